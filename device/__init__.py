@@ -1,0 +1,1 @@
+"""The agent on each device: blobs, engine, pipeline, power meters, identity."""

@@ -1,0 +1,43 @@
+"""`python -m device`: the agent on a real board."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import socket
+import sys
+from pathlib import Path
+
+from device.agent import AgentConfig, run_agent
+from device.cpu import CpuHardware
+from protos.errors import FleetError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m device", description=__doc__)
+    parser.add_argument("--state", type=Path, required=True, help="folder with identity and blobs")
+    parser.add_argument("--name", default=socket.gethostname(), help="what people call it (default: %(default)s)")
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7420, help="0: any free one (default: %(default)s)")
+    parser.add_argument("--interface", action="append", default=[], help="IPv4 address to announce on, repeatable (default: all)")
+    parser.add_argument("--memory", type=int, help="bytes that models may take (default: 80 %% of the machine's)")
+    parser.add_argument("--threads", type=int, help="default: the cores this process may use")
+    parser.add_argument("--insecure", action="store_true", help="plaintext, on loopback only")
+    options = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    config = AgentConfig(options.state, options.name, options.host, options.port, tuple(options.interface), options.insecure)
+
+    def ready(address: str) -> None:
+        sys.stdout.write(json.dumps({"name": options.name, "address": address}) + "\n")
+        sys.stdout.flush()
+
+    try:
+        asyncio.run(run_agent(config, CpuHardware(options.memory, options.threads), ready))
+    except FleetError as error:
+        sys.exit(f"error: {error.detail}" + (f"\n  {error.advice}" if error.advice else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""The device's content-addressed store: nothing is kept that its digest does not vouch for."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import shutil
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+from protos.errors import Busy, Corrupt, FleetError, InvalidInput, NoSpace, NotFound
+from protos.ids import Digest
+
+_READ_BYTES = 1 << 20
+# Below this, the file system is left alone: an agent that fills its disk cannot even log.
+RESERVE_BYTES = 16 << 20
+_FREE_DISK = "free some disk on the device"
+
+
+class BlobStore:
+    """Blobs below `root/sha256/`, arriving ones below `root/incoming/`. `verify` and `retain` block: call them in an executor."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "sha256"
+        self._incoming = root / "incoming"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        self._arriving: set[str] = set()
+        self._changing = threading.Lock()  # of what arrives and what is dropped
+
+    def has(self, digest: Digest) -> bool:
+        return (self.folder / digest).is_file()
+
+    def present_bytes(self, digest: Digest) -> int:
+        """How much of the blob is here: all of it, or what a cut transfer left."""
+        for path in (self.folder / digest, self._partial(digest)):
+            try:
+                return path.stat().st_size
+            except FileNotFoundError:
+                continue
+        return 0
+
+    def free_bytes(self) -> int:
+        return max(0, shutil.disk_usage(self.folder).free - RESERVE_BYTES)
+
+    def arrive(self, digest: Digest, size_bytes: int, offset: int) -> Arrival:
+        """Take up an arriving blob at `offset`: `with` it, nobody else can.
+
+        Raises NoSpace when the disk cannot hold the rest, InvalidInput when `offset` is not where the last transfer ended
+        or more is here than the blob shall have (then that is given up), Busy when it is arriving already.
+        """
+        with self._changing:
+            if digest in self._arriving:
+                raise Busy(f"blob {digest[:12]} is arriving on another stream", retry_after_seconds=1.0)
+            present = self.present_bytes(digest)
+            if present > size_bytes and not self.has(digest):
+                self._partial(digest).unlink(missing_ok=True)
+                raise InvalidInput(f"blob {digest[:12]} has {size_bytes} bytes, but {present} had come: send it from the start")
+            if offset != present:
+                raise InvalidInput(f"blob {digest[:12]} must continue at {present}, not at {offset}")
+            if size_bytes - offset > (free := self.free_bytes()):
+                raise NoSpace(f"blob {digest[:12]} needs {size_bytes - offset} bytes of disk, {free} are free", advice=_FREE_DISK)
+            self._arriving.add(digest)
+            return Arrival(self, digest, size_bytes, offset)
+
+    def verify(self, digest: Digest) -> None:
+        """Hash the stored bytes again. Raises NotFound, or Corrupt: then the blob is dropped, so the next push brings it anew."""
+        path = self.folder / digest
+        try:
+            found = _sha256(path).hexdigest()
+        except FileNotFoundError:
+            raise NotFound(f"blob {digest[:12]} is not here") from None
+        if found != digest:
+            path.unlink(missing_ok=True)
+            raise Corrupt(f"blob {digest[:12]} changed on the device's disk; it was dropped", advice="deploy again: it will be sent anew")
+
+    def retain(self, keep: Iterable[Digest]) -> int:
+        """Drop every blob and partial that is not in `keep`; returns the bytes freed."""
+        kept: set[str] = set(keep)
+        freed = 0
+        for path in [*self.folder.iterdir(), *self._incoming.iterdir()]:
+            with self._changing:
+                if path.name not in kept | self._arriving and path.is_file():
+                    freed += path.stat().st_size
+                    path.unlink()
+        return freed
+
+    def _partial(self, digest: Digest) -> Path:
+        return self._incoming / digest
+
+
+class Arrival:
+    """One blob on its way in: `catch_up`, `write` chunks in order, then `finish`. Leaving early keeps the partial, to be resumed.
+
+    These three block: call them in an executor, one at a time.
+    """
+
+    def __init__(self, store: BlobStore, digest: Digest, size_bytes: int, offset: int) -> None:
+        self._store = store
+        self._digest = digest
+        self._size_bytes = size_bytes
+        self._path = store._partial(digest)
+        self._hash = hashlib.sha256()
+        self._file: io.FileIO | None = None
+        self.received_bytes = offset
+
+    def __enter__(self) -> Arrival:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._store._arriving.discard(self._digest)
+        if self._file:
+            self._file.close()
+
+    def catch_up(self) -> None:
+        """Open the partial, and hash what it holds. Raises NoSpace when not even an empty file fits."""
+        try:
+            # Unbuffered: a full disk must show in the write that meets it, not again in the closing.
+            self._file = io.FileIO(self._path, "a")
+            if self.received_bytes:
+                self._hash = _sha256(self._path)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def write(self, chunk: bytes) -> None:
+        """Raises InvalidInput when more comes than was declared, NoSpace when the disk is full (the partial is given up)."""
+        assert self._file is not None
+        if self.received_bytes + len(chunk) > self._size_bytes:
+            self._give_up()
+            raise InvalidInput(f"blob {self._digest[:12]} is longer than the {self._size_bytes} bytes declared")
+        try:
+            left = memoryview(chunk)
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise self._failed(error) from error
+        self._hash.update(chunk)
+        self.received_bytes += len(chunk)
+
+    def finish(self) -> None:
+        """Keep the blob. Raises InvalidInput when bytes are missing (the partial stays), Corrupt when they are not what the digest says."""
+        assert self._file is not None
+        if self.received_bytes != self._size_bytes:
+            raise InvalidInput(f"blob {self._digest[:12]} ended at {self.received_bytes} of {self._size_bytes} bytes")
+        if self._hash.hexdigest() != self._digest:
+            self._give_up()
+            raise Corrupt(f"blob {self._digest[:12]} arrived changed", advice="verify the sender's copy: glmfleet model show NAME --verify")
+        try:
+            os.fsync(self._file.fileno())
+            self._path.rename(self._store.folder / self._digest)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> FleetError:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return Corrupt(f"blob {self._digest[:12]} could not be written: {error.strerror}")
+        self._give_up()
+        return NoSpace(f"the disk is full after {self.received_bytes} bytes of blob {self._digest[:12]}", advice=_FREE_DISK)
+
+    def _give_up(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> hashlib._Hash:
+    value = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_READ_BYTES):
+            value.update(chunk)
+    return value

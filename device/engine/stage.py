@@ -1,0 +1,140 @@
+"""One stage's computation: rows of one slot group through its layers, the cache updated in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from device.engine.kv import SlotGroup
+from device.engine.session import Binding, Dimensions, Session, scalar_like, share
+from device.stage_spec import Shape, StageSpec
+from protos.errors import InvalidInput
+
+Rows = npt.NDArray[np.float32]  # [rows, hidden]
+Tokens = npt.NDArray[np.int64]  # [rows]
+
+
+class StageEngine:
+    """A stage's layers with their cache. Every run has a padded, even number of rows, so a row's result never depends on its company.
+
+    Not thread-safe: one run at a time.
+    """
+
+    def __init__(self, spec: StageSpec, blob_folder: Path, threads: int) -> None:
+        self.shape = spec.shape
+        self._session = Session(spec.graph, blob_folder, threads)
+        self._takes_tokens = spec.is_head
+        _check_graph(self._session, spec)
+        self.groups = [SlotGroup(spec.shape) for _ in range(spec.shape.groups)]
+        self._decode: dict[tuple[int, int], _Run] = {}
+
+    def prefill(self, group: int, slot: int, start: int, rows: Rows | Tokens) -> Rows:
+        """Rows at positions [start, start + n) of one slot; returns hidden [n, hidden]."""
+        count = len(rows)
+        lengths = self.groups[group].lengths
+        width = count + count % 2
+        if start != lengths[slot] or start + width > self.shape.context:
+            raise InvalidInput(f"prefill of [{start}, {start + count}) into a slot that holds {lengths[slot]} of {self.shape.context}")
+        run = self._bind(group, slot, slot + 1, width)
+        run.fill(slice(0, count), rows)
+        run.last[0] = start + run.width - 1
+        run.total[...] = start + run.width
+        run.binding.run()
+        lengths[slot] = start + count
+        return run.hidden_out[0, :count]
+
+    def decode(self, group: int, slots: Sequence[int], positions: Sequence[int], rows: Rows | Tokens) -> Rows:
+        """One row for each of `slots` (ascending) at its position; returns hidden [len(slots), hidden]."""
+        lengths = self.groups[group].lengths
+        for slot, position in zip(slots, positions, strict=True):
+            if position != lengths[slot] or position >= self.shape.context:
+                raise InvalidInput(f"decode at {position} in a slot that holds {lengths[slot]} of {self.shape.context}")
+        multiple = self.shape.row_multiple
+        batch = -(-(slots[-1] + 1) // multiple) * multiple
+        run = self._decode.get((group, batch))
+        if run is None:
+            run = self._decode[group, batch] = self._bind(group, 0, batch, 1)
+        index = list(slots)
+        run.fill(index, rows)
+        # Slots without a row compute too; what they write lies one past their end, where their next real row goes. A full slot has no
+        # next row (and the rotary tables may have none for it): there it is the last.
+        run.last[:] = np.minimum(lengths[:batch], self.shape.context - 1)
+        run.total[...] = run.last.max() + 1
+        run.binding.run()
+        for slot in slots:
+            lengths[slot] += 1
+        return run.hidden_out[index, 0]
+
+    def _bind(self, group: int, start: int, stop: int, width: int) -> _Run:
+        return _Run(self._session, self.groups[group], (start, stop), width, self.shape, self._takes_tokens)
+
+
+class _Run:
+    """The arrays of a run of slots [start, stop) x `width` positions, bound to the graph once."""
+
+    def __init__(self, session: Session, group: SlotGroup, slots: tuple[int, int], width: int, shape: Shape, takes_tokens: bool) -> None:
+        start, stop = slots
+        batch = stop - start
+        self.width = width
+        self._batched = width == 1
+        self.rows: npt.NDArray[np.float32] | npt.NDArray[np.int64]
+        self.rows = np.zeros((batch, width), np.int64) if takes_tokens else np.zeros((batch, width, shape.hidden_size), np.float32)
+        self.last = np.zeros(batch, np.int32)
+        self.total = scalar_like(session.inputs["total_sequence_length"])
+        self.hidden_out = np.zeros((batch, width, shape.hidden_size), np.float32)
+        caches = list(group.bound(start, stop))
+        inputs = [
+            ("input_ids" if takes_tokens else "hidden_in", share(self.rows)),
+            ("seqlens_k", share(self.last)),
+            ("total_sequence_length", share(self.total)),
+            *((past, value) for past, _, value in caches),
+        ]
+        outputs = [("hidden_out", share(self.hidden_out)), *((present, value) for _, present, value in caches)]
+        self.binding: Binding = session.bind(inputs, outputs)
+
+    def fill(self, index: slice | list[int], rows: Rows | Tokens) -> None:
+        if self._batched:
+            self.rows[index, 0] = rows
+        else:
+            self.rows[0, index] = rows
+
+
+class OutputHead:
+    """Final norm and output head: hidden [n, hidden] to logits [n, vocab]."""
+
+    def __init__(self, spec: StageSpec, blob_folder: Path, threads: int) -> None:
+        self._session = Session(spec.head_graph, blob_folder, threads)
+        self._session.expect({"hidden_in": (None, spec.shape.hidden_size)}, {"logits": (None, spec.shape.vocab_size)})
+        self._shape = spec.shape
+        self._runs: dict[int, tuple[Rows, Rows, Binding]] = {}
+
+    def logits(self, hidden: Rows) -> Rows:
+        """A view that the next call overwrites."""
+        count = len(hidden)
+        multiple = self._shape.row_multiple
+        padded = -(-count // multiple) * multiple
+        if padded not in self._runs:
+            rows = np.zeros((padded, self._shape.hidden_size), np.float32)
+            logits = np.zeros((padded, self._shape.vocab_size), np.float32)
+            self._runs[padded] = (rows, logits, self._session.bind([("hidden_in", share(rows))], [("logits", share(logits))]))
+        rows, logits, binding = self._runs[padded]
+        rows[:count] = hidden
+        binding.run()
+        return logits[:count]
+
+
+def _check_graph(session: Session, spec: StageSpec) -> None:
+    """Raises InvalidInput unless the graph is of this stage: arrays of another shape must not be bound to it."""
+    shape = spec.shape
+    hidden, cache = (None, None, shape.hidden_size), (None, shape.kv_heads, None, shape.head_dim)
+    pairs = [(f"key.{layer}", f"value.{layer}") for layer in shape.layers]
+    names = [name for pair in pairs for name in pair]
+    rows: dict[str, Dimensions] = {"input_ids": (None, None)} if spec.is_head else {"hidden_in": hidden}
+    lengths: dict[str, Dimensions] = {"seqlens_k": (None,), "total_sequence_length": (None,)}
+    session.expect(
+        {**rows, **lengths, **{f"past_{name}": cache for name in names}},
+        {"hidden_out": hidden, **{f"present_{name}": cache for name in names}},
+    )

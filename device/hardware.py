@@ -1,0 +1,104 @@
+"""What an agent runs on: the seam behind which a real board and a simulated device differ, and the only one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from protos.v1 import telemetry_pb2
+
+
+@dataclass(frozen=True)
+class AcceleratorInfo:
+    """For Describe; effective figures (after efficiency) for the planner, 0 where not known. See device.proto, Accelerator."""
+
+    profile: str
+    description: str
+    simulated: bool
+    pace: str
+    threads: int
+    memory_bandwidth_bytes_per_second: float
+    macs_per_second: float
+    launch_seconds: float
+    idle_watts: float
+    joules_per_byte: float
+    joules_per_mac: float
+    energy_source: telemetry_pb2.EnergySource
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one run of a stage moves and computes."""
+
+    weight_bytes: int  # read
+    kv_bytes: int  # of the cache, read and written
+    macs: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What one run took. `modelled_seconds` is None on a real device, `joules` None where nothing is metered."""
+
+    wall_seconds: float
+    modelled_seconds: float | None
+    joules: float | None
+
+
+@dataclass(frozen=True)
+class EnergyReading:
+    """Joules since the agent started; both None where nothing is metered.
+
+    `elapsed_seconds` is the time they were spent in: wall on a real device, modelled busy plus wall idle on a simulated one, so that
+    joules over seconds is a power the accelerator can draw even where the host runs faster than the model.
+    """
+
+    busy_joules: float | None
+    idle_joules: float | None
+    elapsed_seconds: float
+
+
+class Hardware(Protocol):
+    """An accelerator and its power meter. One run at a time, in the order asked: the device's fair queue."""
+
+    @property
+    def info(self) -> AcceleratorInfo: ...
+
+    @property
+    def memory_bytes(self) -> int:
+        """What stages and their KV may take together."""
+        ...
+
+    async def execute(self, work: Work, run: Callable[[], None]) -> RunReport:
+        """Run `run` off the event loop, after all that was asked before; errors of `run` are raised."""
+        ...
+
+    def energy(self) -> EnergyReading: ...
+
+    def temperature_celsius(self) -> float | None: ...
+
+    def close(self) -> None: ...
+
+
+class RunThread:
+    """The one thread that computes. A queue of one worker is first come, first served, which is fair while runs are short."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+
+    async def timed(self, run: Callable[[], None]) -> float:
+        """Wall seconds of `run`, without its wait in the queue."""
+
+        def timed_run() -> float:
+            start = time.perf_counter()
+            run()
+            return time.perf_counter() - start
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, timed_run)
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,1 @@
+"""The ring: scheduling at the head, stages, links, sampling."""

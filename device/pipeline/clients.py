@@ -1,0 +1,104 @@
+"""The head's side of its clients: their streams' events, and what each sequence is told at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from device.pipeline.sampler import Sampling
+from device.pipeline.scheduler import Ending, Request, Sequence
+from device.stage_spec import Shape
+from protos.errors import FleetError, InvalidInput
+from protos.v1 import pipeline_pb2 as pb
+from protos.v1 import telemetry_pb2
+
+_REASONS = {
+    Ending.STOP: pb.FINISH_REASON_STOP,
+    Ending.LENGTH: pb.FINISH_REASON_LENGTH,
+    Ending.CANCELLED: pb.FINISH_REASON_CANCELLED,
+}
+
+
+@dataclass(eq=False)
+class Client:
+    """One Generate stream. `sequences` are its open ones, by its own numbers."""
+
+    events: asyncio.Queue[pb.GenerateEvent] = field(default_factory=asyncio.Queue)
+    sequences: dict[int, Sequence] = field(default_factory=dict)
+
+    def refuse(self, number: int, error: FleetError) -> None:
+        """Tell that a sequence ended by an error."""
+        failure = pb.Failure(code=type(error).__name__, detail=error.detail, retry_after_seconds=error.retry_after_seconds)
+        finished = pb.Finished(sequence=number, reason=pb.FINISH_REASON_ERROR, failure=failure)
+        self.events.put_nowait(pb.GenerateEvent(finished=[finished]))
+
+
+@dataclass(eq=False)
+class Track:
+    """What the head remembers of a sequence beside its tokens: whose it is, and when what happened."""
+
+    client: Client
+    client_number: int
+    sequence: Sequence
+    arrived_at: float  # wall, monotonic
+    modelled_arrival: float
+    started_at: float | None = None
+    first_token_at: float | None = None
+    ended_at: float | None = None
+    modelled_first_token: float | None = None
+    modelled_end: float | None = None
+
+    def start(self, now: float) -> None:
+        """Before each of its steps."""
+        if self.started_at is None:
+            self.started_at = now
+
+    def note(self, now: float, modelled: float | None) -> None:
+        """After each of its steps, or when it ended without one."""
+        told = len(self.sequence.answer) > len(self.sequence.request.forced_ids)
+        if self.first_token_at is None and (told or self.sequence.ending):
+            self.first_token_at, self.modelled_first_token = now, modelled
+        if self.sequence.ending and self.ended_at is None:
+            self.ended_at, self.modelled_end = now, modelled
+
+    def finish(self, usage: Iterable[telemetry_pb2.StageUsage]) -> None:
+        """Tell the client how it ended and what it cost, and forget it there."""
+        assert self.sequence.ending
+        assert self.ended_at is not None
+        assert self.first_token_at is not None
+        timing = pb.SequenceTiming(
+            queue_seconds=(self.started_at or self.ended_at) - self.arrived_at,
+            first_token_seconds=self.first_token_at - self.arrived_at,
+            total_seconds=self.ended_at - self.arrived_at,
+            prompt_tokens=len(self.sequence.request.prompt_ids),
+            completion_tokens=len(self.sequence.answer),
+        )
+        if self.modelled_first_token is not None and self.modelled_end is not None:
+            timing.modelled_first_token_seconds = self.modelled_first_token - self.modelled_arrival
+            timing.modelled_total_seconds = self.modelled_end - self.modelled_arrival
+        self.client.sequences.pop(self.client_number, None)
+        reason = _REASONS[self.sequence.ending]
+        finished = pb.Finished(sequence=self.client_number, reason=reason, timing=timing, usage=usage)
+        self.client.events.put_nowait(pb.GenerateEvent(finished=[finished]))
+
+
+def parse_submit(message: pb.Submit, shape: Shape) -> Request:
+    """Raises InvalidInput for what this pipeline cannot run."""
+    prompt, forced = tuple(message.prompt_ids), tuple(message.forced_ids)
+    if not prompt:
+        raise InvalidInput("the prompt is empty")
+    if len(prompt) + len(forced) >= shape.context:
+        raise InvalidInput(f"the prompt has {len(prompt) + len(forced)} tokens; the context of this deployment is {shape.context}")
+    if (highest := max(prompt + forced)) >= shape.vocab_size:
+        raise InvalidInput(f"token id {highest} is outside the vocabulary of {shape.vocab_size}")
+    if message.max_tokens < 1:
+        raise InvalidInput("max_tokens must be at least 1")
+    if len(forced) >= message.max_tokens:
+        raise InvalidInput(f"{len(forced)} forced tokens leave nothing of max_tokens {message.max_tokens}")
+    wish = message.sampling
+    if not (0.0 <= wish.temperature < math.inf and 0.0 <= wish.top_p <= 1.0):
+        raise InvalidInput("temperature must be at least 0 and top_p between 0 and 1")
+    sampling = Sampling(wish.temperature, wish.top_k, wish.top_p or 1.0, wish.seed)
+    return Request(prompt, forced, sampling, message.max_tokens, frozenset(message.stop_token_ids))

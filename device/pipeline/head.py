@@ -1,0 +1,280 @@
+"""The head of a ring: it owns every sequence's tokens, launches steps, samples, and tells the clients."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from types import TracebackType
+
+import numpy as np
+
+from device.engine.stage import OutputHead, Rows
+from device.pipeline.clients import Client, Track, parse_submit
+from device.pipeline.link import Link
+from device.pipeline.relay import WINDOW, FlowContext, Microbatches
+from device.pipeline.sampler import sample
+from device.pipeline.scheduler import Scheduler, Sequence, Step, Told
+from device.pipeline.stage import Stage
+from device.pipeline.work import head_work
+from protos.errors import Conflict, FleetError, Internal, InvalidInput, Unavailable
+from protos.transport import Credentials
+from protos.v1 import pipeline_pb2 as pb
+
+# How much longer the news of a broken ring may take forward, with its route, than backward.
+ROUTE_SECONDS = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+class Head:
+    """Runs one pipeline's decode loop on this device. An async context manager."""
+
+    def __init__(self, stage: Stage, output: OutputHead, credentials: Credentials | None) -> None:
+        self.stage = stage
+        self._output = output
+        self._credentials = credentials
+        self._scheduler = self._new_scheduler()
+        self._tracks: dict[int, Track] = {}  # by the sequence's number on the ring
+        self._in_flight: dict[int, Step] = {}
+        self._steps = 0
+        self._group_ready = [0.0] * stage.spec.shape.groups  # modelled time at which a group's last step was back
+        self._wake = asyncio.Event()
+        self._pump: asyncio.Task[None] | None = None
+        self._link: Link | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._connecting = asyncio.Lock()
+        self._broken: FleetError | None = None
+
+    async def __aenter__(self) -> Head:
+        self._pump = asyncio.create_task(self._run(), name=f"head of {self.stage.spec.pipeline}")
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._pump
+        self._pump.cancel()
+        await asyncio.gather(self._pump, return_exceptions=True)
+        await self._fail(Unavailable(f"pipeline {self.stage.spec.pipeline} was unloaded"))
+
+    @property
+    def open_sequences(self) -> int:
+        return len(self._tracks)
+
+    async def connect(self) -> None:
+        """Build the ring unless it stands. Raises what keeps it from standing, route in front."""
+        async with self._connecting:
+            spec = self.stage.spec
+            if spec.next is None or self._link is not None:
+                return
+            self.stage.join_ring(uuid.uuid4().hex)
+            link = Link(spec, spec.next, self.stage.ring_id, self._credentials)
+            await link.__aenter__()
+            if self.stage.is_unloaded:
+                await link.__aexit__(None, None, None)
+                await self.stage.unloaded()
+            self._broken = None
+            self._link = link
+            self._watch = asyncio.create_task(self._watch_link(link), name="ring watch")
+
+    def submit(self, client: Client, message: pb.Submit) -> None:
+        """Queue a request; refusals are told to the client as its end."""
+        try:
+            if message.sequence in client.sequences:
+                raise Conflict(f"sequence {message.sequence} is open already")
+            sequence = self._scheduler.submit(parse_submit(message, self.stage.spec.shape))
+        except FleetError as error:
+            client.refuse(message.sequence, error)
+            return
+        client.sequences[message.sequence] = sequence
+        self._tracks[sequence.number] = Track(client, message.sequence, sequence, time.perf_counter(), self.stage.clock.free_at)
+        self._wake.set()
+
+    def cancel(self, client: Client, number: int) -> None:
+        """Unknown numbers are passed over: the end may have crossed the cancel."""
+        if sequence := client.sequences.get(number):
+            self._scheduler.cancel(sequence)
+            if sequence.ending:
+                self._tracks[sequence.number].note(time.perf_counter(), None)
+            self._tell_unseen()
+            self._wake.set()
+
+    def pause(self, client: Client, number: int, paused: bool) -> None:
+        if sequence := client.sequences.get(number):
+            sequence.paused = paused
+            self._wake.set()
+
+    async def take_returns(self, ring_id: str, context: FlowContext) -> None:
+        """Serve the last stage's stream to us. Raises Conflict for a ring that is not ours."""
+        if ring_id != self.stage.ring_id:
+            raise Conflict("this ring is not the head's")
+        await context.write(pb.FlowReply(accepted=True, credit=WINDOW))
+        try:
+            async for message in Microbatches(context):
+                await self._returned(message, ring_id)
+        except FleetError as error:
+            self._break(ring_id, error)
+            raise
+        finally:
+            # The stream to the next stage ends too, and tells the route; it comes a little later.
+            ended = Unavailable("the last stage ended its stream to the head")
+            asyncio.get_running_loop().call_later(ROUTE_SECONDS, self._break, ring_id, ended)
+
+    async def _run(self) -> None:
+        """An eternal task: what ends it is a defect."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                if self._broken:
+                    raise self._broken
+                if self._scheduler.open_sequences:
+                    await self.connect()
+                while step := self._scheduler.next_step():
+                    await self._launch(step)
+            except FleetError as error:
+                await self._fail(error)
+            except Exception as error:
+                _log.exception("a defect in the head's loop")
+                await self._fail(Internal(f"{type(error).__name__}: {error}"))
+
+    async def _launch(self, step: Step) -> None:
+        self._steps += 1
+        message = self._message(step)
+        tokens = np.array(step.tokens, np.int64)
+        for sequence in step.sequences:
+            self._tracks[sequence.number].start(time.perf_counter())
+        if self._link is None:
+            sampled: dict[Sequence, int] = {}
+            wanted = [step.sequences.index(sequence) for sequence in step.wanted] if not step.prefill else [-1]
+
+            def finish(hidden: Rows) -> None:
+                sampled.update(self._sample(step, hidden[wanted]))
+
+            if step.wanted:
+                await self.stage.step(message, tokens, finish, head_work(self.stage.spec.cost, len(step.wanted)))
+            else:
+                await self.stage.step(message, tokens)
+            self._round_done(step, message, sampled)
+            return
+        hidden = await self.stage.step(message, tokens)
+        if hidden is not None:
+            message.hidden = hidden.tobytes()
+        self._in_flight[message.step] = step
+        self.stage.counters.sent_bytes += await self._link.send(message)
+
+    async def _returned(self, message: pb.Microbatch, ring_id: str) -> None:
+        step = self._in_flight.pop(message.step, None)
+        if step is None:
+            raise Conflict(f"step {message.step} came back, which is not in flight")
+        self._check_returned(message, step)
+        sampled: dict[Sequence, int] = {}
+        if step.wanted:
+            hidden = np.frombuffer(message.hidden, "<f4").reshape(len(step.wanted), self.stage.spec.shape.hidden_size)
+
+            def finish() -> None:
+                sampled.update(self._sample(step, hidden))
+
+            await self.stage.extra(message, head_work(self.stage.spec.cost, len(step.wanted)), finish)
+            if self.stage.ring_id != ring_id:
+                raise Conflict("the ring was given up while its step was computed")
+        self._round_done(step, message, sampled)
+
+    def _check_returned(self, message: pb.Microbatch, step: Step) -> None:
+        size = len(step.wanted) * self.stage.spec.shape.hidden_size * 4
+        same = message.group == step.group and list(message.slots) == [sequence.slot for sequence in step.sequences]
+        released = [item.sequence for item in message.released] == [sequence.number for _, sequence in step.released]
+        if not (same and released and len(message.hidden) == size):
+            raise InvalidInput(f"step {message.step} came back changed: {len(message.hidden)} bytes of hidden rows, {size} expected")
+
+    def _sample(self, step: Step, hidden: Rows) -> dict[Sequence, int]:
+        """One token for each of `step.wanted`; runs in the computing thread."""
+        logits = self._output.logits(hidden)
+        return {
+            sequence: sample(row, sequence.request.sampling, len(sequence.request.prompt_ids) + len(sequence.answer))
+            for sequence, row in zip(step.wanted, logits, strict=True)
+        }
+
+    def _round_done(self, step: Step, message: pb.Microbatch, sampled: dict[Sequence, int]) -> None:
+        now = time.perf_counter()
+        modelled = message.modelled_at if message.HasField("modelled_at") else None
+        if modelled is not None:
+            self._group_ready[step.group] = modelled
+        told = self._scheduler.complete(step, sampled)
+        for sequence in step.sequences:
+            self._tracks[sequence.number].note(now, modelled)
+        self._tell(told)
+        for released in message.released:
+            self._tracks.pop(released.sequence).finish(released.usage)
+        self._tell_unseen()
+        self._wake.set()
+
+    def _tell(self, told: list[Told]) -> None:
+        """One event per client and step."""
+        events: dict[Client, pb.GenerateEvent] = {}
+        for item in told:
+            track = self._tracks[item.sequence.number]
+            event = events.setdefault(track.client, pb.GenerateEvent())
+            event.tokens.add(sequence=track.client_number, index=item.index, token_id=item.token)
+        for client, event in events.items():
+            client.events.put_nowait(event)
+
+    def _tell_unseen(self) -> None:
+        for sequence in self._scheduler.take_unseen():
+            self._tracks.pop(sequence.number).finish(())
+
+    def _message(self, step: Step) -> pb.Microbatch:
+        message = pb.Microbatch(
+            step=self._steps,
+            group=step.group,
+            prefill=step.prefill,
+            slots=[sequence.slot for sequence in step.sequences],
+            positions=step.positions,
+            rows=len(step.tokens),
+            all_wanted=not step.prefill and len(step.wanted) == len(step.sequences),
+            released=[pb.Released(slot=slot, sequence=sequence.number) for slot, sequence in step.released],
+            moved=[pb.Moved(from_slot=source, to_slot=target) for source, target in step.moved],
+            opened=[pb.Opened(slot=slot, sequence=sequence.number) for slot, sequence in step.opened],
+        )
+        if step.prefill and step.wanted:
+            message.wanted.append(len(step.tokens) - 1)
+        elif not message.all_wanted:
+            message.wanted.extend(index for index, sequence in enumerate(step.sequences) if sequence in step.wanted)
+        if self.stage.hardware.info.simulated:
+            arrivals = [self._tracks[sequence.number].modelled_arrival for sequence in step.sequences]
+            message.modelled_at = max([self._group_ready[step.group], *arrivals])
+        return message
+
+    def _new_scheduler(self) -> Scheduler:
+        shape = self.stage.spec.shape
+        return Scheduler(shape.groups, shape.slots_per_group, shape.context, shape.prefill_chunk)
+
+    async def _watch_link(self, link: Link) -> None:
+        ring_id = self.stage.ring_id
+        try:
+            await link.ended()
+        except FleetError as error:
+            self._break(ring_id, error)
+
+    def _break(self, ring_id: str, error: FleetError) -> None:
+        if self._broken is None and ring_id == self.stage.ring_id:
+            self._broken = error
+            self._wake.set()
+
+    async def _fail(self, error: FleetError) -> None:
+        """Tell every open sequence, and forget the ring: the next request builds another."""
+        if self._tracks or not isinstance(error, Unavailable):
+            _log.warning("pipeline %s: %s", self.stage.spec.pipeline, error.detail)
+        tracks, self._tracks = self._tracks, {}
+        self._in_flight.clear()
+        self._scheduler = self._new_scheduler()
+        self.stage.free_all()
+        self.stage.ring_id = ""
+        if self._watch:
+            self._watch.cancel()
+        if self._link:
+            await self._link.__aexit__(None, None, None)
+        self._link = self._watch = self._broken = None
+        for track in tracks.values():
+            track.client.sequences.pop(track.client_number, None)
+            track.client.refuse(track.client_number, error)

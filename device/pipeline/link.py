@@ -1,0 +1,100 @@
+"""The persistent stream from one stage to the next."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+import grpc.aio
+
+from device.stage_spec import Hop, StageSpec
+from protos.errors import Conflict, Unavailable, remote
+from protos.ids import PROTOCOL_VERSION
+from protos.transport import Credentials, dial
+from protos.v1 import pipeline_pb2 as pb
+
+# The next stage answers when the whole ring behind it is connected: a dial and a TLS handshake for each stage.
+CONNECT_SECONDS = 10.0
+
+
+class Link:
+    """Outbound half of a hop. `async with` connects: then every stage behind is connected too. Raises what the ring says."""
+
+    def __init__(self, spec: StageSpec, hop: Hop, ring_id: str, credentials: Credentials | None) -> None:
+        self._hop = hop
+        self._open = pb.FlowOpen(
+            protocol_version=PROTOCOL_VERSION,
+            pipeline_id=spec.pipeline,
+            manifest_digest=spec.manifest,
+            epoch=spec.epoch,
+            to_stage=(spec.stage + 1) % spec.stages,
+            ring_id=ring_id,
+        )
+        self._peer = dial(hop.address, hop.device, credentials)
+        self._call: grpc.aio.StreamStreamCall[pb.FlowMessage, pb.FlowReply] | None = None
+        self._credit = 0
+        self._credit_came = asyncio.Event()
+        self._ended: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Link:
+        try:
+            with remote(f"stage {self._open.to_stage} on {self._hop.device}"):
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    self._call = self._peer.pipeline_stub.Flow(metadata=self._peer.metadata)
+                    await self._call.write(pb.FlowMessage(open=self._open))
+                    reply = await self._call.read()
+        except TimeoutError:
+            await self._close()
+            raise Unavailable(f"stage {self._open.to_stage} on {self._hop.device} at {self._hop.address} does not answer") from None
+        except BaseException:
+            await self._close()
+            raise
+        if not (isinstance(reply, pb.FlowReply) and reply.accepted):
+            await self._close()
+            raise Conflict(f"stage {self._open.to_stage} on {self._hop.device} did not accept the ring")
+        self._credit = reply.credit
+        self._ended = asyncio.create_task(self._read_replies(), name=f"link to {self._hop.device}")
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._close()
+
+    async def send(self, message: pb.Microbatch) -> int:
+        """Hand over a microbatch, waiting for credit; returns the bytes sent. Raises Unavailable or what the next stage refused with."""
+        assert self._call is not None
+        assert self._ended is not None
+        while not self._credit:
+            if self._ended.done():
+                self._ended.result()
+            self._credit_came.clear()
+            await asyncio.wait([self._ended, waiter := asyncio.ensure_future(self._credit_came.wait())], return_when="FIRST_COMPLETED")
+            waiter.cancel()
+        self._credit -= 1
+        flow = pb.FlowMessage(microbatch=message)
+        try:
+            await self._call.write(flow)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
+            await self._ended  # it knows why
+            raise Unavailable(f"{self._hop.device}: the link ended") from None
+        return flow.ByteSize()
+
+    async def ended(self) -> None:
+        """Wait until the stream ends, and raise why."""
+        assert self._ended is not None
+        await asyncio.shield(self._ended)
+
+    async def _read_replies(self) -> None:
+        assert self._call is not None
+        with remote(f"stage {self._open.to_stage} on {self._hop.device}"):
+            while isinstance(reply := await self._call.read(), pb.FlowReply):
+                self._credit += reply.credit
+                self._credit_came.set()
+        raise Unavailable(f"stage {self._open.to_stage} on {self._hop.device} ended the link")
+
+    async def _close(self) -> None:
+        if self._ended:
+            self._ended.cancel()
+            await asyncio.gather(self._ended, return_exceptions=True)
+        if self._call:
+            self._call.cancel()
+        await self._peer.channel.close()

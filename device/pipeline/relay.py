@@ -1,0 +1,67 @@
+"""A stage that is not the head: what comes in is carried out in order and handed on."""
+
+from __future__ import annotations
+
+import grpc.aio
+
+from device.pipeline.link import Link
+from device.pipeline.stage import Stage
+from device.tasks import first_of
+from protos.errors import Conflict, Internal, InvalidInput
+from protos.transport import Credentials
+from protos.v1 import pipeline_pb2 as pb
+
+# The head keeps at most one microbatch of each slot group in flight, so this never makes it wait; it bounds a sender gone wrong.
+WINDOW = 64
+
+FlowContext = grpc.aio.ServicerContext[pb.FlowMessage, pb.FlowReply]
+
+
+async def relay(stage: Stage, ring_id: str, context: FlowContext, credentials: Credentials | None) -> None:
+    """Serve one inbound stream until either neighbour ends it. Raises why."""
+    if stage.spec.next is None:
+        raise Internal(f"stage {stage.spec.stage} has no next hop")
+    stage.join_ring(ring_id)
+    try:
+        async with Link(stage.spec, stage.spec.next, ring_id, credentials) as link:
+            await context.write(pb.FlowReply(accepted=True, credit=WINDOW))
+            await first_of(_pass_on(stage, ring_id, context, link), link.ended())
+    finally:
+        if stage.ring_id == ring_id:
+            stage.leave_ring()
+
+
+class Microbatches:
+    """Iterates an inbound stream; credit goes back for each half window that was carried out."""
+
+    def __init__(self, context: FlowContext) -> None:
+        self._context = context
+        self._done = 0
+
+    def __aiter__(self) -> Microbatches:
+        return self
+
+    async def __anext__(self) -> pb.Microbatch:
+        if self._done == WINDOW // 2:
+            await self._context.write(pb.FlowReply(credit=self._done))
+            self._done = 0
+        message = await self._context.read()
+        if not isinstance(message, pb.FlowMessage):
+            raise StopAsyncIteration
+        if message.WhichOneof("kind") != "microbatch":
+            raise InvalidInput("a second opening on one stream")
+        self._done += 1
+        return message.microbatch
+
+
+async def _pass_on(stage: Stage, ring_id: str, context: FlowContext, link: Link) -> None:
+    last = stage.spec.stage == stage.spec.stages - 1
+    async for message in Microbatches(context):
+        if stage.ring_id != ring_id:
+            raise Conflict(f"stage {stage.spec.stage} belongs to a newer ring")
+        hidden = await stage.step(message)
+        if hidden is not None:
+            if last and not message.all_wanted:
+                hidden = hidden[list(message.wanted)]
+            message.hidden = hidden.tobytes()
+        stage.counters.sent_bytes += await link.send(message)

@@ -1,0 +1,69 @@
+"""The next token, as a pure function of (logits, parameters, position)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+# Enough for any usual top_p: a softmax's mass beyond its 1,024 largest is looked at only when it has to be.
+_CANDIDATES = 1024
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """temperature 0 is greedy; top_k 0 and top_p 1 leave all tokens in."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def sample(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -> int:
+    """Token id for one row of logits [vocab]. The same arguments give the same id on every machine with the same logits."""
+    logits = _finite(logits)
+    if sampling.temperature <= 0.0:
+        return int(logits.argmax())
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to minus infinity, as it should
+        scaled = (logits.astype(np.float64) - float(logits.max())) / sampling.temperature
+    if sampling.top_k == 0 and sampling.top_p >= 1.0:
+        return _draw(np.arange(len(scaled)), np.exp(scaled), sampling.seed, position)
+    limit = min(sampling.top_k or len(scaled), len(scaled))
+    ids = _largest(scaled, min(limit, _CANDIDATES))
+    if sampling.top_p < 1.0:
+        total = np.exp(scaled[_largest(scaled, limit)]).sum() if sampling.top_k else np.exp(scaled).sum()
+        if np.exp(scaled[ids]).sum() < sampling.top_p * total:
+            ids = _largest(scaled, limit)
+        mass = np.cumsum(np.exp(scaled[ids])) / total
+        ids = ids[: int(np.searchsorted(mass, sampling.top_p)) + 1]
+    elif len(ids) < limit:
+        ids = _largest(scaled, limit)
+    return _draw(ids, np.exp(scaled[ids]), sampling.seed, position)
+
+
+def _finite(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """An overflow in a layer must not make every weight not-a-number: infinite becomes the largest finite number, NaN the least."""
+    if np.isfinite(logits.max()):
+        return logits
+    return np.nan_to_num(logits, nan=float(np.finfo(np.float32).min))
+
+
+def _largest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
+    """Indices of the `count` largest, largest first, equal ones by index: the order must not depend on the partition's whims."""
+    if count < len(values):
+        threshold = np.partition(values, len(values) - count)[len(values) - count]
+        above = np.flatnonzero(values > threshold)
+        level = np.flatnonzero(values == threshold)[: count - len(above)]
+        chosen = np.concatenate([above, level])
+    else:
+        chosen = np.arange(len(values))
+    return chosen[np.lexsort((chosen, -values[chosen]))]
+
+
+def _draw(ids: npt.NDArray[np.intp], weights: npt.NDArray[np.float64], seed: int, position: int) -> int:
+    # A counter-based generator: the draw at a position needs none of the draws before it.
+    uniform = np.random.Generator(np.random.Philox(key=np.array([seed, position], np.uint64))).random()
+    cumulative = np.cumsum(weights)
+    return int(ids[min(int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right")), len(ids) - 1)])

@@ -1,0 +1,86 @@
+"""The Pipeline service: clients at the head, neighbours at every stage."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+import grpc.aio
+
+from device.host import StageHost
+from device.pipeline.clients import Client
+from device.pipeline.head import Head
+from device.pipeline.relay import FlowContext, relay
+from device.tasks import first_of
+from protos.errors import Conflict, InvalidInput, answered
+from protos.ids import PROTOCOL_VERSION
+from protos.transport import Credentials
+from protos.v1 import pipeline_pb2 as pb
+from protos.v1 import pipeline_pb2_grpc
+
+GenerateContext = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateEvent]
+
+
+@dataclass(frozen=True)
+class PipelineService(pipeline_pb2_grpc.PipelineServicer):
+    host: StageHost
+    credentials: Credentials | None
+
+    # Both in grpc.aio's reader/writer form, which its type stubs do not know for servicers: reading and writing go on side by side.
+    async def Generate(self, request_iterator: object, context: GenerateContext) -> None:  # type: ignore[override]  # noqa: N802
+        async with answered(context):
+            first = await context.read()
+            if not isinstance(first, pb.GenerateRequest) or first.WhichOneof("kind") != "attach":
+                raise InvalidInput("the first message must be Attach")
+            _check_version(first.attach.protocol_version)
+            head = self.host.head_for(first.attach)
+            await head.connect()
+            await context.write(pb.GenerateEvent(attached=True))
+            client = Client()
+            try:
+                await first_of(_take_requests(head, client, context), _tell_events(client, context), head.stage.unloaded())
+            finally:
+                for number in list(client.sequences):
+                    head.cancel(client, number)
+
+    async def Flow(self, request_iterator: object, context: FlowContext) -> None:  # type: ignore[override]  # noqa: N802
+        async with answered(context):
+            first = await context.read()
+            if not isinstance(first, pb.FlowMessage) or first.WhichOneof("kind") != "open":
+                raise InvalidInput("the first message must be FlowOpen")
+            _check_version(first.open.protocol_version)
+            loaded = self.host.stage_for(first.open)
+            ring_id = first.open.ring_id
+            if not ring_id:
+                raise InvalidInput("the ring has no id")
+            served = loaded.head.take_returns(ring_id, context) if loaded.head else relay(loaded.stage, ring_id, context, self.credentials)
+            await first_of(served, loaded.stage.unloaded())
+
+
+async def _take_requests(head: Head, client: Client, context: GenerateContext) -> None:
+    while isinstance(message := await context.read(), pb.GenerateRequest):
+        match message.WhichOneof("kind"):
+            case "submit":
+                head.submit(client, message.submit)
+            case "cancel":
+                head.cancel(client, message.cancel.sequence)
+            case "pause":
+                head.pause(client, message.pause.sequence, message.pause.paused)
+            case _:
+                raise InvalidInput("expected Submit, Cancel or Pause")
+
+
+async def _tell_events(client: Client, context: GenerateContext) -> None:
+    while True:
+        event = await client.events.get()
+        # What waits already goes along: one message instead of many when the client is behind.
+        with contextlib.suppress(asyncio.QueueEmpty):
+            while True:
+                event.MergeFrom(client.events.get_nowait())
+        await context.write(event)
+
+
+def _check_version(version: int) -> None:
+    if version != PROTOCOL_VERSION:
+        raise Conflict(f"protocol version {version}; this device speaks {PROTOCOL_VERSION}", advice="update the older of the two")

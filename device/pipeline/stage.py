@@ -1,0 +1,244 @@
+"""A loaded stage at work: slot changes and runs in the order they come, and what each sequence cost."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from device.engine.stage import Rows, StageEngine, Tokens
+from device.hardware import Hardware, RunReport, Work
+from device.pipeline.work import decode_work, prefill_work, together
+from device.stage_spec import StageSpec
+from protos.errors import InvalidInput, Unavailable
+from protos.ids import DeviceId
+from protos.v1 import pipeline_pb2, telemetry_pb2
+
+
+class ModelledClock:
+    """When the device's accelerator is free again, in modelled seconds since the agent started; one for all stages of a device."""
+
+    def __init__(self) -> None:
+        self.free_at = 0.0
+
+    def occupy(self, ready_at: float, report: RunReport) -> float:
+        """The modelled time at which a run that could start at `ready_at` has ended. A real device's runs count at their wall time."""
+        seconds = report.wall_seconds if report.modelled_seconds is None else report.modelled_seconds
+        self.free_at = max(self.free_at, ready_at) + seconds
+        return self.free_at
+
+
+@dataclass
+class Usage:
+    """Of one sequence on this stage."""
+
+    number: int
+    busy_seconds: float = 0.0
+    modelled_seconds: float | None = None
+    joules: float | None = None
+    prefill_rows: int = 0
+    decode_rows: int = 0
+
+    def add(self, report: RunReport, share: float) -> None:
+        """Add this sequence's share of a run."""
+        self.busy_seconds += report.wall_seconds * share
+        if report.modelled_seconds is not None:
+            self.modelled_seconds = (self.modelled_seconds or 0.0) + report.modelled_seconds * share
+        if report.joules is not None:
+            self.joules = (self.joules or 0.0) + report.joules * share
+
+
+@dataclass
+class StageCounters:
+    """Monotonic, since the stage was loaded. See telemetry.proto, PipelineCounters."""
+
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    steps: int = 0
+    busy_seconds: float = 0.0
+    modelled_busy_seconds: float = 0.0
+    busy_joules: float = 0.0
+    sent_bytes: int = 0
+
+    def add(self, report: RunReport) -> None:
+        self.steps += 1
+        self.busy_seconds += report.wall_seconds
+        self.modelled_busy_seconds += report.modelled_seconds or 0.0
+        self.busy_joules += report.joules or 0.0
+
+
+@dataclass
+class Stage:
+    """One stage of one pipeline on this device. One step at a time: the caller keeps the order."""
+
+    spec: StageSpec
+    engine: StageEngine
+    hardware: Hardware
+    device: DeviceId
+    clock: ModelledClock
+    counters: StageCounters = field(default_factory=StageCounters)
+    ring_id: str = ""
+    # Since when no ring reaches this stage though sequences are open; None while one does.
+    orphaned_since: float | None = None
+    _slots: dict[tuple[int, int], Usage] = field(default_factory=dict)
+    _unloaded: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def open_sequences(self) -> int:
+        return len(self._slots)
+
+    def join_ring(self, ring_id: str) -> None:
+        """A ring built anew knows none of the sequences before it: they are freed."""
+        if ring_id != self.ring_id:
+            self.free_all()
+            self.ring_id = ring_id
+        self.orphaned_since = None
+
+    def leave_ring(self) -> None:
+        self.orphaned_since = time.monotonic()
+
+    def free_all(self) -> None:
+        self._slots.clear()
+        for group in self.engine.groups:
+            group.free_all()
+
+    def unload(self) -> None:
+        """Ends the streams that it serves, with what `unloaded` raises."""
+        self._unloaded.set()
+
+    @property
+    def is_unloaded(self) -> bool:
+        return self._unloaded.is_set()
+
+    async def unloaded(self) -> None:
+        """Wait until the host gives this stage up. Raises Unavailable then."""
+        await self._unloaded.wait()
+        raise Unavailable(f"stage {self.spec.stage} of pipeline {self.spec.pipeline} was unloaded")
+
+    async def step(
+        self,
+        message: pipeline_pb2.Microbatch,
+        rows: Rows | Tokens | None = None,
+        and_then: Callable[[Rows], None] | None = None,
+        and_then_work: Work | None = None,
+    ) -> Rows | None:
+        """Carry out a microbatch: slot changes, then its rows (`rows`: what enters the layers; None: what the message carries).
+
+        `and_then` runs in the same turn of the accelerator on the hidden rows. Marks the message with the modelled time and with the
+        usage of released sequences. Returns hidden [rows, hidden_size], or None for a message without rows. Raises InvalidInput when
+        the message does not fit this stage.
+        """
+        self._change_slots(message)
+        if not message.rows:
+            return None
+        self._check_rows(message)
+        given = self._received(message) if rows is None else rows
+        result: list[Rows] = []
+
+        def run() -> None:
+            hidden = self._compute(message, given)
+            if and_then:
+                and_then(hidden)
+            result.append(hidden)
+
+        work = self._work(message)
+        report = await self.hardware.execute(together(work, and_then_work) if and_then_work else work, run)
+        self._account(message, report)
+        return result[0]
+
+    async def extra(self, message: pipeline_pb2.Microbatch, work: Work, run: Callable[[], None]) -> None:
+        """A further computation for the rows of `message`, such as the output head's at the end of a round."""
+        self._account(message, await self.hardware.execute(work, run), counted=False)
+
+    def _change_slots(self, message: pipeline_pb2.Microbatch) -> None:
+        if message.group >= len(self.engine.groups):
+            raise InvalidInput(f"stage {self.spec.stage} has no slot group {message.group}")
+        group = self.engine.groups[message.group]
+        for released in message.released:
+            usage = self._slots.pop((message.group, released.slot), None)
+            if usage is None or usage.number != released.sequence:
+                raise InvalidInput(f"stage {self.spec.stage} holds no sequence {released.sequence} in slot {released.slot}")
+            group.lengths[released.slot] = 0
+            released.usage.append(self._usage(usage))
+        for moved in message.moved:
+            if (message.group, moved.from_slot) not in self._slots:
+                raise InvalidInput(f"stage {self.spec.stage} has nothing open in slot {moved.from_slot}")
+            self._check_free(message.group, moved.to_slot)
+            group.move(moved.from_slot, moved.to_slot)
+            self._slots[message.group, moved.to_slot] = self._slots.pop((message.group, moved.from_slot))
+        for opened in message.opened:
+            self._check_free(message.group, opened.slot)
+            group.lengths[opened.slot] = 0
+            self._slots[message.group, opened.slot] = Usage(opened.sequence)
+
+    def _check_free(self, group: int, slot: int) -> None:
+        if slot >= self.spec.shape.slots_per_group or (group, slot) in self._slots:
+            raise InvalidInput(f"stage {self.spec.stage} has no free slot {slot} in group {group}")
+
+    def _check_rows(self, message: pipeline_pb2.Microbatch) -> None:
+        """Positions are the engine's to judge."""
+        slots, rows = list(message.slots), message.rows
+        if message.prefill:
+            fits = len(slots) == len(message.positions) == 1 and rows <= self.spec.shape.prefill_chunk
+        else:
+            fits = len(slots) == len(message.positions) == rows and _ascending(slots)
+        if not (fits and _ascending(message.wanted) and all(row < rows for row in message.wanted)):
+            raise InvalidInput(f"stage {self.spec.stage} was sent a microbatch whose rows, slots and positions contradict each other")
+        for slot in slots:
+            if (message.group, slot) not in self._slots:
+                raise InvalidInput(f"stage {self.spec.stage} has nothing open in slot {slot}")
+
+    def _received(self, message: pipeline_pb2.Microbatch) -> Rows:
+        size = self.spec.shape.hidden_size
+        if len(message.hidden) != message.rows * size * 4:
+            raise InvalidInput(f"{len(message.hidden)} bytes of hidden rows, not {message.rows} x {size} fp32")
+        return np.frombuffer(message.hidden, "<f4").reshape(message.rows, size)
+
+    def _compute(self, message: pipeline_pb2.Microbatch, rows: Rows | Tokens) -> Rows:
+        if message.prefill:
+            return self.engine.prefill(message.group, message.slots[0], message.positions[0], rows)
+        return self.engine.decode(message.group, message.slots, message.positions, rows)
+
+    def _work(self, message: pipeline_pb2.Microbatch) -> Work:
+        if message.prefill:
+            return prefill_work(self.spec.cost, message.positions[0], message.rows)
+        return decode_work(self.spec.cost, message.positions)
+
+    def _account(self, message: pipeline_pb2.Microbatch, report: RunReport, counted: bool = True) -> None:
+        self.counters.add(report)
+        if message.HasField("modelled_at"):
+            message.modelled_at = self.clock.occupy(message.modelled_at, report)
+        if counted and message.prefill:
+            self.counters.prefill_tokens += message.rows
+        elif counted:
+            self.counters.decode_tokens += message.rows
+        for slot in message.slots:
+            usage = self._slots.get((message.group, slot))
+            if usage is None:
+                raise Unavailable(f"stage {self.spec.stage}: the ring was given up while its step was computed")
+            usage.add(report, 1 / len(message.slots))
+            if counted and message.prefill:
+                usage.prefill_rows += message.rows
+            elif counted:
+                usage.decode_rows += 1
+
+    def _usage(self, usage: Usage) -> telemetry_pb2.StageUsage:
+        metered = usage.joules is not None
+        return telemetry_pb2.StageUsage(
+            device_id=self.device,
+            stage=self.spec.stage,
+            busy_seconds=usage.busy_seconds,
+            modelled_busy_seconds=usage.modelled_seconds,
+            joules=usage.joules or 0.0,
+            source=self.hardware.info.energy_source if metered else telemetry_pb2.ENERGY_SOURCE_UNMETERED,
+            prefill_rows=usage.prefill_rows,
+            decode_rows=usage.decode_rows,
+        )
+
+
+def _ascending(values: Sequence[int]) -> bool:
+    return all(before < after for before, after in itertools.pairwise(values))

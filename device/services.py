@@ -1,0 +1,127 @@
+"""The agent's answers to the coordinator: description, blobs, stages, telemetry."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc.aio
+
+from device.blobs import BlobStore
+from device.hardware import Hardware
+from device.host import StageHost
+from device.stage_spec import parse_generation, parse_spec
+from device.tasks import in_thread
+from device.telemetry import Telemetry
+from protos.errors import InvalidInput, answered
+from protos.ids import PROTOCOL_VERSION, DeviceId, Digest, PipelineId, parse_digest
+from protos.v1 import device_pb2 as pb
+from protos.v1 import device_pb2_grpc, telemetry_pb2
+
+AGENT_VERSION = "0.1.0"
+DIALECTS = ("com.microsoft.nbits",)
+CHUNK_LIMIT_BYTES = 1 << 20
+SHORTEST_INTERVAL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class DeviceService(device_pb2_grpc.DeviceServicer):
+    device: DeviceId
+    name: str
+    labels: dict[str, str]
+    hardware: Hardware
+    blobs: BlobStore
+    host: StageHost
+    telemetry: Telemetry
+
+    async def Describe(  # noqa: N802 (gRPC's names)
+        self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DeviceDescription]
+    ) -> pb.DeviceDescription:
+        async with answered(context):
+            info = self.hardware.info
+            return pb.DeviceDescription(
+                protocol_version=PROTOCOL_VERSION,
+                device_id=self.device,
+                name=self.name,
+                agent_version=AGENT_VERSION,
+                boot_id=self.telemetry.boot_id,
+                accelerator=pb.Accelerator(**{name: getattr(info, name) for name in info.__dataclass_fields__}),
+                memory_bytes=self.hardware.memory_bytes,
+                memory_used_bytes=self.host.memory_used_bytes,
+                storage_free_bytes=self.blobs.free_bytes(),
+                dialects=DIALECTS,
+                stages=self.host.statuses(),
+                labels={"machine": platform.machine(), **self.labels},
+            )
+
+    async def StatBlobs(  # noqa: N802
+        self, request: pb.StatBlobsRequest, context: grpc.aio.ServicerContext[pb.StatBlobsRequest, pb.StatBlobsReply]
+    ) -> pb.StatBlobsReply:
+        async with answered(context):
+            digests = [_digest(text) for text in request.digests]
+            stats = [pb.BlobStat(digest=d, complete=self.blobs.has(d), present_bytes=self.blobs.present_bytes(d)) for d in digests]
+            return pb.StatBlobsReply(blobs=stats)
+
+    async def PutBlob(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.PutBlobRequest], context: grpc.aio.ServicerContext[pb.PutBlobRequest, pb.PutBlobReply]
+    ) -> pb.PutBlobReply:
+        async with answered(context):
+            first = await anext(request_iterator, None)
+            if first is None or first.WhichOneof("kind") != "header":
+                raise InvalidInput("the first message must be the blob's header")
+            header, digest = first.header, _digest(first.header.digest)
+            if self.blobs.has(digest):
+                return pb.PutBlobReply(received_bytes=header.size_bytes)
+            with self.blobs.arrive(digest, header.size_bytes, header.offset) as arrival:
+                await in_thread(arrival.catch_up)
+                async for message in request_iterator:
+                    if message.WhichOneof("kind") != "chunk":
+                        raise InvalidInput("after the blob's header only chunks are expected")
+                    if len(message.chunk) > CHUNK_LIMIT_BYTES:
+                        raise InvalidInput(f"a chunk of {len(message.chunk)} bytes; {CHUNK_LIMIT_BYTES} is the most")
+                    await in_thread(arrival.write, message.chunk)
+                await in_thread(arrival.finish)
+                return pb.PutBlobReply(received_bytes=arrival.received_bytes)
+
+    async def RetainBlobs(  # noqa: N802
+        self, request: pb.RetainBlobsRequest, context: grpc.aio.ServicerContext[pb.RetainBlobsRequest, pb.RetainBlobsReply]
+    ) -> pb.RetainBlobsReply:
+        async with answered(context):
+            keep = {_digest(text) for text in request.digests}
+            return pb.RetainBlobsReply(freed_bytes=await self.host.retain_blobs(parse_generation(request.generation), keep))
+
+    async def LoadStage(  # noqa: N802
+        self, request: pb.LoadStageRequest, context: grpc.aio.ServicerContext[pb.LoadStageRequest, pb.LoadStageReply]
+    ) -> pb.LoadStageReply:
+        async with answered(context):
+            spec = parse_spec(request)
+            seconds = await self.host.load(spec)
+            return pb.LoadStageReply(memory_bytes=spec.memory_bytes, load_seconds=seconds)
+
+    async def UnloadStage(  # noqa: N802
+        self, request: pb.UnloadStageRequest, context: grpc.aio.ServicerContext[pb.UnloadStageRequest, pb.UnloadStageReply]
+    ) -> pb.UnloadStageReply:
+        async with answered(context):
+            await self.host.unload(parse_generation(request.generation), PipelineId(request.pipeline_id))
+        return pb.UnloadStageReply()
+
+    async def WatchTelemetry(  # noqa: N802
+        self,
+        request: pb.WatchTelemetryRequest,
+        context: grpc.aio.ServicerContext[pb.WatchTelemetryRequest, telemetry_pb2.TelemetrySample],
+    ) -> AsyncIterator[telemetry_pb2.TelemetrySample]:
+        async with answered(context):
+            # The order of the arguments makes not-a-number the shortest: asyncio's timers would lose their order over it.
+            interval = min(max(SHORTEST_INTERVAL_SECONDS, request.interval_seconds), 3600.0)
+            while True:
+                yield self.telemetry.sample()
+                await asyncio.sleep(interval)
+
+
+def _digest(text: str) -> Digest:
+    try:
+        return parse_digest(text)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from error

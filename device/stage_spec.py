@@ -1,0 +1,152 @@
+"""What a device is asked to hold: one stage of one pipeline, as frozen data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protos.errors import InvalidInput
+from protos.ids import DeviceId, Digest, PipelineId, parse_digest
+from protos.transport import MESSAGE_BYTES, split_address
+from protos.v1 import device_pb2 as pb
+
+# Of hidden rows in one microbatch: a message's limit, less room for the rest of it.
+MESSAGE_ROWS_BYTES = MESSAGE_BYTES - (256 << 10)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """See device.proto, StageShape. `capacity` is what each slot's cache holds, in positions."""
+
+    hidden_size: int
+    vocab_size: int
+    first_layer: int
+    stop_layer: int
+    kv_heads: int
+    head_dim: int
+    context: int
+    groups: int
+    slots_per_group: int
+    prefill_chunk: int
+    row_multiple: int
+
+    @property
+    def capacity(self) -> int:
+        # Padding writes one position past a full sequence, and runs are even.
+        return self.context + 2 + self.context % 2
+
+    @property
+    def layers(self) -> range:
+        return range(self.first_layer, self.stop_layer)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of all slots at full context: keys and values in fp32."""
+        per_position = 2 * self.kv_heads * self.head_dim * 4
+        return len(self.layers) * self.groups * self.slots_per_group * self.capacity * per_position
+
+
+@dataclass(frozen=True)
+class Cost:
+    """See device.proto, StageCost."""
+
+    weight_bytes: int
+    read_bytes: int
+    macs_per_row: int
+    kv_bytes_per_token: int
+    head_read_bytes: int
+    head_macs_per_row: int
+    attention_macs_per_position: int
+
+
+@dataclass(frozen=True)
+class Hop:
+    device: DeviceId
+    address: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    deployment: str
+    number: int
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    generation: Generation
+    pipeline: PipelineId
+    manifest: Digest
+    epoch: int
+    stage: int
+    stages: int
+    parts: tuple[str, ...]
+    blobs: tuple[Digest, ...]
+    shape: Shape
+    graph: bytes
+    head_graph: bytes
+    next: Hop | None
+    cost: Cost
+
+    @property
+    def is_head(self) -> bool:
+        return self.stage == 0
+
+    @property
+    def memory_bytes(self) -> int:
+        """Weights and the whole KV cache: what admission counts."""
+        return self.cost.weight_bytes + self.shape.kv_bytes
+
+
+def parse_generation(message: pb.Generation) -> Generation:
+    if not message.deployment or not message.number:
+        raise InvalidInput("the call names no deployment and generation")
+    return Generation(message.deployment, message.number)
+
+
+def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
+    """Raises InvalidInput when the request contradicts itself."""
+    try:
+        blobs = tuple(parse_digest(digest) for digest in message.blobs)
+        manifest = parse_digest(message.manifest_digest)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from error
+    spec = StageSpec(
+        generation=parse_generation(message.generation),
+        pipeline=PipelineId(message.pipeline_id),
+        manifest=manifest,
+        epoch=message.epoch,
+        stage=message.stage,
+        stages=message.stages,
+        parts=tuple(message.parts),
+        blobs=blobs,
+        shape=Shape(**{name: getattr(message.shape, name) for name in Shape.__dataclass_fields__}),
+        graph=message.graph,
+        head_graph=message.head_graph,
+        next=Hop(DeviceId(message.next.device_id), message.next.address) if message.HasField("next") else None,
+        cost=Cost(**{name: getattr(message.cost, name) for name in Cost.__dataclass_fields__}),
+    )
+    _check(spec)
+    if spec.next:
+        split_address(spec.next.address)
+    return spec
+
+
+def _check(spec: StageSpec) -> None:
+    shape = spec.shape
+    message_bytes = 4 * shape.hidden_size * max(shape.prefill_chunk, shape.slots_per_group)
+    sizes = (shape.hidden_size, shape.vocab_size, shape.kv_heads, shape.head_dim, shape.context, shape.groups, shape.prefill_chunk)
+    faults = {
+        "no pipeline id": not spec.pipeline,
+        f"stage {spec.stage} of {spec.stages}": not 0 <= spec.stage < spec.stages,
+        "no graph": not spec.graph,
+        "a head without its head graph, or the other way round": spec.is_head != bool(spec.head_graph),
+        "a ring without a next hop, or a next hop without a ring": (spec.next is not None) != (spec.stages > 1),
+        "no layers": not shape.layers,
+        "a size is zero": not all(sizes),
+        "slots per group must be even": shape.slots_per_group % 2 or not shape.slots_per_group,
+        "the prefill chunk must be even": shape.prefill_chunk % 2,
+        f"a step's rows take {message_bytes} bytes, {MESSAGE_ROWS_BYTES} at most": spec.stages > 1 and message_bytes > MESSAGE_ROWS_BYTES,
+        "rows are padded to a multiple of 1 or 2": shape.row_multiple not in (1, 2),
+    }
+    for fault, found in faults.items():
+        if found:
+            raise InvalidInput(f"stage of {spec.pipeline or 'nothing'} refused: {fault}")

@@ -1,0 +1,70 @@
+"""What the device counts, as samples: monotonic counters, never another machine's clock."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import psutil
+
+from device.hardware import Hardware
+from device.host import Loaded, StageHost
+from protos.ids import DeviceId
+from protos.v1 import telemetry_pb2 as pb
+
+
+class Telemetry:
+    """Makes samples of one boot of the agent."""
+
+    def __init__(self, device: DeviceId, hardware: Hardware, host: StageHost) -> None:
+        self.boot_id = uuid.uuid4().hex
+        self._device = device
+        self._hardware = hardware
+        self._host = host
+        self._started = time.monotonic()
+        self._index = 0
+        self._process = psutil.Process()
+        self._before = (0.0, 0.0)  # joules, seconds at the sample before
+
+    def sample(self) -> pb.TelemetrySample:
+        cpu = self._process.cpu_times()
+        sample = pb.TelemetrySample(
+            device_id=self._device,
+            boot_id=self.boot_id,
+            index=self._index,
+            uptime_seconds=time.monotonic() - self._started,
+            gauges=pb.Gauges(
+                temperature_celsius=self._hardware.temperature_celsius(),
+                memory_used_bytes=self._host.memory_used_bytes,
+                process_rss_bytes=self._process.memory_info().rss,
+                process_cpu_seconds=cpu.user + cpu.system,
+            ),
+            pipelines=[_counters(loaded) for loaded in self._host.loaded],
+        )
+        reading = self._hardware.energy()
+        if reading.busy_joules is not None:
+            idle = reading.idle_joules or 0.0
+            sample.energy.source = self._hardware.info.energy_source
+            sample.energy.busy_joules, sample.energy.idle_joules = reading.busy_joules, idle
+            joules, seconds = self._before
+            self._before = (reading.busy_joules + idle, reading.elapsed_seconds)
+            if reading.elapsed_seconds > seconds:
+                sample.gauges.power_watts = (self._before[0] - joules) / (reading.elapsed_seconds - seconds)
+        self._index += 1
+        return sample
+
+
+def _counters(loaded: Loaded) -> pb.PipelineCounters:
+    spec, counters = loaded.stage.spec, loaded.stage.counters
+    return pb.PipelineCounters(
+        pipeline_id=spec.pipeline,
+        manifest_digest=spec.manifest,
+        prefill_tokens=counters.prefill_tokens,
+        decode_tokens=counters.decode_tokens,
+        steps=counters.steps,
+        busy_seconds=counters.busy_seconds,
+        modelled_busy_seconds=counters.modelled_busy_seconds,
+        busy_joules=counters.busy_joules,
+        sent_bytes=counters.sent_bytes,
+        open_sequences=loaded.stage.open_sequences,
+    )

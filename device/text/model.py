@@ -1,0 +1,144 @@
+"""A model's tokenizer and chat template, from the text files of its artifact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from device.text.bytelevel import ByteTable, is_byte_level
+from device.text.detokenizer import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer
+from device.text.template import MAX_CHARACTERS, ChatTemplate
+from protos.errors import Corrupt, InvalidInput
+
+_SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_REIMPORT = "import the model again"
+
+
+def local_now() -> datetime:
+    return datetime.now().astimezone()
+
+
+class TextModel:
+    """Immutable after `load`, and safe to use from several threads."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None, eos_token_ids: Iterable[int], vocab_size: int) -> None:
+        self.eos_token_ids = frozenset(eos_token_ids)
+        self.vocab_size = vocab_size
+        self._tokenizer = tokenizer
+        self._template = template
+        special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._skipped = frozenset(special | self.eos_token_ids)
+        self._bytes = ByteTable(tokenizer, self._skipped) if is_byte_level(tokenizer) else None
+
+    @classmethod
+    def load(
+        cls, files: Mapping[str, bytes], eos_token_ids: Iterable[int], vocab_size: int, clock: Callable[[], datetime] = local_now
+    ) -> TextModel:
+        """From "tokenizer.json" and, when present, "tokenizer_config.json" and "chat_template.jinja" (which outdoes the config's).
+
+        Takes up to a second for a large vocabulary: call in an executor. Raises Corrupt when a file cannot be read, InvalidInput when
+        there is no tokenizer or the template is none.
+        """
+        if "tokenizer.json" not in files:
+            raise InvalidInput("the model has no tokenizer.json", advice="add it to the checkpoint and import it again, or use token ids")
+        try:
+            tokenizer = Tokenizer.from_buffer(files["tokenizer.json"])
+        except Exception as error:  # the library raises plain Exception
+            raise Corrupt(f"the model's tokenizer.json cannot be read: {_line(error)}", advice=_REIMPORT) from error
+        tokenizer.no_truncation()  # a prompt is never cut in silence
+        tokenizer.no_padding()
+        config = _config(files.get("tokenizer_config.json", b"{}"))
+        source = _template_source(files.get("chat_template.jinja"), config.get("chat_template"))
+        template = None if source is None else ChatTemplate(source, _special_tokens(config), clock)
+        return cls(tokenizer, template, eos_token_ids, vocab_size)
+
+    @property
+    def has_template(self) -> bool:
+        return self._template is not None
+
+    def encode(self, text: str) -> list[int]:
+        """A raw prompt, with what the tokenizer's own post-processor adds (GLM-4: [gMASK]<sop>). Raises InvalidInput."""
+        return self._encode(text, add_special_tokens=True)
+
+    def chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> list[int]:
+        """Messages of `role` and `content` through the model's own template, which writes every special token itself.
+
+        Raises InvalidInput when the model has no template, or the template refuses.
+        """
+        if self._template is None:
+            raise InvalidInput("the model has no chat template", advice="send a raw prompt: `generate --raw`, or /v1/completions")
+        if not messages:
+            raise InvalidInput("no messages", advice="send at least one")
+        return self._encode(self._template.render(messages, add_generation_prompt=add_generation_prompt), add_special_tokens=False)
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """The text of all ids at once; special tokens, ends of sequence and unknown ids give none."""
+        return self._tokenizer.decode([one for one in token_ids if self._is_text(one)], skip_special_tokens=True)
+
+    def stream(self) -> Detokenizer:
+        """A fresh one for one answer; its pieces joined are `decode` of all."""
+        if self._bytes is not None:
+            return ByteLevelDetokenizer(self._bytes.of)
+        return WindowDetokenizer(self.decode, self._is_text, self._is_byte)
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        if len(text) > MAX_CHARACTERS:
+            raise InvalidInput(f"the prompt is longer than {MAX_CHARACTERS} characters", advice="send a shorter one")
+        try:
+            ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        except Exception as error:  # UnicodeEncodeError for half a surrogate pair; the library's own are plain Exception
+            raise InvalidInput(f"the text cannot be tokenized: {_line(error)}", advice="send valid Unicode") from error
+        if ids and max(ids) >= self.vocab_size:
+            raise Corrupt(f"the tokenizer gives token {max(ids)}, but the model knows {self.vocab_size} tokens", advice=_REIMPORT)
+        return ids
+
+    def _is_text(self, token_id: int) -> bool:
+        return token_id not in self._skipped and 0 <= token_id < 2**32 and self._tokenizer.id_to_token(token_id) is not None
+
+    def _is_byte(self, token_id: int) -> bool:
+        """Whether it is a byte-fallback token, "<0x0A>"."""
+        token = self._tokenizer.id_to_token(token_id) or ""
+        return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+
+
+def _config(data: bytes) -> dict[str, Any]:
+    try:
+        config = json.loads(data)
+    except ValueError as error:
+        raise Corrupt(f"the model's tokenizer_config.json cannot be read: {_line(error)}", advice=_REIMPORT) from error
+    if not isinstance(config, dict):
+        raise Corrupt("the model's tokenizer_config.json is not an object", advice=_REIMPORT)
+    return config
+
+
+def _template_source(file: bytes | None, configured: object) -> str | None:
+    """The file's, else the config's: a string, or a list of named ones of which "default" counts."""
+    if file is not None:
+        try:
+            return file.decode()
+        except UnicodeDecodeError as error:
+            raise Corrupt("the model's chat_template.jinja is not UTF-8", advice=_REIMPORT) from error
+    if isinstance(configured, list):
+        named = {one.get("name"): one.get("template") for one in configured if isinstance(one, dict)}
+        configured = named.get("default")
+    return configured if isinstance(configured, str) else None
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """By name, for the template: each a string, or an object with its `content`."""
+    found = {}
+    for key in _SPECIAL_TOKEN_KEYS:
+        value = config.get(key)
+        if isinstance(value, dict):
+            value = value.get("content")
+        if isinstance(value, str):
+            found[key] = value
+    return found
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

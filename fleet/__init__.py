@@ -1,0 +1,1 @@
+"""The coordinator: discovery, planner, deployment, generation, telemetry, trust, API, command."""

@@ -1,0 +1,1 @@
+"""The coordinator over HTTP: the fleet's own API and OpenAI's."""

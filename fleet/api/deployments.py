@@ -1,0 +1,55 @@
+"""Deployments: make, list, remove."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from fleet.api.closing import closing
+from fleet.api.encode import line
+from fleet.api.errors import fleet_body
+from fleet.api.plans import PlanBody
+from fleet.api.service import FleetService
+from fleet.api.sse import EVENTS, Event, EventStream
+from fleet.views import DeploymentView
+from protos.errors import FleetError
+
+
+class DeployBody(PlanBody):
+    """A plan's wishes, and the deployment's name (default: the model's)."""
+
+    name: str | None = None
+
+
+def routes(coordinator: FleetService) -> APIRouter:
+    router = APIRouter(tags=["deployments"])
+
+    @router.get("/deployments")
+    async def list_deployments() -> list[DeploymentView]:
+        """Every deployment wanted, with its state."""
+        return coordinator.deployments()
+
+    @router.post("/deployments", responses=EVENTS)
+    async def deploy(body: DeployBody) -> Response:
+        """Deploys. Events: `plan`, `push` and `load` per device, and last `ready` or `error`. Leaving early takes back what was done."""
+        return EventStream(_progress(coordinator, body), failed)
+
+    @router.delete("/deployments/{name}", status_code=204)
+    async def undeploy(name: str) -> None:
+        """Unloads it from every device and forgets it."""
+        await coordinator.undeploy(name)
+
+    return router
+
+
+def failed(error: FleetError) -> Event:
+    """The last event of a stream that went wrong."""
+    return Event(line(fleet_body(error)["error"]), "error")
+
+
+async def _progress(coordinator: FleetService, body: DeployBody) -> AsyncGenerator[Event]:
+    async with closing(coordinator.deploy(body.request(), body.name)) as events:
+        async for event in events:
+            yield Event(line(event), event.kind)

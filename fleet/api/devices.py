@@ -1,0 +1,46 @@
+"""Devices, and how they were looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+
+from fleet.api.service import FleetService
+from fleet.views import DeviceView, DiscoveryReport
+from protos.errors import Conflict, NotFound
+
+
+def routes(coordinator: FleetService) -> APIRouter:
+    router = APIRouter(tags=["devices"])
+
+    @router.get("/devices")
+    async def list_devices() -> list[DeviceView]:
+        """Every device known, whatever its state."""
+        return coordinator.devices()
+
+    @router.get("/devices/{key}")
+    async def show_device(key: str) -> DeviceView:
+        """One device by its id or its name."""
+        return find_device(coordinator.devices(), key)
+
+    @router.get("/discovery")
+    async def discovery() -> DiscoveryReport:
+        """Where devices were looked for and what went wrong."""
+        return coordinator.discovery()
+
+    return router
+
+
+def find_device(devices: Sequence[DeviceView], key: str) -> DeviceView:
+    """By id, else by name. Raises NotFound, and Conflict when several share the name."""
+    for device in devices:
+        if device.device_id == key:
+            return device
+    named = [device for device in devices if device.name == key]
+    if len(named) > 1:
+        raise Conflict(f"{len(named)} devices are named {key}", advice=f"use an id: {', '.join(device.device_id for device in named)}")
+    if not named:
+        known = ", ".join(sorted(device.name for device in devices)[:20]) or "none"
+        raise NotFound(f"no device {key}", advice=f"devices here: {known}")
+    return named[0]

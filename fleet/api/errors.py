@@ -1,0 +1,126 @@
+"""Errors over HTTP: one table of status codes, two shapes of body (ours, and OpenAI's under /v1)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from protos.errors import Busy, Conflict, Corrupt, Denied, FleetError, Internal, InvalidInput, NoSpace, NotFound, TimedOut, Unavailable
+
+OPENAI_PREFIX = "/v1/"
+
+_STATUS: dict[type[FleetError], int] = {
+    InvalidInput: 400,
+    Denied: 403,
+    NotFound: 404,
+    Conflict: 409,
+    Busy: 429,
+    Corrupt: 500,
+    Internal: 500,
+    Unavailable: 503,
+    TimedOut: 504,
+    NoSpace: 507,
+}
+# OpenAI's `type`, from https://platform.openai.com/docs/guides/error-codes and what its client raises for each status.
+_OPENAI_TYPE = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+_log = logging.getLogger(__name__)
+
+
+class Unauthenticated(Denied):
+    """No key, or another one: HTTP tells it (401) from a right that is missing (403)."""
+
+    def __init__(self) -> None:
+        super().__init__("this coordinator asks for its API key", advice="send the header Authorization: Bearer KEY")
+
+
+class UnsupportedParameter(InvalidInput):
+    """A field of OpenAI's API that would change the answer and that we do not honour."""
+
+    def __init__(self, param: str, detail: str) -> None:
+        super().__init__(detail, advice=f"leave {param} out")
+        self.param = param
+
+
+def status_of(error: FleetError) -> int:
+    if isinstance(error, Unauthenticated):
+        return 401
+    return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+
+
+def fleet_body(error: FleetError) -> dict[str, Any]:
+    """{"error": {"code", "detail", "advice"}}; `code` is the name of a class in `protos.errors`."""
+    code = next((kind.__name__ for kind in _STATUS if isinstance(error, kind)), "Internal")
+    return {"error": {"code": code, "detail": error.detail, "advice": error.advice}}
+
+
+def openai_body(error: FleetError) -> dict[str, Any]:
+    """{"error": {"message", "type", "param", "code"}}."""
+    status = status_of(error)
+    kind = _OPENAI_TYPE.get(status, "invalid_request_error" if status < 500 else "server_error")
+    param: str | None = None
+    code: str | None = None
+    if isinstance(error, UnsupportedParameter):
+        param, code = error.param, "unsupported_parameter"
+    elif isinstance(error, NotFound):
+        param, code = "model", "model_not_found"
+    elif isinstance(error, Unauthenticated):
+        code = "invalid_api_key"
+    message = f"{error.detail} ({error.advice})" if error.advice else error.detail
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def install(app: FastAPI) -> None:
+    """Every error of every route leaves as one of the two shapes, never as a traceback."""
+    app.add_exception_handler(FleetError, _on_fleet_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_defect)
+
+
+def _respond(request: Request, error: FleetError, status: int | None = None) -> Response:
+    body = openai_body(error) if request.url.path.startswith(OPENAI_PREFIX) else fleet_body(error)
+    headers: dict[str, str] = {}
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, Busy):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    return JSONResponse(body, status or status_of(error), headers)
+
+
+async def _on_fleet_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, FleetError)
+    return _respond(request, error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return _respond(request, InvalidInput(_first_problem(error.errors())))
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return _respond(request, InvalidInput(f"no such route: {request.method} {request.url.path}", advice="see /docs"), 404)
+    return _respond(request, InvalidInput(f"{error.detail}: {request.method} {request.url.path}"), error.status_code)
+
+
+async def _on_defect(request: Request, error: Exception) -> Response:
+    _log.error("a defect, while answering %s %s", request.method, request.url.path, exc_info=error)
+    return _respond(request, Internal(f"{type(error).__name__}: {error}"))
+
+
+def _first_problem(problems: Sequence[Any]) -> str:
+    """The first of pydantic's problems, one line: "temperature: Input should be ..."."""
+    if not problems:
+        return "the request is not valid"
+    first = problems[0]
+    where = ".".join(str(step) for step in first["loc"] if step not in ("body", "query", "path"))
+    return " ".join((f"{where}: {first['msg']}" if where else str(first["msg"])).split())

@@ -1,0 +1,84 @@
+"""Generation in the fleet's own shape: tokens, timings and joules."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from fleet.api.closing import closing
+from fleet.api.deployments import failed
+from fleet.api.encode import line, plain
+from fleet.api.service import FleetService
+from fleet.api.sse import EVENTS, ClientGone, Event, EventStream, unless_gone
+from fleet.views import GenerateRequest, GenerateResult, Message, TokenChunk
+from protos.errors import Internal
+
+CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it, access logs do
+
+_TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
+
+
+class MessageBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: str
+    content: str
+
+
+class GenerateBody(BaseModel):
+    """Exactly one of `prompt` (a user's turn), `text` (raw), `messages`, `prompt_ids`; `temperature` 0 is greedy."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = None
+    prompt: str | None = None
+    text: str | None = None
+    messages: tuple[MessageBody, ...] = ()
+    prompt_ids: tuple[_TokenId, ...] = ()
+    forced_ids: tuple[_TokenId, ...] = ()
+    max_tokens: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
+    top_k: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=1 << 64)] | None = None
+    stop: tuple[str, ...] = ()
+    stream: bool = True
+
+    def request(self) -> GenerateRequest:
+        fields = {name: getattr(self, name) for name in type(self).model_fields if name not in ("stream", "messages")}
+        return GenerateRequest(**fields, messages=tuple(Message(each.role, each.content) for each in self.messages))
+
+
+def routes(coordinator: FleetService) -> APIRouter:
+    router = APIRouter(tags=["generate"])
+
+    @router.post("/generate", responses=EVENTS)
+    async def generate(body: GenerateBody, http: Request) -> Response:
+        """Events `token`, then `done` (or `error`); with `stream` false one JSON object, what `done` holds."""
+        if body.stream:
+            return EventStream(_tokens(coordinator, body.request()), failed)
+        try:
+            return JSONResponse(plain(await unless_gone(http.receive, collect(coordinator, body.request()))))
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    return router
+
+
+async def collect(coordinator: FleetService, request: GenerateRequest) -> GenerateResult:
+    """The whole answer."""
+    async with closing(coordinator.generate(request)) as parts:
+        async for part in parts:
+            if isinstance(part, GenerateResult):
+                return part
+    raise Internal("the generation ended without a result")
+
+
+async def _tokens(coordinator: FleetService, request: GenerateRequest) -> AsyncGenerator[Event]:
+    async with closing(coordinator.generate(request)) as parts:
+        async for part in parts:
+            yield Event(line(part), "token" if isinstance(part, TokenChunk) else "done")

@@ -1,0 +1,84 @@
+"""OpenAI's API (models, chat completions, completions), so that software that speaks it needs no change."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Any, TypeAlias
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from fleet.api.closing import closing
+from fleet.api.encode import line
+from fleet.api.errors import openai_body
+from fleet.api.generate import CLIENT_CLOSED_REQUEST, collect
+from fleet.api.openai_reply import DONE, ChatReply, TextReply, model_entry
+from fleet.api.openai_request import ChatBody, CompletionBody
+from fleet.api.service import FleetService
+from fleet.api.sse import EVENTS, ClientGone, Event, EventStream, unless_gone
+from fleet.views import GenerateRequest, TokenChunk
+from protos.errors import FleetError, NotFound
+
+Reply: TypeAlias = ChatReply | TextReply
+
+
+def routes(coordinator: FleetService) -> APIRouter:
+    router = APIRouter(tags=["openai"])
+
+    @router.get("/models")
+    async def list_models() -> dict[str, Any]:
+        """Deployments, as models."""
+        return {"object": "list", "data": [model_entry(deployment) for deployment in coordinator.deployments()]}
+
+    @router.get("/models/{name:path}")
+    async def show_model(name: str) -> dict[str, Any]:
+        """One deployment, as a model."""
+        for deployment in coordinator.deployments():
+            if deployment.name == name:
+                return model_entry(deployment)
+        raise NotFound(f"no deployment {name}", advice="GET /v1/models lists them")
+
+    @router.post("/chat/completions", responses=EVENTS)
+    async def chat_completions(body: ChatBody, http: Request) -> Response:
+        """Chat, streamed or whole."""
+        reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), body.model, body.include_usage)
+        return await _answer(coordinator, http, body.request(), reply, bool(body.stream))
+
+    @router.post("/completions", responses=EVENTS)
+    async def completions(body: CompletionBody, http: Request) -> Response:
+        """Plain text continued, without a template, streamed or whole."""
+        reply = TextReply(f"cmpl-{uuid.uuid4().hex}", int(time.time()), body.model, body.include_usage)
+        return await _answer(coordinator, http, body.request(), reply, bool(body.stream))
+
+    return router
+
+
+async def _answer(coordinator: FleetService, http: Request, request: GenerateRequest, reply: Reply, stream: bool) -> Response:
+    if stream:
+        return EventStream(_chunks(coordinator, request, reply), _failed)
+    try:
+        return JSONResponse(reply.whole(await unless_gone(http.receive, collect(coordinator, request))))
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+async def _chunks(coordinator: FleetService, request: GenerateRequest, reply: Reply) -> AsyncGenerator[Event]:
+    opening = reply.opening()  # sent with the first token, so that an error before it still has its status
+    async with closing(coordinator.generate(request)) as parts:
+        async for part in parts:
+            for chunk in opening:
+                yield Event(line(chunk))
+            opening = []
+            if isinstance(part, TokenChunk):
+                if part.text:
+                    yield Event(line(reply.text(part.text)))
+            else:
+                for chunk in reply.closing(part):
+                    yield Event(line(chunk))
+    yield Event(DONE)
+
+
+def _failed(error: FleetError) -> Event:
+    return Event(line(openai_body(error)))

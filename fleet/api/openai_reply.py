@@ -1,0 +1,87 @@
+"""OpenAI's reply bodies: whole answers and the chunks of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fleet.views import DeploymentView, GenerateResult
+
+DONE = "[DONE]"
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """Bodies of one chat completion; `created` is in unix seconds."""
+
+    id: str
+    created: int
+    model: str
+    include_usage: bool = False
+
+    def whole(self, result: GenerateResult) -> dict[str, Any]:
+        message = {"role": "assistant", "content": result.text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(result)}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": usage(result)}
+
+    def opening(self) -> list[dict[str, Any]]:
+        return [self._chunk({"role": "assistant", "content": ""})]
+
+    def text(self, text: str) -> dict[str, Any]:
+        return self._chunk({"content": text})
+
+    def closing(self, result: GenerateResult) -> list[dict[str, Any]]:
+        last = self._chunk({}, _finish(result))
+        if not self.include_usage:
+            return [last]
+        return [last, {**self._head("chat.completion.chunk"), "choices": [], "usage": usage(result)}]
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        tail = {"usage": None} if self.include_usage else {}
+        return {**self._head("chat.completion.chunk"), "choices": [choice], **tail}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+@dataclass(frozen=True)
+class TextReply:
+    """Bodies of one plain completion; `created` is in unix seconds."""
+
+    id: str
+    created: int
+    model: str
+    include_usage: bool = False
+
+    def whole(self, result: GenerateResult) -> dict[str, Any]:
+        return {**self._chunk(result.text, _finish(result)), "usage": usage(result)}
+
+    def opening(self) -> list[dict[str, Any]]:
+        return []
+
+    def text(self, text: str) -> dict[str, Any]:
+        return self._chunk(text)
+
+    def closing(self, result: GenerateResult) -> list[dict[str, Any]]:
+        last = self._chunk("", _finish(result))
+        return [last, {**self._chunk(""), "choices": [], "usage": usage(result)}] if self.include_usage else [last]
+
+    def _chunk(self, text: str, finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
+        tail = {"usage": None} if self.include_usage else {}
+        return {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model, "choices": [choice], **tail}
+
+
+def usage(result: GenerateResult) -> dict[str, int]:
+    prompt, completion = result.prompt_tokens, result.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def model_entry(deployment: DeploymentView) -> dict[str, Any]:
+    """OpenAI's model object of a deployment; `created` is not known and 0."""
+    return {"id": deployment.name, "object": "model", "created": 0, "owned_by": "glmfleet"}
+
+
+def _finish(result: GenerateResult) -> str:
+    return "length" if result.finish_reason == "length" else "stop"

@@ -1,0 +1,170 @@
+"""OpenAI's request bodies: what is honoured, what is refused by name, and the request they mean to us."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fleet.api.errors import UnsupportedParameter
+from fleet.views import GenerateRequest, Message
+
+COMPLETION_MAX_TOKENS = 16  # OpenAI's default of /v1/completions; chat has none
+
+_SEED_SPACE = 1 << 64
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class _Sampled(BaseModel):
+    """What chat and plain completions have in common. Unknown fields are kept, to be refused when they would change the answer."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=1 << 32)] | None = None  # not OpenAI's, but what vLLM's and llama.cpp's clients send
+    seed: int | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    n: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def _request(self, max_tokens: int | None, **prompt: Any) -> GenerateRequest:
+        if self.n not in (None, 1):
+            raise UnsupportedParameter("n", "only n=1 is supported: one answer a request")
+        refuse_unsupported(self.model_extra or {})
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return GenerateRequest(
+            model=self.model,
+            max_tokens=max_tokens,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_k=max(0, self.top_k or 0),
+            top_p=self.top_p or 1.0,  # the wire's rule too: 0 counts as 1
+            seed=None if self.seed is None else self.seed % _SEED_SPACE,
+            stop=tuple(text for text in stop if text),
+            **prompt,
+        )
+
+
+class ContentPart(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    role: str
+    content: str | list[ContentPart] | None = None
+
+
+class ChatBody(_Sampled):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
+
+    def request(self) -> GenerateRequest:
+        """Raises UnsupportedParameter."""
+        messages = tuple(_message(message, number) for number, message in enumerate(self.messages))
+        return self._request(self.max_completion_tokens or self.max_tokens, messages=messages)
+
+
+class CompletionBody(_Sampled):
+    """POST /v1/completions."""
+
+    prompt: str | list[_TokenId] | list[str] | list[list[_TokenId]]
+    max_tokens: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
+
+    def request(self) -> GenerateRequest:
+        """Raises UnsupportedParameter."""
+        prompt: Any = self.prompt
+        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+            if len(prompt) > 1:
+                raise UnsupportedParameter("prompt", "only one prompt a request is supported")
+            prompt = prompt[0]
+        given = {"text": prompt} if isinstance(prompt, str) else {"prompt_ids": tuple(prompt)}
+        return self._request(self.max_tokens or COMPLETION_MAX_TOKENS, **given)
+
+
+def refuse_unsupported(extra: Mapping[str, Any]) -> None:
+    """Raises UnsupportedParameter for a field that would change the answer; others are fine, and so is a value that asks for nothing."""
+    for name, harmless in _CHANGES_THE_ANSWER.items():
+        value = extra.get(name)
+        if value is not None and not harmless(value):
+            raise UnsupportedParameter(name, f"{name} is not supported")
+
+
+def _empty(value: Any) -> bool:
+    return not value
+
+
+def _one_of(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: value in values
+
+
+def _plain_text(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("type", "text") == "text"
+
+
+# Field: does this value ask for nothing? Whatever is not here (user, metadata, store, service_tier ...) does not change the text.
+_CHANGES_THE_ANSWER: dict[str, Callable[[Any], bool]] = {
+    "tools": _empty,
+    "functions": _empty,
+    "tool_choice": _one_of("none", "auto"),
+    "function_call": _one_of("none", "auto"),
+    "response_format": _plain_text,
+    "logprobs": _one_of(False),
+    "top_logprobs": _one_of(0),
+    "logit_bias": _empty,
+    "presence_penalty": _one_of(0),
+    "frequency_penalty": _one_of(0),
+    "repetition_penalty": _one_of(1, 0),
+    "min_p": _one_of(0),
+    "min_tokens": _one_of(0),
+    "ignore_eos": _one_of(False),
+    "guided_json": _empty,
+    "guided_regex": _empty,
+    "guided_grammar": _empty,
+    "grammar": _empty,
+    "modalities": _one_of(["text"], []),
+    "audio": _empty,
+    "web_search_options": lambda _value: False,
+    "echo": _one_of(False),
+    "suffix": _empty,
+    "best_of": _one_of(1),
+}
+
+
+def _message(message: ChatMessage, number: int) -> Message:
+    where = f"messages[{number}]"
+    role = _ROLES.get(message.role)
+    extra = message.model_extra or {}
+    if role is None:
+        raise UnsupportedParameter(f"{where}.role", f"role {message.role!r} is not supported: only {', '.join(_ROLES)}")
+    if extra.get("tool_calls") or extra.get("function_call"):
+        raise UnsupportedParameter(f"{where}.tool_calls", "tool calls are not supported")
+    return Message(role, _text_of(message.content, where))
+
+
+def _text_of(content: str | Sequence[ContentPart] | None, where: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    for part in content:
+        if part.type != "text" or part.text is None:
+            raise UnsupportedParameter(f"{where}.content", f"content of type {part.type!r} is not supported: only text")
+    return "".join(part.text or "" for part in content)

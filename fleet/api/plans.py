@@ -1,0 +1,38 @@
+"""Plans: what a deployment would do, and why."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from fleet.api.service import FleetService
+from fleet.views import Objective, Plan, PlanRequest
+
+
+class PlanBody(BaseModel):
+    """What to place where; every field but `model` may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    objective: Objective = "latency"
+    stages: Annotated[int, Field(ge=1, le=4096)] | None = None
+    context: Annotated[int, Field(ge=2, le=1 << 24)] | None = None
+    slots: Annotated[int, Field(ge=1, le=65536)] = 16
+    devices: tuple[str, ...] = ()
+
+    def request(self) -> PlanRequest:
+        return PlanRequest(self.model, self.objective, self.stages, self.context, self.slots, self.devices)
+
+
+def routes(coordinator: FleetService) -> APIRouter:
+    router = APIRouter(tags=["deployments"])
+
+    @router.post("/plans")
+    async def make_plan(body: PlanBody) -> Plan:
+        """The plan for these wishes; nothing is changed."""
+        return await coordinator.plan(body.request())
+
+    return router

@@ -1,0 +1,106 @@
+"""Server-sent events that stop their source the moment the client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from protos.errors import FleetError, Internal
+
+# For a route's OpenAPI entry.
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}}
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class ClientGone(Exception):
+    """Nobody is left to answer."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event: `data` is a single line (JSON), `name` may be empty."""
+
+    data: str
+    name: str = ""
+
+    def encode(self) -> bytes:
+        head = f"event: {self.name}\n" if self.name else ""
+        return f"{head}data: {self.data}\n\n".encode()
+
+
+class EventStream(StreamingResponse):
+    """Sends what `events` yields.
+
+    An error before the first event is raised, so it becomes an ordinary response with its status; a later one becomes the event that
+    `failed` makes of it. The generator is closed when it ends, when the client leaves (seen at once, not at the next event) and when the
+    server stops. The client's pace is the generator's: nothing is asked of it while the socket is full.
+    """
+
+    def __init__(self, events: AsyncGenerator[Event], failed: Callable[[FleetError], Event]) -> None:
+        super().__init__(iter(()), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._events = events
+        self._failed = failed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_gone(receive, self._send_all(send))
+        except (ClientGone, OSError):
+            _log.debug("the client left before the end")
+
+    async def _send_all(self, send: Send) -> None:
+        started = False
+        async with aclosing(self._events) as events:
+            try:
+                async for event in events:
+                    if not started:
+                        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                        started = True
+                    await _send_part(send, event.encode())
+            except OSError:
+                raise
+            except Exception as error:
+                if not started:
+                    raise
+                await _send_part(send, self._failed(_named(error)).encode())
+        if started:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
+    """The result of `work`; cancels it and raises ClientGone when the client leaves first."""
+    task = asyncio.create_task(work, name="answer")
+    gone = asyncio.create_task(_disconnected(receive), name="client leaves")
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_part(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def _named(error: Exception) -> FleetError:
+    if isinstance(error, FleetError):
+        return error
+    _log.error("a defect, in the middle of an answer", exc_info=error)
+    return Internal(f"{type(error).__name__}: {error}")

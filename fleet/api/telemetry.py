@@ -1,0 +1,24 @@
+"""What requests, devices, models and deployments cost."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+
+from fleet.api.service import FleetService
+from fleet.views import CostRow
+
+
+def routes(coordinator: FleetService) -> APIRouter:
+    router = APIRouter(tags=["telemetry"])
+
+    @router.get("/telemetry")
+    async def telemetry(
+        since: Annotated[float, Query(gt=0, description="how far back, in seconds")] = 600.0,
+        by: Literal["device", "model", "deployment", "request"] = "device",
+    ) -> list[CostRow]:
+        """Seconds (wall and modelled) and joules, each with its source; null where nothing was metered."""
+        return await coordinator.telemetry(since, by)
+
+    return router

@@ -1,0 +1,1 @@
+"""The command `glmfleet`: the composition root for people."""

@@ -1,0 +1,92 @@
+"""The command to talk with the model, turn by turn."""
+
+from __future__ import annotations
+
+import readline  # noqa: F401  (gives input() its history and line editing)
+import sys
+
+from fleet.cli.client import CoordinatorClient, connect
+from fleet.cli.costs import summary
+from fleet.cli.generate import (
+    DEFAULT_MAX_TOKENS,
+    MaxTokensOption,
+    SeedOption,
+    SystemOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    stream_answer,
+)
+from fleet.cli.options import HomeOption, ModelOption, open_home
+from fleet.cli.output import note
+from fleet.views import GenerateRequest, Message
+from protos.errors import FleetError
+
+_PROMPT = "> "
+
+
+def chat(
+    model: ModelOption = None,
+    system: SystemOption = None,
+    max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
+    temperature: TemperatureOption = 0.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    seed: SeedOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Talk with the deployed model. Ctrl-C stops an answer, /quit or Ctrl-D ends.
+
+    Example: glmfleet chat --system "You are brief."
+    """
+    history = [Message("system", system)] if system else []
+    with connect(open_home(home)) as coordinator:
+        if sys.stdin.isatty():
+            note("Ctrl-C stops an answer, /quit or Ctrl-D ends.")
+        while (line := _read()) is not None:
+            if not line:
+                continue
+            history.append(Message("user", line))
+            request = GenerateRequest(
+                model=model,
+                messages=tuple(history),
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p or 1.0,
+                seed=seed,
+            )
+            answer = _answer(coordinator, request)
+            if answer is None:
+                history.pop()  # a turn without an answer is as if it had not been
+            else:
+                history.append(Message("assistant", answer))
+
+
+def _read() -> str | None:
+    """A line, "" for nothing to say, None at the end."""
+    while True:
+        try:
+            line = input(_PROMPT if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            note()
+            return None
+        except KeyboardInterrupt:
+            note()
+            continue
+        return None if line in ("/quit", "/exit") else line
+
+
+def _answer(coordinator: CoordinatorClient, request: GenerateRequest) -> str | None:
+    try:
+        result = stream_answer(coordinator, request, echo=True)
+    except KeyboardInterrupt:
+        note("(stopped)")
+        return None
+    except FleetError as error:
+        note(f"error: {error.detail}")
+        if error.advice:
+            note(f"  {error.advice}")
+        return None
+    note(summary(result))
+    return result.text

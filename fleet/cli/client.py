@@ -1,0 +1,157 @@
+"""The coordinator as the commands see it: typed calls over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import TypeAdapter
+
+from fleet.api.encode import plain
+from fleet.cli.api_key import read_key
+from fleet.home import Home
+from fleet.views import (
+    CostRow,
+    DeployEvent,
+    DeploymentView,
+    DeviceView,
+    DiscoveryReport,
+    GenerateRequest,
+    GenerateResult,
+    ModelView,
+    Plan,
+    PlanRequest,
+    TokenChunk,
+)
+from protos.errors import FleetError, Internal, Unavailable, by_name
+
+_T = TypeVar("_T")
+# A step of a deployment or a long prompt may take minutes; an answer that never comes ends with Ctrl-C.
+_TIMEOUT = httpx.Timeout(10.0, read=None)
+
+
+@contextmanager
+def connect(home: Home) -> Iterator[CoordinatorClient]:
+    """A client of the coordinator that serves this home. Raises Unavailable when none runs."""
+    running = home.running_coordinator()
+    if running is None:
+        raise Unavailable(f"no coordinator is running for this home ({home.path})", advice="start one: glmfleet serve")
+    key = read_key(home)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    # trust_env off: a proxy of the environment has no business on loopback.
+    with httpx.Client(base_url=running.url, headers=headers, timeout=_TIMEOUT, trust_env=False) as http:
+        yield CoordinatorClient(http)
+
+
+class CoordinatorClient:
+    """Each call raises the FleetError that the coordinator answered with, or Unavailable when it does not answer."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
+
+    def devices(self) -> list[DeviceView]:
+        return self._get(list[DeviceView], "/api/v1/devices")
+
+    def device(self, key: str) -> DeviceView:
+        return self._get(DeviceView, f"/api/v1/devices/{key}")
+
+    def discovery(self) -> DiscoveryReport:
+        return self._get(DiscoveryReport, "/api/v1/discovery")
+
+    def models(self) -> list[ModelView]:
+        return self._get(list[ModelView], "/api/v1/models")
+
+    def deployments(self) -> list[DeploymentView]:
+        return self._get(list[DeploymentView], "/api/v1/deployments")
+
+    def telemetry(self, since_seconds: float, by: str) -> list[CostRow]:
+        return self._get(list[CostRow], "/api/v1/telemetry", {"since": str(since_seconds), "by": by})
+
+    def plan(self, request: PlanRequest) -> Plan:
+        return _decode(Plan, self._call("POST", "/api/v1/plans", json=plain(request)))
+
+    def undeploy(self, name: str) -> None:
+        self._call("DELETE", f"/api/v1/deployments/{name}")
+
+    def deploy(self, request: PlanRequest, name: str | None) -> Generator[DeployEvent]:
+        """Leaving early (closing the iterator, Ctrl-C) makes the coordinator take back what it did."""
+        for _, data in self._events("/api/v1/deployments", {**plain(request), "name": name}):
+            yield _decode(DeployEvent, data)
+
+    def generate(self, request: GenerateRequest) -> Generator[TokenChunk | GenerateResult]:
+        """The result comes last; leaving early cancels the sequence."""
+        for kind, data in self._events("/api/v1/generate", plain(request)):
+            yield _decode(TokenChunk, data) if kind == "token" else _decode(GenerateResult, data)
+
+    def _get(self, shape: type[_T], path: str, query: dict[str, str] | None = None) -> _T:
+        return _decode(shape, self._call("GET", path, params=query))
+
+    def _call(self, method: str, path: str, **how: Any) -> Any:
+        with _named(self._http):
+            response = self._http.request(method, path, **how)
+        _check(response)
+        return response.json() if response.content else None
+
+    def _events(self, path: str, body: dict[str, Any]) -> Generator[tuple[str, Any]]:
+        with _named(self._http), self._http.stream("POST", path, json=body) as response:
+            if response.is_error:
+                response.read()
+            _check(response)
+            ended = False
+            for name, data in parse_events(response.iter_lines()):
+                if name == "error":
+                    raise _error(data)
+                ended = name in ("done", "ready")
+                yield name, data
+            if not ended:
+                raise Unavailable("the coordinator ended its answer early", advice="look at the terminal of glmfleet serve")
+
+
+def parse_events(lines: Iterator[str]) -> Generator[tuple[str, Any]]:
+    """(name, data as JSON) of each server-sent event."""
+    name = data = ""
+    for line in lines:
+        field, _, value = line.partition(": ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            data = value
+        elif not line and data:
+            yield name, json.loads(data)
+            name = data = ""
+
+
+def _decode(shape: type[_T], data: Any) -> _T:
+    return TypeAdapter(shape).validate_python(data)
+
+
+def _check(response: httpx.Response) -> None:
+    if not response.is_error:
+        return
+    try:
+        body = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        raise Internal(f"the coordinator answered {response.status_code} without saying why") from None
+    raise _error(body)
+
+
+def _error(body: dict[str, Any]) -> FleetError:
+    error = by_name(str(body.get("code", "")), str(body.get("detail", "")))
+    error.advice = str(body.get("advice", ""))
+    return error
+
+
+@contextmanager
+def _named(http: httpx.Client) -> Iterator[None]:
+    """httpx's errors become ours."""
+    try:
+        yield
+    except httpx.ConnectError as error:
+        raise Unavailable(f"the coordinator at {http.base_url} does not answer", advice="is it stopping? try again") from error
+    except httpx.TransportError as error:
+        raise Unavailable(
+            f"the coordinator at {http.base_url} went away: {error}", advice="look at the terminal of glmfleet serve"
+        ) from error

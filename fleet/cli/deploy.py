@@ -1,0 +1,172 @@
+"""Commands for deployments: plan, deploy, undeploy, deployments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from fleet.cli.client import connect
+from fleet.cli.options import HomeOption, JsonOption, open_home, parse_names
+from fleet.cli.output import Column, bytes_text, count_text, figure, note, print_json, print_table, say
+from fleet.cli.progress import progress
+from fleet.views import DeployEvent, Objective, Plan, PlanRequest, StagePlan
+from protos.errors import Internal
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model of `glmfleet model list`.")]
+StagesOption = Annotated[
+    int | None, typer.Option("--stages", min=1, help="Cut the model into so many (default: as few as fit).", show_default=False)
+]
+ContextOption = Annotated[
+    int | None,
+    typer.Option("--context", min=2, help="Tokens a sequence may take (default: the model's, at most 4096).", show_default=False),
+]
+SlotsOption = Annotated[int, typer.Option("--slots", min=1, help="Sequences at once.")]
+ObjectiveOption = Annotated[Objective, typer.Option("--objective", help="What the plan is best at.")]
+DevicesOption = Annotated[str | None, typer.Option("--devices", metavar="A,B", help="Only these, by name or id.", show_default=False)]
+
+
+def plan(
+    model: ModelArgument,
+    objective: ObjectiveOption = "latency",
+    stages: StagesOption = None,
+    context: ContextOption = None,
+    slots: SlotsOption = 16,
+    devices: DevicesOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Show how a model would be spread over the devices, and why.
+
+    Example: glmfleet plan smollm2-135m --stages 3
+    """
+    with connect(open_home(home)) as coordinator:
+        made = coordinator.plan(PlanRequest(model, objective, stages, context, slots, parse_names(devices)))
+    if as_json:
+        print_json(made)
+    else:
+        print_plan(made)
+
+
+def deploy(
+    model: ModelArgument,
+    name: Annotated[str | None, typer.Option("--name", help="The deployment's name (default: MODEL).", show_default=False)] = None,
+    objective: ObjectiveOption = "latency",
+    stages: StagesOption = None,
+    context: ContextOption = None,
+    slots: SlotsOption = 16,
+    devices: DevicesOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Push a model to the devices and make it ready. Ctrl-C takes back what was done.
+
+    Example: glmfleet deploy smollm2-135m --stages 3 --context 2048
+    """
+    request = PlanRequest(model, objective, stages, context, slots, parse_names(devices))
+    with connect(open_home(home)) as coordinator, closing(coordinator.deploy(request, name)) as events:
+        ready = follow(events, on_plan=_ignore if as_json else print_placement)
+        if as_json:
+            print_json(next(view for view in coordinator.deployments() if view.name == ready.deployment))
+    if not as_json:
+        note(f"{ready.deployment} is ready; talk to it: glmfleet chat")
+
+
+def undeploy(name: Annotated[str, typer.Argument(help="A deployment of `glmfleet deployments`.")], home: HomeOption = None) -> None:
+    """Unload a deployment from its devices.
+
+    Example: glmfleet undeploy smollm2-135m
+    """
+    with connect(open_home(home)) as coordinator:
+        coordinator.undeploy(name)
+    note(f"{name} is gone")
+
+
+def deployments(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """List deployments.
+
+    Example: glmfleet deployments --json
+    """
+    with connect(open_home(home)) as coordinator:
+        found = coordinator.deployments()
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        note("nothing is deployed; deploy a model: glmfleet deploy smollm2-135m")
+        return
+    columns = [Column("name"), Column("model"), Column("state"), Column("devices"), Column("context", True), Column("slots", True)]
+    rows = [
+        [view.name, view.model, view.state, ", ".join(stage.device_name for stage in view.stages), str(view.context), str(view.slots)]
+        for view in found
+    ]
+    print_table(columns, rows)
+    for view in found:
+        if view.detail:
+            note(f"{view.name}: {view.detail}")
+
+
+def follow(events: Iterable[DeployEvent], *, on_plan: Callable[[Plan], None]) -> DeployEvent:
+    """Show a deployment as it goes; returns its last event, "ready". The plan, which comes first, is `on_plan`'s to show."""
+    last: DeployEvent | None = None
+    loaded: list[str] = []
+    with progress(of_bytes=True) as report:
+        for event in events:
+            last = event
+            if event.kind == "plan" and event.plan is not None:
+                on_plan(event.plan)
+            elif event.kind == "push" and event.total_bytes:
+                report(f"push to {event.device_name}", event.done_bytes, event.total_bytes)
+            elif event.kind == "load":
+                loaded.append(f"{event.device_name} {figure(event.seconds)} s" if event.seconds else event.device_name)
+    if loaded:
+        note(f"loaded: {', '.join(loaded)}")
+    if last is None or last.kind != "ready":
+        raise Internal("the deployment ended without being ready")
+    return last
+
+
+def print_plan(made: Plan) -> None:
+    """The placement, and why it is so."""
+    print_placement(made)
+    say("why:")
+    for line in made.why:
+        say(f"  - {line}")
+
+
+def print_placement(made: Plan) -> None:
+    slots = made.groups * made.slots_per_group
+    say(f"{made.model} on {count_text(len(made.stages), 'device')}: context {made.context}, {count_text(slots, 'sequence')} at once")
+    columns = [
+        Column("device"),
+        Column("profile"),
+        Column("layers"),
+        Column("weights", True),
+        Column("KV cache", True),
+        Column("to push", True),
+    ]
+    rows = [
+        [
+            stage.device_name,
+            stage.profile,
+            _layers(stage),
+            bytes_text(stage.weight_bytes),
+            bytes_text(stage.kv_bytes),
+            bytes_text(stage.push_bytes),
+        ]
+        for stage in made.stages
+    ]
+    print_table(columns, rows)
+    cost = f", {figure(made.joules_per_token)} J/token" if made.joules_per_token is not None else ""
+    say(f"predicted for one stream: {figure(made.decode_tokens_per_second)} tokens/s{cost}")
+
+
+def _ignore(_made: Plan) -> None:
+    pass
+
+
+def _layers(stage: StagePlan) -> str:
+    extra = " + head" if "head" in stage.parts else ""
+    return f"{stage.first_layer}-{stage.stop_layer - 1}{extra}"

@@ -1,0 +1,117 @@
+"""The command that checks an installation and says why a device is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import typer
+
+from fleet.cli.client import CoordinatorClient, connect
+from fleet.cli.options import HomeOption, JsonOption, open_home
+from fleet.cli.output import count_text, print_json, say
+from fleet.cli.sim import local_fleet
+from fleet.home import Home
+from fleet.views import DeploymentView, DeviceView, DiscoveryReport
+from protos.errors import FleetError
+from quantize.artifact import ArtifactStore
+from sim_devices.local_fleet import LocalDevice
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at; `advice` is what to do when it is not ok."""
+
+    name: str
+    ok: bool
+    detail: str
+    advice: str = ""
+
+
+def doctor(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Check this installation and say why a device is missing. Exit code 1 when something is wrong.
+
+    Example: glmfleet doctor
+    """
+    checks = examine(open_home(home))
+    if as_json:
+        print_json(checks)
+    else:
+        for check in checks:
+            say(f"{'ok     ' if check.ok else 'PROBLEM'}  {check.name}: {check.detail}")
+            if not check.ok and check.advice:
+                say(f"         {check.advice}")
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+def examine(home: Home) -> list[Check]:
+    """Everything that can be looked at from here, in the order in which it is set up."""
+    checks = [Check("home", True, str(home.path)), _models(home)]
+    local = local_fleet(home).status()
+    checks += [
+        Check(f"simulated device {one.name}", False, f"ended: {one.detail}", "start it again: glmfleet sim up")
+        for one in local
+        if not one.running
+    ]
+    try:
+        with connect(home) as coordinator:
+            return [*checks, *_coordinator(coordinator, [one for one in local if one.running])]
+    except FleetError as error:
+        return [*checks, Check("coordinator", False, error.detail, error.advice)]
+
+
+def _models(home: Home) -> Check:
+    try:
+        names = ArtifactStore(home.artifacts).list()
+    except FleetError as error:
+        return Check("models", False, error.detail, error.advice)
+    if not names:
+        return Check("models", False, "none yet", "get one: glmfleet model pull smollm2-135m")
+    return Check("models", True, ", ".join(names))
+
+
+def _coordinator(coordinator: CoordinatorClient, local: Sequence[LocalDevice]) -> list[Check]:
+    devices = coordinator.devices()
+    checks = [Check("coordinator", True, "answers")]
+    checks += discovery_checks(coordinator.discovery(), devices, local)
+    checks += [device_check(device) for device in devices]
+    return checks + [_deployment_check(deployment) for deployment in coordinator.deployments()]
+
+
+def discovery_checks(report: DiscoveryReport, devices: Sequence[DeviceView], local: Sequence[LocalDevice]) -> list[Check]:
+    """Where was looked, what went wrong there, and which local devices nobody found."""
+    where = ", ".join(report.interfaces) or "no interface"
+    seeds = f"; seeds {', '.join(report.seeds)}" if report.seeds else ""
+    others = f"; {report.other_fleets} of other fleets ignored" if report.other_fleets else ""
+    found = Check(
+        "discovery",
+        bool(devices),
+        f"{count_text(len(devices), 'device')} of fleet {report.fleet_id}; mDNS on {where}{seeds}{others}",
+        "start some (glmfleet sim up --devices 3), or name one: glmfleet serve --seed HOST:PORT",
+    )
+    problems = [
+        Check("discovery", False, problem, "devices there are not found by mDNS: use --seed HOST:PORT") for problem in report.problems
+    ]
+    known = {device.device_id for device in devices}
+    missing = [
+        Check(
+            f"simulated device {one.name}", False, f"runs at {one.address} and was not found", f"try: glmfleet serve --seed {one.address}"
+        )
+        for one in local
+        if one.device_id and one.device_id not in known
+    ]
+    return [found, *problems, *missing]
+
+
+def device_check(device: DeviceView) -> Check:
+    ok = device.state == "online"
+    detail = f"{device.state} at {device.address}" + (f": {device.detail}" if device.detail else "")
+    return Check(f"device {device.name}", ok, detail, "" if ok else "is it running, and does the network let this machine reach it?")
+
+
+def _deployment_check(deployment: DeploymentView) -> Check:
+    ok = deployment.state == "ready"
+    detail = deployment.state + (f": {deployment.detail}" if deployment.detail else "")
+    again = f"when its devices are back it restores itself; or: glmfleet deploy {deployment.model} --name {deployment.name}"
+    return Check(f"deployment {deployment.name}", ok, detail, "" if ok else again)

@@ -1,0 +1,148 @@
+"""The entry point: which command lives in which module, and how an error becomes two lines and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from protos.errors import FleetError
+
+DEBUG = "GLMFLEET_DEBUG"
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+# typer carries its own click and exports only leaves of click's tree: the parent is the class of every mistake on a command line.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A command and its module. The module is imported when the command is called, so that `--help` stays quick."""
+
+    name: str
+    module: str
+    attribute: str  # a function, or a Typer with commands below it
+    summary: str
+
+
+ENTRIES = (
+    Entry("demo", "fleet.cli.demo", "demo", "The whole thing in a minute, from nothing: three devices, one model, an answer, its cost."),
+    Entry("model", "fleet.cli.model", "app", "Models: pull, import, list, show, rm."),
+    Entry("sim", "fleet.cli.sim", "app", "A local fleet of simulated devices: up, down, status, profiles."),
+    Entry("device", "fleet.cli.device", "app", "The agent on a real board: run."),
+    Entry("serve", "fleet.cli.serve", "serve", "Run the coordinator: HTTP API, discovery, deployments."),
+    Entry("devices", "fleet.cli.devices", "devices", "List the fleet's devices."),
+    Entry("doctor", "fleet.cli.doctor", "doctor", "Check this installation and say why a device is missing."),
+    Entry("plan", "fleet.cli.deploy", "plan", "Show how a model would be spread over the devices, and why."),
+    Entry("deploy", "fleet.cli.deploy", "deploy", "Push a model to the devices and make it ready."),
+    Entry("undeploy", "fleet.cli.deploy", "undeploy", "Unload a deployment from its devices."),
+    Entry("deployments", "fleet.cli.deploy", "deployments", "List deployments."),
+    Entry("generate", "fleet.cli.generate", "generate", "One prompt, one answer, streamed."),
+    Entry("chat", "fleet.cli.chat", "chat", "Talk with the deployed model."),
+    Entry("telemetry", "fleet.cli.telemetry", "telemetry", "What it cost: seconds (wall and modelled) and joules, each with its source."),
+)
+
+
+def run() -> None:
+    """What the script `glmfleet` calls."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code: 0 done, 1 failed, 2 usage, 130 interrupted.
+
+    Never a traceback for a user's mistake, unless GLMFLEET_DEBUG is set.
+    """
+    try:
+        command = typer.main.get_command(compose(arguments))
+        code = command.main(list(arguments) or ["--help"], prog_name="glmfleet", standalone_mode=False)
+        sys.stdout.flush()
+    except FleetError as error:
+        return _failed(error, error.detail, error.advice or "", EXIT_FAILED)
+    except UsageError as error:
+        return _failed(error, *_usage(error), EXIT_USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader left (`| head`): nothing to say, and nothing may be flushed at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as error:
+        detail = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _failed(error, f"a defect of glmfleet: {detail}", f"{DEBUG}=1 shows where; please report it", EXIT_FAILED)
+    if code == EXIT_INTERRUPTED:
+        print("\ninterrupted", file=sys.stderr)  # noqa: T201
+    return code if isinstance(code, int) else 0
+
+
+def compose(arguments: Sequence[str]) -> typer.Typer:
+    """The application, with the modules of the commands that these arguments name; the others are there by name and summary only."""
+    app = typer.Typer(
+        name="glmfleet", callback=_root, help=_ROOT_HELP, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=True
+    )
+    completing = any(name.endswith("_COMPLETE") for name in os.environ)
+    for entry in ENTRIES:
+        if not completing and entry.name not in arguments:
+            app.command(entry.name, help=entry.summary)(_not_loaded)
+            continue
+        command = getattr(importlib.import_module(entry.module), entry.attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=entry.name, help=entry.summary)
+        else:
+            app.command(entry.name)(command)
+    return app
+
+
+_ROOT_HELP = """Run a small GLM language model on a fleet of edge devices.
+
+\b
+New here:   glmfleet demo
+Step by step:
+  glmfleet model pull smollm2-135m      a model, quantized to int8
+  glmfleet sim up --devices 3           three simulated devices
+  glmfleet serve                        the coordinator (in another terminal)
+  glmfleet deploy smollm2-135m          spread it over the devices
+  glmfleet chat                         talk to it
+"""
+
+
+def _root(
+    home: Annotated[
+        Path | None, typer.Option("--home", help="State folder (default: GLMFLEET_HOME, else the user's data folder).", show_default=False)
+    ] = None,
+) -> None:
+    """Read by `fleet.cli.options.HomeOption`, so that --home may stand before the command as well as after it."""
+
+
+def _terminated(number: int, _frame: object) -> None:
+    """SIGTERM ends a command as Ctrl-C does, through every `finally`: child processes and temporary files go with it."""
+    raise SystemExit(128 + number)
+
+
+def _not_loaded() -> None:
+    raise AssertionError("a command was called that its arguments do not name")
+
+
+def _usage(error: Exception) -> tuple[str, str]:
+    context = getattr(error, "ctx", None)
+    format_message = getattr(error, "format_message", None)
+    detail = format_message() if callable(format_message) else str(error)
+    return " ".join(detail.split()), f"see: {context.command_path if context else 'glmfleet'} --help"
+
+
+def _failed(error: Exception, detail: str, advice: str, code: int) -> int:
+    if os.environ.get(DEBUG):
+        traceback.print_exception(error)
+    print(f"error: {detail}", file=sys.stderr)  # noqa: T201
+    if advice:
+        print(f"  {advice}", file=sys.stderr)  # noqa: T201
+    return code

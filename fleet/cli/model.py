@@ -1,0 +1,193 @@
+"""Commands for models: pull, import, list, show, rm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleet.cli.client import connect
+from fleet.cli.options import HomeOption, JsonOption, open_home
+from fleet.cli.output import Column, bytes_text, figure, note, print_json, print_table, say
+from fleet.cli.progress import progress
+from fleet.home import Home
+from fleet.models import model_view
+from fleet.views import ModelView
+from protos.errors import Conflict, Corrupt
+from quantize.artifact import ArtifactStore
+from quantize.catalog import fetch
+from quantize.formats import open_checkpoint
+from quantize.importer import import_model
+
+app = typer.Typer(name="model", rich_markup_mode="rich")
+
+BlockOption = Annotated[
+    int | None,
+    typer.Option("--block-size", help="Weights per scale: 32, 64 or 128 (default: what suits the model).", show_default=False),
+]
+RotateOption = Annotated[
+    bool, typer.Option("--rotate/--no-rotate", help="Fold a rotation into the weights, the same function with less loss at int8.")
+]
+
+
+@app.command()
+def pull(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that can be had by name: smollm2-135m.")],
+    name: Annotated[str | None, typer.Option("--name", help="What to call it here (default: MODEL).", show_default=False)] = None,
+    block_size: BlockOption = None,
+    rotate: RotateOption = True,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Download a model, quantize it to int8 and keep it.
+
+    Example: glmfleet model pull smollm2-135m
+    """
+    _tell(pull_model(open_home(home), model, name or model, block_size, rotate), as_json)
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A Hugging Face checkpoint folder: config.json, *.safetensors, tokenizer.json.")],
+    name: Annotated[str, typer.Option("--name", help="What to call it here.")],
+    block_size: BlockOption = None,
+    rotate: RotateOption = True,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Quantize a checkpoint to int8 and keep it.
+
+    Example: glmfleet model import ./glm-edge-1.5b-chat --name glm-edge
+    """
+    _tell(_quantize(ArtifactStore(open_home(home).artifacts), path, name, block_size, rotate), as_json)
+
+
+@app.command("list")
+def list_(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """List the models here.
+
+    Example: glmfleet model list --json
+    """
+    store = ArtifactStore(open_home(home).artifacts)
+    models = [model for name in store.list() if (model := _readable(store, name)) is not None]
+    if as_json:
+        print_json(models)
+        return
+    if not models:
+        note("no models yet; get one: glmfleet model pull smollm2-135m")
+        return
+    columns = [
+        Column("name"),
+        Column("parameters", True),
+        Column("layers", True),
+        Column("context", True),
+        Column("size", True),
+        Column("licence"),
+    ]
+    print_table(
+        columns,
+        [
+            [
+                model.name,
+                _parameters(model),
+                str(model.layers),
+                str(model.context),
+                bytes_text(model.size_bytes),
+                model.license or "none stated",
+            ]
+            for model in models
+        ],
+    )
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="The model's name here.")], as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Show one model.
+
+    Example: glmfleet model show smollm2-135m
+    """
+    store = ArtifactStore(open_home(home).artifacts)
+    model = model_view(name, store.load(name))
+    if as_json:
+        print_json(model)
+        return
+    for label, value in (
+        ("name", model.name),
+        ("digest", model.digest),
+        ("architecture", f"{model.architecture}, {model.layers} layers, hidden size {model.hidden_size}"),
+        ("parameters", _parameters(model)),
+        ("context", f"{model.context} tokens"),
+        ("weights", f"int{model.bits}, a scale for each {model.block_size}, {bytes_text(model.size_bytes)}"),
+        ("licence", model.license or "none stated"),
+        ("source", model.source),
+        ("notice", model.notice),
+    ):
+        if value:
+            say(f"{label:<13}{value}")
+
+
+@app.command()
+def rm(name: Annotated[str, typer.Argument(help="The model's name here.")], home: HomeOption = None) -> None:
+    """Remove a model and the bytes that only it uses.
+
+    Example: glmfleet model rm smollm2-135m
+    """
+    opened = open_home(home)
+    store = ArtifactStore(opened.artifacts)
+    store.load(name)
+    _check_unused(opened, name)
+    note(f"{name} removed, {bytes_text(store.remove(name))} freed")
+
+
+def pull_model(home: Home, model: str, name: str, block_size: int | None = None, rotate: bool = True) -> ModelView:
+    """Fetch and quantize, with progress. Raises FleetError."""
+    store = ArtifactStore(home.artifacts)
+    store.check_name(name)
+    with progress(of_bytes=True) as report:
+        path = fetch(model, home.downloads, lambda done, total: report("download", done, total))
+    return _quantize(store, path, name, block_size, rotate)
+
+
+def _quantize(store: ArtifactStore, path: Path, name: str, block_size: int | None, rotate: bool) -> ModelView:
+    with progress(of_bytes=True) as report, open_checkpoint(path) as checkpoint:
+        manifest = import_model(
+            checkpoint,
+            store,
+            name,
+            block_size=block_size,
+            rotate=rotate,
+            progress=lambda done, total, part: report("quantize to int8", done, total),
+        )
+    return model_view(name, manifest)
+
+
+def _readable(store: ArtifactStore, name: str) -> ModelView | None:
+    """A damaged model is told of and left out: the others can still be listed."""
+    try:
+        return model_view(name, store.load(name))
+    except Corrupt as error:
+        note(f"{name} is damaged: {error.detail}; remove it: glmfleet model rm {name}")
+        return None
+
+
+def _check_unused(home: Home, name: str) -> None:
+    if home.running_coordinator() is None:
+        return
+    with connect(home) as coordinator:
+        for deployment in coordinator.deployments():
+            if deployment.model == name:
+                raise Conflict(f"{name} is deployed as {deployment.name}", advice=f"first: glmfleet undeploy {deployment.name}")
+
+
+def _tell(model: ModelView, as_json: bool) -> None:
+    if as_json:
+        print_json(model)
+        return
+    note(f"{model.name}: {_parameters(model)} parameters, int8, {bytes_text(model.size_bytes)}; {model.license or 'no licence stated'}")
+    if model.notice:
+        note(model.notice)
+
+
+def _parameters(model: ModelView) -> str:
+    return f"{figure(model.parameters / 1e6)} M" if model.parameters < 1e9 else f"{figure(model.parameters / 1e9)} B"

@@ -1,0 +1,80 @@
+"""What people read: tables that fit 80 columns, figures with units, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fleet.api.encode import plain
+
+NONE = "-"  # no figure: not measured, not known
+
+
+@dataclass(frozen=True)
+class Column:
+    """Text columns give way (they wrap, nothing is cut off); figures stay on one line, to the right."""
+
+    title: str
+    figure: bool = False
+
+
+def say(line: str = "") -> None:
+    """One line of the result, to stdout."""
+    print(line, flush=True)  # noqa: T201
+
+
+def note(line: str = "") -> None:
+    """One line about the work, to stderr: stdout is for results."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def print_json(value: Any) -> None:
+    say(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, to_stderr: bool = False) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        if column.figure:
+            table.add_column(column.title, justify="right", no_wrap=True)
+        else:
+            table.add_column(column.title, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: a device's name is no markup
+    Console(stderr=to_stderr, highlight=False).print(table)
+
+
+def bytes_text(count: int) -> str:
+    """ "1.5 GiB"."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+
+
+def figure(value: float | None) -> str:
+    """Three significant digits, without an exponent where people would not want one; "-" for none."""
+    if value is None:
+        return NONE
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) < 0.001:
+        return f"{value:.2g}"
+    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1
+    return f"{value:.{digits}f}"
+
+
+def count_text(count: int, noun: str) -> str:
+    """ "1 device", "3 devices"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

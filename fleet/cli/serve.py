@@ -1,0 +1,126 @@
+"""The command that runs the coordinator: one process, one loop, the HTTP API on top."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from fleet.api.app import create_app
+from fleet.cli.api_key import ensure_key
+from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home
+from fleet.cli.output import note
+from fleet.coordinator import Coordinator
+from fleet.home import Home
+from protos.errors import Denied, InvalidInput
+from protos.transport import is_loopback
+
+DEFAULT_PORT = 7400
+DRAIN_SECONDS = 2  # what open answers get to end after a signal, before they are cancelled
+
+
+def serve(
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="HTTP port; 0: any free one.")] = DEFAULT_PORT,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; beyond loopback only with --require-key.")] = "127.0.0.1",
+    require_key: Annotated[
+        bool, typer.Option("--require-key", help="Ask every client for the key in the file api-key of the home, made when missing.")
+    ] = False,
+    seed: Annotated[
+        list[str] | None,
+        typer.Option("--seed", metavar="HOST:PORT", help="A device that mDNS does not find; may be repeated.", show_default=False),
+    ] = None,
+    interface: InterfaceOption = None,
+    insecure: InsecureOption = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, to stderr.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Run the coordinator: HTTP API, discovery, deployments. Ctrl-C ends it.
+
+    Example: glmfleet serve --port 7400
+    """
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    opened = open_home(home)
+    if not is_loopback(host) and not require_key:
+        raise Denied(f"listening on {host} lets everyone in reach use the fleet", advice="add --require-key, or leave --host out")
+    key = ensure_key(opened) if require_key else None
+    with _listening(host, port) as listener:
+        url = _url(host, listener.getsockname()[1])
+        with opened.serving(url):
+            coordinator = Coordinator(
+                opened, seeds=tuple(seed or ()), interfaces=tuple(interface) if interface else None, insecure=insecure
+            )
+            asyncio.run(_serve(coordinator, listener, url, opened, key))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: it would raise the signal again, after which nothing of ours could be closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, home: Home, key: str | None) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def on_signal() -> None:
+        stop.set()
+        for number in signals:  # a second one ends the process the hard way
+            loop.remove_signal_handler(number)
+
+    for number in signals:
+        loop.add_signal_handler(number, on_signal)
+    async with coordinator:
+        config = uvicorn.Config(
+            create_app(coordinator, api_key=key),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+        server = _Server(config)
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(server.serve(sockets=[listener]), name="http")
+            stopping = tasks.create_task(stop.wait(), name="signal")
+            note(f"glmfleet serves {url} for {home.path}; docs: {url}/docs; Ctrl-C ends it")
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            server.should_exit = True
+    note("stopped")
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket bound before anything is started: a port in use is told at once, in one line."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise InvalidInput(f"cannot listen on {host}: {error.strerror}", advice="give an address of this machine with --host") from error
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen(1024)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise InvalidInput(f"port {port} is in use", advice="choose another with --port, or --port 0 for any free one") from error
+            why = os.strerror(error.errno or 0)
+            raise InvalidInput(f"cannot listen on {host} port {port}: {why}", advice="choose others with --host and --port") from error
+        yield listener
+
+
+def _url(host: str, port: int) -> str:
+    """Where clients of this machine find it."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"

@@ -1,0 +1,133 @@
+"""Commands for a local fleet of simulated devices: up, down, status, profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+from typing import Annotated, Literal
+
+import typer
+
+from fleet.cli.device import MemoryOption
+from fleet.cli.options import HomeOption, InsecureOption, JsonOption, open_home, parse_names, parse_size
+from fleet.cli.output import Column, bytes_text, count_text, figure, note, print_json, print_table
+from fleet.home import Home
+from fleet.trust import Authority
+from sim_devices.local_fleet import DeviceSpec, LocalDevice, LocalFleet
+from sim_devices.profiles import list_profiles, load_profile
+
+app = typer.Typer(name="sim", rich_markup_mode="rich")
+
+DEFAULT_PROFILES = ("horizon-journey-5", "jetson-orin-nano-super", "rk3588")
+Pace = Literal["fast", "realtime"]
+
+
+@app.command()
+def up(
+    devices: Annotated[int | None, typer.Option("--devices", "-n", min=1, max=256, help="How many (default: one of each profile).")] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", metavar="A,B", help="Profiles, in turn (default: three kinds).", show_default=False)
+    ] = None,
+    pace: Annotated[Pace, typer.Option("--pace", help="realtime waits until the modelled time has passed.")] = "fast",
+    memory: MemoryOption = None,
+    insecure: InsecureOption = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Start simulated devices, beside those that run.
+
+    Example: glmfleet sim up --devices 3 --profile rk3588
+    """
+    opened = open_home(home)
+    specs = device_specs(parse_names(profile), devices, pace, parse_size(memory) if memory else None)
+    started = local_fleet(opened).up(specs, insecure=insecure)
+    if as_json:
+        print_json(started)
+        return
+    print_local(started)
+    if opened.running_coordinator() is None:
+        note("next, in another terminal: glmfleet serve")
+
+
+@app.command()
+def down(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Which (default: all).", show_default=False)] = None,
+    purge: Annotated[bool, typer.Option("--purge", help="Delete their state too: identity and weights.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Stop simulated devices.
+
+    Example: glmfleet sim down
+    """
+    stopped = local_fleet(open_home(home)).down(names or (), purge=purge)
+    note(f"{count_text(len(stopped), 'device')} stopped" if stopped else "no simulated device was running")
+
+
+@app.command()
+def status(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """List the simulated devices of this home.
+
+    Example: glmfleet sim status --json
+    """
+    found = local_fleet(open_home(home)).status()
+    if as_json:
+        print_json(found)
+    elif found:
+        print_local(found)
+    else:
+        note("no simulated devices; start some: glmfleet sim up --devices 3")
+
+
+@app.command()
+def profiles(as_json: JsonOption = False) -> None:
+    """List the kinds of devices that can be simulated. With --json every figure has its source.
+
+    Example: glmfleet sim profiles
+    """
+    known = [load_profile(name) for name in list_profiles()]
+    if as_json:
+        print_json(known)
+        return
+    columns = [
+        Column("profile"),
+        Column("memory", True),
+        Column("GB/s", True),
+        Column("int8 TOPS", True),
+        Column("idle W", True),
+        Column("max W", True),
+    ]
+    rows = [
+        [
+            one.name,
+            bytes_text(one.memory_bytes),
+            figure(one.figures["memory_bandwidth"].value / 1e9),
+            figure(2 * one.figures["compute"].value / 1e12),
+            figure(one.idle_watts),
+            figure(one.tdp_watts),
+        ]
+        for one in known
+    ]
+    print_table(columns, rows)
+    note("peak figures; glmfleet sim profiles --json gives each with its source and the efficiency that is assumed")
+
+
+def device_specs(profiles: Sequence[str], count: int | None, pace: Pace, memory_bytes: int | None) -> list[DeviceSpec]:
+    """`count` devices that take the profiles in turn; one of each when no count is given. Raises NotFound for an unknown profile."""
+    chosen = profiles or DEFAULT_PROFILES
+    for name in chosen:
+        load_profile(name)
+    return [DeviceSpec(name, pace=pace, memory_bytes=memory_bytes) for name in islice(cycle(chosen), count or len(chosen))]
+
+
+def local_fleet(home: Home) -> LocalFleet:
+    """The home's simulated devices; they get their identities from its fleet authority."""
+    return LocalFleet(home.path, lambda folder, name: Authority.open(home.authority).issue_folder(folder, "device", name))
+
+
+def print_local(found: Sequence[LocalDevice]) -> None:
+    columns = [Column("name"), Column("profile"), Column("pace"), Column("state"), Column("address"), Column("pid", True)]
+    rows = [[one.name, one.profile, one.pace, "running" if one.running else "ended", one.address or "-", str(one.pid)] for one in found]
+    print_table(columns, rows)
+    for one in found:
+        if one.detail:
+            note(f"{one.name} ended: {one.detail}")

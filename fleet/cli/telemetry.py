@@ -1,0 +1,67 @@
+"""The command for what it cost."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from fleet.cli.client import connect
+from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
+from fleet.cli.output import Column, figure, note, print_json, print_table
+from fleet.views import CostRow
+
+By = Literal["device", "model", "deployment", "request"]
+
+# Of a request's id: enough to tell them apart in a list; --json has it whole.
+_ID_CHARACTERS = 12
+
+
+def telemetry(
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="How far back: 90s, 10m, 2h, 1d.")] = "10m",
+    by: Annotated[By, typer.Option("--by", help="One line for each.")] = "device",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """What it cost: seconds (wall and modelled) and joules, each with its source.
+
+    Example: glmfleet telemetry --since 10m --by device --json
+    """
+    seconds = parse_duration(since)
+    with connect(open_home(home)) as coordinator:
+        rows = coordinator.telemetry(seconds, by)
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        note(f'nothing in the last {since}; ask something: glmfleet generate "What is the capital of France?"')
+    else:
+        print_costs(rows, by)
+
+
+def print_costs(rows: list[CostRow], by: By) -> None:
+    columns = [
+        Column(by),
+        Column("asked", True),
+        Column("tokens", True),
+        Column("wall\nbusy s", True),
+        Column("modelled\nbusy s", True),
+        Column("busy J", True),
+        Column("idle J", True),
+        Column("J/token", True),
+        Column("source"),
+    ]
+    print_table(columns, [_row(row, by) for row in rows])
+
+
+def _row(row: CostRow, by: By) -> list[str]:
+    return [
+        row.key[:_ID_CHARACTERS] if by == "request" else row.key,
+        str(row.requests),
+        str(row.completion_tokens),
+        figure(row.busy_seconds),
+        figure(row.modelled_busy_seconds),
+        figure(row.busy_joules),
+        figure(row.idle_joules),
+        figure(row.joules_per_token),
+        row.source,
+    ]

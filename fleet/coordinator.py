@@ -1,0 +1,274 @@
+"""The coordinator: composes discovery, registry, deployments, generation and telemetry behind what the API and the command call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from fleet.background import together
+from fleet.deployments import PERIOD_SECONDS, Deployments
+from fleet.device_link import DeviceRecord
+from fleet.discovery import Candidate, Discovery
+from fleet.generation import Generation
+from fleet.home import Home
+from fleet.ingest import BATCH_SECONDS, Ingest
+from fleet.liveness import Liveness
+from fleet.models import model_view
+from fleet.planner import PlannerDevice
+from fleet.planner import plan as plan_for
+from fleet.registry import ASKED_AT_ONCE, DEFAULT_LIVENESS, Registry
+from fleet.stage_request import DIALECT
+from fleet.store import Store
+from fleet.telemetry import By, Telemetry, source_of
+from fleet.trust import Authority
+from fleet.views import (
+    CostRow,
+    DeployEvent,
+    DeploymentView,
+    DeviceView,
+    DiscoveryReport,
+    GenerateRequest,
+    GenerateResult,
+    ModelView,
+    Plan,
+    PlanRequest,
+    TokenChunk,
+)
+from protos.errors import FleetError, InvalidInput, NotFound, Unavailable
+from protos.ids import DeviceId, Digest, FleetId
+from protos.manifest import Manifest
+from protos.transport import Credentials
+from protos.v1 import device_pb2 as pb
+from quantize.artifact import ArtifactStore
+
+INSECURE_FLEET = FleetId("insecure")
+_GROUPINGS: Mapping[str, By] = {"device": "device", "model": "model", "deployment": "deployment", "request": "request"}
+
+_log = logging.getLogger(__name__)
+
+
+class Coordinator:
+    """An async context manager: one of them runs a home's fleet. Methods are called from its event loop and raise FleetErrors."""
+
+    def __init__(
+        self,
+        home: Home,
+        *,
+        seeds: Sequence[str] = (),
+        interfaces: Sequence[str] | None = None,
+        insecure: bool = False,
+        rules: Liveness = DEFAULT_LIVENESS,
+        period_seconds: float = PERIOD_SECONDS,
+        batch_seconds: float = BATCH_SECONDS,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`seeds` and `interfaces` as of Discovery; `now` in unix seconds; the other figures are for tests."""
+        self._home = home
+        self._seeds = tuple(seeds)
+        self._interfaces = interfaces
+        self._insecure = insecure
+        self._rules = rules
+        self._period_seconds = period_seconds
+        self._batch_seconds = batch_seconds
+        self._now = now
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        fleet, credentials = await asyncio.to_thread(self._identity)
+        async with AsyncExitStack() as stack:
+            self._artifacts = await asyncio.to_thread(ArtifactStore, self._home.artifacts)
+            store = await asyncio.to_thread(self._open_store)
+            stack.callback(store.close)
+            self._telemetry = Telemetry(store)
+            self._ingest = await stack.enter_async_context(
+                Ingest(self._telemetry, self._name_of, now=self._now, batch_seconds=self._batch_seconds)
+            )
+            self._registry = await stack.enter_async_context(Registry(credentials, self._ingest.add, rules=self._rules))
+            discovery = Discovery(fleet, credentials, self._found, self._registry.gone, seeds=self._seeds, interfaces=self._interfaces)
+            self._discovery = await stack.enter_async_context(discovery)
+            self._deployments = await stack.enter_async_context(
+                Deployments(self._registry, self._artifacts, store, period_seconds=self._period_seconds)
+            )
+            self._generation = await stack.enter_async_context(
+                Generation(self._deployments, self._artifacts, self._telemetry, now=self._now)
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    def devices(self) -> list[DeviceView]:
+        """By name."""
+        models = {view.name: view for view in self._deployments.views()}
+        return [_device_view(record, models) for record in self._registry.records()]
+
+    def discovery(self) -> DiscoveryReport:
+        report = self._discovery.report()
+        ours = [f"{record.name} at {record.address}: {record.detail}" for record in self._registry.records() if record.state != "online"]
+        return dataclasses.replace(report, problems=(*report.problems, *ours))
+
+    def models(self) -> list[ModelView]:
+        """By name; a model whose manifest is damaged is left out, and logged."""
+        views = []
+        for name in self._artifacts.list():
+            try:
+                views.append(self.model(name))
+            except FleetError as error:
+                _log.warning("%s (%s)", error.detail, error.advice)
+        return views
+
+    def model(self, name: str) -> ModelView:
+        """Raises NotFound listing the models there are."""
+        return model_view(name, self._artifacts.load(name))
+
+    async def plan(self, request: PlanRequest) -> Plan:
+        """What `deploy` would do now. Raises NotFound, InvalidInput, NoSpace, Unavailable (a device that was asked for is not online)."""
+        return await self._plan(request, request.model)
+
+    async def deploy(self, request: PlanRequest, name: str | None = None) -> AsyncGenerator[DeployEvent, None]:
+        """Plan, push, load, ready events; `name` defaults to the model's. Closing the iterator before "ready" takes everything back."""
+        deployment = name or request.model
+        plan = await self._plan(request, deployment)
+        yield DeployEvent("plan", plan=plan, deployment=deployment)
+        async with contextlib.aclosing(self._deployments.deploy(plan, deployment)) as events:
+            async for event in events:
+                yield event
+
+    def deployments(self) -> list[DeploymentView]:
+        """By name."""
+        return self._deployments.views()
+
+    async def undeploy(self, name: str) -> None:
+        """Raises NotFound listing the deployments, Conflict while it is being deployed."""
+        await self._deployments.undeploy(name)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
+        """Chunks as they come, the result last. Closing the iterator early cancels the sequence."""
+        async with contextlib.aclosing(self._generation.generate(request)) as parts:
+            async for part in parts:
+                yield part
+
+    async def telemetry(self, since_seconds: float, by: str) -> list[CostRow]:
+        """What the last `since_seconds` cost. Raises InvalidInput for a span or a grouping that is none."""
+        if not since_seconds > 0:
+            raise InvalidInput(f"a span of {since_seconds:g} s", advice="for example --since 10m")
+        if by not in _GROUPINGS:
+            raise InvalidInput(f"cannot group by {by!r}", advice=f"group by {', '.join(_GROUPINGS)}")
+        if by == "device":  # its figures are the devices' counters: those of the last second count too
+            await self._registry.sample()
+        await self._ingest.flush()
+        return await asyncio.to_thread(self._telemetry.costs, since_seconds, _GROUPINGS[by], self._now())
+
+    async def wait_for_devices(self, count: int, timeout_seconds: float) -> None:
+        """Until `count` devices are online. Raises TimedOut."""
+        await self._registry.wait_online(count, timeout_seconds)
+
+    def _identity(self) -> tuple[FleetId, Credentials | None]:
+        if self._insecure:
+            return INSECURE_FLEET, None
+        authority = Authority.open(self._home.authority)
+        folder = self._home.coordinator
+        authority.issue_folder(folder, "coordinator", "coordinator")
+        files = [(folder / name).read_bytes() for name in ("certificate.pem", "key.pem", "authority.pem")]
+        return authority.fleet_id, Credentials(*files)
+
+    def _open_store(self) -> Store:
+        self._home.state_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Store(self._home.state_file)
+
+    def _found(self, candidate: Candidate) -> None:
+        self._registry.found(candidate.device_id, candidate.address, candidate.found_by)
+
+    def _name_of(self, device: str) -> str:
+        record = self._registry.record(DeviceId(device))
+        return record.name if record else device
+
+    async def _plan(self, request: PlanRequest, deployment: str) -> Plan:
+        manifest = await asyncio.to_thread(self._artifacts.load, request.model)
+        for key in request.devices:
+            record = self._registry.find(key)
+            if record.state != "online":
+                raise Unavailable(f"{record.name} is {record.state}: {record.detail}", advice="glmfleet doctor tells what was tried")
+        able = [record for record in self._registry.records() if record.description is not None and DIALECT in record.description.dialects]
+        online = [record for record in able if record.state == "online"]
+        if not online:
+            raise NotFound("no device is online", advice="start some with `glmfleet sim up`; `glmfleet doctor` tells what was tried")
+        await self._registry.refresh(record.device_id for record in online)
+        candidates = [
+            _planner_device(current.device_id, current.description, deployment)
+            for record in online
+            if (current := self._registry.record(record.device_id)) is not None and current.description is not None
+        ]
+        present = await self._present(manifest, [record.device_id for record in online])
+        return await asyncio.to_thread(plan_for, manifest, candidates, request, present)
+
+    async def _present(self, manifest: Manifest, devices: Sequence[DeviceId]) -> dict[str, frozenset[Digest]]:
+        """Blobs of the model that each device has already; none of a device that does not answer."""
+        digests = sorted(manifest.blobs())
+
+        async def one(device: DeviceId) -> frozenset[Digest]:
+            try:
+                states = await self._registry.client(device).stat_blobs(digests)
+            except FleetError:
+                return frozenset()
+            return frozenset(digest for digest, state in states.items() if state.complete)
+
+        found = await together([one(device) for device in devices], at_once=ASKED_AT_ONCE)
+        return dict(zip(devices, found, strict=True))
+
+
+def _planner_device(device: DeviceId, description: pb.DeviceDescription, deployment: str) -> PlannerDevice:
+    """Stages of the deployment that the plan would replace count as free: they are unloaded first."""
+    accelerator = description.accelerator
+    replaced_bytes = sum(stage.memory_bytes for stage in description.stages if stage.generation.deployment == deployment)
+    return PlannerDevice(
+        device_id=device,
+        name=description.name or device,
+        profile=accelerator.profile,
+        simulated=accelerator.simulated,
+        memory_bytes=max(0, description.memory_bytes - description.memory_used_bytes + replaced_bytes),
+        memory_bandwidth_bytes_per_second=accelerator.memory_bandwidth_bytes_per_second,
+        macs_per_second=accelerator.macs_per_second,
+        launch_seconds=accelerator.launch_seconds,
+        idle_watts=accelerator.idle_watts,
+        joules_per_byte=accelerator.joules_per_byte,
+        joules_per_mac=accelerator.joules_per_mac,
+    )
+
+
+def _device_view(record: DeviceRecord, deployments: Mapping[str, DeploymentView]) -> DeviceView:
+    description = record.description or pb.DeviceDescription()
+    accelerator = description.accelerator
+    return DeviceView(
+        device_id=record.device_id,
+        name=record.name,
+        address=record.address,
+        state=record.state,
+        simulated=accelerator.simulated,
+        profile=accelerator.profile,
+        pace=accelerator.pace,
+        memory_bytes=description.memory_bytes,
+        memory_used_bytes=description.memory_used_bytes,
+        energy_source=source_of(accelerator.energy_source),
+        agent_version=description.agent_version,
+        stages=tuple(_stage_line(stage, deployments.get(stage.generation.deployment)) for stage in description.stages),
+        labels=dict(description.labels),
+        found_by=record.found_by,
+        detail=record.detail,
+    )
+
+
+def _stage_line(stage: pb.StageStatus, deployment: DeploymentView | None) -> str:
+    """ "smollm2-135m stage 0 of 3: layers 0-9"."""
+    of = f" of {len(deployment.stages)}" if deployment else ""
+    numbers = sorted(int(part.removeprefix("layers.")) for part in stage.parts if part.removeprefix("layers.").isdecimal())
+    layers = f": layers {numbers[0]}-{numbers[-1]}" if numbers else ""
+    return f"{stage.generation.deployment} stage {stage.stage}{of}{layers}"

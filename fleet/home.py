@@ -1,0 +1,196 @@
+"""The state folder of one fleet on this machine: its layout, its locks, and where its coordinator answers."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from protos.errors import Conflict, InvalidInput, NoSpace
+
+VARIABLE = "GLMFLEET_HOME"
+_ADVICE = f"choose another folder with --home or {VARIABLE}"
+
+
+@dataclass(frozen=True)
+class Coordinator:
+    """Where the running coordinator of a home answers."""
+
+    url: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths below the state folder. Only the folder itself is made here; each part makes its own when it needs it."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path | None = None) -> Home:
+        """The home at `path`, else at $GLMFLEET_HOME, else in the user's data directory; made with mode 0700 when missing.
+
+        Raises InvalidInput when it is no folder or cannot be written to.
+        """
+        chosen = path or Path(os.environ.get(VARIABLE) or platformdirs.user_data_dir("glmfleet", appauthor=False))
+        folder = Path(os.path.abspath(chosen.expanduser()))
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except FileExistsError as error:
+            raise InvalidInput(f"the home {folder} is not a folder", advice=_ADVICE) from error
+        except OSError as error:
+            raise InvalidInput(f"the home {folder} cannot be written to: {error.strerror}", advice=_ADVICE) from error
+        return cls(folder)
+
+    @property
+    def authority(self) -> Path:
+        """The fleet authority: its key and certificate."""
+        return self.path / "authority"
+
+    @property
+    def coordinator(self) -> Path:
+        """The coordinator's own identity and state."""
+        return self.path / "coordinator"
+
+    @property
+    def state_file(self) -> Path:
+        """The coordinator's SQLite store."""
+        return self.coordinator / "state.sqlite"
+
+    @property
+    def coordinator_file(self) -> Path:
+        """Written by `serve` while it runs."""
+        return self.path / "coordinator.json"
+
+    @property
+    def artifacts(self) -> Path:
+        """Models and their blobs."""
+        return self.path / "artifacts"
+
+    @property
+    def downloads(self) -> Path:
+        """Checkpoints as they were fetched."""
+        return self.path / "downloads"
+
+    @property
+    def sim(self) -> Path:
+        """One folder per simulated device of this machine."""
+        return self.path / "sim"
+
+    @property
+    def device(self) -> Path:
+        """The state of a real agent on this machine."""
+        return self.path / "device"
+
+    def locked(self, name: str) -> AbstractContextManager[None]:
+        """`locked` on the home's lock of this name: for whoever comes first to make something."""
+        return locked(self.path / f"{name}.lock")
+
+    @contextmanager
+    def serving(self, url: str) -> Iterator[None]:
+        """While inside, this process is the home's one coordinator and `running_coordinator` finds it at `url`.
+
+        The kernel drops the lock with the process, so a killed coordinator is never taken for a living one.
+        Raises Conflict when another one runs.
+        """
+        try:
+            descriptor = self._take_coordinator_lock()
+        except BlockingIOError as error:
+            other = self.running_coordinator()
+            where = f" at {other.url} (process {other.pid})" if other else ""
+            raise Conflict(f"a coordinator of this home already runs{where}", advice="use it, stop it, or choose another --home") from error
+        try:
+            write_private(self.coordinator_file, json.dumps({"url": url, "pid": os.getpid()}).encode())
+            try:
+                yield
+            finally:
+                self.coordinator_file.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+    def running_coordinator(self) -> Coordinator | None:
+        """The coordinator that serves this home now, or None."""
+        try:
+            descriptor = os.open(self._coordinator_lock, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None  # nobody holds it
+        except BlockingIOError:
+            return _read_coordinator(self.coordinator_file)
+        finally:
+            os.close(descriptor)
+
+    @property
+    def _coordinator_lock(self) -> Path:
+        return self.path / "coordinator.lock"
+
+    def _take_coordinator_lock(self) -> int:
+        """Raises BlockingIOError when another coordinator holds it, and not merely a passing look of `running_coordinator`."""
+        descriptor = os.open(self._coordinator_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            for _ in range(9):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return descriptor
+                except BlockingIOError:
+                    time.sleep(0.005)  # a look takes microseconds
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """A context that one holder at a time is in, over processes and threads; others wait (blocking: keep it short).
+
+    The lock file stays: removing it would let a waiter and a newcomer hold two different files of one name.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace the file at once by one with mode 0600: readers see the old bytes or the new ones. Raises NoSpace, InvalidInput."""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(f"the disk is full, writing {path}", advice=f"free some space, or {_ADVICE}") from error
+        raise InvalidInput(f"cannot write {path}: {error.strerror}", advice=_ADVICE) from error
+
+
+def _read_coordinator(path: Path) -> Coordinator | None:
+    """What `serve` wrote; None in the moment between taking the lock and writing."""
+    try:
+        plain = json.loads(path.read_bytes())
+        return Coordinator(str(plain["url"]), int(plain["pid"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,216 @@
+"""The one Generate stream to a pipeline's head: attached, kept up, its events routed to the sequences they are for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import grpc
+import grpc.aio
+
+from fleet.background import end, set_within
+from fleet.device_client import DeviceClient
+from fleet.liveness import Liveness
+from protos.errors import FleetError, TimedOut, Unavailable, remote
+from protos.v1 import pipeline_pb2 as pb
+from protos.verdict import Verdict
+
+# The head answers Attach when every stage has connected to the next.
+ATTACH_SECONDS = 30.0
+REDIAL = Liveness(longest_wait_seconds=5.0)
+# A client that lets this many tokens wait reads slower than the fleet writes: its sequence pauses. At 100 tok/s half a second of text.
+WAITING_TOKENS = 64
+
+
+class Sequence:
+    """One request's tokens as they come. `take` until None; then `finished` says how it ended."""
+
+    def __init__(self, number: int, send: Callable[[pb.GenerateRequest], None]) -> None:
+        self.number = number
+        self.finished: pb.Finished | None = None
+        self._send = send
+        self._waiting: list[int] = []
+        self._error: FleetError | None = None
+        self._paused = False
+        self._cancelled = False
+        self._news = asyncio.Event()
+
+    async def take(self) -> tuple[int, ...] | None:
+        """All tokens that came since the last call, at least one; None after the last. Raises what ended the stream under it."""
+        while not self._waiting:
+            if self.finished is not None:
+                return None
+            if self._error is not None:
+                raise self._error
+            self._news.clear()
+            await self._news.wait()
+        ids, self._waiting = tuple(self._waiting), []
+        if self._paused:
+            self._pause(False)
+        return ids
+
+    async def end(self) -> pb.Finished:
+        """The end, whatever tokens come before it. Raises what ended the stream under it."""
+        while await self.take() is not None:
+            pass
+        assert self.finished is not None
+        return self.finished
+
+    def cancel(self) -> None:
+        """No more tokens are wanted; `finished` still comes, and with it what the sequence cost."""
+        if not (self._cancelled or self.finished or self._error):
+            self._cancelled = True
+            self._send(pb.GenerateRequest(cancel=pb.Cancel(sequence=self.number)))
+
+    def deliver(self, token_id: int) -> None:
+        self._waiting.append(token_id)
+        self._news.set()
+        if len(self._waiting) > WAITING_TOKENS and not (self._paused or self._cancelled):
+            self._pause(True)
+
+    def finish(self, finished: pb.Finished) -> None:
+        self.finished = finished
+        self._news.set()
+
+    def fail(self, error: FleetError) -> None:
+        self._error = error
+        self._news.set()
+
+    def _pause(self, paused: bool) -> None:
+        self._paused = paused
+        if not (self.finished or self._error):
+            self._send(pb.GenerateRequest(pause=pb.Pause(sequence=self.number, paused=paused)))
+
+
+class PipelineStream:
+    """`run` it as a task. When the stream ends, its sequences fail with the reason, and it is attached anew."""
+
+    def __init__(
+        self, attach: pb.Attach, connect: Callable[[], DeviceClient], changed: Callable[[], None], rules: Liveness = REDIAL
+    ) -> None:
+        """`connect` gives the head's client or raises; `changed` is told of every attaching and every loss."""
+        self._attach = attach
+        self._connect = connect
+        self._changed = changed
+        self._rules = rules
+        self._sequences: dict[int, Sequence] = {}
+        self._last_number = 0
+        self._outgoing: asyncio.Queue[pb.GenerateRequest] | None = None
+        self._call: grpc.aio.StreamStreamCall[pb.GenerateRequest, pb.GenerateEvent] | None = None
+        self._attached = asyncio.Event()
+        self._failed = asyncio.Event()
+        self._woken = asyncio.Event()
+        self.error: FleetError | None = None  # why it is not attached
+
+    @property
+    def attached(self) -> bool:
+        return self._attached.is_set()
+
+    @property
+    def open_sequences(self) -> int:
+        return len(self._sequences)
+
+    async def wait_attached(self) -> None:
+        """Until it is, or raises why the next try failed."""
+        self._failed.clear()
+        waits = [asyncio.create_task(event.wait()) for event in (self._attached, self._failed)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if not self.attached:
+            raise self.error or Unavailable("the pipeline is not attached")
+
+    def wake(self) -> None:
+        """Try now: something changed."""
+        self._woken.set()
+
+    def restart(self) -> None:
+        """Attach anew, even if the head believes that the ring is up: a stage behind it was loaded again, without its KV."""
+        if self._call is not None:
+            self._call.cancel()
+        self._woken.set()
+
+    def submit(self, request: pb.Submit) -> Sequence:
+        """Start a sequence; its number is set here. Raises Unavailable while the stream is down."""
+        if self._outgoing is None or not self.attached:
+            raise Unavailable(self.error.detail if self.error else "the pipeline is not attached yet", retry_after_seconds=1.0)
+        self._last_number += 1
+        request.sequence = self._last_number
+        sequence = self._sequences[request.sequence] = Sequence(request.sequence, self._outgoing.put_nowait)
+        self._outgoing.put_nowait(pb.GenerateRequest(submit=request))
+        return sequence
+
+    async def run(self) -> None:
+        failures = 0
+        while True:
+            self._woken.clear()
+            was_attached = False
+            try:
+                await self._session()
+            except FleetError as error:
+                was_attached = self.attached
+                self._lost(error)
+            failures = 0 if was_attached else failures + 1
+            await set_within(self._woken, self._rules.wait_seconds(failures))
+
+    async def _session(self) -> None:
+        client = self._connect()
+        outgoing: asyncio.Queue[pb.GenerateRequest] = asyncio.Queue()
+        outgoing.put_nowait(pb.GenerateRequest(attach=self._attach))
+        with remote(client.name):
+            self._call = call = client.peer.pipeline_stub.Generate(metadata=client.peer.metadata)
+            verdict = Verdict(call)
+            writer = asyncio.create_task(_write(call, outgoing), name=f"writer of {self._attach.pipeline_id}")
+            try:
+                async with asyncio.timeout(ATTACH_SECONDS) as deadline:
+                    async for event in call:
+                        if event.attached:
+                            deadline.reschedule(None)
+                            self._outgoing, self.error = outgoing, None
+                            self._attached.set()
+                            self._changed()
+                        self._route(event)
+            except grpc.aio.AioRpcError as error:
+                raise verdict.on(error) from None
+            except TimeoutError:
+                raise TimedOut(f"{client.name}: the ring did not close within {ATTACH_SECONDS:.0f} s") from None
+            finally:
+                self._call = None
+                call.cancel()
+                await end(writer)
+        raise Unavailable(f"{client.name}: the head ended the stream")
+
+    def _route(self, event: pb.GenerateEvent) -> None:
+        for token in event.tokens:
+            if sequence := self._sequences.get(token.sequence):
+                sequence.deliver(token.token_id)
+        for finished in event.finished:
+            if ended := self._sequences.pop(finished.sequence, None):
+                ended.finish(finished)
+
+    def _lost(self, error: FleetError) -> None:
+        was_attached = self.attached
+        self._outgoing, self.error = None, error
+        self._attached.clear()
+        self._failed.set()
+        sequences, self._sequences = self._sequences, {}
+        for sequence in sequences.values():
+            sequence.fail(error)
+        if was_attached:
+            self._changed()
+
+    def close(self) -> None:
+        """After the task was ended: fail what is still open."""
+        self._lost(Unavailable("the pipeline was taken down"))
+
+
+async def _write(
+    call: grpc.aio.StreamStreamCall[pb.GenerateRequest, pb.GenerateEvent], outgoing: asyncio.Queue[pb.GenerateRequest]
+) -> None:
+    # When the call ends, its reader says why.
+    with contextlib.suppress(grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+        while True:
+            await call.write(await outgoing.get())

@@ -1,0 +1,185 @@
+"""What a run of layers needs of a device and takes on it: bytes, nanoseconds, nanojoules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from protos.ids import Digest
+from protos.manifest import Manifest
+
+# Used where a device states no figure (0). Those of a small ARM board's CPU, so that a device which says nothing is taken for a slow one.
+DEFAULT_MEMORY_BANDWIDTH_BYTES_PER_SECOND = 8e9
+DEFAULT_MACS_PER_SECOND = 50e9
+DEFAULT_LAUNCH_SECONDS = 200e-6
+DEFAULT_IDLE_WATTS = 3.0
+DEFAULT_JOULES_PER_BYTE = 8 * 7e-12  # LPDDR4/5: about 7 pJ per bit
+DEFAULT_JOULES_PER_MAC = 0.23e-12  # 8-bit add and multiply at 45 nm (Horowitz, ISSCC 2014)
+
+# One message to the next stage: half of a gRPC round trip on loopback (about 300 us), as much again for a switched network.
+HOP_SECONDS = 300e-6
+LINK_BYTES_PER_SECOND = 125e6  # 1 Gbit/s
+
+# Predictions are for a sequence of this length (its KV is read at each step): a short chat.
+REFERENCE_POSITIONS = 256
+
+PREFILL_ROWS = 256
+PREFILL_MESSAGE_BYTES = 2 * 1024 * 1024  # of hidden rows in one message, half of gRPC's limit
+
+
+@dataclass(frozen=True)
+class PlannerDevice:
+    """A device as the planner sees it. Figures as in device.proto's Accelerator, after efficiency; 0 is unknown: the defaults above."""
+
+    device_id: str
+    name: str
+    profile: str
+    simulated: bool
+    memory_bytes: int  # free for this plan
+    memory_bandwidth_bytes_per_second: float = 0.0
+    macs_per_second: float = 0.0
+    launch_seconds: float = 0.0
+    idle_watts: float = 0.0
+    joules_per_byte: float = 0.0
+    joules_per_mac: float = 0.0
+
+    @property
+    def tells_energy(self) -> bool:
+        return self.idle_watts > 0 and self.joules_per_byte > 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is reserved for sequences, the same on every stage."""
+
+    context: int
+    groups: int
+    slots_per_group: int
+    prefill_chunk: int
+
+    @property
+    def capacity(self) -> int:
+        """Cache rows per slot: the context, even, and one more step of two rows."""
+        return self.context + self.context % 2 + 2
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory of one stage."""
+
+    weight_bytes: int
+    kv_bytes: int
+    activation_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weight_bytes + self.kv_bytes + self.activation_bytes
+
+
+@dataclass(frozen=True)
+class Work:
+    """One decode step of one stream in one part."""
+
+    read_bytes: int
+    macs: int
+
+
+def layer_name(layer: int) -> str:
+    return f"layers.{layer}"
+
+
+def stage_parts(first_layer: int, stop_layer: int, *, head: bool) -> tuple[str, ...]:
+    """The parts of a stage with layers [first_layer, stop_layer): the head (stage 0) also holds the two ends of the model."""
+    layers = tuple(layer_name(layer) for layer in range(first_layer, stop_layer))
+    return ("embedding", "positions", *layers, "head") if head else ("positions", *layers)
+
+
+def shape_for(manifest: Manifest, *, stages: int, context: int, slots: int) -> Shape:
+    """As many slot groups as stages, so every stage has one to work on; an even number of slots in each."""
+    per_group = max(2, _even(-(-slots // stages)))
+    rows = min(PREFILL_ROWS, PREFILL_MESSAGE_BYTES // (manifest.config.hidden_size * 4), _even(context))
+    return Shape(context, stages, per_group, max(2, rows - rows % 2))
+
+
+def weights(manifest: Manifest, parts: Iterable[str]) -> dict[Digest, int]:
+    """Bytes of each blob these parts read (first variants), each blob once: a tied head shares the embedding's."""
+    return {blob.digest: blob.size_bytes for part in parts for blob in manifest.part(part).variants[0].blobs}
+
+
+def resident_bytes(manifest: Manifest, parts: Iterable[str]) -> int:
+    """Of the weights in memory. A tied head counts although its blob is the embedding's: onnxruntime repacks it for the multiplication."""
+    return sum(manifest.part(part).cost.weight_bytes for part in parts)
+
+
+def stage_need(manifest: Manifest, parts: Sequence[str], shape: Shape) -> Need:
+    return Need(
+        weight_bytes=resident_bytes(manifest, parts),
+        kv_bytes=sum(manifest.part(part).cost.kv_bytes_per_token for part in parts) * kv_tokens(shape),
+        activation_bytes=activation_bytes(manifest, shape, head="head" in parts),
+    )
+
+
+def kv_tokens(shape: Shape) -> int:
+    """Cache rows per layer, over all slots."""
+    return shape.capacity * shape.slots_per_group * shape.groups
+
+
+def activation_bytes(manifest: Manifest, shape: Shape, *, head: bool) -> int:
+    """An allowance, fp32: for each row of the largest run the residual, its sum, two normed copies, input and output (6 hidden), packed and
+    rotated QKV, gate and up with their product (3 intermediate); the head adds logits of one row a slot. Layers reuse one another's."""
+    config = manifest.config
+    rows = max(shape.prefill_chunk, shape.slots_per_group)
+    row = 6 * config.hidden_size + 2 * (config.query_size + 2 * config.kv_size) + 3 * config.intermediate_size
+    return 4 * (rows * row + (shape.slots_per_group * config.vocab_size if head else 0))
+
+
+def part_work(manifest: Manifest, part: str, positions: int) -> Work:
+    """One decode step: the weights once, the KV of `positions` tokens, multiply-accumulates of one row (padding is not counted).
+
+    The few bytes of the "positions" table that a step reads are left out.
+    """
+    if part == "positions":
+        return Work(0, 0)
+    cost, config = manifest.part(part).cost, manifest.config
+    attention = 2 * config.query_size * positions if cost.kv_bytes_per_token else 0
+    return Work(cost.read_bytes + cost.kv_bytes_per_token * positions, cost.macs + attention)
+
+
+def work_ns(device: PlannerDevice, work: Work) -> int:
+    """Roofline: whichever of memory and arithmetic takes longer."""
+    bandwidth = device.memory_bandwidth_bytes_per_second or DEFAULT_MEMORY_BANDWIDTH_BYTES_PER_SECOND
+    return round(1e9 * max(work.read_bytes / bandwidth, work.macs / (device.macs_per_second or DEFAULT_MACS_PER_SECOND)))
+
+
+def work_nj(device: PlannerDevice, work: Work) -> int:
+    """Dynamic energy, on top of the idle power."""
+    per_byte = device.joules_per_byte or DEFAULT_JOULES_PER_BYTE
+    return round(1e9 * (work.read_bytes * per_byte + work.macs * (device.joules_per_mac or DEFAULT_JOULES_PER_MAC)))
+
+
+def launch_ns(device: PlannerDevice) -> int:
+    """Fixed cost of one run."""
+    return round(1e9 * (device.launch_seconds or DEFAULT_LAUNCH_SECONDS))
+
+
+def head_runs(stages: int) -> int:
+    """Runs of the head per token: in a ring its layers at the start and the output head at the end, alone both in one."""
+    return 1 if stages == 1 else 2
+
+
+def idle_watts(device: PlannerDevice) -> float:
+    return device.idle_watts or DEFAULT_IDLE_WATTS
+
+
+def hop_bytes(manifest: Manifest) -> int:
+    """One hidden row, fp32."""
+    return manifest.config.hidden_size * 4
+
+
+def hops_ns(manifest: Manifest, stages: int) -> int:
+    """One token's way round a ring; a single stage has none."""
+    return 0 if stages == 1 else stages * round(1e9 * (HOP_SECONDS + hop_bytes(manifest) / LINK_BYTES_PER_SECOND))
+
+
+def _even(count: int) -> int:
+    return count + count % 2

@@ -1,0 +1,62 @@
+"""The order to load one stage, made from a deployment's plan and the model's manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fleet.desired import Desired
+from protos.manifest import Blob, Manifest
+from protos.v1 import device_pb2 as pb
+from quantize.costs import stage_cost
+from quantize.graph import build_stage_graph
+
+HEAD = "head"
+DIALECT = "com.microsoft.nbits"  # the operators of the graphs made here
+
+
+def generation(desired: Desired) -> pb.Generation:
+    return pb.Generation(deployment=desired.name, number=desired.generation)
+
+
+def stage_blobs(manifest: Manifest, desired: Desired, stage: int) -> tuple[Blob, ...]:
+    """The blobs that the stage's graphs point at, each once: a tied head shares the embedding's."""
+    blobs = [blob for part in desired.plan.stages[stage].parts for blob in manifest.part(part).variants[0].blobs]
+    return tuple({blob.digest: blob for blob in blobs}.values())
+
+
+def load_request(manifest: Manifest, desired: Desired, stage: int, next_hop: pb.Hop | None) -> pb.LoadStageRequest:
+    """Builds the graphs, which takes some milliseconds: call it in an executor."""
+    plan, planned, config = desired.plan, desired.plan.stages[stage], manifest.config
+    body = [part for part in planned.parts if part != HEAD]
+    return pb.LoadStageRequest(
+        generation=generation(desired),
+        pipeline_id=desired.pipeline_id,
+        manifest_digest=plan.manifest_digest,
+        epoch=desired.epoch,
+        stage=stage,
+        stages=len(plan.stages),
+        parts=planned.parts,
+        blobs=[blob.digest for blob in stage_blobs(manifest, desired, stage)],
+        shape=pb.StageShape(
+            hidden_size=config.hidden_size,
+            vocab_size=config.vocab_size,
+            first_layer=planned.first_layer,
+            stop_layer=planned.stop_layer,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            context=plan.context,
+            groups=plan.groups,
+            slots_per_group=plan.slots_per_group,
+            prefill_chunk=plan.prefill_chunk,
+            row_multiple=row_multiple(manifest),
+        ),
+        graph=build_stage_graph(manifest, body),
+        head_graph=build_stage_graph(manifest, [HEAD]) if HEAD in planned.parts else b"",
+        next=next_hop,
+        cost=pb.StageCost(**dataclasses.asdict(stage_cost(manifest, planned.parts))),
+    )
+
+
+def row_multiple(manifest: Manifest) -> int:
+    """MatMulNBits with blocks of 128 and more computes the last of an odd number of rows differently (FACTS, Determinism)."""
+    return 2 if manifest.quantization.block_size >= 128 else 1

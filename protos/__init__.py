@@ -1,0 +1,1 @@
+"""The contract: all that two programs, or two machines, must agree on."""

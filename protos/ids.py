@@ -1,0 +1,57 @@
+"""Identifiers that two programs exchange, each a type of its own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from typing import NewType
+
+PROTOCOL_VERSION = 1
+SERVICE_TYPE = "_glmfleet._tcp.local."
+
+DeviceId = NewType("DeviceId", str)
+FleetId = NewType("FleetId", str)
+PipelineId = NewType("PipelineId", str)
+Digest = NewType("Digest", str)
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FINGERPRINT = re.compile(r"[a-z2-7]{16}")
+
+
+def _fingerprint(public_key_der: bytes) -> str:
+    """80 bits of SHA-256 over a SubjectPublicKeyInfo: 16 characters of lower-case base32, a valid DNS label."""
+    return base64.b32encode(hashlib.sha256(public_key_der).digest()[:10]).decode().lower()
+
+
+def device_id(public_key_der: bytes) -> DeviceId:
+    """The id of the device that holds this key (DER of SubjectPublicKeyInfo)."""
+    return DeviceId(_fingerprint(public_key_der))
+
+
+def fleet_id(public_key_der: bytes) -> FleetId:
+    """The id of the fleet whose authority holds this key (DER of SubjectPublicKeyInfo)."""
+    return FleetId(_fingerprint(public_key_der))
+
+
+def parse_device_id(text: str) -> DeviceId:
+    """Raises ValueError unless `text` has the form of a device's id."""
+    if not _FINGERPRINT.fullmatch(text):
+        raise ValueError(f"not a device id: {text[:80]!r}")
+    return DeviceId(text)
+
+
+def host_name(device: DeviceId) -> str:
+    """The DNS name in a device's certificate."""
+    return f"{device}.glmfleet.internal"
+
+
+def digest_of(data: bytes) -> Digest:
+    return Digest(hashlib.sha256(data).hexdigest())
+
+
+def parse_digest(text: str) -> Digest:
+    """Raises ValueError unless `text` is 64 lower-case hex digits (so it is safe as a file name)."""
+    if not _DIGEST.fullmatch(text):
+        raise ValueError(f"not a SHA-256 digest: {text[:80]!r}")
+    return Digest(text)

@@ -1,0 +1,251 @@
+"""The manifest as frozen data, with its canonical bytes: their SHA-256 is the model version's identity."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+
+from google.protobuf import json_format
+
+from protos.errors import Corrupt
+from protos.ids import Digest, digest_of, parse_digest
+from protos.v1 import manifest_pb2 as pb
+
+FORMAT_VERSION = 1
+ALIGNMENT = 4096
+ITEM_BYTES = {"float32": 4, "uint8": 1}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shapes and constants of a decoder (manifest.proto says what each is)."""
+
+    architecture: str
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    norm_epsilon: float
+    rope_theta: float
+    rotary_dim: int
+    qkv_bias: bool
+    tied_head: bool
+    max_positions: int
+    eos_token_ids: tuple[int, ...]
+
+    @property
+    def query_size(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class Quantization:
+    bits: int
+    block_size: int
+    symmetric: bool
+    rotated: bool = False
+
+
+@dataclass(frozen=True)
+class Provenance:
+    source: str
+    license: str
+    notice: str
+    parameters: int = 0
+
+
+@dataclass(frozen=True)
+class Blob:
+    digest: Digest
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where one tensor lies: `offset` bytes into blob number `blob` of its variant; C order, little-endian."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    blob: int
+    offset: int
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Variant:
+    layout: str
+    blobs: tuple[Blob, ...]
+    tensors: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one token in one part; see manifest.proto."""
+
+    weight_bytes: int
+    read_bytes: int
+    macs: int
+    kv_bytes_per_token: int
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    cost: Cost
+    variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True)
+class TextFile:
+    name: str
+    blob: Blob
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    text: str
+    tokens: int
+    perplexity: float
+    reference_perplexity: float
+    kl_divergence: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    config: ModelConfig
+    quantization: Quantization
+    provenance: Provenance
+    parts: tuple[Part, ...]
+    text_files: tuple[TextFile, ...] = ()
+    quality: QualityReport | None = None
+    format_version: int = field(default=FORMAT_VERSION)
+
+    def part(self, name: str) -> Part:
+        """Raises KeyError."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise KeyError(name)
+
+    def blobs(self) -> dict[Digest, Blob]:
+        """Every blob the manifest names (first variants and others, text files), by digest."""
+        found = [blob for part in self.parts for variant in part.variants for blob in variant.blobs]
+        return {blob.digest: blob for blob in [*found, *(file.blob for file in self.text_files)]}
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        plain = json_format.MessageToDict(_to_proto(self), preserving_proto_field_name=True)
+        return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @property
+    def digest(self) -> Digest:
+        return digest_of(self.to_bytes())
+
+
+def parse(data: bytes) -> Manifest:
+    """The manifest in these bytes. Raises Corrupt when they are no manifest we can read, or contradict themselves."""
+    message = pb.Manifest()
+    try:
+        json_format.Parse(data.decode(), message, max_recursion_depth=20)
+        if message.format_version != FORMAT_VERSION:
+            raise Corrupt(
+                f"manifest format {message.format_version}; this program reads {FORMAT_VERSION}",
+                advice="update glmfleet, or import the model again",
+            )
+        manifest = _from_proto(message)
+        _check(manifest)
+    except (json_format.ParseError, UnicodeDecodeError, ValueError) as error:
+        raise Corrupt(f"not a manifest: {' '.join(str(error).split())[:200]}", advice="import the model again") from error
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    names = [part.name for part in manifest.parts]
+    if len(set(names)) != len(names):
+        raise ValueError("a part is named twice")
+    for part in manifest.parts:
+        if not part.variants:
+            raise ValueError(f"part {part.name} has no variant")
+        for variant in part.variants:
+            for tensor in variant.tensors:
+                where = f"tensor {part.name}/{tensor.name}"
+                if tensor.dtype not in ITEM_BYTES:
+                    raise ValueError(f"{where}: unknown dtype {tensor.dtype!r}")
+                if tensor.offset % ALIGNMENT:
+                    raise ValueError(f"{where}: offset is not a multiple of {ALIGNMENT}")
+                if not 0 <= tensor.blob < len(variant.blobs):
+                    raise ValueError(f"{where}: no blob number {tensor.blob}")
+                if tensor.offset + tensor.size_bytes > variant.blobs[tensor.blob].size_bytes:
+                    raise ValueError(f"{where}: reaches beyond its blob")
+
+
+def _to_proto(manifest: Manifest) -> pb.Manifest:
+    config = manifest.config
+    return pb.Manifest(
+        format_version=manifest.format_version,
+        config=pb.ModelConfig(**{name: getattr(config, name) for name in config.__dataclass_fields__}),
+        quantization=pb.Quantization(**vars(manifest.quantization)),
+        provenance=pb.Provenance(**vars(manifest.provenance)),
+        parts=[
+            pb.Part(name=part.name, cost=pb.Cost(**vars(part.cost)), variants=[_variant_to_proto(variant) for variant in part.variants])
+            for part in manifest.parts
+        ],
+        text_files=[pb.TextFile(name=file.name, blob=_blob_to_proto(file.blob)) for file in manifest.text_files],
+        quality=pb.QualityReport(**vars(manifest.quality)) if manifest.quality else None,
+    )
+
+
+def _blob_to_proto(blob: Blob) -> pb.Blob:
+    return pb.Blob(digest=blob.digest, size_bytes=blob.size_bytes)
+
+
+def _variant_to_proto(variant: Variant) -> pb.Variant:
+    return pb.Variant(
+        layout=variant.layout,
+        blobs=[_blob_to_proto(blob) for blob in variant.blobs],
+        tensors=[pb.Tensor(**vars(tensor)) for tensor in variant.tensors],
+    )
+
+
+def _blob(message: pb.Blob) -> Blob:
+    return Blob(parse_digest(message.digest), message.size_bytes)
+
+
+def _variant(message: pb.Variant) -> Variant:
+    tensors = tuple(Tensor(t.name, t.dtype, tuple(t.shape), t.blob, t.offset) for t in message.tensors)
+    return Variant(message.layout, tuple(_blob(blob) for blob in message.blobs), tensors)
+
+
+def _cost(message: pb.Cost) -> Cost:
+    return Cost(message.weight_bytes, message.read_bytes, message.macs, message.kv_bytes_per_token)
+
+
+def _from_proto(message: pb.Manifest) -> Manifest:
+    c, q = message.config, message.quality
+    return Manifest(
+        config=ModelConfig(
+            **{name: getattr(c, name) for name in ModelConfig.__dataclass_fields__ if name != "eos_token_ids"},
+            eos_token_ids=tuple(c.eos_token_ids),
+        ),
+        quantization=Quantization(**{name: getattr(message.quantization, name) for name in Quantization.__dataclass_fields__}),
+        provenance=Provenance(**{name: getattr(message.provenance, name) for name in Provenance.__dataclass_fields__}),
+        parts=tuple(Part(p.name, _cost(p.cost), tuple(_variant(v) for v in p.variants)) for p in message.parts),
+        text_files=tuple(TextFile(f.name, _blob(f.blob)) for f in message.text_files),
+        quality=QualityReport(q.text, q.tokens, q.perplexity, q.reference_perplexity, q.kl_divergence, q.top1_agreement)
+        if message.HasField("quality")
+        else None,
+        format_version=message.format_version,
+    )

@@ -1,0 +1,271 @@
+from protos.v1 import telemetry_pb2 as _telemetry_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DescribeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DeviceDescription(_message.Message):
+    __slots__ = ("protocol_version", "device_id", "name", "agent_version", "boot_id", "accelerator", "memory_bytes", "memory_used_bytes", "storage_free_bytes", "dialects", "stages", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATOR_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIALECTS_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    device_id: str
+    name: str
+    agent_version: str
+    boot_id: str
+    accelerator: Accelerator
+    memory_bytes: int
+    memory_used_bytes: int
+    storage_free_bytes: int
+    dialects: _containers.RepeatedScalarFieldContainer[str]
+    stages: _containers.RepeatedCompositeFieldContainer[StageStatus]
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, protocol_version: _Optional[int] = ..., device_id: _Optional[str] = ..., name: _Optional[str] = ..., agent_version: _Optional[str] = ..., boot_id: _Optional[str] = ..., accelerator: _Optional[_Union[Accelerator, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., storage_free_bytes: _Optional[int] = ..., dialects: _Optional[_Iterable[str]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class Accelerator(_message.Message):
+    __slots__ = ("profile", "description", "simulated", "pace", "threads", "memory_bandwidth_bytes_per_second", "macs_per_second", "launch_seconds", "idle_watts", "joules_per_byte", "joules_per_mac", "energy_source")
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    SIMULATED_FIELD_NUMBER: _ClassVar[int]
+    PACE_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BANDWIDTH_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    MACS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    LAUNCH_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    IDLE_WATTS_FIELD_NUMBER: _ClassVar[int]
+    JOULES_PER_BYTE_FIELD_NUMBER: _ClassVar[int]
+    JOULES_PER_MAC_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    profile: str
+    description: str
+    simulated: bool
+    pace: str
+    threads: int
+    memory_bandwidth_bytes_per_second: float
+    macs_per_second: float
+    launch_seconds: float
+    idle_watts: float
+    joules_per_byte: float
+    joules_per_mac: float
+    energy_source: _telemetry_pb2.EnergySource
+    def __init__(self, profile: _Optional[str] = ..., description: _Optional[str] = ..., simulated: _Optional[bool] = ..., pace: _Optional[str] = ..., threads: _Optional[int] = ..., memory_bandwidth_bytes_per_second: _Optional[float] = ..., macs_per_second: _Optional[float] = ..., launch_seconds: _Optional[float] = ..., idle_watts: _Optional[float] = ..., joules_per_byte: _Optional[float] = ..., joules_per_mac: _Optional[float] = ..., energy_source: _Optional[_Union[_telemetry_pb2.EnergySource, str]] = ...) -> None: ...
+
+class StageStatus(_message.Message):
+    __slots__ = ("pipeline_id", "manifest_digest", "epoch", "stage", "parts", "generation", "open_sequences", "memory_bytes")
+    PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    OPEN_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    pipeline_id: str
+    manifest_digest: str
+    epoch: int
+    stage: int
+    parts: _containers.RepeatedScalarFieldContainer[str]
+    generation: Generation
+    open_sequences: int
+    memory_bytes: int
+    def __init__(self, pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ..., open_sequences: _Optional[int] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
+
+class Generation(_message.Message):
+    __slots__ = ("deployment", "number")
+    DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    deployment: str
+    number: int
+    def __init__(self, deployment: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
+
+class StatBlobsRequest(_message.Message):
+    __slots__ = ("digests",)
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    digests: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, digests: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class BlobStat(_message.Message):
+    __slots__ = ("digest", "complete", "present_bytes")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    complete: bool
+    present_bytes: int
+    def __init__(self, digest: _Optional[str] = ..., complete: _Optional[bool] = ..., present_bytes: _Optional[int] = ...) -> None: ...
+
+class StatBlobsReply(_message.Message):
+    __slots__ = ("blobs",)
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    blobs: _containers.RepeatedCompositeFieldContainer[BlobStat]
+    def __init__(self, blobs: _Optional[_Iterable[_Union[BlobStat, _Mapping]]] = ...) -> None: ...
+
+class PutBlobRequest(_message.Message):
+    __slots__ = ("header", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: PutBlobHeader
+    chunk: bytes
+    def __init__(self, header: _Optional[_Union[PutBlobHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class PutBlobHeader(_message.Message):
+    __slots__ = ("digest", "size_bytes", "offset")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    size_bytes: int
+    offset: int
+    def __init__(self, digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class PutBlobReply(_message.Message):
+    __slots__ = ("received_bytes",)
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    received_bytes: int
+    def __init__(self, received_bytes: _Optional[int] = ...) -> None: ...
+
+class RetainBlobsRequest(_message.Message):
+    __slots__ = ("generation", "digests")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    generation: Generation
+    digests: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., digests: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RetainBlobsReply(_message.Message):
+    __slots__ = ("freed_bytes",)
+    FREED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    freed_bytes: int
+    def __init__(self, freed_bytes: _Optional[int] = ...) -> None: ...
+
+class LoadStageRequest(_message.Message):
+    __slots__ = ("generation", "pipeline_id", "manifest_digest", "epoch", "stage", "stages", "parts", "blobs", "shape", "graph", "head_graph", "next", "cost")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_FIELD_NUMBER: _ClassVar[int]
+    HEAD_GRAPH_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    generation: Generation
+    pipeline_id: str
+    manifest_digest: str
+    epoch: int
+    stage: int
+    stages: int
+    parts: _containers.RepeatedScalarFieldContainer[str]
+    blobs: _containers.RepeatedScalarFieldContainer[str]
+    shape: StageShape
+    graph: bytes
+    head_graph: bytes
+    next: Hop
+    cost: StageCost
+    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ...) -> None: ...
+
+class StageShape(_message.Message):
+    __slots__ = ("hidden_size", "vocab_size", "first_layer", "stop_layer", "kv_heads", "head_dim", "context", "groups", "slots_per_group", "prefill_chunk", "row_multiple")
+    HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
+    STOP_LAYER_FIELD_NUMBER: _ClassVar[int]
+    KV_HEADS_FIELD_NUMBER: _ClassVar[int]
+    HEAD_DIM_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_PER_GROUP_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    ROW_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
+    hidden_size: int
+    vocab_size: int
+    first_layer: int
+    stop_layer: int
+    kv_heads: int
+    head_dim: int
+    context: int
+    groups: int
+    slots_per_group: int
+    prefill_chunk: int
+    row_multiple: int
+    def __init__(self, hidden_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., first_layer: _Optional[int] = ..., stop_layer: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., context: _Optional[int] = ..., groups: _Optional[int] = ..., slots_per_group: _Optional[int] = ..., prefill_chunk: _Optional[int] = ..., row_multiple: _Optional[int] = ...) -> None: ...
+
+class StageCost(_message.Message):
+    __slots__ = ("weight_bytes", "read_bytes", "macs_per_row", "kv_bytes_per_token", "head_read_bytes", "head_macs_per_row", "attention_macs_per_position")
+    WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MACS_PER_ROW_FIELD_NUMBER: _ClassVar[int]
+    KV_BYTES_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    HEAD_READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HEAD_MACS_PER_ROW_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_MACS_PER_POSITION_FIELD_NUMBER: _ClassVar[int]
+    weight_bytes: int
+    read_bytes: int
+    macs_per_row: int
+    kv_bytes_per_token: int
+    head_read_bytes: int
+    head_macs_per_row: int
+    attention_macs_per_position: int
+    def __init__(self, weight_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., macs_per_row: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., head_read_bytes: _Optional[int] = ..., head_macs_per_row: _Optional[int] = ..., attention_macs_per_position: _Optional[int] = ...) -> None: ...
+
+class Hop(_message.Message):
+    __slots__ = ("device_id", "address")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    address: str
+    def __init__(self, device_id: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+
+class LoadStageReply(_message.Message):
+    __slots__ = ("memory_bytes", "load_seconds")
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    memory_bytes: int
+    load_seconds: float
+    def __init__(self, memory_bytes: _Optional[int] = ..., load_seconds: _Optional[float] = ...) -> None: ...
+
+class UnloadStageRequest(_message.Message):
+    __slots__ = ("generation", "pipeline_id")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
+    generation: Generation
+    pipeline_id: str
+    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ...) -> None: ...
+
+class UnloadStageReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchTelemetryRequest(_message.Message):
+    __slots__ = ("interval_seconds",)
+    INTERVAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    interval_seconds: float
+    def __init__(self, interval_seconds: _Optional[float] = ...) -> None: ...

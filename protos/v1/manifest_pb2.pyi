@@ -1,0 +1,161 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Manifest(_message.Message):
+    __slots__ = ("format_version", "config", "quantization", "provenance", "parts", "text_files", "quality")
+    FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FILES_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    format_version: int
+    config: ModelConfig
+    quantization: Quantization
+    provenance: Provenance
+    parts: _containers.RepeatedCompositeFieldContainer[Part]
+    text_files: _containers.RepeatedCompositeFieldContainer[TextFile]
+    quality: QualityReport
+    def __init__(self, format_version: _Optional[int] = ..., config: _Optional[_Union[ModelConfig, _Mapping]] = ..., quantization: _Optional[_Union[Quantization, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., text_files: _Optional[_Iterable[_Union[TextFile, _Mapping]]] = ..., quality: _Optional[_Union[QualityReport, _Mapping]] = ...) -> None: ...
+
+class ModelConfig(_message.Message):
+    __slots__ = ("architecture", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size", "vocab_size", "norm_epsilon", "rope_theta", "rotary_dim", "qkv_bias", "tied_head", "max_positions", "eos_token_ids")
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    KV_HEADS_FIELD_NUMBER: _ClassVar[int]
+    HEAD_DIM_FIELD_NUMBER: _ClassVar[int]
+    INTERMEDIATE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NORM_EPSILON_FIELD_NUMBER: _ClassVar[int]
+    ROPE_THETA_FIELD_NUMBER: _ClassVar[int]
+    ROTARY_DIM_FIELD_NUMBER: _ClassVar[int]
+    QKV_BIAS_FIELD_NUMBER: _ClassVar[int]
+    TIED_HEAD_FIELD_NUMBER: _ClassVar[int]
+    MAX_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    EOS_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    architecture: str
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    norm_epsilon: float
+    rope_theta: float
+    rotary_dim: int
+    qkv_bias: bool
+    tied_head: bool
+    max_positions: int
+    eos_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, architecture: _Optional[str] = ..., hidden_size: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., intermediate_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., norm_epsilon: _Optional[float] = ..., rope_theta: _Optional[float] = ..., rotary_dim: _Optional[int] = ..., qkv_bias: _Optional[bool] = ..., tied_head: _Optional[bool] = ..., max_positions: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Quantization(_message.Message):
+    __slots__ = ("bits", "block_size", "symmetric", "rotated")
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SYMMETRIC_FIELD_NUMBER: _ClassVar[int]
+    ROTATED_FIELD_NUMBER: _ClassVar[int]
+    bits: int
+    block_size: int
+    symmetric: bool
+    rotated: bool
+    def __init__(self, bits: _Optional[int] = ..., block_size: _Optional[int] = ..., symmetric: _Optional[bool] = ..., rotated: _Optional[bool] = ...) -> None: ...
+
+class Provenance(_message.Message):
+    __slots__ = ("source", "license", "notice", "parameters")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    LICENSE_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    license: str
+    notice: str
+    parameters: int
+    def __init__(self, source: _Optional[str] = ..., license: _Optional[str] = ..., notice: _Optional[str] = ..., parameters: _Optional[int] = ...) -> None: ...
+
+class Blob(_message.Message):
+    __slots__ = ("digest", "size_bytes")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    size_bytes: int
+    def __init__(self, digest: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class Part(_message.Message):
+    __slots__ = ("name", "cost", "variants")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    VARIANTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    cost: Cost
+    variants: _containers.RepeatedCompositeFieldContainer[Variant]
+    def __init__(self, name: _Optional[str] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., variants: _Optional[_Iterable[_Union[Variant, _Mapping]]] = ...) -> None: ...
+
+class Cost(_message.Message):
+    __slots__ = ("weight_bytes", "read_bytes", "macs", "kv_bytes_per_token")
+    WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MACS_FIELD_NUMBER: _ClassVar[int]
+    KV_BYTES_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    weight_bytes: int
+    read_bytes: int
+    macs: int
+    kv_bytes_per_token: int
+    def __init__(self, weight_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., macs: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ...) -> None: ...
+
+class Variant(_message.Message):
+    __slots__ = ("layout", "blobs", "tensors")
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    layout: str
+    blobs: _containers.RepeatedCompositeFieldContainer[Blob]
+    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, layout: _Optional[str] = ..., blobs: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+
+class Tensor(_message.Message):
+    __slots__ = ("name", "dtype", "shape", "blob", "offset")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    blob: int
+    offset: int
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., blob: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class TextFile(_message.Message):
+    __slots__ = ("name", "blob")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    blob: Blob
+    def __init__(self, name: _Optional[str] = ..., blob: _Optional[_Union[Blob, _Mapping]] = ...) -> None: ...
+
+class QualityReport(_message.Message):
+    __slots__ = ("text", "tokens", "perplexity", "reference_perplexity", "kl_divergence", "top1_agreement")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
+    KL_DIVERGENCE_FIELD_NUMBER: _ClassVar[int]
+    TOP1_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    tokens: int
+    perplexity: float
+    reference_perplexity: float
+    kl_divergence: float
+    top1_agreement: float
+    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[int] = ..., perplexity: _Optional[float] = ..., reference_perplexity: _Optional[float] = ..., kl_divergence: _Optional[float] = ..., top1_agreement: _Optional[float] = ...) -> None: ...

@@ -1,0 +1,238 @@
+from protos.v1 import telemetry_pb2 as _telemetry_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FINISH_REASON_UNSPECIFIED: _ClassVar[FinishReason]
+    FINISH_REASON_STOP: _ClassVar[FinishReason]
+    FINISH_REASON_LENGTH: _ClassVar[FinishReason]
+    FINISH_REASON_CANCELLED: _ClassVar[FinishReason]
+    FINISH_REASON_ERROR: _ClassVar[FinishReason]
+FINISH_REASON_UNSPECIFIED: FinishReason
+FINISH_REASON_STOP: FinishReason
+FINISH_REASON_LENGTH: FinishReason
+FINISH_REASON_CANCELLED: FinishReason
+FINISH_REASON_ERROR: FinishReason
+
+class GenerateRequest(_message.Message):
+    __slots__ = ("attach", "submit", "cancel", "pause")
+    ATTACH_FIELD_NUMBER: _ClassVar[int]
+    SUBMIT_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_FIELD_NUMBER: _ClassVar[int]
+    attach: Attach
+    submit: Submit
+    cancel: Cancel
+    pause: Pause
+    def __init__(self, attach: _Optional[_Union[Attach, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ...) -> None: ...
+
+class Attach(_message.Message):
+    __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    pipeline_id: str
+    manifest_digest: str
+    epoch: int
+    def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class Submit(_message.Message):
+    __slots__ = ("sequence", "prompt_ids", "forced_ids", "sampling", "max_tokens", "stop_token_ids")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
+    FORCED_IDS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    prompt_ids: _containers.RepeatedScalarFieldContainer[int]
+    forced_ids: _containers.RepeatedScalarFieldContainer[int]
+    sampling: Sampling
+    max_tokens: int
+    stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, sequence: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., forced_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Sampling(_message.Message):
+    __slots__ = ("temperature", "top_k", "top_p", "seed")
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class Cancel(_message.Message):
+    __slots__ = ("sequence",)
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    def __init__(self, sequence: _Optional[int] = ...) -> None: ...
+
+class Pause(_message.Message):
+    __slots__ = ("sequence", "paused")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    paused: bool
+    def __init__(self, sequence: _Optional[int] = ..., paused: _Optional[bool] = ...) -> None: ...
+
+class GenerateEvent(_message.Message):
+    __slots__ = ("attached", "tokens", "finished")
+    ATTACHED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    attached: bool
+    tokens: _containers.RepeatedCompositeFieldContainer[TokenEvent]
+    finished: _containers.RepeatedCompositeFieldContainer[Finished]
+    def __init__(self, attached: _Optional[bool] = ..., tokens: _Optional[_Iterable[_Union[TokenEvent, _Mapping]]] = ..., finished: _Optional[_Iterable[_Union[Finished, _Mapping]]] = ...) -> None: ...
+
+class TokenEvent(_message.Message):
+    __slots__ = ("sequence", "index", "token_id")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    index: int
+    token_id: int
+    def __init__(self, sequence: _Optional[int] = ..., index: _Optional[int] = ..., token_id: _Optional[int] = ...) -> None: ...
+
+class Finished(_message.Message):
+    __slots__ = ("sequence", "reason", "timing", "usage", "failure")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    reason: FinishReason
+    timing: SequenceTiming
+    usage: _containers.RepeatedCompositeFieldContainer[_telemetry_pb2.StageUsage]
+    failure: Failure
+    def __init__(self, sequence: _Optional[int] = ..., reason: _Optional[_Union[FinishReason, str]] = ..., timing: _Optional[_Union[SequenceTiming, _Mapping]] = ..., usage: _Optional[_Iterable[_Union[_telemetry_pb2.StageUsage, _Mapping]]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("code", "detail", "retry_after_seconds")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    detail: str
+    retry_after_seconds: float
+    def __init__(self, code: _Optional[str] = ..., detail: _Optional[str] = ..., retry_after_seconds: _Optional[float] = ...) -> None: ...
+
+class SequenceTiming(_message.Message):
+    __slots__ = ("queue_seconds", "first_token_seconds", "total_seconds", "modelled_first_token_seconds", "modelled_total_seconds", "prompt_tokens", "completion_tokens")
+    QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MODELLED_FIRST_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MODELLED_TOTAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    queue_seconds: float
+    first_token_seconds: float
+    total_seconds: float
+    modelled_first_token_seconds: float
+    modelled_total_seconds: float
+    prompt_tokens: int
+    completion_tokens: int
+    def __init__(self, queue_seconds: _Optional[float] = ..., first_token_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., modelled_first_token_seconds: _Optional[float] = ..., modelled_total_seconds: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ...) -> None: ...
+
+class FlowMessage(_message.Message):
+    __slots__ = ("open", "microbatch")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    MICROBATCH_FIELD_NUMBER: _ClassVar[int]
+    open: FlowOpen
+    microbatch: Microbatch
+    def __init__(self, open: _Optional[_Union[FlowOpen, _Mapping]] = ..., microbatch: _Optional[_Union[Microbatch, _Mapping]] = ...) -> None: ...
+
+class FlowOpen(_message.Message):
+    __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch", "to_stage", "ring_id")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TO_STAGE_FIELD_NUMBER: _ClassVar[int]
+    RING_ID_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    pipeline_id: str
+    manifest_digest: str
+    epoch: int
+    to_stage: int
+    ring_id: str
+    def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., to_stage: _Optional[int] = ..., ring_id: _Optional[str] = ...) -> None: ...
+
+class FlowReply(_message.Message):
+    __slots__ = ("accepted", "credit")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_FIELD_NUMBER: _ClassVar[int]
+    accepted: bool
+    credit: int
+    def __init__(self, accepted: _Optional[bool] = ..., credit: _Optional[int] = ...) -> None: ...
+
+class Microbatch(_message.Message):
+    __slots__ = ("step", "group", "prefill", "slots", "positions", "rows", "wanted", "all_wanted", "released", "moved", "opened", "modelled_at", "hidden")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    ALL_WANTED_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    MOVED_FIELD_NUMBER: _ClassVar[int]
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    MODELLED_AT_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    group: int
+    prefill: bool
+    slots: _containers.RepeatedScalarFieldContainer[int]
+    positions: _containers.RepeatedScalarFieldContainer[int]
+    rows: int
+    wanted: _containers.RepeatedScalarFieldContainer[int]
+    all_wanted: bool
+    released: _containers.RepeatedCompositeFieldContainer[Released]
+    moved: _containers.RepeatedCompositeFieldContainer[Moved]
+    opened: _containers.RepeatedCompositeFieldContainer[Opened]
+    modelled_at: float
+    hidden: bytes
+    def __init__(self, step: _Optional[int] = ..., group: _Optional[int] = ..., prefill: _Optional[bool] = ..., slots: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., rows: _Optional[int] = ..., wanted: _Optional[_Iterable[int]] = ..., all_wanted: _Optional[bool] = ..., released: _Optional[_Iterable[_Union[Released, _Mapping]]] = ..., moved: _Optional[_Iterable[_Union[Moved, _Mapping]]] = ..., opened: _Optional[_Iterable[_Union[Opened, _Mapping]]] = ..., modelled_at: _Optional[float] = ..., hidden: _Optional[bytes] = ...) -> None: ...
+
+class Opened(_message.Message):
+    __slots__ = ("slot", "sequence")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    sequence: int
+    def __init__(self, slot: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
+
+class Moved(_message.Message):
+    __slots__ = ("from_slot", "to_slot")
+    FROM_SLOT_FIELD_NUMBER: _ClassVar[int]
+    TO_SLOT_FIELD_NUMBER: _ClassVar[int]
+    from_slot: int
+    to_slot: int
+    def __init__(self, from_slot: _Optional[int] = ..., to_slot: _Optional[int] = ...) -> None: ...
+
+class Released(_message.Message):
+    __slots__ = ("slot", "sequence", "usage")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    sequence: int
+    usage: _containers.RepeatedCompositeFieldContainer[_telemetry_pb2.StageUsage]
+    def __init__(self, slot: _Optional[int] = ..., sequence: _Optional[int] = ..., usage: _Optional[_Iterable[_Union[_telemetry_pb2.StageUsage, _Mapping]]] = ...) -> None: ...

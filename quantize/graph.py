@@ -1,0 +1,80 @@
+"""ONNX stage graphs for any list of parts: no weights inside, initializers point into the blobs as external data.
+
+A graph with "embedding" takes `input_ids` int64 [batch, sequence], one without takes `hidden_in` float32 [batch, sequence, H].
+With layers it also takes `seqlens_k` int32 [batch] (length after this step, minus 1) and `total_sequence_length` int32 [1] (the
+longest length after this step); for each layer i of the model it takes `past_key.i` and `past_value.i` float32
+[batch, kv_heads, capacity, head_dim] and gives `present_key.i` and `present_value.i`, to be bound to the same memory.
+It gives `hidden_out` float32 [batch, sequence, H], the residual stream: a cut anywhere leaves the result the same to the bit.
+The graph of ["head"] takes `hidden_in` float32 [rows, H] and gives `logits` float32 [rows, V].
+
+Load the bytes with onnxruntime's session option `session.model_external_initializers_file_folder_path` set to the blob folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx import TensorProto
+
+from protos.errors import InvalidInput
+from protos.manifest import Manifest
+from quantize.decoder import Residual, add_embedding, add_head, add_layer
+from quantize.graph_builder import GraphBuilder
+from quantize.parts import EMBEDDING, HEAD, POSITIONS, layer_number
+
+# The operator set of these graphs, as devices name it in Describe.
+DIALECT = "com.microsoft.nbits"
+
+
+def build_stage_graph(manifest: Manifest, parts: Sequence[str], *, accuracy_level: int = 4) -> bytes:
+    """A serialized ONNX model for these parts: exactly ["head"], or embedding and consecutive layers in any order, with "positions"
+    when there are layers.
+
+    accuracy_level is MatMulNBits': 4 computes in int8 (activations quantized per row and block), 0 keeps activations in fp32.
+    Raises InvalidInput for a list that is no stage of this model.
+    """
+    builder = GraphBuilder(manifest, accuracy_level)
+    hidden_size = manifest.config.hidden_size
+    if list(parts) == [HEAD]:
+        builder.add_input("hidden_in", TensorProto.FLOAT, ["rows", hidden_size])
+        add_head(builder, "hidden_in", "logits")
+        builder.add_output("logits", TensorProto.FLOAT, ["rows", manifest.config.vocab_size])
+        return builder.serialize("head")
+
+    layers = _layers(parts)
+    if EMBEDDING in parts:
+        builder.add_input("input_ids", TensorProto.INT64, ["batch", "sequence"])
+        hidden = add_embedding(builder, "input_ids")
+    else:
+        builder.add_input("hidden_in", TensorProto.FLOAT, ["batch", "sequence", hidden_size])
+        hidden = "hidden_in"
+    if layers:
+        builder.add_input("seqlens_k", TensorProto.INT32, ["batch"])
+        builder.add_input("total_sequence_length", TensorProto.INT32, [1])
+        residual = Residual.begin(builder, hidden)
+        for layer in layers:
+            residual = add_layer(builder, layer, residual)
+        builder.add_node("Add", [residual.stream, residual.branch], ["hidden_out"])
+    else:
+        builder.add_node("Identity", [hidden], ["hidden_out"])
+    builder.add_output("hidden_out", TensorProto.FLOAT, ["batch", "sequence", hidden_size])
+    return builder.serialize("stage")
+
+
+def _layers(parts: Sequence[str]) -> range:
+    """The consecutive layers among parts that make a stage."""
+    if not parts or len(set(parts)) != len(parts):
+        raise InvalidInput(f"no stage: {_brief(parts)}", advice="name each part once")
+    numbers = sorted(number for part in parts if (number := layer_number(part)) is not None)
+    others = [part for part in parts if layer_number(part) is None]
+    if HEAD in others:
+        raise InvalidInput(f"no stage: {_brief(parts)}", advice="the head is a graph of its own")
+    if numbers and (POSITIONS not in others or numbers[-1] - numbers[0] + 1 != len(numbers)):
+        raise InvalidInput(f"no stage: {_brief(parts)}", advice="layers must be consecutive and need the part 'positions'")
+    if (not numbers and EMBEDDING not in others) or set(others) - {EMBEDDING, POSITIONS}:
+        raise InvalidInput(f"no stage: {_brief(parts)}", advice="a stage is embedding, positions and layers.N")
+    return range(numbers[0], numbers[-1] + 1) if numbers else range(0)
+
+
+def _brief(parts: Sequence[str]) -> str:
+    return ", ".join(parts)[:120] or "no parts"

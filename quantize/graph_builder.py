@@ -1,0 +1,72 @@
+"""Collects nodes, inputs, outputs and external initializers into one ONNX model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx import GraphProto, ModelProto, TensorProto, helper
+
+from protos.manifest import Manifest, Tensor
+from quantize.parts import find_part
+
+_DTYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
+# IR 10 with opset 21 is read by every onnxruntime since 1.18.
+_IR_VERSION, _OPSET = 10, 21
+
+
+class GraphBuilder:
+    def __init__(self, manifest: Manifest, accuracy_level: int) -> None:
+        self.config = manifest.config
+        self.block_size = manifest.quantization.block_size
+        self.accuracy_level = accuracy_level
+        self._manifest = manifest
+        self._graph = GraphProto()
+        self._initializers: set[str] = set()
+
+    def add_input(self, name: str, dtype: int, shape: Sequence[int | str]) -> None:
+        self._graph.input.append(helper.make_tensor_value_info(name, dtype, shape))
+
+    def add_output(self, name: str, dtype: int, shape: Sequence[int | str]) -> None:
+        self._graph.output.append(helper.make_tensor_value_info(name, dtype, shape))
+
+    def add_node(
+        self, operator: str, inputs: Sequence[str], outputs: Sequence[str], *, fused: bool = False, **attributes: int | float
+    ) -> None:
+        """`fused`: one of com.microsoft's operators. "" is an input or output left out."""
+        name = f"{operator}:{next(filter(None, outputs))}"
+        node = helper.make_node(operator, inputs, outputs, name, domain="com.microsoft" if fused else "")
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
+        self._graph.node.append(node)
+
+    def weight(self, part: str, tensor: str) -> str:
+        """The name of the initializer for this stored tensor; declared at the first call."""
+        name = f"{part}.{tensor}"
+        if name not in self._initializers:
+            self._initializers.add(name)
+            self._graph.initializer.append(self._external(name, part, tensor))
+        return name
+
+    def has_weight(self, part: str, tensor: str) -> bool:
+        return any(stored.name == tensor for stored in find_part(self._manifest, part).variants[0].tensors)
+
+    def constant(self, name: str, values: Sequence[int]) -> str:
+        """A small int64 [n] initializer kept in the graph itself; declared at the first call."""
+        if name not in self._initializers:
+            self._initializers.add(name)
+            self._graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(values)], values))
+        return name
+
+    def serialize(self, name: str) -> bytes:
+        self._graph.name = name
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
+        model = ModelProto(ir_version=_IR_VERSION, opset_import=opsets, producer_name="glmfleet", graph=self._graph)
+        return model.SerializeToString(deterministic=True)
+
+    def _external(self, name: str, part: str, tensor: str) -> TensorProto:
+        variant = find_part(self._manifest, part).variants[0]
+        stored: Tensor = next(stored for stored in variant.tensors if stored.name == tensor)
+        proto = TensorProto(name=name, data_type=_DTYPES[stored.dtype], dims=stored.shape, data_location=TensorProto.EXTERNAL)
+        place = {"location": variant.blobs[stored.blob].digest, "offset": stored.offset, "length": stored.size_bytes}
+        for key, value in place.items():
+            proto.external_data.add(key=key, value=str(value))
+        return proto

@@ -1,0 +1,160 @@
+"""A Hugging Face GLM checkpoint folder: config.json, safetensors, tokenizer.json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protos.errors import InvalidInput
+from protos.manifest import ModelConfig, Provenance
+from quantize.blocks import Floats
+from quantize.huggingface_config import parse_config, parse_json_object
+from quantize.sources import Sources, read_rows, sources_of
+from quantize.tensor_files import TensorFiles, open_tensor_files
+
+_OUTER = {"embedding.weight": "model.embed_tokens.weight", "head.norm": "model.norm.weight", "head.weight": "lm_head.weight"}
+_LAYER = "model.layers.{}."
+_INNER = {
+    "input_norm": ("input_layernorm.weight",),
+    "qkv.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+    "qkv.bias": ("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
+    "o.weight": ("self_attn.o_proj.weight",),
+    "post_norm": ("post_attention_layernorm.weight",),
+    "gate_up.weight": ("mlp.gate_up_proj.weight",),
+    "down.weight": ("mlp.down_proj.weight",),
+}
+_LICENSES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
+# GLM-4's tokenizer.json is 20 MB.
+_LARGEST_TEXT_BYTES = 128 << 20
+_SLAB_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class HuggingFaceCheckpoint:
+    """See `quantize.checkpoint.Checkpoint`; made by `open_huggingface`."""
+
+    config: ModelConfig
+    provenance: Provenance
+    text_files: Mapping[str, bytes]
+    files: TensorFiles
+    sources: Sources
+
+    def read(self, name: str, start: int, stop: int) -> Floats:
+        return read_rows(self.sources[name], start, stop, self.files.read)
+
+
+@contextmanager
+def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
+    """Opens the folder and checks all of it but the weights' values. Raises InvalidInput in one clear line."""
+    if not folder.is_dir():
+        raise InvalidInput(f"{folder} is not a folder", advice="give a checkpoint folder with config.json in it")
+    plain = parse_json_object(_read(folder, "config.json"), "config.json")
+    generation = (
+        parse_json_object(_read(folder, "generation_config.json"), "generation_config.json")
+        if _has(folder, "generation_config.json")
+        else {}
+    )
+    config = parse_config(plain, generation)
+    text_files = _text_files(folder)
+    with open_tensor_files(folder) as files:
+        config = _settle_head(config, files)
+        sources = _sources(config)
+        files.check(tensor for parts in sources.values() for tensor in parts)
+        _check_nothing_else(config, sources, files)
+        yield HuggingFaceCheckpoint(config, _provenance(folder, plain), text_files, files, sources)
+
+
+def _sources(config: ModelConfig) -> Sources:
+    return sources_of(config, _OUTER, _LAYER, _INNER)
+
+
+def _settle_head(config: ModelConfig, files: TensorFiles) -> ModelConfig:
+    """A head that is stored and differs from the embedding counts, whatever `tie_word_embeddings` says (GLM-Edge-1.5B)."""
+    embedding, head = _OUTER["embedding.weight"], _OUTER["head.weight"]
+    if not config.tied_head or head not in files.names:
+        return config
+    untied = replace(config, tied_head=False)
+    files.check(part for name in ("embedding.weight", "head.weight") for part in _sources(untied)[name])
+    for start in range(0, config.vocab_size, _SLAB_ROWS):
+        stop = min(start + _SLAB_ROWS, config.vocab_size)
+        if not np.array_equal(files.read(embedding, start, stop), files.read(head, start, stop)):
+            return untied
+    return config
+
+
+def _check_nothing_else(config: ModelConfig, sources: Sources, files: TensorFiles) -> None:
+    """A tensor that we would leave out changes what the model says: a bias unknown to config.json, a norm of a sister architecture."""
+    known = {tensor.name for parts in sources.values() for tensor in parts} | {_OUTER["head.weight"]}
+    for name in sorted(files.names - known):
+        if not name.endswith("rotary_emb.inv_freq"):
+            raise InvalidInput(
+                f"the checkpoint has a tensor that {config.architecture} with this config.json has not: {name}",
+                advice="config.json and the safetensors files must belong together",
+            )
+
+
+def _text_files(folder: Path) -> dict[str, bytes]:
+    files = {"tokenizer.json": _read(folder, "tokenizer.json")}
+    if "model" not in parse_json_object(files["tokenizer.json"], "tokenizer.json"):
+        raise InvalidInput("tokenizer.json has no model", advice="get the checkpoint again")
+    settings: dict[str, Any] = {}
+    if _has(folder, "tokenizer_config.json"):
+        files["tokenizer_config.json"] = _read(folder, "tokenizer_config.json")
+        settings = parse_json_object(files["tokenizer_config.json"], "tokenizer_config.json")
+    if _has(folder, "chat_template.jinja"):
+        files["chat_template.jinja"] = _read(folder, "chat_template.jinja")
+    elif template := _default_template(settings.get("chat_template")):
+        files["chat_template.jinja"] = template.encode()
+    for name in ("LICENSE", "LICENSE.txt", "LICENSE.md"):
+        if _has(folder, name):
+            files["LICENSE"] = _read(folder, name)
+            break
+    return files
+
+
+def _default_template(value: object) -> str:
+    """tokenizer_config.json's chat_template: a text, or a list of {name, template}."""
+    if isinstance(value, list):
+        named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
+        value = named.get("default")
+    return value if isinstance(value, str) else ""
+
+
+def _provenance(folder: Path, config: Mapping[str, Any]) -> Provenance:
+    """No path of this machine, and the same from whatever folder the files are read: the manifest's digest hangs on it."""
+    name = config.get("_name_or_path")
+    hub_name = name if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) else ""
+    return Provenance(f"Hugging Face checkpoint {hub_name}".rstrip(), _license(folder), "")
+
+
+def _license(folder: Path) -> str:
+    """What the model card's header states, as an SPDX identifier; "" when it states none that we know."""
+    if not _has(folder, "README.md"):
+        return ""
+    card = _read(folder, "README.md").decode(errors="replace")
+    header = re.match(r"---\n(.*?)\n---", card, re.DOTALL)
+    stated = re.search(r"^license:\s*['\"]?([\w.+-]+)", header[1], re.MULTILINE) if header else None
+    return _LICENSES.get(stated[1].lower(), "") if stated else ""
+
+
+def _has(folder: Path, name: str) -> bool:
+    return (folder / name).is_file()
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        with (folder / name).open("rb") as file:
+            data = file.read(_LARGEST_TEXT_BYTES + 1)
+    except FileNotFoundError:
+        raise InvalidInput(f"{name} is missing in {folder}", advice="give a whole Hugging Face checkpoint folder") from None
+    except OSError as error:
+        raise InvalidInput(f"cannot read {name} in {folder}: {error.strerror}", advice="check the folder") from error
+    if len(data) > _LARGEST_TEXT_BYTES:
+        raise InvalidInput(f"{name} is larger than {_LARGEST_TEXT_BYTES >> 20} MiB", advice="get the checkpoint again")
+    return data

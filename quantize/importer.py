@@ -1,0 +1,124 @@
+"""Checkpoint in, artifact out: tensor by tensor, a slab of rows at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+
+from protos.errors import Busy, Corrupt
+from protos.manifest import Blob, Manifest, ModelConfig, Part, Quantization, Tensor, TextFile, Variant
+from quantize.artifact import ArtifactStore, BlobWriter
+from quantize.blocks import Floats, check_block_size, check_finite, quantize
+from quantize.checkpoint import Checkpoint, slabs, tensor_shapes
+from quantize.folding import RotatedCheckpoint
+from quantize.parts import MAX_POSITIONS, POSITIONS, PartSpec, TensorSpec, layout_name, part_specs
+from quantize.positions import rotary_tables
+
+Progress = Callable[[int, int, str], None]
+
+
+def default_block_size(config: ModelConfig) -> int:
+    """32 for small models, whose quality needs it; else 128, whose scales take a quarter of the memory traffic (both measured)."""
+    return 32 if config.hidden_size < 1024 else 128
+
+
+def import_model(
+    checkpoint: Checkpoint,
+    store: ArtifactStore,
+    name: str,
+    *,
+    block_size: int | None = None,
+    rotate: bool = True,
+    progress: Progress = lambda done, total, part: None,
+) -> Manifest:
+    """Quantize `checkpoint` into `store` as model `name`; `progress` gets (bytes done, bytes in all, part).
+
+    The model exists when this returns and not before. Blobs that are already there are kept, so an import that was broken off
+    costs no second writing of what it had. Contexts beyond MAX_POSITIONS are cut to it. `rotate` is `quantize.folding`'s.
+    Raises InvalidInput (a weight that is not finite, a block size or name that cannot be), NoSpace.
+    """
+    store.check_name(name)
+    provenance = replace(checkpoint.provenance, parameters=_parameters(checkpoint.config))
+    checkpoint = RotatedCheckpoint(checkpoint) if rotate else checkpoint
+    config = replace(checkpoint.config, max_positions=min(checkpoint.config.max_positions, MAX_POSITIONS))
+    block_size = default_block_size(config) if block_size is None else block_size
+    check_block_size(block_size)
+    specs = tuple(part_specs(config, block_size))
+    meter = _Meter(sum(spec.size_bytes for spec in specs), progress)
+    with store.importing():
+        blobs: dict[str, Blob] = {}
+        for spec in specs:
+            meter.part = spec.name
+            with store.new_blob() as writer:
+                for tensor, chunk in _chunks(spec, checkpoint, config, block_size):
+                    _write(writer, tensor, chunk, meter)
+                blobs[spec.name] = writer.commit()
+        text_files = tuple(TextFile(file, store.put(data)) for file, data in sorted(checkpoint.text_files.items()))
+        manifest = Manifest(
+            config=config,
+            quantization=Quantization(bits=8, block_size=block_size, symmetric=True, rotated=rotate),
+            provenance=provenance,
+            parts=tuple(_part(spec, blobs, layout_name(block_size)) for spec in specs),
+            text_files=text_files,
+        )
+        store.save(name, manifest)
+    with suppress(Busy, Corrupt):  # another import is running, or another model is damaged: the next one cleans up
+        store.collect()
+    return manifest
+
+
+class _Meter:
+    def __init__(self, total_bytes: int, progress: Progress) -> None:
+        self.part = ""
+        self._done = 0
+        self._total = total_bytes
+        self._progress = progress
+
+    def advance(self, count_bytes: int) -> None:
+        self._done += count_bytes
+        self._progress(self._done, self._total, self.part)
+
+
+def _write(writer: BlobWriter, tensor: TensorSpec, chunk: np.ndarray, meter: _Meter) -> None:
+    before = writer.size_bytes
+    if before < tensor.offset:
+        writer.pad_to(tensor.offset)
+    writer.write(np.ascontiguousarray(chunk).data.cast("B"))
+    meter.advance(writer.size_bytes - before)
+
+
+def _chunks(spec: PartSpec, checkpoint: Checkpoint, config: ModelConfig, block_size: int) -> Iterator[tuple[TensorSpec, np.ndarray]]:
+    """What the part's own blob holds, in order. Scales follow their weights, so they are kept until those are written."""
+    if spec.name == POSITIONS:
+        yield from zip(spec.own, rotary_tables(config), strict=True)
+        return
+    scales: list[Floats] = []
+    for tensor in spec.own:
+        source = f"{spec.name}.{tensor.name}"
+        if tensor.dtype == "uint8":
+            columns = {"o.weight": config.query_size, "down.weight": config.intermediate_size}.get(tensor.name, config.hidden_size)
+            for start, stop in slabs(tensor.shape[0], columns):
+                quantized, slab_scales = quantize(checkpoint.read(source, start, stop), block_size, source)
+                scales.append(slab_scales)
+                yield tensor, quantized
+        elif tensor.name.endswith("scales"):
+            yield tensor, np.concatenate(scales)
+            scales = []
+        else:
+            vector = checkpoint.read(source, 0, tensor.shape[0])
+            check_finite(vector, source)
+            yield tensor, vector
+
+
+def _parameters(config: ModelConfig) -> int:
+    return sum(math.prod(shape) for shape in tensor_shapes(config).values())
+
+
+def _part(spec: PartSpec, blobs: dict[str, Blob], layout: str) -> Part:
+    owners = list(dict.fromkeys([spec.name, *(tensor.owner for tensor in spec.tensors)]))
+    tensors = tuple(Tensor(t.name, t.dtype, t.shape, owners.index(t.owner), t.offset) for t in spec.tensors)
+    return Part(spec.name, spec.cost, (Variant(layout, tuple(blobs[owner] for owner in owners), tensors),))

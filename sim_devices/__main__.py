@@ -1,0 +1,77 @@
+"""One simulated device: the agent of a real board, given a profile for hardware."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from device.agent import AgentConfig, run_agent
+from device.identity import insecure_identity, load_identity
+from protos.errors import FleetError
+from sim_devices.hardware import SimulatedHardware
+from sim_devices.profiles import load_profile
+
+_log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Says one JSON line on stdout: where it is when it is ready, or why it cannot start."""
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        asyncio.run(_run(options))
+    except FleetError as error:
+        _say(error=type(error).__name__, detail=error.detail, advice=error.advice)
+        _log.error("%s", f"{error.detail}; {error.advice}" if error.advice else error.detail)
+        return 1
+    return 0
+
+
+async def _run(options: argparse.Namespace) -> None:
+    hardware = SimulatedHardware(load_profile(options.profile), options.pace, memory_bytes=options.memory, threads=options.threads)
+    identity = insecure_identity(options.state) if options.insecure else load_identity(options.state)
+    config = AgentConfig(
+        state=options.state,
+        name=options.name,
+        host=options.interface,
+        port=options.port,
+        interfaces=(options.interface,),
+        insecure=options.insecure,
+        labels={},
+    )
+    await run_agent(config, hardware, lambda address: _say(device_id=identity.device_id, name=options.name, address=address))
+
+
+def _say(**facts: str) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m sim_devices", description=__doc__)
+    parser.add_argument("--state", type=Path, required=True, help="folder with identity and blobs")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--profile", required=True, help="a name, or a TOML file")
+    parser.add_argument("--pace", choices=["fast", "realtime"], default="fast")
+    parser.add_argument("--memory", type=_positive, default=None, metavar="BYTES", help="instead of the profile's")
+    parser.add_argument("--threads", type=_positive, default=1, help="of this machine, to compute with")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--interface", default="127.0.0.1", help="IPv4 address to listen on and to announce")
+    parser.add_argument("--insecure", action="store_true", help="without TLS, on loopback only")
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

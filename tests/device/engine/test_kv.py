@@ -1,0 +1,64 @@
+"""The cache's slots: shared memory, moves, freeing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from device.engine.kv import SlotGroup
+from device.stage_spec import Shape
+
+SHAPE = Shape(
+    hidden_size=8,
+    vocab_size=50,
+    first_layer=3,
+    stop_layer=5,
+    kv_heads=2,
+    head_dim=4,
+    context=6,
+    groups=1,
+    slots_per_group=4,
+    prefill_chunk=2,
+    row_multiple=1,
+)
+
+
+def arrays(group: SlotGroup, start: int = 0, stop: int = 4) -> dict[str, np.ndarray]:
+    return {past: value.numpy() for past, _, value in group.bound(start, stop)}
+
+
+def test_each_layer_has_keys_and_values_bound_for_reading_and_writing() -> None:
+    bound = [(past, present, value.shape()) for past, present, value in SlotGroup(SHAPE).bound(1, 3)]
+    names = [(f"past_{what}.{layer}", f"present_{what}.{layer}") for layer in (3, 4) for what in ("key", "value")]
+    assert [(past, present) for past, present, _ in bound] == names
+    assert {tuple(shape) for _, _, shape in bound} == {(2, 2, 8, 4)}
+
+
+def test_what_is_bound_is_the_cache_itself() -> None:
+    group = SlotGroup(SHAPE)
+    arrays(group, 1, 2)["past_key.3"][0, 1, 5, 2] = 9
+    whole = arrays(group)
+    assert whole["past_key.3"][1, 1, 5, 2] == 9
+    assert sum(int((values != 0).sum()) for values in whole.values()) == 1
+
+
+def test_a_move_copies_what_the_slot_holds_and_no_more() -> None:
+    group = SlotGroup(SHAPE)
+    random = np.random.default_rng(0)
+    for values in arrays(group).values():
+        values[...] = random.standard_normal(values.shape)
+    before = {name: values.copy() for name, values in arrays(group).items()}
+    group.lengths = [2, 0, 1, 5]
+    group.move(3, 1)
+    assert group.lengths == [2, 5, 1, 0]
+    for name, values in arrays(group).items():
+        expected = before[name].copy()
+        expected[1, :, :5] = before[name][3, :, :5]
+        assert (values == expected).all()
+
+
+def test_a_run_that_was_given_up_writes_no_length_of_the_new_ones() -> None:
+    group = SlotGroup(SHAPE)
+    begun_with = group.lengths
+    group.free_all()
+    begun_with[1] = 5
+    assert group.lengths == [0] * 4

@@ -1,0 +1,64 @@
+"""Sessions: what they refuse, and that what is bound is read and written in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from device.engine.session import Session, scalar_like, share
+from protos.errors import Internal, InvalidInput
+
+
+def doubling() -> bytes:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 3])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 3])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "double", [value], [out])
+    model: bytes = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)]).SerializeToString()
+    return model
+
+
+def test_bound_arrays_are_read_and_written_where_they_lie(tmp_path: Path) -> None:
+    session = Session(doubling(), tmp_path, 1)
+    x, y = np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32)
+    binding = session.bind([("x", share(x))], [("y", share(y))])
+    for value in (1, 5):
+        x[...] = value
+        binding.run()
+        assert (y == 2 * value).all()
+
+
+@pytest.mark.parametrize("graph", [b"", b"no graph", b"\x00" * 100, doubling()[:-9]], ids=["empty", "text", "zeros", "cut"])
+def test_what_is_no_graph_is_refused_in_one_line(tmp_path: Path, graph: bytes) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        Session(graph, tmp_path, 1)
+    assert refused.value.detail.startswith("onnxruntime refuses the stage graph: ")
+    assert "\n" not in refused.value.detail
+
+
+def test_a_run_that_fails_is_one_line(tmp_path: Path) -> None:
+    session = Session(doubling(), tmp_path, 1)
+    wrong = share(np.zeros((2, 4), np.float32))
+    with pytest.raises(Internal) as failed:
+        session.bind([("x", wrong)], [("y", wrong)]).run()
+    assert "\n" not in failed.value.detail
+
+
+def test_inputs_and_outputs_must_be_those_expected(tmp_path: Path) -> None:
+    session = Session(doubling(), tmp_path, 1)
+    session.expect({"x": (None, 3)}, {"y": (7, 3)})  # the first is open in the graph
+    for inputs, outputs, fault in (
+        ({"x": (None, 3), "z": (1,)}, {"y": (None, 3)}, "inputs .* z"),
+        ({"x": (None, 3)}, {}, "outputs .* y"),
+        ({"x": (None, 4)}, {"y": (None, 3)}, "x is"),
+        ({"x": (None, 3)}, {"y": (None, None, 3)}, "y is"),
+    ):
+        with pytest.raises(InvalidInput, match=fault):
+            session.expect(inputs, outputs)  # type: ignore[arg-type]
+
+
+def test_a_scalar_has_the_rank_the_graph_says() -> None:
+    assert scalar_like([]).shape == ()
+    assert scalar_like([1]).shape == (1,)

@@ -1,0 +1,120 @@
+"""What a client may ask for, and what it is told at the end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from device.pipeline.clients import Client, Track, parse_submit
+from device.pipeline.sampler import Sampling
+from device.pipeline.scheduler import Ending, Request, Sequence
+from device.stage_spec import Shape
+from protos.errors import Busy, InvalidInput
+from protos.v1 import pipeline_pb2 as pb
+from protos.v1 import telemetry_pb2
+
+SHAPE = Shape(8, 50, 0, 1, 1, 16, 20, 1, 2, 8, 1)
+
+
+def submit(**fields: object) -> pb.Submit:
+    return pb.Submit(**{"prompt_ids": [1, 2], "max_tokens": 3, **fields})  # type: ignore[arg-type]
+
+
+def test_a_good_request_is_taken_as_it_is() -> None:
+    wish = pb.Sampling(temperature=0.5, top_k=3, top_p=0.25, seed=2**64 - 1)
+    request = parse_submit(submit(forced_ids=[4], sampling=wish, stop_token_ids=[9, 9]), SHAPE)
+    assert request == Request((1, 2), (4,), Sampling(0.5, 3, 0.25, 2**64 - 1), 3, frozenset({9}))
+    assert parse_submit(submit(), SHAPE).sampling == Sampling()
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"prompt_ids": []}, "empty"),
+        ({"prompt_ids": [1] * 20}, "20 tokens"),
+        ({"prompt_ids": [1] * 18, "forced_ids": [1, 2]}, "20 tokens"),
+        ({"prompt_ids": [50]}, "token id 50"),
+        ({"forced_ids": [2**32 - 1]}, "token id"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"forced_ids": [1, 2, 3]}, "forced"),
+        ({"sampling": pb.Sampling(temperature=-0.1)}, "temperature"),
+        ({"sampling": pb.Sampling(temperature=float("nan"))}, "temperature"),
+        ({"sampling": pb.Sampling(temperature=float("inf"))}, "temperature"),
+        ({"sampling": pb.Sampling(top_p=1.1)}, "top_p"),
+        ({"sampling": pb.Sampling(top_p=float("nan"))}, "top_p"),
+    ],
+)
+def test_what_cannot_run_is_refused(fields: dict[str, object], fault: str) -> None:
+    with pytest.raises(InvalidInput, match=fault):
+        parse_submit(submit(**fields), SHAPE)
+
+
+def test_the_longest_prompt_that_fits() -> None:
+    assert len(parse_submit(submit(prompt_ids=[49] * 19), SHAPE).prompt_ids) == 19
+
+
+def test_a_refusal_is_told_as_an_end() -> None:
+    client = Client()
+    client.refuse(5, Busy("full", retry_after_seconds=1.5))
+    (finished,) = client.events.get_nowait().finished
+    assert (finished.sequence, finished.reason) == (5, pb.FINISH_REASON_ERROR)
+    assert (finished.failure.code, finished.failure.detail, finished.failure.retry_after_seconds) == ("Busy", "full", 1.5)
+
+
+def track(ending: Ending | None = None, *, forced: int = 0) -> Track:
+    client, sequence = Client(), Sequence(3, Request((1, 2), (0,) * forced, max_tokens=9))
+    client.sequences[8] = sequence
+    sequence.ending = ending
+    return Track(client, 8, sequence, arrived_at=100.0, modelled_arrival=10.0)
+
+
+def test_times_are_from_the_arrival() -> None:
+    one = track()
+    one.start(101.0)
+    one.note(102.0, 11.0)  # a chunk of the prompt
+    one.sequence.answer.append(7)
+    one.start(102.5)
+    one.note(103.0, 12.0)
+    one.sequence.answer.append(8)
+    one.sequence.ending = Ending.LENGTH
+    one.note(106.0, 14.5)
+    one.note(109.0, 19.0)  # its release
+    one.finish([telemetry_pb2.StageUsage(stage=4)])
+    assert one.client.sequences == {}
+    (finished,) = one.client.events.get_nowait().finished
+    assert (finished.sequence, finished.reason) == (8, pb.FINISH_REASON_LENGTH)
+    assert finished.usage[0].stage == 4
+    assert finished.timing == pb.SequenceTiming(
+        queue_seconds=1.0,
+        first_token_seconds=3.0,
+        total_seconds=6.0,
+        modelled_first_token_seconds=2.0,
+        modelled_total_seconds=4.5,
+        prompt_tokens=2,
+        completion_tokens=2,
+    )
+
+
+def test_forced_tokens_are_no_first_token() -> None:
+    one = track(forced=1)
+    one.sequence.answer.append(0)
+    one.note(102.0, None)
+    assert one.first_token_at is None
+    one.sequence.answer.append(7)
+    one.note(103.0, None)
+    assert one.first_token_at == 103.0
+
+
+def test_one_that_never_ran() -> None:
+    one = track(Ending.CANCELLED)
+    one.note(104.0, None)
+    one.finish(())
+    (finished,) = one.client.events.get_nowait().finished
+    assert finished.reason == pb.FINISH_REASON_CANCELLED
+    assert (finished.timing.queue_seconds, finished.timing.total_seconds) == (4.0, 4.0)
+    assert not finished.timing.HasField("modelled_total_seconds")
+
+
+def test_the_vocabulary_s_last_id_is_in_it() -> None:
+    assert parse_submit(submit(prompt_ids=[49]), replace(SHAPE, vocab_size=50)).prompt_ids == (49,)

@@ -1,0 +1,407 @@
+"""The streams between stages: what they refuse, what ends them, and that credit bounds what is under way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+import numpy as np
+import pytest
+
+from device.blobs import BlobStore
+from device.cpu import CpuHardware
+from device.host import StageHost
+from device.pipeline import link as link_module
+from device.pipeline.link import Link
+from device.pipeline.relay import WINDOW
+from device.pipeline.service import PipelineService
+from device.stage_spec import StageSpec, parse_spec
+from protos.errors import Conflict, FleetError, InvalidInput, NotFound, Unavailable, remote
+from protos.ids import PROTOCOL_VERSION, DeviceId
+from protos.transport import Peer, dial, serve
+from protos.v1 import device_pb2, pipeline_pb2_grpc
+from protos.v1 import pipeline_pb2 as pb
+from tests.support.checkpoints import TinyGlm
+from tests.support.ring import Client
+from tests.support.stage_specs import TinyStages
+from tests.support.waiting import wait_until
+
+SLOTS, CHUNK = 4, 8
+ROW_BYTES = 72 * 4
+HUGE = 2**32 - 1
+Call = grpc.aio.StreamStreamCall  # type: ignore[type-arg]
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> TinyStages:
+    return TinyStages.make(tmp_path_factory.mktemp("model"), TinyGlm(layers=3))
+
+
+@pytest.fixture(autouse=True)
+def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("device.cpu.copy_bandwidth", lambda: 1.0)
+
+
+# A next stage of the test's own, for the link alone.
+
+
+class Neighbour(pipeline_pb2_grpc.PipelineServicer):
+    """Answers an opening with `replies`, then reads microbatches, and sends what is put in `more`."""
+
+    def __init__(self, *replies: pb.FlowReply) -> None:
+        self.replies = replies
+        self.opening: pb.FlowOpen | None = None
+        self.messages: list[pb.Microbatch] = []
+        self.more: asyncio.Queue[pb.FlowReply | None] = asyncio.Queue()
+
+    @property
+    def steps(self) -> list[int]:
+        return [message.step for message in self.messages]
+
+    async def Flow(self, request_iterator: object, context: grpc.aio.ServicerContext) -> None:  # type: ignore[override, type-arg]  # noqa: N802
+        self.opening = (await context.read()).open
+        for reply in self.replies:
+            await context.write(reply)
+        reader = asyncio.create_task(self._read(context))
+        try:
+            while reply := await self.more.get():
+                await context.write(reply)
+            await context.abort(grpc.StatusCode.DATA_LOSS, "no more of this")
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _read(self, context: grpc.aio.ServicerContext) -> None:  # type: ignore[type-arg]
+        while isinstance(message := await context.read(), pb.FlowMessage):
+            self.messages.append(message.microbatch)
+
+
+@asynccontextmanager
+async def neighbouring(neighbour: Neighbour) -> AsyncIterator[device_pb2.Hop]:
+    """Where `neighbour` serves."""
+
+    def register(server: grpc.aio.Server) -> None:
+        pipeline_pb2_grpc.add_PipelineServicer_to_server(neighbour, server)
+
+    server, port = await serve("127.0.0.1:0", DeviceId("neighbour"), None, register)
+    try:
+        yield device_pb2.Hop(device_id="neighbour", address=f"127.0.0.1:{port}")
+    finally:
+        await server.stop(0)
+
+
+def spec_of(stages: TinyStages, stage: int, following: device_pb2.Hop) -> StageSpec:
+    """Stage `stage` of two, the other one on `following`."""
+    request = stages.requests(2, slots=SLOTS, chunk=CHUNK)[stage]
+    request.next.CopyFrom(following)
+    return parse_spec(request)
+
+
+@asynccontextmanager
+async def linked_to(neighbour: Neighbour, stages: TinyStages) -> AsyncIterator[Link]:
+    """A link, not yet connected, from stage 0 to `neighbour`."""
+    async with neighbouring(neighbour) as hop:
+        spec = spec_of(stages, 0, hop)
+        assert spec.next
+        yield Link(spec, spec.next, "ring", None)
+
+
+async def test_a_link_says_what_it_is_for_and_waits_for_credit(stages: TinyStages) -> None:
+    neighbour = Neighbour(pb.FlowReply(accepted=True, credit=2))
+    async with linked_to(neighbour, stages) as unconnected, unconnected as link:
+        assert neighbour.opening == pb.FlowOpen(
+            protocol_version=PROTOCOL_VERSION,
+            pipeline_id="test-1",
+            manifest_digest=stages.manifest.digest,
+            epoch=1,
+            to_stage=1,
+            ring_id="ring",
+        )
+        message = pb.Microbatch(step=1, hidden=b"1234")
+        assert await link.send(message) == pb.FlowMessage(microbatch=message).ByteSize()
+        await link.send(pb.Microbatch(step=2))
+        third = asyncio.create_task(link.send(pb.Microbatch(step=3)))
+        await wait_until(lambda: neighbour.steps == [1, 2])
+        assert not third.done()
+        neighbour.more.put_nowait(pb.FlowReply(credit=1))
+        await third
+        await wait_until(lambda: neighbour.steps == [1, 2, 3])
+        # The end is told to whoever waits for credit, and to whoever watches.
+        fourth = asyncio.create_task(link.send(pb.Microbatch(step=4)))
+        await asyncio.sleep(0)
+        neighbour.more.put_nowait(None)
+        for waiting in (fourth, asyncio.create_task(link.ended())):
+            with pytest.raises(FleetError, match="stage 1 on neighbour: no more of this"):
+                await waiting
+
+
+async def test_who_does_not_accept_is_no_link(stages: TinyStages) -> None:
+    async with linked_to(Neighbour(pb.FlowReply(accepted=False, credit=9)), stages) as link:
+        with pytest.raises(Conflict, match="did not accept"):
+            await link.__aenter__()
+
+
+async def test_who_does_not_answer_is_unavailable(stages: TinyStages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "CONNECT_SECONDS", 0.05)
+    async with linked_to(Neighbour(), stages) as link:
+        with pytest.raises(Unavailable, match="does not answer"):
+            await link.__aenter__()
+    async with linked_to(Neighbour(), stages) as nobody:
+        pass
+    with pytest.raises(Unavailable):
+        await nobody.__aenter__()
+
+
+# One real stage, with the test as both of its neighbours.
+
+
+@dataclass(frozen=True)
+class OneStage:
+    spec: StageSpec
+    host: StageHost
+    peer: Peer
+    neighbour: Neighbour
+
+    @asynccontextmanager
+    async def flow(self, **changes: object) -> AsyncIterator[Call]:
+        """A stream into the stage, as the one before it would open it."""
+        spec = self.spec
+        fields: dict[str, object] = {"pipeline_id": spec.pipeline, "manifest_digest": spec.manifest, "epoch": spec.epoch}
+        fields |= {"protocol_version": PROTOCOL_VERSION, "to_stage": spec.stage, "ring_id": "ring", **changes}
+        call = self.peer.pipeline_stub.Flow(metadata=self.peer.metadata)
+        try:
+            await call.write(pb.FlowMessage(open=pb.FlowOpen(**fields)))  # type: ignore[arg-type]
+            yield call
+        finally:
+            call.cancel()
+
+    @asynccontextmanager
+    async def accepted(self, ring_id: str = "ring") -> AsyncIterator[Call]:
+        async with self.flow(ring_id=ring_id) as call:
+            assert await call.read() == pb.FlowReply(accepted=True, credit=WINDOW)
+            yield call
+
+
+@asynccontextmanager
+async def one_stage(folder: Path, stages: TinyStages, stage: int) -> AsyncIterator[OneStage]:
+    blobs = BlobStore(folder / "blobs")
+    for digest in stages.manifest.blobs():
+        shutil.copy(stages.store.blob_path(digest), blobs.folder / digest)
+    hardware, device = CpuHardware(1 << 30, 1), DeviceId("real")
+    neighbour = Neighbour(pb.FlowReply(accepted=True, credit=1000))
+    async with neighbouring(neighbour) as hop, StageHost(device, hardware, blobs, None) as host:
+        spec = spec_of(stages, stage, hop)
+        await host.load(spec)
+
+        def register(server: grpc.aio.Server) -> None:
+            pipeline_pb2_grpc.add_PipelineServicer_to_server(PipelineService(host, None), server)
+
+        server, port = await serve("127.0.0.1:0", device, None, register)
+        peer = dial(f"127.0.0.1:{port}", device, None)
+        try:
+            yield OneStage(spec, host, peer, neighbour)
+        finally:
+            await peer.channel.close()
+            await server.stop(0)
+    hardware.close()
+
+
+async def end_of(call: Call) -> FleetError:
+    """What the stream ends with."""
+    async with asyncio.timeout(10):
+        try:
+            with remote("it"):
+                while await call.read() is not grpc.aio.EOF:
+                    pass
+                raise grpc.aio.AioRpcError(await call.code(), grpc.aio.Metadata(), await call.trailing_metadata(), await call.details())
+        except FleetError as error:
+            return error
+
+
+def hidden(rows: int) -> bytes:
+    return np.random.default_rng(rows).standard_normal((rows, 72)).astype("<f4").tobytes()
+
+
+def prefill(slot: int, rows: int = 4, **fields: object) -> pb.FlowMessage:
+    fields = {"opened": [pb.Opened(slot=slot, sequence=slot + 1)], "prefill": True, "slots": [slot], "positions": [0], **fields}
+    return pb.FlowMessage(microbatch=pb.Microbatch(**{"rows": rows, "hidden": hidden(rows), **fields}))  # type: ignore[arg-type]
+
+
+def decode(slots: list[int], positions: list[int], **fields: object) -> pb.FlowMessage:
+    fields = {"slots": slots, "positions": positions, "rows": len(slots), "hidden": hidden(len(slots)), **fields}
+    return pb.FlowMessage(microbatch=pb.Microbatch(**fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"protocol_version": 99}, Conflict),
+        ({"pipeline_id": "x"}, NotFound),
+        ({"manifest_digest": "0" * 64}, Conflict),
+        ({"epoch": 2}, Conflict),
+        ({"to_stage": 0}, Conflict),
+        ({"to_stage": HUGE}, Conflict),
+        ({"ring_id": ""}, InvalidInput),
+    ],
+    ids=str,
+)
+async def test_openings_that_are_not_for_this_stage(
+    tmp_path: Path, stages: TinyStages, changes: dict[str, object], error: type[FleetError]
+) -> None:
+    async with one_stage(tmp_path, stages, 1) as one, one.flow(**changes) as call:
+        assert type(await end_of(call)) is error
+        assert one.neighbour.opening is None
+
+
+async def test_the_last_stage_hands_on_the_rows_wanted(tmp_path: Path, stages: TinyStages) -> None:
+    async with one_stage(tmp_path, stages, 1) as one, one.accepted() as call:
+        assert one.neighbour.opening
+        assert (one.neighbour.opening.to_stage, one.neighbour.opening.ring_id) == (0, "ring")
+        await call.write(prefill(0, 4, step=1))
+        await call.write(prefill(1, 4, step=2, wanted=[3]))
+        await call.write(decode([0, 1], [4, 4], step=3, wanted=[1]))
+        await call.write(decode([0, 1], [5, 5], step=4, all_wanted=True))
+        released = [pb.Released(slot=0, sequence=1), pb.Released(slot=1, sequence=2)]
+        await call.write(pb.FlowMessage(microbatch=pb.Microbatch(step=5, released=released)))
+        await wait_until(lambda: len(one.neighbour.messages) == 5)
+        messages = one.neighbour.messages
+        assert [message.step for message in messages] == [1, 2, 3, 4, 5]
+        assert [len(message.hidden) // ROW_BYTES for message in messages] == [0, 1, 1, 2, 0]
+        assert [(item.usage[0].prefill_rows, item.usage[0].decode_rows) for item in messages[4].released] == [(4, 2)] * 2
+        stage = one.host.loaded[0].stage
+        assert stage.open_sequences == 0
+        assert stage.counters.sent_bytes == sum(pb.FlowMessage(microbatch=message).ByteSize() for message in messages)
+
+
+async def test_credit_comes_back_for_what_was_carried_out(tmp_path: Path, stages: TinyStages) -> None:
+    async with one_stage(tmp_path, stages, 1) as one, one.accepted() as call:
+        for step in range(WINDOW + 1):
+            await call.write(pb.FlowMessage(microbatch=pb.Microbatch(step=step)))
+        assert [await call.read() for _ in range(2)] == [pb.FlowReply(credit=WINDOW // 2)] * 2
+
+
+WRONG: dict[str, Callable[[], pb.FlowMessage]] = {
+    "second opening": lambda: pb.FlowMessage(open=pb.FlowOpen()),
+    "nothing": pb.FlowMessage,
+    "payload": lambda: decode([0], [4], hidden=b"123"),
+    "payload of megabytes": lambda: decode([0], [4], hidden=bytes(3 << 20)),
+    "group": lambda: decode([0], [4], group=HUGE),
+    "slot": lambda: decode([HUGE], [4]),
+    "slots and rows": lambda: decode([0], [4], rows=HUGE),
+    "position": lambda: decode([0], [HUGE]),
+    "position negative-like": lambda: decode([0], [2**31]),
+    "no position": lambda: decode([0], []),
+    "prefill far out": lambda: prefill(1, positions=[HUGE - 3]),
+    "prefill of nothing open": lambda: prefill(1, opened=[]),
+    "move out": lambda: decode([0], [4], moved=[pb.Moved(from_slot=0, to_slot=HUGE)]),
+    "open out": lambda: decode([0], [4], opened=[pb.Opened(slot=SLOTS, sequence=1)]),
+    "wanted": lambda: decode([0], [4], wanted=[HUGE]),
+}
+
+
+async def test_what_does_not_fit_ends_the_stream_and_nothing_else(tmp_path: Path, stages: TinyStages) -> None:
+    async with one_stage(tmp_path, stages, 1) as one:
+        for name, wrong in WRONG.items():
+            async with one.accepted(name) as call:
+                await call.write(prefill(0))
+                await call.write(wrong())
+                assert type(await end_of(call)) is InvalidInput, name
+        one.neighbour.messages.clear()
+        async with one.accepted("good") as call:
+            await call.write(prefill(0, step=7))
+            await wait_until(lambda: one.neighbour.steps == [7])
+
+
+async def test_random_bytes_are_survived(tmp_path: Path, stages: TinyStages) -> None:
+    random = np.random.default_rng(0)
+    async with one_stage(tmp_path, stages, 1) as one:
+        for method in ("Flow", "Generate"):
+            for size in range(1, 40):
+                call = one.peer.channel.stream_stream(f"/glmfleet.v1.Pipeline/{method}")(metadata=one.peer.metadata)
+                with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    await call.write(random.bytes(size))
+                    await call.read()
+                call.cancel()
+        async with one.accepted() as good:
+            await good.write(prefill(0, step=7))
+            await wait_until(lambda: one.neighbour.steps == [7])
+
+
+async def test_an_unloaded_stage_ends_its_streams(tmp_path: Path, stages: TinyStages) -> None:
+    async with one_stage(tmp_path, stages, 1) as one, one.accepted() as call:
+        await call.write(prefill(0))
+        await one.host.unload(one.spec.generation, one.spec.pipeline)
+        error = await end_of(call)
+        assert isinstance(error, Unavailable)
+        assert "stage 1 of pipeline test-1 was unloaded" in error.detail
+
+
+async def test_a_newer_ring_takes_over(tmp_path: Path, stages: TinyStages) -> None:
+    async with one_stage(tmp_path, stages, 1) as one, one.accepted("older") as older:
+        await older.write(prefill(0))
+        await wait_until(lambda: len(one.neighbour.messages) == 1)
+        stage = one.host.loaded[0].stage
+        async with one.accepted("newer") as newer:
+            assert stage.open_sequences == 0
+            await newer.write(prefill(0))
+            await older.write(prefill(1))
+            assert isinstance(await end_of(older), Conflict)
+            await wait_until(lambda: stage.open_sequences == 1)
+            assert stage.orphaned_since is None  # the older one's end says nothing of the newer
+        await wait_until(lambda: stage.orphaned_since is not None)
+
+
+async def test_the_end_behind_is_told_in_front(tmp_path: Path, stages: TinyStages) -> None:
+    async with one_stage(tmp_path, stages, 1) as one, one.accepted() as call:
+        one.neighbour.more.put_nowait(None)
+        assert "stage 0 on neighbour: no more of this" in (await end_of(call)).detail
+
+
+def _another_size(message: pb.Microbatch) -> None:
+    message.hidden = hidden(2)[:-4]
+
+
+def _another_step(message: pb.Microbatch) -> None:
+    message.step += 1
+
+
+def _another_slot(message: pb.Microbatch) -> None:
+    message.slots[0] = HUGE
+
+
+def _a_release(message: pb.Microbatch) -> None:
+    message.released.add(slot=0, sequence=1)
+
+
+@pytest.mark.parametrize("change", [_another_size, _another_step, _another_slot, _a_release])
+async def test_the_head_takes_back_only_what_it_sent(tmp_path: Path, stages: TinyStages, change: Callable[[pb.Microbatch], None]) -> None:
+    async with one_stage(tmp_path, stages, 0) as one:
+        attach = pb.Attach(protocol_version=PROTOCOL_VERSION, pipeline_id="test-1", manifest_digest=one.spec.manifest, epoch=1)
+        client = Client(one.peer, attach)
+        await client.attach()
+        assert one.neighbour.opening
+        async with one.flow(ring_id="another") as other:
+            assert isinstance(await end_of(other), Conflict)
+        async with one.accepted(one.neighbour.opening.ring_id) as returns:
+            number = await client.start([1, 2], 5)
+            await wait_until(lambda: len(one.neighbour.messages) == 1)
+            message = one.neighbour.messages[0]
+            message.hidden = hidden(1)
+            await returns.write(pb.FlowMessage(microbatch=message))
+            await wait_until(lambda: len(one.neighbour.messages) == 2)
+            assert len(client.answer(number).token_ids) == 1
+            message = one.neighbour.messages[1]
+            message.hidden = hidden(1)
+            change(message)
+            await returns.write(pb.FlowMessage(microbatch=message))
+            assert isinstance(await end_of(returns), InvalidInput | Conflict)
+            answer = await client.end(number)
+            assert isinstance(answer.error, InvalidInput | Conflict)
+        await client.close()
+        await wait_until(lambda: one.host.statuses()[0].open_sequences == 0)

@@ -1,0 +1,157 @@
+"""The ring of real agents: the text does not depend on the cut, on company, on replay; and nothing is left open."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from protos.errors import Conflict, InvalidInput, NotFound, Unavailable
+from protos.manifest import Manifest
+from protos.v1 import pipeline_pb2
+from quantize.artifact import ArtifactStore
+from tests.support.checkpoints import TinyGlm
+from tests.support.ring import Client, ring, tiny_model
+from tests.support.waiting import wait_until
+
+SHAPE = TinyGlm(layers=5)
+PROMPTS = [list(range(5, 5 + length)) for length in (1, 2, 7, 16, 33)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, ArtifactStore]:
+    return tiny_model(tmp_path_factory.mktemp("model"), SHAPE)
+
+
+async def alone(folder: Path, manifest: Manifest, store: ArtifactStore) -> list[list[int]]:
+    async with ring(folder, manifest, store, 1) as one, one.client() as client:
+        return [(await client.ask(prompt, 20)).token_ids for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("stages", [2, 3, 5])
+async def test_cut_company_and_replay_do_not_change_the_text(tmp_path: Path, model: tuple[Manifest, ArtifactStore], stages: int) -> None:
+    expected = await alone(tmp_path / "one", *model)
+    async with ring(tmp_path / "many", *model, stages) as many, many.client() as client:
+        assert [(await client.ask(prompt, 20)).token_ids for prompt in PROMPTS] == expected
+        together = await asyncio.gather(*(client.ask(prompt, 20) for prompt in PROMPTS * 3))
+        assert [answer.token_ids for answer in together] == expected * 3
+        replays = await asyncio.gather(*(client.ask(p, 20, forced=e[:10]) for p, e in zip(PROMPTS, expected, strict=True)))
+        assert [answer.token_ids for answer in replays] == [tokens[10:] for tokens in expected]
+        assert replays[0].indices == list(range(10, 20))
+        assert await many.open_sequences() == 0
+
+
+async def test_sampling_repeats_itself(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
+    async with ring(tmp_path, *model, 2) as two, two.client() as client:
+        first = await client.ask(PROMPTS[2], 20, temperature=1.0, seed=7)
+        again, other = await asyncio.gather(
+            client.ask(PROMPTS[2], 20, temperature=1.0, seed=7), client.ask(PROMPTS[2], 20, temperature=1.0, seed=8)
+        )
+        assert first.token_ids == again.token_ids != other.token_ids
+        replay = await client.ask(PROMPTS[2], 20, forced=first.token_ids[:9], temperature=1.0, seed=7)
+        assert replay.token_ids == first.token_ids[9:]
+
+
+async def test_finished_says_why_and_what_it_cost(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
+    async with ring(tmp_path, *model, 3) as three, three.client() as client:
+        full = await client.ask(PROMPTS[2], 12)
+        assert full.finished is not None
+        assert full.finished.reason == pipeline_pb2.FINISH_REASON_LENGTH
+        assert [usage.stage for usage in full.finished.usage] == [0, 1, 2]
+        assert {usage.device_id for usage in full.finished.usage} == {peer.device for peer in three.peers}
+        assert all(usage.prefill_rows == 7 and usage.decode_rows == 11 for usage in full.finished.usage)
+        timing = full.finished.timing
+        assert (timing.prompt_tokens, timing.completion_tokens) == (7, 12)
+        assert 0 <= timing.queue_seconds < timing.first_token_seconds < timing.total_seconds
+        assert not timing.HasField("modelled_total_seconds")
+        stop = full.token_ids[5]
+        stopped = await client.ask(PROMPTS[2], 12, stops=[stop])
+        assert stopped.token_ids == full.token_ids[: full.token_ids.index(stop)]
+        assert stopped.finished is not None
+        assert stopped.finished.reason == pipeline_pb2.FINISH_REASON_STOP
+
+
+async def test_context_is_the_end(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
+    async with ring(tmp_path, *model, 2, context=40) as two, two.client() as client:
+        answer = await client.ask(list(range(1, 34)), 100)
+        # The last token told needs no place in the cache.
+        assert len(answer.token_ids) == 40 - 33 + 1
+        full, other = await asyncio.gather(client.ask(list(range(1, 34)), 100), client.ask(PROMPTS[1], 30))
+        assert full.token_ids == answer.token_ids
+        assert len(other.token_ids) == 30
+
+
+async def test_refusals_do_not_harm_others(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
+    async with ring(tmp_path, *model, 2, context=40) as two, two.client() as client:
+        bad = await asyncio.gather(
+            client.ask([], 5),
+            client.ask(list(range(1, 41)), 5),
+            client.ask([10**6], 5),
+            client.ask([1], 0),
+            client.ask([1], 3, forced=[2, 3, 4]),
+            client.ask([1], 3, temperature=-1.0),
+            client.ask(PROMPTS[1], 5),
+        )
+        assert all(isinstance(answer.error, InvalidInput) for answer in bad[:-1])
+        assert len(bad[-1].token_ids) == 5
+
+
+async def test_cancel_and_disconnect_free_everything(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
+    async with ring(tmp_path, *model, 2, slots=2) as two:
+        async with two.client() as client:
+            numbers = [await client.start(PROMPTS[2], 100) for _ in range(8)]  # 4 run, 4 wait
+            await wait_until(lambda: client.answer(numbers[0]).token_ids)
+            for number in numbers:
+                await client.cancel(number)
+            for number in numbers:
+                answer = await client.end(number)
+                assert answer.finished is not None
+                assert answer.finished.reason == pipeline_pb2.FINISH_REASON_CANCELLED
+            assert await two.open_sequences() == 0
+            await client.start(PROMPTS[2], 100)
+        await two.all_freed()
+
+
+async def test_a_paused_sequence_stands_still_alone(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
+    async with ring(tmp_path, *model, 2) as two, two.client() as client:
+        expected = (await client.ask(PROMPTS[2], 60)).token_ids
+        slow = await client.start(PROMPTS[2], 60)
+        await wait_until(lambda: client.answer(slow).token_ids)
+        await client.pause(slow, True)
+        others = await asyncio.gather(*(client.ask(PROMPTS[2], 60) for _ in range(5)))
+        assert [answer.token_ids for answer in others] == [expected] * 5
+        assert len(client.answer(slow).token_ids) < 60
+        await client.pause(slow, False)
+        assert (await client.end(slow)).token_ids == expected
+
+
+async def test_a_lost_stage_is_told_and_the_ring_is_built_again(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
+    async with ring(tmp_path, *model, 3) as three, three.client() as client:
+        expected = (await client.ask(PROMPTS[2], 20)).token_ids
+        number = await client.start(PROMPTS[2], 100)
+        await wait_until(lambda: client.answer(number).token_ids)
+        await client.pause(number, True)
+        await three.agents[2].__aexit__(None, None, None)
+        lost = await client.end(number)
+        assert isinstance(lost.error, Unavailable)
+        assert three.peers[1].device in lost.error.detail  # the route that the news took
+        again = await client.ask(PROMPTS[2], 20)
+        assert isinstance(again.error, Unavailable)
+        assert three.peers[2].device in again.error.detail
+        assert await three.open_sequences([0, 1]) == 0
+        await three.restart(2)
+        assert (await client.ask(PROMPTS[2], 20)).token_ids == expected
+
+
+async def test_streams_of_another_epoch_or_pipeline_are_refused(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
+    async with ring(tmp_path, *model, 2) as two:
+        for change, error in (({"epoch": 2}, Conflict), ({"pipeline_id": "x"}, NotFound), ({"manifest_digest": "0" * 64}, Conflict)):
+            attach = pipeline_pb2.Attach()
+            attach.CopyFrom(two.attach)
+            for name, value in change.items():
+                setattr(attach, name, value)
+            client = Client(two.peers[0], attach)
+            with pytest.raises(error):
+                await client.attach()
+            await client.close()

@@ -1,0 +1,133 @@
+"""The sampler against a plain one over the full sort, and its distribution with fixed seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from device.pipeline.sampler import Sampling, sample
+
+Logits = npt.NDArray[np.float32]
+
+
+def logits_of(seed: int, size: int = 3000, spread: float = 3.0) -> Logits:
+    return (np.random.default_rng(seed).standard_normal(size) * spread).astype(np.float32)
+
+
+def plain(logits: Logits, sampling: Sampling, position: int) -> int:
+    """All ids sorted, cut to top-k, then to top-p of what is left, then drawn."""
+    order = sorted(range(len(logits)), key=lambda index: (-float(logits[index]), index))
+    order = order[: sampling.top_k or None]
+    top = float(logits[order[0]])
+    weights = np.array([np.exp((float(logits[index]) - top) / sampling.temperature) for index in order])
+    if sampling.top_p < 1.0:
+        count, mass = 0, 0.0
+        while mass < sampling.top_p * weights.sum() and count < len(order):
+            mass += weights[count]
+            count += 1
+        order, weights = order[:count], weights[:count]
+    if sampling.top_k == 0 and sampling.top_p >= 1.0:
+        by_id = np.argsort(order)
+        order, weights = [order[index] for index in by_id], weights[by_id]
+    draw = np.random.Generator(np.random.Philox(key=np.array([sampling.seed, position], np.uint64))).random()
+    return order[int(np.searchsorted(np.cumsum(weights), draw * weights.sum(), side="right"))]
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 2, 40, 1023, 1024, 1025, 2000, 5000])
+@pytest.mark.parametrize("top_p", [1e-9, 0.3, 0.9, 0.999, 1.0])
+def test_equals_the_plain_sampler(top_k: int, top_p: float) -> None:
+    for position, temperature in enumerate((0.5, 1.0, 4.0)):
+        logits = logits_of(position)
+        sampling = Sampling(temperature, top_k, top_p, seed=11)
+        assert sample(logits, sampling, position) == plain(logits, sampling, position)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    values=st.lists(st.integers(-3, 3), min_size=1, max_size=12),
+    top_k=st.integers(0, 14),
+    top_p=st.sampled_from([0.2, 0.55, 0.95, 1.0]),
+    seed=st.integers(0, 2**64 - 1),
+    position=st.integers(0, 2**20),
+)
+def test_equals_the_plain_sampler_on_ties(values: list[int], top_k: int, top_p: float, seed: int, position: int) -> None:
+    logits = np.array(values, np.float32)
+    sampling = Sampling(0.9, top_k, top_p, seed)
+    assert sample(logits, sampling, position) == plain(logits, sampling, position)
+
+
+def test_greedy_takes_the_first_of_the_largest() -> None:
+    logits = np.array([1, 5, 2, 5, -1], np.float32)
+    assert sample(logits, Sampling(), 0) == 1
+    assert sample(logits, Sampling(top_k=3, top_p=0.5, seed=9), 4) == 1
+
+
+def test_top_k_of_ties_keeps_the_lower_ids() -> None:
+    logits = np.zeros(10, np.float32)
+    drawn = {sample(logits, Sampling(1.0, top_k=3, seed=1), position) for position in range(100)}
+    assert drawn == {0, 1, 2}
+
+
+def test_top_p_keeps_the_fewest_that_reach_it() -> None:
+    logits = np.log(np.array([0.1, 0.5, 0.15, 0.25], np.float32))
+    for top_p, kept in ((0.49, {1}), (0.51, {1, 3}), (0.76, {1, 2, 3}), (0.95, {0, 1, 2, 3})):
+        assert {sample(logits, Sampling(1.0, top_p=top_p, seed=1), position) for position in range(300)} == kept
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1.0, seed=3), Sampling(0.7, seed=4), Sampling(1.3, 6, 0.9, seed=5)], ids=repr)
+def test_draws_as_often_as_the_weights_say(sampling: Sampling) -> None:
+    logits = logits_of(0, size=8, spread=1.0)
+    weights = np.exp((logits.astype(np.float64) - logits.max()) / sampling.temperature)
+    order = np.argsort(-weights)
+    if sampling.top_k:
+        weights[order[sampling.top_k :]] = 0
+    if sampling.top_p < 1:
+        mass = np.cumsum(weights[order]) / weights.sum()
+        weights[order[int(np.searchsorted(mass, sampling.top_p)) + 1 :]] = 0
+    draws = 4000
+    counts = np.bincount([sample(logits, sampling, position) for position in range(draws)], minlength=8)
+    expected = weights / weights.sum() * draws
+    assert (counts[expected == 0] == 0).all()
+    held = expected > 0
+    # The 99.9 % quantile of chi-square with 7 degrees of freedom is 24.3.
+    assert float(((counts - expected)[held] ** 2 / expected[held]).sum()) < 24.3
+
+
+def test_seed_and_position_decide() -> None:
+    logits = logits_of(1)
+    first = [sample(logits, Sampling(2.0, seed=1), position) for position in range(50)]
+    assert first == [sample(logits.copy(), Sampling(2.0, seed=1), position) for position in range(50)]
+    assert len(set(first)) > 25
+    assert first != [sample(logits, Sampling(2.0, seed=2), position) for position in range(50)]
+
+
+def test_large_seeds_are_seeds_of_their_own() -> None:
+    logits = logits_of(2)
+    seeds = [0, 1, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 2, 2**64 - 1]
+    assert len({tuple(sample(logits, Sampling(2.0, seed=seed), position) for position in range(20)) for seed in seeds}) == len(seeds)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0), Sampling(1e-300), Sampling(1.0, 5, 0.9)], ids=repr)
+def test_extreme_logits_are_survived(sampling: Sampling) -> None:
+    tiny, huge = np.finfo(np.float32).min, np.finfo(np.float32).max
+    inf, nan = np.inf, np.nan
+    for values, among in (
+        ([1, inf, 2], {1}),
+        ([1, inf, nan, inf], {1, 3}),
+        ([-inf, 3, -inf], {1}),
+        ([-inf, -inf], {0, 1}),
+        ([nan, nan], {0, 1}),
+        ([nan, 0.0, -inf], {1}),
+        ([tiny, huge, tiny], {1}),
+    ):
+        drawn = {sample(np.array(values, np.float32), sampling, position) for position in range(20)}
+        assert drawn <= among, values
+
+
+def test_low_temperature_is_greedy_and_high_is_even() -> None:
+    logits = logits_of(3, size=5)
+    assert {sample(logits, Sampling(1e-3), position) for position in range(50)} == {int(logits.argmax())}
+    assert {sample(logits, Sampling(1e6), position) for position in range(100)} == set(range(5))

@@ -1,0 +1,327 @@
+"""A stage at work: slot changes in order, usage to the last joule, and nothing wrong on the wire gets as far as the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from device.engine.stage import Rows, StageEngine
+from device.hardware import AcceleratorInfo, EnergyReading, RunReport, Work
+from device.pipeline.stage import ModelledClock, Stage
+from protos.errors import InvalidInput, Unavailable
+from protos.ids import DeviceId
+from protos.v1 import pipeline_pb2 as pb
+from protos.v1 import telemetry_pb2
+from tests.support.checkpoints import TinyGlm
+from tests.support.stage_specs import TinyStages
+
+SLOTS, CHUNK, CONTEXT = 4, 8, 20
+
+
+class Fixed:
+    """Computes at once; every run takes 2 s on the wall, 3 s of the model, and 5 J."""
+
+    memory_bytes = 1 << 30
+
+    def __init__(self, *, metered: bool = True, modelled: bool = True) -> None:
+        self.report = RunReport(2.0, 3.0 if modelled else None, 5.0 if metered else None)
+        self.work: list[Work] = []
+        source = telemetry_pb2.ENERGY_SOURCE_MODELLED if metered else telemetry_pb2.ENERGY_SOURCE_UNMETERED
+        self.info = AcceleratorInfo("fixed", "", modelled, "fast" if modelled else "", 1, 1, 1, 0, 0, 0, 0, source)
+
+    async def execute(self, work: Work, run: Callable[[], None]) -> RunReport:
+        self.work.append(work)
+        run()
+        return self.report
+
+    def energy(self) -> EnergyReading:
+        return EnergyReading(None, None, 0.0)
+
+    def temperature_celsius(self) -> float | None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> TinyStages:
+    return TinyStages.make(tmp_path_factory.mktemp("model"), TinyGlm(layers=2))
+
+
+@pytest.fixture(scope="module")
+def engine(stages: TinyStages) -> StageEngine:
+    spec = stages.specs(2, context=CONTEXT, slots=SLOTS, chunk=CHUNK)[1]
+    return StageEngine(spec, stages.blob_folder, 1)
+
+
+@pytest.fixture
+def make(stages: TinyStages, engine: StageEngine) -> Callable[..., Stage]:
+    def made(**hardware: bool) -> Stage:
+        spec = stages.specs(2, context=CONTEXT, slots=SLOTS, chunk=CHUNK)[1]
+        stage = Stage(spec, engine, Fixed(**hardware), DeviceId("me"), ModelledClock())
+        stage.free_all()
+        return stage
+
+    return made
+
+
+@pytest.fixture
+def stage(make: Callable[..., Stage]) -> Stage:
+    return make()
+
+
+def hidden(rows: int, seed: int = 0) -> Rows:
+    return np.random.default_rng(seed).standard_normal((rows, 72)).astype(np.float32)
+
+
+def prefill(slot: int, sequence: int, rows: int = 4, *, start: int = 0, group: int = 0, **fields: object) -> pb.Microbatch:
+    opened = [pb.Opened(slot=slot, sequence=sequence)] if start == 0 else []
+    message = pb.Microbatch(group=group, prefill=True, slots=[slot], positions=[start], rows=rows, opened=opened, **fields)  # type: ignore[arg-type]
+    message.hidden = hidden(rows).tobytes()
+    return message
+
+
+def decode(slots: list[int], positions: list[int], *, group: int = 0, **fields: object) -> pb.Microbatch:
+    message = pb.Microbatch(group=group, slots=slots, positions=positions, rows=len(slots), all_wanted=True, **fields)  # type: ignore[arg-type]
+    message.hidden = hidden(len(slots), 1).tobytes()
+    return message
+
+
+async def test_what_a_sequence_cost_is_told_with_its_release(stage: Stage) -> None:
+    await stage.step(prefill(0, 11))
+    await stage.step(prefill(1, 12, 2))
+    await stage.step(decode([0, 1], [4, 2]))
+    await stage.step(decode([1], [3]))
+    assert stage.open_sequences == 2
+    end = pb.Microbatch(released=[pb.Released(slot=1, sequence=12)])
+    assert await stage.step(end) is None
+    assert end.released[0].usage == [
+        telemetry_pb2.StageUsage(
+            device_id="me",
+            stage=1,
+            busy_seconds=2 + 1 + 2,
+            modelled_busy_seconds=3 + 1.5 + 3,
+            joules=5 + 2.5 + 5,
+            source=telemetry_pb2.ENERGY_SOURCE_MODELLED,
+            prefill_rows=2,
+            decode_rows=2,
+        )
+    ]
+    assert stage.open_sequences == 1
+    counters = stage.counters
+    assert (counters.prefill_tokens, counters.decode_tokens, counters.steps) == (6, 3, 4)
+    assert (counters.busy_seconds, counters.modelled_busy_seconds, counters.busy_joules) == (8.0, 12.0, 20.0)
+
+
+async def test_shares_add_up_to_the_whole(stage: Stage) -> None:
+    for slot in range(3):
+        await stage.step(prefill(slot, slot + 1))
+    await stage.step(decode([0, 1, 2], [4, 4, 4]))
+    end = pb.Microbatch(released=[pb.Released(slot=slot, sequence=slot + 1) for slot in range(3)])
+    await stage.step(end)
+    assert sum(item.usage[0].joules for item in end.released) == pytest.approx(stage.counters.busy_joules)
+    assert sum(item.usage[0].busy_seconds for item in end.released) == pytest.approx(stage.counters.busy_seconds)
+
+
+async def test_unmetered_joules_are_absent_not_zero(make: Callable[..., Stage]) -> None:
+    stage = make(metered=False, modelled=False)
+    await stage.step(prefill(0, 1))
+    end = pb.Microbatch(released=[pb.Released(slot=0, sequence=1)])
+    await stage.step(end)
+    (usage,) = end.released[0].usage
+    assert usage.source == telemetry_pb2.ENERGY_SOURCE_UNMETERED
+    assert not usage.HasField("modelled_busy_seconds")
+
+
+async def test_modelled_time_passes_from_stage_to_stage(stage: Stage) -> None:
+    first, second = prefill(0, 1, modelled_at=10.0), prefill(1, 2, modelled_at=11.0)
+    await stage.step(first)
+    assert first.modelled_at == 13.0
+    await stage.step(second)  # came while the accelerator was busy
+    assert second.modelled_at == 16.0
+    late = decode([0], [4], modelled_at=100.0)
+    await stage.step(late)
+    assert late.modelled_at == 103.0
+    real = decode([0], [5])
+    await stage.step(real)
+    assert not real.HasField("modelled_at")
+
+
+async def test_the_head_s_share_counts_no_token_twice(stage: Stage) -> None:
+    await stage.step(prefill(0, 1))
+    message = decode([0], [4])
+    await stage.step(message)
+    ran: list[bool] = []
+    await stage.extra(message, Work(1, 0, 1, 1), lambda: ran.append(True))
+    assert ran
+    assert (stage.counters.decode_tokens, stage.counters.steps, stage.counters.busy_joules) == (1, 3, 15.0)
+
+
+async def test_and_then_runs_in_the_same_turn(stage: Stage) -> None:
+    seen: list[Rows] = []
+    result = await stage.step(prefill(0, 1), None, seen.append, Work(7, 0, 9, 1))
+    assert seen[0] is result
+    (work,) = stage.hardware.work  # type: ignore[attr-defined]
+    assert work.weight_bytes == stage.spec.cost.read_bytes + 7
+
+
+async def test_released_moved_opened_in_this_order(stage: Stage) -> None:
+    alone = [await stage.step(prefill(0, 1)), await stage.step(decode([0], [4]))]
+    stage.free_all()
+    for slot in range(4):
+        await stage.step(prefill(slot, slot + 1, 4 if slot == 3 else 2))
+    # Slot 0 is released, 3 moves there, and a new one is opened in 3.
+    message = decode([0], [4], released=[pb.Released(slot=0, sequence=1)], moved=[pb.Moved(from_slot=3, to_slot=0)])
+    message.opened.add(slot=3, sequence=9)
+    assert np.array_equal(await stage.step(message), alone[1])
+    assert stage.engine.groups[0].lengths == [5, 2, 2, 0]
+    end = pb.Microbatch(released=[pb.Released(slot=0, sequence=4), pb.Released(slot=3, sequence=9)])
+    await stage.step(end)
+    assert (end.released[0].usage[0].prefill_rows, end.released[0].usage[0].decode_rows) == (4, 1)
+    assert end.released[1].usage[0].prefill_rows == 0
+
+
+def bad(change: Callable[[pb.Microbatch], object], message: pb.Microbatch | None = None) -> pb.Microbatch:
+    # Slots 0 and 1 are open, with 4 and 2 rows.
+    message = message or decode([0, 1], [4, 2])
+    change(message)
+    return message
+
+
+HUGE = 2**32 - 1
+WRONG = {
+    "group": bad(lambda m: setattr(m, "group", 2)),
+    "group huge": bad(lambda m: setattr(m, "group", HUGE)),
+    "payload short": bad(lambda m: setattr(m, "hidden", m.hidden[:-1])),
+    "payload long": bad(lambda m: setattr(m, "hidden", m.hidden + b"1234")),
+    "payload empty": bad(lambda m: setattr(m, "hidden", b"")),
+    "rows huge": bad(lambda m: setattr(m, "rows", HUGE)),
+    "one row for two slots": bad(lambda m: (setattr(m, "rows", 1), setattr(m, "hidden", m.hidden[: 72 * 4]))),
+    "slot closed": decode([2], [0]),
+    "slot beyond": decode([4], [0]),
+    "slot huge": decode([0, HUGE], [4, 0]),
+    "slots descending": decode([1, 0], [2, 4]),
+    "slot twice": decode([0, 0], [4, 4]),
+    "no slots": bad(lambda m: (m.ClearField("slots"), m.ClearField("positions"))),
+    "positions missing": bad(lambda m: m.positions.pop()),
+    "position behind": decode([0, 1], [3, 2]),
+    "position ahead": decode([0, 1], [5, 2]),
+    "position huge": decode([0, 1], [4, HUGE]),
+    "prefill closed": bad(lambda m: m.ClearField("opened"), prefill(2, 9)),
+    "prefill two slots": bad(lambda m: m.slots.append(1), prefill(0, 1, start=4)),
+    "prefill no slot": bad(lambda m: m.ClearField("slots"), prefill(0, 1, start=4)),
+    "prefill no position": bad(lambda m: m.ClearField("positions"), prefill(0, 1, start=4)),
+    "prefill elsewhere": prefill(0, 1, start=2),
+    "prefill far": prefill(0, 1, start=HUGE),
+    "prefill too long": prefill(2, 9, CHUNK + 2),
+    "wanted beyond": bad(lambda m: m.wanted.append(2)),
+    "wanted twice": bad(lambda m: m.wanted.extend([1, 1])),
+    "release of another": pb.Microbatch(released=[pb.Released(slot=0, sequence=2)]),
+    "release of nothing": pb.Microbatch(released=[pb.Released(slot=2, sequence=1)]),
+    "release huge": pb.Microbatch(released=[pb.Released(slot=HUGE, sequence=1)]),
+    "release twice": pb.Microbatch(released=[pb.Released(slot=0, sequence=1)] * 2),
+    "move of nothing": pb.Microbatch(moved=[pb.Moved(from_slot=3, to_slot=2)]),
+    "move onto another": pb.Microbatch(moved=[pb.Moved(from_slot=0, to_slot=1)]),
+    "move onto itself": pb.Microbatch(moved=[pb.Moved(from_slot=0, to_slot=0)]),
+    "move beyond": pb.Microbatch(moved=[pb.Moved(from_slot=0, to_slot=4)]),
+    "move huge": pb.Microbatch(moved=[pb.Moved(from_slot=HUGE, to_slot=2)]),
+    "open over another": pb.Microbatch(opened=[pb.Opened(slot=0, sequence=9)]),
+    "open beyond": pb.Microbatch(opened=[pb.Opened(slot=4, sequence=9)]),
+    "open huge": pb.Microbatch(opened=[pb.Opened(slot=HUGE, sequence=9)]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+async def test_what_does_not_fit_is_refused_and_touches_no_other(stage: Stage, name: str) -> None:
+    await stage.step(prefill(0, 1, 4))
+    await stage.step(prefill(1, 2, 2))
+    before = caches(stage)
+    message = pb.Microbatch()
+    message.CopyFrom(WRONG[name])
+    with pytest.raises(InvalidInput) as refused:
+        await stage.step(message)
+    assert "\n" not in refused.value.detail
+    assert stage.engine.groups[0].lengths[:2] in ([4, 2], [0, 2])  # the first of two releases was one
+    assert all(np.array_equal(one, other) for one, other in zip(before, caches(stage), strict=True))
+
+
+def caches(stage: Stage) -> list[np.ndarray]:
+    return [value.numpy().copy() for group in stage.engine.groups for _, _, value in group.bound(0, SLOTS)]
+
+
+small = st.integers(0, 5) | st.sampled_from([CONTEXT, 2**31, HUGE])
+microbatches = st.builds(
+    lambda kind, group, slots, positions, rows, wanted, released, moved, opened, payload: pb.Microbatch(
+        prefill=kind,
+        group=group,
+        slots=slots,
+        positions=positions,
+        rows=rows,
+        wanted=wanted,
+        released=[pb.Released(slot=slot, sequence=number) for slot, number in released],
+        moved=[pb.Moved(from_slot=source, to_slot=target) for source, target in moved],
+        opened=[pb.Opened(slot=slot, sequence=number) for slot, number in opened],
+        hidden=hidden(payload).tobytes(),
+    ),
+    st.booleans(),
+    st.integers(0, 2),
+    st.lists(small, max_size=3),
+    st.lists(small, max_size=3),
+    small,
+    st.lists(small, max_size=2),
+    *(st.lists(st.tuples(small, small), max_size=2) for _ in range(3)),
+    st.integers(0, 5),
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(messages=st.lists(microbatches, min_size=1, max_size=6))
+async def test_random_microbatches_are_carried_out_or_refused(stage: Stage, messages: list[pb.Microbatch]) -> None:
+    stage.free_all()
+    for message in messages:
+        try:
+            result = await stage.step(message)
+        except InvalidInput:
+            continue
+        assert result is None or (len(result) == message.rows and np.isfinite(result).all())
+        for lengths in (group.lengths for group in stage.engine.groups):
+            assert len(lengths) == SLOTS
+            assert all(0 <= length <= CONTEXT for length in lengths)
+
+
+async def test_a_new_ring_knows_none_of_the_sequences_before(stage: Stage) -> None:
+    stage.join_ring("one")
+    await stage.step(prefill(0, 1))
+    stage.leave_ring()
+    assert stage.orphaned_since is not None
+    stage.join_ring("one")
+    assert (stage.open_sequences, stage.orphaned_since) == (1, None)
+    stage.join_ring("two")
+    assert (stage.open_sequences, stage.engine.groups[0].lengths) == (0, [0] * SLOTS)
+    await stage.step(prefill(0, 1))
+
+
+async def test_what_was_freed_while_it_ran_is_told(stage: Stage) -> None:
+    def given_up(_: Rows) -> None:
+        stage.free_all()
+
+    with pytest.raises(Unavailable, match="given up"):
+        await stage.step(prefill(0, 1), None, given_up, Work(0, 0, 0, 0))
+
+
+async def test_unloaded_ends_those_who_wait_for_it(stage: Stage) -> None:
+    assert not stage.is_unloaded
+    stage.unload()
+    with pytest.raises(Unavailable, match="stage 1 of pipeline test-1 was unloaded"):
+        await stage.unloaded()
+
+
+def test_a_real_device_s_runs_count_at_their_wall_time() -> None:
+    clock = ModelledClock()
+    assert clock.occupy(5.0, RunReport(2.0, None, None)) == 7.0
+    assert clock.occupy(0.0, RunReport(2.0, 0.5, None)) == 7.5

@@ -1,0 +1,115 @@
+"""What a device is asked to hold, and what it refuses at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from device.stage_spec import MESSAGE_ROWS_BYTES, Generation, Hop, parse_generation, parse_spec
+from protos.errors import InvalidInput
+from protos.ids import DeviceId
+from protos.v1 import device_pb2 as pb
+
+DIGEST = "ab" * 32
+
+
+def message() -> pb.LoadStageRequest:
+    return pb.LoadStageRequest(
+        generation=pb.Generation(deployment="d", number=3),
+        pipeline_id="p",
+        manifest_digest=DIGEST,
+        epoch=2,
+        stage=0,
+        stages=2,
+        parts=["embedding", "layers.0"],
+        blobs=[DIGEST],
+        shape=pb.StageShape(
+            hidden_size=8,
+            vocab_size=32,
+            first_layer=1,
+            stop_layer=4,
+            kv_heads=2,
+            head_dim=16,
+            context=101,
+            groups=2,
+            slots_per_group=4,
+            prefill_chunk=16,
+            row_multiple=2,
+        ),
+        graph=b"graph",
+        head_graph=b"head",
+        next=pb.Hop(device_id="n", address="127.0.0.1:7"),
+        cost=pb.StageCost(weight_bytes=1000, read_bytes=900),
+    )
+
+
+def test_a_good_one_is_taken_as_it_is() -> None:
+    spec = parse_spec(message())
+    assert spec.generation == Generation("d", 3)
+    assert spec.next == Hop(DeviceId("n"), "127.0.0.1:7")
+    assert spec.is_head
+    assert spec == parse_spec(message())
+    assert list(spec.shape.layers) == [1, 2, 3]
+
+
+def test_memory_is_weights_and_the_cache_of_all_slots() -> None:
+    spec = parse_spec(message())
+    assert spec.shape.capacity == 104
+    # Keys and values in fp32: 3 layers x 8 slots x 104 positions x 2 heads x 16.
+    assert spec.shape.kv_bytes == 2 * 4 * 3 * 8 * 104 * 2 * 16
+    assert spec.memory_bytes == 1000 + spec.shape.kv_bytes
+
+
+@pytest.mark.parametrize(("context", "capacity"), [(100, 102), (101, 104), (1, 4)])
+def test_capacity_is_even_and_has_room_for_padding(context: int, capacity: int) -> None:
+    request = message()
+    request.shape.context = context
+    assert parse_spec(request).shape.capacity == capacity
+
+
+def a_tail(request: pb.LoadStageRequest) -> None:
+    request.stage = 1
+
+
+WRONG: dict[str, Callable[[pb.LoadStageRequest], object]] = {
+    "deployment and generation": lambda m: m.generation.Clear(),
+    "deployment and generation (number)": lambda m: m.generation.ClearField("number"),
+    "no pipeline id": lambda m: m.ClearField("pipeline_id"),
+    "SHA-256": lambda m: m.blobs.append("../../etc/passwd"),
+    "SHA-256 (manifest)": lambda m: setattr(m, "manifest_digest", DIGEST.upper()),
+    "stage 2 of 2": lambda m: setattr(m, "stage", 2),
+    "no graph": lambda m: m.ClearField("graph"),
+    "head graph": lambda m: m.ClearField("head_graph"),
+    "head graph (tail)": a_tail,
+    "next hop": lambda m: m.ClearField("next"),
+    "next hop (alone)": lambda m: setattr(m, "stages", 1),
+    "not an address": lambda m: setattr(m.next, "address", "nowhere"),
+    "no layers": lambda m: setattr(m.shape, "stop_layer", 1),
+    "no layers (backwards)": lambda m: setattr(m.shape, "stop_layer", 0),
+    "slots per group": lambda m: setattr(m.shape, "slots_per_group", 3),
+    "slots per group (none)": lambda m: setattr(m.shape, "slots_per_group", 0),
+    "prefill chunk": lambda m: setattr(m.shape, "prefill_chunk", 15),
+    "multiple": lambda m: setattr(m.shape, "row_multiple", 3),
+    "bytes": lambda m: setattr(m.shape, "prefill_chunk", MESSAGE_ROWS_BYTES // 32 + 2),
+    "bytes (slots)": lambda m: setattr(m.shape, "slots_per_group", MESSAGE_ROWS_BYTES // 32 + 2),
+    **{
+        f"a size is zero ({name})": lambda m, name=name: setattr(m.shape, name, 0)
+        for name in ("hidden_size", "vocab_size", "kv_heads", "head_dim", "context", "groups", "prefill_chunk")
+    },
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_contradictions_are_refused(fault: str) -> None:
+    request = message()
+    WRONG[fault](request)
+    with pytest.raises(InvalidInput, match=fault.partition(" (")[0]) as refused:
+        parse_spec(request)
+    assert "\n" not in refused.value.detail
+
+
+def test_a_generation_has_a_name_and_a_number() -> None:
+    assert parse_generation(pb.Generation(deployment="d", number=1)) == Generation("d", 1)
+    with pytest.raises(InvalidInput):
+        parse_generation(pb.Generation(number=1))

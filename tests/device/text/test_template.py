@@ -1,0 +1,111 @@
+"""Chat templates: what models expect is there, what strangers could abuse is not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from device.text import template as module
+from device.text.template import ChatTemplate
+from protos.errors import InvalidInput
+from tests.support.tokenizer_files import CHATML
+
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi <b>\u00e9</b>"}]
+
+
+def render(source: str, *, add_generation_prompt: bool = True, **special_tokens: str) -> str:
+    template = ChatTemplate(source, special_tokens, lambda: datetime(2026, 11, 23, tzinfo=UTC))
+    return template.render(MESSAGES, add_generation_prompt=add_generation_prompt)
+
+
+def test_chatml() -> None:
+    turns = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi <b>é</b><|im_end|>\n"
+    assert render(CHATML, add_generation_prompt=False) == turns
+    assert render(CHATML) == turns + "<|im_start|>assistant\n"
+
+
+def test_blocks_are_trimmed_as_templates_are_written_for() -> None:
+    source = """[gMASK]<sop>{% for m in messages %}
+    {% if true %}
+<|{{ m.role }}|>
+{{ m.content }}
+    {% endif %}
+{% endfor %}
+<|assistant|>
+"""
+    assert render(source) == "[gMASK]<sop><|system|>\nBe brief.\n<|user|>\nHi <b>é</b>\n<|assistant|>"
+
+
+def test_what_models_use() -> None:
+    assert render("{{ bos_token }}{{ eos_token }}", bos_token="<s>", eos_token="</s>") == "<s></s>"
+    assert render("{{ strftime_now('%d %b %Y') }}") == "23 Nov 2026"
+    assert render("{{ messages[1] | tojson }}") == '{"role": "user", "content": "Hi <b>é</b>"}'
+    assert render("{{ {'b': 1, 'a': 2} | tojson(indent=2) }}") == '{\n  "b": 1,\n  "a": 2\n}'
+    assert render("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% break %}{% endfor %}") == "user"
+    assert (
+        render("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n * 3 % 4 }}{{ '-' * 3 }}")
+        == "2---"
+    )
+    assert render("{{ tools is defined }}") == "False"
+    assert render("{{ ' x '.strip().upper() }}{{ 'a,b'.split(',')[-1] }}{{ '%s!' % 'y' }}") == "Xby!"
+
+
+def test_what_the_template_says_no_to_is_one_line() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        render("{{ raise_exception('roles must\nalternate') }}")
+    assert caught.value.detail == "the model's chat template refuses these messages: roles must alternate"
+    assert caught.value.advice
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ messages[7].role.x }}", "{{ 1 / 0 }}", "{{ nothing.at.all }}", "{{ messages | nosuch }}", "{{ 'a' + 1 }}"]
+)
+def test_a_failing_template_is_an_input_error(source: str) -> None:
+    with pytest.raises(InvalidInput, match="chat template"):
+        render(source)
+
+
+@pytest.mark.parametrize("source", ["{% if %}", "{{", "{% for m in messages %}", "{% nosuch %}"])
+def test_a_template_that_is_none(source: str) -> None:
+    with pytest.raises(InvalidInput, match="is no template"):
+        ChatTemplate(source, {}, lambda: datetime.now(UTC))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update(role='x') }}",
+        "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{% include '/etc/passwd' %}",
+        "{{ 'x' * 1000000000 }}",
+        "{{ 1000000000 * 'x' }}",
+        "{{ [0] * 1000000000 }}",
+        "{{ 10 ** 10 ** 10 }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ '%*d' % (999999999, 1) }}",
+        "{{ 'x'.ljust(1000000000) }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ 'x' | center(1000000000) }}",
+        "{{ 'x' | indent(1000000000, true) }}",
+        "{% for a in range(1000000000) %}{% endfor %}",
+    ],
+)
+def test_the_sandbox_holds(source: str) -> None:
+    with pytest.raises(InvalidInput):
+        render(source)
+
+
+def test_the_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CHARACTERS", 1000)
+    assert len(render("{% for a in range(1000) %}x{% endfor %}")) == 1000
+    with pytest.raises(InvalidInput, match="longer than 1000 characters"):
+        render("{% for a in range(1001) %}x{% endfor %}")
+
+
+def test_the_callers_messages_are_not_touched() -> None:
+    message = {"role": "user", "content": "x"}
+    ChatTemplate(CHATML, {}, lambda: datetime.now(UTC)).render([message], add_generation_prompt=True)
+    assert message == {"role": "user", "content": "x"}

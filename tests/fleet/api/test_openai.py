@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+import openai
+import pytest
+
+from fleet.api.app import create_app
+from fleet.views import GenerateRequest
+from protos.errors import Busy, InvalidInput, NotFound, Unavailable
+from tests.support.fake_coordinator import RESULT, FakeCoordinator
+from tests.support.http_server import serving
+
+HELLO = [{"role": "user", "content": "hello"}]
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+
+
+@pytest.fixture
+async def peer(coordinator: FakeCoordinator) -> AsyncIterator[openai.AsyncOpenAI]:
+    """OpenAI's own client, over a real socket."""
+    async with (
+        serving(create_app(coordinator, api_key="secret")) as url,
+        httpx.AsyncClient(trust_env=False) as plain,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0, http_client=plain) as client,
+    ):
+        yield client
+
+
+def chunks_of(answer: httpx.Response) -> list[dict[str, object]]:
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def asked(coordinator: FakeCoordinator) -> GenerateRequest:
+    (request,) = coordinator.asked
+    assert isinstance(request, GenerateRequest)
+    return request
+
+
+async def test_openais_client_gets_a_whole_chat(peer: openai.AsyncOpenAI) -> None:
+    answer = await peer.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hello"}])
+    assert answer.choices[0].message.content == RESULT.text
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (4, 3, 7)
+
+
+async def test_openais_client_gets_a_streamed_chat(peer: openai.AsyncOpenAI) -> None:
+    stream = await peer.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "hello"}], stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "Paris is"
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 7
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+async def test_openais_client_gets_plain_completions(peer: openai.AsyncOpenAI) -> None:
+    whole = await peer.completions.create(model="tiny", prompt="Once")
+    assert whole.choices[0].text == RESULT.text
+    stream = await peer.completions.create(model="tiny", prompt="Once", stream=True)
+    assert "".join([chunk.choices[0].text async for chunk in stream]) == "Paris is"
+
+
+async def test_openais_client_lists_models(peer: openai.AsyncOpenAI) -> None:
+    assert [model.id async for model in peer.models.list()] == ["tiny"]
+    assert (await peer.models.retrieve("tiny")).owned_by == "glmfleet"
+    with pytest.raises(openai.NotFoundError, match="no deployment big"):
+        await peer.models.retrieve("big")
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (InvalidInput("x"), openai.BadRequestError),
+        (NotFound("x"), openai.NotFoundError),
+        (Busy("x", retry_after_seconds=1), openai.RateLimitError),
+        (Unavailable("x"), openai.InternalServerError),
+    ],
+)
+async def test_openais_client_raises_its_own_errors(
+    coordinator: FakeCoordinator, peer: openai.AsyncOpenAI, error: Exception, raised: type[Exception]
+) -> None:
+    coordinator.error = error
+    with pytest.raises(raised):
+        await peer.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hello"}])
+
+
+async def test_openais_client_sees_an_error_in_the_middle(coordinator: FakeCoordinator, peer: openai.AsyncOpenAI) -> None:
+    coordinator.error, coordinator.error_at = Unavailable("dev-1: gone"), 1
+    stream = await peer.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hello"}], stream=True)
+    with pytest.raises(openai.APIError, match="dev-1: gone"):
+        _ = [chunk async for chunk in stream]
+
+
+async def test_a_wrong_key_in_openais_shape(coordinator: FakeCoordinator) -> None:
+    transport = httpx.ASGITransport(create_app(coordinator, api_key="secret"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        answer = await http.post(CHAT, json={"model": "tiny", "messages": HELLO})
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+
+
+async def test_fields_of_a_chat_become_ours(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
+    body = {
+        "model": "tiny",
+        "messages": [
+            {"role": "developer", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": None},
+        ],
+        "max_tokens": 9,
+        "max_completion_tokens": 7,
+        "top_p": 0.5,
+        "seed": -1,
+        "stop": "END",
+        "user": "somebody",
+        "metadata": {"a": "b"},
+    }
+    assert (await http.post(CHAT, json=body)).status_code == 200
+    request = asked(coordinator)
+    assert [(message.role, message.content) for message in request.messages] == [("system", "be brief"), ("user", "ab"), ("assistant", "")]
+    assert (request.max_tokens, request.temperature, request.top_p, request.seed) == (7, 1.0, 0.5, (1 << 64) - 1)
+    assert request.stop == ("END",)
+
+
+@pytest.mark.parametrize(("prompt", "text", "ids"), [("a", "a", ()), (["a"], "a", ()), ([1, 2], None, (1, 2)), ([[1, 2]], None, (1, 2))])
+async def test_prompts_of_plain_completions(
+    coordinator: FakeCoordinator, http: httpx.AsyncClient, prompt: object, text: str | None, ids: tuple[int, ...]
+) -> None:
+    assert (await http.post(TEXT, json={"model": "tiny", "prompt": prompt})).status_code == 200
+    request = asked(coordinator)
+    assert (request.text, request.prompt_ids, request.max_tokens) == (text, ids, 16)
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "value"),
+    [
+        (CHAT, "n", 2),
+        (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}]),
+        (CHAT, "tool_choice", "required"),
+        (CHAT, "response_format", {"type": "json_object"}),
+        (CHAT, "logprobs", True),
+        (CHAT, "logit_bias", {"5": 1}),
+        (CHAT, "frequency_penalty", 0.5),
+        (CHAT, "modalities", ["text", "audio"]),
+        (TEXT, "echo", True),
+        (TEXT, "suffix", "end"),
+        (TEXT, "best_of", 3),
+        (TEXT, "logprobs", 2),
+    ],
+)
+async def test_what_would_change_the_answer_is_refused(
+    coordinator: FakeCoordinator, http: httpx.AsyncClient, path: str, field: str, value: object
+) -> None:
+    answer = await http.post(path, json={"model": "tiny", "messages": HELLO, "prompt": "x", field: value})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", field, "unsupported_parameter")
+    assert coordinator.asked == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "tool", "content": "x", "tool_call_id": "1"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+    ],
+)
+async def test_messages_that_are_not_text_are_refused(http: httpx.AsyncClient, message: dict[str, object]) -> None:
+    answer = await http.post(CHAT, json={"model": "tiny", "messages": [message]})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"].startswith("messages[0].")
+
+
+async def test_values_that_ask_for_nothing_are_fine(http: httpx.AsyncClient) -> None:
+    nothing = {
+        "n": 1,
+        "tools": [],
+        "tool_choice": "auto",
+        "response_format": {"type": "text"},
+        "logprobs": False,
+        "presence_penalty": 0,
+        "stop": None,
+        "stream_options": None,
+    }
+    assert (await http.post(CHAT, json={"model": "tiny", "messages": HELLO, **nothing})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"messages": HELLO}, {"model": "tiny"}, {"model": "tiny", "messages": []}, {"model": "tiny", "messages": HELLO, "temperature": 3}],
+)
+async def test_what_is_not_valid_has_openais_shape(http: httpx.AsyncClient, body: dict[str, object]) -> None:
+    answer = await http.post(CHAT, json=body)
+    assert answer.status_code == 400
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+async def test_usage_comes_only_when_asked_for(http: httpx.AsyncClient, include_usage: bool) -> None:
+    body = {"model": "tiny", "prompt": "x", "stream": True, "stream_options": {"include_usage": include_usage}}
+    chunks = chunks_of(await http.post(TEXT, json=body))
+    assert [bool(chunk.get("usage")) for chunk in chunks] == [False] * (len(chunks) - 1) + [include_usage]
+
+
+async def test_an_answer_cut_by_the_limit_says_length(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
+    coordinator.result = dataclasses.replace(RESULT, finish_reason="length")
+    answer = await http.post(CHAT, json={"model": "tiny", "messages": HELLO})
+    assert answer.json()["choices"][0]["finish_reason"] == "length"
+    chunks = chunks_of(await http.post(CHAT, json={"model": "tiny", "messages": HELLO, "stream": True}))
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"  # type: ignore[index]

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from typing import Any
+
+import pytest
+
+from fleet.home import Home
+from fleet.views import GenerateRequest, PlanRequest
+from protos.errors import Busy, NotFound, Unavailable
+from tests.support.command import Command
+from tests.support.fake_coordinator import DEPLOYMENT, DEVICE, PLAN, RESULT, ROW, FakeCoordinator
+
+
+def as_json(view: Any) -> Any:
+    return json.loads(json.dumps(dataclasses.asdict(view)))
+
+
+def test_devices(glmfleet: Command, served: Home) -> None:
+    code, out, err = glmfleet("devices", "--home", served.path)
+    assert code == 0
+    assert out.splitlines()[0].split() == ["name", "profile", "kind", "state", "memory", "used"]
+    assert out.splitlines()[1].split() == ["dev-1", "rk3588", "simulated", "online", "8.0", "GiB", "1.0", "GiB"]
+    assert err == "dev-1: tiny stage 0 of 1: layers 0-3\n"
+
+
+def test_devices_as_json_has_every_field(glmfleet: Command, served: Home) -> None:
+    code, out, err = glmfleet("devices", "--json", "--home", served.path)
+    assert (code, err) == (0, "")
+    assert json.loads(out) == [as_json(DEVICE)]
+
+
+def test_no_devices_explains_where_was_looked(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    coordinator.found = []
+    code, out, err = glmfleet("devices", "--home", served.path)
+    assert (code, out) == (0, "")
+    assert err.splitlines() == [
+        "no devices found: looked by mDNS on 127.0.0.1, and at 10.0.0.9:7420",
+        "2 seen that belong to another fleet (this one is fleetfleetfleet1)",
+        "10.0.0.9:7420 does not answer",
+        "start some: glmfleet sim up --devices 3",
+    ]
+    assert json.loads(glmfleet("devices", "--json", "--home", served.path)[1]) == []
+
+
+def test_an_offline_device_says_why(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    coordinator.found = [dataclasses.replace(DEVICE, state="offline", detail="no sample for 15 s", stages=())]
+    assert glmfleet("devices", "--home", served.path)[2] == "dev-1 is offline: no sample for 15 s\n"
+
+
+def test_plan(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    wishes = ["--stages", 1, "--context", 64, "--slots", 4, "--objective", "energy", "--devices", "dev-1,dev-2"]
+    code, out, err = glmfleet("plan", "tiny", *wishes, "--home", served.path)
+    assert (code, err) == (0, "")
+    assert "  - fits on one device\n" in out
+    assert "0-3 + head" in out
+    assert coordinator.asked == [PlanRequest("tiny", "energy", 1, 64, 4, ("dev-1", "dev-2"))]
+    assert json.loads(glmfleet("plan", "tiny", "--json", "--home", served.path)[1]) == as_json(PLAN)
+
+
+def test_deploy(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    code, out, err = glmfleet("deploy", "tiny", "--name", "prod", "--home", served.path)
+    assert code == 0
+    assert "0-3 + head" in out
+    assert err.splitlines() == [
+        "push to dev-1: 50 %",
+        "push to dev-1: 100 %",
+        "loaded: dev-1 0.250 s",
+        "tiny is ready; talk to it: glmfleet chat",
+    ]
+    assert coordinator.asked == [(PlanRequest("tiny"), "prod")]
+
+
+def test_deploy_as_json_prints_the_deployment(glmfleet: Command, served: Home) -> None:
+    code, out, _ = glmfleet("deploy", "tiny", "--json", "--home", served.path)
+    assert code == 0
+    assert json.loads(out) == as_json(DEPLOYMENT)
+
+
+@pytest.mark.parametrize("error_at", [0, 2])
+def test_deploy_that_fails_is_two_lines(glmfleet: Command, served: Home, coordinator: FakeCoordinator, error_at: int) -> None:
+    coordinator.error, coordinator.error_at = Unavailable("dev-1: went away", advice="look at it"), error_at
+    code, _, err = glmfleet("deploy", "tiny", "--home", served.path)
+    assert code == 1
+    assert err.splitlines()[-2:] == ["error: dev-1: went away", "  look at it"]
+
+
+def test_deployments_and_undeploy(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    assert glmfleet("deployments", "--home", served.path)[1].splitlines()[1].split() == ["tiny", "tiny", "ready", "dev-1", "128", "16"]
+    assert json.loads(glmfleet("deployments", "--json", "--home", served.path)[1]) == [as_json(DEPLOYMENT)]
+    assert glmfleet("undeploy", "tiny", "--home", served.path) == (0, "", "tiny is gone\n")
+    assert coordinator.asked == ["tiny"]
+    coordinator.deployed = []
+    assert glmfleet("deployments", "--home", served.path) == (0, "", "nothing is deployed; deploy a model: glmfleet deploy smollm2-135m\n")
+
+
+def test_generate_streams_to_stdout_and_the_cost_goes_to_stderr(glmfleet: Command, served: Home) -> None:
+    code, out, err = glmfleet("generate", "hello", "--home", served.path)
+    assert (code, out) == (0, "Paris is\n")
+    assert err.startswith("3 tokens, first after 0.125 s, 16.0 tokens/s (modelled: ")
+    assert err.splitlines()[-1].split() == ["dev-1", "rk3588", "0.500", "0.250", "1.50", "0.500", "modelled"]
+
+
+def test_generate_as_json_has_exactly_the_documented_fields(glmfleet: Command, served: Home) -> None:
+    code, out, err = glmfleet("generate", "hello", "--json", "--home", served.path)
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {
+        "text": "Paris is",
+        "token_ids": [5, 6, 7],
+        "finish_reason": "stop",
+        "prompt_tokens": 4,
+        "completion_tokens": 3,
+        "ttft_seconds": {"wall": 0.125, "modelled": 0.1},
+        "tpot_seconds": {"wall": 0.0625, "modelled": 0.05},
+        "model": "tiny",
+        "deployment": "tiny",
+        "devices": [
+            {
+                "device_id": DEVICE.device_id,
+                "name": "dev-1",
+                "profile": "rk3588",
+                "simulated": True,
+                "busy_seconds": {"wall": 0.5, "modelled": 0.25},
+                "joules": 1.5,
+                "source": "modelled",
+                "joules_per_token": 0.5,
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["hi"], {"prompt": "hi"}),
+        (["hi", "--raw"], {"text": "hi"}),
+        (["--prompt-ids", "1,2"], {"prompt_ids": (1, 2)}),
+        (["hi", "--forced-ids", "3,4", "--max-tokens", "5"], {"prompt": "hi", "forced_ids": (3, 4), "max_tokens": 5}),
+        (["hi", "-m", "tiny", "--temperature", "0.5", "--top-k", "3", "--top-p", "0.9", "--seed", "7", "--stop", "a", "--stop", "b"],
+         {"prompt": "hi", "model": "tiny", "temperature": 0.5, "top_k": 3, "top_p": 0.9, "seed": 7, "stop": ("a", "b")}),
+    ],
+)  # fmt: skip
+def test_generate_asks_for_what_was_wished(
+    glmfleet: Command, served: Home, coordinator: FakeCoordinator, arguments: list[str], wanted: dict[str, Any]
+) -> None:
+    assert glmfleet("generate", *arguments, "--home", served.path)[0] == 0
+    assert coordinator.asked == [GenerateRequest(**{"max_tokens": 512, **wanted})]
+
+
+def test_generate_with_a_system_message_and_standard_input(
+    glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe"))
+    assert glmfleet("generate", "-", "--system", "be brief", "--home", served.path)[0] == 0
+    (request,) = coordinator.asked
+    assert isinstance(request, GenerateRequest)
+    assert [(each.role, each.content) for each in request.messages] == [("system", "be brief"), ("user", "from a pipe")]
+
+
+@pytest.mark.parametrize(
+    ("error", "error_at"), [(NotFound("no deployment x", advice="deployed: tiny"), 0), (Busy("dev-1: full", advice="later"), 1)]
+)
+def test_generate_that_fails_is_two_lines(glmfleet: Command, served: Home, coordinator: FakeCoordinator, error: Any, error_at: int) -> None:
+    coordinator.error, coordinator.error_at = error, error_at
+    code, out, err = glmfleet("generate", "hello", "--home", served.path)
+    assert code == 1
+    assert out == ("Par\n" if error_at else "")
+    assert err == f"error: {error.detail}\n  {error.advice}\n"
+
+
+def test_telemetry(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    code, out, _ = glmfleet("telemetry", "--since", "2h", "--by", "model", "--home", served.path)
+    assert code == 0
+    assert coordinator.asked == [(7200.0, "model")]
+    assert out.splitlines()[-1].split() == ["dev-1", "1", "3", "0.500", "0.250", "1.50", "2.50", "0.500", "modelled"]
+    assert json.loads(glmfleet("telemetry", "--json", "--home", served.path)[1]) == [as_json(ROW)]
+    coordinator.rows = []
+    assert glmfleet("telemetry", "--home", served.path)[2].startswith("nothing in the last 10m; ask something: ")
+
+
+def test_unmetered_is_a_dash_never_a_zero(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    coordinator.rows = [dataclasses.replace(ROW, busy_joules=None, idle_joules=None, joules_per_token=None, source="unmetered")]
+    out = glmfleet("telemetry", "--home", served.path)[1]
+    assert out.splitlines()[-1].split()[-4:] == ["-", "-", "-", "unmetered"]
+
+
+def test_chat_keeps_the_history(glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n/quit\nthree\n"))
+    code, out, _ = glmfleet("chat", "--system", "be brief", "--home", served.path)
+    assert (code, out) == (0, "Paris is\nParis is\n")
+    turns = [[(each.role, each.content) for each in request.messages] for request in coordinator.asked]  # type: ignore[attr-defined]
+    assert turns == [
+        [("system", "be brief"), ("user", "one")],
+        [("system", "be brief"), ("user", "one"), ("assistant", RESULT.text), ("user", "two")],
+    ]
+
+
+def test_chat_survives_an_error(glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    coordinator.error = Busy("dev-1: full", advice="later")
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
+    code, _, err = glmfleet("chat", "--home", served.path)
+    assert code == 0
+    assert err.count("error: dev-1: full\n  later\n") == 2
+    assert [len(request.messages) for request in coordinator.asked] == [1, 1]  # type: ignore[attr-defined]
+
+
+def test_doctor_names_problems_and_what_to_do(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    coordinator.found = [dataclasses.replace(DEVICE, state="offline", detail="no sample for 15 s")]
+    code, out, _ = glmfleet("doctor", "--home", served.path)
+    assert code == 1
+    assert "PROBLEM  models: none yet\n         get one: glmfleet model pull smollm2-135m\n" in out
+    assert "PROBLEM  discovery: 10.0.0.9:7420 does not answer\n" in out
+    assert "PROBLEM  device dev-1: offline at 127.0.0.1:7420: no sample for 15 s\n" in out
+    assert "ok       deployment tiny: ready\n" in out
+    checks = json.loads(glmfleet("doctor", "--json", "--home", served.path)[1])
+    assert {tuple(check) for check in checks} == {("name", "ok", "detail", "advice")}
+
+
+def test_doctor_without_a_coordinator(glmfleet: Command, home: Home) -> None:
+    code, out, _ = glmfleet("doctor", "--home", home.path)
+    assert code == 1
+    assert "PROBLEM  coordinator: no coordinator is running for this home" in out
+
+
+def test_a_coordinator_that_went_away_is_one_line(glmfleet: Command, home: Home) -> None:
+    with home.serving("http://127.0.0.1:9"):
+        code, _, err = glmfleet("devices", "--home", home.path)
+    assert code == 1
+    assert err.splitlines()[0] == "error: the coordinator at http://127.0.0.1:9 does not answer"
+
+
+def test_sim_without_devices(glmfleet: Command, home: Home) -> None:
+    assert glmfleet("sim", "status", "--json", "--home", home.path)[1] == "[]\n"
+    assert glmfleet("sim", "status", "--home", home.path)[2] == "no simulated devices; start some: glmfleet sim up --devices 3\n"
+    assert glmfleet("sim", "down", "--home", home.path) == (0, "", "no simulated device was running\n")
+    code, _, err = glmfleet("sim", "up", "--profile", "moon", "--home", home.path)
+    assert code == 1
+    assert err.startswith("error: no profile 'moon'\n  choose one of ")
+
+
+def test_sim_profiles(glmfleet: Command) -> None:
+    assert "rk3588" in glmfleet("sim", "profiles")[1]
+    first = json.loads(glmfleet("sim", "profiles", "--json")[1])[0]
+    assert set(first["figures"]["memory"]) == {"value", "unit", "source", "trust"}
+
+
+def test_device_run_needs_an_identity(glmfleet: Command, home: Home) -> None:
+    code, _, err = glmfleet("device", "run", "--home", home.path)
+    assert code == 1
+    assert err.startswith("error: no fleet authority in this home")

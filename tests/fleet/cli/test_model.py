@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fleet.home import Home
+from quantize.artifact import ArtifactStore
+from tests.support.checkpoints import write_checkpoint
+from tests.support.command import Command
+from tests.support.fake_coordinator import FakeCoordinator
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "checkpoint")
+
+
+def test_import_list_show_rm(glmfleet: Command, home: Home, checkpoint: Path) -> None:
+    code, out, err = glmfleet("model", "import", checkpoint, "--name", "mine", "--home", home.path)
+    assert (code, out) == (0, "")
+    assert "quantize to int8: 100 %" in err
+    (listed,) = json.loads(glmfleet("model", "list", "--json", "--home", home.path)[1])
+    shown = json.loads(glmfleet("model", "show", "mine", "--json", "--home", home.path)[1])
+    assert listed == shown
+    assert (shown["name"], shown["layers"], shown["bits"]) == ("mine", 3, 8)
+    assert glmfleet("model", "list", "--home", home.path)[1].splitlines()[1].split()[0] == "mine"
+    assert "GlmForCausalLM, 3 layers" in glmfleet("model", "show", "mine", "--home", home.path)[1]
+    code, _, err = glmfleet("model", "rm", "mine", "--home", home.path)
+    assert code == 0
+    assert err.startswith("mine removed, ")
+    assert not list((home.artifacts / "blobs" / "sha256").iterdir())
+
+
+def test_weights_are_rotated_unless_told_otherwise(glmfleet: Command, home: Home, checkpoint: Path) -> None:
+    assert glmfleet("model", "import", checkpoint, "--name", "turned", "--home", home.path)[0] == 0
+    assert glmfleet("model", "import", checkpoint, "--name", "plain", "--no-rotate", "--home", home.path)[0] == 0
+    store = ArtifactStore(home.artifacts)
+    assert [store.load(name).quantization.rotated for name in ("turned", "plain")] == [True, False]
+
+
+def test_an_empty_list_says_what_to_do(glmfleet: Command, home: Home) -> None:
+    assert glmfleet("model", "list", "--home", home.path) == (0, "", "no models yet; get one: glmfleet model pull smollm2-135m\n")
+
+
+@pytest.mark.parametrize("command", [["show", "moon"], ["rm", "moon"], ["pull", "moon"], ["import", "/nowhere", "--name", "x"]])
+def test_mistakes_are_two_lines(glmfleet: Command, home: Home, command: list[str]) -> None:
+    code, out, err = glmfleet("model", *command, "--home", home.path)
+    assert (code, out) == (1, "")
+    first, second = err.splitlines()
+    assert first.startswith("error: ")
+    assert second.startswith("  ")
+
+
+def test_a_damaged_model_does_not_hide_the_others(glmfleet: Command, home: Home, checkpoint: Path) -> None:
+    for name in ("good", "bad"):
+        glmfleet("model", "import", checkpoint, "--name", name, "--home", home.path)
+    (home.artifacts / "models" / "bad.json").write_text("{")
+    code, out, err = glmfleet("model", "list", "--json", "--home", home.path)
+    assert code == 0
+    assert [model["name"] for model in json.loads(out)] == ["good"]
+    assert err.startswith("bad is damaged: ")
+
+
+def test_a_model_in_use_is_not_removed(glmfleet: Command, served: Home, coordinator: FakeCoordinator, checkpoint: Path) -> None:
+    glmfleet("model", "import", checkpoint, "--name", "tiny", "--home", served.path)
+    code, _, err = glmfleet("model", "rm", "tiny", "--home", served.path)
+    assert code == 1
+    assert err == "error: tiny is deployed as tiny\n  first: glmfleet undeploy tiny\n"
+    assert json.loads(glmfleet("model", "list", "--json", "--home", served.path)[1])

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+
+import httpx
+import pytest
+
+from fleet.cli.api_key import ensure_key, read_key
+from fleet.home import Home
+from protos.errors import InvalidInput
+from tests.support.command import Command
+from tests.support.processes import Glmfleet
+
+
+@pytest.fixture
+def program(home: Home) -> Glmfleet:
+    return Glmfleet(home.path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_it_is_told_to_end(program: Glmfleet, home: Home, number: signal.Signals) -> None:
+    with program.serving() as server:
+        running = home.running_coordinator()
+        assert running is not None
+        assert running.pid == server.pid
+        assert httpx.get(f"{running.url}/healthz", trust_env=False).json() == {"status": "ok"}
+        assert httpx.get(f"{running.url}/api/v1/devices", trust_env=False).json() == []
+        server.send_signal(number)
+        _, err = server.communicate(timeout=20)
+    assert server.returncode == 0
+    assert err.splitlines()[-1] == "stopped"
+    assert "Traceback" not in err
+    assert home.running_coordinator() is None
+    assert not home.coordinator_file.exists()
+
+
+def test_a_second_one_on_the_same_home_is_told_where_the_first_is(program: Glmfleet, home: Home) -> None:
+    with program.serving() as server:
+        running = home.running_coordinator()
+        assert running is not None
+        done = program("serve", "--port", 0)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[0] == f"error: a coordinator of this home already runs at {running.url} (process {server.pid})"
+        assert home.running_coordinator() == running
+
+
+def test_a_port_in_use_is_one_clear_line(glmfleet: Command, home: Home) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert glmfleet("serve", "--port", port, "--home", home.path) == (
+            1,
+            "",
+            f"error: port {port} is in use\n  choose another with --port, or --port 0 for any free one\n",
+        )
+    assert home.running_coordinator() is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.1", "::"])
+def test_beyond_loopback_a_key_is_needed(glmfleet: Command, home: Home, host: str) -> None:
+    code, _, err = glmfleet("serve", "--host", host, "--home", home.path)
+    assert code == 1
+    assert err == f"error: listening on {host} lets everyone in reach use the fleet\n  add --require-key, or leave --host out\n"
+
+
+def test_an_address_that_is_not_ours(glmfleet: Command, home: Home) -> None:
+    code, _, err = glmfleet("serve", "--host", "192.0.2.77", "--require-key", "--home", home.path)
+    assert code == 1
+    assert err.startswith("error: cannot listen on 192.0.2.77")
+
+
+def test_with_a_key_only_those_who_have_it_are_served(program: Glmfleet, home: Home) -> None:
+    with program.serving("--require-key"):
+        running = home.running_coordinator()
+        assert running is not None
+        assert httpx.get(f"{running.url}/v1/models", trust_env=False).status_code == 401
+        assert json.loads(program("devices", "--json").stdout) == []
+    assert stat.S_IMODE(os.stat(home.path / "api-key").st_mode) == 0o600
+
+
+def test_the_key_is_made_once(home: Home) -> None:
+    assert read_key(home) is None
+    key = ensure_key(home)
+    assert len(key) >= 40
+    assert ensure_key(home) == read_key(home) == key
+    (home.path / "api-key").write_text("\n")
+    with pytest.raises(InvalidInput, match="is empty"):
+        read_key(home)

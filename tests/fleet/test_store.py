@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, text
+
+from fleet import store as module
+from fleet.store import Store, StoredDeployment, devices
+from protos.errors import Busy, Conflict, Corrupt, InvalidInput, NoSpace
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "state.sqlite") as opened:
+        yield opened
+
+
+def test_deployments_outlive_the_process(tmp_path: Path) -> None:
+    with Store(tmp_path / "state.sqlite") as store:
+        store.put_deployment("b", 1, '{"x": 1}')
+        store.put_deployment("a", 3, "{}")
+        store.put_deployment("b", 2, '{"x": 2}')
+    with Store(f"sqlite:///{tmp_path / 'state.sqlite'}") as store:
+        assert store.deployments() == [StoredDeployment("a", 3, "{}"), StoredDeployment("b", 2, '{"x": 2}')]
+
+
+def test_a_removed_deployment_keeps_its_generation(store: Store) -> None:
+    assert store.generation("a") == 0
+    store.put_deployment("a", 4, "{}")
+    store.remove_deployment("a", 5)
+    assert store.deployments() == []
+    assert store.generation("a") == 5
+    store.put_deployment("a", 6, "{}")
+    assert store.deployments() == [StoredDeployment("a", 6, "{}")]
+
+
+def test_a_lower_generation_is_refused(store: Store) -> None:
+    store.put_deployment("a", 4, "new")
+    with pytest.raises(Conflict, match="generation 4; this is 3"):
+        store.put_deployment("a", 3, "old")
+    with pytest.raises(Conflict):
+        store.remove_deployment("a", 3)
+    assert store.deployments() == [StoredDeployment("a", 4, "new")]
+
+
+def test_threads_write_one_after_another(store: Store) -> None:
+    together = threading.Barrier(8)
+
+    def write(number: int) -> None:
+        together.wait()
+        for generation in range(1, 11):
+            store.put_deployment(f"d{number}", generation, "{}")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(write, range(8)))
+    assert [deployment.generation for deployment in store.deployments()] == [10] * 8
+
+
+def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
+    def fail() -> None:
+        with store.writing() as connection:
+            connection.execute(insert(devices).values(device_id="d", name="n"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    with store.reading() as connection:
+        assert connection.execute(devices.select()).all() == []
+
+
+def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    with Store(path) as store, store.writing() as connection:
+        connection.execute(text("UPDATE schema_info SET version = 99"))
+    with pytest.raises(Conflict, match="schema 99; this glmfleet reads 1") as caught:
+        Store(path)
+    assert caught.value.advice == "use the newer glmfleet"
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    path.write_bytes(b"not a database, " * 100)
+    with pytest.raises(Corrupt, match=r"state\.sqlite"):
+        Store(path)
+    assert path.read_bytes() == b"not a database, " * 100
+
+
+def test_a_folder_that_is_not_there_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="unable to open database file"):
+        Store(tmp_path / "nowhere" / "state.sqlite")
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite://", "nosuchdatabase://host/x"])
+def test_a_url_that_cannot_be_used_is_the_users_mistake(url: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Store(url)
+    assert caught.value.advice
+
+
+def test_a_full_disk_is_no_space_and_nothing_is_written(store: Store) -> None:
+    store.put_deployment("a", 1, "{}")
+    with store.reading() as connection:
+        pages = connection.execute(text("PRAGMA page_count")).scalar_one()
+        # The same error code as the operating system's ENOSPC gives. One connection of the pool holds the limit.
+        connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+    with pytest.raises(NoSpace, match="full") as caught:
+        store.put_deployment("a", 2, "x" * 1_000_000)
+    assert caught.value.advice
+    assert store.deployments() == [StoredDeployment("a", 1, "{}")]
+
+
+def test_a_writer_that_does_not_let_go_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0)
+    path = tmp_path / "state.sqlite"
+    with Store(path) as store:
+        other = sqlite3.connect(path, isolation_level=None)
+        try:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(Busy) as caught:
+                store.put_deployment("a", 1, "{}")
+            assert caught.value.retry_after_seconds > 0
+            assert store.deployments() == []  # readers are not held up
+        finally:
+            other.close()
+
+
+def test_the_file_is_in_wal_mode(store: Store) -> None:
+    with store.reading() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(text("PRAGMA synchronous")).scalar() == 1

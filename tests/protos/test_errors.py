@@ -1,0 +1,174 @@
+"""Errors: every class survives the wire, and each hop leaves its name."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from protos.errors import (
+    LEAVES,
+    Busy,
+    Conflict,
+    Denied,
+    FleetError,
+    Internal,
+    InvalidInput,
+    PermanentError,
+    TemporaryError,
+    TimedOut,
+    Unavailable,
+    answered,
+    by_name,
+    remote,
+)
+from protos.ids import DeviceId
+from protos.transport import Peer, dial, serve
+from protos.v1 import device_pb2, device_pb2_grpc
+
+DEVICE = DeviceId("a" * 16)
+
+
+class Answering(device_pb2_grpc.DeviceServicer):
+    """Describe does what it is told."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+
+    async def Describe(  # noqa: N802
+        self,
+        request: device_pb2.DescribeRequest,
+        context: grpc.aio.ServicerContext[device_pb2.DescribeRequest, device_pb2.DeviceDescription],
+    ) -> device_pb2.DeviceDescription:
+        async with answered(context):
+            self._act()
+        return device_pb2.DeviceDescription(name="fine")
+
+
+@asynccontextmanager
+async def device(act: Callable[[], None]) -> AsyncIterator[Peer]:
+    server, port = await serve(
+        "127.0.0.1:0", DEVICE, None, lambda server: device_pb2_grpc.add_DeviceServicer_to_server(Answering(act), server)
+    )
+    peer = dial(f"127.0.0.1:{port}", DEVICE, None)
+    try:
+        yield peer
+    finally:
+        await peer.channel.close()
+        await server.stop(None)
+
+
+def failing(error: BaseException) -> Callable[[], None]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+async def describe(peer: Peer, **options: float) -> device_pb2.DeviceDescription:
+    return await peer.device_stub.Describe(device_pb2.DescribeRequest(), metadata=peer.metadata, **options)
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+async def test_every_leaf_survives_the_wire(leaf: type[FleetError]) -> None:
+    async with device(failing(leaf("layers.3: no good", retry_after_seconds=2.5))) as peer:
+        with pytest.raises(FleetError) as caught, remote("dev-1"):
+            await describe(peer)
+    assert type(caught.value) is leaf
+    assert caught.value.detail == "dev-1: layers.3: no good"
+    assert caught.value.retry_after_seconds == 2.5
+
+
+async def test_the_message_is_the_route() -> None:
+    async with device(failing(Busy("full"))) as far:
+
+        async def relay() -> None:
+            with remote("dev-2"):
+                await describe(far)
+
+        async def route() -> None:
+            try:
+                await relay()
+            except FleetError as error:
+                raise error.at("dev-1") from error
+
+        with pytest.raises(Busy, match=r"^dev-1: dev-2: full$"):
+            await route()
+
+
+async def test_a_defect_is_logged_there_and_brings_no_traceback_here(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR, "protos.errors"):
+        async with device(failing(ZeroDivisionError("by zero"))) as peer:
+            with pytest.raises(Internal) as caught, remote("dev-1"):
+                await describe(peer)
+    assert caught.value.detail == "dev-1: ZeroDivisionError: by zero"
+    assert "Traceback" in caplog.text
+
+
+async def test_answered_lets_success_pass() -> None:
+    async with device(lambda: None) as peer:
+        with remote("dev-1"):
+            assert (await describe(peer)).name == "fine"
+
+
+async def test_a_service_that_is_not_there_is_a_conflict() -> None:
+    server, port = await serve("127.0.0.1:0", DEVICE, None, lambda _server: None)
+    peer = dial(f"127.0.0.1:{port}", DEVICE, None)
+    with pytest.raises(Conflict, match="dev-1"), remote("dev-1"):
+        await describe(peer)
+    await peer.channel.close()
+    await server.stop(None)
+
+
+async def test_nobody_there_is_unavailable() -> None:
+    async with device(lambda: None) as peer:
+        address = peer.address
+    peer = dial(address, DEVICE, None)
+    with pytest.raises(Unavailable, match="dev-1"), remote("dev-1"):
+        await describe(peer)
+    await peer.channel.close()
+
+
+async def test_a_deadline_is_timed_out() -> None:
+    held = asyncio.Event()
+
+    class Slow(device_pb2_grpc.DeviceServicer):
+        async def Describe(self, request: object, context: object) -> device_pb2.DeviceDescription:  # type: ignore[override]  # noqa: N802
+            await held.wait()
+            return device_pb2.DeviceDescription()
+
+    server, port = await serve("127.0.0.1:0", DEVICE, None, lambda server: device_pb2_grpc.add_DeviceServicer_to_server(Slow(), server))
+    peer = dial(f"127.0.0.1:{port}", DEVICE, None)
+    with pytest.raises(TimedOut), remote("dev-1"):
+        await describe(peer, timeout=0.05)
+    await peer.channel.close()
+    await server.stop(None)
+
+
+async def test_a_call_on_a_closed_channel_is_unavailable() -> None:
+    async with device(lambda: None) as peer:
+        await peer.channel.close()
+        with pytest.raises(Unavailable, match="dev-1: the connection was closed"), remote("dev-1"):
+            await describe(peer)
+
+
+def test_retry_policy_reads_the_class() -> None:
+    for leaf in LEAVES:
+        assert issubclass(leaf, TemporaryError) != issubclass(leaf, PermanentError)
+    assert len({leaf.status for leaf in LEAVES}) == len(LEAVES), "two classes would be one on the wire"
+
+
+def test_another_hop_keeps_all_else() -> None:
+    error = InvalidInput("too long", advice="shorten it", retry_after_seconds=1.0).at("dev-1")
+    assert (type(error), error.detail, error.advice, error.retry_after_seconds) == (InvalidInput, "dev-1: too long", "shorten it", 1.0)
+    assert str(error) == error.detail
+
+
+def test_by_name() -> None:
+    assert type(by_name("Denied", "no")) is Denied
+    assert type(by_name("NoSuchClass", "no")) is Internal
+    assert by_name("Busy", "no", retry_after_seconds=3).retry_after_seconds == 3

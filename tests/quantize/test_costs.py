@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+
+import pytest
+
+from protos.errors import InvalidInput
+from protos.v1 import device_pb2
+from quantize.costs import StageCost, stage_cost
+from quantize.parts import stage_parts
+from tests.quantize.conftest import Imported
+from tests.support.checkpoints import TinyGlm
+
+Get = Callable[..., Imported]
+
+# hidden 64, 4 heads x 16, 2 KV heads, intermediate 96, vocabulary 272, blocks of 32: everything divides.
+_MODEL = TinyGlm(hidden_size=64, intermediate_size=96, qkv_bias=False, tied_head=True)
+_LAYER_MACS = 128 * 64 + 64 * 64 + 192 * 64 + 64 * 96
+_LAYER_BYTES = _LAYER_MACS + _LAYER_MACS // 32 * 4 + 2 * 64 * 4
+_HEAD_BYTES = 64 * 4 + 272 * 64 + 272 * 2 * 4
+
+
+def test_a_stage_of_layers(imported: Get) -> None:
+    manifest = imported(_MODEL).manifest
+    positions_bytes, positions_row_bytes = 2 * 256 * 8 * 4, 2 * 8 * 4
+    assert stage_cost(manifest, stage_parts(manifest.config, 1, 3)) == StageCost(
+        weight_bytes=2 * _LAYER_BYTES + positions_bytes,
+        read_bytes=2 * _LAYER_BYTES + positions_row_bytes,
+        macs_per_row=2 * _LAYER_MACS,
+        kv_bytes_per_token=2 * (2 * 2 * 16 * 4),
+        attention_macs_per_position=2 * 2 * 4 * 16,
+    )
+
+
+def test_the_head_is_counted_apart(imported: Get) -> None:
+    manifest = imported(_MODEL).manifest
+    assert stage_cost(manifest, ["embedding", "head"]) == StageCost(
+        weight_bytes=272 * 64 + 272 * 2 * 4 + _HEAD_BYTES,
+        read_bytes=64 + 2 * 4,
+        head_read_bytes=_HEAD_BYTES,
+        head_macs_per_row=272 * 64,
+    )
+
+
+def test_stages_add_up_to_the_model(imported: Get) -> None:
+    manifest = imported(_MODEL).manifest
+    whole = stage_cost(manifest, [part.name for part in manifest.parts])
+    first, second = (stage_cost(manifest, stage_parts(manifest.config, *cut)) for cut in ((0, 1), (1, 3)))
+    assert first.macs_per_row + second.macs_per_row == whole.macs_per_row
+    assert first.kv_bytes_per_token + second.kv_bytes_per_token == whole.kv_bytes_per_token
+
+
+def test_the_fields_are_the_contracts() -> None:
+    assert [field.name for field in fields(StageCost)] == [field.name for field in device_pb2.StageCost.DESCRIPTOR.fields]
+
+
+def test_an_unknown_part(imported: Get) -> None:
+    with pytest.raises(InvalidInput):
+        stage_cost(imported(_MODEL).manifest, ["layers.9"])

@@ -1,0 +1,148 @@
+"""A coordinator without devices: it answers from a script and remembers what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from fleet.views import (
+    CostRow,
+    DeployEvent,
+    DeploymentView,
+    DeviceCost,
+    DeviceView,
+    DiscoveryReport,
+    GenerateRequest,
+    GenerateResult,
+    ModelView,
+    Plan,
+    PlanRequest,
+    StagePlan,
+    TokenChunk,
+)
+from protos.errors import FleetError, NotFound
+
+_T = TypeVar("_T")
+
+DEVICE = DeviceView(
+    device_id="aaaabbbbccccdddd",
+    name="dev-1",
+    address="127.0.0.1:7420",
+    state="online",
+    simulated=True,
+    profile="rk3588",
+    pace="fast",
+    memory_bytes=8 << 30,
+    memory_used_bytes=1 << 30,
+    energy_source="modelled",
+    agent_version="0.1.0",
+    stages=("tiny stage 0 of 1: layers 0-3",),
+    labels={"room": "7"},
+    found_by="mdns",
+)
+MODEL = ModelView("tiny", "d" * 64, "GlmForCausalLM", 1_234_567, 4, 64, 128, 8, 32, 1 << 20, "Apache-2.0", "a notice", "tests")
+STAGE = StagePlan(
+    device_id=DEVICE.device_id,
+    device_name="dev-1",
+    profile="rk3588",
+    simulated=True,
+    first_layer=0,
+    stop_layer=4,
+    parts=("embedding", "positions", "layers.0", "layers.1", "layers.2", "layers.3", "head"),
+    weight_bytes=1 << 20,
+    kv_bytes=1 << 16,
+    memory_bytes=8 << 30,
+    push_bytes=1 << 20,
+    decode_seconds=0.01,
+    decode_joules=0.05,
+)
+PLAN = Plan("tiny", "d" * 64, "latency", 128, 1, 16, 64, (STAGE,), 100.0, 0.05, 256, ("fits on one device",))
+DEPLOYMENT = DeploymentView("tiny", "tiny", "d" * 64, "ready", "", (STAGE,), 128, 16, 1)
+COST = DeviceCost(DEVICE.device_id, "dev-1", "rk3588", True, 0.5, 0.25, 1.5, "modelled", 0.5)
+RESULT = GenerateResult("tiny", "tiny", "Paris is", (5, 6, 7), "stop", 4, 3, 0.125, 0.0625, 0.1, 0.05, 0.3, (COST,))
+CHUNKS = (TokenChunk("Par", (5,)), TokenChunk("", (6,)), TokenChunk("is is", (7,)))
+ROW = CostRow("dev-1", DEVICE.device_id, 1, 4, 3, 0.5, 0.25, 1.5, 2.5, 0.5, "modelled")
+EVENTS = (
+    DeployEvent("plan", plan=PLAN),
+    DeployEvent("push", device_name="dev-1", done_bytes=1 << 19, total_bytes=1 << 20),
+    DeployEvent("push", device_name="dev-1", done_bytes=1 << 20, total_bytes=1 << 20),
+    DeployEvent("load", device_name="dev-1", seconds=0.25),
+    DeployEvent("ready", deployment="tiny"),
+)
+
+
+@dataclass
+class FakeCoordinator:
+    """`error_at` n: `error` is raised after n parts of an answer or a deployment; `hold_at` n: it waits there until it is closed."""
+
+    found: list[DeviceView] = field(default_factory=lambda: [DEVICE])
+    deployed: list[DeploymentView] = field(default_factory=lambda: [DEPLOYMENT])
+    chunks: Sequence[TokenChunk] = CHUNKS
+    result: GenerateResult = RESULT
+    rows: list[CostRow] = field(default_factory=lambda: [ROW])
+    error: Exception | None = None
+    error_at: int = 0
+    hold_at: int | None = None
+    asked: list[object] = field(default_factory=list)
+    holding: bool = False
+    closed: int = 0  # answers and deployments that came to an end, whichever way
+
+    def devices(self) -> list[DeviceView]:
+        return self.found
+
+    def discovery(self) -> DiscoveryReport:
+        return DiscoveryReport("fleetfleetfleet1", ("127.0.0.1",), ("10.0.0.9:7420",), 2, ("10.0.0.9:7420 does not answer",))
+
+    def models(self) -> list[ModelView]:
+        return [MODEL]
+
+    def model(self, name: str) -> ModelView:
+        if name != MODEL.name:
+            raise NotFound(f"no model {name}", advice="models here: tiny")
+        return MODEL
+
+    def deployments(self) -> list[DeploymentView]:
+        return self.deployed
+
+    async def plan(self, request: PlanRequest) -> Plan:
+        self._ask(request)
+        return PLAN
+
+    async def undeploy(self, name: str) -> None:
+        self._ask(name)
+
+    async def telemetry(self, since_seconds: float, by: str) -> list[CostRow]:
+        self._ask((since_seconds, by))
+        return self.rows
+
+    async def deploy(self, request: PlanRequest, name: str | None = None) -> AsyncIterator[DeployEvent]:
+        self.asked.append((request, name))
+        async with aclosing(self._play(EVENTS)) as events:
+            async for event in events:
+                yield event
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk | GenerateResult]:
+        self.asked.append(request)
+        async with aclosing(self._play((*self.chunks, self.result))) as parts:
+            async for part in parts:
+                yield part
+
+    def _ask(self, what: object) -> None:
+        self.asked.append(what)
+        if isinstance(self.error, FleetError):
+            raise self.error
+
+    async def _play(self, parts: Sequence[_T]) -> AsyncGenerator[_T]:
+        try:
+            for number, part in enumerate(parts):
+                if self.error is not None and number == self.error_at:
+                    raise self.error
+                if number == self.hold_at:
+                    self.holding = True
+                    await asyncio.Event().wait()
+                yield part
+        finally:
+            self.closed += 1

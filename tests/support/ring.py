@@ -1,0 +1,253 @@
+"""A ring of real agents in this process: real TLS and streams, a tiny model, one agent per stage."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from device.agent import Agent, AgentConfig
+from device.cpu import CpuHardware
+from device.hardware import Hardware
+from protos.errors import FleetError, by_name, remote
+from protos.ids import PROTOCOL_VERSION, PipelineId
+from protos.manifest import Manifest
+from protos.transport import CHUNK_BYTES, Credentials, Peer, dial
+from protos.v1 import device_pb2, pipeline_pb2
+from quantize.artifact import ArtifactStore
+from quantize.costs import stage_cost
+from quantize.graph import build_stage_graph
+from quantize.huggingface import open_huggingface
+from quantize.importer import import_model
+from tests.support.checkpoints import TinyGlm, write_checkpoint
+from tests.support.members import TestFleet, credentials_of
+
+
+def tiny_model(folder: Path, shape: TinyGlm, block_size: int = 32) -> tuple[Manifest, ArtifactStore]:
+    store = ArtifactStore(folder / "artifacts")
+    with open_huggingface(write_checkpoint(folder / "checkpoint", shape)) as checkpoint:
+        return import_model(checkpoint, store, "tiny", block_size=block_size), store
+
+
+@dataclass
+class Answer:
+    """What one sequence got."""
+
+    token_ids: list[int] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    finished: pipeline_pb2.Finished | None = None
+    error: FleetError | None = None
+
+
+class Client:
+    """One Generate stream, read in the background."""
+
+    def __init__(self, peer: Peer, attach: pipeline_pb2.Attach) -> None:
+        self._call = peer.pipeline_stub.Generate(metadata=peer.metadata)
+        self._attach = attach
+        self._answers: dict[int, Answer] = {}
+        self._ends: dict[int, asyncio.Event] = {}
+        self._numbers = 0
+        self._reader: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()  # gRPC takes one write at a time
+
+    async def attach(self) -> None:
+        with remote("head"):
+            await self._call.write(pipeline_pb2.GenerateRequest(attach=self._attach))
+            event = await self._call.read()
+        assert isinstance(event, pipeline_pb2.GenerateEvent)
+        assert event.attached
+        self._reader = asyncio.create_task(self._read())
+
+    async def start(
+        self, prompt: Sequence[int], count: int, *, forced: Sequence[int] = (), stops: Sequence[int] = (), **sampling: float
+    ) -> int:
+        self._numbers = number = self._numbers + 1
+        self._answers[number], self._ends[number] = Answer(), asyncio.Event()
+        submit = pipeline_pb2.Submit(
+            sequence=number,
+            prompt_ids=prompt,
+            forced_ids=forced,
+            max_tokens=count,
+            stop_token_ids=stops,
+            sampling=pipeline_pb2.Sampling(**sampling),  # type: ignore[arg-type]
+        )
+        await self._write(pipeline_pb2.GenerateRequest(submit=submit))
+        return number
+
+    async def cancel(self, number: int) -> None:
+        await self._write(pipeline_pb2.GenerateRequest(cancel=pipeline_pb2.Cancel(sequence=number)))
+
+    async def pause(self, number: int, paused: bool) -> None:
+        await self._write(pipeline_pb2.GenerateRequest(pause=pipeline_pb2.Pause(sequence=number, paused=paused)))
+
+    def answer(self, number: int) -> Answer:
+        return self._answers[number]
+
+    async def end(self, number: int) -> Answer:
+        await self._ends[number].wait()
+        return self._answers[number]
+
+    async def ask(
+        self, prompt: Sequence[int], count: int, *, forced: Sequence[int] = (), stops: Sequence[int] = (), **sampling: float
+    ) -> Answer:
+        return await self.end(await self.start(prompt, count, forced=forced, stops=stops, **sampling))
+
+    async def close(self) -> None:
+        if self._reader:
+            self._reader.cancel()
+        self._call.cancel()
+        await asyncio.gather(*([self._reader] if self._reader else []), return_exceptions=True)
+
+    async def _write(self, request: pipeline_pb2.GenerateRequest) -> None:
+        async with self._writing:
+            await self._call.write(request)
+
+    async def _read(self) -> None:
+        while isinstance(event := await self._call.read(), pipeline_pb2.GenerateEvent):
+            for token in event.tokens:
+                answer = self._answers[token.sequence]
+                answer.token_ids.append(token.token_id)
+                answer.indices.append(token.index)
+            for finished in event.finished:
+                answer = self._answers[finished.sequence]
+                answer.finished = finished
+                if finished.HasField("failure"):
+                    answer.error = by_name(finished.failure.code, finished.failure.detail)
+                self._ends[finished.sequence].set()
+
+
+@dataclass
+class Ring:
+    """Agents with stages 0 … n-1 of one pipeline loaded."""
+
+    agents: list[Agent]
+    peers: list[Peer]
+    attach: pipeline_pb2.Attach
+    requests: list[device_pb2.LoadStageRequest]
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Client]:
+        client = Client(self.peers[0], self.attach)
+        try:
+            await client.attach()
+            yield client
+        finally:
+            await client.close()
+
+    async def open_sequences(self, stages: Sequence[int] | None = None) -> int:
+        """Over all stages, or some."""
+        total = 0
+        for peer in self.peers if stages is None else [self.peers[stage] for stage in stages]:
+            description = await peer.device_stub.Describe(device_pb2.DescribeRequest(), metadata=peer.metadata)
+            total += sum(stage.open_sequences for stage in description.stages)
+        return total
+
+    async def all_freed(self) -> None:
+        async with asyncio.timeout(5):
+            while await self.open_sequences():  # noqa: ASYNC110 (asked over the wire: nothing here tells)
+                await asyncio.sleep(0.02)
+
+    async def restart(self, stage: int) -> None:
+        """After the agent was left: a new one on the same state and port, its stage loaded again."""
+        before, peer = self.agents[stage], self.peers[stage]
+        config = dataclasses.replace(before.config, port=int(peer.address.rpartition(":")[2]))
+        self.agents[stage] = Agent(config, CpuHardware(1 << 30, 1))
+        await self.agents[stage].__aenter__()
+        with remote(peer.device):
+            await peer.device_stub.LoadStage(self.requests[stage], metadata=peer.metadata, wait_for_ready=True)
+
+
+def cuts(layers: int, stages: int) -> list[tuple[int, int]]:
+    edges = [layers * index // stages for index in range(stages + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def load_requests(
+    manifest: Manifest, hops: Sequence[device_pb2.Hop], *, context: int = 128, slots: int = 4, chunk: int = 16, epoch: int = 1
+) -> list[device_pb2.LoadStageRequest]:
+    """What a coordinator would send to the devices of `hops`, layers cut evenly."""
+    requests, config = [], manifest.config
+    for stage, (first, stop) in enumerate(cuts(config.layers, len(hops))):
+        body = [*(["embedding"] if stage == 0 else []), "positions", *(f"layers.{layer}" for layer in range(first, stop))]
+        parts = [*body, *(["head"] if stage == 0 else [])]
+        blobs = {blob.digest for part in parts for blob in manifest.part(part).variants[0].blobs}
+        requests.append(
+            device_pb2.LoadStageRequest(
+                generation=device_pb2.Generation(deployment="test", number=1),
+                pipeline_id=PipelineId("test-1"),
+                manifest_digest=manifest.digest,
+                epoch=epoch,
+                stage=stage,
+                stages=len(hops),
+                parts=parts,
+                blobs=sorted(blobs),
+                shape=device_pb2.StageShape(
+                    hidden_size=config.hidden_size,
+                    vocab_size=config.vocab_size,
+                    first_layer=first,
+                    stop_layer=stop,
+                    kv_heads=config.kv_heads,
+                    head_dim=config.head_dim,
+                    context=context,
+                    groups=len(hops),
+                    slots_per_group=slots,
+                    prefill_chunk=chunk,
+                    row_multiple=2 if manifest.quantization.block_size >= 128 else 1,
+                ),
+                graph=build_stage_graph(manifest, body),
+                head_graph=build_stage_graph(manifest, ["head"]) if stage == 0 else b"",
+                next=hops[(stage + 1) % len(hops)] if len(hops) > 1 else None,
+                cost=device_pb2.StageCost(**dataclasses.asdict(stage_cost(manifest, parts))),
+            )
+        )
+    return requests
+
+
+async def put_blob(peer: Peer, digest: str, data: bytes, offset: int = 0, stop: int | None = None) -> None:
+    async def messages() -> AsyncIterator[device_pb2.PutBlobRequest]:
+        yield device_pb2.PutBlobRequest(header=device_pb2.PutBlobHeader(digest=digest, size_bytes=len(data), offset=offset))
+        for start in range(offset, stop or len(data), CHUNK_BYTES):
+            yield device_pb2.PutBlobRequest(chunk=data[start : min(start + CHUNK_BYTES, stop or len(data))])
+
+    with remote(peer.device):
+        await peer.device_stub.PutBlob(messages(), metadata=peer.metadata)
+
+
+@asynccontextmanager
+async def agents(folder: Path, hardware: Sequence[Hardware]) -> AsyncIterator[tuple[list[Agent], list[Peer], Credentials]]:
+    """Real agents on loopback, one on each of `hardware`, and connections to them."""
+    fleet = TestFleet.open(folder)
+    credentials = credentials_of(fleet.member("coordinator", "coordinator"))
+    identities = [fleet.member(f"dev-{index}") for index in range(len(hardware))]
+    made = [Agent(AgentConfig(folder / f"dev-{index}", f"dev-{index}", "127.0.0.1"), item) for index, item in enumerate(hardware)]
+    try:
+        addresses = await asyncio.gather(*(agent.__aenter__() for agent in made))
+        peers = [dial(address, identity.device_id, credentials) for address, identity in zip(addresses, identities, strict=True)]
+        yield made, peers, credentials
+        await asyncio.gather(*(peer.channel.close() for peer in peers))
+    finally:
+        await asyncio.gather(*(agent.__aexit__(None, None, None) for agent in made))
+        for item in hardware:
+            item.close()
+
+
+@asynccontextmanager
+async def ring(
+    folder: Path, manifest: Manifest, store: ArtifactStore, stages: int, *, hardware: Sequence[Hardware] = (), **shape: int
+) -> AsyncIterator[Ring]:
+    async with agents(folder, hardware or [CpuHardware(1 << 30, 1) for _ in range(stages)]) as (made, peers, _):
+        requests = load_requests(manifest, [device_pb2.Hop(device_id=peer.device, address=peer.address) for peer in peers], **shape)
+        for peer, request in zip(peers, requests, strict=True):
+            for digest in request.blobs:
+                await put_blob(peer, digest, store.blob_path(digest).read_bytes())
+            with remote(peer.device):
+                await peer.device_stub.LoadStage(request, metadata=peer.metadata)
+        attach = pipeline_pb2.Attach(
+            protocol_version=PROTOCOL_VERSION, pipeline_id="test-1", manifest_digest=manifest.digest, epoch=requests[0].epoch
+        )
+        yield Ring(made, peers, attach, requests)
