@@ -4,12 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROMPT ?= Name three colours.
 
-.PHONY: demo test lint format types protos check-protos clean
+.PHONY: demo test soak lint format types protos check-protos clean
+demo: export QUESTION := $(value PROMPT)
 demo: $(VENV)/demo.installed
-	@$(BIN)/glmfleet demo --prompt "$(PROMPT)"
+	@$(BIN)/glmfleet demo --prompt "$$QUESTION"
 
 test: $(VENV)/dev.installed
 	$(BIN)/python -m pytest tests
+
+MINUTES ?= 30
+soak: $(VENV)/dev.installed
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .

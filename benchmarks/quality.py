@@ -22,6 +22,7 @@ import onnxruntime
 from device.engine.stage import OutputHead, StageEngine
 from device.stage_spec import Cost, Generation, Shape, StageSpec
 from device.text.model import TextModel
+from protos.dtypes import KvDtype
 from protos.ids import PipelineId
 from protos.manifest import Manifest
 from quantize.artifact import ArtifactStore
@@ -80,8 +81,10 @@ class Quality:
 class Int8Model:
     """The default artifact's own engine, the whole model on one device."""
 
-    def __init__(self, manifest: Manifest, blob_folder: Path, *, context: int = WINDOW_TOKENS, threads: int = 1) -> None:
-        self._engine, self._head = _engine(manifest, blob_folder, context, threads)
+    def __init__(
+        self, manifest: Manifest, blob_folder: Path, *, context: int = WINDOW_TOKENS, threads: int = 1, kv_dtype: KvDtype = "float32"
+    ) -> None:
+        self._engine, self._head = _engine(manifest, blob_folder, context, threads, kv_dtype)
 
     def logits(self, token_ids: npt.NDArray[np.int64]) -> Floats:
         """float32 [S, V] of a sequence from its start, in one prefill."""
@@ -186,7 +189,8 @@ def main() -> None:
             import_model(checkpoint, store, f"b{block}{'-rotated' if rotated else ''}", block_size=block, rotate=rotated)
             for block, rotated in kinds
         ]
-        models = [Int8Model(manifest, store.blob_folder, threads=options.threads) for manifest in manifests]
+        runs = [(manifest, kv) for manifest in manifests for kv in options.kv]
+        models = [Int8Model(manifest, store.blob_folder, threads=options.threads, kv_dtype=kv) for manifest, kv in runs]
         scores = measure(checkpoint, models, options.tokens, lambda done: print(f"\rwindow {done}", end="", flush=True))
     print("\r", end="")
     entries = [
@@ -195,6 +199,7 @@ def main() -> None:
             "model_digest": manifest.digest,
             "block_size": manifest.quantization.block_size,
             "rotated": manifest.quantization.rotated,
+            "kv_dtype": kv,
             "tokens": len(own) * WINDOW_TOKENS,
             "window_tokens": WINDOW_TOKENS,
             "text": TEXT,
@@ -202,7 +207,7 @@ def main() -> None:
             "date": datetime.now(UTC).date().isoformat(),
             **asdict(quality(own)),
         }
-        for manifest, own in zip(manifests, scores, strict=True)
+        for (manifest, kv), own in zip(runs, scores, strict=True)
     ]
     for line in table(entries):
         print(line)
@@ -211,13 +216,14 @@ def main() -> None:
 
 def table(entries: Sequence[dict[str, object]]) -> Iterator[str]:
     """Markdown; intervals in brackets."""
-    yield "| block | rotated | tokens | perplexity (fp32) | change % | KL | top-1 | relative rms % |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| block | rotated | KV cache | tokens | perplexity (fp32) | change % | KL | top-1 | relative rms % |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for entry in entries:
         found = {name: Estimate(**value) for name, value in entry.items() if isinstance(value, dict)}
         cells = [
             str(entry["block_size"]),
             "yes" if entry["rotated"] else "no",
+            str(entry["kv_dtype"]),
             f"{entry['tokens']:,}",
             f"{found['perplexity'].value:.3f} ({found['reference_perplexity'].value:.3f})",
             _cell(found["perplexity_change"], 2, 100),
@@ -235,11 +241,15 @@ def _cell(figure: Estimate, digits: int, factor: float = 1) -> str:
 
 def _save(entries: Sequence[dict[str, object]], path: Path) -> None:
     """Entries of the same kind are replaced, others stay."""
-    key = ("model", "block_size", "rotated", "tokens")
-    new = {tuple(entry[name] for name in key) for entry in entries}
-    kept = [entry for entry in (json.loads(path.read_text()) if path.exists() else []) if tuple(entry[name] for name in key) not in new]
+    known = json.loads(path.read_text()) if path.exists() else []
+    new = {_kind(entry) for entry in entries}
+    kept = [entry for entry in known if _kind(entry) not in new]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([*kept, *entries], indent=1) + "\n")
+
+
+def _kind(entry: dict[str, object]) -> tuple[object, ...]:
+    return (*(entry[name] for name in ("model", "block_size", "rotated", "tokens")), entry.get("kv_dtype", "float32"))
 
 
 def _log_softmax(logits: Floats) -> Floats:
@@ -248,7 +258,7 @@ def _log_softmax(logits: Floats) -> Floats:
     return result
 
 
-def _engine(manifest: Manifest, blob_folder: Path, context: int, threads: int) -> tuple[StageEngine, OutputHead]:
+def _engine(manifest: Manifest, blob_folder: Path, context: int, threads: int, kv_dtype: KvDtype) -> tuple[StageEngine, OutputHead]:
     config = manifest.config
     body = [part for part in stage_parts(config, 0, config.layers, head=True) if part != HEAD]
     spec = StageSpec(
@@ -272,8 +282,9 @@ def _engine(manifest: Manifest, blob_folder: Path, context: int, threads: int) -
             slots_per_group=2,
             prefill_chunk=context,
             row_multiple=2 if manifest.quantization.block_size >= 128 else 1,
+            kv_dtype=kv_dtype,
         ),
-        graph=build_stage_graph(manifest, body),
+        graph=build_stage_graph(manifest, body, kv_dtype=kv_dtype),
         head_graph=build_stage_graph(manifest, [HEAD]),
         next=None,
         cost=Cost(0, 0, 0, 0, 0, 0, 0),
@@ -290,6 +301,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--block", type=int, nargs="+", default=[32], help="weights per scale (default: 32)")
     parser.add_argument("--no-rotate", dest="rotate", action="store_false", help="import without the rotation")
     parser.add_argument("--compare", action="store_true", help="both, without the rotation and with it")
+    parser.add_argument(
+        "--kv", nargs="+", choices=["float32", "int8"], default=["float32"], help="types of the KV cache (default: float32)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of the int8 engine (default: 1)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file that the figures go into")
     options = parser.parse_args()

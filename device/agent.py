@@ -13,6 +13,7 @@ import grpc.aio
 
 from device.announce import Announcement
 from device.blobs import BlobStore
+from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
 from device.host import StageHost
 from device.identity import insecure_identity, load_identity
@@ -64,7 +65,9 @@ class Agent:
         identity = insecure_identity(config.state) if config.insecure else load_identity(config.state)
         blobs = await asyncio.to_thread(BlobStore, config.state / "blobs")
         async with AsyncExitStack() as stack:
-            host = await stack.enter_async_context(StageHost(identity.device_id, self._hardware, blobs, identity.credentials))
+            prepacked = await asyncio.to_thread(PrepackedStages, config.state / "prepacked", blobs.free_bytes)
+            host = StageHost(identity.device_id, self._hardware, blobs, identity.credentials, prepacked)
+            await stack.enter_async_context(host)
             telemetry = Telemetry(identity.device_id, self._hardware, host)
             device = DeviceService(identity.device_id, config.name, config.labels, self._hardware, blobs, host, telemetry)
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from device.blobs import BlobStore
+from device.engine.prepacked import Prepacked, PrepackedStages
 from device.engine.stage import OutputHead, StageEngine
 from device.hardware import Hardware
 from device.pipeline.head import Head
 from device.pipeline.stage import ModelledClock, Stage
 from device.stage_spec import Generation, StageSpec
 from device.tasks import in_thread
-from protos.errors import Conflict, NoSpace, NotFound
+from protos.errors import Conflict, InvalidInput, NoSpace, NotFound
 from protos.ids import DeviceId, Digest, PipelineId
 from protos.transport import Credentials
 from protos.v1 import device_pb2, pipeline_pb2
@@ -28,16 +29,26 @@ ORPHAN_SECONDS = 30.0
 class Loaded:
     stage: Stage
     head: Head | None  # of stage 0
+    saver: asyncio.Task[bool] | None  # of its prepacked weights
 
 
 class StageHost:
     """An async context manager; leaving it unloads everything."""
 
-    def __init__(self, device: DeviceId, hardware: Hardware, blobs: BlobStore, credentials: Credentials | None) -> None:
+    def __init__(
+        self,
+        device: DeviceId,
+        hardware: Hardware,
+        blobs: BlobStore,
+        credentials: Credentials | None,
+        prepacked: PrepackedStages | None = None,
+    ) -> None:
+        """Without `prepacked` every load packs the weights anew."""
         self._device = device
         self._hardware = hardware
         self._blobs = blobs
         self._credentials = credentials
+        self._prepacked = prepacked
         self._clock = ModelledClock()
         self._loaded: dict[PipelineId, Loaded] = {}
         self._highest: dict[str, int] = {}
@@ -66,8 +77,11 @@ class StageHost:
         """Drop every blob that is neither in `keep` nor used by a stage that is loaded or loading; the bytes freed. Raises Conflict."""
         async with self._changing:
             self.admit(generation)
-            in_use = {digest for loaded in self._loaded.values() for digest in loaded.stage.spec.blobs}
-            return await in_thread(self._blobs.retain, keep | in_use)
+            specs = self._specs()
+            in_use = {digest for spec in specs for digest in spec.blobs}
+            freed = await in_thread(self._blobs.retain, keep | in_use)
+            # Space is wanted: what only saves time goes too.
+            return freed + (await in_thread(self._prepacked.retain, specs) if self._prepacked else 0)
 
     async def load(self, spec: StageSpec) -> float:
         """Make this stage ready; seconds it took, 0 when it was loaded already.
@@ -90,7 +104,7 @@ class StageHost:
             await self._drop(spec.pipeline)
             stage, output = await in_thread(self._build, spec)
             head = await Head(stage, output, self._credentials).__aenter__() if output else None
-            self._loaded[spec.pipeline] = Loaded(stage, head)
+            self._loaded[spec.pipeline] = Loaded(stage, head, self._save(spec))
         return time.perf_counter() - start
 
     async def unload(self, generation: Generation, pipeline: PipelineId) -> None:
@@ -110,10 +124,12 @@ class StageHost:
         self._highest[generation.deployment] = generation.number
 
     def stage_for(self, opening: pipeline_pb2.FlowOpen) -> Loaded:
-        """The stage a ring's stream is for. Raises NotFound, or Conflict when it is of another artifact or epoch."""
+        """The stage a ring's stream is for. Raises NotFound, or Conflict when it is of another artifact, epoch or wire type."""
         loaded = self._find(opening.pipeline_id, opening.manifest_digest, opening.epoch)
         if loaded.stage.spec.stage != opening.to_stage:
             raise Conflict(f"this device holds stage {loaded.stage.spec.stage} of {opening.pipeline_id}, not {opening.to_stage}")
+        if (given := opening.wire_dtype or "float32") != (wanted := loaded.stage.spec.shape.wire_dtype):
+            raise Conflict(f"rows of {opening.pipeline_id} would come as {given}; stage {opening.to_stage} here takes {wanted}")
         return loaded
 
     def head_for(self, attach: pipeline_pb2.Attach) -> Head:
@@ -135,15 +151,43 @@ class StageHost:
         return loaded
 
     def _build(self, spec: StageSpec) -> tuple[Stage, OutputHead | None]:
-        for digest in spec.blobs:
-            self._blobs.verify(digest)
         threads = self._hardware.info.threads
-        engine = StageEngine(spec, self._blobs.folder, threads)
-        output = OutputHead(spec, self._blobs.folder, threads) if spec.is_head else None
+        saved = self._prepacked.find(spec, threads) if self._prepacked else None
+        for digest in spec.blobs:
+            # What is saved has been verified itself; then a blob must only be here.
+            if saved is None or not self._blobs.has(digest):
+                self._blobs.verify(digest)
+        try:
+            engine, output = self._open(spec, saved)
+        except InvalidInput as error:
+            if self._prepacked is None or saved is None:
+                raise
+            self._prepacked.drop(spec, error)
+            for digest in spec.blobs:
+                self._blobs.verify(digest)
+            engine, output = self._open(spec, None)
         return Stage(spec, engine, self._hardware, self._device, self._clock), output
+
+    def _open(self, spec: StageSpec, saved: Prepacked | None) -> tuple[StageEngine, OutputHead | None]:
+        folder, threads = self._blobs.folder, self._hardware.info.threads
+        # The head first: while its one large matrix is packed it is there three times, which shows less before the layers are there.
+        output = OutputHead(spec, folder, threads, saved.head if saved else None) if spec.is_head else None
+        return StageEngine(spec, folder, threads, saved.stage if saved else None), output
+
+    def _specs(self) -> list[StageSpec]:
+        return [loaded.stage.spec for loaded in self._loaded.values()]
+
+    def _save(self, spec: StageSpec) -> asyncio.Task[bool] | None:
+        if self._prepacked is None:
+            return None
+        saving = self._prepacked.save(spec, self._blobs.folder, self._specs)
+        return asyncio.create_task(saving, name=f"save prepacked weights of {spec.pipeline}")
 
     async def _drop(self, pipeline: PipelineId) -> None:
         if loaded := self._loaded.pop(pipeline, None):
+            if loaded.saver:
+                loaded.saver.cancel()
+                await asyncio.gather(loaded.saver, return_exceptions=True)
             loaded.stage.unload()
             if loaded.head:
                 await loaded.head.__aexit__(None, None, None)

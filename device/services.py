@@ -15,7 +15,7 @@ from device.host import StageHost
 from device.stage_spec import parse_generation, parse_spec
 from device.tasks import in_thread
 from device.telemetry import Telemetry
-from protos.errors import InvalidInput, answered
+from protos.errors import InvalidInput, TimedOut, answered
 from protos.ids import PROTOCOL_VERSION, DeviceId, Digest, PipelineId, parse_digest
 from protos.v1 import device_pb2 as pb
 from protos.v1 import device_pb2_grpc, telemetry_pb2
@@ -23,6 +23,8 @@ from protos.v1 import device_pb2_grpc, telemetry_pb2
 AGENT_VERSION = "0.1.0"
 DIALECTS = ("com.microsoft.nbits",)
 CHUNK_LIMIT_BYTES = 1 << 20
+# A sender that is silent for so long has stopped; the blob is free for another then, to be continued.
+SILENT_SECONDS = 30.0
 SHORTEST_INTERVAL_SECONDS = 0.1
 
 
@@ -68,7 +70,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
         self, request_iterator: AsyncIterator[pb.PutBlobRequest], context: grpc.aio.ServicerContext[pb.PutBlobRequest, pb.PutBlobReply]
     ) -> pb.PutBlobReply:
         async with answered(context):
-            first = await anext(request_iterator, None)
+            first = await _next(request_iterator)
             if first is None or first.WhichOneof("kind") != "header":
                 raise InvalidInput("the first message must be the blob's header")
             header, digest = first.header, _digest(first.header.digest)
@@ -76,7 +78,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
                 return pb.PutBlobReply(received_bytes=header.size_bytes)
             with self.blobs.arrive(digest, header.size_bytes, header.offset) as arrival:
                 await in_thread(arrival.catch_up)
-                async for message in request_iterator:
+                while (message := await _next(request_iterator)) is not None:
                     if message.WhichOneof("kind") != "chunk":
                         raise InvalidInput("after the blob's header only chunks are expected")
                     if len(message.chunk) > CHUNK_LIMIT_BYTES:
@@ -118,6 +120,15 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             while True:
                 yield self.telemetry.sample()
                 await asyncio.sleep(interval)
+
+
+async def _next(messages: AsyncIterator[pb.PutBlobRequest]) -> pb.PutBlobRequest | None:
+    """None at the end. Raises TimedOut."""
+    try:
+        async with asyncio.timeout(SILENT_SECONDS):
+            return await anext(messages, None)
+    except TimeoutError:
+        raise TimedOut(f"nothing came of the blob for {SILENT_SECONDS:.0f} s") from None
 
 
 def _digest(text: str) -> Digest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from protos.dtypes import KV_ITEM_BYTES, KvDtype, WireDtype, kv_dtype, row_bytes, wire_dtype
 from protos.errors import InvalidInput
 from protos.ids import DeviceId, Digest, PipelineId, parse_digest
 from protos.transport import MESSAGE_BYTES, split_address
@@ -28,6 +29,8 @@ class Shape:
     slots_per_group: int
     prefill_chunk: int
     row_multiple: int
+    kv_dtype: KvDtype = "float32"
+    wire_dtype: WireDtype = "float32"
 
     @property
     def capacity(self) -> int:
@@ -40,8 +43,8 @@ class Shape:
 
     @property
     def kv_bytes(self) -> int:
-        """Of all slots at full context: keys and values in fp32."""
-        per_position = 2 * self.kv_heads * self.head_dim * 4
+        """Of all slots at full context: keys and values."""
+        per_position = 2 * self.kv_heads * self.head_dim * KV_ITEM_BYTES[self.kv_dtype]
         return len(self.layers) * self.groups * self.slots_per_group * self.capacity * per_position
 
 
@@ -107,6 +110,7 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
     try:
         blobs = tuple(parse_digest(digest) for digest in message.blobs)
         manifest = parse_digest(message.manifest_digest)
+        shape = _shape(message.shape)
     except ValueError as error:
         raise InvalidInput(str(error)) from error
     spec = StageSpec(
@@ -118,7 +122,7 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
         stages=message.stages,
         parts=tuple(message.parts),
         blobs=blobs,
-        shape=Shape(**{name: getattr(message.shape, name) for name in Shape.__dataclass_fields__}),
+        shape=shape,
         graph=message.graph,
         head_graph=message.head_graph,
         next=Hop(DeviceId(message.next.device_id), message.next.address) if message.HasField("next") else None,
@@ -130,9 +134,15 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
     return spec
 
 
+def _shape(message: pb.StageShape) -> Shape:
+    """Raises ValueError for a type that this program does not know."""
+    plain = {name: getattr(message, name) for name in Shape.__dataclass_fields__}
+    return Shape(**{**plain, "kv_dtype": kv_dtype(message.kv_dtype), "wire_dtype": wire_dtype(message.wire_dtype)})
+
+
 def _check(spec: StageSpec) -> None:
     shape = spec.shape
-    message_bytes = 4 * shape.hidden_size * max(shape.prefill_chunk, shape.slots_per_group)
+    message_bytes = row_bytes(shape.hidden_size, shape.wire_dtype) * max(shape.prefill_chunk, shape.slots_per_group)
     sizes = (shape.hidden_size, shape.vocab_size, shape.kv_heads, shape.head_dim, shape.context, shape.groups, shape.prefill_chunk)
     faults = {
         "no pipeline id": not spec.pipeline,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -111,9 +110,8 @@ class Coordinator:
         return [_device_view(record, models) for record in self._registry.records()]
 
     def discovery(self) -> DiscoveryReport:
-        report = self._discovery.report()
-        ours = [f"{record.name} at {record.address}: {record.detail}" for record in self._registry.records() if record.state != "online"]
-        return dataclasses.replace(report, problems=(*report.problems, *ours))
+        """Where was looked and what went wrong there; what is wrong with a device that was found is in `devices`."""
+        return self._discovery.report()
 
     def models(self) -> list[ModelView]:
         """By name; a model whose manifest is damaged is left out, and logged."""

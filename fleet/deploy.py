@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from fleet.background import together
 from fleet.desired import Desired
+from fleet.device_client import DeviceClient
+from fleet.planner_why import size
 from fleet.reconcile import Await, Held, Load, Unload, held_by, reconcile, stale
 from fleet.registry import Registry
 from fleet.stage_request import load_request, stage_blobs
 from fleet.views import DeployEvent
-from protos.errors import FleetError, NoSpace, Unavailable
+from protos.errors import Corrupt, FleetError, NoSpace, TemporaryError, Unavailable
 from protos.ids import DeviceId
 from protos.manifest import Blob, Manifest
 from protos.v1 import device_pb2 as pb
@@ -23,6 +25,8 @@ from quantize.artifact import ArtifactStore
 PUSHES_AT_ONCE = 8  # devices that are sent to at the same time
 LOADS_AT_ONCE = 64
 TAKE_BACK_SECONDS = 10.0
+RETURN_SECONDS = 10.0  # what a device whose link broke has to come back
+PUSH_TRIES = 3  # in a row without headway, each over a new connection
 
 Tell = Callable[[DeployEvent], None]
 _log = logging.getLogger(__name__)
@@ -43,6 +47,11 @@ class Deployer:
             if record.connected and record.description is not None
         }
 
+    async def wait_present(self, desired: Desired) -> None:
+        """As `check_present`, but a device whose link broke a moment ago has the time to come back."""
+        await self._registry.wait_connected(desired.devices, RETURN_SECONDS)
+        self.check_present(desired)
+
     def check_present(self, desired: Desired) -> None:
         """Raises Unavailable naming the first device of the plan that is not there."""
         here = self.observed()
@@ -59,12 +68,22 @@ class Deployer:
         """Send to each stage's device the blobs that it lacks. `in_force`: the generation devices know of (0: none). Raises FleetError."""
         await together([self._push(desired, manifest, stage, tell, in_force) for stage in stages], at_once=PUSHES_AT_ONCE)
 
-    async def settle(self, desired: Desired, manifest: Manifest, tell: Tell) -> bool:
-        """Unload what is stale, then load what is missing; the blobs must be there. True if anything was loaded. Raises FleetError."""
+    def addresses(self, desired: Desired) -> tuple[str, ...] | None:
+        """Where the devices of the ring answer now; None unless all do."""
+        records = [self._registry.record(device) for device in desired.devices]
+        if not all(record is not None and record.connected for record in records):
+            return None
+        return tuple(record.address for record in records if record is not None)
+
+    async def settle(self, desired: Desired, manifest: Manifest, tell: Tell, *, moved: bool = False) -> bool:
+        """Unload what is stale, then load what is missing; the blobs must be there. True if anything was loaded. Raises FleetError.
+
+        `moved`: devices have other addresses than their neighbours were told.
+        """
         observed = self.observed()
         actions = reconcile(desired, observed)
         await self.unload([action for action in actions if isinstance(action, Unload)])
-        if not any(isinstance(action, Load) for action in actions):
+        if not (moved or any(isinstance(action, Load) for action in actions)):
             return False
         # All of the ring: a device that came back may have another address, which its neighbour must learn; the others load nothing again.
         stages = [stage for stage, device in enumerate(desired.devices) if device in observed]
@@ -103,23 +122,39 @@ class Deployer:
         return stale(name, generation, self.observed(), keep=None)
 
     async def _push(self, desired: Desired, manifest: Manifest, stage: int, tell: Tell, in_force: int) -> None:
-        client = self._registry.client(desired.devices[stage])
-        blobs = stage_blobs(manifest, desired, stage)
-        states = await client.stat_blobs([blob.digest for blob in blobs])
-        lacking = [blob for blob in blobs if not states[blob.digest].complete]
-        there = {blob.digest: states[blob.digest].present_bytes for blob in lacking}
-        need_bytes = sum(blob.size_bytes - there[blob.digest] for blob in lacking)
-        if not lacking:
-            return
-        await self._make_room(desired, stage, blobs, need_bytes, in_force)
-        sent_bytes = dict.fromkeys(there, 0)
+        """Over one connection after another: what came before a link broke stays, and the rest follows."""
+        device, blobs = desired.devices[stage], stage_blobs(manifest, desired, stage)
+        failures, least_bytes = 0, sum(blob.size_bytes for blob in blobs) + 1
+        while True:
+            client = self._registry.client(device)
+            try:
+                lacking, need_bytes = await _lacking(client, blobs)
+                if need_bytes < least_bytes:
+                    failures, least_bytes = 0, need_bytes
+                if lacking:
+                    await self._make_room(desired, stage, blobs, need_bytes, in_force)
+                    await self._send(client, desired.plan.model, lacking, need_bytes, tell)
+                return
+            except TemporaryError:
+                failures += 1
+                back = await self._registry.wait_connected([device], RETURN_SECONDS)
+                if failures >= PUSH_TRIES or not back or self._registry.client(device) is client:
+                    raise
+
+    async def _send(self, client: DeviceClient, model: str, lacking: Mapping[Blob, int], need_bytes: int, tell: Tell) -> None:
+        sent_bytes = dict.fromkeys(lacking, 0)
         for blob in lacking:
 
             def progress(present_bytes: int, blob: Blob = blob) -> None:
-                sent_bytes[blob.digest] = max(0, present_bytes - there[blob.digest])
+                sent_bytes[blob] = max(0, present_bytes - lacking[blob])
                 tell(DeployEvent("push", device_name=client.name, done_bytes=sum(sent_bytes.values()), total_bytes=need_bytes))
 
-            await client.put_blob(blob.digest, self._artifacts.blob_path(blob.digest), blob.size_bytes, progress=progress)
+            try:
+                await client.put_blob(blob.digest, self._artifacts.blob_path(blob.digest), blob.size_bytes, progress=progress)
+            except Corrupt:
+                # Changed on the way, or damaged on this disk already: then this says which part, and what to do.
+                await asyncio.to_thread(self._artifacts.verify, model)
+                raise
 
     async def _make_room(self, desired: Desired, stage: int, blobs: Sequence[Blob], need_bytes: int, in_force: int) -> None:
         """Blobs on a device are a cache: what no stage uses is dropped only when the room is needed. Raises NoSpace."""
@@ -133,7 +168,7 @@ class Deployer:
         free_bytes = (await client.describe()).storage_free_bytes
         if need_bytes > free_bytes:
             raise NoSpace(
-                f"{client.name}: the model's share needs {need_bytes} more bytes of disk, {free_bytes} are free",
+                f"{client.name}: its share needs {size(need_bytes)} more of disk, {size(free_bytes)} are free",
                 advice="free some disk on the device, or spread the model over more devices with --stages",
             )
 
@@ -153,3 +188,10 @@ class Deployer:
         if record is None:
             raise Unavailable(f"{desired.plan.stages[(stage + 1) % len(ring)].device_name}: not found yet")
         return pb.Hop(device_id=following, address=record.address)
+
+
+async def _lacking(client: DeviceClient, blobs: Sequence[Blob]) -> tuple[dict[Blob, int], int]:
+    """Those that the device has not whole, with the bytes of each that are there; and the bytes still to send."""
+    states = await client.stat_blobs([blob.digest for blob in blobs])
+    lacking = {blob: states[blob.digest].present_bytes for blob in blobs if not states[blob.digest].complete}
+    return lacking, sum(blob.size_bytes - present_bytes for blob, present_bytes in lacking.items())

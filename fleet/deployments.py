@@ -19,7 +19,7 @@ from fleet.registry import Registry
 from fleet.store import Store
 from fleet.views import DeployEvent, DeploymentView, Plan
 from protos.errors import Conflict, Corrupt, FleetError, InvalidInput, NotFound, Unavailable
-from protos.ids import PROTOCOL_VERSION
+from protos.ids import PROTOCOL_VERSION, DeviceId
 from protos.manifest import Manifest
 from protos.v1 import pipeline_pb2
 from quantize.artifact import ArtifactStore
@@ -40,6 +40,7 @@ class Live:
     running: asyncio.Task[None]
     restoring: asyncio.Task[None] | None = None
     problem: str = ""  # why the last attempt to restore it failed
+    addresses: tuple[str, ...] | None = None  # of its devices, as their neighbours were told last; None when not by us
 
 
 @dataclass
@@ -175,9 +176,10 @@ class Deployments:
         try:
             if previous is not None:
                 await self._retire(previous)
-            self._deployer.check_present(desired)
+            await self._deployer.wait_present(desired)
             await self._deployer.settle(desired, manifest, tell)
             live = self._enforce(desired)
+            live.addresses = self._deployer.addresses(desired)
             await live.stream.wait_attached()
         except BaseException:
             await self._roll_back(desired, live, previous)
@@ -234,12 +236,20 @@ class Deployments:
             self._woken.clear()
             for live in list(self._live.values()):
                 idle = live.restoring is None or live.restoring.done()
-                if idle and live.desired.name not in self._deploying and self._lacks(live):
+                if idle and live.desired.name not in self._deploying and (self._lacks(live) or self._moved(live)):
                     live.restoring = self._background.start(self._restore(live), f"restore {live.desired.name}")
             await self._clear_away()
+            wanted = [live.desired for live in self._live.values()]
+            self._registry.forget_departed({DeviceId(stage.device_id) for desired in wanted for stage in desired.plan.stages})
 
     def _lacks(self, live: Live) -> bool:
         return any(not isinstance(action, Await) for action in reconcile(live.desired, self._deployer.observed()))
+
+    def _moved(self, live: Live) -> bool:
+        """The ring does not stand, and a device answers elsewhere than its neighbour looks for it."""
+        addresses = self._deployer.addresses(live.desired)
+        broken = live.stream.ring_failed or (not live.stream.attached and live.stream.error is not None)
+        return broken and addresses is not None and addresses != live.addresses
 
     async def _restore(self, live: Live) -> None:
         """Load again what its devices lost."""
@@ -249,7 +259,10 @@ class Deployments:
             actions = reconcile(desired, self._deployer.observed())
             stages = [action.stage for action in actions if isinstance(action, Load)]
             await self._deployer.push(desired, manifest, stages, _untold, in_force=desired.generation)
-            if await self._deployer.settle(desired, manifest, _untold):
+            addresses, moved = self._deployer.addresses(desired), self._moved(live)
+            loaded = await self._deployer.settle(desired, manifest, _untold, moved=moved)
+            live.addresses = addresses
+            if loaded:
                 live.stream.restart()
             live.problem = ""
         except FleetError as error:
@@ -300,7 +313,7 @@ class Deployments:
         """Why it does not answer; "" when it does."""
         for stage, device in enumerate(live.desired.devices):
             if (record := self._registry.record(device)) is None or not record.connected:
-                return f"waits for {self._deployer.missing(live.desired, stage)}; deploy again to use other devices"
+                return f"{self._deployer.missing(live.desired, stage)}; it waits for this device, or deploy again to use others"
         if live.stream.attached:
             return ""
         if live.problem:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import grpc.aio
 
-from protos.errors import Corrupt, InvalidInput, TemporaryError, Unavailable, remote
+from protos.errors import Corrupt, InvalidInput, TemporaryError, TimedOut, Unavailable, remote
 from protos.ids import Digest, PipelineId
 from protos.transport import CHUNK_BYTES, Peer
 from protos.v1 import device_pb2 as pb
@@ -21,6 +21,7 @@ from protos.verdict import Verdict
 QUICK_SECONDS = 5.0  # calls that only look something up
 LOAD_SECONDS = 120.0  # FACTS: 5.8 s for 1.6 GB on a good board; slow ones and cold disks need far more
 PUSH_TRIES = 5
+STALL_SECONDS = 30.0  # a device that takes not even one chunk, or does not confirm a blob, in that time has stopped
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,11 @@ class DeviceClient:
                 call = self.peer.device_stub.PutBlob(metadata=self.peer.metadata)
                 verdict = Verdict(call)
                 try:
-                    await call.write(pb.PutBlobRequest(header=pb.PutBlobHeader(digest=digest, size_bytes=size_bytes, offset=offset)))
+                    header = pb.PutBlobHeader(digest=digest, size_bytes=size_bytes, offset=offset)
+                    await self._unless_stalled(call.write(pb.PutBlobRequest(header=header)))
                     sent = offset
                     while chunk := await asyncio.to_thread(functools.partial(file.read, CHUNK_BYTES)):
-                        await call.write(pb.PutBlobRequest(chunk=chunk))
+                        await self._unless_stalled(call.write(pb.PutBlobRequest(chunk=chunk)))
                         sent += len(chunk)
                         progress(sent)
                     await call.done_writing()
@@ -122,11 +124,19 @@ class DeviceClient:
                     call.cancel()
                     raise
                 try:
-                    await call
+                    await self._unless_stalled(call)
                 except grpc.aio.AioRpcError as error:
                     raise verdict.on(error) from None
         finally:
             file.close()
+
+    async def _unless_stalled(self, step: Awaitable[object]) -> None:
+        """Raises TimedOut. The link may stand all the same: gRPC answers pings for a program that has stopped."""
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                await step
+        except TimeoutError:
+            raise TimedOut(f"{self.name}: it takes no more of a blob for {STALL_SECONDS:.0f} s") from None
 
 
 def _open_at(path: Path, size_bytes: int, offset: int) -> BinaryIO:

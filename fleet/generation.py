@@ -19,13 +19,14 @@ from fleet.answer import Answer
 from fleet.background import Background
 from fleet.deployments import Deployments
 from fleet.desired import Desired
-from fleet.pipeline_stream import Sequence
+from fleet.pipeline_stream import COMES_BACK, Sequence
 from fleet.request_costs import REASONS, result
 from fleet.telemetry import Telemetry
 from fleet.views import FinishReason, GenerateRequest, GenerateResult, TokenChunk
-from protos.errors import FleetError, TimedOut, by_name
+from protos.errors import FleetError, Internal, TimedOut, Unavailable, by_name
 from protos.ids import Digest
 from protos.manifest import Manifest
+from protos.plausible import implausible
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact import ArtifactStore
 
@@ -106,6 +107,8 @@ class Generation:
             settled = True
             if finished.reason == pb.FINISH_REASON_ERROR:
                 raise _failure(finished, live.desired)
+            if problem := implausible(finished):
+                raise Internal(f"{live.desired.plan.stages[0].device_name}: its account of the request cannot be true: {problem}")
             if chunk := answer.finish():
                 yield chunk
             ended = _result(account, finished, "stop" if answer.stopped else REASONS.get(finished.reason, "error"))
@@ -136,7 +139,7 @@ class Generation:
             finished = await _end(account.sequence)
         except FleetError:
             return  # the devices have freed it, and nobody will tell what it cost
-        if finished.reason != pb.FINISH_REASON_ERROR:
+        if finished.reason != pb.FINISH_REASON_ERROR and not implausible(finished):
             await self._record(_result(account, finished, "cancelled"))
 
     async def _record(self, ended: GenerateResult) -> None:
@@ -163,7 +166,10 @@ def _failure(finished: pb.Finished, desired: Desired) -> FleetError:
     for stage in desired.plan.stages:
         detail = detail.replace(stage.device_id, stage.device_name)
     head = desired.plan.stages[0].device_name
-    return by_name(failure.code, detail, retry_after_seconds=failure.retry_after_seconds).at(head)
+    error = by_name(failure.code, detail, retry_after_seconds=failure.retry_after_seconds).at(head)
+    if isinstance(error, Unavailable):
+        error.advice = COMES_BACK
+    return error
 
 
 def _result(account: _Account, finished: pb.Finished, reason: FinishReason) -> GenerateResult:

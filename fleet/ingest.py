@@ -13,6 +13,7 @@ from typing import Self
 from fleet.background import Background
 from fleet.telemetry import Received, Telemetry
 from protos.errors import FleetError
+from protos.plausible import implausible
 from protos.v1 import telemetry_pb2
 
 BATCH_SECONDS = 1.0
@@ -41,6 +42,7 @@ class Ingest:
         self._batch_seconds = batch_seconds
         self._waiting: deque[Received] = deque(maxlen=WAITING_SAMPLES)
         self._background = Background()
+        self._refused: set[str] = set()
 
     async def __aenter__(self) -> Self:
         self._background.start(self._write_repeatedly(), "telemetry into the store")
@@ -51,6 +53,12 @@ class Ingest:
         await self.flush()
 
     def add(self, sample: telemetry_pb2.TelemetrySample) -> None:
+        """One that cannot be true is dropped: it would spoil the sums, or the whole batch."""
+        if problem := implausible(sample):
+            if sample.device_id not in self._refused:
+                self._refused.add(sample.device_id)
+                _log.warning("%s: its telemetry is not kept: %s", self._name_of(sample.device_id), problem)
+            return
         self._waiting.append(Received(sample, self._now(), self._name_of(sample.device_id)))
 
     async def flush(self) -> None:

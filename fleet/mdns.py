@@ -102,7 +102,7 @@ class AdvertBrowser:
                 return  # records that still change after the goodbye are no device
             advert = self._adverts[key] = _Advert(name)
             while len(self._adverts) > self._limit:
-                self._cancel_retry(self._adverts.popitem(last=False)[1])
+                self._forget(next(iter(self._adverts)))
                 self.forgotten += 1
         # Announcements carry all records, so most names need no question.
         info = AsyncServiceInfo(SERVICE_TYPE, name)

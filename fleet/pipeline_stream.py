@@ -16,8 +16,12 @@ from protos.errors import FleetError, TimedOut, Unavailable, remote
 from protos.v1 import pipeline_pb2 as pb
 from protos.verdict import Verdict
 
+COMES_BACK = "it comes back when its devices do: see glmfleet deployments; or deploy again to use others"
 # The head answers Attach when every stage has connected to the next.
 ATTACH_SECONDS = 30.0
+# A head that tells nothing for so long while requests are open will not tell any more. Long: a prompt of 100,000 tokens on a slow board
+# takes most of it, and a device whose link ends is known within 15 s without it (protos.transport).
+QUIET_SECONDS = 1800.0
 REDIAL = Liveness(longest_wait_seconds=5.0)
 # A client that lets this many tokens wait reads slower than the fleet writes: its sequence pauses. At 100 tok/s half a second of text.
 WAITING_TOKENS = 64
@@ -87,13 +91,21 @@ class PipelineStream:
     """`run` it as a task. When the stream ends, its sequences fail with the reason, and it is attached anew."""
 
     def __init__(
-        self, attach: pb.Attach, connect: Callable[[], DeviceClient], changed: Callable[[], None], rules: Liveness = REDIAL
+        self,
+        attach: pb.Attach,
+        connect: Callable[[], DeviceClient],
+        changed: Callable[[], None],
+        rules: Liveness = REDIAL,
+        *,
+        quiet_seconds: float = QUIET_SECONDS,
     ) -> None:
         """`connect` gives the head's client or raises; `changed` is told of every attaching and every loss."""
         self._attach = attach
         self._connect = connect
         self._changed = changed
         self._rules = rules
+        self._quiet_seconds = quiet_seconds
+        self._deadline: asyncio.Timeout | None = None
         self._sequences: dict[int, Sequence] = {}
         self._last_number = 0
         self._outgoing: asyncio.Queue[pb.GenerateRequest] | None = None
@@ -102,6 +114,7 @@ class PipelineStream:
         self._failed = asyncio.Event()
         self._woken = asyncio.Event()
         self.error: FleetError | None = None  # why it is not attached
+        self.ring_failed = False  # the last request ended because the ring did not stand
 
     @property
     def attached(self) -> bool:
@@ -136,10 +149,13 @@ class PipelineStream:
     def submit(self, request: pb.Submit) -> Sequence:
         """Start a sequence; its number is set here. Raises Unavailable while the stream is down."""
         if self._outgoing is None or not self.attached:
-            raise Unavailable(self.error.detail if self.error else "the pipeline is not attached yet", retry_after_seconds=1.0)
+            why = self.error.detail if self.error else "the pipeline is not attached yet"
+            raise Unavailable(why, advice=COMES_BACK, retry_after_seconds=1.0)
         self._last_number += 1
         request.sequence = self._last_number
         sequence = self._sequences[request.sequence] = Sequence(request.sequence, self._outgoing.put_nowait)
+        if len(self._sequences) == 1:
+            self._expect_news()
         self._outgoing.put_nowait(pb.GenerateRequest(submit=request))
         return sequence
 
@@ -165,29 +181,41 @@ class PipelineStream:
             verdict = Verdict(call)
             writer = asyncio.create_task(_write(call, outgoing), name=f"writer of {self._attach.pipeline_id}")
             try:
-                async with asyncio.timeout(ATTACH_SECONDS) as deadline:
+                async with asyncio.timeout(ATTACH_SECONDS) as self._deadline:
                     async for event in call:
                         if event.attached:
-                            deadline.reschedule(None)
-                            self._outgoing, self.error = outgoing, None
+                            self._outgoing, self.error, self.ring_failed = outgoing, None, False
                             self._attached.set()
                             self._changed()
                         self._route(event)
+                        self._expect_news()
             except grpc.aio.AioRpcError as error:
                 raise verdict.on(error) from None
             except TimeoutError:
+                if self.attached:
+                    raise TimedOut(
+                        f"{client.name}: nothing came of {len(self._sequences)} requests for {self._quiet_seconds:.0f} s"
+                    ) from None
                 raise TimedOut(f"{client.name}: the ring did not close within {ATTACH_SECONDS:.0f} s") from None
             finally:
-                self._call = None
+                self._call = self._deadline = None
                 call.cancel()
                 await end(writer)
         raise Unavailable(f"{client.name}: the head ended the stream")
+
+    def _expect_news(self) -> None:
+        if self._deadline is not None and self.attached:
+            self._deadline.reschedule(asyncio.get_running_loop().time() + self._quiet_seconds if self._sequences else None)
 
     def _route(self, event: pb.GenerateEvent) -> None:
         for token in event.tokens:
             if sequence := self._sequences.get(token.sequence):
                 sequence.deliver(token.token_id)
         for finished in event.finished:
+            failed = finished.reason == pb.FINISH_REASON_ERROR and finished.failure.code == Unavailable.__name__
+            if failed and not self.ring_failed:
+                self._changed()
+            self.ring_failed = failed
             if ended := self._sequences.pop(finished.sequence, None):
                 ended.finish(finished)
 

@@ -24,9 +24,11 @@ from fleet.planner_costs import (
 )
 from fleet.planner_search import Layout, Search
 from fleet.views import Plan, PlanRequest, StagePlan
+from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.ids import Digest
 from protos.manifest import Manifest
+from quantize.graph import check_kv_dtype
 
 __all__ = ["DEFAULT_CONTEXT", "PlannerDevice", "plan"]
 
@@ -42,8 +44,9 @@ def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequ
     """
     usable = _chosen(sorted(devices, key=lambda device: device.device_id), request.devices)
     context = _context(manifest, request)
+    check_kv_dtype(manifest, request.kv_dtype)
     _check_stages(manifest, request, len(usable))
-    search = Search(manifest, usable, request.objective, context, request.slots)
+    search = Search(manifest, usable, request, context)
     counts = [request.stages] if request.stages else range(1, min(manifest.config.layers, len(usable)) + 1)
     layout = next(filter(None, map(search.layout, counts)), None)
     if layout is None:
@@ -52,7 +55,7 @@ def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequ
     fewest = layout
     if request.stages:
         fewest = next(filter(None, map(search.layout, range(1, request.stages))), layout)
-    costs = _Costs.of(manifest, layout)
+    costs = _Costs.of(manifest, layout, request.wire_dtype)
     stages = tuple(_stage(manifest, layout, costs, place, present) for place in range(len(layout.stages)))
     joules = [stage.decode_joules for stage in stages]
     result = Plan(
@@ -66,10 +69,13 @@ def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequ
         stages=stages,
         decode_tokens_per_second=1e9 / costs.token_ns,
         joules_per_token=None if None in joules else sum(joule for joule in joules if joule is not None),
-        hop_bytes=hop_bytes(manifest),
+        hop_bytes=hop_bytes(manifest, request.wire_dtype),
         why=(),
+        kv_dtype=request.kv_dtype,
+        wire_dtype=request.wire_dtype,
     )
-    lines = why.lines(manifest, result, usable, request, fewest_ns=_Costs.of(manifest, fewest).token_ns, fewest=len(fewest.stages))
+    fewest_ns = _Costs.of(manifest, fewest, request.wire_dtype).token_ns
+    lines = why.lines(manifest, result, usable, request, fewest_ns=fewest_ns, fewest=len(fewest.stages))
     return why.with_lines(result, lines)
 
 
@@ -82,14 +88,15 @@ class _Costs:
     token_ns: int
 
     @staticmethod
-    def of(manifest: Manifest, layout: Layout) -> _Costs:
+    def of(manifest: Manifest, layout: Layout, wire_dtype: WireDtype) -> _Costs:
         ns, nj = [], []
         for place, (device, first, stop) in enumerate(layout.stages):
-            work = [part_work(manifest, part, layout.positions) for part in stage_parts(first, stop, head=place == 0)]
+            parts = stage_parts(first, stop, head=place == 0)
+            work = [part_work(manifest, part, layout.positions, layout.shape.kv_dtype) for part in parts]
             runs = head_runs(len(layout.stages)) if place == 0 else 1
             ns.append(sum(work_ns(device, one) for one in work) + runs * launch_ns(device))
             nj.append(sum(work_nj(device, one) for one in work))
-        return _Costs(tuple(ns), tuple(nj), sum(ns) + hops_ns(manifest, len(ns)))
+        return _Costs(tuple(ns), tuple(nj), sum(ns) + hops_ns(manifest, len(ns), wire_dtype))
 
 
 def _stage(manifest: Manifest, layout: Layout, costs: _Costs, place: int, present: Mapping[str, frozenset[Digest]]) -> StagePlan:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from protos.dtypes import KvDtype, WireDtype, row_bytes
 from protos.ids import Digest
 from protos.manifest import Manifest
+from quantize.costs import kv_bytes_per_token
 
 # Used where a device states no figure (0). Those of a small ARM board's CPU, so that a device which says nothing is taken for a slow one.
 DEFAULT_MEMORY_BANDWIDTH_BYTES_PER_SECOND = 8e9
@@ -56,6 +58,7 @@ class Shape:
     groups: int
     slots_per_group: int
     prefill_chunk: int
+    kv_dtype: KvDtype = "float32"
 
     @property
     def capacity(self) -> int:
@@ -94,11 +97,11 @@ def stage_parts(first_layer: int, stop_layer: int, *, head: bool) -> tuple[str, 
     return ("embedding", "positions", *layers, "head") if head else ("positions", *layers)
 
 
-def shape_for(manifest: Manifest, *, stages: int, context: int, slots: int) -> Shape:
+def shape_for(manifest: Manifest, *, stages: int, context: int, slots: int, kv_dtype: KvDtype = "float32") -> Shape:
     """As many slot groups as stages, so every stage has one to work on; an even number of slots in each."""
     per_group = max(2, _even(-(-slots // stages)))
     rows = min(PREFILL_ROWS, PREFILL_MESSAGE_BYTES // (manifest.config.hidden_size * 4), _even(context))
-    return Shape(context, stages, per_group, max(2, rows - rows % 2))
+    return Shape(context, stages, per_group, max(2, rows - rows % 2), kv_dtype)
 
 
 def weights(manifest: Manifest, parts: Iterable[str]) -> dict[Digest, int]:
@@ -114,7 +117,7 @@ def resident_bytes(manifest: Manifest, parts: Iterable[str]) -> int:
 def stage_need(manifest: Manifest, parts: Sequence[str], shape: Shape) -> Need:
     return Need(
         weight_bytes=resident_bytes(manifest, parts),
-        kv_bytes=sum(manifest.part(part).cost.kv_bytes_per_token for part in parts) * kv_tokens(shape),
+        kv_bytes=sum(kv_bytes_per_token(manifest.part(part).cost, shape.kv_dtype) for part in parts) * kv_tokens(shape),
         activation_bytes=activation_bytes(manifest, shape, head="head" in parts),
     )
 
@@ -133,7 +136,7 @@ def activation_bytes(manifest: Manifest, shape: Shape, *, head: bool) -> int:
     return 4 * (rows * row + (shape.slots_per_group * config.vocab_size if head else 0))
 
 
-def part_work(manifest: Manifest, part: str, positions: int) -> Work:
+def part_work(manifest: Manifest, part: str, positions: int, kv_dtype: KvDtype = "float32") -> Work:
     """One decode step: the weights once, the KV of `positions` tokens, multiply-accumulates of one row (padding is not counted).
 
     The few bytes of the "positions" table that a step reads are left out.
@@ -142,7 +145,7 @@ def part_work(manifest: Manifest, part: str, positions: int) -> Work:
         return Work(0, 0)
     cost, config = manifest.part(part).cost, manifest.config
     attention = 2 * config.query_size * positions if cost.kv_bytes_per_token else 0
-    return Work(cost.read_bytes + cost.kv_bytes_per_token * positions, cost.macs + attention)
+    return Work(cost.read_bytes + kv_bytes_per_token(cost, kv_dtype) * positions, cost.macs + attention)
 
 
 def work_ns(device: PlannerDevice, work: Work) -> int:
@@ -171,14 +174,14 @@ def idle_watts(device: PlannerDevice) -> float:
     return device.idle_watts or DEFAULT_IDLE_WATTS
 
 
-def hop_bytes(manifest: Manifest) -> int:
-    """One hidden row, fp32."""
-    return manifest.config.hidden_size * 4
+def hop_bytes(manifest: Manifest, wire_dtype: WireDtype) -> int:
+    """One hidden row between two stages."""
+    return row_bytes(manifest.config.hidden_size, wire_dtype)
 
 
-def hops_ns(manifest: Manifest, stages: int) -> int:
+def hops_ns(manifest: Manifest, stages: int, wire_dtype: WireDtype) -> int:
     """One token's way round a ring; a single stage has none."""
-    return 0 if stages == 1 else stages * round(1e9 * (HOP_SECONDS + hop_bytes(manifest) / LINK_BYTES_PER_SECOND))
+    return 0 if stages == 1 else stages * round(1e9 * (HOP_SECONDS + hop_bytes(manifest, wire_dtype) / LINK_BYTES_PER_SECOND))
 
 
 def _even(count: int) -> int:

@@ -27,8 +27,9 @@ from fleet.planner_costs import (
     work_ns,
 )
 from fleet.planner_cut import FORBIDDEN, Cut, Option, Table, cheapest, fastest_slowest_stage_ns
-from fleet.views import Objective
+from fleet.views import PlanRequest
 from protos.manifest import Manifest
+from quantize.costs import kv_bytes_per_token
 
 # Beyond this many devices only the roomiest and the fastest are looked at, which keeps a fleet of thousands below a second.
 MOST_DEVICES = 48
@@ -49,21 +50,20 @@ class Layout:
 class Search:
     """Finds layouts of one model on these devices, which must be in order of their ids."""
 
-    def __init__(self, manifest: Manifest, devices: Sequence[PlannerDevice], objective: Objective, context: int, slots: int) -> None:
+    def __init__(self, manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest, context: int) -> None:
         self._manifest = manifest
         self._devices = devices
-        self._objective = objective
+        self._request = request
         self._context = context
-        self._slots = slots
         self._positions = min(context, REFERENCE_POSITIONS)
         self._layers = manifest.config.layers
-        self._layer_work = [part_work(manifest, layer_name(layer), self._positions) for layer in range(self._layers)]
+        self._layer_work = [part_work(manifest, layer_name(layer), self._positions, request.kv_dtype) for layer in range(self._layers)]
         self._end_work = [part_work(manifest, part, self._positions) for part in ("embedding", "head")]
         self._weights_head = self._weight_table(("embedding", "positions", "head"))
         self._weights_body = self._weight_table(("positions",))
 
     def shape(self, stages: int) -> Shape:
-        return shape_for(self._manifest, stages=stages, context=self._context, slots=self._slots)
+        return shape_for(self._manifest, stages=stages, context=self._context, slots=self._request.slots, kv_dtype=self._request.kv_dtype)
 
     def layout(self, stages: int) -> Layout | None:
         """The best one with exactly this many stages, or None when nothing fits."""
@@ -79,9 +79,9 @@ class Search:
         return Layout(shape, self._positions, tuple((devices[index], first, stop) for index, first, stop in cut.stages))
 
     def _cut(self, devices: Sequence[PlannerDevice], options: Sequence[Option], stages: int) -> Cut | None:
-        if self._objective == "latency":
+        if self._request.objective == "latency":
             return cheapest(options, stages)
-        if self._objective == "throughput":
+        if self._request.objective == "throughput":
             slowest = fastest_slowest_stage_ns(options, stages)
             return None if slowest is None else cheapest(options, stages, limit_ns=slowest)
         return self._least_energy(devices, options, stages)
@@ -148,7 +148,7 @@ class Search:
         return nanojoules / 1e9
 
     def _token_ns(self, cut: Cut, options: Sequence[Option]) -> int:
-        ns = hops_ns(self._manifest, len(cut.stages))
+        ns = hops_ns(self._manifest, len(cut.stages), self._request.wire_dtype)
         for place, (index, first, stop) in enumerate(cut.stages):
             ns += int(options[index].head_ns[stop] if place == 0 else options[index].body_ns[first, stop])
         return ns
@@ -163,7 +163,8 @@ class Search:
 
     def _need_tables(self, shape: Shape) -> tuple[Table, Table]:
         """Memory per run of layers, bytes; FORBIDDEN where the run is empty."""
-        kv = np.cumsum([0, *(self._manifest.part(layer_name(i)).cost.kv_bytes_per_token for i in range(self._layers))]) * kv_tokens(shape)
+        per_token = [kv_bytes_per_token(self._manifest.part(layer_name(i)).cost, shape.kv_dtype) for i in range(self._layers)]
+        kv = np.cumsum([0, *per_token]) * kv_tokens(shape)
         body = self._weights_body + kv[None, :] - kv[:, None] + activation_bytes(self._manifest, shape, head=False)
         head = self._weights_head[0] + kv + activation_bytes(self._manifest, shape, head=True)
         empty = np.arange(self._layers + 1)
@@ -197,7 +198,7 @@ class Search:
             "latency": sorted(kept, key=lambda device: work_ns(device, layer)),
             "throughput": sorted(kept, key=lambda device: work_ns(device, layer)),
             "energy": sorted(kept, key=lambda device: idle_watts(device) * work_ns(device, layer) + work_nj(device, layer)),
-        }[self._objective]
+        }[self._request.objective]
         chosen = {device.device_id for device in roomiest}
         for device in by_merit:
             if len(chosen) >= max(MOST_DEVICES, stages):

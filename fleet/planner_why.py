@@ -52,7 +52,7 @@ def _count(manifest: Manifest, plan: Plan, devices: Sequence[PlannerDevice], req
         return f"--stages {request.stages} was asked for: {compared}{left}"
     if stages == 1:
         return f"fits on one device{left}"
-    shape = shape_for(manifest, stages=1, context=plan.context, slots=request.slots)
+    shape = shape_for(manifest, stages=1, context=plan.context, slots=request.slots, kv_dtype=plan.kv_dtype)
     whole = stage_need(manifest, stage_parts(0, manifest.config.layers, head=True), shape).total_bytes
     largest = max(device.memory_bytes for device in devices)
     if stages == 2 and whole > largest:
@@ -65,7 +65,7 @@ def _cuts(manifest: Manifest, plan: Plan, devices: Sequence[PlannerDevice]) -> l
         return []
     by_id = {device.device_id: device for device in devices}
     head = by_id[plan.stages[0].device_id]
-    layer_ns = work_ns(head, part_work(manifest, "layers.0", min(plan.context, REFERENCE_POSITIONS)))
+    layer_ns = work_ns(head, part_work(manifest, "layers.0", min(plan.context, REFERENCE_POSITIONS), plan.kv_dtype))
     head_ns = work_ns(head, part_work(manifest, "head", 0))
     found = []
     for place, stage in enumerate(plan.stages):
@@ -98,8 +98,10 @@ def _grown(manifest: Manifest, plan: Plan, place: int) -> int:
 def _memory(manifest: Manifest, plan: Plan) -> list[str]:
     sequences = plan.groups * plan.slots_per_group
     groups = f", in {plan.groups} groups of {plan.slots_per_group}" if plan.groups > 1 else ""
-    found = [f"KV cache for {sequences} sequences of {plan.context} tokens is reserved{groups}"]
-    shape = replace(shape_for(manifest, stages=plan.groups, context=plan.context, slots=1), slots_per_group=plan.slots_per_group)
+    as_int8 = " as int8" if plan.kv_dtype == "int8" else ""
+    found = [f"KV cache for {sequences} sequences of {plan.context} tokens is reserved{as_int8}{groups}"]
+    one = shape_for(manifest, stages=plan.groups, context=plan.context, slots=1, kv_dtype=plan.kv_dtype)
+    shape = replace(one, slots_per_group=plan.slots_per_group)
     for stage in plan.stages:
         need = stage_need(manifest, stage.parts, shape)
         found.append(
@@ -115,6 +117,8 @@ def _prediction(plan: Plan, devices: Sequence[PlannerDevice]) -> list[str]:
     if len(plan.stages) > 1:
         found[0] += f"; the slowest stage, {slowest.device_name}, takes {slowest.decode_seconds * 1e3:.2f} ms a token"
         found.append(f"each token crosses {len(plan.stages)} links with {size(plan.hop_bytes)}")
+        if plan.wire_dtype != "float32":
+            found.append(f"rows travel as {plan.wire_dtype}: the text may depend on where the model is cut")
     if plan.joules_per_token is not None:
         found.append(f"predicted: {plan.joules_per_token:.3g} J per token, idle power of the devices in use included")
     else:

@@ -44,10 +44,6 @@ def prompt_ids(text: TextModel, request: GenerateRequest) -> list[int]:
 def submit(request: GenerateRequest, prompt: list[int], manifest: Manifest, context: int, seed: int) -> pb.Submit:
     """Raises InvalidInput naming the figure that is out of range."""
     forced = list(request.forced_ids)
-    vocabulary = manifest.config.vocab_size
-    for token_id in (*prompt, *forced):
-        if not 0 <= token_id < vocabulary:
-            raise InvalidInput(f"token id {token_id} is not in the vocabulary", advice=f"this model's ids are 0 to {vocabulary - 1}")
     room = context - len(prompt)
     if room < 1:
         raise InvalidInput(
@@ -61,6 +57,10 @@ def submit(request: GenerateRequest, prompt: list[int], manifest: Manifest, cont
         raise InvalidInput(
             f"{len(forced)} forced tokens leave nothing to generate of {max_tokens}", advice="force fewer, or raise max_tokens or --context"
         )
+    vocabulary = manifest.config.vocab_size
+    for token_id in (*prompt, *forced):  # not more than the context
+        if not 0 <= token_id < vocabulary:
+            raise InvalidInput(f"token id {token_id} is not in the vocabulary", advice=f"this model's ids are 0 to {vocabulary - 1}")
     if not (math.isfinite(request.temperature) and request.temperature >= 0):
         raise InvalidInput(f"temperature is {request.temperature:g}", advice="use 0 (greedy) or more")
     if not 0 < request.top_p <= 1:

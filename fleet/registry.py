@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -39,6 +39,7 @@ class Registry:
         self._rules = rules
         self._clock = clock
         self._links: dict[DeviceId, tuple[DeviceLink, asyncio.Task[None]]] = {}
+        self._departed: set[DeviceId] = set()
         self._background = Background()
         self._changes = 0
         self._change = asyncio.Event()
@@ -52,6 +53,7 @@ class Registry:
 
     def found(self, device: DeviceId, address: str, found_by: str) -> None:
         """Discovery saw it. A hint: the device is shown, and counts once it has proven who it is."""
+        self._departed.discard(device)
         if device in self._links:
             self._links[device][0].found(address, found_by)
             return
@@ -69,11 +71,17 @@ class Registry:
         self._tell()
 
     def gone(self, device: DeviceId) -> None:
-        """Discovery lost it. A hint: one that never answered is forgotten; of the others the connection knows better."""
-        if device in self._links and self._links[device][0].record.description is None:
-            _, task = self._links.pop(device)
-            task.cancel()
-            self._tell()
+        """Discovery heard its goodbye. A hint: one that never answered is forgotten; of the others the connection knows better."""
+        if device in self._links:
+            self._departed.add(device)
+            if self._links[device][0].record.description is None:
+                self._forget(device)
+
+    def forget_departed(self, needed: Collection[DeviceId]) -> None:
+        """Drop those that said goodbye and are offline, unless somebody waits for them: a fleet that was taken down is not a fault."""
+        for device in self._departed - set(needed):
+            if self._links[device][0].record.state == "offline":
+                self._forget(device)
 
     def records(self) -> list[DeviceRecord]:
         """By name."""
@@ -86,6 +94,8 @@ class Registry:
         """Raises NotFound listing the devices, InvalidInput when two have this name."""
         records = self.records()
         found = [record for record in records if name_or_id in (record.device_id, record.name)]
+        if len(online := [record for record in found if record.state == "online"]) == 1:
+            found = online  # the others are its predecessors, of a name that was given again
         if len(found) > 1:
             raise InvalidInput(f"{len(found)} devices are called {name_or_id!r}", advice="use the id, see `glmfleet devices`")
         if not found:
@@ -98,6 +108,18 @@ class Registry:
         if device not in self._links:
             raise NotFound(f"device {device} was not found yet", advice="glmfleet doctor tells what was tried")
         return self._links[device][0].client
+
+    async def wait_connected(self, devices: Sequence[DeviceId], timeout_seconds: float) -> bool:
+        """Until there is a connection to each of these. False when that is not so in time."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while True:
+                    changes = self._changes
+                    if all((record := self.record(device)) is not None and record.connected for device in devices):
+                        return True
+                    await self.changed_since(changes)
+        except TimeoutError:
+            return False
 
     async def refresh(self, devices: Iterable[DeviceId]) -> None:
         """Ask these what they hold now; those that do not answer keep their last description."""
@@ -141,6 +163,12 @@ class Registry:
                 f"{self._online()} of {count} devices are online after {timeout_seconds:.0f} s",
                 advice="glmfleet doctor tells what was tried",
             ) from None
+
+    def _forget(self, device: DeviceId) -> None:
+        self._departed.discard(device)
+        _, task = self._links.pop(device)
+        task.cancel()
+        self._tell()
 
     def _online(self) -> int:
         return sum(link.record.state == "online" for link, _ in self._links.values())

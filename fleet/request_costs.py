@@ -25,7 +25,7 @@ def result(
     timing = finished.timing
     first_seconds, total_seconds = timing.first_token_seconds, timing.total_seconds
     modelled = timing.HasField("modelled_first_token_seconds") and timing.HasField("modelled_total_seconds")
-    after_first = timing.completion_tokens - 1
+    after_first = timing.told_tokens - 1
     modelled_tpot = (
         (timing.modelled_total_seconds - timing.modelled_first_token_seconds) / after_first if modelled and after_first > 0 else None
     )
@@ -43,6 +43,7 @@ def result(
         modelled_tpot_seconds=modelled_tpot,
         total_seconds=total_seconds,
         devices=device_costs(desired.plan.stages, finished.usage, len(token_ids)),
+        reused_tokens=timing.reused_tokens,
     )
 
 

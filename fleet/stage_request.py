@@ -49,11 +49,13 @@ def load_request(manifest: Manifest, desired: Desired, stage: int, next_hop: pb.
             slots_per_group=plan.slots_per_group,
             prefill_chunk=plan.prefill_chunk,
             row_multiple=row_multiple(manifest),
+            kv_dtype=plan.kv_dtype,
+            wire_dtype=plan.wire_dtype,
         ),
-        graph=build_stage_graph(manifest, body),
+        graph=build_stage_graph(manifest, body, kv_dtype=plan.kv_dtype),
         head_graph=build_stage_graph(manifest, [HEAD]) if HEAD in planned.parts else b"",
         next=next_hop,
-        cost=pb.StageCost(**dataclasses.asdict(stage_cost(manifest, planned.parts))),
+        cost=pb.StageCost(**dataclasses.asdict(stage_cost(manifest, planned.parts, plan.kv_dtype))),
     )
 
 

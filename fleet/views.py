@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from protos.dtypes import KvDtype, WireDtype
+
 Objective = Literal["latency", "throughput", "energy"]
 DeviceState = Literal["online", "suspect", "offline"]
 Source = Literal["unmetered", "measured", "modelled", "estimated"]
@@ -66,6 +68,8 @@ class PlanRequest:
     context: int | None = None  # positions a sequence may take; None: the model's own, at most 4096
     slots: int = 16  # sequences at once, over all groups
     devices: tuple[str, ...] = ()  # names or ids to use; empty: any
+    kv_dtype: KvDtype = "float32"
+    wire_dtype: WireDtype = "float32"  # of rows between stages; only float32 makes the text independent of the cut
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Plan:
     joules_per_token: float | None
     hop_bytes: int  # one row on the wire between stages
     why: tuple[str, ...]  # one line each, for people
+    kv_dtype: KvDtype = "float32"
+    wire_dtype: WireDtype = "float32"
 
 
 @dataclass(frozen=True)
@@ -191,6 +197,7 @@ class GenerateResult:
     modelled_tpot_seconds: float | None
     total_seconds: float
     devices: tuple[DeviceCost, ...] = field(default=())
+    reused_tokens: int = 0  # of the prompt, whose cache rows an earlier prompt had made
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -31,6 +32,9 @@ import grpc.aio
 
 RETRY_AFTER_KEY = "glmfleet-retry-after"
 CODE_KEY = "glmfleet-error"
+ADVICE_KEY = "glmfleet-advice-bin"  # binary: advice may name what is not ASCII
+LONGEST_RETRY_AFTER_SECONDS = 60.0  # whatever the far side says
+DETAIL_LENGTH = 1000  # the whole of a call's metadata has 8 KiB
 
 _log = logging.getLogger(__name__)
 
@@ -122,8 +126,16 @@ _BY_STATUS[grpc.StatusCode.UNKNOWN] = Internal
 
 def by_name(name: str, detail: str, *, retry_after_seconds: float = 0.0) -> FleetError:
     """The error of class `name`; Internal when the name is not one of ours."""
-    return _BY_NAME.get(name, Internal)(detail, retry_after_seconds=retry_after_seconds)
+    return _BY_NAME.get(name, Internal)(detail, retry_after_seconds=_bounded(retry_after_seconds))
 
+
+# What gRPC says itself of a link, many words or odd ones, in ours.
+_PLAIN = {
+    "connection refused": "connection refused (nobody listens there)",
+    "socket closed": "the connection broke",
+    "connection reset": "the connection broke",
+    "stream removed": "the connection broke",
+}
 
 # What grpc.aio puts over the far side's status when a write finds the call ended before that status was read.
 ENDED_UNDER_A_WRITE = "Internal error from Core"
@@ -132,10 +144,25 @@ ENDED_UNDER_A_WRITE = "Internal error from Core"
 def from_rpc(error: grpc.aio.AioRpcError) -> FleetError:
     if error.code() is grpc.StatusCode.INTERNAL and error.details() == ENDED_UNDER_A_WRITE:
         return Unavailable("the link ended")
-    metadata = {str(key): str(value) for key, value in (error.trailing_metadata() or ())}
+    metadata = {
+        str(key): value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        for key, value in (error.trailing_metadata() or ())
+    }
     kind = _BY_NAME.get(metadata.get(CODE_KEY, "")) or _BY_STATUS.get(error.code(), Internal)
-    retry_after = float(metadata.get(RETRY_AFTER_KEY, "0"))
-    return kind(error.details() or error.code().name.lower(), retry_after_seconds=retry_after)
+    detail = error.details() or error.code().name.lower()
+    if CODE_KEY not in metadata:
+        detail = next((ours for theirs, ours in _PLAIN.items() if theirs in detail.lower()), detail)
+    try:
+        retry_after = _bounded(float(metadata.get(RETRY_AFTER_KEY, "0")))
+    except ValueError:
+        retry_after = 0.0
+    return kind(detail, advice=metadata.get(ADVICE_KEY, ""), retry_after_seconds=retry_after)
+
+
+def _bounded(retry_after_seconds: float) -> float:
+    if math.isnan(retry_after_seconds):
+        return 0.0
+    return min(max(0.0, retry_after_seconds), LONGEST_RETRY_AFTER_SECONDS)
 
 
 @contextmanager
@@ -167,8 +194,13 @@ class answered:  # noqa: N801 (reads as a word: `async with answered(context)`)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(error, FleetError):
-            trailing = ((CODE_KEY, type(error).__name__), (RETRY_AFTER_KEY, f"{error.retry_after_seconds:g}"))
-            await self._context.abort(error.status, error.detail, trailing)
+            trailing: tuple[tuple[str, str | bytes], ...] = (
+                (CODE_KEY, type(error).__name__),
+                (RETRY_AFTER_KEY, f"{error.retry_after_seconds:g}"),
+                (ADVICE_KEY, error.advice[:DETAIL_LENGTH].encode()),
+            )
+            await self._context.abort(error.status, error.detail[:DETAIL_LENGTH], trailing)
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
             _log.error("a defect, while answering a call", exc_info=error)
-            await self._context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}", ((CODE_KEY, "Internal"),))
+            detail = f"{type(error).__name__}: {error}"
+            await self._context.abort(grpc.StatusCode.INTERNAL, detail[:DETAIL_LENGTH], ((CODE_KEY, "Internal"),))

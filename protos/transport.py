@@ -12,6 +12,7 @@ import grpc.aio
 
 from protos.errors import Denied, InvalidInput
 from protos.ids import DeviceId, host_name
+from protos.roles import OnlyItsRole
 from protos.v1 import device_pb2_grpc, pipeline_pb2_grpc
 
 DEVICE_KEY = "glmfleet-device"
@@ -24,12 +25,19 @@ _LIMITS: list[tuple[str, int]] = [
     # A machine that loses power sends no reset: a ping each 10 s, and 5 s to answer, find it.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # without it a ping has 60 s, whatever the line above says (gRPC 1.85)
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]
 _CLIENT = [*_LIMITS, ("grpc.enable_retries", 0), ("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 2_000)]
 # so_reuseport off: a port in use is an error, not two agents sharing it.
-_SERVER = [*_LIMITS, ("grpc.so_reuseport", 0), ("grpc.http2.min_ping_interval_without_data_ms", 5_000)]
+_SERVER = [
+    *_LIMITS,
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and says nothing is let go; gRPC's default is 120 s
+    ("grpc.max_concurrent_streams", 512),  # of one connection: a coordinator has one per blob and pipeline, and one for telemetry
+]
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ class _AddressedTo(grpc.aio.ServerInterceptor):
             return await continuation(details)
 
         async def refuse(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            whom = named[0] if named else "nobody"
+            whom = named[0][:40] if named else "nobody"
             await context.abort(grpc.StatusCode.NOT_FOUND, f"this is device {self._device}, the call is for {whom}")
 
         # A stream whatever the call is: a unary handler would first wait for a message.
@@ -128,10 +136,11 @@ async def serve(
 ) -> tuple[grpc.aio.Server, int]:
     """Start a server for `device` at "host:port" (port 0: any free one); returns it and the port it got.
 
+    With credentials callers prove that they are of the fleet, and may call what their role allows; plaintext knows no roles.
     Raises InvalidInput when the port is taken or the host is not ours, Denied for plaintext off loopback.
     """
     host, _, _ = bind.rpartition(":")
-    interceptors: Sequence[grpc.aio.ServerInterceptor] = [_AddressedTo(device)]
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = [_AddressedTo(device), *([OnlyItsRole()] if credentials else [])]
     server = grpc.aio.server(interceptors=interceptors, options=_SERVER)
     register(server)
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from protos.manifest import Manifest
+from protos.dtypes import KV_ITEM_BYTES, KvDtype
+from protos.manifest import Cost, Manifest
 from quantize.parts import HEAD, find_part, layer_number
 
 
@@ -22,7 +23,7 @@ class StageCost:
     attention_macs_per_position: int = 0
 
 
-def stage_cost(manifest: Manifest, parts: Sequence[str]) -> StageCost:
+def stage_cost(manifest: Manifest, parts: Sequence[str], kv_dtype: KvDtype = "float32") -> StageCost:
     """Summed costs of these parts; raises InvalidInput for a part that the model does not have.
 
     A tied head counts its matrix again: onnxruntime repacks it for the multiplication, so it is resident beside the embedding.
@@ -34,9 +35,14 @@ def stage_cost(manifest: Manifest, parts: Sequence[str]) -> StageCost:
         weight_bytes=sum(cost.weight_bytes for cost in [*body, *heads]),
         read_bytes=sum(cost.read_bytes for cost in body),
         macs_per_row=sum(cost.macs for cost in body),
-        kv_bytes_per_token=sum(cost.kv_bytes_per_token for cost in body),
+        kv_bytes_per_token=sum(kv_bytes_per_token(cost, kv_dtype) for cost in body),
         head_read_bytes=sum(cost.read_bytes for cost in heads),
         head_macs_per_row=sum(cost.macs for cost in heads),
         # Per row and position: head_dim multiply-accumulates for the score and as many for the value, in each query head.
         attention_macs_per_position=layers * 2 * manifest.config.query_size,
     )
+
+
+def kv_bytes_per_token(cost: Cost, kv_dtype: KvDtype) -> int:
+    """Of one part; the manifest counts fp32."""
+    return cost.kv_bytes_per_token * KV_ITEM_BYTES[kv_dtype] // KV_ITEM_BYTES["float32"]

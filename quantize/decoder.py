@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from quantize.blocks import padded
 from quantize.graph_builder import GraphBuilder
-from quantize.parts import EMBEDDING, HEAD, POSITIONS, layer_part
+from quantize.parts import EMBEDDING, HEAD, KV_SCALES, POSITIONS, layer_part
 
 
 @dataclass(frozen=True)
@@ -121,23 +121,30 @@ def _add_matmul(builder: GraphBuilder, part: str, prefix: str, inputs: list[str]
 def _add_attention(builder: GraphBuilder, layer: int, qkv: str) -> str:
     """Grouped-query attention with rotary positions over the layer's cache, which is updated in place."""
     config = builder.config
+    int8 = builder.kv_dtype == "int8"
+    dtype = TensorProto.INT8 if int8 else TensorProto.FLOAT
     cache: list[int | str] = ["batch", config.kv_heads, "capacity", config.head_dim]
     past, present = [[f"{time}_{what}.{layer}" for what in ("key", "value")] for time in ("past", "present")]
     for name in past:
-        builder.add_input(name, TensorProto.FLOAT, cache)
+        builder.add_input(name, dtype, cache)
     for name in present:
-        builder.add_output(name, TensorProto.FLOAT, cache)
+        builder.add_output(name, dtype, cache)
     output = f"{layer_part(layer)}.attention.out"
     # Tables narrower than head_dim / 2 make the rotation partial, as in GLM; the softmax scale stays 1 / sqrt(head_dim).
     tables = [builder.weight(POSITIONS, "cos"), builder.weight(POSITIONS, "sin")]
+    # Inputs 9 to 11 are positions, bias and sinks. Per channel costs no more time than per tensor, and less accuracy.
+    part = layer_part(layer)
+    scales = ["", "", "", *(builder.weight(part, name) for name in KV_SCALES)] if int8 else []
+    quantized: dict[str, int | str] = {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
     builder.add_node(
         "GroupQueryAttention",
-        [qkv, "", "", *past, "seqlens_k", "total_sequence_length", *tables],
+        [qkv, "", "", *past, "seqlens_k", "total_sequence_length", *tables, *scales],
         [output, *present],
         fused=True,
         num_heads=config.heads,
         kv_num_heads=config.kv_heads,
         do_rotary=1,
         rotary_interleaved=1,
+        **(quantized if int8 else {}),
     )
     return output

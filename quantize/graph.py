@@ -2,8 +2,8 @@
 
 A graph with "embedding" takes `input_ids` int64 [batch, sequence], one without takes `hidden_in` float32 [batch, sequence, H].
 With layers it also takes `seqlens_k` int32 [batch] (length after this step, minus 1) and `total_sequence_length` int32 [1] (the
-longest length after this step); for each layer i of the model it takes `past_key.i` and `past_value.i` float32
-[batch, kv_heads, capacity, head_dim] and gives `present_key.i` and `present_value.i`, to be bound to the same memory.
+longest length after this step); for each layer i of the model it takes `past_key.i` and `past_value.i`, float32 or int8
+[batch, kv_heads, capacity, head_dim], and gives `present_key.i` and `present_value.i`, to be bound to the same memory.
 It gives `hidden_out` float32 [batch, sequence, H], the residual stream: a cut anywhere leaves the result the same to the bit.
 The graph of ["head"] takes `hidden_in` float32 [rows, H] and gives `logits` float32 [rows, V].
 
@@ -16,24 +16,26 @@ from collections.abc import Sequence
 
 from onnx import TensorProto
 
+from protos.dtypes import KvDtype
 from protos.errors import InvalidInput
 from protos.manifest import Manifest
 from quantize.decoder import Residual, add_embedding, add_head, add_layer
 from quantize.graph_builder import GraphBuilder
-from quantize.parts import EMBEDDING, HEAD, POSITIONS, layer_number
+from quantize.parts import EMBEDDING, HEAD, KV_SCALES, POSITIONS, find_part, layer_number, layer_part
 
 # The operator set of these graphs, as devices name it in Describe.
 DIALECT = "com.microsoft.nbits"
 
 
-def build_stage_graph(manifest: Manifest, parts: Sequence[str], *, accuracy_level: int = 4) -> bytes:
+def build_stage_graph(manifest: Manifest, parts: Sequence[str], *, accuracy_level: int = 4, kv_dtype: KvDtype = "float32") -> bytes:
     """A serialized ONNX model for these parts: exactly ["head"], or embedding and consecutive layers in any order, with "positions"
     when there are layers.
 
     accuracy_level is MatMulNBits': 4 computes in int8 (activations quantized per row and block), 0 keeps activations in fp32.
-    Raises InvalidInput for a list that is no stage of this model.
+    Raises InvalidInput for a list that is no stage of this model, and as `check_kv_dtype`.
     """
-    builder = GraphBuilder(manifest, accuracy_level)
+    check_kv_dtype(manifest, kv_dtype)
+    builder = GraphBuilder(manifest, accuracy_level, kv_dtype)
     hidden_size = manifest.config.hidden_size
     if list(parts) == [HEAD]:
         builder.add_input("hidden_in", TensorProto.FLOAT, ["rows", hidden_size])
@@ -59,6 +61,15 @@ def build_stage_graph(manifest: Manifest, parts: Sequence[str], *, accuracy_leve
         builder.add_node("Identity", [hidden], ["hidden_out"])
     builder.add_output("hidden_out", TensorProto.FLOAT, ["batch", "sequence", hidden_size])
     return builder.serialize("stage")
+
+
+def check_kv_dtype(manifest: Manifest, kv_dtype: KvDtype) -> None:
+    """Raises InvalidInput when this artifact cannot run with such a cache: it was made before scales for int8 were."""
+    stored = {tensor.name for tensor in find_part(manifest, layer_part(0)).variants[0].tensors}
+    if kv_dtype == "int8" and not stored.issuperset(KV_SCALES):
+        raise InvalidInput(
+            "this artifact has no scales for an int8 KV cache", advice="import or pull the model again, or deploy it without --kv int8"
+        )
 
 
 def _layers(parts: Sequence[str]) -> range:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
+from protos.dtypes import KvDtype
 from protos.manifest import Manifest, Tensor
 from quantize.parts import find_part
 
@@ -15,10 +16,11 @@ _IR_VERSION, _OPSET = 10, 21
 
 
 class GraphBuilder:
-    def __init__(self, manifest: Manifest, accuracy_level: int) -> None:
+    def __init__(self, manifest: Manifest, accuracy_level: int, kv_dtype: KvDtype) -> None:
         self.config = manifest.config
         self.block_size = manifest.quantization.block_size
         self.accuracy_level = accuracy_level
+        self.kv_dtype = kv_dtype
         self._manifest = manifest
         self._graph = GraphProto()
         self._initializers: set[str] = set()
@@ -30,7 +32,7 @@ class GraphBuilder:
         self._graph.output.append(helper.make_tensor_value_info(name, dtype, shape))
 
     def add_node(
-        self, operator: str, inputs: Sequence[str], outputs: Sequence[str], *, fused: bool = False, **attributes: int | float
+        self, operator: str, inputs: Sequence[str], outputs: Sequence[str], *, fused: bool = False, **attributes: int | float | str
     ) -> None:
         """`fused`: one of com.microsoft's operators. "" is an input or output left out."""
         name = f"{operator}:{next(filter(None, outputs))}"

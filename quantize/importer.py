@@ -12,10 +12,23 @@ import numpy as np
 from protos.errors import Busy, Corrupt
 from protos.manifest import Blob, Manifest, ModelConfig, Part, Quantization, Tensor, TextFile, Variant
 from quantize.artifact import ArtifactStore, BlobWriter
-from quantize.blocks import Floats, check_block_size, check_finite, quantize
+from quantize.blocks import Floats, check_block_size, check_finite, dequantize, quantize
+from quantize.calibration import Calibration
+from quantize.calibration_text import calibration_ids
 from quantize.checkpoint import Checkpoint, slabs, tensor_shapes
 from quantize.folding import RotatedCheckpoint
-from quantize.parts import MAX_POSITIONS, POSITIONS, PartSpec, TensorSpec, layout_name, part_specs
+from quantize.parts import (
+    EMBEDDING,
+    KEY_SCALES,
+    MAX_POSITIONS,
+    POSITIONS,
+    VALUE_SCALES,
+    PartSpec,
+    TensorSpec,
+    layer_number,
+    layout_name,
+    part_specs,
+)
 from quantize.positions import rotary_tables
 
 Progress = Callable[[int, int, str], None]
@@ -48,13 +61,14 @@ def import_model(
     block_size = default_block_size(config) if block_size is None else block_size
     check_block_size(block_size)
     specs = tuple(part_specs(config, block_size))
+    calibration = Calibration(config, calibration_ids(checkpoint.text_files["tokenizer.json"], config.vocab_size))
     meter = _Meter(sum(spec.size_bytes for spec in specs), progress)
     with store.importing():
         blobs: dict[str, Blob] = {}
         for spec in specs:
             meter.part = spec.name
             with store.new_blob() as writer:
-                for tensor, chunk in _chunks(spec, checkpoint, config, block_size):
+                for tensor, chunk in _chunks(spec, checkpoint, config, block_size, calibration):
                     _write(writer, tensor, chunk, meter)
                 blobs[spec.name] = writer.commit()
         text_files = tuple(TextFile(file, store.put(data)) for file, data in sorted(checkpoint.text_files.items()))
@@ -91,12 +105,15 @@ def _write(writer: BlobWriter, tensor: TensorSpec, chunk: np.ndarray, meter: _Me
     meter.advance(writer.size_bytes - before)
 
 
-def _chunks(spec: PartSpec, checkpoint: Checkpoint, config: ModelConfig, block_size: int) -> Iterator[tuple[TensorSpec, np.ndarray]]:
+def _chunks(
+    spec: PartSpec, checkpoint: Checkpoint, config: ModelConfig, block_size: int, calibration: Calibration
+) -> Iterator[tuple[TensorSpec, np.ndarray]]:
     """What the part's own blob holds, in order. Scales follow their weights, so they are kept until those are written."""
     if spec.name == POSITIONS:
         yield from zip(spec.own, rotary_tables(config), strict=True)
         return
     scales: list[Floats] = []
+    in_layer = layer_number(spec.name) is not None
     for tensor in spec.own:
         source = f"{spec.name}.{tensor.name}"
         if tensor.dtype == "uint8":
@@ -104,13 +121,23 @@ def _chunks(spec: PartSpec, checkpoint: Checkpoint, config: ModelConfig, block_s
             for start, stop in slabs(tensor.shape[0], columns):
                 quantized, slab_scales = quantize(checkpoint.read(source, start, stop), block_size, source)
                 scales.append(slab_scales)
+                if in_layer:
+                    calibration.multiply(tensor.name, start, dequantize(quantized, slab_scales, columns))
+                elif spec.name == EMBEDDING:
+                    calibration.embed(start, dequantize(quantized.reshape(*slab_scales.shape, -1), slab_scales, columns))
                 yield tensor, quantized
+        elif tensor.name == KEY_SCALES:
+            yield tensor, calibration.key_scales
+        elif tensor.name == VALUE_SCALES:
+            yield tensor, calibration.value_scales
         elif tensor.name.endswith("scales"):
             yield tensor, np.concatenate(scales)
             scales = []
         else:
             vector = checkpoint.read(source, 0, tensor.shape[0])
             check_finite(vector, source)
+            if in_layer:
+                calibration.keep(tensor.name, vector)
             yield tensor, vector
 
 

@@ -13,6 +13,8 @@ from quantize.checkpoint import layer_tensor_shapes
 from quantize.positions import table_columns
 
 EMBEDDING, POSITIONS, HEAD = "embedding", "positions", "head"
+# Of each layer: what one step of an int8 cache's element is worth, per channel of the key and the value heads.
+KV_SCALES = KEY_SCALES, VALUE_SCALES = "k_scale", "v_scale"
 # The rotary tables of 32,768 positions are 16 MB at rotary_dim 128; longer contexts do not fit the devices we are for.
 MAX_POSITIONS = 32_768
 
@@ -124,6 +126,8 @@ def _layer(config: ModelConfig, block_size: int, layer: int) -> PartSpec:
             layout.add_matrix(name.removesuffix("weight"), rows, columns, block_size)
         else:
             layout.add(name, "float32", shapes[name])
+    for name in KV_SCALES:
+        layout.add(name, "float32", (config.kv_size,))
     return layout.part(macs=macs, kv_bytes_per_token=2 * 4 * config.kv_size)
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
 from collections.abc import Iterator
+from typing import TypeAlias, cast
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from device.engine.session import share
 from device.stage_spec import Shape
+from protos.dtypes import KvDtype
+
+Cache: TypeAlias = "npt.NDArray[np.float32 | np.int8]"
+
+_NUMPY_TYPES: dict[KvDtype, type[np.float32] | type[np.int8]] = {"float32": np.float32, "int8": np.int8}
 
 
 class SlotGroup:
@@ -19,7 +29,9 @@ class SlotGroup:
 
     def __init__(self, shape: Shape) -> None:
         size = (shape.slots_per_group, shape.kv_heads, shape.capacity, shape.head_dim)
-        self._layers = [(layer, np.zeros(size, np.float32), np.zeros(size, np.float32)) for layer in shape.layers]
+        dtype = _NUMPY_TYPES[shape.kv_dtype]
+        self._layers: list[tuple[int, Cache, Cache]]
+        self._layers = [(layer, reserved(size, dtype), reserved(size, dtype)) for layer in shape.layers]
         self.lengths = [0] * shape.slots_per_group
 
     def bound(self, start: int, stop: int) -> Iterator[tuple[str, str, ort.OrtValue]]:
@@ -32,10 +44,35 @@ class SlotGroup:
         """A new list, not the old one cleared: a run that was given up may still end, and writes its lengths into what it began with."""
         self.lengths = [0] * len(self.lengths)
 
-    def move(self, source: int, target: int) -> None:
-        """Copy one slot's rows into another, to close a hole."""
-        length = self.lengths[source]
+    def swap(self, one: int, other: int) -> None:
+        """Let two slots' rows change places, to close a hole without losing what it holds."""
+        rows = max(self.lengths[one], self.lengths[other])
+        for cache in self._caches():
+            kept = cache[one, :, :rows].copy()
+            cache[one, :, :rows] = cache[other, :, :rows]
+            cache[other, :, :rows] = kept
+        self.lengths[one], self.lengths[other] = self.lengths[other], self.lengths[one]
+
+    def copy(self, source: int, target: int, rows: int) -> None:
+        """Give a slot the first `rows` rows of another, and no more."""
+        for cache in self._caches():
+            cache[target, :, :rows] = cache[source, :, :rows]
+        self.lengths[target] = rows
+
+    def _caches(self) -> Iterator[Cache]:
         for _, keys, values in self._layers:
-            keys[target, :, :length] = keys[source, :, :length]
-            values[target, :, :length] = values[source, :, :length]
-        self.lengths[target], self.lengths[source] = length, 0
+            yield keys
+            yield values
+
+
+def reserved(size: tuple[int, ...], dtype: type[np.float32] | type[np.int8]) -> Cache:
+    """An array of zeros that takes memory only where it is written, in small pages.
+
+    numpy asks for huge pages for its large arrays. One of 2 MiB spans the rows of several slots and heads, so a few rows in each slot
+    would take all of the cache (measured at 135M, 16 slots of 1,280 positions: 1.2 GB instead of 0.3).
+    """
+    memory = mmap.mmap(-1, math.prod(size) * np.dtype(dtype).itemsize)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return cast(Cache, np.frombuffer(memory, dtype).reshape(size))

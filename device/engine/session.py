@@ -16,6 +16,7 @@ ort.set_default_logger_severity(3)  # warnings about graph clean-up are not for 
 # An OrtValue over a numpy array on the CPU shares its memory: what is bound once is read and written in place.
 share = ort.OrtValue.ortvalue_from_numpy
 
+_BLOB_FOLDER = "session.model_external_initializers_file_folder_path"
 
 # None: any.
 Dimensions: TypeAlias = "tuple[int | None, ...]"
@@ -24,19 +25,19 @@ Dimensions: TypeAlias = "tuple[int | None, ...]"
 class Session:
     """One graph, ready to run. Shapes are bound by the caller; nothing is copied."""
 
-    def __init__(self, graph: bytes, blob_folder: Path, threads: int) -> None:
-        """Raises InvalidInput when onnxruntime refuses the graph (a blob missing, an unknown operator)."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(blob_folder))
-        # Threads spin inside a run (a wake-up per operator is dear) and never between runs: the neighbour stage may need the core.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        try:
-            self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises a dozen unrelated types, some without a common base
-            raise InvalidInput(f"onnxruntime refuses the stage graph: {_first_line(error)}") from error
+    def __init__(self, graph: bytes, blob_folder: Path, threads: int, prepacked: Path | None = None) -> None:
+        """`prepacked`: the same graph as `save_prepacked` left it, to be loaded instead.
+
+        Raises InvalidInput when onnxruntime refuses the graph (a blob missing, an unknown operator).
+        """
+        options = _options(blob_folder, threads)
+        if prepacked:
+            # It was optimized before it was saved, and its weights are beside it.
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.add_session_config_entry(_BLOB_FOLDER, str(prepacked.parent))
+        self._session = _open(str(prepacked) if prepacked else graph, options)
         self.inputs: dict[str, list[int | str]] = {value.name: value.shape for value in self._session.get_inputs()}
+        self.input_types: dict[str, str] = {value.name: value.type for value in self._session.get_inputs()}
         self._outputs: dict[str, list[int | str]] = {value.name: value.shape for value in self._session.get_outputs()}
 
     def expect(self, inputs: Mapping[str, Dimensions], outputs: Mapping[str, Dimensions]) -> None:
@@ -71,9 +72,42 @@ class Binding:
             raise Internal(f"onnxruntime: {_first_line(error)}") from error
 
 
+def save_prepacked(graph: bytes, blob_folder: Path, threads: int, target: Path) -> None:
+    """Write the graph to `target` and its weights, raw and as the kernels want them, to `target` with ".weights".
+
+    Whoever loads it maps those pages instead of filling memory of its own. Raises InvalidInput as Session, and when the disk is full.
+    """
+    options = _options(blob_folder, threads)
+    options.optimized_model_filepath = str(target)
+    # Names and meaning: onnxruntime_session_options_config_keys.h.
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", target.with_suffix(".weights").name)
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    _open(graph, options)
+
+
 def scalar_like(shape: list[int | str]) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
     """A one-element int32 array of the rank that the graph declares for `total_sequence_length`."""
     return np.zeros([1] * len(shape), np.int32)
+
+
+def _options(blob_folder: Path, threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry(_BLOB_FOLDER, str(blob_folder))
+    # Threads spin inside a run (a wake-up per operator is dear) and never between runs: the neighbour stage may need the core.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # A saved graph is for this machine only, and onnxruntime would say so each time.
+    options.log_severity_level = 3
+    return options
+
+
+def _open(graph: bytes | str, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a dozen unrelated types, some without a common base
+        raise InvalidInput(f"onnxruntime refuses the stage graph: {_first_line(error)}") from error
 
 
 def _fits(shape: Sequence[int | str], wanted: Dimensions) -> bool:

@@ -23,9 +23,9 @@ class StageEngine:
     Not thread-safe: one run at a time.
     """
 
-    def __init__(self, spec: StageSpec, blob_folder: Path, threads: int) -> None:
+    def __init__(self, spec: StageSpec, blob_folder: Path, threads: int, prepacked: Path | None = None) -> None:
         self.shape = spec.shape
-        self._session = Session(spec.graph, blob_folder, threads)
+        self._session = Session(spec.graph, blob_folder, threads, prepacked)
         self._takes_tokens = spec.is_head
         _check_graph(self._session, spec)
         self.groups = [SlotGroup(spec.shape) for _ in range(spec.shape.groups)]
@@ -105,8 +105,8 @@ class _Run:
 class OutputHead:
     """Final norm and output head: hidden [n, hidden] to logits [n, vocab]."""
 
-    def __init__(self, spec: StageSpec, blob_folder: Path, threads: int) -> None:
-        self._session = Session(spec.head_graph, blob_folder, threads)
+    def __init__(self, spec: StageSpec, blob_folder: Path, threads: int, prepacked: Path | None = None) -> None:
+        self._session = Session(spec.head_graph, blob_folder, threads, prepacked)
         self._session.expect({"hidden_in": (None, spec.shape.hidden_size)}, {"logits": (None, spec.shape.vocab_size)})
         self._shape = spec.shape
         self._runs: dict[int, tuple[Rows, Rows, Binding]] = {}
@@ -138,3 +138,6 @@ def _check_graph(session: Session, spec: StageSpec) -> None:
         {**rows, **lengths, **{f"past_{name}": cache for name in names}},
         {"hidden_out": hidden, **{f"present_{name}": cache for name in names}},
     )
+    wanted = {"float32": "tensor(float)", "int8": "tensor(int8)"}[shape.kv_dtype]
+    if any(session.input_types[f"past_{name}"] != wanted for name in names):
+        raise InvalidInput(f"the stage graph's cache is not {shape.kv_dtype}, which is this stage's")

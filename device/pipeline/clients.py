@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from device.pipeline.sampler import Sampling
-from device.pipeline.scheduler import Ending, Request, Sequence
+from device.pipeline.sequences import Ending, Request, Sequence
 from device.stage_spec import Shape
 from protos.errors import FleetError, InvalidInput
 from protos.v1 import pipeline_pb2 as pb
@@ -74,6 +74,8 @@ class Track:
             total_seconds=self.ended_at - self.arrived_at,
             prompt_tokens=len(self.sequence.request.prompt_ids),
             completion_tokens=len(self.sequence.answer),
+            told_tokens=max(0, len(self.sequence.answer) - len(self.sequence.request.forced_ids)),
+            reused_tokens=self.sequence.reused,
         )
         if self.modelled_first_token is not None and self.modelled_end is not None:
             timing.modelled_first_token_seconds = self.modelled_first_token - self.modelled_arrival

@@ -15,9 +15,12 @@ from device.pipeline.clients import Client, Track, parse_submit
 from device.pipeline.link import Link
 from device.pipeline.relay import WINDOW, FlowContext, Microbatches
 from device.pipeline.sampler import sample
-from device.pipeline.scheduler import Scheduler, Sequence, Step, Told
+from device.pipeline.scheduler import Scheduler
+from device.pipeline.sequences import Sequence, Step, Told
 from device.pipeline.stage import Stage
+from device.pipeline.wire import decode, encode
 from device.pipeline.work import head_work
+from protos.dtypes import row_bytes
 from protos.errors import Conflict, FleetError, Internal, InvalidInput, Unavailable
 from protos.transport import Credentials
 from protos.v1 import pipeline_pb2 as pb
@@ -144,6 +147,7 @@ class Head:
         tokens = np.array(step.tokens, np.int64)
         for sequence in step.sequences:
             self._tracks[sequence.number].start(time.perf_counter())
+        started = time.perf_counter()
         if self._link is None:
             sampled: dict[Sequence, int] = {}
             wanted = [step.sequences.index(sequence) for sequence in step.wanted] if not step.prefill else [-1]
@@ -155,13 +159,20 @@ class Head:
                 await self.stage.step(message, tokens, finish, head_work(self.stage.spec.cost, len(step.wanted)))
             else:
                 await self.stage.step(message, tokens)
+            self._measure(step, started)
             self._round_done(step, message, sampled)
             return
         hidden = await self.stage.step(message, tokens)
+        self._measure(step, started)
         if hidden is not None:
-            message.hidden = hidden.tobytes()
+            message.hidden = encode(hidden, self.stage.spec.shape.wire_dtype)
         self._in_flight[message.step] = step
         self.stage.counters.sent_bytes += await self._link.send(message)
+
+    def _measure(self, step: Step, started: float) -> None:
+        """Stages are cut to take about the same time, so the head's own says how long a chunk holds up the ring."""
+        if step.prefill:
+            self._scheduler.chunks.measured(len(step.tokens), time.perf_counter() - started)
 
     async def _returned(self, message: pb.Microbatch, ring_id: str) -> None:
         step = self._in_flight.pop(message.step, None)
@@ -170,7 +181,8 @@ class Head:
         self._check_returned(message, step)
         sampled: dict[Sequence, int] = {}
         if step.wanted:
-            hidden = np.frombuffer(message.hidden, "<f4").reshape(len(step.wanted), self.stage.spec.shape.hidden_size)
+            shape = self.stage.spec.shape
+            hidden = decode(message.hidden, len(step.wanted), shape.hidden_size, shape.wire_dtype)
 
             def finish() -> None:
                 sampled.update(self._sample(step, hidden))
@@ -181,7 +193,8 @@ class Head:
         self._round_done(step, message, sampled)
 
     def _check_returned(self, message: pb.Microbatch, step: Step) -> None:
-        size = len(step.wanted) * self.stage.spec.shape.hidden_size * 4
+        shape = self.stage.spec.shape
+        size = len(step.wanted) * row_bytes(shape.hidden_size, shape.wire_dtype)
         same = message.group == step.group and list(message.slots) == [sequence.slot for sequence in step.sequences]
         released = [item.sequence for item in message.released] == [sequence.number for _, sequence in step.released]
         if not (same and released and len(message.hidden) == size):
@@ -233,8 +246,9 @@ class Head:
             rows=len(step.tokens),
             all_wanted=not step.prefill and len(step.wanted) == len(step.sequences),
             released=[pb.Released(slot=slot, sequence=sequence.number) for slot, sequence in step.released],
-            moved=[pb.Moved(from_slot=source, to_slot=target) for source, target in step.moved],
-            opened=[pb.Opened(slot=slot, sequence=sequence.number) for slot, sequence in step.opened],
+            swapped=[pb.Swapped(from_slot=source, to_slot=target) for source, target in step.swapped],
+            opened=[pb.Opened(slot=slot, sequence=sequence.number, kept=kept) for slot, sequence, kept in step.opened],
+            copied=[pb.Copied(from_slot=source, to_slot=target, rows=rows) for source, target, rows in step.copied],
         )
         if step.prefill and step.wanted:
             message.wanted.append(len(step.tokens) - 1)

@@ -29,6 +29,7 @@ class Link:
             epoch=spec.epoch,
             to_stage=(spec.stage + 1) % spec.stages,
             ring_id=ring_id,
+            wire_dtype=spec.shape.wire_dtype,
         )
         self._peer = dial(hop.address, hop.device, credentials)
         self._call: grpc.aio.StreamStreamCall[pb.FlowMessage, pb.FlowReply] | None = None

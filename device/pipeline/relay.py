@@ -6,6 +6,7 @@ import grpc.aio
 
 from device.pipeline.link import Link
 from device.pipeline.stage import Stage
+from device.pipeline.wire import encode
 from device.tasks import first_of
 from protos.errors import Conflict, Internal, InvalidInput
 from protos.transport import Credentials
@@ -63,5 +64,5 @@ async def _pass_on(stage: Stage, ring_id: str, context: FlowContext, link: Link)
         if hidden is not None:
             if last and not message.all_wanted:
                 hidden = hidden[list(message.wanted)]
-            message.hidden = hidden.tobytes()
+            message.hidden = encode(hidden, stage.spec.shape.wire_dtype)
         stage.counters.sent_bytes += await link.send(message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import grpc.aio
 
@@ -13,11 +14,14 @@ from device.pipeline.clients import Client
 from device.pipeline.head import Head
 from device.pipeline.relay import FlowContext, relay
 from device.tasks import first_of
-from protos.errors import Conflict, InvalidInput, answered
+from protos.errors import Conflict, InvalidInput, TimedOut, answered
 from protos.ids import PROTOCOL_VERSION
 from protos.transport import Credentials
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import pipeline_pb2_grpc
+
+# Who opens a stream says at once what it is for.
+OPENING_SECONDS = 10.0
 
 GenerateContext = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateEvent]
 
@@ -30,7 +34,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
     # Both in grpc.aio's reader/writer form, which its type stubs do not know for servicers: reading and writing go on side by side.
     async def Generate(self, request_iterator: object, context: GenerateContext) -> None:  # type: ignore[override]  # noqa: N802
         async with answered(context):
-            first = await context.read()
+            first = await _opening(context)
             if not isinstance(first, pb.GenerateRequest) or first.WhichOneof("kind") != "attach":
                 raise InvalidInput("the first message must be Attach")
             _check_version(first.attach.protocol_version)
@@ -46,7 +50,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
 
     async def Flow(self, request_iterator: object, context: FlowContext) -> None:  # type: ignore[override]  # noqa: N802
         async with answered(context):
-            first = await context.read()
+            first = await _opening(context)
             if not isinstance(first, pb.FlowMessage) or first.WhichOneof("kind") != "open":
                 raise InvalidInput("the first message must be FlowOpen")
             _check_version(first.open.protocol_version)
@@ -56,6 +60,14 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 raise InvalidInput("the ring has no id")
             served = loaded.head.take_returns(ring_id, context) if loaded.head else relay(loaded.stage, ring_id, context, self.credentials)
             await first_of(served, loaded.stage.unloaded())
+
+
+async def _opening(context: grpc.aio.ServicerContext[Any, Any]) -> object:
+    try:
+        async with asyncio.timeout(OPENING_SECONDS):
+            return await context.read()
+    except TimeoutError:
+        raise TimedOut(f"nothing was said on the stream for {OPENING_SECONDS:.0f} s") from None
 
 
 async def _take_requests(head: Head, client: Client, context: GenerateContext) -> None:

@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from device.engine.stage import Rows, StageEngine, Tokens
 from device.hardware import Hardware, RunReport, Work
+from device.pipeline.wire import decode
 from device.pipeline.work import decode_work, prefill_work, together
 from device.stage_spec import StageSpec
 from protos.errors import InvalidInput, Unavailable
@@ -162,18 +161,28 @@ class Stage:
             usage = self._slots.pop((message.group, released.slot), None)
             if usage is None or usage.number != released.sequence:
                 raise InvalidInput(f"stage {self.spec.stage} holds no sequence {released.sequence} in slot {released.slot}")
-            group.lengths[released.slot] = 0
             released.usage.append(self._usage(usage))
-        for moved in message.moved:
-            if (message.group, moved.from_slot) not in self._slots:
-                raise InvalidInput(f"stage {self.spec.stage} has nothing open in slot {moved.from_slot}")
-            self._check_free(message.group, moved.to_slot)
-            group.move(moved.from_slot, moved.to_slot)
-            self._slots[message.group, moved.to_slot] = self._slots.pop((message.group, moved.from_slot))
+        for swapped in message.swapped:
+            self._check_slots(swapped.from_slot)
+            self._check_free(message.group, swapped.to_slot)
+            group.swap(swapped.from_slot, swapped.to_slot)
+            if usage := self._slots.pop((message.group, swapped.from_slot), None):
+                self._slots[message.group, swapped.to_slot] = usage
         for opened in message.opened:
             self._check_free(message.group, opened.slot)
-            group.lengths[opened.slot] = 0
+            if opened.kept > group.lengths[opened.slot]:
+                raise InvalidInput(f"stage {self.spec.stage} has no {opened.kept} rows in slot {opened.slot}")
+            group.lengths[opened.slot] = opened.kept
             self._slots[message.group, opened.slot] = Usage(opened.sequence)
+        for copied in message.copied:
+            self._check_slots(copied.from_slot, copied.to_slot)
+            if (message.group, copied.to_slot) not in self._slots or copied.rows > group.lengths[copied.from_slot]:
+                raise InvalidInput(f"stage {self.spec.stage} cannot copy {copied.rows} rows from slot {copied.from_slot}")
+            group.copy(copied.from_slot, copied.to_slot, copied.rows)
+
+    def _check_slots(self, *slots: int) -> None:
+        if max(slots) >= self.spec.shape.slots_per_group:
+            raise InvalidInput(f"stage {self.spec.stage} has no slot {max(slots)}")
 
     def _check_free(self, group: int, slot: int) -> None:
         if slot >= self.spec.shape.slots_per_group or (group, slot) in self._slots:
@@ -193,10 +202,7 @@ class Stage:
                 raise InvalidInput(f"stage {self.spec.stage} has nothing open in slot {slot}")
 
     def _received(self, message: pipeline_pb2.Microbatch) -> Rows:
-        size = self.spec.shape.hidden_size
-        if len(message.hidden) != message.rows * size * 4:
-            raise InvalidInput(f"{len(message.hidden)} bytes of hidden rows, not {message.rows} x {size} fp32")
-        return np.frombuffer(message.hidden, "<f4").reshape(message.rows, size)
+        return decode(message.hidden, message.rows, self.spec.shape.hidden_size, self.spec.shape.wire_dtype)
 
     def _compute(self, message: pipeline_pb2.Microbatch, rows: Rows | Tokens) -> Rows:
         if message.prefill:

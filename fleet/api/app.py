@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from fleet.api import deployments, devices, errors, generate, health, models, openai, plans, telemetry
+from fleet.api.guard import BoundedBody, OwnPagesOnly
 from fleet.api.service import FleetService
 
 # A page in a browser may ask for any host name that resolves to 127.0.0.1 (DNS rebinding); without a key the Host header must be ours.
@@ -19,12 +20,14 @@ def create_app(coordinator: FleetService, *, api_key: str | None) -> FastAPI:
     app = FastAPI(
         title="glmfleet",
         summary="A fleet of edge devices that serves a small GLM language model.",
-        docs_url="/docs",
+        docs_url=None,  # its page is fetched from other hosts; the description itself is here
         redoc_url=None,
         openapi_url="/openapi.json",
     )
     errors.install(app)
-    if api_key is None:
+    app.add_middleware(BoundedBody)
+    if api_key is None:  # with one, no page of another site can have it
+        app.add_middleware(OwnPagesOnly)
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOCAL_HOSTS)
     guarded = [Depends(_Key(api_key))]
     app.include_router(health.routes(coordinator))

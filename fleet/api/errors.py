@@ -85,7 +85,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_defect)
 
 
-def _respond(request: Request, error: FleetError, status: int | None = None) -> Response:
+def respond(request: Request, error: FleetError, status: int | None = None) -> Response:
+    """The error in the shape that its path's clients know."""
     body = openai_body(error) if request.url.path.startswith(OPENAI_PREFIX) else fleet_body(error)
     headers: dict[str, str] = {}
     if isinstance(error, Unauthenticated):
@@ -97,24 +98,24 @@ def _respond(request: Request, error: FleetError, status: int | None = None) -> 
 
 async def _on_fleet_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, FleetError)
-    return _respond(request, error)
+    return respond(request, error)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _respond(request, InvalidInput(_first_problem(error.errors())))
+    return respond(request, InvalidInput(_first_problem(error.errors())))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return _respond(request, InvalidInput(f"no such route: {request.method} {request.url.path}", advice="see /docs"), 404)
-    return _respond(request, InvalidInput(f"{error.detail}: {request.method} {request.url.path}"), error.status_code)
+        return respond(request, InvalidInput(f"no such route: {request.method} {request.url.path}", advice="see /openapi.json"), 404)
+    return respond(request, InvalidInput(f"{error.detail}: {request.method} {request.url.path}"), error.status_code)
 
 
 async def _on_defect(request: Request, error: Exception) -> Response:
     _log.error("a defect, while answering %s %s", request.method, request.url.path, exc_info=error)
-    return _respond(request, Internal(f"{type(error).__name__}: {error}"))
+    return respond(request, Internal(f"{type(error).__name__}: {error}"))
 
 
 def _first_problem(problems: Sequence[Any]) -> str:
@@ -123,4 +124,5 @@ def _first_problem(problems: Sequence[Any]) -> str:
         return "the request is not valid"
     first = problems[0]
     where = ".".join(str(step) for step in first["loc"] if step not in ("body", "query", "path"))
-    return " ".join((f"{where}: {first['msg']}" if where else str(first["msg"])).split())
+    problem = f"{where[:100]}: {first['msg']}" if where else str(first["msg"])
+    return " ".join(problem[:500].split())

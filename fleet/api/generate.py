@@ -20,6 +20,9 @@ from protos.errors import Internal
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it, access logs do
 
 _TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
+# Each is looked for in each piece of the answer.
+StopString = Annotated[str, Field(max_length=1000)]
+STOP_STRINGS = 16
 
 
 class MessageBody(BaseModel):
@@ -45,7 +48,7 @@ class GenerateBody(BaseModel):
     top_k: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=1 << 64)] | None = None
-    stop: tuple[str, ...] = ()
+    stop: Annotated[tuple[StopString, ...], Field(max_length=STOP_STRINGS)] = ()
     stream: bool = True
 
     def request(self) -> GenerateRequest:

@@ -73,9 +73,10 @@ class TextReply:
         return {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model, "choices": [choice], **tail}
 
 
-def usage(result: GenerateResult) -> dict[str, int]:
+def usage(result: GenerateResult) -> dict[str, Any]:
     prompt, completion = result.prompt_tokens, result.completion_tokens
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    cached = {"cached_tokens": result.reused_tokens}
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion, "prompt_tokens_details": cached}
 
 
 def model_entry(deployment: DeploymentView) -> dict[str, Any]:

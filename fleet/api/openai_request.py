@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.api.errors import UnsupportedParameter
+from fleet.api.generate import STOP_STRINGS, StopString
 from fleet.views import GenerateRequest, Message
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default of /v1/completions; chat has none
@@ -31,7 +32,7 @@ class _Sampled(BaseModel):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=1 << 32)] | None = None  # not OpenAI's, but what vLLM's and llama.cpp's clients send
     seed: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=STOP_STRINGS)] | None = None
     n: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.api.service import FleetService
 from fleet.views import Objective, Plan, PlanRequest
+from protos.dtypes import KvDtype, WireDtype
 
 
 class PlanBody(BaseModel):
@@ -22,9 +23,11 @@ class PlanBody(BaseModel):
     context: Annotated[int, Field(ge=2, le=1 << 24)] | None = None
     slots: Annotated[int, Field(ge=1, le=65536)] = 16
     devices: tuple[str, ...] = ()
+    kv_dtype: KvDtype = "float32"
+    wire_dtype: WireDtype = "float32"
 
     def request(self) -> PlanRequest:
-        return PlanRequest(self.model, self.objective, self.stages, self.context, self.slots, self.devices)
+        return PlanRequest(self.model, self.objective, self.stages, self.context, self.slots, self.devices, self.kv_dtype, self.wire_dtype)
 
 
 def routes(coordinator: FleetService) -> APIRouter:

@@ -14,6 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from protos.errors import FleetError, Internal
 
+# A client that takes nothing for so long is gone, whatever its connection says: its sequence holds a slot that others wait for.
+STALL_SECONDS = 60.0
 # For a route's OpenAPI entry.
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}}
 
@@ -42,19 +44,23 @@ class EventStream(StreamingResponse):
 
     An error before the first event is raised, so it becomes an ordinary response with its status; a later one becomes the event that
     `failed` makes of it. The generator is closed when it ends, when the client leaves (seen at once, not at the next event) and when the
-    server stops. The client's pace is the generator's: nothing is asked of it while the socket is full.
+    server stops. The client's pace is the generator's: nothing is asked of it while the socket is full, but not for longer than
+    `stall_seconds`.
     """
 
-    def __init__(self, events: AsyncGenerator[Event], failed: Callable[[FleetError], Event]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[Event], failed: Callable[[FleetError], Event], *, stall_seconds: float = STALL_SECONDS
+    ) -> None:
         super().__init__(iter(()), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         self._events = events
         self._failed = failed
+        self._stall_seconds = stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await unless_gone(receive, self._send_all(send))
         except (ClientGone, OSError):
-            _log.debug("the client left before the end")
+            _log.debug("the client left before the end, or takes nothing")
 
     async def _send_all(self, send: Send) -> None:
         started = False
@@ -64,15 +70,22 @@ class EventStream(StreamingResponse):
                     if not started:
                         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                         started = True
-                    await _send_part(send, event.encode())
-            except OSError:
+                    await self._send_part(send, event.encode())
+            except (ClientGone, OSError):
                 raise
             except Exception as error:
                 if not started:
                     raise
-                await _send_part(send, self._failed(_named(error)).encode())
+                await self._send_part(send, self._failed(_named(error)).encode())
         if started:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_part(self, send: Send, body: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        except TimeoutError:
+            raise ClientGone from None
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
@@ -93,10 +106,6 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _send_part(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 def _named(error: Exception) -> FleetError:

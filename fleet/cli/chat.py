@@ -53,7 +53,7 @@ def chat(
                 max_tokens=max_tokens,
                 temperature=temperature,
                 top_k=top_k,
-                top_p=top_p or 1.0,
+                top_p=top_p,
                 seed=seed,
             )
             answer = _answer(coordinator, request)

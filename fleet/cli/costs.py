@@ -17,6 +17,7 @@ def answer_json(result: GenerateResult) -> dict[str, Any]:
         "token_ids": list(result.token_ids),
         "finish_reason": result.finish_reason,
         "prompt_tokens": result.prompt_tokens,
+        "reused_tokens": result.reused_tokens,
         "completion_tokens": result.completion_tokens,
         "ttft_seconds": {"wall": result.ttft_seconds, "modelled": result.modelled_ttft_seconds},
         "tpot_seconds": {"wall": result.tpot_seconds, "modelled": result.modelled_tpot_seconds},
@@ -60,6 +61,8 @@ def print_devices_cost(costs: Sequence[DeviceCost], *, to_stderr: bool = False) 
 def summary(result: GenerateResult) -> str:
     """One line: tokens, time to the first, rate; wall and, where there is one, modelled."""
     parts = [count_text(result.completion_tokens, "token"), f"first after {figure(result.ttft_seconds)} s"]
+    if result.reused_tokens:
+        parts[1] += f" ({result.reused_tokens} of {result.prompt_tokens} prompt tokens were known)"
     if result.tpot_seconds:
         parts.append(f"{figure(1 / result.tpot_seconds)} tokens/s")
     line = ", ".join(parts)

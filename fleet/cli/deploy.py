@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Annotated
 
 import typer
 
-from fleet.cli.client import connect
+from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_names
 from fleet.cli.output import Column, bytes_text, count_text, figure, note, print_json, print_table, say
 from fleet.cli.progress import progress
 from fleet.views import DeployEvent, Objective, Plan, PlanRequest, StagePlan
+from protos.dtypes import KvDtype, WireDtype
 from protos.errors import Internal
+
+TAKE_BACK_SECONDS = 60.0  # a stage that is being loaded is loaded to its end first
+_POLL_SECONDS = 0.1
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model of `glmfleet model list`.")]
 StagesOption = Annotated[
@@ -25,6 +30,10 @@ ContextOption = Annotated[
 ]
 SlotsOption = Annotated[int, typer.Option("--slots", min=1, help="Sequences at once.")]
 ObjectiveOption = Annotated[Objective, typer.Option("--objective", help="What the plan is best at.")]
+KvOption = Annotated[KvDtype, typer.Option("--kv", help="Type of the KV cache; int8 takes a quarter of the memory.")]
+WireOption = Annotated[
+    WireDtype, typer.Option("--wire", help="Type of rows between devices; smaller than float32, the text may depend on the cut.")
+]
 DevicesOption = Annotated[str | None, typer.Option("--devices", metavar="A,B", help="Only these, by name or id.", show_default=False)]
 
 
@@ -35,6 +44,8 @@ def plan(
     context: ContextOption = None,
     slots: SlotsOption = 16,
     devices: DevicesOption = None,
+    kv: KvOption = "float32",
+    wire: WireOption = "float32",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -43,7 +54,7 @@ def plan(
     Example: glmfleet plan smollm2-135m --stages 3
     """
     with connect(open_home(home)) as coordinator:
-        made = coordinator.plan(PlanRequest(model, objective, stages, context, slots, parse_names(devices)))
+        made = coordinator.plan(PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire))
     if as_json:
         print_json(made)
     else:
@@ -58,6 +69,8 @@ def deploy(
     context: ContextOption = None,
     slots: SlotsOption = 16,
     devices: DevicesOption = None,
+    kv: KvOption = "float32",
+    wire: WireOption = "float32",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -65,9 +78,14 @@ def deploy(
 
     Example: glmfleet deploy smollm2-135m --stages 3 --context 2048
     """
-    request = PlanRequest(model, objective, stages, context, slots, parse_names(devices))
+    request = PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire)
     with connect(open_home(home)) as coordinator, closing(coordinator.deploy(request, name)) as events:
-        ready = follow(events, on_plan=_ignore if as_json else print_placement)
+        try:
+            ready = follow(events, on_plan=_ignore if as_json else print_placement)
+        except KeyboardInterrupt:
+            events.close()
+            _wait_taken_back(coordinator, name or model)
+            raise
         if as_json:
             print_json(next(view for view in coordinator.deployments() if view.name == ready.deployment))
     if not as_json:
@@ -161,6 +179,14 @@ def print_placement(made: Plan) -> None:
     print_table(columns, rows)
     cost = f", {figure(made.joules_per_token)} J/token" if made.joules_per_token is not None else ""
     say(f"predicted for one stream: {figure(made.decode_tokens_per_second)} tokens/s{cost}")
+
+
+def _wait_taken_back(coordinator: CoordinatorClient, name: str) -> None:
+    """So that the command can be given again, and nothing is on the devices, when the prompt is back. A second Ctrl-C does not wait."""
+    note("\ntaking back what was done ...")
+    deadline = time.monotonic() + TAKE_BACK_SECONDS
+    while any(view.name == name and view.state == "deploying" for view in coordinator.deployments()) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
 
 
 def _ignore(_made: Plan) -> None:

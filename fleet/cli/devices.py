@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fleet.cli.client import connect
 from fleet.cli.options import HomeOption, JsonOption, open_home
-from fleet.cli.output import Column, bytes_text, note, print_json, print_table
+from fleet.cli.output import Column, bytes_text, in_order, note, print_json, print_table
 from fleet.views import DeviceView, DiscoveryReport
 
 
@@ -28,6 +28,7 @@ def devices(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
 
 def print_devices(found: Sequence[DeviceView]) -> None:
+    found = sorted(found, key=lambda device: in_order(device.name))
     columns = [Column("name"), Column("profile"), Column("kind"), Column("state"), Column("memory", True), Column("used", True)]
     print_table(columns, [_row(device) for device in found])
     for device in found:

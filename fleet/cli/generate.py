@@ -21,7 +21,7 @@ DEFAULT_MAX_TOKENS = 512
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of the answer at most, if the context leaves so many.")]
 TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, help="0 is greedy.")]
 TopKOption = Annotated[int, typer.Option("--top-k", min=0, help="Sample from the K likeliest; 0: from all.")]
-TopPOption = Annotated[float, typer.Option("--top-p", min=0, max=1, help="Sample from the likeliest that sum up to this.")]
+TopPOption = Annotated[float, typer.Option("--top-p", min=0, max=1, help="Sample from the likeliest that sum up to this; above 0.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Makes sampling repeat itself.", show_default=False)]
 SystemOption = Annotated[str | None, typer.Option("--system", help="A system message before the prompt.", show_default=False)]
 
@@ -64,7 +64,7 @@ def generate(
         max_tokens=max_tokens,
         temperature=temperature,
         top_k=top_k,
-        top_p=top_p or 1.0,
+        top_p=top_p,
         seed=seed,
         stop=tuple(stop or ()),
     )

@@ -10,10 +10,11 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from fleet.cli.output import note
 from protos.errors import FleetError
 
 DEBUG = "GLMFLEET_DEBUG"
@@ -48,6 +49,7 @@ ENTRIES = (
     Entry("generate", "fleet.cli.generate", "generate", "One prompt, one answer, streamed."),
     Entry("chat", "fleet.cli.chat", "chat", "Talk with the deployed model."),
     Entry("telemetry", "fleet.cli.telemetry", "telemetry", "What it cost: seconds (wall and modelled) and joules, each with its source."),
+    Entry("bench", "fleet.cli.bench", "app", "Measure this machine, in a checkout of the source: speed, quality."),
 )
 
 
@@ -64,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     try:
         command = typer.main.get_command(compose(arguments))
+        _name_no_type_of_flags(command)
         code = command.main(list(arguments) or ["--help"], prog_name="glmfleet", standalone_mode=False)
         sys.stdout.flush()
     except FleetError as error:
@@ -80,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         detail = f"{type(error).__name__}: {error}".splitlines()[0]
         return _failed(error, f"a defect of glmfleet: {detail}", f"{DEBUG}=1 shows where; please report it", EXIT_FAILED)
     if code == EXIT_INTERRUPTED:
-        print("\ninterrupted", file=sys.stderr)  # noqa: T201
+        note("\ninterrupted")
     return code if isinstance(code, int) else 0
 
 
@@ -128,6 +131,15 @@ def _terminated(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
 
 
+def _name_no_type_of_flags(command: Any) -> None:
+    """In the help typer shows "--json <bool>", as if a value had to follow."""
+    for parameter in command.params:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    for below in getattr(command, "commands", {}).values():
+        _name_no_type_of_flags(below)
+
+
 def _not_loaded() -> None:
     raise AssertionError("a command was called that its arguments do not name")
 
@@ -136,13 +148,15 @@ def _usage(error: Exception) -> tuple[str, str]:
     context = getattr(error, "ctx", None)
     format_message = getattr(error, "format_message", None)
     detail = format_message() if callable(format_message) else str(error)
+    for noise in ("Invalid value: ", "Value error, "):  # typer's and pydantic's, before words that say it all
+        detail = detail.replace(noise, "")
     return " ".join(detail.split()), f"see: {context.command_path if context else 'glmfleet'} --help"
 
 
 def _failed(error: Exception, detail: str, advice: str, code: int) -> int:
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
-    print(f"error: {detail}", file=sys.stderr)  # noqa: T201
+    note(f"error: {detail}")
     if advice:
-        print(f"  {advice}", file=sys.stderr)  # noqa: T201
+        note(f"  {advice}")
     return code

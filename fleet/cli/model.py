@@ -16,6 +16,7 @@ from fleet.models import model_view
 from fleet.views import ModelView
 from protos.errors import Conflict, Corrupt
 from quantize.artifact import ArtifactStore
+from quantize.blocks import check_block_size
 from quantize.catalog import fetch
 from quantize.formats import open_checkpoint
 from quantize.importer import import_model
@@ -74,8 +75,9 @@ def list_(as_json: JsonOption = False, home: HomeOption = None) -> None:
     if as_json:
         print_json(models)
         return
-    if not models:
+    if not store.list():
         note("no models yet; get one: glmfleet model pull smollm2-135m")
+    if not models:
         return
     columns = [
         Column("name"),
@@ -102,13 +104,23 @@ def list_(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="The model's name here.")], as_json: JsonOption = False, home: HomeOption = None) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="The model's name here.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every byte of it again; fails when one has changed.")] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
     """Show one model.
 
-    Example: glmfleet model show smollm2-135m
+    Example: glmfleet model show smollm2-135m --verify
     """
     store = ArtifactStore(open_home(home).artifacts)
-    model = model_view(name, store.load(name))
+    if verify:
+        with progress(of_bytes=True) as report:
+            manifest = store.verify(name, lambda done, total, part: report("verify", done, total))
+    else:
+        manifest = store.load(name)
+    model = model_view(name, manifest)
     if as_json:
         print_json(model)
         return
@@ -135,7 +147,8 @@ def rm(name: Annotated[str, typer.Argument(help="The model's name here.")], home
     """
     opened = open_home(home)
     store = ArtifactStore(opened.artifacts)
-    store.load(name)
+    if name not in store.list():  # one whose manifest is damaged can still be removed
+        store.load(name)
     _check_unused(opened, name)
     note(f"{name} removed, {bytes_text(store.remove(name))} freed")
 
@@ -144,6 +157,8 @@ def pull_model(home: Home, model: str, name: str, block_size: int | None = None,
     """Fetch and quantize, with progress. Raises FleetError."""
     store = ArtifactStore(home.artifacts)
     store.check_name(name)
+    if block_size is not None:
+        check_block_size(block_size)
     with progress(of_bytes=True) as report:
         path = fetch(model, home.downloads, lambda done, total: report("download", done, total))
     return _quantize(store, path, name, block_size, rotate)
@@ -167,7 +182,8 @@ def _readable(store: ArtifactStore, name: str) -> ModelView | None:
     try:
         return model_view(name, store.load(name))
     except Corrupt as error:
-        note(f"{name} is damaged: {error.detail}; remove it: glmfleet model rm {name}")
+        note(f"damaged: {error.detail}")
+        note(f"  {error.advice}")
         return None
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -26,17 +29,17 @@ class Column:
 
 
 def say(line: str = "") -> None:
-    """One line of the result, to stdout."""
-    print(line, flush=True)  # noqa: T201
+    """One line of the result, to stdout; on a terminal broken between words."""
+    _print(line, sys.stdout)
 
 
 def note(line: str = "") -> None:
     """One line about the work, to stderr: stdout is for results."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
+    _print(line, sys.stderr)
 
 
 def print_json(value: Any) -> None:
-    say(json.dumps(plain(value), indent=2, ensure_ascii=False))
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False), flush=True)  # noqa: T201
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, to_stderr: bool = False) -> None:
@@ -78,3 +81,26 @@ def figure(value: float | None) -> str:
 def count_text(count: int, noun: str) -> str:
     """ "1 device", "3 devices"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def in_order(name: str) -> tuple[tuple[str, int], ...]:
+    """A key to sort names as people do: "dev-2" before "dev-10"."""
+    return tuple((text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name))
+
+
+def wrapped(line: str, columns: int) -> str:
+    """Broken between words, what follows indented beneath its beginning; a word that is too long stays whole, to be copied."""
+    indent = len(line) - len(line.lstrip(" -"))
+    parts = [
+        textwrap.fill(part, columns, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+        if len(part) > columns
+        else part
+        for part in line.split("\n")
+    ]
+    return "\n".join(parts)
+
+
+def _print(line: str, stream: TextIO) -> None:
+    if stream.isatty():
+        line = wrapped(line, os.get_terminal_size(stream.fileno()).columns or 80)
+    print(line, file=stream, flush=True)

@@ -93,7 +93,7 @@ async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, ho
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(server.serve(sockets=[listener]), name="http")
             stopping = tasks.create_task(stop.wait(), name="signal")
-            note(f"glmfleet serves {url} for {home.path}; docs: {url}/docs; Ctrl-C ends it")
+            note(f"glmfleet serves {url} for {home.path}; API: {url}/openapi.json; Ctrl-C ends it")
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             server.should_exit = True

@@ -132,7 +132,7 @@ class Failure(_message.Message):
     def __init__(self, code: _Optional[str] = ..., detail: _Optional[str] = ..., retry_after_seconds: _Optional[float] = ...) -> None: ...
 
 class SequenceTiming(_message.Message):
-    __slots__ = ("queue_seconds", "first_token_seconds", "total_seconds", "modelled_first_token_seconds", "modelled_total_seconds", "prompt_tokens", "completion_tokens")
+    __slots__ = ("queue_seconds", "first_token_seconds", "total_seconds", "modelled_first_token_seconds", "modelled_total_seconds", "prompt_tokens", "completion_tokens", "told_tokens", "reused_tokens")
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -140,6 +140,8 @@ class SequenceTiming(_message.Message):
     MODELLED_TOTAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOLD_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REUSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     queue_seconds: float
     first_token_seconds: float
     total_seconds: float
@@ -147,7 +149,9 @@ class SequenceTiming(_message.Message):
     modelled_total_seconds: float
     prompt_tokens: int
     completion_tokens: int
-    def __init__(self, queue_seconds: _Optional[float] = ..., first_token_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., modelled_first_token_seconds: _Optional[float] = ..., modelled_total_seconds: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ...) -> None: ...
+    told_tokens: int
+    reused_tokens: int
+    def __init__(self, queue_seconds: _Optional[float] = ..., first_token_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., modelled_first_token_seconds: _Optional[float] = ..., modelled_total_seconds: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., told_tokens: _Optional[int] = ..., reused_tokens: _Optional[int] = ...) -> None: ...
 
 class FlowMessage(_message.Message):
     __slots__ = ("open", "microbatch")
@@ -158,20 +162,22 @@ class FlowMessage(_message.Message):
     def __init__(self, open: _Optional[_Union[FlowOpen, _Mapping]] = ..., microbatch: _Optional[_Union[Microbatch, _Mapping]] = ...) -> None: ...
 
 class FlowOpen(_message.Message):
-    __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch", "to_stage", "ring_id")
+    __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch", "to_stage", "ring_id", "wire_dtype")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TO_STAGE_FIELD_NUMBER: _ClassVar[int]
     RING_ID_FIELD_NUMBER: _ClassVar[int]
+    WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     pipeline_id: str
     manifest_digest: str
     epoch: int
     to_stage: int
     ring_id: str
-    def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., to_stage: _Optional[int] = ..., ring_id: _Optional[str] = ...) -> None: ...
+    wire_dtype: str
+    def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., to_stage: _Optional[int] = ..., ring_id: _Optional[str] = ..., wire_dtype: _Optional[str] = ...) -> None: ...
 
 class FlowReply(_message.Message):
     __slots__ = ("accepted", "credit")
@@ -182,7 +188,7 @@ class FlowReply(_message.Message):
     def __init__(self, accepted: _Optional[bool] = ..., credit: _Optional[int] = ...) -> None: ...
 
 class Microbatch(_message.Message):
-    __slots__ = ("step", "group", "prefill", "slots", "positions", "rows", "wanted", "all_wanted", "released", "moved", "opened", "modelled_at", "hidden")
+    __slots__ = ("step", "group", "prefill", "slots", "positions", "rows", "wanted", "all_wanted", "released", "swapped", "opened", "copied", "modelled_at", "hidden")
     STEP_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     PREFILL_FIELD_NUMBER: _ClassVar[int]
@@ -192,8 +198,9 @@ class Microbatch(_message.Message):
     WANTED_FIELD_NUMBER: _ClassVar[int]
     ALL_WANTED_FIELD_NUMBER: _ClassVar[int]
     RELEASED_FIELD_NUMBER: _ClassVar[int]
-    MOVED_FIELD_NUMBER: _ClassVar[int]
+    SWAPPED_FIELD_NUMBER: _ClassVar[int]
     OPENED_FIELD_NUMBER: _ClassVar[int]
+    COPIED_FIELD_NUMBER: _ClassVar[int]
     MODELLED_AT_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_FIELD_NUMBER: _ClassVar[int]
     step: int
@@ -205,27 +212,12 @@ class Microbatch(_message.Message):
     wanted: _containers.RepeatedScalarFieldContainer[int]
     all_wanted: bool
     released: _containers.RepeatedCompositeFieldContainer[Released]
-    moved: _containers.RepeatedCompositeFieldContainer[Moved]
+    swapped: _containers.RepeatedCompositeFieldContainer[Swapped]
     opened: _containers.RepeatedCompositeFieldContainer[Opened]
+    copied: _containers.RepeatedCompositeFieldContainer[Copied]
     modelled_at: float
     hidden: bytes
-    def __init__(self, step: _Optional[int] = ..., group: _Optional[int] = ..., prefill: _Optional[bool] = ..., slots: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., rows: _Optional[int] = ..., wanted: _Optional[_Iterable[int]] = ..., all_wanted: _Optional[bool] = ..., released: _Optional[_Iterable[_Union[Released, _Mapping]]] = ..., moved: _Optional[_Iterable[_Union[Moved, _Mapping]]] = ..., opened: _Optional[_Iterable[_Union[Opened, _Mapping]]] = ..., modelled_at: _Optional[float] = ..., hidden: _Optional[bytes] = ...) -> None: ...
-
-class Opened(_message.Message):
-    __slots__ = ("slot", "sequence")
-    SLOT_FIELD_NUMBER: _ClassVar[int]
-    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
-    slot: int
-    sequence: int
-    def __init__(self, slot: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
-
-class Moved(_message.Message):
-    __slots__ = ("from_slot", "to_slot")
-    FROM_SLOT_FIELD_NUMBER: _ClassVar[int]
-    TO_SLOT_FIELD_NUMBER: _ClassVar[int]
-    from_slot: int
-    to_slot: int
-    def __init__(self, from_slot: _Optional[int] = ..., to_slot: _Optional[int] = ...) -> None: ...
+    def __init__(self, step: _Optional[int] = ..., group: _Optional[int] = ..., prefill: _Optional[bool] = ..., slots: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., rows: _Optional[int] = ..., wanted: _Optional[_Iterable[int]] = ..., all_wanted: _Optional[bool] = ..., released: _Optional[_Iterable[_Union[Released, _Mapping]]] = ..., swapped: _Optional[_Iterable[_Union[Swapped, _Mapping]]] = ..., opened: _Optional[_Iterable[_Union[Opened, _Mapping]]] = ..., copied: _Optional[_Iterable[_Union[Copied, _Mapping]]] = ..., modelled_at: _Optional[float] = ..., hidden: _Optional[bytes] = ...) -> None: ...
 
 class Released(_message.Message):
     __slots__ = ("slot", "sequence", "usage")
@@ -236,3 +228,31 @@ class Released(_message.Message):
     sequence: int
     usage: _containers.RepeatedCompositeFieldContainer[_telemetry_pb2.StageUsage]
     def __init__(self, slot: _Optional[int] = ..., sequence: _Optional[int] = ..., usage: _Optional[_Iterable[_Union[_telemetry_pb2.StageUsage, _Mapping]]] = ...) -> None: ...
+
+class Swapped(_message.Message):
+    __slots__ = ("from_slot", "to_slot")
+    FROM_SLOT_FIELD_NUMBER: _ClassVar[int]
+    TO_SLOT_FIELD_NUMBER: _ClassVar[int]
+    from_slot: int
+    to_slot: int
+    def __init__(self, from_slot: _Optional[int] = ..., to_slot: _Optional[int] = ...) -> None: ...
+
+class Opened(_message.Message):
+    __slots__ = ("slot", "sequence", "kept")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    sequence: int
+    kept: int
+    def __init__(self, slot: _Optional[int] = ..., sequence: _Optional[int] = ..., kept: _Optional[int] = ...) -> None: ...
+
+class Copied(_message.Message):
+    __slots__ = ("from_slot", "to_slot", "rows")
+    FROM_SLOT_FIELD_NUMBER: _ClassVar[int]
+    TO_SLOT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    from_slot: int
+    to_slot: int
+    rows: int
+    def __init__(self, from_slot: _Optional[int] = ..., to_slot: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...

@@ -61,6 +61,15 @@ def test_memory_is_weights_and_the_cache_of_all_slots() -> None:
     assert spec.memory_bytes == 1000 + spec.shape.kv_bytes
 
 
+def test_types_default_to_float32_and_an_int8_cache_takes_a_quarter() -> None:
+    request, whole = message(), parse_spec(message())
+    assert (whole.shape.kv_dtype, whole.shape.wire_dtype) == ("float32", "float32")
+    request.shape.kv_dtype, request.shape.wire_dtype = "int8", "float16"
+    small = parse_spec(request)
+    assert (small.shape.kv_dtype, small.shape.wire_dtype) == ("int8", "float16")
+    assert small.shape.kv_bytes * 4 == whole.shape.kv_bytes
+
+
 @pytest.mark.parametrize(("context", "capacity"), [(100, 102), (101, 104), (1, 4)])
 def test_capacity_is_even_and_has_room_for_padding(context: int, capacity: int) -> None:
     request = message()
@@ -90,6 +99,8 @@ WRONG: dict[str, Callable[[pb.LoadStageRequest], object]] = {
     "slots per group": lambda m: setattr(m.shape, "slots_per_group", 3),
     "slots per group (none)": lambda m: setattr(m.shape, "slots_per_group", 0),
     "prefill chunk": lambda m: setattr(m.shape, "prefill_chunk", 15),
+    "no type of KV cache": lambda m: setattr(m.shape, "kv_dtype", "int4"),
+    "no type of rows": lambda m: setattr(m.shape, "wire_dtype", "float64"),
     "multiple": lambda m: setattr(m.shape, "row_multiple", 3),
     "bytes": lambda m: setattr(m.shape, "prefill_chunk", MESSAGE_ROWS_BYTES // 32 + 2),
     "bytes (slots)": lambda m: setattr(m.shape, "slots_per_group", MESSAGE_ROWS_BYTES // 32 + 2),

@@ -55,7 +55,8 @@ async def test_devices_and_discovery_tell_why(tmp_path: Path) -> None:
         [view] = coordinator.devices()
         assert (view.state, view.simulated, view.profile, view.energy_source, view.found_by) == ("online", True, "fake", "modelled", "seed")
         coordinator._registry.found(foreign.device, foreign.address, "mdns")
-        await wait_until(lambda: any("another fleet" in problem for problem in coordinator.discovery().problems))
+        await wait_until(lambda: any("another fleet" in device.detail for device in coordinator.devices()))
+        assert coordinator.discovery().problems == ()
         assert {device.state for device in coordinator.devices()} == {"online", "offline"}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fleet.views import PlanRequest
-from protos.errors import Conflict, InvalidInput, NoSpace, NotFound, Unavailable
+from protos.errors import Conflict, Corrupt, InvalidInput, NoSpace, NotFound, Unavailable
 from tests.support.fake_fleet import deploy, fake_fleet, wait_ready
 from tests.support.waiting import wait_until
 
@@ -126,12 +126,26 @@ async def test_lack_of_disk_is_said_and_cached_blobs_make_room(tmp_path: Path) -
     async with fake_fleet(tmp_path) as fleet, fleet.coordinating() as coordinator:
         [device] = fleet.devices
         device.is_told.storage_free_bytes = 1000
-        with pytest.raises(NoSpace, match=rf"{device.name}: .* 1000 are free") as refused:
+        with pytest.raises(NoSpace, match=rf"{device.name}: .* 1000 B are free") as refused:
             await deploy(coordinator)
         assert refused.value.advice
         device.hold_blob(bytes(10_000_000))  # of a model of yesterday
         await deploy(coordinator)
         assert coordinator.deployments()[0].state == "ready"
+
+
+async def test_a_part_that_is_damaged_here_is_named(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.coordinating() as coordinator:
+        [device] = fleet.devices
+        part = fleet.manifest.parts[0]
+        blob = fleet.artifacts.blob_path(part.variants[0].blobs[0].digest)
+        blob.chmod(0o600)
+        blob.write_bytes(bytes(blob.stat().st_size))
+        device.is_told.errors["PutBlob"] = Corrupt("it arrived changed")
+        with pytest.raises(Corrupt, match=f"model tiny: {part.name} is not what its digest says") as damaged:
+            await deploy(coordinator)
+        assert "import the model again" in damaged.value.advice
+        assert (device.stages, coordinator.deployments()) == ({}, [])
 
 
 async def test_refused_attach_is_the_deploys_error(tmp_path: Path) -> None:

@@ -174,7 +174,8 @@ async def test_adverts_that_make_no_sense_are_not_dialled() -> None:
 @needs_multicast
 async def test_forged_adverts_take_bounded_memory_and_new_devices_are_still_found() -> None:
     found: dict[DeviceId, str] = {}
-    browser = AdvertBrowser(OURS, [Interface(LOOPBACK)], found.__setitem__, lambda _device: None, limit=10)
+    removed: set[DeviceId] = set()  # so that whoever dials them forgets them too
+    browser = AdvertBrowser(OURS, [Interface(LOOPBACK)], found.__setitem__, removed.add, limit=10)
     async with AsyncZeroconf(interfaces=[LOOPBACK]) as responder, browser:
         for number in range(30):
             info = service_info(device_id(b"forged %d" % number), OURS, 1, [LOOPBACK])
@@ -184,6 +185,7 @@ async def test_forged_adverts_take_bounded_memory_and_new_devices_are_still_foun
         await responder.async_register_service(real, cooperating_responders=True)
         await wait_until(lambda: device_id(b"real") in found)
         assert len(browser._adverts) == 10
+        assert len(found.keys() - removed) <= 10
 
 
 async def test_a_refusing_interface_is_told_and_the_others_serve() -> None:

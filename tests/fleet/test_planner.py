@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fleet import planner_costs as costs
 from fleet.planner import PlannerDevice, plan
 from fleet.views import Objective, Plan, PlanRequest
+from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.ids import digest_of
 from protos.manifest import Blob, Cost, Manifest, ModelConfig, Part, Provenance, Quantization, Tensor, Variant
@@ -27,12 +28,15 @@ def a_blob(name: str, size_bytes: int) -> Blob:
     return Blob(digest_of(name.encode()), size_bytes)
 
 
-def a_model(layers: int = 30, *, tied: bool = True, max_positions: int = 8192, scale: int = 1, hidden: int = 576) -> Manifest:
+def a_model(
+    layers: int = 30, *, tied: bool = True, max_positions: int = 8192, scale: int = 1, hidden: int = 576, scales: bool = True
+) -> Manifest:
     """Of about the default model's sizes; `scale` divides them."""
     config = ModelConfig("GlmForCausalLM", hidden, layers, 9, 3, 64, 1536, 49152 // scale, 1e-5, 1e5, 64, False, tied, max_positions, (0,))
     table, layer = 31_850_496 // scale, 3_982_464 // scale
     embedding, cosines = a_blob("embedding", table), a_blob("positions", 2_097_152 // scale)
     tensors = (Tensor("cos", "float32", (max_positions, 1), 0, 0),)
+    kv_scales = tuple(Tensor(name, "float32", (192,), 0, 0) for name in ("k_scale", "v_scale")) if scales else ()
     head = (a_blob("norm", 4096), embedding if tied else a_blob("head", table))
     return Manifest(
         config,
@@ -42,7 +46,9 @@ def a_model(layers: int = 30, *, tied: bool = True, max_positions: int = 8192, s
             Part("embedding", Cost(table, 648, 0, 0), (Variant("x", (embedding,), ()),)),
             Part("positions", Cost(cosines.size_bytes, 0, 0, 0), (Variant("x", (cosines,), tensors),)),
             *(
-                Part(f"layers.{i}", Cost(layer, layer, 3_538_944 // scale, 1536), (Variant("x", (a_blob(f"layer {i}", layer),), ()),))
+                Part(
+                    f"layers.{i}", Cost(layer, layer, 3_538_944 // scale, 1536), (Variant("x", (a_blob(f"layer {i}", layer),), kv_scales),)
+                )
                 for i in range(layers)
             ),
             Part("head", Cost(table, table, 28_311_552 // scale, 0), (Variant("x", head, ()),)),
@@ -106,6 +112,34 @@ def test_kv_is_counted_for_every_slot_of_every_group() -> None:
     result = plan(a_model(), [a_device(i) for i in range(3)], PlanRequest("m", stages=3, slots=16, context=101), {})
     assert (result.groups, result.slots_per_group) == (3, 6)
     assert result.stages[1].kv_bytes == 13 * 1536 * (102 + 2) * 6 * 3
+
+
+def test_an_int8_cache_is_a_quarter_and_read_faster() -> None:
+    devices = [a_device(i) for i in range(3)]
+    whole, small = (plan(a_model(), devices, PlanRequest("m", stages=3, kv_dtype=kv), {}) for kv in ("float32", "int8"))
+    assert sum(stage.kv_bytes for stage in small.stages) * 4 == sum(stage.kv_bytes for stage in whole.stages)
+    assert small.decode_tokens_per_second > whole.decode_tokens_per_second
+    assert small.kv_dtype == "int8"
+    assert any(line.startswith("KV cache for 18 sequences of 4096 tokens is reserved as int8") for line in small.why)
+    # 3.0 GiB with fp32.
+    assert len(plan(a_model(), [a_device(i, 2 * GIB) for i in range(2)], PlanRequest("m", kv_dtype="int8"), {}).stages) == 1
+
+
+def test_an_artifact_without_scales_takes_no_int8_cache() -> None:
+    old = a_model(scales=False)
+    assert plan(old, [a_device(1)], PlanRequest("m"), {}).kv_dtype == "float32"
+    with pytest.raises(InvalidInput, match="no scales"):
+        plan(old, [a_device(1)], PlanRequest("m", kv_dtype="int8"), {})
+
+
+@pytest.mark.parametrize(("wire", "hop_bytes"), [("float32", 576 * 4), ("float16", 576 * 2), ("int8", 576 + 9 * 4)])
+def test_the_wire_type_is_counted_and_its_effect_stated(wire: WireDtype, hop_bytes: int) -> None:
+    devices = [a_device(i) for i in range(2)]
+    result = plan(a_model(), devices, PlanRequest("m", stages=2, wire_dtype=wire), {})
+    assert (result.hop_bytes, result.wire_dtype) == (hop_bytes, wire)
+    slower = plan(a_model(), devices, PlanRequest("m", stages=2), {})
+    assert (result.decode_tokens_per_second > slower.decode_tokens_per_second) == (wire != "float32")
+    assert any("may depend on where the model is cut" in line for line in result.why) == (wire != "float32")
 
 
 def test_only_blobs_that_are_missing_are_pushed() -> None:
@@ -286,7 +320,7 @@ def every_plan(manifest: Manifest, devices: Sequence[PlannerDevice], stages: int
                 ns.append(sum(costs.work_ns(device, one) for one in work) + runs * costs.launch_ns(device))
                 joules += sum(costs.work_nj(device, one) for one in work) / 1e9
             if fits:
-                seconds = (sum(ns) + costs.hops_ns(manifest, stages)) / 1e9
+                seconds = (sum(ns) + costs.hops_ns(manifest, stages, "float32")) / 1e9
                 found.append((sum(ns), max(ns), joules + seconds * sum(costs.idle_watts(device) for device in ring)))
     return found
 

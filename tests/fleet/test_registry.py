@@ -179,6 +179,23 @@ async def test_removed_advert_forgets_only_who_never_answered(tmp_path: Path) ->
         assert s.record.state == "online"
 
 
+async def test_who_said_goodbye_and_is_not_needed_is_forgotten(tmp_path: Path) -> None:
+    async with setup(tmp_path) as s:
+        s.find()
+        await s.state("online")
+        s.registry.gone(s.device.device)
+        s.registry.forget_departed([])
+        assert s.record.state == "online"  # whatever the network says
+        await s.device.stop()
+        await s.state("offline")
+        s.registry.forget_departed([s.device.device])
+        assert len(s.registry.records()) == 1
+        s.registry.forget_departed([])
+        assert s.registry.records() == []
+        s.find()
+        assert len(s.registry.records()) == 1
+
+
 async def test_finding_by_name_or_id(tmp_path: Path) -> None:
     async with setup(tmp_path) as s:
         with pytest.raises(NotFound) as none:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -11,7 +12,9 @@ import grpc
 import pytest
 
 from protos.errors import (
+    CODE_KEY,
     LEAVES,
+    RETRY_AFTER_KEY,
     Busy,
     Conflict,
     Denied,
@@ -24,6 +27,7 @@ from protos.errors import (
     Unavailable,
     answered,
     by_name,
+    from_rpc,
     remote,
 )
 from protos.ids import DeviceId
@@ -75,12 +79,22 @@ async def describe(peer: Peer, **options: float) -> device_pb2.DeviceDescription
 
 @pytest.mark.parametrize("leaf", LEAVES)
 async def test_every_leaf_survives_the_wire(leaf: type[FleetError]) -> None:
-    async with device(failing(leaf("layers.3: no good", retry_after_seconds=2.5))) as peer:
+    async with device(failing(leaf("layers.3: no good", advice="say “please”", retry_after_seconds=2.5))) as peer:
         with pytest.raises(FleetError) as caught, remote("dev-1"):
             await describe(peer)
     assert type(caught.value) is leaf
     assert caught.value.detail == "dev-1: layers.3: no good"
+    assert caught.value.advice == "say “please”"
     assert caught.value.retry_after_seconds == 2.5
+
+
+async def test_nobody_there_is_said_in_a_few_words() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        peer = dial(f"127.0.0.1:{free.getsockname()[1]}", DEVICE, None)
+    with pytest.raises(Unavailable, match=r"^dev-1: connection refused \(nobody listens there\)$"), remote("dev-1"):
+        await describe(peer)
+    await peer.channel.close()
 
 
 async def test_the_message_is_the_route() -> None:
@@ -172,3 +186,18 @@ def test_by_name() -> None:
     assert type(by_name("Denied", "no")) is Denied
     assert type(by_name("NoSuchClass", "no")) is Internal
     assert by_name("Busy", "no", retry_after_seconds=3).retry_after_seconds == 3
+
+
+@pytest.mark.parametrize(("said", "taken"), [("1e308", 60.0), ("inf", 60.0), ("nan", 0.0), ("-5", 0.0), ("soon", 0.0), ("", 0.0)])
+async def test_an_absurd_wait_is_not_obeyed(said: str, taken: float) -> None:
+    trailing = grpc.aio.Metadata((CODE_KEY, "Busy"), (RETRY_AFTER_KEY, said))
+    error = from_rpc(grpc.aio.AioRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.aio.Metadata(), trailing, "full"))
+    assert (type(error), error.retry_after_seconds) == (Busy, taken)
+    assert by_name("Busy", "full", retry_after_seconds=float("nan")).retry_after_seconds == 0.0
+
+
+async def test_an_error_as_long_as_a_book_still_arrives() -> None:
+    async with device(failing(Conflict("x" * 100_000))) as peer:
+        with pytest.raises(Conflict) as caught, remote("it"):
+            await describe(peer)
+    assert 500 < len(caught.value.detail) < 2000

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from protos.dtypes import KvDtype
 from protos.manifest import Manifest
 from quantize.graph import build_stage_graph
 from quantize.parts import EMBEDDING, HEAD, layer_number, stage_parts
@@ -30,16 +31,24 @@ class Stage:
     """One session with one cache of `batch` slots."""
 
     def __init__(
-        self, manifest: Manifest, blob_folder: Path, parts: Sequence[str], *, level: int, batch: int = 1, capacity: int = 64
+        self,
+        manifest: Manifest,
+        blob_folder: Path,
+        parts: Sequence[str],
+        *,
+        level: int,
+        batch: int = 1,
+        capacity: int = 64,
+        kv_dtype: KvDtype = "float32",
     ) -> None:
         config = manifest.config
-        self._session = session(build_stage_graph(manifest, parts, accuracy_level=level), blob_folder)
+        self._session = session(build_stage_graph(manifest, parts, accuracy_level=level, kv_dtype=kv_dtype), blob_folder)
         self._input = "input_ids" if EMBEDDING in parts else "hidden_in"
         self._shape = (batch, config.kv_heads, capacity, config.head_dim)
-        self.caches: dict[str, Floats] = {}
+        self.caches: dict[str, npt.NDArray[np.generic]] = {}
         for layer in sorted(number for part in parts if (number := layer_number(part)) is not None):
             for what in ("key", "value"):
-                self.caches[f"{what}.{layer}"] = np.zeros(self._shape, np.float32)
+                self.caches[f"{what}.{layer}"] = np.zeros(self._shape, kv_dtype)
 
     def step(self, rows: npt.NDArray[np.generic], past: Sequence[int]) -> Floats:
         """Feeds [batch, sequence, …] after `past` tokens of each slot; [batch, sequence, H]."""
@@ -70,13 +79,14 @@ class Pipeline:
         level: int = 0,
         batch: int = 1,
         capacity: int = 64,
+        kv_dtype: KvDtype = "float32",
     ) -> None:
         edges = [0, *cuts, manifest.config.layers]
         self.stages = []
         for start, stop in itertools.pairwise(edges):
             parts = stage_parts(manifest.config, start, stop)
             parts = (EMBEDDING, *parts) if not self.stages else parts
-            self.stages.append(Stage(manifest, blob_folder, parts, level=level, batch=batch, capacity=capacity))
+            self.stages.append(Stage(manifest, blob_folder, parts, level=level, batch=batch, capacity=capacity, kv_dtype=kv_dtype))
         self._head = session(build_stage_graph(manifest, [HEAD], accuracy_level=level), blob_folder)
 
     def step(self, token_ids: npt.NDArray[np.int64], past: Sequence[int]) -> Floats:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -17,7 +17,8 @@ Get = Callable[..., Imported]
 # hidden 64, 4 heads x 16, 2 KV heads, intermediate 96, vocabulary 272, blocks of 32: everything divides.
 _MODEL = TinyGlm(hidden_size=64, intermediate_size=96, qkv_bias=False, tied_head=True)
 _LAYER_MACS = 128 * 64 + 64 * 64 + 192 * 64 + 64 * 96
-_LAYER_BYTES = _LAYER_MACS + _LAYER_MACS // 32 * 4 + 2 * 64 * 4
+# int8 blocks and their scales, two norms, scales of the keys and values.
+_LAYER_BYTES = _LAYER_MACS + _LAYER_MACS // 32 * 4 + 2 * 64 * 4 + 2 * 2 * 16 * 4
 _HEAD_BYTES = 64 * 4 + 272 * 64 + 272 * 2 * 4
 
 
@@ -31,6 +32,12 @@ def test_a_stage_of_layers(imported: Get) -> None:
         kv_bytes_per_token=2 * (2 * 2 * 16 * 4),
         attention_macs_per_position=2 * 2 * 4 * 16,
     )
+
+
+def test_an_int8_cache_takes_a_quarter(imported: Get) -> None:
+    manifest = imported(_MODEL).manifest
+    parts = stage_parts(manifest.config, 1, 3)
+    assert stage_cost(manifest, parts, "int8") == replace(stage_cost(manifest, parts), kv_bytes_per_token=2 * (2 * 2 * 16))
 
 
 def test_the_head_is_counted_apart(imported: Get) -> None:

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 
 from protos.errors import InvalidInput
+from quantize.calibration_text import calibration_ids
 from quantize.graph import build_stage_graph
 from quantize.parts import HEAD, stage_parts
 from tests.quantize.conftest import Imported
 from tests.quantize.stages import Floats, Pipeline
 from tests.support import oracle
-from tests.support.checkpoints import TinyGlm
+from tests.support.checkpoints import TinyGlm, tokenizer_json
 
 Get = Callable[..., Imported]
 
@@ -48,6 +51,35 @@ def test_agrees_with_the_oracle(imported: Get, model: TinyGlm, block_size: int, 
     assert np.abs(exact - expected).max() < 1e-3
     fast = _prefill_then_decode(Pipeline(artifact.manifest, artifact.blob_folder, level=4), token_ids)
     assert 0 < np.sqrt(np.mean((fast - expected) ** 2) / np.mean(expected**2)) < 0.02
+
+
+@pytest.mark.parametrize("model", [MATRIX[0], MATRIX[-1], *ODD], ids=str)
+def test_an_int8_cache_is_near_the_oracle(imported: Get, model: TinyGlm) -> None:
+    artifact = imported(model)
+    token_ids = np.array(calibration_ids(json.dumps(tokenizer_json()).encode(), model.vocab_size)[: PROMPT + STEPS])
+    expected = oracle.run(artifact.manifest.config, oracle.load_weights(artifact.manifest, artifact.blob_folder), token_ids.tolist()).logits
+    pipeline = Pipeline(artifact.manifest, artifact.blob_folder, level=0, kv_dtype="int8")
+    found = _prefill_then_decode(pipeline, token_ids)
+    # With fp32 activations the cache is all that is rounded.
+    assert 0 < np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2)) < 0.03
+    # What was calibrated on lies within the range with its margin of a quarter, and most of the range is used.
+    largest = [np.abs(cache.astype(np.int32)).max() for cache in pipeline.stages[0].caches.values()]
+    assert max(largest) <= 104
+    assert min(largest) > 60
+
+
+def test_an_artifact_without_scales_takes_no_int8_cache(imported: Get) -> None:
+    manifest = imported(TinyGlm()).manifest
+    parts = tuple(
+        replace(part, variants=(replace(variant, tensors=tuple(t for t in variant.tensors if t.name not in ("k_scale", "v_scale"))),))
+        for part in manifest.parts
+        for variant in part.variants
+    )
+    old = replace(manifest, parts=parts)
+    build_stage_graph(old, ("positions", "layers.0"))
+    with pytest.raises(InvalidInput, match="no scales for an int8 KV cache") as refused:
+        build_stage_graph(old, ("positions", "layers.0"), kv_dtype="int8")
+    assert "import" in refused.value.advice
 
 
 @pytest.mark.parametrize("level", [0, 4])

@@ -92,7 +92,7 @@ def test_the_manifest_tells_every_byte(imported: Get) -> None:
     assert [part.name for part in manifest.parts] == ["embedding", "positions", "layers.0", "layers.1", "layers.2", "head"]
     assert [tensor.name for tensor in manifest.part("layers.0").variants[0].tensors] == [
         *("input_norm", "qkv.weight", "qkv.scales", "qkv.bias", "o.weight", "o.scales", "post_norm"),
-        *("gate_up.weight", "gate_up.scales", "down.weight", "down.scales"),
+        *("gate_up.weight", "gate_up.scales", "down.weight", "down.scales", "k_scale", "v_scale"),
     ]
     for part in manifest.parts:
         (variant,) = part.variants

@@ -264,6 +264,7 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
                 modelled_total_seconds=0.25 + 0.05 * (count - 1),
                 prompt_tokens=len(submit.prompt_ids),
                 completion_tokens=count,
+                told_tokens=count,
             )
         )
         if told.failure is not None and not sequence.is_cancelled:

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from device.agent import Agent, AgentConfig
 from device.cpu import CpuHardware
 from device.hardware import Hardware
+from protos.dtypes import KvDtype, WireDtype
 from protos.errors import FleetError, by_name, remote
 from protos.ids import PROTOCOL_VERSION, PipelineId
 from protos.manifest import Manifest
@@ -168,7 +170,15 @@ def cuts(layers: int, stages: int) -> list[tuple[int, int]]:
 
 
 def load_requests(
-    manifest: Manifest, hops: Sequence[device_pb2.Hop], *, context: int = 128, slots: int = 4, chunk: int = 16, epoch: int = 1
+    manifest: Manifest,
+    hops: Sequence[device_pb2.Hop],
+    *,
+    context: int = 128,
+    slots: int = 4,
+    chunk: int = 16,
+    epoch: int = 1,
+    kv_dtype: KvDtype = "float32",
+    wire_dtype: WireDtype = "float32",
 ) -> list[device_pb2.LoadStageRequest]:
     """What a coordinator would send to the devices of `hops`, layers cut evenly."""
     requests, config = [], manifest.config
@@ -198,11 +208,13 @@ def load_requests(
                     slots_per_group=slots,
                     prefill_chunk=chunk,
                     row_multiple=2 if manifest.quantization.block_size >= 128 else 1,
+                    kv_dtype=kv_dtype,
+                    wire_dtype=wire_dtype,
                 ),
-                graph=build_stage_graph(manifest, body),
+                graph=build_stage_graph(manifest, body, kv_dtype=kv_dtype),
                 head_graph=build_stage_graph(manifest, ["head"]) if stage == 0 else b"",
                 next=hops[(stage + 1) % len(hops)] if len(hops) > 1 else None,
-                cost=device_pb2.StageCost(**dataclasses.asdict(stage_cost(manifest, parts))),
+                cost=device_pb2.StageCost(**dataclasses.asdict(stage_cost(manifest, parts, kv_dtype))),
             )
         )
     return requests
@@ -238,7 +250,7 @@ async def agents(folder: Path, hardware: Sequence[Hardware]) -> AsyncIterator[tu
 
 @asynccontextmanager
 async def ring(
-    folder: Path, manifest: Manifest, store: ArtifactStore, stages: int, *, hardware: Sequence[Hardware] = (), **shape: int
+    folder: Path, manifest: Manifest, store: ArtifactStore, stages: int, *, hardware: Sequence[Hardware] = (), **shape: Any
 ) -> AsyncIterator[Ring]:
     async with agents(folder, hardware or [CpuHardware(1 << 30, 1) for _ in range(stages)]) as (made, peers, _):
         requests = load_requests(manifest, [device_pb2.Hop(device_id=peer.device, address=peer.address) for peer in peers], **shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from device.stage_spec import StageSpec, parse_spec
 from protos.manifest import Manifest
@@ -28,9 +29,9 @@ class TinyStages:
     def blob_folder(self) -> Path:
         return self.store.blob_path(next(iter(self.manifest.blobs()))).parent
 
-    def requests(self, stages: int = 1, **shape: int) -> list[device_pb2.LoadStageRequest]:
+    def requests(self, stages: int = 1, **shape: Any) -> list[device_pb2.LoadStageRequest]:
         hops = [device_pb2.Hop(device_id=f"device-{index}", address=f"127.0.0.1:{index + 1}") for index in range(stages)]
         return load_requests(self.manifest, hops, **shape)
 
-    def specs(self, stages: int = 1, **shape: int) -> list[StageSpec]:
+    def specs(self, stages: int = 1, **shape: Any) -> list[StageSpec]:
         return [parse_spec(request) for request in self.requests(stages, **shape)]

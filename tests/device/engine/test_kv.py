@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
-from device.engine.kv import SlotGroup
+import numpy as np
+import psutil
+
+from device.engine.kv import SlotGroup, reserved
 from device.stage_spec import Shape
 
 SHAPE = Shape(
@@ -33,6 +36,12 @@ def test_each_layer_has_keys_and_values_bound_for_reading_and_writing() -> None:
     assert {tuple(shape) for _, _, shape in bound} == {(2, 2, 8, 4)}
 
 
+def test_an_int8_cache_takes_a_quarter() -> None:
+    shape = replace(SHAPE, kv_dtype="int8")
+    assert {values.dtype for values in arrays(SlotGroup(shape)).values()} == {np.dtype(np.int8)}
+    assert sum(values.nbytes for values in arrays(SlotGroup(shape)).values()) == shape.kv_bytes == SHAPE.kv_bytes // 4
+
+
 def test_what_is_bound_is_the_cache_itself() -> None:
     group = SlotGroup(SHAPE)
     arrays(group, 1, 2)["past_key.3"][0, 1, 5, 2] = 9
@@ -41,18 +50,32 @@ def test_what_is_bound_is_the_cache_itself() -> None:
     assert sum(int((values != 0).sum()) for values in whole.values()) == 1
 
 
-def test_a_move_copies_what_the_slot_holds_and_no_more() -> None:
+def filled() -> tuple[SlotGroup, dict[str, np.ndarray]]:
     group = SlotGroup(SHAPE)
     random = np.random.default_rng(0)
     for values in arrays(group).values():
         values[...] = random.standard_normal(values.shape)
-    before = {name: values.copy() for name, values in arrays(group).items()}
     group.lengths = [2, 0, 1, 5]
-    group.move(3, 1)
-    assert group.lengths == [2, 5, 1, 0]
+    return group, {name: values.copy() for name, values in arrays(group).items()}
+
+
+def test_swapped_slots_hold_what_the_other_held() -> None:
+    group, before = filled()
+    group.swap(3, 0)
+    assert group.lengths == [5, 0, 1, 2]
     for name, values in arrays(group).items():
         expected = before[name].copy()
-        expected[1, :, :5] = before[name][3, :, :5]
+        expected[0, :, :5], expected[3, :, :5] = before[name][3, :, :5], before[name][0, :, :5]
+        assert (values == expected).all()
+
+
+def test_a_copy_gives_the_first_rows_and_no_more() -> None:
+    group, before = filled()
+    group.copy(3, 1, 4)
+    assert group.lengths == [2, 4, 1, 5]
+    for name, values in arrays(group).items():
+        expected = before[name].copy()
+        expected[1, :, :4] = before[name][3, :, :4]
         assert (values == expected).all()
 
 
@@ -62,3 +85,12 @@ def test_a_run_that_was_given_up_writes_no_length_of_the_new_ones() -> None:
     group.free_all()
     begun_with[1] = 5
     assert group.lengths == [0] * 4
+
+
+def test_a_reserved_cache_takes_memory_only_where_it_is_written() -> None:
+    process = psutil.Process()
+    before = process.memory_info().rss
+    cache = reserved((16, 4, 4096, 64), np.float32)  # 64 MiB
+    assert not cache[3, 2, 100].any()
+    cache[:, :, :8] = 1.0  # a few rows in each slot
+    assert process.memory_info().rss - before < 8 << 20

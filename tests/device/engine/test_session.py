@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from device.engine.session import Session, scalar_like, share
+from device.engine.session import Session, save_prepacked, scalar_like, share
 from protos.errors import Internal, InvalidInput
 
 
@@ -62,3 +62,20 @@ def test_inputs_and_outputs_must_be_those_expected(tmp_path: Path) -> None:
 def test_a_scalar_has_the_rank_the_graph_says() -> None:
     assert scalar_like([]).shape == ()
     assert scalar_like([1]).shape == (1,)
+
+
+def test_a_saved_graph_is_the_same_and_stands_alone(tmp_path: Path) -> None:
+    target = tmp_path / "double.onnx"
+    save_prepacked(doubling(), tmp_path / "blobs", 1, target)
+    session = Session(b"not read", tmp_path / "none", 1, target)
+    session.expect({"x": (None, 3)}, {"y": (None, 3)})
+    x, y = np.ones((2, 3), np.float32), np.zeros((2, 3), np.float32)
+    session.bind([("x", share(x))], [("y", share(y))]).run()
+    assert (y == 2).all()
+
+
+def test_a_graph_that_cannot_be_saved_is_refused_in_one_line(tmp_path: Path) -> None:
+    for graph, target in ((b"no graph", tmp_path / "a.onnx"), (doubling(), tmp_path / "no folder" / "a.onnx")):
+        with pytest.raises(InvalidInput) as refused:
+            save_prepacked(graph, tmp_path, 1, target)
+        assert "\n" not in refused.value.detail

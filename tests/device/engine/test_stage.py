@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,15 +27,23 @@ class Model:
     spec: StageSpec
     folder: Path
 
-    def engine(self, **changes: int) -> StageEngine:
+    def engine(self, **changes: Any) -> StageEngine:
         return StageEngine(replace(self.spec, shape=replace(self.spec.shape, **changes)), self.folder, 1)
 
 
-@pytest.fixture(scope="module", params=[(NARROW, 32), (WIDE, 128)], ids=["block 32, rows of 1", "block 128, rows of 2"])
+KINDS = {
+    "block 32, rows of 1": (NARROW, 32, "float32"),
+    "block 128, rows of 2": (WIDE, 128, "float32"),
+    "block 32, int8 cache": (NARROW, 32, "int8"),
+    "block 128, int8 cache": (WIDE, 128, "int8"),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    shape, block_size = request.param
+    shape, block_size, kv_dtype = request.param
     stages = TinyStages.make(tmp_path_factory.mktemp("model"), shape, block_size)
-    (spec,) = stages.specs(context=CONTEXT, slots=SLOTS, chunk=CONTEXT)
+    (spec,) = stages.specs(context=CONTEXT, slots=SLOTS, chunk=CONTEXT, kv_dtype=kv_dtype)
     assert spec.shape.row_multiple == (1 if block_size == 32 else 2)
     return Model(spec, stages.blob_folder)
 
@@ -89,7 +98,7 @@ def test_company_holes_moves_and_slots_do_not_show(model: Model) -> None:
     for who, done in (((2,), 4), ((0, 1, 3), 4), (range(4), 5)):
         decode(who, done)
     # The highest moves into a hole.
-    engine.groups[0].move(5, 1)
+    engine.groups[0].swap(5, 1)
     slots[3] = 1
     for done in (6, 7):
         decode(range(4), done)
@@ -175,6 +184,12 @@ def test_a_missing_blob_is_refused_in_one_line(model: Model, tmp_path: Path) -> 
 def test_a_graph_of_another_shape_is_refused(model: Model, changes: dict[str, int]) -> None:
     with pytest.raises(InvalidInput, match="stage graph's"):
         model.engine(**changes)
+
+
+def test_a_graph_with_another_type_of_cache_is_refused(model: Model) -> None:
+    other = {"float32": "int8", "int8": "float32"}[model.spec.shape.kv_dtype]
+    with pytest.raises(InvalidInput, match=f"cache is not {other}"):
+        model.engine(kv_dtype=other)
 
 
 def test_graphs_in_each_other_s_place_are_refused(model: Model) -> None:

@@ -93,6 +93,7 @@ def test_times_are_from_the_arrival() -> None:
         modelled_total_seconds=4.5,
         prompt_tokens=2,
         completion_tokens=2,
+        told_tokens=2,
     )
 
 

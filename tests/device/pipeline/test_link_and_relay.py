@@ -122,6 +122,7 @@ async def test_a_link_says_what_it_is_for_and_waits_for_credit(stages: TinyStage
             epoch=1,
             to_stage=1,
             ring_id="ring",
+            wire_dtype="float32",
         )
         message = pb.Microbatch(step=1, hidden=b"1234")
         assert await link.send(message) == pb.FlowMessage(microbatch=message).ByteSize()
@@ -245,6 +246,8 @@ def decode(slots: list[int], positions: list[int], **fields: object) -> pb.FlowM
         ({"pipeline_id": "x"}, NotFound),
         ({"manifest_digest": "0" * 64}, Conflict),
         ({"epoch": 2}, Conflict),
+        ({"wire_dtype": "int8"}, Conflict),
+        ({"wire_dtype": "x"}, Conflict),
         ({"to_stage": 0}, Conflict),
         ({"to_stage": HUGE}, Conflict),
         ({"ring_id": ""}, InvalidInput),
@@ -299,7 +302,7 @@ WRONG: dict[str, Callable[[], pb.FlowMessage]] = {
     "no position": lambda: decode([0], []),
     "prefill far out": lambda: prefill(1, positions=[HUGE - 3]),
     "prefill of nothing open": lambda: prefill(1, opened=[]),
-    "move out": lambda: decode([0], [4], moved=[pb.Moved(from_slot=0, to_slot=HUGE)]),
+    "swap out": lambda: decode([0], [4], swapped=[pb.Swapped(from_slot=0, to_slot=HUGE)]),
     "open out": lambda: decode([0], [4], opened=[pb.Opened(slot=SLOTS, sequence=1)]),
     "wanted": lambda: decode([0], [4], wanted=[HUGE]),
 }

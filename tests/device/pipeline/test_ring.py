@@ -42,6 +42,56 @@ async def test_cut_company_and_replay_do_not_change_the_text(tmp_path: Path, mod
         assert await many.open_sequences() == 0
 
 
+async def test_blocks_of_128_are_as_exact(tmp_path: Path) -> None:
+    """Wide enough that the kernels' last odd row would differ (ARCHITECTURE.md, row_multiple)."""
+    wide = tiny_model(tmp_path, TinyGlm(hidden_size=256, layers=3, heads=4, head_dim=64, intermediate_size=384), block_size=128)
+    expected = await alone(tmp_path / "one", *wide)
+    async with ring(tmp_path / "many", *wide, 3) as many, many.client() as client:
+        together = await asyncio.gather(*(client.ask(prompt, 20) for prompt in PROMPTS * 3))
+        assert [answer.token_ids for answer in together] == expected * 3
+
+
+async def test_a_prefix_that_others_made_changes_nothing(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
+    system = list(range(3, 60))
+    prompts = [[*system, *tail] for tail in ([1], [200, 201], [7] * 9, [1])] + [system[:33], [*system[:40], 9, 9]]
+    cold = []
+    for index, prompt in enumerate(prompts):
+        async with ring(tmp_path / f"cold-{index}", *model, 1) as one, one.client() as client:
+            answer = await client.ask(prompt, 20)
+            assert answer.finished
+            assert answer.finished.timing.reused_tokens == 0
+            cold.append(answer.token_ids)
+    async with ring(tmp_path / "warm", *model, 2) as two, two.client() as client:
+        together = await asyncio.gather(*(client.ask(prompt, 20) for prompt in prompts * 3))
+        assert [answer.token_ids for answer in together] == cold * 3
+        for prompt, expected in zip(prompts, cold, strict=True):
+            answer = await client.ask(prompt, 20)
+            assert answer.token_ids == expected
+            assert answer.finished
+            assert answer.finished.timing.reused_tokens >= 30
+            assert {usage.prefill_rows for usage in answer.finished.usage} == {len(prompt) - answer.finished.timing.reused_tokens}
+        assert await two.open_sequences() == 0
+
+
+@pytest.mark.parametrize("stages", [2, 5])
+async def test_an_int8_cache_does_not_depend_on_cut_or_company(tmp_path: Path, model: tuple[Manifest, ArtifactStore], stages: int) -> None:
+    async with ring(tmp_path / "one", *model, 1, kv_dtype="int8") as one, one.client() as client:
+        expected = [(await client.ask(prompt, 20)).token_ids for prompt in PROMPTS]
+    async with ring(tmp_path / "many", *model, stages, kv_dtype="int8", chunk=6) as many, many.client() as client:
+        together = await asyncio.gather(*(client.ask(prompt, 20) for prompt in PROMPTS * 3))
+        assert [answer.token_ids for answer in together] == expected * 3
+
+
+@pytest.mark.parametrize("wire_dtype", ["float16", "int8"])
+async def test_smaller_rows_on_the_wire_do_not_depend_on_company(
+    tmp_path: Path, model: tuple[Manifest, ArtifactStore], wire_dtype: str
+) -> None:
+    async with ring(tmp_path, *model, 3, wire_dtype=wire_dtype) as three, three.client() as client:
+        expected = [(await client.ask(prompt, 20)).token_ids for prompt in PROMPTS]
+        together = await asyncio.gather(*(client.ask(prompt, 20) for prompt in PROMPTS * 3))
+        assert [answer.token_ids for answer in together] == expected * 3
+
+
 async def test_sampling_repeats_itself(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
     async with ring(tmp_path, *model, 2) as two, two.client() as client:
         first = await client.ask(PROMPTS[2], 20, temperature=1.0, seed=7)

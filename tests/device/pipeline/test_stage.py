@@ -170,20 +170,30 @@ async def test_and_then_runs_in_the_same_turn(stage: Stage) -> None:
     assert work.weight_bytes == stage.spec.cost.read_bytes + 7
 
 
-async def test_released_moved_opened_in_this_order(stage: Stage) -> None:
+async def test_released_swapped_opened_copied_in_this_order(stage: Stage) -> None:
     alone = [await stage.step(prefill(0, 1)), await stage.step(decode([0], [4]))]
     stage.free_all()
     for slot in range(4):
         await stage.step(prefill(slot, slot + 1, 4 if slot == 3 else 2))
-    # Slot 0 is released, 3 moves there, and a new one is opened in 3.
-    message = decode([0], [4], released=[pb.Released(slot=0, sequence=1)], moved=[pb.Moved(from_slot=3, to_slot=0)])
-    message.opened.add(slot=3, sequence=9)
+    # Slot 0 is released, 3 changes places with it, a new one is opened in 3 on the rows that 0 had, and then gets 4 rows of slot 0.
+    message = decode([0], [4], released=[pb.Released(slot=0, sequence=1)], swapped=[pb.Swapped(from_slot=3, to_slot=0)])
+    message.opened.add(slot=3, sequence=9, kept=2)
+    message.copied.add(from_slot=0, to_slot=3, rows=4)
     assert np.array_equal(await stage.step(message), alone[1])
-    assert stage.engine.groups[0].lengths == [5, 2, 2, 0]
+    assert stage.engine.groups[0].lengths == [5, 2, 2, 4]
+    # A row after copied rows is a row after rows of its own.
+    assert np.array_equal(await stage.step(decode([3], [4])), alone[1])
     end = pb.Microbatch(released=[pb.Released(slot=0, sequence=4), pb.Released(slot=3, sequence=9)])
     await stage.step(end)
     assert (end.released[0].usage[0].prefill_rows, end.released[0].usage[0].decode_rows) == (4, 1)
     assert end.released[1].usage[0].prefill_rows == 0
+
+
+async def test_rows_kept_in_a_slot_serve_the_next_prompt(stage: Stage) -> None:
+    alone = [await stage.step(prefill(0, 1)), await stage.step(decode([0], [4]))]
+    again = decode([0], [4], released=[pb.Released(slot=0, sequence=1)])
+    again.opened.add(slot=0, sequence=2, kept=4)
+    assert np.array_equal(await stage.step(again), alone[1])
 
 
 def bad(change: Callable[[pb.Microbatch], object], message: pb.Microbatch | None = None) -> pb.Microbatch:
@@ -225,11 +235,15 @@ WRONG = {
     "release of nothing": pb.Microbatch(released=[pb.Released(slot=2, sequence=1)]),
     "release huge": pb.Microbatch(released=[pb.Released(slot=HUGE, sequence=1)]),
     "release twice": pb.Microbatch(released=[pb.Released(slot=0, sequence=1)] * 2),
-    "move of nothing": pb.Microbatch(moved=[pb.Moved(from_slot=3, to_slot=2)]),
-    "move onto another": pb.Microbatch(moved=[pb.Moved(from_slot=0, to_slot=1)]),
-    "move onto itself": pb.Microbatch(moved=[pb.Moved(from_slot=0, to_slot=0)]),
-    "move beyond": pb.Microbatch(moved=[pb.Moved(from_slot=0, to_slot=4)]),
-    "move huge": pb.Microbatch(moved=[pb.Moved(from_slot=HUGE, to_slot=2)]),
+    "swap onto another": pb.Microbatch(swapped=[pb.Swapped(from_slot=0, to_slot=1)]),
+    "swap onto itself": pb.Microbatch(swapped=[pb.Swapped(from_slot=0, to_slot=0)]),
+    "swap beyond": pb.Microbatch(swapped=[pb.Swapped(from_slot=0, to_slot=4)]),
+    "swap huge": pb.Microbatch(swapped=[pb.Swapped(from_slot=HUGE, to_slot=2)]),
+    "keep what is not there": pb.Microbatch(opened=[pb.Opened(slot=2, sequence=9, kept=1)]),
+    "copy more than there is": pb.Microbatch(copied=[pb.Copied(from_slot=0, to_slot=1, rows=5)]),
+    "copy to a closed slot": pb.Microbatch(copied=[pb.Copied(from_slot=0, to_slot=2, rows=2)]),
+    "copy beyond": pb.Microbatch(copied=[pb.Copied(from_slot=0, to_slot=4, rows=2)]),
+    "copy huge": pb.Microbatch(copied=[pb.Copied(from_slot=HUGE, to_slot=1, rows=2)]),
     "open over another": pb.Microbatch(opened=[pb.Opened(slot=0, sequence=9)]),
     "open beyond": pb.Microbatch(opened=[pb.Opened(slot=4, sequence=9)]),
     "open huge": pb.Microbatch(opened=[pb.Opened(slot=HUGE, sequence=9)]),
@@ -256,7 +270,7 @@ def caches(stage: Stage) -> list[np.ndarray]:
 
 small = st.integers(0, 5) | st.sampled_from([CONTEXT, 2**31, HUGE])
 microbatches = st.builds(
-    lambda kind, group, slots, positions, rows, wanted, released, moved, opened, payload: pb.Microbatch(
+    lambda kind, group, slots, positions, rows, wanted, released, swapped, opened, copied, payload: pb.Microbatch(
         prefill=kind,
         group=group,
         slots=slots,
@@ -264,8 +278,9 @@ microbatches = st.builds(
         rows=rows,
         wanted=wanted,
         released=[pb.Released(slot=slot, sequence=number) for slot, number in released],
-        moved=[pb.Moved(from_slot=source, to_slot=target) for source, target in moved],
-        opened=[pb.Opened(slot=slot, sequence=number) for slot, number in opened],
+        swapped=[pb.Swapped(from_slot=source, to_slot=target) for source, target in swapped],
+        opened=[pb.Opened(slot=slot, sequence=number, kept=kept) for slot, number, kept in opened],
+        copied=[pb.Copied(from_slot=source, to_slot=target, rows=rows) for source, target, rows in copied],
         hidden=hidden(payload).tobytes(),
     ),
     st.booleans(),
@@ -274,7 +289,8 @@ microbatches = st.builds(
     st.lists(small, max_size=3),
     small,
     st.lists(small, max_size=2),
-    *(st.lists(st.tuples(small, small), max_size=2) for _ in range(3)),
+    *(st.lists(st.tuples(small, small), max_size=2) for _ in range(2)),
+    *(st.lists(st.tuples(small, small, small), max_size=2) for _ in range(2)),
     st.integers(0, 5),
 )
 

@@ -53,6 +53,7 @@ async def test_discovery_models_and_deployments(http: httpx.AsyncClient) -> None
 
 async def test_a_plan_is_asked_for_with_every_wish(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
     body = {"model": "tiny", "objective": "energy", "stages": 2, "context": 64, "slots": 4, "devices": ["dev-1"]}
+    body |= {"kv_dtype": "int8", "wire_dtype": "float16"}
     answer = await http.post("/api/v1/plans", json=body)
     assert answer.json()["why"] == list(PLAN.why)
     (request,) = coordinator.asked
@@ -66,6 +67,8 @@ async def test_a_plan_is_asked_for_with_every_wish(coordinator: FakeCoordinator,
         ({"model": "tiny", "stages": 0}, "stages"),
         ({"model": "tiny", "stage": 2}, "stage"),
         ({"model": "tiny", "objective": "x"}, "objective"),
+        ({"model": "tiny", "kv_dtype": "int4"}, "kv_dtype"),
+        ({"model": "tiny", "wire_dtype": "bfloat16"}, "wire_dtype"),
     ],
 )
 async def test_a_bad_plan_request_names_the_field(http: httpx.AsyncClient, body: dict[str, object], named: str) -> None:

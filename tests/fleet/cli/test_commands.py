@@ -51,12 +51,27 @@ def test_an_offline_device_says_why(glmfleet: Command, served: Home, coordinator
 
 
 def test_plan(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
-    wishes = ["--stages", 1, "--context", 64, "--slots", 4, "--objective", "energy", "--devices", "dev-1,dev-2"]
+    wishes = [
+        "--stages",
+        1,
+        "--context",
+        64,
+        "--slots",
+        4,
+        "--objective",
+        "energy",
+        "--devices",
+        "dev-1,dev-2",
+        "--kv",
+        "int8",
+        "--wire",
+        "float16",
+    ]
     code, out, err = glmfleet("plan", "tiny", *wishes, "--home", served.path)
     assert (code, err) == (0, "")
     assert "  - fits on one device\n" in out
     assert "0-3 + head" in out
-    assert coordinator.asked == [PlanRequest("tiny", "energy", 1, 64, 4, ("dev-1", "dev-2"))]
+    assert coordinator.asked == [PlanRequest("tiny", "energy", 1, 64, 4, ("dev-1", "dev-2"), "int8", "float16")]
     assert json.loads(glmfleet("plan", "tiny", "--json", "--home", served.path)[1]) == as_json(PLAN)
 
 
@@ -111,6 +126,7 @@ def test_generate_as_json_has_exactly_the_documented_fields(glmfleet: Command, s
         "token_ids": [5, 6, 7],
         "finish_reason": "stop",
         "prompt_tokens": 4,
+        "reused_tokens": 0,
         "completion_tokens": 3,
         "ttft_seconds": {"wall": 0.125, "modelled": 0.1},
         "tpot_seconds": {"wall": 0.0625, "modelled": 0.05},

@@ -18,6 +18,7 @@ def test_ctrl_c_is_one_line_and_cancels_what_runs(served: Home, coordinator: Fak
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "interrupted"
+    assert ("taking back" in err) == (command[0] == "deploy")
     assert "Traceback" not in err
     wait_for(lambda: coordinator.closed == 1, 5)
 

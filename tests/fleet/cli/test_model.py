@@ -60,7 +60,29 @@ def test_a_damaged_model_does_not_hide_the_others(glmfleet: Command, home: Home,
     code, out, err = glmfleet("model", "list", "--json", "--home", home.path)
     assert code == 0
     assert [model["name"] for model in json.loads(out)] == ["good"]
-    assert err.startswith("bad is damaged: ")
+    assert err.startswith("damaged: model bad: ")
+    code, _, err = glmfleet("model", "rm", "bad", "--home", home.path)
+    assert (code, err.startswith("bad removed")) == (0, True)
+
+
+def test_verifying_a_model_names_the_part_that_changed(glmfleet: Command, home: Home, checkpoint: Path) -> None:
+    glmfleet("model", "import", checkpoint, "--name", "tiny", "--home", home.path)
+    assert glmfleet("model", "show", "tiny", "--verify", "--home", home.path)[0] == 0
+    blob = max((home.artifacts / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.chmod(0o600)
+    blob.write_bytes(data)
+    code, out, err = glmfleet("model", "show", "tiny", "--verify", "--home", home.path)
+    assert (code, out) == (1, "")
+    assert "error: model tiny: " in err
+    assert "is not what its digest says" in err
+
+
+def test_a_block_size_that_cannot_be_is_refused_before_anything_is_fetched(glmfleet: Command, home: Home) -> None:
+    code, _, err = glmfleet("model", "pull", "smollm2-135m", "--block-size", 48, "--home", home.path)
+    assert (code, err) == (1, "error: block size 48 is not supported\n  choose one of 32, 64, 128\n")
+    assert not home.downloads.exists()
 
 
 def test_a_model_in_use_is_not_removed(glmfleet: Command, served: Home, coordinator: FakeCoordinator, checkpoint: Path) -> None:

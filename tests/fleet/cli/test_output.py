@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fleet.cli.output import Column, bytes_text, count_text, figure, print_table
+from fleet.cli.output import Column, bytes_text, count_text, figure, in_order, print_table, wrapped
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,15 @@ def test_a_table_loses_nothing_at_80_columns(capsys: pytest.CaptureFixture[str],
     squeezed = "".join(out.split())
     assert squeezed.count("123,456") == 200
     assert "[bold]" in squeezed or "[bol" in squeezed
+
+
+def test_a_long_line_breaks_between_words_beneath_its_beginning() -> None:
+    assert wrapped("short", 80) == "short"
+    assert wrapped("  - a reason that is too long", 16) == "  - a reason\n    that is too\n    long"
+    assert wrapped("  do this", 80) == "  do this"
+    assert wrapped("see http://127.0.0.1:7400/openapi.json", 20).splitlines() == ["see", "http://127.0.0.1:7400/openapi.json"]
+    assert wrapped("\nstopping ...", 80) == "\nstopping ..."
+
+
+def test_names_are_sorted_as_people_count() -> None:
+    assert sorted(["dev-10", "dev-2", "gate", "dev-1"], key=in_order) == ["dev-1", "dev-2", "dev-10", "gate"]

@@ -1,0 +1,45 @@
+"""How many rows of a prompt run at once: as many as keep others waiting no longer than a budget."""
+
+from __future__ import annotations
+
+# The longest that a running decode, or another prompt, waits for a stranger's chunk; and that a prompt which runs alone may hold up
+# whoever comes next.
+BESIDE_DECODE_SECONDS = 0.08
+BESIDE_PROMPTS_SECONDS = 0.12
+ALONE_SECONDS = 0.35
+# Fewer rows than these read the weights too often for what they compute.
+LEAST_BESIDE_ROWS, LEAST_ALONE_ROWS = 16, 32
+# A lone prompt gains nothing from longer runs: the kernels are at their best from about 100 rows on.
+MOST_ALONE_ROWS = 128
+# A run's time moves the estimate by this share: one hiccup does not, a hot accelerator soon does.
+_WEIGHT = 0.3
+
+
+class ChunkSizes:
+    """Even numbers of rows, from the measured speed of the chunks before. `most` is what a message may carry."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._seconds_per_row: float | None = None
+
+    def measured(self, rows: int, seconds: float) -> None:
+        """A chunk of `rows` held the slowest stage for `seconds`."""
+        if rows < LEAST_BESIDE_ROWS:
+            return  # mostly the weights' own traffic: says little about a row
+        now = seconds / rows
+        before = now if self._seconds_per_row is None else self._seconds_per_row
+        self._seconds_per_row = before + _WEIGHT * (now - before)
+
+    def rows(self, *, others_prefill: bool, others_decode: bool) -> int:
+        if others_decode:
+            wish = self._within(BESIDE_DECODE_SECONDS, LEAST_BESIDE_ROWS)
+        elif others_prefill:
+            wish = self._within(BESIDE_PROMPTS_SECONDS, LEAST_BESIDE_ROWS)
+        else:
+            wish = min(self._within(ALONE_SECONDS, LEAST_ALONE_ROWS), MOST_ALONE_ROWS)
+        return max(2, min(wish, self._most) // 2 * 2)
+
+    def _within(self, seconds: float, least: int) -> int:
+        if self._seconds_per_row is None:
+            return 2 * least
+        return max(least, int(seconds / self._seconds_per_row))

@@ -1,0 +1,78 @@
+"""What the scheduler speaks of: requests, sequences on their way, and the steps in which they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from device.pipeline.sampler import Sampling
+
+
+class Ending(Enum):
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Request:
+    """`forced_ids` are the answer's known first tokens: they go through the decode path and are counted, not told."""
+
+    prompt_ids: tuple[int, ...]
+    forced_ids: tuple[int, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int = 1
+    stop_token_ids: frozenset[int] = frozenset()
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One request on its way. `number` is its name on the ring."""
+
+    number: int
+    request: Request
+    group: int = -1
+    slot: int = -1
+    length: int = 0  # positions in the cache
+    reused: int = 0  # of them, rows that another prompt's prefill made
+    answer: list[int] = field(default_factory=list)
+    paused: bool = False
+    in_flight: bool = False
+    cancelled: bool = False
+    ending: Ending | None = None
+
+    @property
+    def prefilling(self) -> bool:
+        return self.length < len(self.request.prompt_ids)
+
+    @property
+    def next_is_forced(self) -> bool:
+        return len(self.answer) < len(self.request.forced_ids)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One microbatch of `group`. Changes of slots come first, in the order released, swapped, opened, copied; then the rows run.
+
+    Prefill: one sequence, several tokens at [start, …). Decode: a token of each sequence, in slot order.
+    """
+
+    group: int
+    prefill: bool
+    sequences: tuple[Sequence, ...]
+    tokens: tuple[int, ...]
+    positions: tuple[int, ...]  # prefill: the first only
+    wanted: tuple[Sequence, ...]  # whose last row's logits are needed
+    released: tuple[tuple[int, Sequence], ...]  # (slot, sequence); the rows stay in the slot
+    swapped: tuple[tuple[int, int], ...]  # (from, to): all that the two slots hold, `to` being free
+    opened: tuple[tuple[int, Sequence, int], ...]  # (slot, sequence, first rows of the slot that are its own)
+    copied: tuple[tuple[int, int, int], ...]  # (from, to, rows): the first rows of another slot
+
+
+@dataclass(frozen=True)
+class Told:
+    """A token for the client."""
+
+    sequence: Sequence
+    index: int
+    token: int

@@ -1,0 +1,77 @@
+"""Which member of a fleet may call what, by the role that the authority wrote into its certificate."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+from protos.errors import CODE_KEY, Denied
+from protos.v1 import device_pb2, pipeline_pb2
+
+_DEVICE = device_pb2.DESCRIPTOR.services_by_name["Device"].full_name
+_PIPELINE = pipeline_pb2.DESCRIPTOR.services_by_name["Pipeline"].full_name
+_MEMBER = re.compile(r"glmfleet://[a-z2-7]{16}/(?P<role>[a-z]+)/[a-z2-7]{16}")
+
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+
+
+def role_for(method: str) -> str | None:
+    """Who may call "/package.Service/Method"; None: nobody, since a method that is not listed here was forgotten here."""
+    service, _, name = method.removeprefix("/").partition("/")
+    if service == _DEVICE:
+        return "coordinator"
+    return {"Generate": "coordinator", "Flow": "device"}.get(name) if service == _PIPELINE else None
+
+
+def roles_in(names: list[str]) -> set[str]:
+    """The roles among the URI names of a certificate."""
+    return {match["role"] for name in names if (match := _MEMBER.fullmatch(name))}
+
+
+class OnlyItsRole(grpc.aio.ServerInterceptor):
+    """Refuses calls of members whose certificate gives them another role: a device taken over must not command the others.
+
+    For servers with TLS, which has proven by then that the caller is of the fleet.
+    """
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]], details: grpc.HandlerCallDetails
+    ) -> _Handler | None:
+        handler = await continuation(details)
+        # Who calls is known only to the call's own context, so the check goes around the handler.
+        return None if handler is None else _guarded(handler, str(details.method))
+
+
+def _guarded(handler: _Handler, method: str) -> _Handler:
+    (kind,) = [kind for kind in _KINDS if getattr(handler, kind)]
+    serve = getattr(handler, kind)
+    required = role_for(method)
+
+    async def check(context: _Context) -> None:
+        found = roles_in([uri.decode(errors="replace") for uri in context.auth_context().get("peer_uri", ())])
+        if required not in found:
+            who = f"a {' and '.join(sorted(found))}" if found else "nobody of the fleet"
+            error = Denied(f"{method.rpartition('/')[2]} is for a {required or 'nobody'}; the caller is {who}")
+            await context.abort(error.status, error.detail, ((CODE_KEY, "Denied"),))
+
+    async def answer(request: Any, context: _Context) -> Any:
+        await check(context)
+        return await serve(request, context)
+
+    async def answers(request: Any, context: _Context) -> AsyncIterator[Any]:
+        await check(context)
+        async for item in serve(request, context):
+            yield item
+
+    make = getattr(grpc, f"{kind}_rpc_method_handler")
+    wrapped: _Handler = make(
+        answers if inspect.isasyncgenfunction(serve) else answer, handler.request_deserializer, handler.response_serializer
+    )
+    return wrapped

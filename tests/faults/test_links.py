@@ -1,0 +1,123 @@
+"""A network that delays, stalls and cuts, under real agents and a real coordinator: bounded, named, healed, nothing left open."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from fleet.views import GenerateRequest
+from protos.errors import Unavailable
+from tests.support.fake_fleet import ask, deploy, wait_ready
+from tests.support.proxied_fleet import LONG, ProxiedFleet, proxied_fleet
+from tests.support.proxy import Proxy
+from tests.support.waiting import wait_until
+
+SHORT = GenerateRequest(prompt_ids=(3, 1, 4, 1, 5), max_tokens=8)
+
+
+async def all_freed(fleet: ProxiedFleet) -> None:
+    async with asyncio.timeout(10):
+        while await fleet.open_sequences():  # noqa: ASYNC110 (asked over the wire: nothing here tells)
+            await asyncio.sleep(0.02)
+
+
+async def interrupted(fleet: ProxiedFleet, fault: object) -> str:
+    """What a client is told whose answer `fault` meets in the middle."""
+    parts = fleet.coordinator.generate(LONG)
+    await anext(parts)
+    result = fault()  # type: ignore[operator]
+    if asyncio.iscoroutine(result):
+        await result
+
+    async def rest() -> None:
+        async with asyncio.timeout(10):
+            async for _ in parts:
+                pass
+
+    with pytest.raises(Unavailable) as caught:
+        await rest()
+    return caught.value.detail
+
+
+async def test_a_slow_network_changes_no_text(tmp_path: Path) -> None:
+    async with proxied_fleet(tmp_path, 3) as fleet:
+        await deploy(fleet.coordinator, 3)
+        expected = (await ask(fleet.coordinator, SHORT))[1].token_ids
+        for box in fleet.boxes:
+            box.proxy.delay_seconds = 0.01
+        assert (await ask(fleet.coordinator, SHORT))[1].token_ids == expected
+
+
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["head", "middle", "last"])
+async def test_cut_links_end_the_answer_and_heal(tmp_path: Path, which: int) -> None:
+    """All links to one device: the coordinator's and its neighbour's."""
+    async with proxied_fleet(tmp_path, 3) as fleet:
+        await deploy(fleet.coordinator, 3)
+        expected = (await ask(fleet.coordinator, SHORT))[1].token_ids
+        detail = await interrupted(fleet, fleet.boxes[which].proxy.cut)
+        assert any(box.name in detail for box in fleet.boxes)
+        async with asyncio.timeout(10):
+            assert await fleet.answer(SHORT) == expected
+        await all_freed(fleet)
+
+
+@pytest.mark.usefixtures("quick_pings")
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["head", "middle", "last"])
+async def test_a_stalled_device_ends_the_answer_in_bounded_time_and_heals(tmp_path: Path, which: int) -> None:
+    """A cable pulled says nothing: only the pings tell."""
+    async with proxied_fleet(tmp_path, 3) as fleet:
+        await deploy(fleet.coordinator, 3)
+        expected = (await ask(fleet.coordinator, SHORT))[1].token_ids
+        await interrupted(fleet, fleet.boxes[which].proxy.stall)
+        fleet.boxes[which].proxy.resume()
+        async with asyncio.timeout(15):
+            assert await fleet.answer(SHORT) == expected
+        await wait_ready(fleet.coordinator)
+        await all_freed(fleet)
+
+
+async def test_a_short_stall_is_only_a_pause(tmp_path: Path) -> None:
+    async with proxied_fleet(tmp_path, 2) as fleet:
+        await deploy(fleet.coordinator, 2)
+        expected = (await ask(fleet.coordinator, LONG))[1].token_ids
+        parts = fleet.coordinator.generate(LONG)
+        await anext(parts)
+        fleet.boxes[1].proxy.stall()
+        await asyncio.sleep(0.3)
+        fleet.boxes[1].proxy.resume()
+        *_, result = [part async for part in parts]
+        assert result.token_ids == expected
+
+
+async def test_a_push_over_links_that_break_is_continued(tmp_path: Path) -> None:
+    """Each connection lives for a part of what is to be sent."""
+    async with proxied_fleet(tmp_path, 1) as fleet:
+        proxy = fleet.boxes[0].proxy
+        before = proxy.connections
+        proxy.cut_after_bytes = [100_000, 100_000]
+        await proxy.cut()
+        await wait_until(lambda: proxy.connections > before and fleet.coordinator.devices()[0].state == "online")
+        events = await deploy(fleet.coordinator, 1)
+        assert events[-1].kind == "ready"
+        assert proxy.connections >= before + 3
+        assert not list((fleet.boxes[0].state / "blobs" / "incoming").iterdir())
+        assert (await ask(fleet.coordinator, SHORT))[1].completion_tokens == 8
+
+
+async def test_a_device_that_answers_elsewhere_is_found_by_its_neighbour(tmp_path: Path) -> None:
+    """A new lease: the agent goes on, with its stage, at another address."""
+    async with proxied_fleet(tmp_path, 2) as fleet:
+        await deploy(fleet.coordinator, 2)
+        expected = (await ask(fleet.coordinator, SHORT))[1].token_ids
+        moved = fleet.boxes[1]
+        host, port = moved.proxy._target
+        async with Proxy(f"{host}:{port}") as elsewhere:
+            await moved.proxy.__aexit__(None, None, None)  # nobody listens there any more
+            fleet.coordinator._registry.found(moved.device, elsewhere.address, "mdns")
+            await wait_until(lambda: {view.address for view in fleet.coordinator.devices()} >= {elsewhere.address})
+            async with asyncio.timeout(20):
+                assert await fleet.answer(SHORT) == expected
+            await wait_ready(fleet.coordinator)
+            await all_freed(fleet)
