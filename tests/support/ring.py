@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
+
 from device.agent import Agent, AgentConfig
 from device.cpu import CpuHardware
 from device.hardware import Hardware
@@ -20,6 +22,7 @@ from protos.ids import PROTOCOL_VERSION, PipelineId
 from protos.manifest import Manifest
 from protos.transport import CHUNK_BYTES, Credentials, Peer, dial
 from protos.v1 import device_pb2, pipeline_pb2
+from protos.verdict import Verdict
 from quantize.artifact import ArtifactStore
 from quantize.costs import stage_cost
 from quantize.graph import build_stage_graph
@@ -227,7 +230,12 @@ async def put_blob(peer: Peer, digest: str, data: bytes, offset: int = 0, stop: 
             yield device_pb2.PutBlobRequest(chunk=data[start : min(start + CHUNK_BYTES, stop or len(data))])
 
     with remote(peer.device):
-        await peer.device_stub.PutBlob(messages(), metadata=peer.metadata)
+        call = peer.device_stub.PutBlob(messages(), metadata=peer.metadata)
+        verdict = Verdict(call)  # a refusal may come while we still write
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            raise verdict.on(error) from None
 
 
 @asynccontextmanager
