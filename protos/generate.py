@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,9 @@ def generate(out: Path) -> None:
     """Write all stubs below `out`. Raises CalledProcessError when protoc refuses a file."""
     files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / FOLDER).glob("*.proto"))
     command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}"]
-    subprocess.run([*command, f"--mypy_grpc_out={out}", *files], cwd=ROOT, check=True)
+    # protoc looks for its plugins on the path; they lie beside this interpreter, whose environment need not be activated.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    subprocess.run([*command, f"--mypy_grpc_out={out}", *files], cwd=ROOT, check=True, env={**os.environ, "PATH": path})
     for name in ("manifest", "telemetry"):  # no services: nothing but a header
         for ending in ("_pb2_grpc.py", "_pb2_grpc.pyi"):
             (out / FOLDER / f"{name}{ending}").unlink(missing_ok=True)
