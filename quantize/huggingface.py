@@ -17,6 +17,7 @@ from quantize.blocks import Floats
 from quantize.huggingface_config import parse_config, parse_json_object
 from quantize.sources import Sources, read_rows, sources_of
 from quantize.tensor_files import TensorFiles, open_tensor_files
+from quantize.tiktoken_file import RANKS_FILE, tokenizer_of_ranks
 
 _OUTER = {"embedding.weight": "model.embed_tokens.weight", "head.norm": "model.norm.weight", "head.weight": "lm_head.weight"}
 _LAYER = "model.layers.{}."
@@ -100,13 +101,12 @@ def _check_nothing_else(config: ModelConfig, sources: Sources, files: TensorFile
 
 
 def _text_files(folder: Path) -> dict[str, bytes]:
-    files = {"tokenizer.json": _read(folder, "tokenizer.json")}
-    if "model" not in parse_json_object(files["tokenizer.json"], "tokenizer.json"):
-        raise InvalidInput("tokenizer.json has no model", advice="get the checkpoint again")
+    files: dict[str, bytes] = {}
     settings: dict[str, Any] = {}
     if _has(folder, "tokenizer_config.json"):
         files["tokenizer_config.json"] = _read(folder, "tokenizer_config.json")
         settings = parse_json_object(files["tokenizer_config.json"], "tokenizer_config.json")
+    files["tokenizer.json"] = _tokenizer(folder, settings)
     if _has(folder, "chat_template.jinja"):
         files["chat_template.jinja"] = _read(folder, "chat_template.jinja")
     elif template := _default_template(settings.get("chat_template")):
@@ -116,6 +116,15 @@ def _text_files(folder: Path) -> dict[str, bytes]:
             files["LICENSE"] = _read(folder, name)
             break
     return files
+
+
+def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> bytes:
+    if not _has(folder, "tokenizer.json") and _has(folder, RANKS_FILE):
+        return tokenizer_of_ranks(_read(folder, RANKS_FILE), settings)
+    data = _read(folder, "tokenizer.json")
+    if "model" not in parse_json_object(data, "tokenizer.json"):
+        raise InvalidInput("tokenizer.json has no model", advice="get the checkpoint again")
+    return data
 
 
 def _default_template(value: object) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from protos.errors import InvalidInput
 from protos.manifest import ModelConfig, Provenance
 from quantize.blocks import Floats
+from quantize.bpe import AddedToken, byte_level_bpe
 from quantize.files import no_space_as_ours
 from quantize.sources import Sources, read_rows, sources_of
 
@@ -158,13 +159,13 @@ def _text_files(fields: _Fields) -> dict[str, bytes]:
         "model_max_length": int(fields.get("llama.context_length")),
     }
     return {
-        "tokenizer.json": json.dumps(_tokenizer(fields), ensure_ascii=False, sort_keys=True).encode(),
+        "tokenizer.json": _tokenizer(fields),
         "tokenizer_config.json": json.dumps(settings, sort_keys=True).encode(),
         "chat_template.jinja": template.encode(),
     }
 
 
-def _tokenizer(fields: _Fields) -> dict[str, object]:
+def _tokenizer(fields: _Fields) -> bytes:
     """The model's tokenizer in the format of Hugging Face's `tokenizers`: byte-level BPE, every digit a token of its own."""
     fields.expect("tokenizer.ggml.model", "gpt2")
     fields.expect("tokenizer.ggml.pre", "smollm")
@@ -172,37 +173,10 @@ def _tokenizer(fields: _Fields) -> dict[str, object]:
     kinds: list[int] = fields.get("tokenizer.ggml.token_type")
     merges: list[str] = fields.get("tokenizer.ggml.merges")
     plain_kinds = (gguf.TokenType.NORMAL, gguf.TokenType.BYTE)
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {
-                "id": number,
-                "content": token,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": kind != gguf.TokenType.USER_DEFINED,
-            }
-            for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
-            if kind not in plain_kinds
-        ],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level]},
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "vocab": {token: number for number, token in enumerate(tokens)},
-            "merges": [merge.split(" ", 1) for merge in merges],
-        },
-    }
+    added = [
+        AddedToken(number, token, kind != gguf.TokenType.USER_DEFINED)
+        for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+        if kind not in plain_kinds
+    ]
+    pairs = [(left, right) for left, right in (merge.split(" ", 1) for merge in merges)]
+    return byte_level_bpe({token: number for number, token in enumerate(tokens)}, pairs, added, individual_digits=True)

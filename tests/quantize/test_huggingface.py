@@ -1,16 +1,27 @@
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from safetensors.numpy import load_file
 
 from protos.errors import InvalidInput
 from quantize.huggingface import open_huggingface
-from tests.support.checkpoints import CHAT_TEMPLATE, EOS_TOKEN_IDS, TinyGlm, random_tensors, write_checkpoint, write_json, write_tensors
+from tests.support.checkpoints import (
+    CHAT_TEMPLATE,
+    EOS_TOKEN_IDS,
+    SPECIAL_TOKENS,
+    TinyGlm,
+    random_tensors,
+    write_checkpoint,
+    write_json,
+    write_tensors,
+)
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -48,6 +59,18 @@ def test_a_template_file_wins_and_a_list_has_a_default(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("F")
     with open_huggingface(tmp_path) as checkpoint:
         assert checkpoint.text_files["chat_template.jinja"] == b"F"
+
+
+def test_tiktoken_ranks_serve_where_there_is_no_tokenizer_json(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.model").write_bytes(b"".join(base64.b64encode(bytes([byte])) + b" %d\n" % byte for byte in range(256)))
+    special = {str(256 + number): {"content": text, "special": True} for number, text in enumerate(SPECIAL_TOKENS)}
+    write_json(tmp_path / "tokenizer_config.json", {"added_tokens_decoder": special, "chat_template": CHAT_TEMPLATE})
+    with open_huggingface(tmp_path) as checkpoint:
+        tokenizer = tokenizers.Tokenizer.from_str(checkpoint.text_files["tokenizer.json"].decode())
+        assert tokenizer.encode("Hi").ids == [257, 258, *b"Hi"]
+        assert "tokenizer.model" not in checkpoint.text_files
 
 
 def test_provenance_says_nothing_of_the_folder(tmp_path: Path) -> None:
