@@ -1,0 +1,55 @@
+"""Which fault happens when: a pure function of the file and its seed, and the log's form of it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sim_devices.faults import Fault, resolve
+
+Act = Literal["start", "end"]
+
+
+@dataclass(frozen=True)
+class PlannedFault:
+    """At a moment between `earliest_seconds` and `latest_seconds` (equal: then), for `for_seconds` (None: until healed)."""
+
+    fault: Fault
+    earliest_seconds: float
+    latest_seconds: float
+    for_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """`number` is the fault's place in its file, from 1: the same for its start and its end."""
+
+    at_ms: int
+    number: int
+    act: Act
+    fault: Fault
+
+
+def timeline(planned: Sequence[PlannedFault], names: Sequence[str], seed: int) -> tuple[Event, ...]:
+    """In order of time, by the seed alone. Each fault has its own chance, so that one more in the file changes no other.
+
+    Raises NotFound for a selector that matches none of `names`.
+    """
+    events = []
+    for number, one in enumerate(planned, 1):
+        chance = random.Random(f"{seed}/{number}")  # of a text: not through hash()
+        at = chance.uniform(one.earliest_seconds, one.latest_seconds)
+        at_ms = round(at * 1000)
+        fault = resolve(one.fault, names, chance)
+        events.append(Event(at_ms, number, "start", fault))
+        if one.for_seconds is not None:
+            events.append(Event(at_ms + round(one.for_seconds * 1000), number, "end", fault))
+    return tuple(sorted(events, key=lambda event: (event.at_ms, event.act == "start", event.number)))
+
+
+def log_line(at_ms: int, number: int, act: Act, what: str, detail: str = "") -> str:
+    """One line of the event log: canonical JSON, time since the scenario's start, never this machine's clock."""
+    return json.dumps({"at_ms": at_ms, "number": number, "act": act, "what": what, "detail": detail}, ensure_ascii=False)
