@@ -66,6 +66,11 @@ class Peer:
             answer.append(int(self._decode([(answer[-1], len(prompt) + len(answer) - 1, 0, True)])[0].argmax()))
         return answer
 
+    def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """[S, V] of at most 512 tokens from the start of a sequence; a view that the next call overwrites."""
+        llama_cpp.llama_memory_clear(self._memory, False)
+        return self._decode([(int(token), position, 0, True) for position, token in enumerate(token_ids)])
+
     def _prefill(self, sequence: int, prompt: Sequence[int]) -> int:
         rows = [(token, position, sequence, position == len(prompt) - 1) for position, token in enumerate(prompt)]
         for start in range(0, len(rows), 512):

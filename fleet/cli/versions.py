@@ -1,0 +1,85 @@
+"""An artifact as `quantize.quality` walks it: layer by layer on the engine that devices run. Needs onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from device.engine.stage import OutputHead, StageEngine
+from device.stage_spec import Cost, Generation, Shape, StageSpec
+from fleet.stage_request import row_multiple
+from protos.dtypes import KvDtype
+from protos.ids import PipelineId
+from protos.manifest import Manifest
+from quantize.blocks import Floats
+from quantize.graph import build_stage_graph
+from quantize.parts import HEAD, stage_parts
+from quantize.quality.walk import Rows, Run
+
+
+@dataclass(frozen=True)
+class EngineVersion:
+    """See `quantize.quality.walk.Version`. `window` is the longest sequence's tokens."""
+
+    manifest: Manifest
+    blob_folder: Path
+    window: int
+    threads: int = 1
+    kv_dtype: KvDtype = "float32"
+
+    @property
+    def layers(self) -> int:
+        return self.manifest.config.layers
+
+    @contextmanager
+    def layer(self, number: int) -> Iterator[Run]:
+        engine = StageEngine(self.spec(number, number + 1), self.blob_folder, self.threads)
+
+        def run(rows: Rows) -> Floats:
+            engine.groups[0].free_all()
+            return engine.prefill(0, 0, 0, rows)
+
+        yield run
+
+    @contextmanager
+    def head(self) -> Iterator[Run]:
+        head = OutputHead(self.spec(0, 1), self.blob_folder, self.threads)
+        yield lambda rows: head.logits(rows.astype(np.float32, copy=False))
+
+    def spec(self, start: int, stop: int) -> StageSpec:
+        """Of the stage of layers [start, stop), with embedding and output head when it begins at 0; two slots."""
+        config, first = self.manifest.config, start == 0
+        body = [part for part in stage_parts(config, start, stop, head=first) if part != HEAD]
+        context = self.window + self.window % 2
+        return StageSpec(
+            generation=Generation("evaluation", 1),
+            pipeline=PipelineId("evaluation"),
+            manifest=self.manifest.digest,
+            epoch=1,
+            stage=0 if first else 1,
+            stages=1 if first else 2,
+            parts=(*body, HEAD) if first else tuple(body),
+            blobs=(),
+            shape=Shape(
+                hidden_size=config.hidden_size,
+                vocab_size=config.vocab_size,
+                first_layer=start,
+                stop_layer=stop,
+                kv_heads=config.kv_heads,
+                head_dim=config.head_dim,
+                context=context,
+                groups=1,
+                slots_per_group=2,
+                prefill_chunk=context,
+                row_multiple=row_multiple(self.manifest),
+                kv_dtype=self.kv_dtype,
+            ),
+            graph=build_stage_graph(self.manifest, body, kv_dtype=self.kv_dtype),
+            head_graph=build_stage_graph(self.manifest, [HEAD]) if first else b"",
+            next=None,
+            cost=Cost(0, 0, 0, 0, 0, 0, 0),
+        )

@@ -1,0 +1,1 @@
+"""How much of a checkpoint's quality its artifact keeps."""
