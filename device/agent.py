@@ -1,4 +1,4 @@
-"""The agent: composes identity, blob store, stages, services and announcement, and runs until it is told to stop."""
+"""The agent: composes identity, blob store, device, server and announcement, and runs until it is told to stop."""
 
 from __future__ import annotations
 
@@ -9,19 +9,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc.aio
-
 from device.announce import Announcement
 from device.blobs import BlobStore
+from device.device import Device
 from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
-from device.host import StageHost
 from device.identity import insecure_identity, load_identity
-from device.pipeline.service import PipelineService
-from device.services import DeviceService
-from device.telemetry import Telemetry
 from protos import transport
-from protos.v1 import device_pb2_grpc, pipeline_pb2_grpc
 
 # A stream that is being written gets this long to end by itself.
 GRACE_SECONDS = 0.5
@@ -66,19 +60,13 @@ class Agent:
         blobs = await asyncio.to_thread(BlobStore, config.state / "blobs")
         async with AsyncExitStack() as stack:
             prepacked = await asyncio.to_thread(PrepackedStages, config.state / "prepacked", blobs.free_bytes)
-            host = StageHost(identity.device_id, self._hardware, blobs, identity.credentials, prepacked)
-            await stack.enter_async_context(host)
-            telemetry = Telemetry(identity.device_id, self._hardware, host)
-            device = DeviceService(identity.device_id, config.name, config.labels, self._hardware, blobs, host, telemetry)
-
-            def register(server: grpc.aio.Server) -> None:
-                device_pb2_grpc.add_DeviceServicer_to_server(device, server)
-                pipeline_pb2_grpc.add_PipelineServicer_to_server(PipelineService(host, identity.credentials), server)
-
+            me, credentials = identity.device_id, identity.credentials
+            device = Device(me, config.name, self._hardware, blobs, credentials, labels=config.labels, prepacked=prepacked)
+            await stack.enter_async_context(device)
             bind = f"{config.host}:{config.port}"
-            server, port = await transport.serve(bind, identity.device_id, identity.credentials, register)
+            server, port = await transport.serve(bind, me, credentials, device.register)
             stack.push_async_callback(server.stop, GRACE_SECONDS)
-            await stack.enter_async_context(Announcement(identity.device_id, identity.fleet_id, port, config.interfaces))
+            await stack.enter_async_context(Announcement(me, identity.fleet_id, port, config.interfaces))
             self._stack = stack.pop_all()
         return f"{config.host}:{port}"
 

@@ -22,14 +22,18 @@ TXT_VERSION = 1
 _log = logging.getLogger(__name__)
 
 
-def service_info(device: DeviceId, fleet: FleetId, port: int, addresses: Sequence[str]) -> AsyncServiceInfo:
-    """The advert: its TXT record (RFC 6763 section 6; under 200 bytes) only hints, TLS decides who answers."""
+def service_info(device: DeviceId, fleet: FleetId, port: int, addresses: Sequence[str], *, gateway: bool = False) -> AsyncServiceInfo:
+    """The advert: its TXT record (RFC 6763 section 6; under 200 bytes) only hints, TLS decides who answers.
+
+    A gateway says that it is one (role), and nothing of what is behind it.
+    """
+    properties = {"txtvers": str(TXT_VERSION), "fleet": fleet, "id": device, "p": str(PROTOCOL_VERSION)}
     return AsyncServiceInfo(
         SERVICE_TYPE,
         f"{device}.{SERVICE_TYPE}",
         port=port,
         parsed_addresses=list(addresses),
-        properties={"txtvers": str(TXT_VERSION), "fleet": fleet, "id": device, "p": str(PROTOCOL_VERSION)},
+        properties=properties | ({"role": "gateway"} if gateway else {}),
         server=f"{device}.local.",
     )
 
@@ -43,9 +47,16 @@ class Announcement:
     """
 
     def __init__(
-        self, device: DeviceId, fleet: FleetId, port: int, interfaces: Sequence[str] = (), shared: AsyncZeroconf | None = None
+        self,
+        device: DeviceId,
+        fleet: FleetId,
+        port: int,
+        interfaces: Sequence[str] = (),
+        shared: AsyncZeroconf | None = None,
+        *,
+        gateway: bool = False,
     ) -> None:
-        self._device, self._fleet, self._port = device, fleet, port
+        self._device, self._fleet, self._port, self._gateway = device, fleet, port, gateway
         self._interfaces = tuple(interfaces) or _reachable_addresses()
         self._shared = shared
         self._stack = AsyncExitStack()
@@ -73,7 +84,7 @@ class Announcement:
         if responder is not self._shared:
             stack.push_async_callback(responder.async_close)
         await responder.zeroconf.async_wait_for_start()
-        info = service_info(self._device, self._fleet, self._port, usable)
+        info = service_info(self._device, self._fleet, self._port, usable, gateway=self._gateway)
         # No probing for a clash of names (RFC 6762 section 8.1, 1.2 s): an id is the hash of a key of our own.
         announcing = await responder.async_register_service(info, cooperating_responders=True)
         stack.push_async_callback(_say_goodbye, responder, info, asyncio.ensure_future(announcing))

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol, Self
 
 from protos.errors import Busy, Corrupt, FleetError, InvalidInput, NoSpace, NotFound
 from protos.ids import Digest
@@ -19,6 +20,31 @@ _READ_BYTES = 1 << 20
 # Below this, the file system is left alone: an agent that fills its disk cannot even log.
 RESERVE_BYTES = 16 << 20
 _FREE_DISK = "free some disk on the device"
+
+
+class Arriving(Protocol):
+    """One blob on its way in; see Arrival."""
+
+    received_bytes: int
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def catch_up(self) -> None: ...
+    def write(self, chunk: bytes) -> None: ...
+    def finish(self) -> None: ...
+
+
+class Blobs(Protocol):
+    """What an agent asks of its store; see BlobStore."""
+
+    folder: Path
+
+    def has(self, digest: Digest) -> bool: ...
+    def present_bytes(self, digest: Digest) -> int: ...
+    def free_bytes(self) -> int: ...
+    def arrive(self, digest: Digest, size_bytes: int, offset: int) -> Arriving: ...
+    def verify(self, digest: Digest) -> None: ...
+    def retain(self, keep: Iterable[Digest]) -> int: ...
 
 
 class BlobStore:

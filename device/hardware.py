@@ -28,6 +28,7 @@ class AcceleratorInfo:
     joules_per_byte: float
     joules_per_mac: float
     energy_source: telemetry_pb2.EnergySource
+    hollow: bool = False  # it computes nothing: of use to the control plane only
 
 
 @dataclass(frozen=True)

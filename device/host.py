@@ -8,9 +8,9 @@ from collections.abc import Set
 from dataclasses import dataclass
 from types import TracebackType
 
-from device.blobs import BlobStore
+from device.blobs import Blobs
+from device.engine.opening import Engine, OpenStage, Output, open_stage
 from device.engine.prepacked import Prepacked, PrepackedStages
-from device.engine.stage import OutputHead, StageEngine
 from device.hardware import Hardware
 from device.pipeline.head import Head
 from device.pipeline.stage import ModelledClock, Stage
@@ -39,9 +39,10 @@ class StageHost:
         self,
         device: DeviceId,
         hardware: Hardware,
-        blobs: BlobStore,
+        blobs: Blobs,
         credentials: Credentials | None,
         prepacked: PrepackedStages | None = None,
+        opener: OpenStage = open_stage,
     ) -> None:
         """Without `prepacked` every load packs the weights anew."""
         self._device = device
@@ -49,6 +50,7 @@ class StageHost:
         self._blobs = blobs
         self._credentials = credentials
         self._prepacked = prepacked
+        self._opener = opener
         self._clock = ModelledClock()
         self._loaded: dict[PipelineId, Loaded] = {}
         self._highest: dict[str, int] = {}
@@ -56,12 +58,11 @@ class StageHost:
         self._sweeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> StageHost:
-        self._sweeper = asyncio.create_task(self._free_orphans(), name="orphan sweeper")
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        assert self._sweeper
-        self._sweeper.cancel()
+        if self._sweeper:
+            self._sweeper.cancel()
         for pipeline in list(self._loaded):
             await self._drop(pipeline)
 
@@ -105,6 +106,8 @@ class StageHost:
             stage, output = await in_thread(self._build, spec)
             head = await Head(stage, output, self._credentials).__aenter__() if output else None
             self._loaded[spec.pipeline] = Loaded(stage, head, self._save(spec))
+            if self._sweeper is None:
+                self._sweeper = asyncio.create_task(self._free_orphans(), name="orphan sweeper")
         return time.perf_counter() - start
 
     async def unload(self, generation: Generation, pipeline: PipelineId) -> None:
@@ -150,7 +153,7 @@ class StageHost:
             raise Conflict(f"pipeline {pipeline} is at epoch {loaded.stage.spec.epoch} here, the call is for epoch {epoch}")
         return loaded
 
-    def _build(self, spec: StageSpec) -> tuple[Stage, OutputHead | None]:
+    def _build(self, spec: StageSpec) -> tuple[Stage, Output | None]:
         threads = self._hardware.info.threads
         saved = self._prepacked.find(spec, threads) if self._prepacked else None
         for digest in spec.blobs:
@@ -168,11 +171,8 @@ class StageHost:
             engine, output = self._open(spec, None)
         return Stage(spec, engine, self._hardware, self._device, self._clock), output
 
-    def _open(self, spec: StageSpec, saved: Prepacked | None) -> tuple[StageEngine, OutputHead | None]:
-        folder, threads = self._blobs.folder, self._hardware.info.threads
-        # The head first: while its one large matrix is packed it is there three times, which shows less before the layers are there.
-        output = OutputHead(spec, folder, threads, saved.head if saved else None) if spec.is_head else None
-        return StageEngine(spec, folder, threads, saved.stage if saved else None), output
+    def _open(self, spec: StageSpec, saved: Prepacked | None) -> tuple[Engine, Output | None]:
+        return self._opener(spec, self._blobs.folder, self._hardware.info.threads, saved)
 
     def _specs(self) -> list[StageSpec]:
         return [loaded.stage.spec for loaded in self._loaded.values()]

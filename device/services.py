@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import grpc.aio
 
-from device.blobs import BlobStore
+from device.blobs import Blobs
 from device.hardware import Hardware
 from device.host import StageHost
 from device.stage_spec import parse_generation, parse_spec
@@ -34,29 +34,32 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
     name: str
     labels: dict[str, str]
     hardware: Hardware
-    blobs: BlobStore
+    blobs: Blobs
     host: StageHost
     telemetry: Telemetry
+
+    def describe(self) -> pb.DeviceDescription:
+        info = self.hardware.info
+        return pb.DeviceDescription(
+            protocol_version=PROTOCOL_VERSION,
+            device_id=self.device,
+            name=self.name,
+            agent_version=AGENT_VERSION,
+            boot_id=self.telemetry.boot_id,
+            accelerator=pb.Accelerator(**{name: getattr(info, name) for name in info.__dataclass_fields__}),
+            memory_bytes=self.hardware.memory_bytes,
+            memory_used_bytes=self.host.memory_used_bytes,
+            storage_free_bytes=self.blobs.free_bytes(),
+            dialects=DIALECTS,
+            stages=self.host.statuses(),
+            labels={"machine": platform.machine(), **self.labels},
+        )
 
     async def Describe(  # noqa: N802 (gRPC's names)
         self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DeviceDescription]
     ) -> pb.DeviceDescription:
         async with answered(context):
-            info = self.hardware.info
-            return pb.DeviceDescription(
-                protocol_version=PROTOCOL_VERSION,
-                device_id=self.device,
-                name=self.name,
-                agent_version=AGENT_VERSION,
-                boot_id=self.telemetry.boot_id,
-                accelerator=pb.Accelerator(**{name: getattr(info, name) for name in info.__dataclass_fields__}),
-                memory_bytes=self.hardware.memory_bytes,
-                memory_used_bytes=self.host.memory_used_bytes,
-                storage_free_bytes=self.blobs.free_bytes(),
-                dialects=DIALECTS,
-                stages=self.host.statuses(),
-                labels={"machine": platform.machine(), **self.labels},
-            )
+            return self.describe()
 
     async def StatBlobs(  # noqa: N802
         self, request: pb.StatBlobsRequest, context: grpc.aio.ServicerContext[pb.StatBlobsRequest, pb.StatBlobsReply]

@@ -65,6 +65,7 @@ class Cost:
 class Hop:
     device: DeviceId
     address: str
+    gateway: DeviceId | None = None  # that answers there for the device
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,17 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
         shape=shape,
         graph=message.graph,
         head_graph=message.head_graph,
-        next=Hop(DeviceId(message.next.device_id), message.next.address) if message.HasField("next") else None,
+        next=_hop(message.next) if message.HasField("next") else None,
         cost=Cost(**{name: getattr(message.cost, name) for name in Cost.__dataclass_fields__}),
     )
     _check(spec)
     if spec.next:
         split_address(spec.next.address)
     return spec
+
+
+def _hop(message: pb.Hop) -> Hop:
+    return Hop(DeviceId(message.device_id), message.address, DeviceId(message.gateway_id) if message.gateway_id else None)
 
 
 def _shape(message: pb.StageShape) -> Shape:

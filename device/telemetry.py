@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import psutil
 
@@ -13,31 +15,61 @@ from protos.ids import DeviceId
 from protos.v1 import telemetry_pb2 as pb
 
 
+@dataclass(frozen=True)
+class ProcessReading:
+    """What the agent itself takes of its machine."""
+
+    rss_bytes: int
+    cpu_seconds: float
+
+
+def this_process() -> Callable[[], ProcessReading]:
+    process = psutil.Process()
+
+    def read() -> ProcessReading:
+        with process.oneshot():
+            cpu = process.cpu_times()
+            return ProcessReading(process.memory_info().rss, cpu.user + cpu.system)
+
+    return read
+
+
 class Telemetry:
     """Makes samples of one boot of the agent."""
 
-    def __init__(self, device: DeviceId, hardware: Hardware, host: StageHost) -> None:
-        self.boot_id = uuid.uuid4().hex
+    def __init__(
+        self,
+        device: DeviceId,
+        hardware: Hardware,
+        host: StageHost,
+        *,
+        boot_id: str = "",
+        process: Callable[[], ProcessReading] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`boot_id`: a fresh one unless given; `clock` in seconds, monotonic."""
+        self.boot_id = boot_id or uuid.uuid4().hex
         self._device = device
         self._hardware = hardware
         self._host = host
-        self._started = time.monotonic()
+        self._clock = clock
+        self._started = clock()
         self._index = 0
-        self._process = psutil.Process()
+        self._process = process or this_process()
         self._before = (0.0, 0.0)  # joules, seconds at the sample before
 
     def sample(self) -> pb.TelemetrySample:
-        cpu = self._process.cpu_times()
+        process = self._process()
         sample = pb.TelemetrySample(
             device_id=self._device,
             boot_id=self.boot_id,
             index=self._index,
-            uptime_seconds=time.monotonic() - self._started,
+            uptime_seconds=self._clock() - self._started,
             gauges=pb.Gauges(
                 temperature_celsius=self._hardware.temperature_celsius(),
                 memory_used_bytes=self._host.memory_used_bytes,
-                process_rss_bytes=self._process.memory_info().rss,
-                process_cpu_seconds=cpu.user + cpu.system,
+                process_rss_bytes=process.rss_bytes,
+                process_cpu_seconds=process.cpu_seconds,
             ),
             pipelines=[_counters(loaded) for loaded in self._host.loaded],
         )

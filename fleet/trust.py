@@ -16,9 +16,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fleet.home import locked, write_private
 from protos.errors import Denied, InvalidInput
-from protos.ids import FleetId, device_id, fleet_id, host_name
+from protos.ids import FleetId, device_id, fleet_id, gateway_host_name, host_name
 
-Role = Literal["device", "coordinator"]
+Role = Literal["device", "coordinator", "gateway"]
 Clock = Callable[[], datetime]
 
 # An authority's life is long, because every device must be visited to change it; a member's is a year, renewed in its last third.
@@ -86,7 +86,8 @@ class Authority:
         name = _checked_name(_common_name(request.subject))
         now = self._clock()
         member = device_id(_public_der(key))
-        names = [x509.DNSName(host_name(member)), x509.UniformResourceIdentifier(f"glmfleet://{self.fleet_id}/{role}/{member}")]
+        host = gateway_host_name(member) if role == "gateway" else host_name(member)
+        names = [x509.DNSName(host), x509.UniformResourceIdentifier(f"glmfleet://{self.fleet_id}/{role}/{member}")]
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]  # a stage serves one neighbour and dials the other
         certificate = (
             _builder(_name(name), self.certificate.subject, key, now, min(now + MEMBER_LIFE, self.certificate.not_valid_after_utc))

@@ -21,7 +21,11 @@ _FINGERPRINT = re.compile(r"[a-z2-7]{16}")
 
 def _fingerprint(public_key_der: bytes) -> str:
     """80 bits of SHA-256 over a SubjectPublicKeyInfo: 16 characters of lower-case base32, a valid DNS label."""
-    return base64.b32encode(hashlib.sha256(public_key_der).digest()[:10]).decode().lower()
+    return _base32(public_key_der)
+
+
+def _base32(data: bytes) -> str:
+    return base64.b32encode(hashlib.sha256(data).digest()[:10]).decode().lower()
 
 
 def device_id(public_key_der: bytes) -> DeviceId:
@@ -44,6 +48,20 @@ def parse_device_id(text: str) -> DeviceId:
 def host_name(device: DeviceId) -> str:
     """The DNS name in a device's certificate."""
     return f"{device}.glmfleet.internal"
+
+
+def gateway_host_name(gateway: DeviceId) -> str:
+    """The DNS name in a gateway's certificate: not that of a device, so neither passes for the other."""
+    return f"{gateway}.gateway.glmfleet.internal"
+
+
+def member_id(gateway: DeviceId, local_name: str) -> DeviceId:
+    """The id of the device that a gateway knows as `local_name`.
+
+    A hash of both, so whoever has proven to be this gateway can speak for its own devices and for no other: to find a name that gives
+    another device's id is as hard as to find a key that does.
+    """
+    return DeviceId(_base32(f"glmfleet device {local_name!r} behind gateway {gateway}".encode()))
 
 
 def digest_of(data: bytes) -> Digest:

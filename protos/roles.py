@@ -11,9 +11,10 @@ import grpc
 import grpc.aio
 
 from protos.errors import CODE_KEY, Denied
-from protos.v1 import device_pb2, pipeline_pb2
+from protos.v1 import device_pb2, gateway_pb2, pipeline_pb2
 
 _DEVICE = device_pb2.DESCRIPTOR.services_by_name["Device"].full_name
+_GATEWAY = gateway_pb2.DESCRIPTOR.services_by_name["Gateway"].full_name
 _PIPELINE = pipeline_pb2.DESCRIPTOR.services_by_name["Pipeline"].full_name
 _MEMBER = re.compile(r"glmfleet://[a-z2-7]{16}/(?P<role>[a-z]+)/[a-z2-7]{16}")
 
@@ -22,12 +23,13 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
-def role_for(method: str) -> str | None:
-    """Who may call "/package.Service/Method"; None: nobody, since a method that is not listed here was forgotten here."""
+def roles_for(method: str) -> tuple[str, ...]:
+    """Who may call "/package.Service/Method"; empty: nobody, since a method that is not listed here was forgotten here."""
     service, _, name = method.removeprefix("/").partition("/")
-    if service == _DEVICE:
-        return "coordinator"
-    return {"Generate": "coordinator", "Flow": "device"}.get(name) if service == _PIPELINE else None
+    if service in (_DEVICE, _GATEWAY):
+        return ("coordinator",)
+    # A device behind a gateway dials its neighbour as its gateway.
+    return {"Generate": ("coordinator",), "Flow": ("device", "gateway")}.get(name, ()) if service == _PIPELINE else ()
 
 
 def roles_in(names: list[str]) -> set[str]:
@@ -46,19 +48,20 @@ class OnlyItsRole(grpc.aio.ServerInterceptor):
     ) -> _Handler | None:
         handler = await continuation(details)
         # Who calls is known only to the call's own context, so the check goes around the handler.
-        return None if handler is None else _guarded(handler, str(details.method))
+        return None if handler is None else guarded(handler, str(details.method))
 
 
-def _guarded(handler: _Handler, method: str) -> _Handler:
+def guarded(handler: _Handler, method: str) -> _Handler:
+    """The handler of `method`, for callers that have a role for it alone."""
     (kind,) = [kind for kind in _KINDS if getattr(handler, kind)]
     serve = getattr(handler, kind)
-    required = role_for(method)
+    allowed = roles_for(method)
 
     async def check(context: _Context) -> None:
         found = roles_in([uri.decode(errors="replace") for uri in context.auth_context().get("peer_uri", ())])
-        if required not in found:
+        if found.isdisjoint(allowed):
             who = f"a {' and '.join(sorted(found))}" if found else "nobody of the fleet"
-            error = Denied(f"{method.rpartition('/')[2]} is for a {required or 'nobody'}; the caller is {who}")
+            error = Denied(f"{method.rpartition('/')[2]} is for {_either(allowed)}; the caller is {who}")
             await context.abort(error.status, error.detail, ((CODE_KEY, "Denied"),))
 
     async def answer(request: Any, context: _Context) -> Any:
@@ -75,3 +78,7 @@ def _guarded(handler: _Handler, method: str) -> _Handler:
         answers if inspect.isasyncgenfunction(serve) else answer, handler.request_deserializer, handler.response_serializer
     )
     return wrapped
+
+
+def _either(roles: tuple[str, ...]) -> str:
+    return f"a {' or '.join(roles)}" if roles else "nobody"

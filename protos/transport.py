@@ -1,19 +1,22 @@
-"""All dialling and serving: TLS both ways, keepalive, limits, and the name of the device each call is for."""
+"""All dialling and serving: TLS both ways, keepalive, limits, and the name of the device each call is for.
+
+The module is a `Network`: what takes one can be given another (protos.memory) in its place.
+"""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
 import grpc.aio
 
 from protos.errors import Denied, InvalidInput
-from protos.ids import DeviceId, host_name
+from protos.ids import DeviceId, gateway_host_name, host_name
 from protos.roles import OnlyItsRole
-from protos.v1 import device_pb2_grpc, pipeline_pb2_grpc
+from protos.v1 import device_pb2_grpc, gateway_pb2_grpc, pipeline_pb2_grpc
 
 DEVICE_KEY = "glmfleet-device"
 CHUNK_BYTES = 512 * 1024  # of a blob, one message: loopback reaches its best rate from about 256 KiB on
@@ -71,9 +74,31 @@ def _check_plaintext(host: str) -> None:
         raise Denied(f"plaintext is for loopback only, not for {host}", advice="leave --insecure out: TLS needs no set-up")
 
 
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Register: TypeAlias = "Callable[[grpc.aio.Server], None]"
+
+
+class Methods:
+    """What a device answers, by "/package.Service/Method": for a gateway, whose server answers for many."""
+
+    def __init__(self, register: Register) -> None:
+        """`register` adds servicers, as to a server."""
+        self._handlers: dict[str, _Handler] = {}
+        register(cast(grpc.aio.Server, self))
+
+    def find(self, method: str) -> _Handler | None:
+        return self._handlers.get(method)
+
+    def add_generic_rpc_handlers(self, _handlers: object) -> None:
+        """Part of what generated code does with a server; the other part tells it all."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, _Handler]) -> None:
+        self._handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
+
+
 @dataclass(frozen=True)
 class Peer:
-    """A connection to one device. Stubs' calls take `metadata=peer.metadata`; close with `await peer.channel.close()`."""
+    """A connection to one device, or gateway. Stubs' calls take `metadata=peer.metadata`; close with `await peer.channel.close()`."""
 
     device: DeviceId
     address: str
@@ -83,6 +108,10 @@ class Peer:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         return ((DEVICE_KEY, self.device),)
 
+    def to(self, device: DeviceId) -> Peer:
+        """A device behind this gateway, over the same channel."""
+        return replace(self, device=device)
+
     @property
     def device_stub(self) -> device_pb2_grpc.DeviceAsyncStub:
         return device_pb2_grpc.DeviceStub(self.channel)
@@ -91,11 +120,36 @@ class Peer:
     def pipeline_stub(self) -> pipeline_pb2_grpc.PipelineAsyncStub:
         return pipeline_pb2_grpc.PipelineStub(self.channel)
 
+    @property
+    def gateway_stub(self) -> gateway_pb2_grpc.GatewayAsyncStub:
+        return gateway_pb2_grpc.GatewayStub(self.channel)
 
-def dial(address: str, device: DeviceId, credentials: Credentials | None) -> Peer:
+
+class Served(Protocol):
+    """A server that runs. `stop` ends its calls after `grace` seconds; None: at once."""
+
+    async def stop(self, grace: float | None) -> None: ...
+
+
+class Network(Protocol):
+    """Ways to reach and to be reached; see `dial` and `serve`."""
+
+    def dial(self, address: str, device: DeviceId, credentials: Credentials | None, gateway: DeviceId | None = None) -> Peer: ...
+
+    async def serve(
+        self,
+        bind: str,
+        device: DeviceId,
+        credentials: Credentials | None,
+        register: Register,
+        behind: Mapping[DeviceId, Methods] | None = None,
+    ) -> tuple[Served, int]: ...
+
+
+def dial(address: str, device: DeviceId, credentials: Credentials | None, gateway: DeviceId | None = None) -> Peer:
     """A channel to `device` at "host:port"; lazy, so errors come with the first call.
 
-    With credentials both sides prove who they are, and the far side must be `device`.
+    With credentials both sides prove who they are, and the far side must be `device`, or the `gateway` that answers for it.
     None is plaintext, on loopback only (Denied otherwise).
     """
     host, _ = split_address(address)
@@ -103,18 +157,16 @@ def dial(address: str, device: DeviceId, credentials: Credentials | None) -> Pee
         _check_plaintext(host)
         return Peer(device, address, grpc.aio.insecure_channel(address, options=_CLIENT))
     tls = grpc.ssl_channel_credentials(credentials.authority, credentials.private_key, credentials.certificate)
-    options = [*_CLIENT, ("grpc.ssl_target_name_override", host_name(device))]
-    return Peer(device, address, grpc.aio.secure_channel(address, tls, options=options))
-
-
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+    name = gateway_host_name(gateway) if gateway else host_name(device)
+    return Peer(device, address, grpc.aio.secure_channel(address, tls, options=[*_CLIENT, ("grpc.ssl_target_name_override", name)]))
 
 
 class _AddressedTo(grpc.aio.ServerInterceptor):
     """Refuses calls that name another device: an address that changed hands must not get this device's work."""
 
-    def __init__(self, device: DeviceId) -> None:
+    def __init__(self, device: DeviceId, behind: Mapping[DeviceId, Methods] | None) -> None:
         self._device = device
+        self._behind = behind
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]], details: grpc.HandlerCallDetails
@@ -122,25 +174,34 @@ class _AddressedTo(grpc.aio.ServerInterceptor):
         named = [str(value) for key, value in details.invocation_metadata or () if key == DEVICE_KEY]
         if named == [self._device]:
             return await continuation(details)
+        if self._behind is not None and len(named) == 1 and (methods := self._behind.get(DeviceId(named[0]))):
+            return methods.find(str(details.method))
 
         async def refuse(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             whom = named[0][:40] if named else "nobody"
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"this is device {self._device}, the call is for {whom}")
+            who = f"device {self._device}" if self._behind is None else f"gateway {self._device}"
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"this is {who}, the call is for {whom}")
 
         # A stream whatever the call is: a unary handler would first wait for a message.
         return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 async def serve(
-    bind: str, device: DeviceId, credentials: Credentials | None, register: Callable[[grpc.aio.Server], None]
-) -> tuple[grpc.aio.Server, int]:
+    bind: str,
+    device: DeviceId,
+    credentials: Credentials | None,
+    register: Register,
+    behind: Mapping[DeviceId, Methods] | None = None,
+) -> tuple[Served, int]:
     """Start a server for `device` at "host:port" (port 0: any free one); returns it and the port it got.
 
+    With `behind`, `device` is a gateway, and calls that name one of these are answered by its methods; the mapping may change meanwhile.
     With credentials callers prove that they are of the fleet, and may call what their role allows; plaintext knows no roles.
     Raises InvalidInput when the port is taken or the host is not ours, Denied for plaintext off loopback.
     """
     host, _, _ = bind.rpartition(":")
-    interceptors: Sequence[grpc.aio.ServerInterceptor] = [_AddressedTo(device), *([OnlyItsRole()] if credentials else [])]
+    # The role first: it then stands before what is behind a gateway, too.
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = [*([OnlyItsRole()] if credentials else []), _AddressedTo(device, behind)]
     server = grpc.aio.server(interceptors=interceptors, options=_SERVER)
     register(server)
     try:

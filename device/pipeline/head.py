@@ -10,7 +10,8 @@ from types import TracebackType
 
 import numpy as np
 
-from device.engine.stage import OutputHead, Rows
+from device.engine.opening import Output
+from device.engine.stage import Rows
 from device.pipeline.clients import Client, Track, parse_submit
 from device.pipeline.link import Link
 from device.pipeline.relay import WINDOW, FlowContext, Microbatches
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 class Head:
     """Runs one pipeline's decode loop on this device. An async context manager."""
 
-    def __init__(self, stage: Stage, output: OutputHead, credentials: Credentials | None) -> None:
+    def __init__(self, stage: Stage, output: Output, credentials: Credentials | None) -> None:
         self.stage = stage
         self._output = output
         self._credentials = credentials

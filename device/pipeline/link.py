@@ -31,7 +31,7 @@ class Link:
             ring_id=ring_id,
             wire_dtype=spec.shape.wire_dtype,
         )
-        self._peer = dial(hop.address, hop.device, credentials)
+        self._peer = dial(hop.address, hop.device, credentials, hop.gateway)
         self._call: grpc.aio.StreamStreamCall[pb.FlowMessage, pb.FlowReply] | None = None
         self._credit = 0
         self._credit_came = asyncio.Event()

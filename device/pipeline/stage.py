@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from device.engine.stage import Rows, StageEngine, Tokens
+from device.engine.opening import Engine
+from device.engine.stage import Rows, Tokens
 from device.hardware import Hardware, RunReport, Work
 from device.pipeline.wire import decode
 from device.pipeline.work import decode_work, prefill_work, together
@@ -75,7 +76,7 @@ class Stage:
     """One stage of one pipeline on this device. One step at a time: the caller keeps the order."""
 
     spec: StageSpec
-    engine: StageEngine
+    engine: Engine
     hardware: Hardware
     device: DeviceId
     clock: ModelledClock

@@ -47,7 +47,7 @@ class DeviceDescription(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., device_id: _Optional[str] = ..., name: _Optional[str] = ..., agent_version: _Optional[str] = ..., boot_id: _Optional[str] = ..., accelerator: _Optional[_Union[Accelerator, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., storage_free_bytes: _Optional[int] = ..., dialects: _Optional[_Iterable[str]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Accelerator(_message.Message):
-    __slots__ = ("profile", "description", "simulated", "pace", "threads", "memory_bandwidth_bytes_per_second", "macs_per_second", "launch_seconds", "idle_watts", "joules_per_byte", "joules_per_mac", "energy_source")
+    __slots__ = ("profile", "description", "simulated", "pace", "threads", "memory_bandwidth_bytes_per_second", "macs_per_second", "launch_seconds", "idle_watts", "joules_per_byte", "joules_per_mac", "energy_source", "hollow")
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,7 @@ class Accelerator(_message.Message):
     JOULES_PER_BYTE_FIELD_NUMBER: _ClassVar[int]
     JOULES_PER_MAC_FIELD_NUMBER: _ClassVar[int]
     ENERGY_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    HOLLOW_FIELD_NUMBER: _ClassVar[int]
     profile: str
     description: str
     simulated: bool
@@ -72,7 +73,8 @@ class Accelerator(_message.Message):
     joules_per_byte: float
     joules_per_mac: float
     energy_source: _telemetry_pb2.EnergySource
-    def __init__(self, profile: _Optional[str] = ..., description: _Optional[str] = ..., simulated: _Optional[bool] = ..., pace: _Optional[str] = ..., threads: _Optional[int] = ..., memory_bandwidth_bytes_per_second: _Optional[float] = ..., macs_per_second: _Optional[float] = ..., launch_seconds: _Optional[float] = ..., idle_watts: _Optional[float] = ..., joules_per_byte: _Optional[float] = ..., joules_per_mac: _Optional[float] = ..., energy_source: _Optional[_Union[_telemetry_pb2.EnergySource, str]] = ...) -> None: ...
+    hollow: bool
+    def __init__(self, profile: _Optional[str] = ..., description: _Optional[str] = ..., simulated: _Optional[bool] = ..., pace: _Optional[str] = ..., threads: _Optional[int] = ..., memory_bandwidth_bytes_per_second: _Optional[float] = ..., macs_per_second: _Optional[float] = ..., launch_seconds: _Optional[float] = ..., idle_watts: _Optional[float] = ..., joules_per_byte: _Optional[float] = ..., joules_per_mac: _Optional[float] = ..., energy_source: _Optional[_Union[_telemetry_pb2.EnergySource, str]] = ..., hollow: _Optional[bool] = ...) -> None: ...
 
 class StageStatus(_message.Message):
     __slots__ = ("pipeline_id", "manifest_digest", "epoch", "stage", "parts", "generation", "open_sequences", "memory_bytes")
@@ -241,12 +243,14 @@ class StageCost(_message.Message):
     def __init__(self, weight_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., macs_per_row: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., head_read_bytes: _Optional[int] = ..., head_macs_per_row: _Optional[int] = ..., attention_macs_per_position: _Optional[int] = ...) -> None: ...
 
 class Hop(_message.Message):
-    __slots__ = ("device_id", "address")
+    __slots__ = ("device_id", "address", "gateway_id")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_ID_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     address: str
-    def __init__(self, device_id: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+    gateway_id: str
+    def __init__(self, device_id: _Optional[str] = ..., address: _Optional[str] = ..., gateway_id: _Optional[str] = ...) -> None: ...
 
 class LoadStageReply(_message.Message):
     __slots__ = ("memory_bytes", "load_seconds")

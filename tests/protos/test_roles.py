@@ -12,10 +12,10 @@ import pytest
 from fleet.trust import Role
 from protos.errors import Conflict, Denied, FleetError, InvalidInput, NotFound, remote
 from protos.ids import digest_of
-from protos.roles import role_for, roles_in
+from protos.roles import roles_for, roles_in
 from protos.transport import Peer, dial
 from protos.v1 import device_pb2 as pb
-from protos.v1 import pipeline_pb2
+from protos.v1 import gateway_pb2, pipeline_pb2
 from tests.support.fake_device import FakeDevice
 from tests.support.members import TestFleet
 
@@ -86,7 +86,7 @@ async def test_a_coordinator_can(tmp_path: Path, method: str) -> None:
 
 async def test_only_a_device_is_a_neighbour_on_the_ring(tmp_path: Path) -> None:
     async with called_by(tmp_path, "coordinator") as (_, peer):
-        with pytest.raises(Denied, match="Flow is for a device; the caller is a coordinator"):
+        with pytest.raises(Denied, match="Flow is for a device or gateway; the caller is a coordinator"):
             await call(peer, "Flow")
     async with called_by(tmp_path, "device") as (_, peer):
         with pytest.raises(FleetError) as caught:
@@ -97,17 +97,17 @@ async def test_only_a_device_is_a_neighbour_on_the_ring(tmp_path: Path) -> None:
 def test_every_method_of_the_contract_is_for_somebody() -> None:
     methods = [
         f"/{service.full_name}/{method.name}"
-        for file in (pb.DESCRIPTOR, pipeline_pb2.DESCRIPTOR)
+        for file in (pb.DESCRIPTOR, gateway_pb2.DESCRIPTOR, pipeline_pb2.DESCRIPTOR)
         for service in file.services_by_name.values()
         for method in service.methods
     ]
-    assert len(methods) == 9
-    assert {role_for(method) for method in methods} == {"coordinator", "device"}
+    assert len(methods) == 10
+    assert {roles_for(method) for method in methods} == {("coordinator",), ("device", "gateway")}
 
 
 @pytest.mark.parametrize("method", ["/glmfleet.v1.Pipeline/Forgotten", "/other.Service/Describe", "", "/"])
 def test_what_is_not_listed_is_for_nobody(method: str) -> None:
-    assert role_for(method) is None
+    assert roles_for(method) == ()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,39 @@
+from protos.v1 import device_pb2 as _device_pb2
+from protos.v1 import telemetry_pb2 as _telemetry_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class WatchGatewayRequest(_message.Message):
+    __slots__ = ("interval_seconds",)
+    INTERVAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    interval_seconds: float
+    def __init__(self, interval_seconds: _Optional[float] = ...) -> None: ...
+
+class GatewayReport(_message.Message):
+    __slots__ = ("protocol_version", "name", "members", "samples", "gone", "round_complete")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
+    ROUND_COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    name: str
+    members: _containers.RepeatedCompositeFieldContainer[GatewayMember]
+    samples: _containers.RepeatedCompositeFieldContainer[_telemetry_pb2.TelemetrySample]
+    gone: _containers.RepeatedScalarFieldContainer[str]
+    round_complete: bool
+    def __init__(self, protocol_version: _Optional[int] = ..., name: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GatewayMember, _Mapping]]] = ..., samples: _Optional[_Iterable[_Union[_telemetry_pb2.TelemetrySample, _Mapping]]] = ..., gone: _Optional[_Iterable[str]] = ..., round_complete: _Optional[bool] = ...) -> None: ...
+
+class GatewayMember(_message.Message):
+    __slots__ = ("local_name", "description")
+    LOCAL_NAME_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    local_name: str
+    description: _device_pb2.DeviceDescription
+    def __init__(self, local_name: _Optional[str] = ..., description: _Optional[_Union[_device_pb2.DeviceDescription, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,50 @@
+"""A stage that holds nothing: it loads at once, keeps the slots' lengths, and refuses to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from device.engine.opening import Engine, Output
+from device.engine.prepacked import Prepacked
+from device.engine.stage import Rows, Tokens
+from device.stage_spec import StageSpec
+from sim_devices.hollow.hardware import refusal
+
+
+@dataclass
+class HollowGroup:
+    lengths: list[int]
+
+    def free_all(self) -> None:
+        self.lengths = [0] * len(self.lengths)
+
+    def swap(self, one: int, other: int) -> None:
+        self.lengths[one], self.lengths[other] = self.lengths[other], self.lengths[one]
+
+    def copy(self, source: int, target: int, rows: int) -> None:
+        self.lengths[target] = rows
+
+
+class HollowEngine:
+    """Every run raises Conflict: nothing that a hollow device says can pass for an answer."""
+
+    def __init__(self, spec: StageSpec) -> None:
+        self.groups = [HollowGroup([0] * spec.shape.slots_per_group) for _ in range(spec.shape.groups)]
+
+    def prefill(self, group: int, slot: int, start: int, rows: Rows | Tokens) -> Rows:
+        raise refusal()
+
+    def decode(self, group: int, slots: Sequence[int], positions: Sequence[int], rows: Rows | Tokens) -> Rows:
+        raise refusal()
+
+
+class HollowOutput:
+    def logits(self, hidden: Rows) -> Rows:
+        raise refusal()
+
+
+def open_hollow(spec: StageSpec, blob_folder: Path, threads: int, saved: Prepacked | None) -> tuple[Engine, Output | None]:
+    """In place of device.engine.opening.open_stage. The graphs are not looked into."""
+    return HollowEngine(spec), HollowOutput() if spec.is_head else None
