@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 def fetch(name: str, cache: Path, progress: Progress = lambda done, total: None) -> Path:
     """The file of model `name`, for `open_checkpoint`. Raises NotFound listing the names there are, and what `fetch_smollm2` raises."""
     if name != DEFAULT_MODEL:
-        raise NotFound(f"no model called {name!r} can be pulled", advice=f"models that can: {DEFAULT_MODEL}; or import a checkpoint folder")
+        raise NotFound(f"no model called {name!r} can be pulled", advice=f"models that can: {DEFAULT_MODEL}, or ORG/NAME of a model hub")
     return fetch_smollm2(cache, progress)
 
 

@@ -30,7 +30,17 @@ _INNER = {
     "gate_up.weight": ("mlp.gate_up_proj.weight",),
     "down.weight": ("mlp.down_proj.weight",),
 }
-_LICENSES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
+# What the hub writes in lower case, as SPDX has it; other identifiers are passed on as they are.
+_LICENSES = {
+    "apache-2.0": "Apache-2.0",
+    "mit": "MIT",
+    "bsd-3-clause": "BSD-3-Clause",
+    "cc-by-4.0": "CC-BY-4.0",
+    "cc-by-nc-4.0": "CC-BY-NC-4.0",
+}
+# Says where a folder was pulled from: {"source": "ORG/NAME@commit"}.
+SOURCE_FILE = ".glmfleet.json"
+_HUB_NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 # GLM-4's tokenizer.json is 20 MB.
 _LARGEST_TEXT_BYTES = 128 << 20
 _SLAB_ROWS = 4096
@@ -56,12 +66,7 @@ def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
     if not folder.is_dir():
         raise InvalidInput(f"{folder} is not a folder", advice="give a checkpoint folder with config.json in it")
     plain = parse_json_object(_read(folder, "config.json"), "config.json")
-    generation = (
-        parse_json_object(_read(folder, "generation_config.json"), "generation_config.json")
-        if _has(folder, "generation_config.json")
-        else {}
-    )
-    config = parse_config(plain, generation)
+    config = read_model_config(folder)
     text_files = _text_files(folder)
     with open_tensor_files(folder) as files:
         config = _settle_head(config, files)
@@ -69,6 +74,16 @@ def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
         files.check(tensor for parts in sources.values() for tensor in parts)
         _check_nothing_else(config, sources, files)
         yield HuggingFaceCheckpoint(config, _provenance(folder, plain), text_files, files, sources)
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """What config.json and, where there is one, generation_config.json say, before any weight is there. Raises InvalidInput."""
+    generation = (
+        parse_json_object(_read(folder, "generation_config.json"), "generation_config.json")
+        if _has(folder, "generation_config.json")
+        else {}
+    )
+    return parse_config(parse_json_object(_read(folder, "config.json"), "config.json"), generation)
 
 
 def _sources(config: ModelConfig) -> Sources:
@@ -138,18 +153,21 @@ def _default_template(value: object) -> str:
 def _provenance(folder: Path, config: Mapping[str, Any]) -> Provenance:
     """No path of this machine, and the same from whatever folder the files are read: the manifest's digest hangs on it."""
     name = config.get("_name_or_path")
-    hub_name = name if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) else ""
+    if _has(folder, SOURCE_FILE):
+        name = parse_json_object(_read(folder, SOURCE_FILE), SOURCE_FILE).get("source")
+    hub_name = name if isinstance(name, str) and re.fullmatch(rf"{_HUB_NAME}(@[0-9a-f]+)?", name) else ""
     return Provenance(f"Hugging Face checkpoint {hub_name}".rstrip(), _license(folder), "")
 
 
 def _license(folder: Path) -> str:
-    """What the model card's header states, as an SPDX identifier; "" when it states none that we know."""
+    """What the model card's header states: an SPDX identifier where we know it, the publisher's own name for one of theirs; else ""."""
     if not _has(folder, "README.md"):
         return ""
     card = _read(folder, "README.md").decode(errors="replace")
-    header = re.match(r"---\n(.*?)\n---", card, re.DOTALL)
-    stated = re.search(r"^license:\s*['\"]?([\w.+-]+)", header[1], re.MULTILINE) if header else None
-    return _LICENSES.get(stated[1].lower(), "") if stated else ""
+    header = re.match(r"---\r?\n(.*?)\n---", card, re.DOTALL)
+    stated = dict(re.findall(r"^(license(?:_name)?):\s*['\"]?([\w.+-]{1,64})", header[1], re.MULTILINE)) if header else {}
+    name: str = stated.get("license", "")
+    return stated.get("license_name", name) if name == "other" else _LICENSES.get(name.lower(), name)
 
 
 def _has(folder: Path, name: str) -> bool:

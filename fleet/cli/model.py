@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -34,8 +35,11 @@ RotateOption = Annotated[
 
 @app.command()
 def pull(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that can be had by name: smollm2-135m.")],
-    name: Annotated[str | None, typer.Option("--name", help="What to call it here (default: MODEL).", show_default=False)] = None,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="smollm2-135m, or ORG/NAME of a model hub (HF_ENDPOINT, HF_TOKEN).")],
+    name: Annotated[str | None, typer.Option("--name", help="What to call it here (default: MODEL's name).", show_default=False)] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch, tag or commit on the hub (default: the newest).", show_default=False)
+    ] = None,
     block_size: BlockOption = None,
     rotate: RotateOption = True,
     as_json: JsonOption = False,
@@ -43,9 +47,13 @@ def pull(
 ) -> None:
     """Download a model, quantize it to int8 and keep it.
 
-    Example: glmfleet model pull smollm2-135m
+    A download that broke off goes on where it stopped.
+
+    Example: glmfleet model pull zai-org/glm-edge-1.5b-chat --name glm-edge
     """
-    _tell(pull_model(open_home(home), model, name or model, block_size, rotate), as_json)
+    if revision is not None and not _on_hub(model):
+        raise typer.BadParameter("--revision is for models of a hub, ORG/NAME")
+    _tell(pull_model(open_home(home), model, name or model.rpartition("/")[2].lower(), block_size, rotate, revision), as_json)
 
 
 @app.command("import")
@@ -153,14 +161,20 @@ def rm(name: Annotated[str, typer.Argument(help="The model's name here.")], home
     note(f"{name} removed, {bytes_text(store.remove(name))} freed")
 
 
-def pull_model(home: Home, model: str, name: str, block_size: int | None = None, rotate: bool = True) -> ModelView:
+def pull_model(
+    home: Home, model: str, name: str, block_size: int | None = None, rotate: bool = True, revision: str | None = None
+) -> ModelView:
     """Fetch and quantize, with progress. Raises FleetError."""
     store = ArtifactStore(home.artifacts)
     store.check_name(name)
     if block_size is not None:
         check_block_size(block_size)
     with progress(of_bytes=True) as report:
-        path = fetch(model, home.downloads, lambda done, total: report("download", done, total))
+
+        def told(done: int, total: int) -> None:
+            report("download", done, total)
+
+        path = _from_hub(home, model, revision, told) if _on_hub(model) else fetch(model, home.downloads, told)
     return _quantize(store, path, name, block_size, rotate)
 
 
@@ -175,6 +189,18 @@ def _quantize(store: ArtifactStore, path: Path, name: str, block_size: int | Non
             progress=lambda done, total, part: report("quantize to int8", done, total),
         )
     return model_view(name, manifest)
+
+
+def _on_hub(model: str) -> bool:
+    return "/" in model
+
+
+def _from_hub(home: Home, model: str, revision: str | None, told: Callable[[int, int], None]) -> Path:
+    from quantize.hub.pull import pull as pull_from_hub  # loads the hub's library, half a second
+
+    folder = pull_from_hub(model, home.downloads / "hub", revision, told).folder
+    note(f"the checkpoint stays in {folder}")
+    return folder
 
 
 def _readable(store: ArtifactStore, name: str) -> ModelView | None:

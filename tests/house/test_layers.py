@@ -98,6 +98,13 @@ def test_onnxruntime_is_loaded_in_one_place_where_its_reporting_is_off() -> None
     assert all(within(name, {"device.engine"}) for name in loading)
 
 
+def test_the_hubs_library_is_loaded_in_one_place_where_its_reporting_is_off() -> None:
+    loading = {
+        module_name(path) for path in MODULES for imported, _ in imports(ast.parse(path.read_text())) if "huggingface_hub" in imported
+    }
+    assert loading == {"quantize.hub.pull"}
+
+
 def test_onnxruntime_reports_to_nobody(tmp_path: Path) -> None:
     """Its reporting leaves a file in the temporary folder as soon as it is loaded."""
     environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"} | {"TMPDIR": str(tmp_path)}

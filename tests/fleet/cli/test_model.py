@@ -10,6 +10,7 @@ from quantize.artifact import ArtifactStore
 from tests.support.checkpoints import write_checkpoint
 from tests.support.command import Command
 from tests.support.fake_coordinator import FakeCoordinator
+from tests.support.fake_hub import FakeHub, serving_hub
 
 
 @pytest.fixture
@@ -31,6 +32,26 @@ def test_import_list_show_rm(glmfleet: Command, home: Home, checkpoint: Path) ->
     assert code == 0
     assert err.startswith("mine removed, ")
     assert not list((home.artifacts / "blobs" / "sha256").iterdir())
+
+
+def test_pull_from_a_hub(glmfleet: Command, home: Home, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (checkpoint / "README.md").write_text("---\nlicense: mit\n---\n")
+    with serving_hub(FakeHub({"zai-org/GLM-Tiny": checkpoint})) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        code, out, err = glmfleet("model", "pull", "zai-org/GLM-Tiny", "--home", home.path)
+        assert (code, out) == (0, "")
+        assert "download: 100 %" in err
+        assert err.splitlines()[-1].startswith("glm-tiny: ")
+        assert err.splitlines()[-1].endswith("; MIT")
+        shown = json.loads(glmfleet("model", "show", "glm-tiny", "--json", "--home", home.path)[1])
+        assert shown["source"] == "Hugging Face checkpoint zai-org/GLM-Tiny@0123456789ab"
+        code, out, err = glmfleet("model", "pull", "zai-org/none", "--home", home.path)
+        assert (code, out) == (1, "")
+        assert err.splitlines() == [
+            f"error: {hub.url} has no model zai-org/none, or not for you",
+            "  check the spelling (ORG/NAME); for a private model set HF_TOKEN",
+        ]
+        assert glmfleet("model", "pull", "smollm2-135m", "--revision", "main", "--home", home.path)[0] == 2
 
 
 def test_weights_are_rotated_unless_told_otherwise(glmfleet: Command, home: Home, checkpoint: Path) -> None:
