@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -13,6 +15,10 @@ from device.stage_spec import Shape
 from protos.errors import FleetError, InvalidInput
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
+
+# Tokens that follow what was told by less than this go together. A message a token costs three processes more time than a small model's
+# whole step takes to hand on; a reader sees no difference at 40 a second.
+TOGETHER_SECONDS = 0.025
 
 _REASONS = {
     Ending.STOP: pb.FINISH_REASON_STOP,
@@ -25,14 +31,35 @@ _REASONS = {
 class Client:
     """One Generate stream. `sequences` are its open ones, by its own numbers."""
 
-    events: asyncio.Queue[pb.GenerateEvent] = field(default_factory=asyncio.Queue)
     sequences: dict[int, Sequence] = field(default_factory=dict)
+    _events: asyncio.Queue[pb.GenerateEvent] = field(default_factory=asyncio.Queue)
+    _urgent: asyncio.Event = field(default_factory=asyncio.Event)
+    _taken_at: float = -math.inf
+
+    def tell(self, event: pb.GenerateEvent, *, urgent: bool) -> None:
+        """Urgent is what somebody waits for: an end, the first token of an answer."""
+        self._events.put_nowait(event)
+        if urgent:
+            self._urgent.set()
+
+    async def take(self) -> pb.GenerateEvent:
+        """All that is to be told, as one event: at once if it is urgent, else TOGETHER_SECONDS after the one before at the soonest."""
+        event = await self._events.get()
+        wait_seconds = self._taken_at + TOGETHER_SECONDS - time.monotonic()
+        if wait_seconds > 0 and not self._urgent.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._urgent.wait(), wait_seconds)
+        self._urgent.clear()
+        while not self._events.empty():
+            event.MergeFrom(self._events.get_nowait())
+        self._taken_at = time.monotonic()
+        return event
 
     def refuse(self, number: int, error: FleetError) -> None:
         """Tell that a sequence ended by an error."""
         failure = pb.Failure(code=type(error).__name__, detail=error.detail, retry_after_seconds=error.retry_after_seconds)
         finished = pb.Finished(sequence=number, reason=pb.FINISH_REASON_ERROR, failure=failure)
-        self.events.put_nowait(pb.GenerateEvent(finished=[finished]))
+        self.tell(pb.GenerateEvent(finished=[finished]), urgent=True)
 
 
 @dataclass(eq=False)
@@ -83,7 +110,7 @@ class Track:
         self.client.sequences.pop(self.client_number, None)
         reason = _REASONS[self.sequence.ending]
         finished = pb.Finished(sequence=self.client_number, reason=reason, timing=timing, usage=usage)
-        self.client.events.put_nowait(pb.GenerateEvent(finished=[finished]))
+        self.client.tell(pb.GenerateEvent(finished=[finished]), urgent=True)
 
 
 def parse_submit(message: pb.Submit, shape: Shape) -> Request:

@@ -226,12 +226,15 @@ class Head:
     def _tell(self, told: list[Told]) -> None:
         """One event per client and step."""
         events: dict[Client, pb.GenerateEvent] = {}
+        first: set[Client] = set()
         for item in told:
             track = self._tracks[item.sequence.number]
             event = events.setdefault(track.client, pb.GenerateEvent())
             event.tokens.add(sequence=track.client_number, index=item.index, token_id=item.token)
+            if item.index == len(item.sequence.request.forced_ids):
+                first.add(track.client)
         for client, event in events.items():
-            client.events.put_nowait(event)
+            client.tell(event, urgent=client in first)
 
     def _tell_unseen(self) -> None:
         for sequence in self._scheduler.take_unseen():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,12 +84,7 @@ async def _take_requests(head: Head, client: Client, context: GenerateContext) -
 
 async def _tell_events(client: Client, context: GenerateContext) -> None:
     while True:
-        event = await client.events.get()
-        # What waits already goes along: one message instead of many when the client is behind.
-        with contextlib.suppress(asyncio.QueueEmpty):
-            while True:
-                event.MergeFrom(client.events.get_nowait())
-        await context.write(event)
+        await context.write(await client.take())
 
 
 def _check_version(version: int) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import replace
 
 import pytest
 
+from device.pipeline import clients
 from device.pipeline.clients import Client, Track, parse_submit
 from device.pipeline.sampler import Sampling
 from device.pipeline.scheduler import Ending, Request, Sequence
@@ -54,12 +57,46 @@ def test_the_longest_prompt_that_fits() -> None:
     assert len(parse_submit(submit(prompt_ids=[49] * 19), SHAPE).prompt_ids) == 19
 
 
-def test_a_refusal_is_told_as_an_end() -> None:
+async def test_a_refusal_is_told_as_an_end() -> None:
     client = Client()
     client.refuse(5, Busy("full", retry_after_seconds=1.5))
-    (finished,) = client.events.get_nowait().finished
+    (finished,) = (await client.take()).finished
     assert (finished.sequence, finished.reason) == (5, pb.FINISH_REASON_ERROR)
     assert (finished.failure.code, finished.failure.detail, finished.failure.retry_after_seconds) == ("Busy", "full", 1.5)
+
+
+def tokens(*ids: int) -> pb.GenerateEvent:
+    return pb.GenerateEvent(tokens=[pb.TokenEvent(token_id=id) for id in ids])
+
+
+def ids(event: pb.GenerateEvent) -> list[int]:
+    return [token.token_id for token in event.tokens]
+
+
+async def test_tokens_go_together_until_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "TOGETHER_SECONDS", 3600.0)
+    client = Client()
+    client.tell(tokens(1), urgent=True)
+    assert ids(await client.take()) == [1]
+    client.tell(tokens(2), urgent=False)
+    taking = asyncio.create_task(client.take())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    client.tell(tokens(3, 4), urgent=False)
+    assert not taking.done()
+    client.tell(tokens(5), urgent=True)
+    assert ids(await taking) == [2, 3, 4, 5]
+
+
+async def test_tokens_wait_for_their_like_no_longer_than_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "TOGETHER_SECONDS", 0.02)
+    client = Client()
+    client.tell(tokens(1), urgent=False)
+    assert ids(await client.take()) == [1]  # nothing was told before
+    client.tell(tokens(2), urgent=False)
+    before = time.monotonic()
+    assert ids(await client.take()) == [2]
+    assert time.monotonic() - before >= 0.015
 
 
 def track(ending: Ending | None = None, *, forced: int = 0) -> Track:
@@ -69,7 +106,7 @@ def track(ending: Ending | None = None, *, forced: int = 0) -> Track:
     return Track(client, 8, sequence, arrived_at=100.0, modelled_arrival=10.0)
 
 
-def test_times_are_from_the_arrival() -> None:
+async def test_times_are_from_the_arrival() -> None:
     one = track()
     one.start(101.0)
     one.note(102.0, 11.0)  # a chunk of the prompt
@@ -82,7 +119,7 @@ def test_times_are_from_the_arrival() -> None:
     one.note(109.0, 19.0)  # its release
     one.finish([telemetry_pb2.StageUsage(stage=4)])
     assert one.client.sequences == {}
-    (finished,) = one.client.events.get_nowait().finished
+    (finished,) = (await one.client.take()).finished
     assert (finished.sequence, finished.reason) == (8, pb.FINISH_REASON_LENGTH)
     assert finished.usage[0].stage == 4
     assert finished.timing == pb.SequenceTiming(
@@ -107,11 +144,11 @@ def test_forced_tokens_are_no_first_token() -> None:
     assert one.first_token_at == 103.0
 
 
-def test_one_that_never_ran() -> None:
+async def test_one_that_never_ran() -> None:
     one = track(Ending.CANCELLED)
     one.note(104.0, None)
     one.finish(())
-    (finished,) = one.client.events.get_nowait().finished
+    (finished,) = (await one.client.take()).finished
     assert finished.reason == pb.FINISH_REASON_CANCELLED
     assert (finished.timing.queue_seconds, finished.timing.total_seconds) == (4.0, 4.0)
     assert not finished.timing.HasField("modelled_total_seconds")
