@@ -65,7 +65,7 @@ def whole_model_spec(manifest: Manifest, context: int, slots: int = SLOTS, chunk
         simulated=False,
         first_layer=0,
         stop_layer=layers,
-        parts=stage_parts(manifest.config, 0, layers, head=True),
+        parts=stage_parts(manifest, 0, layers, head=True),
         weight_bytes=0,
         kv_bytes=0,
         memory_bytes=0,

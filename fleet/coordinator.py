@@ -46,6 +46,7 @@ from protos.manifest import Manifest
 from protos.transport import Credentials
 from protos.v1 import device_pb2 as pb
 from quantize.artifact import ArtifactStore
+from quantize.parts import layer_number
 
 INSECURE_FLEET = FleetId("insecure")
 _GROUPINGS: Mapping[str, By] = {"device": "device", "model": "model", "deployment": "deployment", "request": "request"}
@@ -267,6 +268,6 @@ def _device_view(record: DeviceRecord, deployments: Mapping[str, DeploymentView]
 def _stage_line(stage: pb.StageStatus, deployment: DeploymentView | None) -> str:
     """ "smollm2-135m stage 0 of 3: layers 0-9"."""
     of = f" of {len(deployment.stages)}" if deployment else ""
-    numbers = sorted(int(part.removeprefix("layers.")) for part in stage.parts if part.removeprefix("layers.").isdecimal())
+    numbers = sorted(number for part in stage.parts if (number := layer_number(part)) is not None)
     layers = f": layers {numbers[0]}-{numbers[-1]}" if numbers else ""
     return f"{stage.generation.deployment} stage {stage.stage}{of}{layers}"

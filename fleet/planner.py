@@ -17,7 +17,6 @@ from fleet.planner_costs import (
     launch_ns,
     part_work,
     stage_need,
-    stage_parts,
     weights,
     work_nj,
     work_ns,
@@ -29,6 +28,7 @@ from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.ids import Digest
 from protos.manifest import Manifest
 from quantize.graph import check_kv_dtype
+from quantize.parts import POSITIONS, stage_parts
 
 __all__ = ["DEFAULT_CONTEXT", "PlannerDevice", "plan"]
 
@@ -91,7 +91,7 @@ class _Costs:
     def of(manifest: Manifest, layout: Layout, wire_dtype: WireDtype) -> _Costs:
         ns, nj = [], []
         for place, (device, first, stop) in enumerate(layout.stages):
-            parts = stage_parts(first, stop, head=place == 0)
+            parts = stage_parts(manifest, first, stop, head=place == 0)
             work = [part_work(manifest, part, layout.positions, layout.shape.kv_dtype) for part in parts]
             runs = head_runs(len(layout.stages)) if place == 0 else 1
             ns.append(sum(work_ns(device, one) for one in work) + runs * launch_ns(device))
@@ -101,7 +101,7 @@ class _Costs:
 
 def _stage(manifest: Manifest, layout: Layout, costs: _Costs, place: int, present: Mapping[str, frozenset[Digest]]) -> StagePlan:
     device, first, stop = layout.stages[place]
-    parts = stage_parts(first, stop, head=place == 0)
+    parts = stage_parts(manifest, first, stop, head=place == 0)
     need = stage_need(manifest, parts, layout.shape)
     here = present.get(device.device_id, frozenset())
     # It idles while the others work, so its idle power counts for the whole token.
@@ -134,7 +134,8 @@ def _chosen(devices: Sequence[PlannerDevice], wanted: Sequence[str]) -> list[Pla
 
 
 def _context(manifest: Manifest, request: PlanRequest) -> int:
-    longest = min([manifest.config.max_positions, *(tensor.shape[0] for tensor in manifest.part("positions").variants[0].tensors)])
+    tables = [tensor for part in manifest.parts if part.name == POSITIONS for tensor in part.variants[0].tensors]
+    longest = min([manifest.config.max_positions, *(tensor.shape[0] for tensor in tables)])
     context = min(longest, DEFAULT_CONTEXT) if request.context is None else request.context
     if not 2 <= context <= longest:
         raise InvalidInput(f"a context of {context} tokens: this model takes 2 to {longest}", advice="choose another --context")
@@ -162,12 +163,12 @@ def _no_space(manifest: Manifest, devices: Sequence[PlannerDevice], request: Pla
     layers = manifest.config.layers
     largest = max(devices, key=lambda device: device.memory_bytes)  # the first of equals
     remedy = "add devices"
-    whole = stage_need(manifest, stage_parts(0, layers, head=True), shape)
+    whole = stage_need(manifest, stage_parts(manifest, 0, layers, head=True), shape)
     if shape.groups == 1:
         name, need = "the whole model", whole
     else:
-        pieces = {f"layers.{i}": stage_need(manifest, stage_parts(i, i + 1, head=False), shape) for i in range(1, layers)}
-        pieces["embedding, layers.0 and head"] = stage_need(manifest, stage_parts(0, 1, head=True), shape)
+        pieces = {f"layers.{i}": stage_need(manifest, stage_parts(manifest, i, i + 1), shape) for i in range(1, layers)}
+        pieces["embedding, layers.0 and head"] = stage_need(manifest, stage_parts(manifest, 0, 1, head=True), shape)
         name, need = max(pieces.items(), key=lambda piece: piece[1].total_bytes)
     if need.total_bytes > largest.memory_bytes:
         room = f"the largest free device is {largest.name} with {why.size(largest.memory_bytes)}"

@@ -9,6 +9,7 @@ from protos.dtypes import KvDtype, WireDtype, row_bytes
 from protos.ids import Digest
 from protos.manifest import Manifest
 from quantize.costs import kv_bytes_per_token
+from quantize.parts import HEAD, POSITIONS, layer_parts
 
 # Used where a device states no figure (0). Those of a small ARM board's CPU, so that a device which says nothing is taken for a slow one.
 DEFAULT_MEMORY_BANDWIDTH_BYTES_PER_SECOND = 8e9
@@ -87,16 +88,6 @@ class Work:
     macs: int
 
 
-def layer_name(layer: int) -> str:
-    return f"layers.{layer}"
-
-
-def stage_parts(first_layer: int, stop_layer: int, *, head: bool) -> tuple[str, ...]:
-    """The parts of a stage with layers [first_layer, stop_layer): the head (stage 0) also holds the two ends of the model."""
-    layers = tuple(layer_name(layer) for layer in range(first_layer, stop_layer))
-    return ("embedding", "positions", *layers, "head") if head else ("positions", *layers)
-
-
 def shape_for(manifest: Manifest, *, stages: int, context: int, slots: int, kv_dtype: KvDtype = "float32") -> Shape:
     """As many slot groups as stages, so every stage has one to work on; an even number of slots in each."""
     per_group = max(2, _even(-(-slots // stages)))
@@ -118,7 +109,7 @@ def stage_need(manifest: Manifest, parts: Sequence[str], shape: Shape) -> Need:
     return Need(
         weight_bytes=resident_bytes(manifest, parts),
         kv_bytes=sum(kv_bytes_per_token(manifest.part(part).cost, shape.kv_dtype) for part in parts) * kv_tokens(shape),
-        activation_bytes=activation_bytes(manifest, shape, head="head" in parts),
+        activation_bytes=activation_bytes(manifest, shape, head=HEAD in parts),
     )
 
 
@@ -141,11 +132,17 @@ def part_work(manifest: Manifest, part: str, positions: int, kv_dtype: KvDtype =
 
     The few bytes of the "positions" table that a step reads are left out.
     """
-    if part == "positions":
+    if part == POSITIONS:
         return Work(0, 0)
     cost, config = manifest.part(part).cost, manifest.config
     attention = 2 * config.query_size * positions if cost.kv_bytes_per_token else 0
     return Work(cost.read_bytes + kv_bytes_per_token(cost, kv_dtype) * positions, cost.macs + attention)
+
+
+def layer_work(manifest: Manifest, layer: int, positions: int, kv_dtype: KvDtype = "float32") -> Work:
+    """Of all parts of a layer."""
+    works = [part_work(manifest, part, positions, kv_dtype) for part in layer_parts(manifest, layer)]
+    return Work(sum(work.read_bytes for work in works), sum(work.macs for work in works))
 
 
 def work_ns(device: PlannerDevice, work: Work) -> int:

@@ -19,7 +19,7 @@ from fleet.planner_costs import (
     idle_watts,
     kv_tokens,
     launch_ns,
-    layer_name,
+    layer_work,
     part_work,
     resident_bytes,
     shape_for,
@@ -30,6 +30,7 @@ from fleet.planner_cut import FORBIDDEN, Cut, Option, Table, cheapest, fastest_s
 from fleet.views import PlanRequest
 from protos.manifest import Manifest
 from quantize.costs import kv_bytes_per_token
+from quantize.parts import EMBEDDING, HEAD, POSITIONS, layer_parts, stage_parts
 
 # Beyond this many devices only the roomiest and the fastest are looked at, which keeps a fleet of thousands below a second.
 MOST_DEVICES = 48
@@ -57,10 +58,10 @@ class Search:
         self._context = context
         self._positions = min(context, REFERENCE_POSITIONS)
         self._layers = manifest.config.layers
-        self._layer_work = [part_work(manifest, layer_name(layer), self._positions, request.kv_dtype) for layer in range(self._layers)]
-        self._end_work = [part_work(manifest, part, self._positions) for part in ("embedding", "head")]
-        self._weights_head = self._weight_table(("embedding", "positions", "head"))
-        self._weights_body = self._weight_table(("positions",))
+        self._layer_work = [layer_work(manifest, layer, self._positions, request.kv_dtype) for layer in range(self._layers)]
+        self._end_work = [part_work(manifest, part, self._positions) for part in (EMBEDDING, HEAD)]
+        self._weights_head = self._weight_table(stage_parts(manifest, 0, 0, head=True))
+        self._weights_body = self._weight_table(())
 
     def shape(self, stages: int) -> Shape:
         return shape_for(self._manifest, stages=stages, context=self._context, slots=self._request.slots, kv_dtype=self._request.kv_dtype)
@@ -163,7 +164,8 @@ class Search:
 
     def _need_tables(self, shape: Shape) -> tuple[Table, Table]:
         """Memory per run of layers, bytes; FORBIDDEN where the run is empty."""
-        per_token = [kv_bytes_per_token(self._manifest.part(layer_name(i)).cost, shape.kv_dtype) for i in range(self._layers)]
+        costs = [[self._manifest.part(part).cost for part in layer_parts(self._manifest, layer)] for layer in range(self._layers)]
+        per_token = [sum(kv_bytes_per_token(cost, shape.kv_dtype) for cost in parts) for parts in costs]
         kv = np.cumsum([0, *per_token]) * kv_tokens(shape)
         body = self._weights_body + kv[None, :] - kv[:, None] + activation_bytes(self._manifest, shape, head=False)
         head = self._weights_head[0] + kv + activation_bytes(self._manifest, shape, head=True)
@@ -171,8 +173,9 @@ class Search:
         return np.where(empty == 0, FORBIDDEN, head), np.where(empty[:, None] >= empty[None, :], FORBIDDEN, body)
 
     def _weight_table(self, always: tuple[str, ...]) -> Table:
-        """Resident bytes of `always` and layers [first, stop)."""
-        layers = np.cumsum([0, *(resident_bytes(self._manifest, [layer_name(layer)]) for layer in range(self._layers))])
+        """Resident bytes of `always`, the positions where the model has them, and layers [first, stop)."""
+        always = (*always, *(part.name for part in self._manifest.parts if part.name == POSITIONS))
+        layers = np.cumsum([0, *(resident_bytes(self._manifest, layer_parts(self._manifest, layer)) for layer in range(self._layers))])
         table: Table = resident_bytes(self._manifest, always) + np.maximum(0, layers[None, :] - layers[:, None])
         return table
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fleet.planner_costs import REFERENCE_POSITIONS, PlannerDevice, part_work, shape_for, stage_need, stage_parts, work_ns
+from fleet.planner_costs import REFERENCE_POSITIONS, PlannerDevice, layer_work, part_work, shape_for, stage_need, work_ns
 from fleet.views import Plan, PlanRequest
 from protos.manifest import Manifest
+from quantize.parts import stage_parts
 
 
 def with_lines(plan: Plan, lines: tuple[str, ...]) -> Plan:
@@ -53,7 +54,7 @@ def _count(manifest: Manifest, plan: Plan, devices: Sequence[PlannerDevice], req
     if stages == 1:
         return f"fits on one device{left}"
     shape = shape_for(manifest, stages=1, context=plan.context, slots=request.slots, kv_dtype=plan.kv_dtype)
-    whole = stage_need(manifest, stage_parts(0, manifest.config.layers, head=True), shape).total_bytes
+    whole = stage_need(manifest, stage_parts(manifest, 0, manifest.config.layers, head=True), shape).total_bytes
     largest = max(device.memory_bytes for device in devices)
     if stages == 2 and whole > largest:
         return f"one device is too small: the model needs {size(whole)}, the largest has {size(largest)} free; two hold it{left}"
@@ -65,7 +66,7 @@ def _cuts(manifest: Manifest, plan: Plan, devices: Sequence[PlannerDevice]) -> l
         return []
     by_id = {device.device_id: device for device in devices}
     head = by_id[plan.stages[0].device_id]
-    layer_ns = work_ns(head, part_work(manifest, "layers.0", min(plan.context, REFERENCE_POSITIONS), plan.kv_dtype))
+    layer_ns = work_ns(head, layer_work(manifest, 0, min(plan.context, REFERENCE_POSITIONS), plan.kv_dtype))
     head_ns = work_ns(head, part_work(manifest, "head", 0))
     found = []
     for place, stage in enumerate(plan.stages):

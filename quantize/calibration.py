@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from protos.manifest import ModelConfig
+from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats
-from quantize.positions import rotary_tables
+from quantize.forward import Doubles, LayerRun, Steps
 
 # Over what the calibration's few tokens reach: on the default model 1.25 loses least of 1, 1.25, 1.5 and 2 (KL; benchmarks/README.md).
 _MARGIN = 1.25
@@ -18,108 +17,82 @@ _MARGIN = 1.25
 _SIGNIFICANT_BITS = 8
 _SMALLEST_SCALE = 2.0**-20
 
-Doubles = npt.NDArray[np.float64]
-
 
 class Calibration:
     """Runs the model on `token_ids` in float64, each weight used when it is written: an import reads its checkpoint once.
 
-    Tensors must come in the order of the parts: rows of the embedding, then each layer's norms and matrices, matrices by slabs of rows.
+    Tensors must come in the order of the parts: rows of the embedding, then each layer's vectors and matrices, matrices by slabs of rows.
     A slab costs len(token_ids) multiply-accumulates per weight.
     """
 
     def __init__(self, config: ModelConfig, token_ids: Sequence[int]) -> None:
         self._config = config
+        self._run_layer = architecture_of(config).run_layer
         self._token_ids = np.array(token_ids)
-        self._hidden: Doubles = np.zeros((len(token_ids), config.hidden_size))
-        cos, sin = rotary_tables(replace(config, max_positions=len(token_ids)))
-        self._turns = (cos + 1j * sin)[:, : config.rotary_dim // 2].astype(np.complex128)
-        self._vectors: dict[str, Floats] = {}
-        self._input: Doubles = self._hidden
+        self._layer = -1
+        self._run = LayerRun(config, np.zeros((len(token_ids), config.hidden_size)))
+        self._steps: Steps | None = None
+        self._asked: tuple[str, Doubles] | None = None
         self._outputs: list[Doubles] = []
-        self.key_scales: Floats = np.zeros(config.kv_size, np.float32)
-        self.value_scales: Floats = np.zeros(config.kv_size, np.float32)
+
+    @property
+    def key_scales(self) -> Floats:
+        """[kv_heads x head_dim]: the layer's, from the matrix on that is multiplied with what was attended to ("o.weight")."""
+        return _scales(self._run.key_reach, self._config.kv_size)
+
+    @property
+    def value_scales(self) -> Floats:
+        return _scales(self._run.value_reach, self._config.kv_size)
 
     def embed(self, start: int, rows: Floats) -> None:
         """Rows [start, …) of the embedding."""
         here = (self._token_ids >= start) & (self._token_ids < start + len(rows))
-        self._hidden[here] = rows[self._token_ids[here] - start]
+        self._run.hidden[here] = rows[self._token_ids[here] - start]
 
-    def keep(self, tensor: str, values: Floats) -> None:
-        """A layer's norm or bias, by its name in the layer."""
-        self._vectors[tensor] = values
+    def keep(self, layer: int, tensor: str, values: Floats) -> None:
+        """A layer's norm, bias or other tensor that is not stored by blocks, by its name in the layer."""
+        self._enter(layer)
+        self._run.vectors[tensor] = values
 
-    def multiply(self, tensor: str, start: int, rows: Floats) -> None:
-        """Rows [start, …) of a layer's matrix [out, in], by its name in the layer. `key_scales` and `value_scales` [kv_heads x head_dim]
-        are the layer's when its "o.weight" begins."""
+    def multiply(self, layer: int, tensor: str, start: int, rows: Floats) -> None:
+        """Rows [start, …) of a layer's matrix [out, in], by its name in the layer."""
+        self._enter(layer)
         if start == 0:
-            self._input = self._input_of(tensor)
-            self._outputs = []
-        self._outputs.append(self._input @ rows.astype(np.float64).T)
+            self._advance()
+        assert self._asked is not None
+        asked, states = self._asked
+        if asked != tensor:
+            raise KeyError(tensor)
+        self._outputs.append(states @ rows.astype(np.float64).T)
 
-    def _input_of(self, tensor: str) -> Doubles:
-        """What this matrix is multiplied with, from the outputs of the one before it."""
-        before = np.concatenate(self._outputs, axis=1) if self._outputs else None
-        match tensor:
-            case "qkv.weight":
-                if before is not None:
-                    self._hidden += before
-                return self._norm("input_norm")
-            case "o.weight":
-                assert before is not None
-                return self._attend(before + self._vectors["qkv.bias"] if "qkv.bias" in self._vectors else before)
-            case "gate_up.weight":
-                assert before is not None
-                self._hidden += before
-                return self._norm("post_norm")
-            case "down.weight":
-                assert before is not None
-                gate, up = np.split(before, 2, axis=1)
-                product: Doubles = gate / (1 + np.exp(-gate)) * up
-                return product
-        raise KeyError(tensor)
+    def _enter(self, layer: int) -> None:
+        """Ends the layer before at the first tensor of a new one."""
+        if layer == self._layer:
+            return
+        if self._steps is not None:
+            self._advance()
+        self._layer, self._run, self._steps = layer, LayerRun(self._config, self._run.hidden), None
 
-    def _norm(self, name: str) -> Doubles:
-        mean: Doubles = np.mean(np.square(self._hidden), axis=1, keepdims=True)
-        gain: Doubles = self._vectors[name].astype(np.float64)
-        normed: Doubles = gain * self._hidden / np.sqrt(mean + self._config.norm_epsilon)
-        return normed
-
-    def _attend(self, qkv: Doubles) -> Doubles:
-        """Causal attention of [tokens, q + k + v]; sets the layer's scales."""
-        config = self._config
-        count, shared = len(qkv), config.heads // config.kv_heads
-        heads = qkv.reshape(count, -1, config.head_dim).transpose(1, 0, 2)
-        queries, keys, values = np.split(heads, [config.heads, config.heads + config.kv_heads])
-        self.key_scales = _scales(_reach(keys, config.rotary_dim))
-        self.value_scales = _scales(np.abs(values).max(axis=1))
-        queries, keys = (self._rotate(states) for states in (queries, keys))
-        future = np.triu(np.full((count, count), -np.inf), 1)
-        attended: Doubles = np.empty((config.heads, count, config.head_dim))
-        for head, query in enumerate(queries):
-            scores = query @ keys[head // shared].T / np.sqrt(config.head_dim) + future
-            odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-            attended[head] = odds / odds.sum(axis=1, keepdims=True) @ values[head // shared]
-        return attended.transpose(1, 0, 2).reshape(count, -1)
-
-    def _rotate(self, states: Doubles) -> Doubles:
-        """Rotary positions: pairs (2i, 2i + 1) of the first rotary_dim elements are complex numbers that turn."""
-        size = self._config.rotary_dim
-        turned = states.copy()
-        turned[..., :size] = (states[..., :size].copy().view(np.complex128) * self._turns).view(np.float64)
-        return turned
+    def _advance(self) -> None:
+        """Gives the layer the product that it waits for; what it asks for next."""
+        if self._steps is None:
+            self._steps = self._run_layer(self._run)
+            self._asked = next(self._steps)
+        else:
+            assert self._asked is not None
+            product = np.concatenate(self._outputs, axis=-1)
+            bias = self._run.vectors.get(self._asked[0].removesuffix("weight") + "bias")
+            try:
+                self._asked = self._steps.send(product if bias is None else product + bias)
+            except StopIteration:
+                self._asked = None
+        self._outputs = []
 
 
-def _reach(keys: Doubles, rotary_dim: int) -> Doubles:
-    """[kv_heads, head_dim] of keys [kv_heads, tokens, head_dim] before their rotation: the largest value that each element can get at any
-    position. A pair turns within its length."""
-    pairs = np.hypot(keys[..., 0:rotary_dim:2], keys[..., 1:rotary_dim:2]).max(axis=1)
-    return np.concatenate([np.repeat(pairs, 2, axis=-1), np.abs(keys[..., rotary_dim:]).max(axis=1)], axis=-1)
-
-
-def _scales(largest: Doubles) -> Floats:
-    """fp32 [kv_heads x head_dim], `largest` with the margin / 127, rounded up to few bits."""
-    mantissas, exponents = np.frexp(np.maximum(_MARGIN * largest.reshape(-1) / 127, _SMALLEST_SCALE))
+def _scales(reach: Doubles | None, size: int) -> Floats:
+    """fp32 [size], the largest magnitudes with the margin / 127, rounded up to few bits."""
+    largest = np.zeros(size) if reach is None else reach
+    mantissas, exponents = np.frexp(np.maximum(_MARGIN * largest / 127, _SMALLEST_SCALE))
     steps = 2**_SIGNIFICANT_BITS
     scales: Floats = np.ldexp(np.ceil(mantissas * steps) / steps, exponents).astype(np.float32)
     return scales

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from protos.manifest import ModelConfig, Provenance
+from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats
+from quantize.sources import shapes_of
 
 # A slab of 4 M weights is 16 MB as fp32: small beside the process, large beside numpy's overhead per call.
 SLAB_ELEMENTS = 4 << 20
@@ -34,32 +36,10 @@ class Checkpoint(Protocol):
         ...
 
 
-def layer_tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Neutral tensors of any one layer, by name: qkv is the rows of q, then k, then v; gate_up is gate, then up."""
-    hidden, fused = config.hidden_size, config.query_size + 2 * config.kv_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "input_norm": (hidden,),
-        "qkv.weight": (fused, hidden),
-        "o.weight": (hidden, config.query_size),
-        "post_norm": (hidden,),
-        "gate_up.weight": (2 * config.intermediate_size, hidden),
-        "down.weight": (hidden, config.intermediate_size),
-    }
-    if config.qkv_bias:
-        shapes["qkv.bias"] = (fused,)
-    return shapes
-
-
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every neutral tensor of the model. A tied head has no weight of its own: it is the embedding's."""
-    vocabulary = (config.vocab_size, config.hidden_size)
-    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": vocabulary}
-    for layer in range(config.layers):
-        shapes |= {f"layers.{layer}.{name}": shape for name, shape in layer_tensor_shapes(config).items()}
-    shapes["head.norm"] = (config.hidden_size,)
-    if not config.tied_head:
-        shapes["head.weight"] = vocabulary
-    return shapes
+    """Every neutral tensor of the model (see Architecture). A tied head has no weight of its own: it is the embedding's."""
+    architecture = architecture_of(config)
+    return shapes_of(config, architecture.outer_parts(config), architecture.layer_parts)
 
 
 def slabs(rows: int, columns: int) -> Iterator[tuple[int, int]]:

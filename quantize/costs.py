@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from protos.dtypes import KV_ITEM_BYTES, KvDtype
 from protos.manifest import Cost, Manifest
-from quantize.parts import HEAD, find_part, layer_number
+from quantize.parts import HEAD, find_part
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def stage_cost(manifest: Manifest, parts: Sequence[str], kv_dtype: KvDtype = "fl
     """
     body = [find_part(manifest, name).cost for name in parts if name != HEAD]
     heads = [find_part(manifest, name).cost for name in parts if name == HEAD]
-    layers = sum(layer_number(name) is not None for name in parts)
+    caches = sum(cost.kv_bytes_per_token > 0 for cost in body)
     return StageCost(
         weight_bytes=sum(cost.weight_bytes for cost in [*body, *heads]),
         read_bytes=sum(cost.read_bytes for cost in body),
@@ -39,7 +39,7 @@ def stage_cost(manifest: Manifest, parts: Sequence[str], kv_dtype: KvDtype = "fl
         head_read_bytes=sum(cost.read_bytes for cost in heads),
         head_macs_per_row=sum(cost.macs for cost in heads),
         # Per row and position: head_dim multiply-accumulates for the score and as many for the value, in each query head.
-        attention_macs_per_position=layers * 2 * manifest.config.query_size,
+        attention_macs_per_position=caches * 2 * manifest.config.query_size,
     )
 
 

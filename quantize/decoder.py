@@ -1,4 +1,7 @@
-"""The GLM decoder in onnxruntime's fused operators: embedding, layer, head."""
+"""Blocks of decoders in onnxruntime's fused operators, of which architectures compose their layers.
+
+Weights decide how they are computed with: int8 blocks by MatMulNBits and GatherBlockQuantized, float32 matrices by plain operators.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from onnx import TensorProto
 
 from quantize.blocks import padded
 from quantize.graph_builder import GraphBuilder
-from quantize.parts import EMBEDDING, HEAD, KV_SCALES, POSITIONS, layer_part
+from quantize.parts import EMBEDDING, HEAD, KV_SCALES, POSITIONS
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,13 @@ class Residual:
 
 def add_embedding(builder: GraphBuilder, input_ids: str) -> str:
     """float32 [batch, sequence, H] of int64 [batch, sequence]; rows are dequantized as they are gathered."""
-    config = builder.config
+    hidden_size, table = builder.config.hidden_size, builder.weight(EMBEDDING, "weight")
+    if builder.is_float(EMBEDDING, "weight"):
+        builder.add_node("Gather", [table, input_ids], ["embedding.out"], axis=0)
+        return "embedding.out"
     builder.add_node(
         "GatherBlockQuantized",
-        [builder.weight(EMBEDDING, "weight"), input_ids, builder.weight(EMBEDDING, "scales")],
+        [table, input_ids, builder.weight(EMBEDDING, "scales")],
         ["embedding.rows"],
         fused=True,
         bits=8,
@@ -42,47 +48,20 @@ def add_embedding(builder: GraphBuilder, input_ids: str) -> str:
         gather_axis=0,
         quantize_axis=1,
     )
-    if padded(config.hidden_size, builder.block_size) == config.hidden_size:
+    if padded(hidden_size, builder.block_size) == hidden_size:
         return "embedding.rows"
-    starts, ends = builder.constant("embedding.start", [0]), builder.constant("embedding.end", [config.hidden_size])
+    starts, ends = builder.constant("embedding.start", [0]), builder.constant("embedding.end", [hidden_size])
     builder.add_node("Slice", ["embedding.rows", starts, ends, builder.constant("embedding.axis", [2])], ["embedding.out"])
     return "embedding.out"
 
 
-def add_layer(builder: GraphBuilder, layer: int, residual: Residual) -> Residual:
-    """One decoder layer: attention and SwiGLU, each on the normed residual stream."""
-    config, part = builder.config, layer_part(layer)
-    hidden, intermediate = config.hidden_size, config.intermediate_size
-
-    residual_sum, normed = _add_norm(builder, part, "input_norm", residual)
-    qkv = _add_linear(builder, part, "qkv", normed, hidden, config.query_size + 2 * config.kv_size)
-    attended = _add_attention(builder, layer, qkv)
-    attention_out = _add_linear(builder, part, "o", attended, config.query_size, hidden)
-
-    residual_sum, normed = _add_norm(builder, part, "post_norm", Residual(residual_sum, attention_out))
-    gate_up = _add_linear(builder, part, "gate_up", normed, hidden, 2 * intermediate)
-    gate, up, activated, product = (f"{part}.{name}" for name in ("gate", "up", "activated", "product"))
-    builder.add_node("Split", [gate_up], [gate, up], axis=-1, num_outputs=2)
-    builder.add_node("QuickGelu", [gate], [activated], fused=True, alpha=1.0)  # x * sigmoid(x): SiLU
-    builder.add_node("Mul", [activated, up], [product])
-    return Residual(residual_sum, _add_linear(builder, part, "down", product, intermediate, hidden))
-
-
-def add_head(builder: GraphBuilder, hidden: str, logits: str) -> None:
-    """Final norm and output head of float32 [rows, H]."""
+def add_output_head(builder: GraphBuilder, normed: str, logits: str) -> None:
+    """Logits of float32 [rows, H]; the head may be the embedding's matrix."""
     config = builder.config
-    builder.add_node(
-        "SimplifiedLayerNormalization",
-        [hidden, builder.weight(HEAD, "norm")],
-        ["head.normed"],
-        axis=-1,
-        epsilon=config.norm_epsilon,
-        stash_type=TensorProto.FLOAT,
-    )
-    _add_matmul(builder, HEAD, "", ["head.normed"], logits, config.hidden_size, config.vocab_size)
+    _add_matmul(builder, HEAD, "", normed, logits, (config.vocab_size, config.hidden_size))
 
 
-def _add_norm(builder: GraphBuilder, part: str, norm: str, residual: Residual) -> tuple[str, str]:
+def add_residual_norm(builder: GraphBuilder, part: str, norm: str, residual: Residual) -> tuple[str, str]:
     """(the residual's value, its RMS norm)."""
     value, normed = f"{part}.{norm}.sum", f"{part}.{norm}.out"
     builder.add_node(
@@ -95,31 +74,39 @@ def _add_norm(builder: GraphBuilder, part: str, norm: str, residual: Residual) -
     return value, normed
 
 
-def _add_linear(builder: GraphBuilder, part: str, name: str, value: str, columns: int, rows: int) -> str:
+def add_rms_norm(builder: GraphBuilder, part: str, norm: str, value: str) -> str:
+    """Over the last axis."""
+    normed = f"{part}.{norm}.out"
+    builder.add_node(
+        "SimplifiedLayerNormalization",
+        [value, builder.weight(part, norm)],
+        [normed],
+        axis=-1,
+        epsilon=builder.config.norm_epsilon,
+        stash_type=TensorProto.FLOAT,
+    )
+    return normed
+
+
+def add_linear(builder: GraphBuilder, part: str, name: str, value: str) -> str:
+    """The product with matrix `name`.weight, plus `name`.bias where the part has one."""
     output = f"{part}.{name}.out"
-    _add_matmul(builder, part, f"{name}.", [value], output, columns, rows)
+    rows, columns = builder.shape(f"{part}.{name}.weight")
+    _add_matmul(builder, part, f"{name}.", value, output, (rows, columns))
     return output
 
 
-def _add_matmul(builder: GraphBuilder, part: str, prefix: str, inputs: list[str], output: str, columns: int, rows: int) -> None:
-    inputs = [*inputs, builder.weight(part, f"{prefix}weight"), builder.weight(part, f"{prefix}scales")]
-    if builder.has_weight(part, f"{prefix}bias"):
-        inputs += ["", "", builder.weight(part, f"{prefix}bias")]
-    builder.add_node(
-        "MatMulNBits",
-        inputs,
-        [output],
-        fused=True,
-        K=columns,
-        N=rows,
-        bits=8,
-        block_size=builder.block_size,
-        accuracy_level=builder.accuracy_level,
-    )
+def add_swiglu(builder: GraphBuilder, part: str, gate_up: str, name: str = "") -> str:
+    """SiLU of the first half times the second."""
+    gate, up, activated, product = (f"{part}.{name}{value}" for value in ("gate", "up", "activated", "product"))
+    builder.add_node("Split", [gate_up], [gate, up], axis=-1, num_outputs=2)
+    builder.add_node("QuickGelu", [gate], [activated], fused=True, alpha=1.0)  # x * sigmoid(x): SiLU
+    builder.add_node("Mul", [activated, up], [product])
+    return product
 
 
-def _add_attention(builder: GraphBuilder, layer: int, qkv: str) -> str:
-    """Grouped-query attention with rotary positions over the layer's cache, which is updated in place."""
+def add_attention(builder: GraphBuilder, layer: int, part: str, qkv: str) -> str:
+    """Grouped-query attention with rotary positions over the layer's cache, which is updated in place; `part` has the cache's scales."""
     config = builder.config
     int8 = builder.kv_dtype == "int8"
     dtype = TensorProto.INT8 if int8 else TensorProto.FLOAT
@@ -129,11 +116,10 @@ def _add_attention(builder: GraphBuilder, layer: int, qkv: str) -> str:
         builder.add_input(name, dtype, cache)
     for name in present:
         builder.add_output(name, dtype, cache)
-    output = f"{layer_part(layer)}.attention.out"
+    output = f"{part}.attention.out"
     # Tables narrower than head_dim / 2 make the rotation partial, as in GLM; the softmax scale stays 1 / sqrt(head_dim).
     tables = [builder.weight(POSITIONS, "cos"), builder.weight(POSITIONS, "sin")]
     # Inputs 9 to 11 are positions, bias and sinks. Per channel costs no more time than per tensor, and less accuracy.
-    part = layer_part(layer)
     scales = ["", "", "", *(builder.weight(part, name) for name in KV_SCALES)] if int8 else []
     quantized: dict[str, int | str] = {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
     builder.add_node(
@@ -148,3 +134,26 @@ def _add_attention(builder: GraphBuilder, layer: int, qkv: str) -> str:
         **(quantized if int8 else {}),
     )
     return output
+
+
+def _add_matmul(builder: GraphBuilder, part: str, prefix: str, value: str, output: str, shape: tuple[int, ...]) -> None:
+    rows, columns = shape
+    bias = builder.weight(part, f"{prefix}bias") if builder.has_weight(part, f"{prefix}bias") else ""
+    weight = builder.weight(part, f"{prefix}weight")
+    if builder.is_float(part, f"{prefix}weight"):
+        product = f"{output}.product" if bias else output
+        builder.add_node("FusedMatMul", [value, weight], [product], fused=True, transB=1)
+        if bias:
+            builder.add_node("Add", [product, bias], [output])
+        return
+    builder.add_node(
+        "MatMulNBits",
+        [value, weight, builder.weight(part, f"{prefix}scales"), *(["", "", bias] if bias else [])],
+        [output],
+        fused=True,
+        K=columns,
+        N=rows,
+        bits=8,
+        block_size=builder.block_size,
+        accuracy_level=builder.accuracy_level,
+    )

@@ -14,7 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from protos.errors import InvalidInput
 from protos.manifest import ModelConfig, Provenance
+from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats, check_finite, padded
 from quantize.checkpoint import Checkpoint, slabs, tensor_shapes
 from quantize.rotation import random_rotation
@@ -30,7 +32,12 @@ class RotatedCheckpoint:
     """
 
     def __init__(self, checkpoint: Checkpoint, seed: int = SEED) -> None:
+        """Raises InvalidInput when the architecture has no stream that may be rotated."""
+        folding = architecture_of(checkpoint.config).folding
+        if folding is None:
+            raise InvalidInput(f"{checkpoint.config.architecture} cannot be rotated", advice="import it without the rotation")
         self.config: ModelConfig = replace(checkpoint.config, tied_head=False)
+        self._folding = folding
         self._checkpoint = checkpoint
         self._head_source = "embedding.weight" if checkpoint.config.tied_head else "head.weight"
         self._shapes = tensor_shapes(self.config)
@@ -48,25 +55,36 @@ class RotatedCheckpoint:
 
     def read(self, name: str, start: int, stop: int) -> Floats:
         """Rows [start, stop) of the rotated tensor. Raises InvalidInput, also for a gain that is not finite."""
-        layer = name[: name.find(".", len("layers.")) + 1] if name.startswith("layers.") else ""
         # What is not finite stays so through sums and products, and the quantizer refuses it by name.
         with np.errstate(over="ignore", invalid="ignore"):
-            match name.removeprefix(layer):
-                case "input_norm" | "post_norm" | "head.norm":
-                    self._gain(name)
-                    return np.ones(stop - start, np.float32)
+            if name.startswith("layers."):
+                layer, inner = name[: name.index(".", len("layers.")) + 1], name[name.index(".", len("layers.")) + 1 :]
+                return self._read_of_layer(layer, inner, start, stop)
+            match name:
+                case "head.norm":
+                    return self._ones(name, start, stop)
                 case "embedding.weight":
                     return self._stream.rotate_rows(self._checkpoint.read(name, start, stop))
                 case "head.weight":
                     return self._read_reader(self._head_source, "head.norm", start, stop)
-                case "gate_up.weight":
-                    return self._read_reader(name, f"{layer}post_norm", start, stop)
-                case "qkv.weight" | "qkv.bias":
-                    return self._read_qkv(name, f"{layer}input_norm", start, stop)
-                case "o.weight" | "down.weight":
-                    return self._read_writer(name, start, stop)
                 case _:
                     raise KeyError(name)
+
+    def _read_of_layer(self, layer: str, inner: str, start: int, stop: int) -> Floats:
+        folding, name = self._folding, layer + inner
+        if inner in folding.readers.values():
+            return self._ones(name, start, stop)
+        if inner in (folding.qkv, folding.qkv.removesuffix("weight") + "bias"):
+            return self._read_qkv(name, layer + folding.readers[folding.qkv], start, stop)
+        if inner in folding.readers:
+            return self._read_reader(name, layer + folding.readers[inner], start, stop)
+        if inner in folding.writers:
+            return self._read_writer(name, start, stop, by_heads=inner == folding.output)
+        raise KeyError(name)
+
+    def _ones(self, norm: str, start: int, stop: int) -> Floats:
+        self._gain(norm)
+        return np.ones(stop - start, np.float32)
 
     def _gain(self, norm: str) -> Floats:
         gain = self._checkpoint.read(norm, 0, self.config.hidden_size)
@@ -86,20 +104,20 @@ class RotatedCheckpoint:
             self._value.rotate_columns(head)
         return rows[start - low : stop - low]
 
-    def _read_writer(self, name: str, start: int, stop: int) -> Floats:
+    def _read_writer(self, name: str, start: int, stop: int, *, by_heads: bool) -> Floats:
         if self._kept is None or self._kept[0] != name:
             self._kept = None  # before the next is made
-            self._kept = (name, self._rotate_writer(name))
+            self._kept = (name, self._rotate_writer(name, by_heads))
         matrix = self._kept[1]
         if stop == len(matrix):
             self._kept = None
         return matrix[start:stop]
 
-    def _rotate_writer(self, name: str) -> Floats:
+    def _rotate_writer(self, name: str, by_heads: bool) -> Floats:
         matrix = np.empty(self._shapes[name], np.float32)
         for start, stop in slabs(*matrix.shape):
             rows = self._checkpoint.read(name, start, stop)
-            if name.endswith("o.weight"):
+            if by_heads:
                 rows = self._value.rotate_rows(rows.reshape(-1, self.config.head_dim)).reshape(rows.shape)
             matrix[start:stop] = rows
         self._stream.rotate_columns(matrix)

@@ -19,34 +19,38 @@ from onnx import TensorProto
 from protos.dtypes import KvDtype
 from protos.errors import InvalidInput
 from protos.manifest import Manifest
-from quantize.decoder import Residual, add_embedding, add_head, add_layer
+from quantize.architectures.registry import architecture_of
+from quantize.checkpoint import tensor_shapes
+from quantize.decoder import Residual
 from quantize.graph_builder import GraphBuilder
-from quantize.parts import EMBEDDING, HEAD, KV_SCALES, POSITIONS, find_part, layer_number, layer_part
+from quantize.parts import EMBEDDING, HEAD, KV_SCALES, find_part, layer_number, layer_parts, stage_parts
 
 # The operator set of these graphs, as devices name it in Describe.
 DIALECT = "com.microsoft.nbits"
 
 
 def build_stage_graph(manifest: Manifest, parts: Sequence[str], *, accuracy_level: int = 4, kv_dtype: KvDtype = "float32") -> bytes:
-    """A serialized ONNX model for these parts: exactly ["head"], or embedding and consecutive layers in any order, with "positions"
-    when there are layers.
+    """A serialized ONNX model for these parts: exactly ["head"], or embedding and consecutive layers in any order, each whole, with
+    "positions" when there are layers (and the model has them).
 
-    accuracy_level is MatMulNBits': 4 computes in int8 (activations quantized per row and block), 0 keeps activations in fp32.
+    accuracy_level is MatMulNBits': 4 computes in int8 (activations quantized per row and block), 0 keeps activations in fp32. Matrices
+    that are stored as float32 are multiplied in it.
     Raises InvalidInput for a list that is no stage of this model, and as `check_kv_dtype`.
     """
     check_kv_dtype(manifest, kv_dtype)
-    builder = GraphBuilder(manifest, accuracy_level, kv_dtype)
+    architecture = architecture_of(manifest.config)
+    builder = GraphBuilder(manifest, tensor_shapes(manifest.config), accuracy_level, kv_dtype)
     hidden_size = manifest.config.hidden_size
     if list(parts) == [HEAD]:
         builder.add_input("hidden_in", TensorProto.FLOAT, ["rows", hidden_size])
-        add_head(builder, "hidden_in", "logits")
+        architecture.add_head(builder, "hidden_in", "logits")
         builder.add_output("logits", TensorProto.FLOAT, ["rows", manifest.config.vocab_size])
         return builder.serialize("head")
 
-    layers = _layers(parts)
+    layers = _layers(manifest, parts)
     if EMBEDDING in parts:
         builder.add_input("input_ids", TensorProto.INT64, ["batch", "sequence"])
-        hidden = add_embedding(builder, "input_ids")
+        hidden = architecture.add_embedding(builder, "input_ids")
     else:
         builder.add_input("hidden_in", TensorProto.FLOAT, ["batch", "sequence", hidden_size])
         hidden = "hidden_in"
@@ -55,7 +59,7 @@ def build_stage_graph(manifest: Manifest, parts: Sequence[str], *, accuracy_leve
         builder.add_input("total_sequence_length", TensorProto.INT32, [1])
         residual = Residual.begin(builder, hidden)
         for layer in layers:
-            residual = add_layer(builder, layer, residual)
+            residual = architecture.add_layer(builder, layer, residual)
         builder.add_node("Add", [residual.stream, residual.branch], ["hidden_out"])
     else:
         builder.add_node("Identity", [hidden], ["hidden_out"])
@@ -65,26 +69,30 @@ def build_stage_graph(manifest: Manifest, parts: Sequence[str], *, accuracy_leve
 
 def check_kv_dtype(manifest: Manifest, kv_dtype: KvDtype) -> None:
     """Raises InvalidInput when this artifact cannot run with such a cache: it was made before scales for int8 were."""
-    stored = {tensor.name for tensor in find_part(manifest, layer_part(0)).variants[0].tensors}
+    stored = {tensor.name for tensor in find_part(manifest, layer_parts(manifest, 0)[0]).variants[0].tensors}
     if kv_dtype == "int8" and not stored.issuperset(KV_SCALES):
         raise InvalidInput(
             "this artifact has no scales for an int8 KV cache", advice="import or pull the model again, or deploy it without --kv int8"
         )
 
 
-def _layers(parts: Sequence[str]) -> range:
+def _layers(manifest: Manifest, parts: Sequence[str]) -> range:
     """The consecutive layers among parts that make a stage."""
     if not parts or len(set(parts)) != len(parts):
         raise InvalidInput(f"no stage: {_brief(parts)}", advice="name each part once")
-    numbers = sorted(number for part in parts if (number := layer_number(part)) is not None)
-    others = [part for part in parts if layer_number(part) is None]
-    if HEAD in others:
+    if HEAD in parts:
         raise InvalidInput(f"no stage: {_brief(parts)}", advice="the head is a graph of its own")
-    if numbers and (POSITIONS not in others or numbers[-1] - numbers[0] + 1 != len(numbers)):
-        raise InvalidInput(f"no stage: {_brief(parts)}", advice="layers must be consecutive and need the part 'positions'")
-    if (not numbers and EMBEDDING not in others) or set(others) - {EMBEDDING, POSITIONS}:
-        raise InvalidInput(f"no stage: {_brief(parts)}", advice="a stage is embedding, positions and layers.N")
-    return range(numbers[0], numbers[-1] + 1) if numbers else range(0)
+    for part in parts:
+        find_part(manifest, part)
+    numbers = sorted({number for part in parts if (number := layer_number(part)) is not None})
+    layers = range(numbers[0], numbers[-1] + 1) if numbers else range(0)
+    wanted = (*((EMBEDDING,) if EMBEDDING in parts else ()), *stage_parts(manifest, layers.start, layers.stop))
+    if set(parts) != set(wanted) or (not layers and EMBEDDING not in parts):
+        raise InvalidInput(
+            f"no stage: {_brief(parts)}",
+            advice="a stage is the embedding, consecutive whole layers with 'positions', or both",
+        )
+    return layers
 
 
 def _brief(parts: Sequence[str]) -> str:

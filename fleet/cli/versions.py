@@ -53,7 +53,7 @@ class EngineVersion:
     def spec(self, start: int, stop: int) -> StageSpec:
         """Of the stage of layers [start, stop), with embedding and output head when it begins at 0; two slots."""
         config, first = self.manifest.config, start == 0
-        body = [part for part in stage_parts(config, start, stop, head=first) if part != HEAD]
+        body = [part for part in stage_parts(self.manifest, start, stop, head=first) if part != HEAD]
         context = self.window + self.window % 2
         return StageSpec(
             generation=Generation("evaluation", 1),

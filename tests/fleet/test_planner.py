@@ -18,6 +18,7 @@ from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.ids import digest_of
 from protos.manifest import Blob, Cost, Manifest, ModelConfig, Part, Provenance, Quantization, Tensor, Variant
+from quantize.parts import stage_parts
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -313,7 +314,7 @@ def every_plan(manifest: Manifest, devices: Sequence[PlannerDevice], stages: int
         for cuts in itertools.combinations(range(1, layers), stages - 1):
             ns, joules, fits = [], 0.0, True
             for place, (device, first, stop) in enumerate(zip(ring, (0, *cuts), (*cuts, layers), strict=True)):
-                parts = costs.stage_parts(first, stop, head=place == 0)
+                parts = stage_parts(manifest, first, stop, head=place == 0)
                 fits &= costs.stage_need(manifest, parts, shape).total_bytes <= device.memory_bytes
                 work = [costs.part_work(manifest, part, positions) for part in parts]
                 runs = costs.head_runs(stages) if place == 0 else 1

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -27,17 +28,17 @@ class Imported:
 @pytest.fixture(scope="session")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Imported]:
     """A tiny model in a store of its own, imported once for all tests: read only."""
-    known: dict[tuple[TinyGlm, int, bool], Imported] = {}
+    known: dict[tuple[TinyGlm, int, bool, Literal[8, 32]], Imported] = {}
 
-    def get(model: TinyGlm, block_size: int = 32, rotate: bool = True) -> Imported:
-        if (model, block_size, rotate) not in known:
+    def get(model: TinyGlm, block_size: int = 32, rotate: bool = True, bits: Literal[8, 32] = 8) -> Imported:
+        if (model, block_size, rotate, bits) not in known:
             root = tmp_path_factory.mktemp("imported")
             store = ArtifactStore(root / "store")
             # Tens of imports of ten files each: waiting for the disk would be most of the suite's time.
             with pytest.MonkeyPatch.context() as patch, open_checkpoint(write_checkpoint(root / "checkpoint", model)) as checkpoint:
                 patch.setattr(os, "fsync", lambda _: None)
-                manifest = import_model(checkpoint, store, "tiny", block_size=block_size, rotate=rotate)
-            known[model, block_size, rotate] = Imported(manifest, store)
-        return known[model, block_size, rotate]
+                manifest = import_model(checkpoint, store, "tiny", block_size=block_size, rotate=rotate, bits=bits)
+            known[model, block_size, rotate, bits] = Imported(manifest, store)
+        return known[model, block_size, rotate, bits]
 
     return get

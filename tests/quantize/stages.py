@@ -84,7 +84,7 @@ class Pipeline:
         edges = [0, *cuts, manifest.config.layers]
         self.stages = []
         for start, stop in itertools.pairwise(edges):
-            parts = stage_parts(manifest.config, start, stop)
+            parts = stage_parts(manifest, start, stop)
             parts = (EMBEDDING, *parts) if not self.stages else parts
             self.stages.append(Stage(manifest, blob_folder, parts, level=level, batch=batch, capacity=capacity, kv_dtype=kv_dtype))
         self._head = session(build_stage_graph(manifest, [HEAD], accuracy_level=level), blob_folder)

@@ -29,11 +29,11 @@ def calibrate(manifest: Manifest, weights: dict[str, np.ndarray], token_ids: lis
     scales = []
     for layer in range(manifest.config.layers):
         for name in ("input_norm", "post_norm", "qkv.bias"):
-            calibration.keep(name, weights[f"layers.{layer}.{name}"])
+            calibration.keep(layer, name, weights[f"layers.{layer}.{name}"])
         for name in ("qkv.weight", "o.weight", "gate_up.weight", "down.weight"):
             matrix = weights[f"layers.{layer}.{name}"][:, : widths.get(name, manifest.config.hidden_size)]
             for start in range(0, len(matrix), slab):
-                calibration.multiply(name, start, matrix[start : start + slab])
+                calibration.multiply(layer, name, start, matrix[start : start + slab])
         scales.append((calibration.key_scales, calibration.value_scales))
     return scales
 

@@ -25,7 +25,7 @@ _HEAD_BYTES = 64 * 4 + 272 * 64 + 272 * 2 * 4
 def test_a_stage_of_layers(imported: Get) -> None:
     manifest = imported(_MODEL).manifest
     positions_bytes, positions_row_bytes = 2 * 256 * 8 * 4, 2 * 8 * 4
-    assert stage_cost(manifest, stage_parts(manifest.config, 1, 3)) == StageCost(
+    assert stage_cost(manifest, stage_parts(manifest, 1, 3)) == StageCost(
         weight_bytes=2 * _LAYER_BYTES + positions_bytes,
         read_bytes=2 * _LAYER_BYTES + positions_row_bytes,
         macs_per_row=2 * _LAYER_MACS,
@@ -36,7 +36,7 @@ def test_a_stage_of_layers(imported: Get) -> None:
 
 def test_an_int8_cache_takes_a_quarter(imported: Get) -> None:
     manifest = imported(_MODEL).manifest
-    parts = stage_parts(manifest.config, 1, 3)
+    parts = stage_parts(manifest, 1, 3)
     assert stage_cost(manifest, parts, "int8") == replace(stage_cost(manifest, parts), kv_bytes_per_token=2 * (2 * 2 * 16))
 
 
@@ -53,7 +53,7 @@ def test_the_head_is_counted_apart(imported: Get) -> None:
 def test_stages_add_up_to_the_model(imported: Get) -> None:
     manifest = imported(_MODEL).manifest
     whole = stage_cost(manifest, [part.name for part in manifest.parts])
-    first, second = (stage_cost(manifest, stage_parts(manifest.config, *cut)) for cut in ((0, 1), (1, 3)))
+    first, second = (stage_cost(manifest, stage_parts(manifest, *cut)) for cut in ((0, 1), (1, 3)))
     assert first.macs_per_row + second.macs_per_row == whole.macs_per_row
     assert first.kv_bytes_per_token + second.kv_bytes_per_token == whole.kv_bytes_per_token
 

@@ -4,19 +4,23 @@ import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
 from protos.errors import InvalidInput
+from protos.manifest import Quantization
 from quantize.calibration_text import calibration_ids
+from quantize.checkpoint import tensor_shapes
+from quantize.formats import open_checkpoint
 from quantize.graph import build_stage_graph
 from quantize.parts import HEAD, stage_parts
 from tests.quantize.conftest import Imported
 from tests.quantize.stages import Floats, Pipeline
 from tests.support import oracle
-from tests.support.checkpoints import TinyGlm, tokenizer_json
+from tests.support.checkpoints import TinyGlm, tokenizer_json, write_checkpoint
 
 Get = Callable[..., Imported]
 
@@ -51,6 +55,20 @@ def test_agrees_with_the_oracle(imported: Get, model: TinyGlm, block_size: int, 
     assert np.abs(exact - expected).max() < 1e-3
     fast = _prefill_then_decode(Pipeline(artifact.manifest, artifact.blob_folder, level=4), token_ids)
     assert 0 < np.sqrt(np.mean((fast - expected) ** 2) / np.mean(expected**2)) < 0.02
+
+
+@pytest.mark.parametrize("rotate", [True, False])
+@pytest.mark.parametrize("model", [TinyGlm(), TinyGlm(tied_head=True, qkv_bias=False), *ODD], ids=str)
+def test_weights_in_float32_are_the_checkpoint_itself(imported: Get, tmp_path: Path, model: TinyGlm, rotate: bool) -> None:
+    artifact = imported(model, rotate=rotate, bits=32)
+    token_ids = _token_ids(PROMPT + STEPS)
+    with open_checkpoint(write_checkpoint(tmp_path / "checkpoint", model)) as checkpoint:
+        weights = {name: checkpoint.read(name, 0, shape[0]) for name, shape in tensor_shapes(checkpoint.config).items()}
+        weights.setdefault("head.weight", weights["embedding.weight"])
+        expected = oracle.run(checkpoint.config, weights, token_ids.tolist()).logits
+    found = _prefill_then_decode(Pipeline(artifact.manifest, artifact.blob_folder), token_ids)
+    assert np.abs(found - expected).max() < 1e-4
+    assert artifact.manifest.quantization == Quantization(bits=32, block_size=0, symmetric=True, rotated=rotate)
 
 
 @pytest.mark.parametrize("model", [MATRIX[0], MATRIX[-1], *ODD], ids=str)
@@ -163,7 +181,7 @@ def test_the_cache_is_written_in_place_and_no_further(imported: Get) -> None:
 
 def test_a_graph_holds_no_weights_and_says_where_they_are(imported: Get) -> None:
     artifact = imported(TinyGlm(layers=4))
-    parts = stage_parts(artifact.manifest.config, 1, 3)
+    parts = stage_parts(artifact.manifest, 1, 3)
     data = build_stage_graph(artifact.manifest, parts)
     assert len(data) < 20_000
     graph = onnx.load_from_string(data).graph
@@ -186,7 +204,7 @@ def test_a_graph_holds_no_weights_and_says_where_they_are(imported: Get) -> None
 
 def test_the_same_stage_is_the_same_bytes(imported: Get) -> None:
     manifest = imported(TinyGlm()).manifest
-    parts = stage_parts(manifest.config, 0, 3)
+    parts = stage_parts(manifest, 0, 3)
     assert build_stage_graph(manifest, parts) == build_stage_graph(manifest, parts)
     assert build_stage_graph(manifest, parts) != build_stage_graph(manifest, parts, accuracy_level=0)
 

@@ -17,7 +17,7 @@ from quantize.files import StagedFile
 from quantize.folding import RotatedCheckpoint
 from quantize.formats import open_checkpoint
 from quantize.importer import default_block_size, import_model
-from quantize.parts import MAX_POSITIONS
+from quantize.part_specs import MAX_POSITIONS
 from tests.quantize.conftest import Imported
 from tests.support import oracle
 from tests.support.checkpoints import TinyGlm, random_tensors, write_checkpoint

@@ -20,7 +20,9 @@ _INNER = {
 
 
 def test_every_neutral_tensor_has_its_sources() -> None:
-    sources = sources_of(_CONFIG, {"embedding.weight": "E", "head.norm": "N", "head.weight": "H"}, "layer{}/", _INNER)
+    sources = sources_of(
+        _CONFIG, tensor_shapes(_CONFIG), {"embedding.weight": "E", "head.norm": "N", "head.weight": "H"}, "layer{}/", _INNER
+    )
     assert list(sources) == list(tensor_shapes(_CONFIG))
     assert "head.weight" not in sources  # tied
     assert sources["layers.1.qkv.weight"] == (

@@ -33,7 +33,7 @@ def load_weights(manifest: Manifest, blob_folder: Path) -> dict[str, Floats]:
             count = int(np.prod(tensor.shape))
             stored[tensor.name] = np.fromfile(path, dtype, count, offset=tensor.offset).reshape(tensor.shape)
         for name, values in stored.items():
-            if name.endswith("weight"):
+            if values.dtype == np.uint8:
                 scales = stored[name.removesuffix("weight") + "scales"]
                 blocks = values.reshape(*scales.shape, -1).astype(np.float32) - 128.0
                 weights[f"{part.name}.{name}"] = (blocks * scales[..., None]).reshape(len(values), -1)

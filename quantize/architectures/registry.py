@@ -1,0 +1,36 @@
+"""The architectures that are supported, by the names that checkpoints use."""
+
+from __future__ import annotations
+
+from protos.errors import InvalidInput
+from protos.manifest import ModelConfig
+from quantize.architectures.architecture import Architecture
+from quantize.architectures.glm import GLM
+
+ARCHITECTURES = (GLM,)
+
+
+def architecture_named(name: str) -> Architecture:
+    """By a name of config.json's `architectures`. Raises InvalidInput with the list of what is supported."""
+    for architecture in ARCHITECTURES:
+        if name in architecture.names:
+            return architecture
+    raise unsupported(name)
+
+
+def architecture_of(config: ModelConfig) -> Architecture:
+    """Raises InvalidInput for a manifest that another version of this program made."""
+    return architecture_named(config.architecture)
+
+
+def architecture_of_type(model_type: str) -> Architecture:
+    """By config.json's `model_type`. Raises InvalidInput with the list of what is supported."""
+    for architecture in ARCHITECTURES:
+        if model_type == architecture.model_type:
+            return architecture
+    raise unsupported(model_type)
+
+
+def unsupported(name: object) -> InvalidInput:
+    supported = ", ".join(architecture.names[0] for architecture in ARCHITECTURES)
+    return InvalidInput(f"config.json: architecture {repr(name)[:60]} is not supported", advice=f"supported architectures: {supported}")

@@ -1,0 +1,113 @@
+"""Values of a checkpoint's config.json within stated bounds: pure, trusting nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from protos.errors import InvalidInput
+
+_DEFAULT_THETA = 10_000.0
+# onnxruntime's GroupQueryAttention takes no other head sizes with rotary positions.
+_HEAD_DIM_STEP = 16
+
+
+class ConfigReader:
+    """`config` is config.json's object, `generation` generation_config.json's.
+
+    Takes the old form of rotary settings (rope_theta, partial_rotary_factor beside the rest) and the new one (in rope_parameters).
+    Everything raises InvalidInput naming the key at fault.
+    """
+
+    def __init__(self, config: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> None:
+        self._values = config
+        self._generation = generation or {}
+
+    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            wrong(f"{key} must be a whole number from {low} to {high}, not {short(value)}")
+        return value
+
+    def number(self, key: str, low: float, high: float, default: float) -> float:
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
+            wrong(f"{key} must be a number from {low:g} to {high:g}, not {short(value)}")
+        return float(value)
+
+    def boolean(self, key: str, default: bool = False) -> bool:
+        value = self._get(key, default)
+        if not isinstance(value, bool):
+            wrong(f"{key} must be true or false, not {short(value)}")
+        return value
+
+    def check_activation(self, *supported: str) -> None:
+        """hidden_act is one of these, or left out."""
+        if self._values.get("hidden_act", supported[0]) not in supported:
+            wrong(f"hidden_act {short(self._values['hidden_act'])} is not supported, only {supported[0]}")
+
+    def heads(self, default_kv_heads: int | None = None) -> tuple[int, int]:
+        """(query heads, KV heads)."""
+        heads = self.integer("num_attention_heads", 1, 1024)
+        kv_heads = self.integer("num_key_value_heads", 1, 1024, default_kv_heads)
+        if heads % kv_heads:
+            wrong(f"num_attention_heads ({heads}) is no multiple of num_key_value_heads ({kv_heads})")
+        return heads, kv_heads
+
+    def head_dim(self, default: int | None = None) -> int:
+        head_dim = self.integer("head_dim", 1, 1024, default)
+        if head_dim % _HEAD_DIM_STEP:
+            wrong(f"head_dim ({head_dim}) is no multiple of {_HEAD_DIM_STEP}, which the attention operator needs")
+        return head_dim
+
+    def rotary_dim(self, head_dim: int, default_fraction: float) -> int:
+        rotary_dim = int(head_dim * self._rope().number("partial_rotary_factor", 1e-6, 1.0, default_fraction))
+        if rotary_dim < 2 or rotary_dim % 2:
+            wrong(f"head_dim x partial_rotary_factor ({rotary_dim}) is not an even number")
+        return rotary_dim
+
+    def rope_theta(self) -> float:
+        return self._rope().number("rope_theta", 1.0, 1e12, _DEFAULT_THETA)
+
+    def vocab_size(self) -> int:
+        return self.integer("vocab_size", 2, 1 << 22)
+
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Every end-of-sequence id of either file, each once: a model that honours only the first talks to itself."""
+        ids: list[int] = []
+        vocab_size = self.vocab_size()
+        for values in (self._values, self._generation):
+            found = values.get("eos_token_id")
+            for value in found if isinstance(found, Sequence) and not isinstance(found, str) else [] if found is None else [found]:
+                if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocab_size:
+                    wrong(f"eos_token_id must be a token id below vocab_size ({vocab_size}), not {short(value)}")
+                ids.append(value)
+        return tuple(dict.fromkeys(ids))
+
+    def _rope(self) -> ConfigReader:
+        for key in ("rope_parameters", "rope_scaling"):
+            parameters = self._values.get(key)
+            if parameters is None:
+                continue
+            if not isinstance(parameters, dict):
+                wrong(f"{key} must be an object, not {short(parameters)}")
+            kind = parameters.get("rope_type", parameters.get("type", "default"))
+            if kind != "default":
+                wrong(f"{key}: rope type {short(kind)} is not supported, only default")
+            return ConfigReader({**self._values, **parameters})
+        return self
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self._values.get(key)
+        if value is None and default is None:
+            wrong(f"{key} is missing")
+        return default if value is None else value
+
+
+def wrong(what: str) -> NoReturn:
+    raise InvalidInput(f"config.json: {what}", advice="give a GLM checkpoint folder as its publisher made it")
+
+
+def short(value: object) -> str:
+    return repr(value)[:60]

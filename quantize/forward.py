@@ -1,0 +1,82 @@
+"""A decoder's layer in float64, each matrix used when it is there: what a calibration runs while an import reads its checkpoint once."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.manifest import ModelConfig
+from quantize.blocks import Floats
+from quantize.positions import rotary_tables
+
+Doubles: TypeAlias = "npt.NDArray[np.float64]"
+# A layer asks for (name of a matrix in the layer, what it is multiplied with [tokens, in]) and is sent the product [tokens, out], a bias of
+# the same name ("qkv.bias" of "qkv.weight") included.
+Steps: TypeAlias = "Generator[tuple[str, Doubles], Doubles, None]"
+
+
+@dataclass
+class LayerRun:
+    """One layer on the residual stream `hidden` [tokens, H] of one causal sequence, which it changes in place.
+
+    `vectors` holds the layer's norms and biases by their names in the layer. `attend` leaves the largest magnitudes that keys and values
+    reach, [kv_heads x head_dim].
+    """
+
+    config: ModelConfig
+    hidden: Doubles
+    vectors: dict[str, Floats] = field(default_factory=dict)
+    key_reach: Doubles | None = None
+    value_reach: Doubles | None = None
+
+    def rms_norm(self, name: str, rows: Doubles | None = None) -> Doubles:
+        """Of `rows`, or of the residual stream."""
+        rows = self.hidden if rows is None else rows
+        mean: Doubles = np.mean(np.square(rows), axis=-1, keepdims=True)
+        gain: Doubles = self.vectors[name].astype(np.float64)
+        normed: Doubles = gain * rows / np.sqrt(mean + self.config.norm_epsilon)
+        return normed
+
+    def attend(self, qkv: Doubles) -> Doubles:
+        """Causal attention of [tokens, q + k + v] with rotary positions."""
+        config = self.config
+        count, shared = len(qkv), config.heads // config.kv_heads
+        heads = qkv.reshape(count, -1, config.head_dim).transpose(1, 0, 2)
+        queries, keys, values = np.split(heads, [config.heads, config.heads + config.kv_heads])
+        self.key_reach = _reach(keys, config.rotary_dim)
+        self.value_reach = np.abs(values).max(axis=1).reshape(-1)
+        queries, keys = (self._rotate(states) for states in (queries, keys))
+        future = np.triu(np.full((count, count), -np.inf), 1)
+        attended: Doubles = np.empty((config.heads, count, config.head_dim))
+        for head, query in enumerate(queries):
+            scores = query @ keys[head // shared].T / np.sqrt(config.head_dim) + future
+            odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+            attended[head] = odds / odds.sum(axis=1, keepdims=True) @ values[head // shared]
+        return attended.transpose(1, 0, 2).reshape(count, -1)
+
+    def _rotate(self, states: Doubles) -> Doubles:
+        """Rotary positions: pairs (2i, 2i + 1) of the first rotary_dim elements are complex numbers that turn."""
+        size = self.config.rotary_dim
+        cos, sin = rotary_tables(replace(self.config, max_positions=states.shape[1]))
+        turns = (cos + 1j * sin)[:, : size // 2].astype(np.complex128)
+        turned = states.copy()
+        turned[..., :size] = (states[..., :size].copy().view(np.complex128) * turns).view(np.float64)
+        return turned
+
+
+def swiglu(gate_up: Doubles) -> Doubles:
+    """[…, gate + up] -> […, intermediate]."""
+    gate, up = np.split(gate_up, 2, axis=-1)
+    product: Doubles = gate / (1 + np.exp(-gate)) * up
+    return product
+
+
+def _reach(keys: Doubles, rotary_dim: int) -> Doubles:
+    """[kv_heads x head_dim] of keys [kv_heads, tokens, head_dim] before their rotation: the largest value that each element can get at any
+    position. A pair turns within its length."""
+    pairs = np.hypot(keys[..., 0:rotary_dim:2], keys[..., 1:rotary_dim:2]).max(axis=1)
+    return np.concatenate([np.repeat(pairs, 2, axis=-1), np.abs(keys[..., rotary_dim:]).max(axis=1)], axis=-1).reshape(-1)

@@ -1,0 +1,144 @@
+"""What each part of an artifact will hold, where, and what it costs: before a byte of it exists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from protos.manifest import ALIGNMENT, ITEM_BYTES, Cost, ModelConfig, Quantization
+from quantize.architectures.registry import architecture_of
+from quantize.blocks import padded
+from quantize.parts import EMBEDDING, HEAD, KV_SCALES, POSITIONS, layer_part
+from quantize.positions import table_columns
+
+# The rotary tables of 32,768 positions are 16 MB at rotary_dim 128; longer contexts do not fit the devices we are for.
+MAX_POSITIONS = 32_768
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One stored tensor, `offset` bytes into the blob of part `owner`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    owner: str
+    offset: int
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """A part before its bytes exist; `size_bytes` is its own blob's."""
+
+    name: str
+    tensors: tuple[TensorSpec, ...]
+    size_bytes: int
+    cost: Cost
+
+    @property
+    def own(self) -> tuple[TensorSpec, ...]:
+        """The tensors in the part's own blob, by offset."""
+        return tuple(tensor for tensor in self.tensors if tensor.owner == self.name)
+
+
+def layout_name(quantization: Quantization) -> str:
+    return f"matmulnbits.{quantization.bits}.{quantization.block_size}" if quantization.block_size else "float32"
+
+
+def part_specs(config: ModelConfig, quantization: Quantization) -> Iterator[PartSpec]:
+    """Every part in the manifest's order: embedding, positions (where the model has rotary ones), layers, head."""
+    architecture = architecture_of(config)
+    outer = architecture.outer_parts(config)
+    embedding = _Layout(EMBEDDING, quantization)
+    for name, shape in outer[EMBEDDING].items():
+        embedding.add_table(name, *shape)
+    # One row of each table for a token.
+    row_bytes = sum(tensor.size_bytes // tensor.shape[0] for tensor in embedding.tensors)
+    yield embedding.part(read_bytes=row_bytes, macs=0)
+
+    if config.rotary_dim:
+        positions, columns = _Layout(POSITIONS, quantization), table_columns(config)
+        for name in ("cos", "sin"):
+            positions.add(name, "float32", (config.max_positions, columns))
+        yield positions.part(read_bytes=2 * 4 * columns, macs=0)
+
+    for layer in range(config.layers):
+        for inner, tensors in architecture.layer_parts(config, layer).items():
+            layout = _Layout(layer_part(layer, inner), quantization)
+            for name, shape in tensors.items():
+                layout.add_tensor(name, shape)
+            has_cache = inner == next(iter(architecture.layer_parts(config, layer)))
+            if has_cache:
+                for name in KV_SCALES:
+                    layout.add(name, "float32", (config.kv_size,))
+            kv_bytes = 2 * 4 * config.kv_size if has_cache else 0
+            yield layout.part(used_share=architecture.used_share(config, inner), kv_bytes_per_token=kv_bytes)
+
+    head = _Layout(HEAD, quantization)
+    for name, shape in outer[HEAD].items():
+        head.add_tensor(name, shape)
+    if config.tied_head:
+        head.share_matrix(embedding, *outer[EMBEDDING]["weight"])
+    yield head.part()
+
+
+class _Layout:
+    """Collects a part's tensors, each at the next aligned offset."""
+
+    def __init__(self, part: str, quantization: Quantization) -> None:
+        self.tensors: list[TensorSpec] = []
+        self._name = part
+        self._block_size = quantization.block_size
+        self._end = 0
+        self._macs = 0
+
+    def add(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+        tensor = TensorSpec(name, dtype, shape, self._name, padded(self._end, ALIGNMENT))
+        self._end = tensor.offset + tensor.size_bytes
+        self.tensors.append(tensor)
+
+    def add_tensor(self, name: str, shape: tuple[int, ...]) -> None:
+        """A neutral tensor: a matrix by blocks, anything else as it is."""
+        if name.endswith("weight"):
+            self._macs += math.prod(shape)
+            self._add_matrix(name, *shape, flat=False)
+        else:
+            self.add(name, "float32", shape)
+
+    def add_table(self, name: str, *shape: int) -> None:
+        """A neutral tensor of which rows are gathered; the operator wants its blocks in a row."""
+        if name.endswith("weight"):
+            rows, columns = shape
+            self._add_matrix(name, rows, columns, flat=True)
+        else:
+            self.add(name, "float32", shape)
+
+    def share_matrix(self, owner: _Layout, rows: int, columns: int) -> None:
+        """Another part's "weight", multiplied with here."""
+        self._macs += rows * columns
+        theirs = [tensor for tensor in owner.tensors if tensor.name in ("weight", "scales")]
+        own = _Layout(self._name, Quantization(8, self._block_size, True))
+        own._add_matrix("weight", rows, columns, flat=False)
+        for tensor, shape in zip(theirs, (tensor.shape for tensor in own.tensors), strict=True):
+            self.tensors.append(TensorSpec(tensor.name, tensor.dtype, shape, owner._name, tensor.offset))
+
+    def part(
+        self, *, macs: int | None = None, read_bytes: int | None = None, used_share: float = 1.0, kv_bytes_per_token: int = 0
+    ) -> PartSpec:
+        weight_bytes = sum(tensor.size_bytes for tensor in self.tensors)
+        read_bytes = round(weight_bytes * used_share) if read_bytes is None else read_bytes
+        macs = round(self._macs * used_share) if macs is None else macs
+        return PartSpec(self._name, tuple(self.tensors), self._end, Cost(weight_bytes, read_bytes, macs, kv_bytes_per_token))
+
+    def _add_matrix(self, name: str, rows: int, columns: int, *, flat: bool) -> None:
+        if not self._block_size:
+            self.add(name, "float32", (rows, columns))
+            return
+        blocks = padded(columns, self._block_size) // self._block_size
+        self.add(name, "uint8", (rows, blocks * self._block_size) if flat else (rows, blocks, self._block_size))
+        self.add(f"{name.removesuffix('weight')}scales", "float32", (rows, blocks))
