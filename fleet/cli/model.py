@@ -29,7 +29,11 @@ BlockOption = Annotated[
     typer.Option("--block-size", help="Weights per scale: 32, 64 or 128 (default: what suits the model).", show_default=False),
 ]
 RotateOption = Annotated[
-    bool, typer.Option("--rotate/--no-rotate", help="Fold a rotation into the weights, the same function with less loss at int8.")
+    bool,
+    typer.Option(
+        "--rotate/--no-rotate",
+        help="Fold a rotation into the weights where the architecture allows it: the same function, less loss at int8.",
+    ),
 ]
 
 

@@ -6,8 +6,9 @@ from protos.errors import InvalidInput
 from protos.manifest import ModelConfig
 from quantize.architectures.architecture import Architecture
 from quantize.architectures.glm import GLM
+from quantize.architectures.glm4 import GLM4
 
-ARCHITECTURES = (GLM,)
+ARCHITECTURES = (GLM, GLM4)
 
 
 def architecture_named(name: str) -> Architecture:

@@ -1,0 +1,166 @@
+"""Makes the golden checkpoints: tiny random models as transformers saves them, and what transformers computes with them.
+
+Development only; needs an environment of its own:
+
+    python -m venv /tmp/goldens && /tmp/goldens/bin/pip install torch==2.13.0 'transformers>=5' safetensors
+    /tmp/goldens/bin/python -m tests.goldens.make            # all, or the names of some
+
+Each folder under tests/goldens/ is a checkpoint in the layout that the hub has, with `reference.npz` beside it: `ids` int64 [sequences,
+tokens], `logits` float32 [sequences, tokens, V], computed in float32 from the stored (rounded) weights.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+HERE = Path(__file__).parent
+SEQUENCES, TOKENS, VOCABULARY = 3, 80, 272
+
+
+@dataclass(frozen=True)
+class Golden:
+    """`config` is transformers'; the rest is how its files differ from what transformers writes today."""
+
+    model_type: str
+    dtype: str
+    config: dict[str, Any]
+    old_form: bool = False  # rotary settings beside the rest of config.json
+    claims_tied: bool = False  # config.json says so, although a head is stored and differs
+    shard_bytes: int = 1 << 30
+    extra_layer: bool = False  # a next-token prediction layer past the last, to be ignored
+    seed: int = 0
+
+
+_ODD = {"hidden_size": 72, "intermediate_size": 104, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": VOCABULARY}
+_COMMON = {"max_position_embeddings": 256, "rms_norm_eps": 1e-5, "eos_token_id": [256, 260], "pad_token_id": 256}
+
+
+def _rope(fraction: float, theta: float = 10000.0) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": fraction}}
+
+
+GOLDENS = {
+    # As GLM-Edge: heads x head_dim is not hidden, sizes are no multiple of a block, the stored head is not the embedding.
+    "glm-edge": Golden(
+        "glm",
+        "bfloat16",
+        {**_ODD, **_COMMON, **_rope(1.0), "num_key_value_heads": 2, "head_dim": 32, "attention_bias": False},
+        old_form=True,
+        claims_tied=True,
+        seed=1,
+    ),
+    # As GLM-4-9B-chat.
+    "glm-4-9b-chat": Golden(
+        "glm",
+        "float16",
+        {**_ODD, **_COMMON, **_rope(0.5), "num_key_value_heads": 1, "head_dim": 16, "attention_bias": True},
+        shard_bytes=100_000,
+        seed=2,
+    ),
+    # As GLM-4-0414.
+    "glm-4-0414": Golden(
+        "glm4",
+        "bfloat16",
+        {**_ODD, **_COMMON, **_rope(0.5), "num_key_value_heads": 2, "head_dim": 32, "attention_bias": True},
+        shard_bytes=150_000,
+        seed=3,
+    ),
+    "glm-4-0414-tied": Golden(
+        "glm4",
+        "float32",
+        {
+            **_COMMON,
+            **_rope(0.5, 500000.0),
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "vocab_size": VOCABULARY,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "head_dim": 16,
+            "attention_bias": False,
+            "tie_word_embeddings": True,
+        },
+        old_form=True,
+        seed=4,
+    ),
+}
+
+
+def make(name: str, golden: Golden) -> None:
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    torch.manual_seed(golden.seed)
+    config = AutoConfig.for_model(golden.model_type, tie_word_embeddings=golden.config.get("tie_word_embeddings", False), **_plain(golden))
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    _draw(model)
+    model = model.to(getattr(torch, golden.dtype))
+    model.save_pretrained(folder, max_shard_size=golden.shard_bytes)
+    # Read back, and not converted: a conversion rounds the rotary frequencies too.
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    _as_the_hub_has_it(folder, golden)
+    ids = torch.randint(0, 256, (SEQUENCES, TOKENS))
+    with torch.no_grad():
+        logits = model(ids, use_cache=False).logits
+    np.savez_compressed(folder / "reference.npz", ids=ids.numpy(), logits=logits.numpy().astype(np.float32))
+    print(name, f"{sum(path.stat().st_size for path in folder.iterdir()) / 1024:.0f} KiB")
+
+
+def _plain(golden: Golden) -> dict[str, Any]:
+    return {key: value for key, value in golden.config.items() if key != "tie_word_embeddings"}
+
+
+def _draw(model: torch.nn.Module) -> None:
+    """Weights of unit gain, so that no layer drowns another; norms near one; biases small."""
+    for name, values in [*model.named_parameters(), *model.named_buffers()]:
+        if name.endswith("inv_freq"):
+            continue
+        with torch.no_grad():
+            if "norm" in name and values.dim() == 1:
+                values.normal_(1.0, 0.1)
+            elif values.dim() == 1:
+                values.normal_(0.0, 0.1)
+            elif "embed_tokens" in name:
+                values.normal_(0.0, 1.0)
+            else:
+                values.normal_(0.0, values.shape[-1] ** -0.5)
+
+
+def _as_the_hub_has_it(folder: Path, golden: Golden) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    if golden.old_form:
+        config |= {key: value for key, value in config.pop("rope_parameters").items() if key != "rope_type"}
+    if golden.claims_tied:
+        config["tie_word_embeddings"] = True
+    if golden.extra_layer:
+        config["num_nextn_predict_layers"] = 1
+        _add_extra_layer(folder, config["num_hidden_layers"])
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _add_extra_layer(folder: Path, layers: int) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    last = f"model.layers.{layers - 1}."
+    extra = {name.replace(last, f"model.layers.{layers}."): value.clone() for name, value in tensors.items() if name.startswith(last)}
+    hidden = tensors["model.norm.weight"]
+    extra[f"model.layers.{layers}.eh_proj.weight"] = torch.zeros(len(hidden), 2 * len(hidden), dtype=hidden.dtype)
+    for name in ("enorm", "hnorm", "shared_head.norm"):
+        extra[f"model.layers.{layers}.{name}.weight"] = torch.ones_like(hidden)
+    save_file({**tensors, **extra}, path, metadata={"format": "pt"})
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or list(GOLDENS):
+        make(wanted, GOLDENS[wanted])
