@@ -60,5 +60,6 @@ def load_request(manifest: Manifest, desired: Desired, stage: int, next_hop: pb.
 
 
 def row_multiple(manifest: Manifest) -> int:
-    """MatMulNBits with blocks of 128 and more computes the last of an odd number of rows differently (FACTS, Determinism)."""
-    return 2 if manifest.quantization.block_size >= 128 else 1
+    """Some products compute the last of an odd number of rows differently: MatMulNBits with blocks of 128 and more, and those in float32,
+    as a router of experts is."""
+    return 2 if manifest.quantization.block_size not in (32, 64) or manifest.config.experts else 1

@@ -18,6 +18,21 @@ ITEM_BYTES = {"float32": 4, "uint8": 1}
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Of a mixture of experts; see manifest.proto."""
+
+    first_layer: int
+    count: int
+    per_token: int
+    intermediate_size: int
+    shared_intermediate_size: int
+    groups: int
+    groups_per_token: int
+    normalized: bool
+    scale: float
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Shapes and constants of a decoder (manifest.proto says what each is)."""
 
@@ -36,6 +51,9 @@ class ModelConfig:
     tied_head: bool
     max_positions: int
     eos_token_ids: tuple[int, ...]
+    rotary_halves: bool = False
+    qk_norm: bool = False
+    experts: Experts | None = None
 
     @property
     def query_size(self) -> int:
@@ -196,7 +214,10 @@ def _to_proto(manifest: Manifest) -> pb.Manifest:
     config = manifest.config
     return pb.Manifest(
         format_version=manifest.format_version,
-        config=pb.ModelConfig(**{name: getattr(config, name) for name in config.__dataclass_fields__}),
+        config=pb.ModelConfig(
+            **{name: getattr(config, name) for name in config.__dataclass_fields__ if name != "experts"},
+            experts=pb.Experts(**vars(config.experts)) if config.experts else None,
+        ),
         quantization=pb.Quantization(**vars(manifest.quantization)),
         provenance=pb.Provenance(**vars(manifest.provenance)),
         parts=[
@@ -237,8 +258,9 @@ def _from_proto(message: pb.Manifest) -> Manifest:
     c, q = message.config, message.quality
     return Manifest(
         config=ModelConfig(
-            **{name: getattr(c, name) for name in ModelConfig.__dataclass_fields__ if name != "eos_token_ids"},
+            **{name: getattr(c, name) for name in ModelConfig.__dataclass_fields__ if name not in ("eos_token_ids", "experts")},
             eos_token_ids=tuple(c.eos_token_ids),
+            experts=Experts(**{name: getattr(c.experts, name) for name in Experts.__dataclass_fields__}) if c.HasField("experts") else None,
         ),
         quantization=Quantization(**{name: getattr(message.quantization, name) for name in Quantization.__dataclass_fields__}),
         provenance=Provenance(**{name: getattr(message.provenance, name) for name in Provenance.__dataclass_fields__}),

@@ -96,6 +96,20 @@ def add_linear(builder: GraphBuilder, part: str, name: str, value: str) -> str:
     return output
 
 
+def add_normed_heads(builder: GraphBuilder, part: str, qkv: str) -> tuple[str, str, str]:
+    """(queries, keys, values) of the fused product; each query head has "q_norm", each key head "k_norm"."""
+    config = builder.config
+    names = [f"{part}.{name}" for name in ("queries", "keys", "values")]
+    sizes = builder.constant("qkv.sizes", [config.query_size, config.kv_size, config.kv_size])
+    builder.add_node("Split", [qkv, sizes], names, axis=-1)
+    for place, (norm, heads) in enumerate((("q_norm", config.heads), ("k_norm", config.kv_heads))):
+        by_heads, normed = f"{names[place]}.heads", f"{names[place]}.normed"
+        builder.add_node("Reshape", [names[place], builder.constant(f"{norm}.heads", [0, 0, heads, config.head_dim])], [by_heads])
+        builder.add_node("Reshape", [add_rms_norm(builder, part, norm, by_heads), builder.constant("heads.flat", [0, 0, -1])], [normed])
+        names[place] = normed
+    return names[0], names[1], names[2]
+
+
 def add_swiglu(builder: GraphBuilder, part: str, gate_up: str, name: str = "") -> str:
     """SiLU of the first half times the second."""
     gate, up, activated, product = (f"{part}.{name}{value}" for value in ("gate", "up", "activated", "product"))
@@ -105,8 +119,11 @@ def add_swiglu(builder: GraphBuilder, part: str, gate_up: str, name: str = "") -
     return product
 
 
-def add_attention(builder: GraphBuilder, layer: int, part: str, qkv: str) -> str:
-    """Grouped-query attention with rotary positions over the layer's cache, which is updated in place; `part` has the cache's scales."""
+def add_attention(builder: GraphBuilder, layer: int, part: str, qkv: str | tuple[str, str, str]) -> str:
+    """Grouped-query attention with rotary positions over the layer's cache, which is updated in place; `part` has the cache's scales.
+
+    `qkv` is fused, or (queries, keys, values), each [batch, sequence, heads x head_dim].
+    """
     config = builder.config
     int8 = builder.kv_dtype == "int8"
     dtype = TensorProto.INT8 if int8 else TensorProto.FLOAT
@@ -124,13 +141,13 @@ def add_attention(builder: GraphBuilder, layer: int, part: str, qkv: str) -> str
     quantized: dict[str, int | str] = {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
     builder.add_node(
         "GroupQueryAttention",
-        [qkv, "", "", *past, "seqlens_k", "total_sequence_length", *tables, *scales],
+        [*((qkv, "", "") if isinstance(qkv, str) else qkv), *past, "seqlens_k", "total_sequence_length", *tables, *scales],
         [output, *present],
         fused=True,
         num_heads=config.heads,
         kv_num_heads=config.kv_heads,
         do_rotary=1,
-        rotary_interleaved=1,
+        rotary_interleaved=0 if config.rotary_halves else 1,
         **(quantized if int8 else {}),
     )
     return output

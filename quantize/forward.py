@@ -41,13 +41,15 @@ class LayerRun:
         normed: Doubles = gain * rows / np.sqrt(mean + self.config.norm_epsilon)
         return normed
 
-    def attend(self, qkv: Doubles) -> Doubles:
-        """Causal attention of [tokens, q + k + v] with rotary positions."""
+    def attend(self, qkv: Doubles, query_norm: str | None = None, key_norm: str | None = None) -> Doubles:
+        """Causal attention of [tokens, q + k + v] with rotary positions; the names are of norms of each query and each key head."""
         config = self.config
         count, shared = len(qkv), config.heads // config.kv_heads
         heads = qkv.reshape(count, -1, config.head_dim).transpose(1, 0, 2)
         queries, keys, values = np.split(heads, [config.heads, config.heads + config.kv_heads])
-        self.key_reach = _reach(keys, config.rotary_dim)
+        queries = self.rms_norm(query_norm, queries) if query_norm else queries
+        keys = self.rms_norm(key_norm, keys) if key_norm else keys
+        self.key_reach = self._reach(keys)
         self.value_reach = np.abs(values).max(axis=1).reshape(-1)
         queries, keys = (self._rotate(states) for states in (queries, keys))
         future = np.triu(np.full((count, count), -np.inf), 1)
@@ -58,14 +60,28 @@ class LayerRun:
             attended[head] = odds / odds.sum(axis=1, keepdims=True) @ values[head // shared]
         return attended.transpose(1, 0, 2).reshape(count, -1)
 
-    def _rotate(self, states: Doubles) -> Doubles:
-        """Rotary positions: pairs (2i, 2i + 1) of the first rotary_dim elements are complex numbers that turn."""
+    def _pairs(self) -> tuple[slice, slice]:
+        """Places in a head of the first and the second members of the pairs that turn."""
         size = self.config.rotary_dim
-        cos, sin = rotary_tables(replace(self.config, max_positions=states.shape[1]))
-        turns = (cos + 1j * sin)[:, : size // 2].astype(np.complex128)
+        return (slice(0, size // 2), slice(size // 2, size)) if self.config.rotary_halves else (slice(0, size, 2), slice(1, size, 2))
+
+    def _rotate(self, states: Doubles) -> Doubles:
+        """Rotary positions of [heads, tokens, head_dim]."""
+        first, second = self._pairs()
+        tables = rotary_tables(replace(self.config, max_positions=states.shape[1]))
+        cos, sin = (table[:, : self.config.rotary_dim // 2] for table in tables)
         turned = states.copy()
-        turned[..., :size] = (states[..., :size].copy().view(np.complex128) * turns).view(np.float64)
+        turned[..., first] = states[..., first] * cos - states[..., second] * sin
+        turned[..., second] = states[..., second] * cos + states[..., first] * sin
         return turned
+
+    def _reach(self, keys: Doubles) -> Doubles:
+        """[kv_heads x head_dim] of keys [kv_heads, tokens, head_dim] before their rotation: the largest value that each element can get at
+        any position. A pair turns within its length."""
+        first, second = self._pairs()
+        reach: Doubles = np.abs(keys).max(axis=1)
+        reach[:, first] = reach[:, second] = np.hypot(keys[..., first], keys[..., second]).max(axis=1)
+        return reach.reshape(-1)
 
 
 def swiglu(gate_up: Doubles) -> Doubles:
@@ -73,10 +89,3 @@ def swiglu(gate_up: Doubles) -> Doubles:
     gate, up = np.split(gate_up, 2, axis=-1)
     product: Doubles = gate / (1 + np.exp(-gate)) * up
     return product
-
-
-def _reach(keys: Doubles, rotary_dim: int) -> Doubles:
-    """[kv_heads x head_dim] of keys [kv_heads, tokens, head_dim] before their rotation: the largest value that each element can get at any
-    position. A pair turns within its length."""
-    pairs = np.hypot(keys[..., 0:rotary_dim:2], keys[..., 1:rotary_dim:2]).max(axis=1)
-    return np.concatenate([np.repeat(pairs, 2, axis=-1), np.abs(keys[..., rotary_dim:]).max(axis=1)], axis=-1).reshape(-1)

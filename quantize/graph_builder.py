@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
@@ -26,6 +26,7 @@ class GraphBuilder:
         self._manifest = manifest
         self._shapes = shapes
         self._graph = GraphProto()
+        self._scope = self._graph  # that nodes go into
         self._initializers: set[str] = set()
 
     def add_input(self, name: str, dtype: int, shape: Sequence[int | str]) -> None:
@@ -35,13 +36,33 @@ class GraphBuilder:
         self._graph.output.append(helper.make_tensor_value_info(name, dtype, shape))
 
     def add_node(
-        self, operator: str, inputs: Sequence[str], outputs: Sequence[str], *, fused: bool = False, **attributes: int | float | str
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        *,
+        fused: bool = False,
+        **attributes: int | float | str | Sequence[int],
     ) -> None:
         """`fused`: one of com.microsoft's operators. "" is an input or output left out."""
         name = f"{operator}:{next(filter(None, outputs))}"
         node = helper.make_node(operator, inputs, outputs, name, domain="com.microsoft" if fused else "")
         node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
-        self._graph.node.append(node)
+        self._scope.node.append(node)
+
+    def add_if(self, condition: str, value: str, output: str, then: Callable[[], str], shape: Sequence[int | str]) -> None:
+        """`output`, float32 of `shape`, is what the nodes that `then` adds make of it where `condition` holds, and else `value`."""
+        outer = self._scope
+        self._scope = taken = GraphProto(name=f"{output}.then")
+        result = then()
+        self._scope = outer
+        taken.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, shape))
+        left = GraphProto(name=f"{output}.else")
+        left.node.append(helper.make_node("Identity", [value], [f"{output}.kept"], f"Identity:{output}"))
+        left.output.append(helper.make_tensor_value_info(f"{output}.kept", TensorProto.FLOAT, shape))
+        node = helper.make_node("If", [condition], [output], f"If:{output}")
+        node.attribute.extend(helper.make_attribute(name, graph) for name, graph in (("then_branch", taken), ("else_branch", left)))
+        self._scope.node.append(node)
 
     def weight(self, part: str, tensor: str) -> str:
         """The name of the initializer for this stored tensor; declared at the first call."""
@@ -64,9 +85,16 @@ class GraphBuilder:
 
     def constant(self, name: str, values: Sequence[int]) -> str:
         """A small int64 [n] initializer kept in the graph itself; declared at the first call."""
+        return self._constant(name, TensorProto.INT64, values)
+
+    def float_constant(self, name: str, values: Sequence[float]) -> str:
+        """A small float32 [n] initializer, as `constant`."""
+        return self._constant(name, TensorProto.FLOAT, values)
+
+    def _constant(self, name: str, dtype: int, values: Sequence[int] | Sequence[float]) -> str:
         if name not in self._initializers:
             self._initializers.add(name)
-            self._graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(values)], values))
+            self._graph.initializer.append(helper.make_tensor(name, dtype, [len(values)], values))
         return name
 
     def serialize(self, name: str) -> bytes:

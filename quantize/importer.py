@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from protos.errors import Busy, Corrupt
+from protos.errors import Busy, Corrupt, InvalidInput
 from protos.manifest import Blob, Manifest, ModelConfig, Part, Quantization, Tensor, TextFile, Variant
 from quantize.architectures.registry import architecture_of
 from quantize.artifact import ArtifactStore, BlobWriter
@@ -22,13 +22,15 @@ from quantize.folding import RotatedCheckpoint
 from quantize.part_specs import MAX_POSITIONS, PartSpec, TensorSpec, layout_name, part_specs
 from quantize.parts import EMBEDDING, KEY_SCALES, POSITIONS, VALUE_SCALES, layer_number
 from quantize.positions import rotary_tables
+from quantize.sources import Shapes
 
 Progress = Callable[[int, int, str], None]
 
 
 def default_block_size(config: ModelConfig) -> int:
-    """32 for small models, whose quality needs it; else 128, whose scales take a quarter of the memory traffic (both measured)."""
-    return 32 if config.hidden_size < 1024 else 128
+    """32 for small models, whose quality needs it; else 128, whose scales take a quarter of the memory traffic (both measured); 64, the
+    largest that computes any number of rows alike, for a mixture of experts, whose experts get any number."""
+    return 32 if config.hidden_size < 1024 else 128 if config.experts is None else 64
 
 
 def import_model(
@@ -58,8 +60,14 @@ def import_model(
     else:
         block_size = default_block_size(config) if block_size is None else block_size
         check_block_size(block_size)
+        if config.experts and block_size > 64:
+            raise InvalidInput(
+                f"block size {block_size} is not for a mixture of experts: a text would depend on others beside it",
+                advice="choose 32 or 64",
+            )
     quantization = Quantization(bits=bits, block_size=block_size, symmetric=True, rotated=rotate)
     specs = tuple(part_specs(config, quantization))
+    shapes = tensor_shapes(config)
     calibration = Calibration(config, calibration_ids(checkpoint.text_files["tokenizer.json"], config.vocab_size))
     meter = _Meter(sum(spec.size_bytes for spec in specs), progress)
     with store.importing():
@@ -67,7 +75,7 @@ def import_model(
         for spec in specs:
             meter.part = spec.name
             with store.new_blob() as writer:
-                for tensor, chunk in _chunks(spec, checkpoint, config, block_size, calibration):
+                for tensor, chunk in _chunks(spec, shapes, checkpoint, config, block_size, calibration):
                     _write(writer, tensor, chunk, meter)
                 blobs[spec.name] = writer.commit()
         text_files = tuple(TextFile(file, store.put(data)) for file, data in sorted(checkpoint.text_files.items()))
@@ -105,14 +113,13 @@ def _write(writer: BlobWriter, tensor: TensorSpec, chunk: np.ndarray, meter: _Me
 
 
 def _chunks(
-    spec: PartSpec, checkpoint: Checkpoint, config: ModelConfig, block_size: int, calibration: Calibration
+    spec: PartSpec, shapes: Shapes, checkpoint: Checkpoint, config: ModelConfig, block_size: int, calibration: Calibration
 ) -> Iterator[tuple[TensorSpec, np.ndarray]]:
     """What the part's own blob holds, in order. Scales follow their weights, so they are kept until those are written."""
     if spec.name == POSITIONS:
         yield from zip(spec.own, rotary_tables(config), strict=True)
         return
     scales: list[Floats] = []
-    shapes = tensor_shapes(config)
     layer, within = layer_number(spec.name), spec.name.partition(".")[2].partition(".")[2]
     for tensor in spec.own:
         source = f"{spec.name}.{tensor.name}"

@@ -25,7 +25,7 @@ class Manifest(_message.Message):
     def __init__(self, format_version: _Optional[int] = ..., config: _Optional[_Union[ModelConfig, _Mapping]] = ..., quantization: _Optional[_Union[Quantization, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., text_files: _Optional[_Iterable[_Union[TextFile, _Mapping]]] = ..., quality: _Optional[_Union[QualityReport, _Mapping]] = ...) -> None: ...
 
 class ModelConfig(_message.Message):
-    __slots__ = ("architecture", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size", "vocab_size", "norm_epsilon", "rope_theta", "rotary_dim", "qkv_bias", "tied_head", "max_positions", "eos_token_ids")
+    __slots__ = ("architecture", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size", "vocab_size", "norm_epsilon", "rope_theta", "rotary_dim", "qkv_bias", "tied_head", "max_positions", "eos_token_ids", "rotary_halves", "qk_norm", "experts")
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,9 @@ class ModelConfig(_message.Message):
     TIED_HEAD_FIELD_NUMBER: _ClassVar[int]
     MAX_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     EOS_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    ROTARY_HALVES_FIELD_NUMBER: _ClassVar[int]
+    QK_NORM_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
     architecture: str
     hidden_size: int
     layers: int
@@ -56,7 +59,32 @@ class ModelConfig(_message.Message):
     tied_head: bool
     max_positions: int
     eos_token_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, architecture: _Optional[str] = ..., hidden_size: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., intermediate_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., norm_epsilon: _Optional[float] = ..., rope_theta: _Optional[float] = ..., rotary_dim: _Optional[int] = ..., qkv_bias: _Optional[bool] = ..., tied_head: _Optional[bool] = ..., max_positions: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    rotary_halves: bool
+    qk_norm: bool
+    experts: Experts
+    def __init__(self, architecture: _Optional[str] = ..., hidden_size: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., intermediate_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., norm_epsilon: _Optional[float] = ..., rope_theta: _Optional[float] = ..., rotary_dim: _Optional[int] = ..., qkv_bias: _Optional[bool] = ..., tied_head: _Optional[bool] = ..., max_positions: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., rotary_halves: _Optional[bool] = ..., qk_norm: _Optional[bool] = ..., experts: _Optional[_Union[Experts, _Mapping]] = ...) -> None: ...
+
+class Experts(_message.Message):
+    __slots__ = ("first_layer", "count", "per_token", "intermediate_size", "shared_intermediate_size", "groups", "groups_per_token", "normalized", "scale")
+    FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    INTERMEDIATE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SHARED_INTERMEDIATE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NORMALIZED_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    first_layer: int
+    count: int
+    per_token: int
+    intermediate_size: int
+    shared_intermediate_size: int
+    groups: int
+    groups_per_token: int
+    normalized: bool
+    scale: float
+    def __init__(self, first_layer: _Optional[int] = ..., count: _Optional[int] = ..., per_token: _Optional[int] = ..., intermediate_size: _Optional[int] = ..., shared_intermediate_size: _Optional[int] = ..., groups: _Optional[int] = ..., groups_per_token: _Optional[int] = ..., normalized: _Optional[bool] = ..., scale: _Optional[float] = ...) -> None: ...
 
 class Quantization(_message.Message):
     __slots__ = ("bits", "block_size", "symmetric", "rotated")

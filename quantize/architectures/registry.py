@@ -7,8 +7,9 @@ from protos.manifest import ModelConfig
 from quantize.architectures.architecture import Architecture
 from quantize.architectures.glm import GLM
 from quantize.architectures.glm4 import GLM4
+from quantize.architectures.glm4_moe import GLM4_MOE
 
-ARCHITECTURES = (GLM, GLM4)
+ARCHITECTURES = (GLM, GLM4, GLM4_MOE)
 
 
 def architecture_named(name: str) -> Architecture:

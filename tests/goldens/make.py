@@ -44,6 +44,20 @@ class Golden:
 _ODD = {"hidden_size": 72, "intermediate_size": 104, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": VOCABULARY}
 _COMMON = {"max_position_embeddings": 256, "rms_norm_eps": 1e-5, "eos_token_id": [256, 260], "pad_token_id": 256}
 
+_MOE = {
+    "hidden_size": 72,
+    "intermediate_size": 104,
+    "num_hidden_layers": 3,
+    "vocab_size": VOCABULARY,
+    "moe_intermediate_size": 40,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.2,
+    "norm_topk_prob": True,
+}
+
 
 def _rope(fraction: float, theta: float = 10000.0) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": fraction}}
@@ -94,6 +108,41 @@ GOLDENS = {
         old_form=True,
         seed=4,
     ),
+    # As GLM-4.5: a dense layer first, routed experts beside a shared one, a prediction layer past the last.
+    "glm-4.5": Golden(
+        "glm4_moe",
+        "bfloat16",
+        {**_COMMON, **_rope(0.5), **_MOE, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "attention_bias": True},
+        extra_layer=True,
+        seed=5,
+    ),
+    # Experts in several groups and parts, norms of queries and keys, no dense layer.
+    "glm-4.5-groups": Golden(
+        "glm4_moe",
+        "bfloat16",
+        {
+            **_COMMON,
+            **_rope(1.0),
+            **_MOE,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "attention_bias": False,
+            "use_qk_norm": True,
+            "num_hidden_layers": 2,
+            "first_k_dense_replace": 0,
+            "n_routed_experts": 24,
+            "n_group": 4,
+            "topk_group": 2,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "routed_scaling_factor": 1.7,
+            "norm_topk_prob": False,
+        },
+        old_form=True,
+        shard_bytes=200_000,
+        seed=6,
+    ),
 }
 
 
@@ -128,6 +177,10 @@ def _draw(model: torch.nn.Module) -> None:
         with torch.no_grad():
             if "norm" in name and values.dim() == 1:
                 values.normal_(1.0, 0.1)
+            elif "experts.down_proj" in name:  # a choice at a draw, which int8 turns, must not outweigh all else
+                values.normal_(0.0, 0.3 * values.shape[-1] ** -0.5)
+            elif "mlp.gate.weight" in name:
+                values.normal_(0.0, 2.0 * values.shape[-1] ** -0.5)
             elif values.dim() == 1:
                 values.normal_(0.0, 0.1)
             elif "embed_tokens" in name:

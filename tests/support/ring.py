@@ -16,6 +16,7 @@ import grpc.aio
 from device.agent import Agent, AgentConfig
 from device.cpu import CpuHardware
 from device.hardware import Hardware
+from fleet.stage_request import row_multiple
 from protos.dtypes import KvDtype, WireDtype
 from protos.errors import FleetError, by_name, remote
 from protos.ids import PROTOCOL_VERSION, PipelineId
@@ -28,6 +29,7 @@ from quantize.costs import stage_cost
 from quantize.graph import build_stage_graph
 from quantize.huggingface import open_huggingface
 from quantize.importer import import_model
+from quantize.parts import stage_parts
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 from tests.support.members import TestFleet, credentials_of
 
@@ -186,7 +188,7 @@ def load_requests(
     """What a coordinator would send to the devices of `hops`, layers cut evenly."""
     requests, config = [], manifest.config
     for stage, (first, stop) in enumerate(cuts(config.layers, len(hops))):
-        body = [*(["embedding"] if stage == 0 else []), "positions", *(f"layers.{layer}" for layer in range(first, stop))]
+        body = [*(["embedding"] if stage == 0 else []), *stage_parts(manifest, first, stop)]
         parts = [*body, *(["head"] if stage == 0 else [])]
         blobs = {blob.digest for part in parts for blob in manifest.part(part).variants[0].blobs}
         requests.append(
@@ -210,7 +212,7 @@ def load_requests(
                     groups=len(hops),
                     slots_per_group=slots,
                     prefill_chunk=chunk,
-                    row_multiple=2 if manifest.quantization.block_size >= 128 else 1,
+                    row_multiple=row_multiple(manifest),
                     kv_dtype=kv_dtype,
                     wire_dtype=wire_dtype,
                 ),

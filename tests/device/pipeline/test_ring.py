@@ -12,6 +12,7 @@ from protos.manifest import Manifest
 from protos.v1 import pipeline_pb2
 from quantize.artifact import ArtifactStore
 from tests.support.checkpoints import TinyGlm
+from tests.support.goldens import import_golden
 from tests.support.ring import Client, ring, tiny_model
 from tests.support.waiting import wait_until
 
@@ -47,6 +48,18 @@ async def test_blocks_of_128_are_as_exact(tmp_path: Path) -> None:
     wide = tiny_model(tmp_path, TinyGlm(hidden_size=256, layers=3, heads=4, head_dim=64, intermediate_size=384), block_size=128)
     expected = await alone(tmp_path / "one", *wide)
     async with ring(tmp_path / "many", *wide, 3) as many, many.client() as client:
+        together = await asyncio.gather(*(client.ask(prompt, 20) for prompt in PROMPTS * 3))
+        assert [answer.token_ids for answer in together] == expected * 3
+
+
+@pytest.mark.parametrize(("name", "stages"), [("glm-4.5", 3), ("glm-4.5-groups", 2)])
+async def test_a_mixture_of_experts_is_as_exact(tmp_path: Path, name: str, stages: int) -> None:
+    """How many rows an expert gets depends on the company; what they give must not."""
+    model = import_golden(name, tmp_path)
+    expected = await alone(tmp_path / "one", *model)
+    assert len({tuple(tokens) for tokens in expected}) == len(PROMPTS)
+    async with ring(tmp_path / "many", *model, stages, chunk=6) as many, many.client() as client:
+        assert [(await client.ask(prompt, 20)).token_ids for prompt in PROMPTS] == expected
         together = await asyncio.gather(*(client.ask(prompt, 20) for prompt in PROMPTS * 3))
         assert [answer.token_ids for answer in together] == expected * 3
 
