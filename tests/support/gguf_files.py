@@ -1,0 +1,113 @@
+"""Writes the tiny random checkpoints of `tests.support.checkpoints` as GGUF files, as llama.cpp's converter lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from tests.support.checkpoints import CHAT_TEMPLATE, SPECIAL_TOKENS, TinyGlm, byte_characters, random_tensors
+
+_OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+_INNER = {
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+TOKENS = [*byte_characters(), *SPECIAL_TOKENS, "Ġt"]
+TYPES = [1] * 256 + [3] * len(SPECIAL_TOKENS) + [1]
+_TINY = TinyGlm()
+
+
+def write_gguf(
+    path: Path,
+    model: TinyGlm = _TINY,
+    *,
+    architecture: str = "chatglm",
+    fused_qkv: bool = False,
+    types: Mapping[str, gguf.GGMLQuantizationType] | None = None,
+    pre: str = "chatglm-bpe",
+    metadata: Mapping[str, object] | None = None,
+    without: frozenset[str] = frozenset(),
+    extra: Mapping[str, npt.NDArray[Any]] | None = None,
+) -> Path:
+    """`types`: by the last word of a tensor's name ("ffn_up"), else F32. `metadata` goes over the rest (None: left out)."""
+    writer = gguf.GGUFWriter(path, architecture)
+    head_dim = model.head_dim
+    values: dict[str, object] = {
+        "general.name": "Tiny GLM",
+        "general.license": "mit",
+        f"{architecture}.block_count": model.layers,
+        f"{architecture}.context_length": model.max_positions,
+        f"{architecture}.embedding_length": model.hidden_size,
+        f"{architecture}.feed_forward_length": model.intermediate_size,
+        f"{architecture}.attention.head_count": model.heads,
+        f"{architecture}.attention.head_count_kv": model.kv_heads,
+        f"{architecture}.attention.key_length": head_dim,
+        f"{architecture}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{architecture}.rope.dimension_count": int(head_dim * model.rotary_fraction),
+        f"{architecture}.rope.freq_base": 10000.0,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": TOKENS,
+        "tokenizer.ggml.token_type": TYPES,
+        "tokenizer.ggml.merges": ["Ġ t"],
+        "tokenizer.ggml.eos_token_id": 256,
+        "tokenizer.ggml.eot_token_id": 260,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.chat_template": CHAT_TEMPLATE,
+    } | dict(metadata or {})
+    for key, value in values.items():
+        _add(writer, key, value)
+    for name, array in {**tensors(model, architecture, fused_qkv), **(extra or {})}.items():
+        if name in without:
+            continue
+        kind = (types or {}).get(name.split(".")[-2], gguf.GGMLQuantizationType.F32)
+        if array.ndim == 1 or kind == gguf.GGMLQuantizationType.F32:
+            writer.add_tensor(name, array.astype(np.float32))
+        else:
+            writer.add_tensor(name, gguf.quantize(array.astype(np.float32), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def tensors(model: TinyGlm, architecture: str, fused_qkv: bool = False) -> dict[str, npt.NDArray[Any]]:
+    """Of the model, by the names in the file."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    for name, array in random_tensors(model).items():
+        stem, kind = name.rsplit(".", 1)
+        if stem in _OUTER:
+            found[f"{_OUTER[stem]}.{kind}"] = array
+            continue
+        _, _, layer, inner = stem.split(".", 3)
+        short = f"blk.{layer}.{_INNER[inner]}.{kind}"
+        if architecture == "llama" and inner == "mlp.gate_up_proj":
+            found[f"blk.{layer}.ffn_gate.{kind}"], found[short] = np.split(array, 2)
+        else:
+            found[short] = array
+    if fused_qkv:
+        for layer in range(model.layers):
+            for kind in ("weight", "bias") if model.qkv_bias else ("weight",):
+                found[f"blk.{layer}.attn_qkv.{kind}"] = np.concatenate([found.pop(f"blk.{layer}.attn_{part}.{kind}") for part in "qkv"])
+    return found
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: object) -> None:
+    kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    if isinstance(value, list):
+        if value:  # the package writes no empty array
+            writer.add_array(key, value)
+    elif value is not None:
+        kinds[type(value)](key, value)
