@@ -12,7 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from protos.errors import NoSpace
+import numpy as np
+import numpy.typing as npt
+
+from protos.errors import InvalidInput, NoSpace
 
 _PREFIX = ".staged-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -62,6 +65,21 @@ class StagedFile:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def read_at(descriptor: int, count: int, offset: int, name: str) -> npt.NDArray[np.uint8]:
+    """`count` bytes of an open file, as an array of its own. Not through a map of the file: what was read of one stays resident.
+
+    Raises InvalidInput, naming the file, when it has become shorter.
+    """
+    data = np.empty(count, np.uint8)
+    done = 0
+    while done < count:
+        read = os.preadv(descriptor, [data[done:].data], offset + done)  # at most 2 GiB a call
+        if read == 0:
+            raise InvalidInput(f"{name} became shorter while it was read", advice="get the file again, then start once more")
+        done += read
+    return data
 
 
 def sweep_staged(folder: Path) -> None:

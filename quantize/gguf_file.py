@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, NoReturn, cast
@@ -12,7 +11,8 @@ import gguf
 import numpy as np
 
 from protos.errors import InvalidInput
-from quantize.blocks import Bytes, Floats
+from quantize.blocks import Floats
+from quantize.files import read_at
 from quantize.gguf_header import check_header
 from quantize.sources import SourceTensor
 
@@ -109,7 +109,7 @@ class GgufFile:
         tensor = self._tensors[name]
         rows = int(tensor.shape[-1])
         row_bytes = int(tensor.n_bytes) // rows
-        data: Bytes = np.frombuffer(self._bytes(int(tensor.data_offset) + start * row_bytes, (stop - start) * row_bytes), np.uint8)
+        data = read_at(self._file.fileno(), (stop - start) * row_bytes, int(tensor.data_offset) + start * row_bytes, self.name)
         with np.errstate(all="ignore"):  # a scale that is not finite is refused with the tensor's name
             values = gguf.dequantize(data.reshape(stop - start, row_bytes), tensor.tensor_type)
         columns = () if len(tensor.shape) == 1 else (-1,)
@@ -117,13 +117,6 @@ class GgufFile:
 
     def refuse(self, what: str) -> NoReturn:
         raise InvalidInput(f"{self.name}: {what}", advice="give a GGUF file of a GLM model as llama.cpp's converter writes it")
-
-    def _bytes(self, offset: int, count: int) -> bytes:
-        # Not the reader's map of the file: what was read of a map stays resident.
-        data = os.pread(self._file.fileno(), count, offset)
-        if len(data) != count:
-            raise InvalidInput(f"{self.name} became shorter while it was read", advice=_GET_AGAIN)
-        return data
 
     def _get(self, key: str, default: Any) -> Any:
         if key not in self._values:

@@ -3,58 +3,77 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from protos.errors import InvalidInput
 from quantize.blocks import Floats
+from quantize.files import read_at
 from quantize.sources import SourceTensor
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_DTYPES = ("F32", "F16", "BF16")
+_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 _GET_AGAIN = "get the checkpoint again: its download was cut short or it was edited"
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor of an open file: `offset` is from the file's beginning."""
+
+    file: str
+    descriptor: int
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
 
 
 class TensorFiles:
     """Tensors of a folder by name; made by `open_tensor_files`."""
 
-    def __init__(self, files: dict[str, Any], file_of: dict[str, str]) -> None:
-        self._files = files
-        self._file_of = file_of
+    def __init__(self, stored: Mapping[str, _Stored]) -> None:
+        self._stored = stored
 
     @property
     def names(self) -> frozenset[str]:
-        return frozenset(self._file_of)
+        return frozenset(self._stored)
 
     def check(self, expected: Iterable[SourceTensor]) -> None:
         """Raises InvalidInput for the first tensor that is missing, of another shape, or of a dtype that we do not read."""
         for tensor in expected:
-            if tensor.name not in self._file_of:
+            found = self._stored.get(tensor.name)
+            if found is None:
                 raise InvalidInput(
                     f"the checkpoint has no tensor {tensor.name}", advice="config.json and the safetensors files must belong together"
                 )
-            file = self._file_of[tensor.name]
-            found = self._files[file].get_slice(tensor.name)
-            shape, dtype = tuple(found.get_shape()), found.get_dtype()
-            if shape != tensor.shape:
+            if found.shape != tensor.shape:
                 raise InvalidInput(
-                    f"{file}: tensor {tensor.name} has shape {list(shape)}, config.json asks for {list(tensor.shape)}",
+                    f"{found.file}: tensor {tensor.name} has shape {list(found.shape)}, config.json asks for {list(tensor.shape)}",
                     advice="config.json and the safetensors files must belong together",
                 )
-            if dtype not in _DTYPES:
+            if found.dtype not in _DTYPES:
                 raise InvalidInput(
-                    f"{file}: tensor {tensor.name} is stored as {dtype}", advice=f"checkpoints of {', '.join(_DTYPES)} can be imported"
+                    f"{found.file}: tensor {tensor.name} is stored as {found.dtype}",
+                    advice=f"checkpoints of {', '.join(_DTYPES)} can be imported",
                 )
 
     def read(self, name: str, start: int, stop: int) -> Floats:
         """Rows [start, stop) as float32."""
-        rows = self._files[self._file_of[name]].get_slice(name)[start:stop]
-        return np.ascontiguousarray(rows, dtype=np.float32)
+        stored = self._stored[name]
+        dtype = _DTYPES[stored.dtype]
+        row_bytes = math.prod(stored.shape[1:]) * dtype.itemsize
+        data = read_at(stored.descriptor, (stop - start) * row_bytes, stored.offset + start * row_bytes, stored.file)
+        values = data.view(dtype).reshape(stop - start, *stored.shape[1:])
+        if stored.dtype == "BF16":  # the upper half of a float32
+            widened: Floats = (values.astype(np.uint32) << 16).view(np.float32)
+            return widened
+        return values.astype(np.float32, copy=False)
 
 
 @contextmanager
@@ -62,20 +81,33 @@ def open_tensor_files(folder: Path) -> Iterator[TensorFiles]:
     """Opens model.safetensors, or the shards that model.safetensors.index.json lists. Raises InvalidInput naming the file at fault."""
     shards = _shards(folder)
     with ExitStack() as stack:
-        files: dict[str, Any] = {}
-        file_of: dict[str, str] = {}
+        found: dict[str, _Stored] = {}
         for file, listed in shards.items():
             try:
-                files[file] = stack.enter_context(safe_open(folder / file, framework="numpy"))
+                # The library believes a header only when its tensors fill the file without gaps or overlaps.
+                with safe_open(folder / file, framework="numpy"):
+                    stored = _header(stack.enter_context((folder / file).open("rb")), file)
             except FileNotFoundError:
                 raise InvalidInput(f"{file} is missing", advice=_GET_AGAIN) from None
             except (SafetensorError, OSError) as error:
                 raise InvalidInput(f"{file} is damaged or cut short: {' '.join(str(error).split())[:160]}", advice=_GET_AGAIN) from error
-            present = set(files[file].keys())
-            if absent := sorted((listed or present) - present):
+            if absent := sorted((listed or stored.keys()) - stored.keys()):
                 raise InvalidInput(f"{file} has no tensor {absent[0]}, though {_INDEX} says so", advice=_GET_AGAIN)
-            file_of |= dict.fromkeys(listed or present, file)
-        yield TensorFiles(files, file_of)
+            if unlisted := sorted(stored.keys() - (listed or stored.keys())):
+                raise InvalidInput(f"{file} has a tensor {unlisted[0]} that {_INDEX} does not place there", advice=_GET_AGAIN)
+            found |= stored
+        yield TensorFiles(found)
+
+
+def _header(opened: BinaryIO, file: str) -> dict[str, _Stored]:
+    """Of a file that the library has accepted. Format: 8 bytes for the header's size, the header as JSON, then the tensors."""
+    size_bytes = int.from_bytes(opened.read(8), "little")
+    header = json.loads(opened.read(size_bytes))
+    return {
+        name: _Stored(file, opened.fileno(), one["dtype"], tuple(one["shape"]), 8 + size_bytes + one["data_offsets"][0])
+        for name, one in header.items()
+        if name != "__metadata__"
+    }
 
 
 def _shards(folder: Path) -> dict[str, set[str] | None]:

@@ -179,3 +179,27 @@ def test_types_that_cannot_be_dequantized_are_named(tmp_path: Path) -> None:
     path.write_bytes(data[:at] + bytes([Q.I32]) + data[at + 1 :])
     with pytest.raises(InvalidInput, match="stores tensors as I32"), open_gguf(path):
         pytest.fail("opened")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model", "fused"),
+    [
+        ("chatglm", TinyGlm(hidden_size=128, head_dim=32, vocab_size=len(TOKENS)), True),
+        ("llama", TinyGlm(hidden_size=128, head_dim=32, vocab_size=len(TOKENS), rotary_fraction=1.0, qkv_bias=False), False),
+    ],
+)
+def test_llama_cpp_computes_the_same(tmp_path: Path, architecture: str, model: TinyGlm, fused: bool) -> None:
+    """Where the extra `bench` is installed. Its KV cache is fp16."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    path = write_gguf(tmp_path / "tiny.gguf", model, architecture=architecture, fused_qkv=fused)
+    ids = [5, 100, 257, 258, 40, 41, 42, 77, 200, 3]
+    theirs = llama_cpp.Llama(str(path), n_ctx=64, logits_all=True, verbose=False, n_threads=1)
+    theirs.eval(ids)
+    with open_gguf(path) as checkpoint:
+        weights = {name: checkpoint.read(name, 0, shape[0]) for name, shape in tensor_shapes(checkpoint.config).items()}
+        tokenizer = tokenizers.Tokenizer.from_str(checkpoint.text_files["tokenizer.json"].decode())
+        logits = oracle.run(checkpoint.config, weights, ids).logits
+    assert np.abs(theirs.scores[: len(ids)] - logits).max() < 3e-3
+    text = "[gMASK]<sop><|user|>\nH the 12345, don't"
+    assert tokenizer.encode(text, add_special_tokens=False).ids == theirs.tokenize(text.encode(), add_bos=False, special=True)
+    theirs.close()

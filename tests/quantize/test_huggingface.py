@@ -127,6 +127,27 @@ def _cut_short(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def _header(**changes: object) -> Callable[[Path], None]:
+    """Of the final norm's tensor."""
+
+    def damage(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        data = path.read_bytes()
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + size])
+        header["model.norm.weight"] |= changes
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+
+    return damage
+
+
+def _header_size(size: int) -> Callable[[Path], None]:
+    return lambda folder: (folder / "model.safetensors").write_bytes(
+        size.to_bytes(8, "little") + (folder / "model.safetensors").read_bytes()[8:]
+    )
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), r"config\.json is missing"),
     "config no JSON": (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is not JSON"),
@@ -137,6 +158,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut short": (_cut_short, r"model\.safetensors is damaged or cut short"),
     "empty file": (lambda folder: (folder / "model.safetensors").write_bytes(b""), r"model\.safetensors is damaged"),
     "huge header": (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 16), r"model\.safetensors is damaged"),
+    "header beyond the file": (_header_size(1 << 40), r"model\.safetensors is damaged"),
+    "header of nothing": (_header_size(0), r"model\.safetensors is damaged"),
+    "header one short": (_header_size(100), r"model\.safetensors is damaged"),
+    "offsets beyond the file": (_header(data_offsets=[0, 1 << 50]), r"model\.safetensors is damaged"),
+    "offsets that overlap": (_header(data_offsets=[0, 288]), r"model\.safetensors is damaged"),
+    "offsets backwards": (_header(data_offsets=[288, 0]), r"model\.safetensors is damaged"),
+    "a shape beyond its bytes": (_header(shape=[1 << 40, 1 << 40]), r"model\.safetensors is damaged"),
+    "a shape of zero": (_header(shape=[0]), r"model\.safetensors is damaged"),
+    "a shape below zero": (_header(shape=[-72]), r"model\.safetensors is damaged"),
+    "a dtype that is none": (_header(dtype="F33"), r"model\.safetensors is damaged"),
+    "a folder in its place": (
+        lambda folder: ((folder / "model.safetensors").unlink(), (folder / "model.safetensors").mkdir()),
+        "is damaged",
+    ),
     "a tensor missing": (
         _edit_tensors(lambda tensors: tensors.pop("model.layers.2.mlp.down_proj.weight")),
         r"no tensor model\.layers\.2\.mlp\.down_proj\.weight",
@@ -174,6 +209,9 @@ def test_a_damaged_folder_is_refused_in_one_line(tmp_path: Path, what: str) -> N
         ('{"weight_map": {"a": 5}}', "'5', which is no"),
         ('{"weight_map": {"a": "absent.safetensors"}}', r"absent\.safetensors is missing"),
         ('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}', "has no tensor a, though"),
+        ('{"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}', "has a tensor .* does not place there"),
+        ('{"weight_map": {"a": "/etc/a.safetensors"}}', "which is no safetensors file of this folder"),
+        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_a_bad_index_is_refused(tmp_path: Path, index: str, says: str) -> None:
