@@ -11,6 +11,7 @@ from typing import IO
 from protos.errors import InvalidInput
 from protos.manifest import ModelConfig, Provenance
 from quantize.blocks import Floats
+from quantize.checkpoint import tensor_shapes
 from quantize.gguf_file import GgufFile, open_gguf_file
 from quantize.gguf_tokenizer import eos_token_ids, text_files
 from quantize.licenses import stated_license
@@ -131,7 +132,7 @@ def _sources(file: GgufFile, config: ModelConfig, family: Family) -> Sources:
         "gate_up.weight": tuple(f"{name}.weight" for name in family.gate_up),
         "down.weight": ("ffn_down.weight",),
     }
-    return sources_of(config, _OUTER, _LAYER, inner)
+    return sources_of(config, tensor_shapes(config), _OUTER, _LAYER, inner)
 
 
 def _provenance(file: GgufFile, family: Family) -> Provenance:
