@@ -14,13 +14,14 @@ from protos.errors import Busy, Corrupt, InvalidInput, NotFound
 from protos.ids import Digest
 from protos.manifest import Blob, Manifest, parse
 from quantize.files import StagedFile, no_space_as_ours, sweep_staged
+from quantize.journal import journalled
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _CHUNK_BYTES = 1 << 20
 
 
 class ArtifactStore:
-    """`root`/blobs/sha256/<digest> and `root`/models/<name>.json (canonical manifest bytes).
+    """`root`/blobs/sha256/<digest>, `root`/models/<name>.json (canonical manifest bytes), `root`/imports (see `quantize.journal`).
 
     Several processes may share one store: an import holds it shared, a removal alone.
     """
@@ -30,6 +31,7 @@ class ArtifactStore:
         self._root = root
         self._models = root / "models"
         self.blob_folder = root / "blobs" / "sha256"
+        self.imports = root / "imports"
         try:
             with no_space_as_ours(root):
                 self.blob_folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ class ArtifactStore:
             return self._collect()
 
     def collect(self) -> int:
-        """Frees blobs that no manifest names (an import broken off, a model replaced); the bytes freed. Raises Busy, Corrupt."""
+        """Frees blobs that neither a manifest nor a journal names (of a model that was replaced); the bytes freed. Raises Busy, Corrupt."""
         with self._alone():
             return self._collect()
 
@@ -157,7 +159,7 @@ class ArtifactStore:
             yield
 
     def _collect(self) -> int:
-        wanted = {digest for name in self.list() for digest in self.load(name).blobs()}
+        wanted = {digest for name in self.list() for digest in self.load(name).blobs()} | journalled(self.imports)
         freed_bytes = 0
         for path in self.blob_folder.iterdir():
             if path.name not in wanted and not path.name.startswith("."):

@@ -65,6 +65,17 @@ class Calibration:
             raise KeyError(tensor)
         self._outputs.append(states @ rows.astype(np.float64).T)
 
+    def settle(self) -> Doubles:
+        """Ends the layer whose last tensor was given; the hidden rows after it, which `resume` takes."""
+        if self._steps is not None:
+            self._advance()
+        self._layer, self._steps = -1, None
+        return self._run.hidden
+
+    def resume(self, hidden: Doubles) -> None:
+        """Goes on where another calibration of the same tokens had `settle`d."""
+        self._run = LayerRun(self._config, hidden)
+
     def _enter(self, layer: int) -> None:
         """Ends the layer before at the first tensor of a new one."""
         if layer == self._layer:

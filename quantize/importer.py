@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Literal
 
@@ -19,6 +19,7 @@ from quantize.calibration import Calibration
 from quantize.calibration_text import calibration_ids
 from quantize.checkpoint import Checkpoint, slabs, tensor_shapes
 from quantize.folding import RotatedCheckpoint
+from quantize.journal import Journal, Whole, open_journal, program_identity
 from quantize.part_specs import MAX_POSITIONS, PartSpec, TensorSpec, layout_name, part_specs
 from quantize.parts import EMBEDDING, KEY_SCALES, POSITIONS, VALUE_SCALES, layer_number
 from quantize.positions import rotary_tables
@@ -41,13 +42,15 @@ def import_model(
     bits: Literal[8, 32] = 8,
     block_size: int | None = None,
     rotate: bool = True,
+    source: str | None = None,
     progress: Progress = lambda done, total, part: None,
 ) -> Manifest:
     """Quantize `checkpoint` into `store` as model `name`; `progress` gets (bytes done, bytes in all, part).
 
-    The model exists when this returns and not before. Blobs that are already there are kept, so an import that was broken off
-    costs no second writing of what it had. Contexts beyond MAX_POSITIONS are cut to it. `rotate` is `quantize.folding`'s, where the
-    architecture allows it. `bits=32` keeps weights in float32: the reference that an int8 artifact is judged against, in the same graphs.
+    The model exists when this returns and not before. `source` names the checkpoint's bytes (`quantize.journal.source_identity`): an import
+    that was broken off, however hard, goes on behind its last whole layer when it is started again with the same options. Contexts beyond
+    MAX_POSITIONS are cut to it. `rotate` is `quantize.folding`'s, where the architecture allows it. `bits=32` keeps weights in float32:
+    the reference that an int8 artifact is judged against, in the same graphs.
     Raises InvalidInput (a weight that is not finite, a block size or name that cannot be), NoSpace.
     """
     store.check_name(name)
@@ -70,14 +73,16 @@ def import_model(
     shapes = tensor_shapes(config)
     calibration = Calibration(config, calibration_ids(checkpoint.text_files["tokenizer.json"], config.vocab_size))
     meter = _Meter(sum(spec.size_bytes for spec in specs), progress)
-    with store.importing():
-        blobs: dict[str, Blob] = {}
-        for spec in specs:
-            meter.part = spec.name
+    identity = (source or "", program_identity(), repr((config, quantization)))
+    with store.importing(), open_journal(store.imports, *identity) if source else nullcontext() as journal:
+
+        def written(spec: PartSpec) -> Blob:
             with store.new_blob() as writer:
                 for tensor, chunk in _chunks(spec, shapes, checkpoint, config, block_size, calibration):
                     _write(writer, tensor, chunk, meter)
-                blobs[spec.name] = writer.commit()
+                return writer.commit()
+
+        blobs = _write_parts(specs, written, calibration, meter, journal, store)
         text_files = tuple(TextFile(file, store.put(data)) for file, data in sorted(checkpoint.text_files.items()))
         manifest = Manifest(
             config=config,
@@ -90,6 +95,32 @@ def import_model(
     with suppress(Busy, Corrupt):  # another import is running, or another model is damaged: the next one cleans up
         store.collect()
     return manifest
+
+
+def _write_parts(
+    specs: Sequence[PartSpec],
+    written: Callable[[PartSpec], Blob],
+    calibration: Calibration,
+    meter: _Meter,
+    journal: Journal | None,
+    store: ArtifactStore,
+) -> dict[str, Blob]:
+    """Blobs by part: those of the journal, and the rest `written`, in order."""
+    done = journal.read(store.blob_folder) if journal else Whole({}, None)
+    blobs = dict(done.blobs)
+    if done.hidden is not None:
+        calibration.resume(done.hidden)
+    for number, spec in enumerate(specs):
+        meter.part = spec.name
+        if spec.name in blobs:
+            meter.advance(spec.size_bytes)
+            continue
+        blobs[spec.name] = written(spec)
+        if journal:
+            layer = layer_number(spec.name)
+            within = layer is not None and number + 1 < len(specs) and layer_number(specs[number + 1].name) == layer
+            journal.add(spec.name, blobs[spec.name], None if within else calibration.settle())
+    return blobs
 
 
 class _Meter:

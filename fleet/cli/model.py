@@ -21,6 +21,7 @@ from quantize.blocks import check_block_size
 from quantize.catalog import fetch
 from quantize.formats import open_checkpoint
 from quantize.importer import import_model
+from quantize.journal import source_identity
 
 app = typer.Typer(name="model", rich_markup_mode="rich")
 
@@ -72,6 +73,8 @@ def import_(
     home: HomeOption = None,
 ) -> None:
     """Quantize a checkpoint to int8 and keep it.
+
+    An import that broke off goes on behind its last whole layer when it is started again.
 
     Example: glmfleet model import ./glm-edge-1.5b-chat --name glm-edge
     """
@@ -192,6 +195,7 @@ def _quantize(store: ArtifactStore, path: Path, name: str, block_size: int | Non
             name,
             block_size=block_size,
             rotate=rotate,
+            source=source_identity(path),
             progress=lambda done, total, part: report("quantize to int8", done, total),
         )
     return model_view(name, manifest)
