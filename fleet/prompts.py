@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from device.text.messages import Message
 from device.text.model import TextModel
 from fleet.views import GenerateRequest
 from protos.errors import InvalidInput
@@ -31,9 +32,9 @@ def prompt_ids(text: TextModel, request: GenerateRequest) -> list[int]:
     elif request.prompt is not None:
         if not request.prompt.strip():
             raise InvalidInput("the prompt is empty", advice="say something")
-        ids = text.chat([{"role": "user", "content": request.prompt}])
+        ids = text.chat([Message("user", request.prompt)], tools=request.tools)
     elif request.messages:
-        ids = text.chat([{"role": message.role, "content": message.content} for message in request.messages])
+        ids = text.chat(request.messages, tools=request.tools)
     else:
         ids = text.encode(request.text or "")
     if not ids:

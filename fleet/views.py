@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from device.text.messages import Message
 from protos.dtypes import KvDtype, WireDtype
 
 Objective = Literal["latency", "throughput", "energy"]
@@ -136,12 +137,6 @@ class DeploymentView:
 
 
 @dataclass(frozen=True)
-class Message:
-    role: str
-    content: str
-
-
-@dataclass(frozen=True)
 class GenerateRequest:
     """Exactly one of `prompt` (a user's turn, through the chat template), `text` (raw, no template), `messages`, `prompt_ids`."""
 
@@ -149,6 +144,7 @@ class GenerateRequest:
     prompt: str | None = None
     text: str | None = None
     messages: tuple[Message, ...] = ()
+    tools: tuple[str, ...] = ()  # for `prompt` and `messages`: OpenAI's objects, each as JSON
     prompt_ids: tuple[int, ...] = ()
     forced_ids: tuple[int, ...] = ()
     max_tokens: int | None = None  # None: what the context leaves

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from device.text.bytelevel import ByteTable, is_byte_level
 from device.text.detokenizer import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer
+from device.text.messages import Message
 from device.text.template import MAX_CHARACTERS, ChatTemplate
+from device.text.tools import Dialect, Plain, find_dialect, in_dialect, needs_dialect, plain
 from protos.errors import Corrupt, InvalidInput
 
 _SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -61,19 +64,38 @@ class TextModel:
         return self._template is not None
 
     def encode(self, text: str) -> list[int]:
-        """A raw prompt, with what the tokenizer's own post-processor adds (GLM-4: [gMASK]<sop>). Raises InvalidInput."""
-        return self._encode(text, add_special_tokens=True)
+        """A raw prompt, with what the tokenizer's own post-processor adds (GLM-4: [gMASK]<sop>), unless the text begins so already.
 
-    def chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> list[int]:
-        """Messages of `role` and `content` through the model's own template, which writes every special token itself.
+        Raises InvalidInput.
+        """
+        ids, bare = (self._encode(text, add_special_tokens=adding) for adding in (True, False))
+        added = len(ids) - len(bare)
+        return bare if 0 < added <= len(bare) and ids[added:] == bare and bare[:added] == ids[:added] else ids
 
-        Raises InvalidInput when the model has no template, or the template refuses.
+    def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True, tools: Sequence[str] = ()) -> list[int]:
+        """A conversation through the model's own template, which writes every special token itself; `tools` are OpenAI's objects as JSON.
+
+        Raises InvalidInput when the model has no template, the template refuses, or it knows no tools and there are some.
         """
         if self._template is None:
             raise InvalidInput("the model has no chat template", advice="send a raw prompt: `generate --raw`, or /v1/completions")
         if not messages:
             raise InvalidInput("no messages", advice="send at least one")
-        return self._encode(self._template.render(messages, add_generation_prompt=add_generation_prompt), add_special_tokens=False)
+        told: Sequence[Plain] = [plain(message) for message in messages]
+        objects: Sequence[Plain] = ()
+        if needs_dialect(messages, tools):
+            if self._dialect is None:
+                raise InvalidInput(
+                    "the model's chat template knows no tools", advice="send the messages without them, or use another model"
+                )
+            told, objects = in_dialect(messages, tools, self._dialect)
+        return self._encode(self._template.render(told, objects, add_generation_prompt=add_generation_prompt), add_special_tokens=False)
+
+    @cached_property
+    def _dialect(self) -> Dialect | None:
+        template = self._template
+        assert template is not None
+        return find_dialect(lambda messages, tools: template.render(messages, tools, add_generation_prompt=True))
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of all ids at once; special tokens, ends of sequence and unknown ids give none."""

@@ -42,13 +42,16 @@ class ChatTemplate:
                 f"the model's chat template is no template: {_line(error)}", advice="repair it and import the model again"
             ) from error
 
-    def render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), *, add_generation_prompt: bool) -> str:
         """Raises InvalidInput when the template refuses the messages, fails, or writes more than MAX_CHARACTERS."""
         pieces: list[str] = []
         total = 0
         try:
             for piece in self._template.generate(
-                **self._special_tokens, messages=[dict(message) for message in messages], add_generation_prompt=add_generation_prompt
+                **self._special_tokens,
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                **({"tools": [dict(tool) for tool in tools]} if tools else {}),
             ):
                 total += len(piece)
                 if total > MAX_CHARACTERS:

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from device.text.messages import Message, ToolCall
 from fleet.api.closing import closing
 from fleet.api.deployments import failed
 from fleet.api.encode import line, plain
 from fleet.api.service import FleetService
 from fleet.api.sse import EVENTS, ClientGone, Event, EventStream, unless_gone
-from fleet.views import GenerateRequest, GenerateResult, Message, TokenChunk
+from fleet.views import GenerateRequest, GenerateResult, TokenChunk
 from protos.errors import Internal
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it, access logs do
@@ -25,15 +26,28 @@ StopString = Annotated[str, Field(max_length=1000)]
 STOP_STRINGS = 16
 
 
+class ToolCallBody(BaseModel):
+    """`arguments` is a JSON object's text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    arguments: str
+
+
 class MessageBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: str
     content: str
+    tool_calls: tuple[ToolCallBody, ...] = ()
+
+    def message(self) -> Message:
+        return Message(self.role, self.content, tuple(ToolCall(call.name, call.arguments) for call in self.tool_calls))
 
 
 class GenerateBody(BaseModel):
-    """Exactly one of `prompt` (a user's turn), `text` (raw), `messages`, `prompt_ids`; `temperature` 0 is greedy."""
+    """Exactly one of `prompt` (a user's turn), `text` (raw), `messages`, `prompt_ids`; `temperature` 0 is greedy; `tools` as JSON texts."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,6 +55,7 @@ class GenerateBody(BaseModel):
     prompt: str | None = None
     text: str | None = None
     messages: tuple[MessageBody, ...] = ()
+    tools: tuple[str, ...] = ()
     prompt_ids: tuple[_TokenId, ...] = ()
     forced_ids: tuple[_TokenId, ...] = ()
     max_tokens: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
@@ -53,7 +68,7 @@ class GenerateBody(BaseModel):
 
     def request(self) -> GenerateRequest:
         fields = {name: getattr(self, name) for name in type(self).model_fields if name not in ("stream", "messages")}
-        return GenerateRequest(**fields, messages=tuple(Message(each.role, each.content) for each in self.messages))
+        return GenerateRequest(**fields, messages=tuple(each.message() for each in self.messages))
 
 
 def routes(coordinator: FleetService) -> APIRouter:

@@ -43,7 +43,7 @@ def routes(coordinator: FleetService) -> APIRouter:
     @router.post("/chat/completions", responses=EVENTS)
     async def chat_completions(body: ChatBody, http: Request) -> Response:
         """Chat, streamed or whole."""
-        reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), body.model, body.include_usage)
+        reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), body.model, body.include_usage, body.tool_names)
         return await _answer(coordinator, http, body.request(), reply, bool(body.stream))
 
     @router.post("/completions", responses=EVENTS)
@@ -72,8 +72,8 @@ async def _chunks(coordinator: FleetService, request: GenerateRequest, reply: Re
                 yield Event(line(chunk))
             opening = []
             if isinstance(part, TokenChunk):
-                if part.text:
-                    yield Event(line(reply.text(part.text)))
+                for chunk in reply.text(part.text) if part.text else ():
+                    yield Event(line(chunk))
             else:
                 for chunk in reply.closing(part):
                     yield Event(line(chunk))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from device.text.tools import read_calls
 from fleet.views import DeploymentView, GenerateResult
 
 DONE = "[DONE]"
@@ -12,29 +13,46 @@ DONE = "[DONE]"
 
 @dataclass(frozen=True)
 class ChatReply:
-    """Bodies of one chat completion; `created` is in unix seconds."""
+    """Bodies of one chat completion; `created` is in unix seconds.
+
+    Where there are `tools` (names), a stream's text comes at once, when it is known not to be a call of one.
+    """
 
     id: str
     created: int
     model: str
     include_usage: bool = False
+    tools: tuple[str, ...] = ()
 
     def whole(self, result: GenerateResult) -> dict[str, Any]:
-        message = {"role": "assistant", "content": result.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(result)}
+        said, reason = self._said(result)
+        message = {"role": "assistant", "content": None, "refusal": None, **said}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
         return {**self._head("chat.completion"), "choices": [choice], "usage": usage(result)}
 
     def opening(self) -> list[dict[str, Any]]:
         return [self._chunk({"role": "assistant", "content": ""})]
 
-    def text(self, text: str) -> dict[str, Any]:
-        return self._chunk({"content": text})
+    def text(self, text: str) -> list[dict[str, Any]]:
+        return [] if self.tools else [self._chunk({"content": text})]
 
     def closing(self, result: GenerateResult) -> list[dict[str, Any]]:
-        last = self._chunk({}, _finish(result))
+        said, reason = self._said(result)
+        calls = [{"index": number, **call} for number, call in enumerate(said.get("tool_calls", ()))]
+        held = [self._chunk({**said, **({"tool_calls": calls} if calls else {})})] if self.tools else []
+        last = self._chunk({}, reason)
         if not self.include_usage:
-            return [last]
-        return [last, {**self._head("chat.completion.chunk"), "choices": [], "usage": usage(result)}]
+            return [*held, last]
+        return [*held, last, {**self._head("chat.completion.chunk"), "choices": [], "usage": usage(result)}]
+
+    def _said(self, result: GenerateResult) -> tuple[dict[str, Any], str]:
+        """(fields of the message, why it ended)."""
+        text, calls = read_calls(result.text, self.tools) if self.tools else (result.text, ())
+        if not calls:
+            return {"content": text}, _finish(result)
+        functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
+        told = [{"id": f"call_{self.id[-24:]}{number}", "type": "function", "function": one} for number, one in enumerate(functions)]
+        return {"content": text or None, "tool_calls": told}, "tool_calls"
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
@@ -60,8 +78,8 @@ class TextReply:
     def opening(self) -> list[dict[str, Any]]:
         return []
 
-    def text(self, text: str) -> dict[str, Any]:
-        return self._chunk(text)
+    def text(self, text: str) -> list[dict[str, Any]]:
+        return [self._chunk(text)]
 
     def closing(self, result: GenerateResult) -> list[dict[str, Any]]:
         last = self._chunk("", _finish(result))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from device.text.messages import Message, ToolCall
 from fleet.api.errors import UnsupportedParameter
 from fleet.api.generate import STOP_STRINGS, StopString
-from fleet.views import GenerateRequest, Message
+from fleet.views import GenerateRequest
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default of /v1/completions; chat has none
 
 _SEED_SPACE = 1 << 64
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
 
 
@@ -65,11 +66,39 @@ class ContentPart(BaseModel):
     text: str | None = None
 
 
+class FunctionCall(BaseModel):
+    name: str
+    arguments: str
+
+
+class CallBody(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
 class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: str
     content: str | list[ContentPart] | None = None
+    tool_calls: list[CallBody] | None = None
+
+
+class Function(BaseModel):
+    """What a tool is; `parameters` and all else go to the template as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+
+
+class Tool(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["function"] = "function"
+    function: Function
 
 
 class ChatBody(_Sampled):
@@ -78,11 +107,21 @@ class ChatBody(_Sampled):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Any = None
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """Of the tools that the model is told of."""
+        return () if self.tool_choice == "none" else tuple(tool.function.name for tool in self.tools or ())
 
     def request(self) -> GenerateRequest:
         """Raises UnsupportedParameter."""
         messages = tuple(_message(message, number) for number, message in enumerate(self.messages))
-        return self._request(self.max_completion_tokens or self.max_tokens, messages=messages)
+        if self.tool_choice not in (None, "none", "auto"):
+            raise UnsupportedParameter("tool_choice", "only tool_choice auto or none is supported")
+        tools = tuple(tool.model_dump_json() for tool in self.tools or ()) if self.tool_names else ()
+        return self._request(self.max_completion_tokens or self.max_tokens, messages=messages, tools=tools)
 
 
 class CompletionBody(_Sampled):
@@ -124,9 +163,7 @@ def _plain_text(value: Any) -> bool:
 
 # Field: does this value ask for nothing? Whatever is not here (user, metadata, store, service_tier ...) does not change the text.
 _CHANGES_THE_ANSWER: dict[str, Callable[[Any], bool]] = {
-    "tools": _empty,
     "functions": _empty,
-    "tool_choice": _one_of("none", "auto"),
     "function_call": _one_of("none", "auto"),
     "response_format": _plain_text,
     "logprobs": _one_of(False),
@@ -157,9 +194,10 @@ def _message(message: ChatMessage, number: int) -> Message:
     extra = message.model_extra or {}
     if role is None:
         raise UnsupportedParameter(f"{where}.role", f"role {message.role!r} is not supported: only {', '.join(_ROLES)}")
-    if extra.get("tool_calls") or extra.get("function_call"):
-        raise UnsupportedParameter(f"{where}.tool_calls", "tool calls are not supported")
-    return Message(role, _text_of(message.content, where))
+    if extra.get("function_call"):
+        raise UnsupportedParameter(f"{where}.function_call", "function_call is not supported: use tool_calls")
+    calls = tuple(ToolCall(call.function.name, call.function.arguments) for call in message.tool_calls or ())
+    return Message(role, _text_of(message.content, where), calls)
 
 
 def _text_of(content: str | Sequence[ContentPart] | None, where: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import readline  # noqa: F401  (gives input() its history and line editing)
 import sys
 
+from device.text.messages import Message
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.costs import summary
 from fleet.cli.generate import (
@@ -19,7 +20,7 @@ from fleet.cli.generate import (
 )
 from fleet.cli.options import HomeOption, ModelOption, open_home
 from fleet.cli.output import note
-from fleet.views import GenerateRequest, Message
+from fleet.views import GenerateRequest
 from protos.errors import FleetError
 
 _PROMPT = "> "

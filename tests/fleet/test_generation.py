@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from device.text.messages import Message
 from fleet.answer import Answer
 from fleet.pipeline_stream import WAITING_TOKENS
-from fleet.views import GenerateRequest, Message, TokenChunk
+from fleet.views import GenerateRequest, TokenChunk
 from protos.errors import Busy, InvalidInput, NotFound, Unavailable
 from tests.support.fake_fleet import ask, deploy, fake_fleet, wait_ready
 from tests.support.waiting import wait_until

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from device.text.messages import Message
 from device.text.model import TextModel
 from protos.errors import Corrupt, InvalidInput
 from tests.support import tokenizer_files as files
@@ -14,7 +15,7 @@ from tests.support import tokenizer_files as files
 TOKENIZER = files.byte_level()
 SIZE = files.vocab_size(TOKENIZER)
 CONFIG = json.dumps({"chat_template": files.CHATML, "bos_token": "<s>", "eos_token": {"content": "</s>"}}).encode()
-USER = [{"role": "user", "content": "hello"}]
+USER = [Message("user", "hello")]
 
 
 def load(vocab_size: int = SIZE, **replaced: bytes | None) -> TextModel:
@@ -47,6 +48,24 @@ def test_a_chat_goes_through_the_models_template() -> None:
     assert text_of(model, ids) == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
     assert ids[0] == files.IM_START
     assert model.chat(USER, add_generation_prompt=False) == ids[: ids.index(files.IM_START, 1)]
+
+
+def test_a_raw_prompt_that_begins_with_the_prefix_gets_no_second_one() -> None:
+    adding = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": name, "type_id": 0}} for name in ("<s>", "<|im_start|>")]
+        + [{"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {
+            name: {"id": name, "ids": [number], "tokens": [name]} for name, number in (("<s>", files.BOS), ("<|im_start|>", files.IM_START))
+        },
+    }
+    model = load(tokenizer=files.byte_level(post_processor=adding))
+    hello = load().encode("hello")
+    assert model.encode("hello") == [files.BOS, files.IM_START, *hello]
+    assert model.encode("<s><|im_start|>hello") == [files.BOS, files.IM_START, *hello]
+    assert model.encode("<s>hello") == [files.BOS, files.IM_START, files.BOS, *hello]  # not the prefix: as it was asked for
+    assert model.encode("") == [files.BOS, files.IM_START]
 
 
 def test_special_tokens_are_added_once() -> None:
@@ -88,7 +107,7 @@ def test_bad_messages_are_refused() -> None:
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:
-    for ask in (load().encode, lambda text: load().chat([{"role": "user", "content": text}])):
+    for ask in (load().encode, lambda text: load().chat([Message("user", text)])):
         with pytest.raises(InvalidInput, match="cannot be tokenized") as caught:
             ask("a\ud800b")
         assert "\n" not in caught.value.detail

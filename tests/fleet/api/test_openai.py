@@ -3,11 +3,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from device.text.messages import Message, ToolCall
 from fleet.api.app import create_app
 from fleet.views import GenerateRequest
 from protos.errors import Busy, InvalidInput, NotFound, Unavailable
@@ -144,7 +146,6 @@ async def test_prompts_of_plain_completions(
     ("path", "field", "value"),
     [
         (CHAT, "n", 2),
-        (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}]),
         (CHAT, "tool_choice", "required"),
         (CHAT, "response_format", {"type": "json_object"}),
         (CHAT, "logprobs", True),
@@ -170,8 +171,8 @@ async def test_what_would_change_the_answer_is_refused(
 @pytest.mark.parametrize(
     "message",
     [
-        {"role": "tool", "content": "x", "tool_call_id": "1"},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+        {"role": "function", "content": "x", "name": "f"},
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
     ],
 )
@@ -218,3 +219,49 @@ async def test_an_answer_cut_by_the_limit_says_length(coordinator: FakeCoordinat
     assert answer.json()["choices"][0]["finish_reason"] == "length"
     chunks = chunks_of(await http.post(CHAT, json={"model": "tiny", "messages": HELLO, "stream": True}))
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"  # type: ignore[index]
+
+
+TOOL: Any = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+CALL: Any = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Ulm"}'}}
+
+
+async def test_tools_go_in_and_calls_come_out(peer: openai.AsyncOpenAI, coordinator: FakeCoordinator) -> None:
+    coordinator.result = dataclasses.replace(RESULT, text='get_weather\n{"city": "Ulm"}')
+    talk: Any = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "1", "content": "snow"},
+    ]
+    answer = await peer.chat.completions.create(model="tiny", messages=talk, tools=[TOOL])
+    request = asked(coordinator)
+    assert [json.loads(tool) for tool in request.tools] == [TOOL]
+    assert request.messages[1:] == (Message("assistant", "", (ToolCall("get_weather", '{"city": "Ulm"}'),)), Message("tool", "snow"))
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content is None
+    (call,) = choice.message.tool_calls or ()
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Ulm"})
+
+
+@pytest.mark.parametrize("text", ['get_weather\n{"city": "Ulm"}', "It snows."])
+async def test_a_stream_with_tools_says_at_its_end_what_it_was(peer: openai.AsyncOpenAI, coordinator: FakeCoordinator, text: str) -> None:
+    coordinator.result = dataclasses.replace(RESULT, text=text)
+    hello: Any = HELLO
+    stream = await peer.chat.completions.create(model="tiny", messages=hello, tools=[TOOL], stream=True)
+    choices = [chunk.choices[0] async for chunk in stream]
+    said = "".join(choice.delta.content or "" for choice in choices)
+    calls = [call for choice in choices for call in choice.delta.tool_calls or ()]
+    if text == "It snows.":
+        assert (said, calls, choices[-1].finish_reason) == (text, [], "stop")
+    else:
+        assert (said, choices[-1].finish_reason) == ("", "tool_calls")
+        assert [(call.index, call.function and call.function.name) for call in calls] == [(0, "get_weather")]
+
+
+async def test_tools_that_may_not_be_chosen_are_not_told(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
+    answer = await http.post(CHAT, json={"model": "tiny", "messages": HELLO, "tools": [TOOL], "tool_choice": "none"})
+    assert answer.status_code == 200
+    assert asked(coordinator).tools == ()
+    answer = await http.post(CHAT, json={"model": "tiny", "messages": HELLO, "tools": [{"function": {"name": "a b"}}]})
+    assert answer.status_code == 400

@@ -40,7 +40,11 @@ async def test_without_streaming_one_object(http: httpx.AsyncClient) -> None:
 async def test_every_field_of_a_request_arrives(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
     body = {
         "model": "tiny",
-        "messages": [{"role": "user", "content": "hi"}],
+        "messages": [
+            {"role": "user", "content": "hi", "tool_calls": []},
+            {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": "{}"}]},
+        ],
+        "tools": ["{}"],
         "forced_ids": [1, 2],
         "temperature": 0.5,
         "top_k": 3,
