@@ -53,10 +53,10 @@ def check_header(file: IO[bytes], name: str) -> None:
             walk.value(kind)
     if alignment == 0 or alignment & (alignment - 1) or alignment > 1 << 20:
         walk.refuse(f"aligns its tensors to {alignment}")
-    ends = [walk.tensor(alignment) for _ in range(tensors)]
-    data = -(-walk.offset // alignment) * alignment
-    if data + max(ends, default=0) > size_bytes:
-        walk.refuse(f"ends {data + max(ends) - size_bytes} bytes before its last tensor does")
+    end = max((walk.tensor(alignment) for _ in range(tensors)), default=0)
+    end += -(-walk.offset // alignment) * alignment
+    if tensors and end > size_bytes:
+        walk.refuse(f"ends {end - size_bytes} bytes before its last tensor does")
 
 
 class _Walk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -162,11 +163,11 @@ def _has(folder: Path, name: str) -> bool:
 def _read(folder: Path, name: str) -> bytes:
     try:
         with (folder / name).open("rb") as file:
-            data = file.read(_LARGEST_TEXT_BYTES + 1)
+            # Told before it is read: a read of at most so much sets that much aside.
+            if os.fstat(file.fileno()).st_size > _LARGEST_TEXT_BYTES:
+                raise InvalidInput(f"{name} is larger than {_LARGEST_TEXT_BYTES >> 20} MiB", advice="get the checkpoint again")
+            return file.read()
     except FileNotFoundError:
         raise InvalidInput(f"{name} is missing in {folder}", advice="give a whole Hugging Face checkpoint folder") from None
     except OSError as error:
         raise InvalidInput(f"cannot read {name} in {folder}: {error.strerror}", advice="check the folder") from error
-    if len(data) > _LARGEST_TEXT_BYTES:
-        raise InvalidInput(f"{name} is larger than {_LARGEST_TEXT_BYTES >> 20} MiB", advice="get the checkpoint again")
-    return data
