@@ -55,10 +55,10 @@ class ConfigReader:
             wrong(f"num_attention_heads ({heads}) is no multiple of num_key_value_heads ({kv_heads})")
         return heads, kv_heads
 
-    def head_dim(self, default: int | None = None) -> int:
-        head_dim = self.integer("head_dim", 1, 1024, default)
+    def head_dim(self, default: int | None = None, *, key: str = "head_dim") -> int:
+        head_dim = self.integer(key, 1, 1024, default)
         if head_dim % _HEAD_DIM_STEP:
-            wrong(f"head_dim ({head_dim}) is no multiple of {_HEAD_DIM_STEP}, which the attention operator needs")
+            wrong(f"{key} ({head_dim}) is no multiple of {_HEAD_DIM_STEP}, which the attention operator needs")
         return head_dim
 
     def rotary_dim(self, head_dim: int, default_fraction: float) -> int:
@@ -70,13 +70,13 @@ class ConfigReader:
     def rope_theta(self) -> float:
         return self._rope().number("rope_theta", 1.0, 1e12, _DEFAULT_THETA)
 
-    def vocab_size(self) -> int:
-        return self.integer("vocab_size", 2, 1 << 22)
+    def vocab_size(self, key: str = "vocab_size") -> int:
+        return self.integer(key, 2, 1 << 22)
 
-    def eos_token_ids(self) -> tuple[int, ...]:
+    def eos_token_ids(self, vocab_size: int | None = None) -> tuple[int, ...]:
         """Every end-of-sequence id of either file, each once: a model that honours only the first talks to itself."""
         ids: list[int] = []
-        vocab_size = self.vocab_size()
+        vocab_size = vocab_size or self.vocab_size()
         for values in (self._values, self._generation):
             found = values.get("eos_token_id")
             for value in found if isinstance(found, Sequence) and not isinstance(found, str) else [] if found is None else [found]:

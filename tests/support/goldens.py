@@ -22,13 +22,13 @@ def golden_folder(name: str) -> Path:
     return Path(__file__).parents[1] / "goldens" / name
 
 
-def import_golden(name: str, folder: Path, bits: Literal[8, 32] = 8) -> tuple[Manifest, ArtifactStore]:
+def import_golden(name: str, folder: Path, bits: Literal[8, 32] = 8, block_size: int | None = None) -> tuple[Manifest, ArtifactStore]:
     """Into a store in `folder`, with a tokenizer that the checkpoints do without."""
     checkpoint_folder = Path(shutil.copytree(golden_folder(name), folder / "checkpoint", dirs_exist_ok=True))
     write_json(checkpoint_folder / "tokenizer.json", tokenizer_json())
     store = ArtifactStore(folder / "store")
     with open_checkpoint(checkpoint_folder) as checkpoint:
-        return import_model(checkpoint, store, "golden", bits=bits), store
+        return import_model(checkpoint, store, "golden", bits=bits, block_size=block_size), store
 
 
 def reference(name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

@@ -1,0 +1,81 @@
+"""ChatGLMModel: GLM-4-9B as first published, which is GlmForCausalLM with other names in config.json and in the files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from protos.manifest import ModelConfig
+from quantize.architectures import glm
+from quantize.config_reader import ConfigReader, wrong
+from quantize.sources import Sources, shapes_of, sources_of
+
+# What these models' own code assumes where a key is left out (configuration_chatglm.py).
+_DEFAULT_EPSILON, _DEFAULT_POSITIONS, _THETA = 1e-5, 2048, 10_000.0
+# Rotary positions turn half of each head.
+_ROTARY_SHARE = 2
+
+_OUTER = {
+    "embedding.weight": "transformer.embedding.word_embeddings.weight",
+    "head.norm": "transformer.encoder.final_layernorm.weight",
+    "head.weight": "transformer.output_layer.weight",
+}
+_LAYER = "transformer.encoder.layers.{}."
+_INNER = {
+    "input_norm": ("input_layernorm.weight",),
+    "qkv.weight": ("self_attention.query_key_value.weight",),
+    "qkv.bias": ("self_attention.query_key_value.bias",),
+    "o.weight": ("self_attention.dense.weight",),
+    "post_norm": ("post_attention_layernorm.weight",),
+    "gate_up.weight": ("mlp.dense_h_to_4h.weight",),
+    "down.weight": ("mlp.dense_4h_to_h.weight",),
+}
+
+
+def parse_config(reader: ConfigReader) -> ModelConfig:
+    """Raises InvalidInput also for what older ChatGLMs did otherwise: LayerNorm, norms behind the sum, biases everywhere, prefixes."""
+    for key, wanted in (("rmsnorm", True), ("apply_residual_connection_post_layernorm", False), ("add_bias_linear", False)):
+        if reader.boolean(key, wanted) is not wanted:
+            wrong(f"{key} must be {str(wanted).lower()}: other ChatGLM models are not supported")
+    if reader.boolean("original_rope", True) is not True:
+        wrong("original_rope must be true: other ChatGLM models are not supported")
+    heads = reader.integer("num_attention_heads", 1, 1024)
+    kv_heads = reader.integer("multi_query_group_num", 1, 1024) if reader.boolean("multi_query_attention") else heads
+    if heads % kv_heads:
+        wrong(f"num_attention_heads ({heads}) is no multiple of multi_query_group_num ({kv_heads})")
+    head_dim = reader.head_dim(key="kv_channels")
+    vocab_size = reader.vocab_size("padded_vocab_size")
+    return ModelConfig(
+        architecture=CHATGLM.names[0],
+        hidden_size=reader.integer("hidden_size", 1, 1 << 16),
+        layers=reader.integer("num_layers", 1, 1024),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        intermediate_size=reader.integer("ffn_hidden_size", 1, 1 << 20),
+        vocab_size=vocab_size,
+        norm_epsilon=reader.number("layernorm_epsilon", 1e-20, 0.1, _DEFAULT_EPSILON),
+        rope_theta=_THETA * reader.number("rope_ratio", 1e-6, 1e6, 1.0),
+        rotary_dim=head_dim // _ROTARY_SHARE,
+        qkv_bias=reader.boolean("add_qkv_bias"),
+        tied_head=reader.boolean("tie_word_embeddings"),
+        max_positions=reader.integer("seq_length", 1, 1 << 24, _DEFAULT_POSITIONS),
+        eos_token_ids=reader.eos_token_ids(vocab_size),
+    )
+
+
+def hugging_face(config: ModelConfig) -> Sources:
+    return sources_of(config, shapes_of(config, glm.outer_parts(config), glm.layer_parts), _OUTER, _LAYER, _INNER)
+
+
+def ignored(config: ModelConfig, name: str) -> bool:
+    return name == "transformer.rotary_pos_emb.inv_freq"
+
+
+CHATGLM = replace(
+    glm.GLM,
+    names=("ChatGLMModel", "ChatGLMForConditionalGeneration"),
+    model_type="chatglm",
+    parse_config=parse_config,
+    hugging_face=hugging_face,
+    ignored=ignored,
+)

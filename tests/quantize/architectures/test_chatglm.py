@@ -1,0 +1,119 @@
+"""GLM-4-9B-chat as first published: the golden checkpoint under the names of its own code gives the same artifact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from protos.errors import InvalidInput
+from quantize.formats import open_checkpoint
+from quantize.huggingface_config import parse_config
+from quantize.importer import import_model
+from tests.support.checkpoints import write_json
+from tests.support.goldens import import_golden
+
+# THUDM/glm-4-9b-chat's config.json as published (the keys that matter).
+GLM_4_9B_CHAT = {
+    "model_type": "chatglm",
+    "architectures": ["ChatGLMModel"],
+    "add_bias_linear": False,
+    "add_qkv_bias": True,
+    "apply_residual_connection_post_layernorm": False,
+    "ffn_hidden_size": 13696,
+    "hidden_size": 4096,
+    "kv_channels": 128,
+    "layernorm_epsilon": 1.5625e-07,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "num_attention_heads": 32,
+    "num_layers": 40,
+    "original_rope": True,
+    "padded_vocab_size": 151552,
+    "post_layer_norm": True,
+    "rmsnorm": True,
+    "rope_ratio": 500,
+    "seq_length": 131072,
+    "tie_word_embeddings": False,
+    "eos_token_id": [151329, 151336, 151338],
+}
+
+
+def test_glm_4_9b_chat() -> None:
+    config = parse_config(GLM_4_9B_CHAT)
+    assert (config.layers, config.heads, config.kv_heads, config.head_dim, config.rotary_dim) == (40, 32, 2, 128, 64)
+    assert (config.rope_theta, config.qkv_bias, config.tied_head, config.norm_epsilon) == (5e6, True, False, 1.5625e-07)
+    assert config.eos_token_ids == (151329, 151336, 151338)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"rmsnorm": False}, "rmsnorm must be true"),
+        ({"add_bias_linear": True}, "add_bias_linear must be false"),
+        ({"original_rope": False}, "original_rope must be true"),
+        ({"multi_query_group_num": 3}, "no multiple of multi_query_group_num"),
+        ({"kv_channels": 40}, r"kv_channels \(40\) is no multiple of 16"),
+        ({"num_layers": 10**9}, "num_layers must be"),
+        ({"padded_vocab_size": 1000}, "eos_token_id must be a token id below vocab_size"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_value_that_cannot_be_is_named(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        parse_config({**GLM_4_9B_CHAT, **change})
+
+
+def test_the_same_weights_under_these_names_are_the_same_parts(tmp_path: Path) -> None:
+    manifest, store = import_golden("glm-4-9b-chat", tmp_path)
+    folder = tmp_path / "checkpoint"
+    shards = sorted(folder.glob("model-*.safetensors"))
+    tensors = {name: values for shard in shards for name, values in load_file(shard).items()}
+    for path in [*shards, folder / "model.safetensors.index.json"]:
+        path.unlink()
+    save_file({**_renamed(tensors, layers=3), "transformer.rotary_pos_emb.inv_freq": np.ones(4, np.float16)}, folder / "model.safetensors")
+    theirs = json.loads((folder / "config.json").read_text())
+    shape = {
+        "num_layers": 3,
+        "hidden_size": 72,
+        "ffn_hidden_size": 104,
+        "num_attention_heads": 4,
+        "kv_channels": 16,
+        "multi_query_group_num": 1,
+        "padded_vocab_size": 272,
+        "rope_ratio": 1.0,
+        "layernorm_epsilon": 1e-5,
+        "seq_length": 256,
+        "eos_token_id": theirs["eos_token_id"],
+    }
+    write_json(folder / "config.json", {**GLM_4_9B_CHAT, **shape})
+    with open_checkpoint(folder) as checkpoint:
+        found = import_model(checkpoint, store, "first-published")
+    assert found.parts == manifest.parts
+    assert found.config.architecture == "ChatGLMModel"
+
+
+def _renamed(tensors: dict[str, np.ndarray], layers: int) -> dict[str, np.ndarray]:
+    renamed = {
+        "transformer.embedding.word_embeddings.weight": tensors["model.embed_tokens.weight"],
+        "transformer.encoder.final_layernorm.weight": tensors["model.norm.weight"],
+        "transformer.output_layer.weight": tensors["lm_head.weight"],
+    }
+    for layer in range(layers):
+        old, new = f"model.layers.{layer}.", f"transformer.encoder.layers.{layer}."
+        for kind in ("weight", "bias"):
+            fused = [tensors[f"{old}self_attn.{name}_proj.{kind}"] for name in "qkv"]
+            renamed[f"{new}self_attention.query_key_value.{kind}"] = np.concatenate(fused)
+        for name, theirs in (
+            ("input_layernorm", "input_layernorm"),
+            ("post_attention_layernorm", "post_attention_layernorm"),
+            ("self_attention.dense", "self_attn.o_proj"),
+            ("mlp.dense_h_to_4h", "mlp.gate_up_proj"),
+            ("mlp.dense_4h_to_h", "mlp.down_proj"),
+        ):
+            renamed[f"{new}{name}.weight"] = tensors[f"{old}{theirs}.weight"]
+    return renamed
