@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from device.hardware import AcceleratorInfo, EnergyReading, RunReport, RunThread
+from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, RunThread
+from protos.roofline import Figures
 from protos.v1 import telemetry_pb2
 
 POWERCAP = Path("/sys/class/powercap")
@@ -77,13 +78,8 @@ class CpuHardware:
             simulated=False,
             pace="",
             threads=self._threads,
-            memory_bandwidth_bytes_per_second=copy_bandwidth(),
-            macs_per_second=0.0,
-            launch_seconds=0.0,
-            idle_watts=0.0,
-            joules_per_byte=0.0,
-            joules_per_mac=0.0,
             energy_source=source,
+            figures=Figures(linear_bytes_per_second=copy_bandwidth()),
         )
 
     async def execute(self, work: object, run: Callable[[], None]) -> RunReport:
@@ -110,9 +106,10 @@ class CpuHardware:
             return EnergyReading(None, None, elapsed)
         return EnergyReading(self._busy_joules, max(0.0, self._meter.joules() - self._busy_joules), elapsed)
 
-    def temperature_celsius(self) -> float | None:
+    def condition(self) -> Condition:
         zones = [entry.current for entries in psutil.sensors_temperatures().values() for entry in entries]
-        return max(zones, default=None)
+        battery = psutil.sensors_battery()
+        return Condition(max(zones, default=None), battery_fraction=battery.percent / 100 if battery else None)
 
     def close(self) -> None:
         self._thread.close()

@@ -6,39 +6,27 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from protos.roofline import Figures, Work
+from protos.thermal import Thermal
 from protos.v1 import telemetry_pb2
 
 
 @dataclass(frozen=True)
 class AcceleratorInfo:
-    """For Describe; effective figures (after efficiency) for the planner, 0 where not known. See device.proto, Accelerator."""
+    """For Describe: see device.proto, Accelerator."""
 
     profile: str
     description: str
     simulated: bool
     pace: str
     threads: int
-    memory_bandwidth_bytes_per_second: float
-    macs_per_second: float
-    launch_seconds: float
-    idle_watts: float
-    joules_per_byte: float
-    joules_per_mac: float
     energy_source: telemetry_pb2.EnergySource
+    figures: Figures = field(default_factory=Figures)
+    thermal: Thermal | None = None
     hollow: bool = False  # it computes nothing: of use to the control plane only
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one run of a stage moves and computes."""
-
-    weight_bytes: int  # read
-    kv_bytes: int  # of the cache, read and written
-    macs: int
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -63,6 +51,15 @@ class EnergyReading:
     elapsed_seconds: float
 
 
+@dataclass(frozen=True)
+class Condition:
+    """How the board is doing. None: nothing tells."""
+
+    temperature_celsius: float | None = None
+    throttled: bool = False
+    battery_fraction: float | None = None
+
+
 class Hardware(Protocol):
     """An accelerator and its power meter. One run at a time, in the order asked: the device's fair queue."""
 
@@ -80,7 +77,7 @@ class Hardware(Protocol):
 
     def energy(self) -> EnergyReading: ...
 
-    def temperature_celsius(self) -> float | None: ...
+    def condition(self) -> Condition: ...
 
     def close(self) -> None: ...
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import grpc.aio
 
 from device.blobs import Blobs
-from device.hardware import Hardware
+from device.hardware import AcceleratorInfo, Hardware
 from device.host import StageHost
 from device.stage_spec import parse_generation, parse_spec
 from device.tasks import in_thread
@@ -46,7 +46,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             name=self.name,
             agent_version=AGENT_VERSION,
             boot_id=self.telemetry.boot_id,
-            accelerator=pb.Accelerator(**{name: getattr(info, name) for name in info.__dataclass_fields__}),
+            accelerator=_accelerator(info),
             memory_bytes=self.hardware.memory_bytes,
             memory_used_bytes=self.host.memory_used_bytes,
             storage_free_bytes=self.blobs.free_bytes(),
@@ -132,6 +132,20 @@ async def _next(messages: AsyncIterator[pb.PutBlobRequest]) -> pb.PutBlobRequest
             return await anext(messages, None)
     except TimeoutError:
         raise TimedOut(f"nothing came of the blob for {SILENT_SECONDS:.0f} s") from None
+
+
+def _accelerator(info: AcceleratorInfo) -> pb.Accelerator:
+    return pb.Accelerator(
+        profile=info.profile,
+        description=info.description,
+        simulated=info.simulated,
+        pace=info.pace,
+        threads=info.threads,
+        figures=pb.Figures(**vars(info.figures)),
+        thermal=pb.Thermal(**vars(info.thermal)) if info.thermal else None,
+        energy_source=info.energy_source,
+        hollow=info.hollow,
+    )
 
 
 def _digest(text: str) -> Digest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from protos.costs import StageCost
 from protos.dtypes import KV_ITEM_BYTES, KvDtype, WireDtype, kv_dtype, row_bytes, wire_dtype
 from protos.errors import InvalidInput
 from protos.ids import DeviceId, Digest, PipelineId, parse_digest
@@ -49,19 +50,6 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """See device.proto, StageCost."""
-
-    weight_bytes: int
-    read_bytes: int
-    macs_per_row: int
-    kv_bytes_per_token: int
-    head_read_bytes: int
-    head_macs_per_row: int
-    attention_macs_per_position: int
-
-
-@dataclass(frozen=True)
 class Hop:
     device: DeviceId
     address: str
@@ -88,7 +76,7 @@ class StageSpec:
     graph: bytes
     head_graph: bytes
     next: Hop | None
-    cost: Cost
+    cost: StageCost
 
     @property
     def is_head(self) -> bool:
@@ -127,7 +115,7 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
         graph=message.graph,
         head_graph=message.head_graph,
         next=_hop(message.next) if message.HasField("next") else None,
-        cost=Cost(**{name: getattr(message.cost, name) for name in Cost.__dataclass_fields__}),
+        cost=StageCost(**{name: getattr(message.cost, name) for name in StageCost.__dataclass_fields__}),
     )
     _check(spec)
     if spec.next:

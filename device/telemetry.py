@@ -59,14 +59,16 @@ class Telemetry:
         self._before = (0.0, 0.0)  # joules, seconds at the sample before
 
     def sample(self) -> pb.TelemetrySample:
-        process = self._process()
+        process, condition = self._process(), self._hardware.condition()
         sample = pb.TelemetrySample(
             device_id=self._device,
             boot_id=self.boot_id,
             index=self._index,
             uptime_seconds=self._clock() - self._started,
             gauges=pb.Gauges(
-                temperature_celsius=self._hardware.temperature_celsius(),
+                temperature_celsius=condition.temperature_celsius,
+                throttled=condition.throttled,
+                battery_fraction=condition.battery_fraction,
                 memory_used_bytes=self._host.memory_used_bytes,
                 process_rss_bytes=process.rss_bytes,
                 process_cpu_seconds=process.cpu_seconds,

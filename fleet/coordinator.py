@@ -43,6 +43,8 @@ from fleet.views import (
 from protos.errors import FleetError, InvalidInput, NotFound, Unavailable
 from protos.ids import DeviceId, Digest, FleetId
 from protos.manifest import Manifest
+from protos.roofline import Figures
+from protos.thermal import Thermal
 from protos.transport import Credentials
 from protos.v1 import device_pb2 as pb
 from quantize.artifact import ArtifactStore
@@ -234,12 +236,10 @@ def _planner_device(device: DeviceId, description: pb.DeviceDescription, deploym
         profile=accelerator.profile,
         simulated=accelerator.simulated,
         memory_bytes=max(0, description.memory_bytes - description.memory_used_bytes + replaced_bytes),
-        memory_bandwidth_bytes_per_second=accelerator.memory_bandwidth_bytes_per_second,
-        macs_per_second=accelerator.macs_per_second,
-        launch_seconds=accelerator.launch_seconds,
-        idle_watts=accelerator.idle_watts,
-        joules_per_byte=accelerator.joules_per_byte,
-        joules_per_mac=accelerator.joules_per_mac,
+        figures=Figures(**{name: getattr(accelerator.figures, name) for name in Figures.__dataclass_fields__}),
+        thermal=Thermal(**{name: getattr(accelerator.thermal, name) for name in Thermal.__dataclass_fields__})
+        if accelerator.HasField("thermal")
+        else None,
     )
 
 

@@ -15,7 +15,6 @@ from fleet.planner_costs import (
     idle_watts,
     kv_tokens,
     launch_ns,
-    part_work,
     stage_need,
     weights,
     work_nj,
@@ -23,10 +22,13 @@ from fleet.planner_costs import (
 )
 from fleet.planner_search import Layout, Search
 from fleet.views import Plan, PlanRequest, StagePlan
+from protos.costs import decode_work, head_work
 from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.ids import Digest
 from protos.manifest import Manifest
+from protos.roofline import Work
+from quantize.costs import stage_cost
 from quantize.graph import check_kv_dtype
 from quantize.parts import POSITIONS, stage_parts
 
@@ -91,11 +93,13 @@ class _Costs:
     def of(manifest: Manifest, layout: Layout, wire_dtype: WireDtype) -> _Costs:
         ns, nj = [], []
         for place, (device, first, stop) in enumerate(layout.stages):
-            parts = stage_parts(manifest, first, stop, head=place == 0)
-            work = [part_work(manifest, part, layout.positions, layout.shape.kv_dtype) for part in parts]
+            cost = stage_cost(manifest, stage_parts(manifest, first, stop, head=place == 0), layout.shape.kv_dtype)
+            work = decode_work(cost, [layout.positions]) + head_work(cost, 1)
+            if len(layout.stages) > 1:
+                work += Work(link_bytes=hop_bytes(manifest, wire_dtype))
             runs = head_runs(len(layout.stages)) if place == 0 else 1
-            ns.append(sum(work_ns(device, one) for one in work) + runs * launch_ns(device))
-            nj.append(sum(work_nj(device, one) for one in work))
+            ns.append(work_ns(device, work) + runs * launch_ns(device))
+            nj.append(work_nj(device, work))
         return _Costs(tuple(ns), tuple(nj), sum(ns) + hops_ns(manifest, len(ns), wire_dtype))
 
 
@@ -119,7 +123,7 @@ def _stage(manifest: Manifest, layout: Layout, costs: _Costs, place: int, presen
         memory_bytes=device.memory_bytes,
         push_bytes=sum(size for digest, size in weights(manifest, parts).items() if digest not in here),
         decode_seconds=costs.stage_ns[place] / 1e9,
-        decode_joules=joules if device.tells_energy else None,
+        decode_joules=joules if device.figures.tells_energy else None,
     )
 
 

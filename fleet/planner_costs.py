@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
+from protos.costs import decode_work, head_work
 from protos.dtypes import KvDtype, WireDtype, row_bytes
 from protos.ids import Digest
 from protos.manifest import Manifest
-from quantize.costs import kv_bytes_per_token
-from quantize.parts import HEAD, POSITIONS, layer_parts
+from protos.roofline import Figures, Work, dynamic_joules, times
+from protos.thermal import Thermal
+from quantize.costs import kv_bytes_per_token, stage_cost
+from quantize.parts import HEAD, layer_parts
 
 # Used where a device states no figure (0). Those of a small ARM board's CPU, so that a device which says nothing is taken for a slow one.
-DEFAULT_MEMORY_BANDWIDTH_BYTES_PER_SECOND = 8e9
-DEFAULT_MACS_PER_SECOND = 50e9
-DEFAULT_LAUNCH_SECONDS = 200e-6
-DEFAULT_IDLE_WATTS = 3.0
-DEFAULT_JOULES_PER_BYTE = 8 * 7e-12  # LPDDR4/5: about 7 pJ per bit
-DEFAULT_JOULES_PER_MAC = 0.23e-12  # 8-bit add and multiply at 45 nm (Horowitz, ISSCC 2014)
+DEFAULTS = Figures(
+    linear_bytes_per_second=8e9,
+    linear_macs_per_second=50e9,
+    launch_seconds=200e-6,
+    idle_watts=3.0,
+    joules_per_byte=8 * 7e-12,  # LPDDR4/5: about 7 pJ per bit
+    joules_per_mac=0.23e-12,  # 8-bit add and multiply at 45 nm (Horowitz, ISSCC 2014)
+)
 
 # One message to the next stage: half of a gRPC round trip on loopback (about 300 us), as much again for a switched network.
 HOP_SECONDS = 300e-6
@@ -32,23 +38,25 @@ PREFILL_MESSAGE_BYTES = 2 * 1024 * 1024  # of hidden rows in one message, half o
 
 @dataclass(frozen=True)
 class PlannerDevice:
-    """A device as the planner sees it. Figures as in device.proto's Accelerator, after efficiency; 0 is unknown: the defaults above."""
+    """A device as the planner sees it, with the figures it tells."""
 
     device_id: str
     name: str
     profile: str
     simulated: bool
     memory_bytes: int  # free for this plan
-    memory_bandwidth_bytes_per_second: float = 0.0
-    macs_per_second: float = 0.0
-    launch_seconds: float = 0.0
-    idle_watts: float = 0.0
-    joules_per_byte: float = 0.0
-    joules_per_mac: float = 0.0
+    figures: Figures = field(default_factory=Figures)
+    thermal: Thermal | None = None
 
-    @property
-    def tells_energy(self) -> bool:
-        return self.idle_watts > 0 and self.joules_per_byte > 0
+    @cached_property
+    def known(self) -> Figures:
+        """The figures, the defaults above for those that are not told; a cache is as fast as the weights unless told otherwise."""
+        told = replace(self.figures, **{name: value for name, value in vars(DEFAULTS).items() if value and not getattr(self.figures, name)})
+        return replace(
+            told,
+            attention_bytes_per_second=told.attention_bytes_per_second or told.linear_bytes_per_second,
+            attention_macs_per_second=told.attention_macs_per_second or told.linear_macs_per_second,
+        )
 
 
 @dataclass(frozen=True)
@@ -78,14 +86,6 @@ class Need:
     @property
     def total_bytes(self) -> int:
         return self.weight_bytes + self.kv_bytes + self.activation_bytes
-
-
-@dataclass(frozen=True)
-class Work:
-    """One decode step of one stream in one part."""
-
-    read_bytes: int
-    macs: int
 
 
 def shape_for(manifest: Manifest, *, stages: int, context: int, slots: int, kv_dtype: KvDtype = "float32") -> Shape:
@@ -128,38 +128,29 @@ def activation_bytes(manifest: Manifest, shape: Shape, *, head: bool) -> int:
 
 
 def part_work(manifest: Manifest, part: str, positions: int, kv_dtype: KvDtype = "float32") -> Work:
-    """One decode step: the weights once, the KV of `positions` tokens, multiply-accumulates of one row (padding is not counted).
-
-    The few bytes of the "positions" table that a step reads are left out.
-    """
-    if part == POSITIONS:
-        return Work(0, 0)
-    cost, config = manifest.part(part).cost, manifest.config
-    attention = 2 * config.query_size * positions if cost.kv_bytes_per_token else 0
-    return Work(cost.read_bytes + kv_bytes_per_token(cost, kv_dtype) * positions, cost.macs + attention)
+    """One decode step of one stream whose cache holds `positions` tokens. Padding is not counted."""
+    cost = stage_cost(manifest, [part], kv_dtype)
+    return decode_work(cost, [positions]) + head_work(cost, 1)
 
 
 def layer_work(manifest: Manifest, layer: int, positions: int, kv_dtype: KvDtype = "float32") -> Work:
     """Of all parts of a layer."""
-    works = [part_work(manifest, part, positions, kv_dtype) for part in layer_parts(manifest, layer)]
-    return Work(sum(work.read_bytes for work in works), sum(work.macs for work in works))
+    return decode_work(stage_cost(manifest, layer_parts(manifest, layer), kv_dtype), [positions])
 
 
 def work_ns(device: PlannerDevice, work: Work) -> int:
-    """Roofline: whichever of memory and arithmetic takes longer."""
-    bandwidth = device.memory_bandwidth_bytes_per_second or DEFAULT_MEMORY_BANDWIDTH_BYTES_PER_SECOND
-    return round(1e9 * max(work.read_bytes / bandwidth, work.macs / (device.macs_per_second or DEFAULT_MACS_PER_SECOND)))
+    """Without the launch of the run."""
+    return round(1e9 * times(device.known, work, runs=0).seconds)
 
 
 def work_nj(device: PlannerDevice, work: Work) -> int:
     """Dynamic energy, on top of the idle power."""
-    per_byte = device.joules_per_byte or DEFAULT_JOULES_PER_BYTE
-    return round(1e9 * (work.read_bytes * per_byte + work.macs * (device.joules_per_mac or DEFAULT_JOULES_PER_MAC)))
+    return round(1e9 * dynamic_joules(device.known, work))
 
 
 def launch_ns(device: PlannerDevice) -> int:
     """Fixed cost of one run."""
-    return round(1e9 * (device.launch_seconds or DEFAULT_LAUNCH_SECONDS))
+    return round(1e9 * device.known.launch_seconds)
 
 
 def head_runs(stages: int) -> int:
@@ -168,7 +159,7 @@ def head_runs(stages: int) -> int:
 
 
 def idle_watts(device: PlannerDevice) -> float:
-    return device.idle_watts or DEFAULT_IDLE_WATTS
+    return device.known.idle_watts
 
 
 def hop_bytes(manifest: Manifest, wire_dtype: WireDtype) -> int:

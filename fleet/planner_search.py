@@ -59,7 +59,8 @@ class Search:
         self._positions = min(context, REFERENCE_POSITIONS)
         self._layers = manifest.config.layers
         self._layer_work = [layer_work(manifest, layer, self._positions, request.kv_dtype) for layer in range(self._layers)]
-        self._end_work = [part_work(manifest, part, self._positions) for part in (EMBEDDING, HEAD)]
+        self._end_work = [part_work(manifest, part, self._positions) for part in (EMBEDDING, POSITIONS, HEAD)]
+        self._positions_work = part_work(manifest, POSITIONS, self._positions)
         self._weights_head = self._weight_table(stage_parts(manifest, 0, 0, head=True))
         self._weights_body = self._weight_table(())
 
@@ -159,7 +160,8 @@ class Search:
         time = np.cumsum([0, *(work_ns(device, work) for work in self._layer_work)])
         ends = sum(work_ns(device, work) for work in self._end_work)
         head = np.where(head_need > device.memory_bytes, FORBIDDEN, time + ends + head_runs(stages) * launch)
-        body = np.where(body_need > device.memory_bytes, FORBIDDEN, time[None, :] - time[:, None] + launch)
+        start = work_ns(device, self._positions_work) + launch
+        body = np.where(body_need > device.memory_bytes, FORBIDDEN, time[None, :] - time[:, None] + start)
         return Option(head, body, head, body)
 
     def _need_tables(self, shape: Shape) -> tuple[Table, Table]:
@@ -214,10 +216,5 @@ def _kind(device: PlannerDevice) -> tuple[object, ...]:
     """Devices of one kind are interchangeable."""
     return (
         device.memory_bytes,
-        device.memory_bandwidth_bytes_per_second,
-        device.macs_per_second,
-        device.launch_seconds,
-        device.idle_watts,
-        device.joules_per_byte,
-        device.joules_per_mac,
+        device.figures,
     )

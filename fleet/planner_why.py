@@ -127,7 +127,7 @@ def _prediction(plan: Plan, devices: Sequence[PlannerDevice]) -> list[str]:
         found.append(f"no prediction of energy: {', '.join(silent)} {'states' if len(silent) == 1 else 'state'} no power figures")
     if any(stage.simulated for stage in plan.stages):
         found.append("predictions for simulated devices are of their modelled time and power")
-    unknown = {device.device_id for device in devices if not device.memory_bandwidth_bytes_per_second}
+    unknown = {device.device_id for device in devices if not device.figures.linear_bytes_per_second}
     guessed = [stage.device_name for stage in plan.stages if stage.device_id in unknown]
     if guessed:
         found.append(f"{', '.join(guessed)}: speed unknown, taken for that of a small ARM board")

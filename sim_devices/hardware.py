@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from device.hardware import AcceleratorInfo, EnergyReading, RunReport, RunThread, Work
+from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, RunThread
+from protos.roofline import Work
 from protos.v1 import telemetry_pb2
+from sim_devices.board import Board, Modelled
 from sim_devices.profiles import Profile
-from sim_devices.roofline import model
 
 Pace = Literal["fast", "realtime"]
 
@@ -23,7 +24,8 @@ class SimulatedHardware:
 
     Pace "fast" goes on as soon as this machine has computed. "realtime" holds the accelerator until the modelled time of each run has
     passed since its start; `overruns` counts the runs for which this machine alone took longer. Idle joules are the idle power times the
-    wall time in which nothing ran. `clock` gives seconds, monotonic; `pause` waits that many seconds, and may return early on closing.
+    time by `clock` in which nothing ran. `clock` gives seconds, monotonic; `pause` waits that many seconds, and may return early on
+    closing. `battery_empty` is called once when a battery is used up, from any thread.
     """
 
     def __init__(
@@ -35,8 +37,8 @@ class SimulatedHardware:
         threads: int = 1,
         clock: Callable[[], float] = time.perf_counter,
         pause: Callable[[float], object] | None = None,
+        battery_empty: Callable[[], None] | None = None,
     ) -> None:
-        self._profile = profile
         self._pace = pace
         self._memory_bytes = memory_bytes or profile.memory_bytes
         self._clock = clock
@@ -44,28 +46,13 @@ class SimulatedHardware:
         self._pause = pause or self._closing.wait
         self._thread = RunThread()
         # What the compute thread changes while the event loop reads it.
-        self._lock = threading.Lock()
-        self._started = clock()
-        self._running_since: float | None = None
-        self._busy_wall_seconds = 0.0
-        self._busy_modelled_seconds = 0.0
-        self._busy_joules = 0.0
+        self._lock = threading.RLock()
+        self._board = Board(
+            profile.effective, profile.thermal, now=clock(), battery_joules=profile.battery_joules, battery_empty=battery_empty
+        )
         self.runs = 0
         self.overruns = 0
-        self._info = AcceleratorInfo(
-            profile=profile.name,
-            description=profile.description,
-            simulated=True,
-            pace=pace,
-            threads=threads,
-            memory_bandwidth_bytes_per_second=profile.memory_bandwidth_bytes_per_second,
-            macs_per_second=profile.macs_per_second,
-            launch_seconds=profile.launch_seconds,
-            idle_watts=profile.idle_watts,
-            joules_per_byte=profile.joules_per_byte,
-            joules_per_mac=profile.joules_per_mac,
-            energy_source=telemetry_pb2.ENERGY_SOURCE_MODELLED,
-        )
+        self._info = accelerator_info(profile, pace, threads)
 
     @property
     def info(self) -> AcceleratorInfo:
@@ -76,14 +63,13 @@ class SimulatedHardware:
         return self._memory_bytes
 
     async def execute(self, work: Work, run: Callable[[], None]) -> RunReport:
-        modelled = model(self._profile, read_bytes=work.weight_bytes + work.kv_bytes, macs=work.macs)
-        wall_seconds = 0.0
+        wall_seconds, modelled = 0.0, Modelled(0.0, 0.0)
 
         def paced() -> None:
-            nonlocal wall_seconds
+            nonlocal wall_seconds, modelled
             start = self._clock()
             with self._lock:
-                self._running_since = start
+                modelled = self._board.begin(start, work)
             done, left = False, 0.0
             try:
                 run()
@@ -94,30 +80,52 @@ class SimulatedHardware:
                     self._pause(left)
             finally:
                 with self._lock:
-                    self._running_since = None
-                    wall_seconds = self._clock() - start
-                    self._busy_wall_seconds += wall_seconds
-                    if done:
-                        self._busy_modelled_seconds += modelled.seconds
-                        self._busy_joules += modelled.joules
-                        self.runs += 1
-                        self.overruns += left < 0
+                    now = self._clock()
+                    wall_seconds = now - start
+                    self._board.end(now, done)
+                    self.runs += done
+                    self.overruns += left < 0
 
         await self._thread.timed(paced)
         return RunReport(wall_seconds, modelled.seconds, modelled.joules)
 
     def energy(self) -> EnergyReading:
         with self._lock:
-            until = self._clock() if self._running_since is None else self._running_since
-            idle_seconds = max(0.0, until - self._started - self._busy_wall_seconds)
-            idle_joules = self._profile.idle_watts * idle_seconds
-            return EnergyReading(self._busy_joules, idle_joules, self._busy_modelled_seconds + idle_seconds)
+            return self._board.energy(self._clock())
 
-    def temperature_celsius(self) -> float | None:
-        return None
+    def condition(self) -> Condition:
+        with self._lock:
+            return self._board.condition(self._clock())
+
+    def set_slowdown(self, factor: float) -> None:
+        """See Board; so do the others."""
+        with self._lock:
+            self._board.set_slowdown(factor)
+
+    def set_temperature(self, celsius: float) -> None:
+        with self._lock:
+            self._board.set_temperature(self._clock(), celsius)
+
+    def set_battery(self, fraction: float) -> None:
+        with self._lock:
+            self._board.set_battery(self._clock(), fraction)
 
     def close(self) -> None:
         self._closing.set()
         self._thread.close()
         if self._pace == "realtime" and self.overruns:
             _log.warning("%d of %d runs took longer on this machine than the profile says", self.overruns, self.runs)
+
+
+def accelerator_info(profile: Profile, pace: str, threads: int) -> AcceleratorInfo:
+    """What a simulated device says of itself."""
+    return AcceleratorInfo(
+        profile=profile.name,
+        description=profile.description,
+        simulated=True,
+        pace=pace,
+        threads=threads,
+        energy_source=telemetry_pb2.ENERGY_SOURCE_MODELLED,
+        figures=profile.effective,
+        thermal=profile.thermal,
+    )

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from protos.errors import InvalidInput, NotFound
+from protos.roofline import Figures
+from protos.thermal import Thermal
 
 Trust = Literal["vendor", "press", "community", "estimated"]
 
@@ -17,15 +19,29 @@ Trust = Literal["vendor", "press", "community", "estimated"]
 UNITS = {
     "memory": "bytes",
     "memory_bandwidth": "bytes/s",
-    "memory_bandwidth_efficiency": "ratio",
     "compute": "int8 MAC/s",
-    "compute_efficiency": "ratio",
+    "chip_bandwidth": "bytes/s",
+    "linear_bandwidth_efficiency": "ratio",
+    "linear_compute_efficiency": "ratio",
+    "attention_bandwidth_efficiency": "ratio",
+    "attention_compute_efficiency": "ratio",
     "launch": "s",
+    "operator_launch": "s",
     "idle_power": "W",
     "tdp": "W",
     "memory_energy": "J/byte",
+    "chip_energy": "J/byte",
     "compute_energy": "J/MAC",
+    "link_energy": "J/byte",
+    "thermal_resistance": "K/W",
+    "heat_capacity": "J/K",
+    "ambient": "°C",
+    "throttle": "°C",
+    "resume": "°C",
+    "throttled_speed": "ratio",
 }
+# What only some have.
+OPTIONAL_UNITS = {"battery": "J"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +54,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Profile:
-    """One kind of device. `figures` has the keys of UNITS; the properties are what a model uses, after efficiency."""
+    """One kind of device. `figures` has the keys of UNITS, and may have those of OPTIONAL_UNITS."""
 
     name: str
     description: str
@@ -49,16 +65,37 @@ class Profile:
         return int(self.figures["memory"].value)
 
     @property
-    def memory_bandwidth_bytes_per_second(self) -> float:
-        return self.figures["memory_bandwidth"].value * self.figures["memory_bandwidth_efficiency"].value
+    def effective(self) -> Figures:
+        """What the models use, after efficiency."""
+        value = {name: figure.value for name, figure in self.figures.items()}
+        bandwidth, compute = value["memory_bandwidth"], value["compute"]
+        return Figures(
+            linear_bytes_per_second=bandwidth * value["linear_bandwidth_efficiency"],
+            linear_macs_per_second=compute * value["linear_compute_efficiency"],
+            attention_bytes_per_second=bandwidth * value["attention_bandwidth_efficiency"],
+            attention_macs_per_second=compute * value["attention_compute_efficiency"],
+            chip_bytes_per_second=value["chip_bandwidth"],
+            launch_seconds=value["launch"],
+            operator_seconds=value["operator_launch"],
+            idle_watts=value["idle_power"],
+            cap_watts=value["tdp"],
+            joules_per_byte=value["memory_energy"],
+            joules_per_chip_byte=value["chip_energy"],
+            joules_per_mac=value["compute_energy"],
+            joules_per_link_byte=value["link_energy"],
+        )
 
     @property
-    def macs_per_second(self) -> float:
-        return self.figures["compute"].value * self.figures["compute_efficiency"].value
-
-    @property
-    def launch_seconds(self) -> float:
-        return self.figures["launch"].value
+    def thermal(self) -> Thermal:
+        value = {name: figure.value for name, figure in self.figures.items()}
+        return Thermal(
+            kelvin_per_watt=value["thermal_resistance"],
+            joules_per_kelvin=value["heat_capacity"],
+            ambient_celsius=value["ambient"],
+            throttle_celsius=value["throttle"],
+            resume_celsius=value["resume"],
+            throttled_speed=value["throttled_speed"],
+        )
 
     @property
     def idle_watts(self) -> float:
@@ -69,12 +106,9 @@ class Profile:
         return self.figures["tdp"].value
 
     @property
-    def joules_per_byte(self) -> float:
-        return self.figures["memory_energy"].value
-
-    @property
-    def joules_per_mac(self) -> float:
-        return self.figures["compute_energy"].value
+    def battery_joules(self) -> float | None:
+        battery = self.figures.get("battery")
+        return battery.value if battery else None
 
     @property
     def estimated(self) -> tuple[str, ...]:
@@ -116,25 +150,28 @@ def parse_profile(name: str, text: str) -> Profile:
     description = data.pop("description", None)
     if not isinstance(description, str):
         raise _bad(name, "no description")
+    units = UNITS | OPTIONAL_UNITS
     for key in [*UNITS, *data]:
         if key not in data:
             raise _bad(name, f"no [{key}]")
-        if key not in UNITS:
+        if key not in units:
             raise _bad(name, f"unknown [{key}]")
-    profile = Profile(name, description, {key: _figure(name, key, data[key]) for key in UNITS})
+    profile = Profile(name, description, {key: _figure(name, key, data[key], units[key]) for key in units if key in data})
     if profile.tdp_watts <= profile.idle_watts:
         raise _bad(name, "[tdp] must be above [idle_power]")
+    if not profile.thermal.ambient_celsius < profile.thermal.resume_celsius < profile.thermal.throttle_celsius:
+        raise _bad(name, "[ambient], [resume] and [throttle] must rise in this order")
     return profile
 
 
-def _figure(profile: str, key: str, entry: Any) -> Figure:
+def _figure(profile: str, key: str, entry: Any, wanted: str) -> Figure:
     if not isinstance(entry, dict) or set(entry) != {"value", "unit", "source", "trust"}:
         raise _bad(profile, f"[{key}] must have value, unit, source and trust, no more")
     value, unit, source, trust = entry["value"], entry["unit"], entry["source"], entry["trust"]
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         raise _bad(profile, f"[{key}] value must be a number above 0")
-    if unit != UNITS[key]:
-        raise _bad(profile, f"[{key}] unit must be {UNITS[key]!r}")
+    if unit != wanted:
+        raise _bad(profile, f"[{key}] unit must be {wanted!r}")
     if unit == "ratio" and value > 1:
         raise _bad(profile, f"[{key}] is a ratio, at most 1")
     if not isinstance(source, str) or not source:

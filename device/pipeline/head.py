@@ -20,7 +20,7 @@ from device.pipeline.scheduler import Scheduler
 from device.pipeline.sequences import Sequence, Step, Told
 from device.pipeline.stage import Stage
 from device.pipeline.wire import decode, encode
-from device.pipeline.work import head_work
+from protos.costs import head_work
 from protos.dtypes import row_bytes
 from protos.errors import Conflict, FleetError, Internal, InvalidInput, Unavailable
 from protos.transport import Credentials

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 
 from device.engine.opening import Engine
 from device.engine.stage import Rows, Tokens
-from device.hardware import Hardware, RunReport, Work
+from device.hardware import Hardware, RunReport
 from device.pipeline.wire import decode
-from device.pipeline.work import decode_work, prefill_work, together
 from device.stage_spec import StageSpec
+from protos.costs import decode_work, prefill_work
+from protos.dtypes import row_bytes
 from protos.errors import InvalidInput, Unavailable
 from protos.ids import DeviceId
+from protos.roofline import Work
 from protos.v1 import pipeline_pb2, telemetry_pb2
 
 
@@ -146,7 +148,7 @@ class Stage:
             result.append(hidden)
 
         work = self._work(message)
-        report = await self.hardware.execute(together(work, and_then_work) if and_then_work else work, run)
+        report = await self.hardware.execute(work + and_then_work if and_then_work else work, run)
         self._account(message, report)
         return result[0]
 
@@ -211,9 +213,13 @@ class Stage:
         return self.engine.decode(message.group, message.slots, message.positions, rows)
 
     def _work(self, message: pipeline_pb2.Microbatch) -> Work:
-        if message.prefill:
-            return prefill_work(self.spec.cost, message.positions[0], message.rows)
-        return decode_work(self.spec.cost, message.positions)
+        spec, positions = self.spec, message.positions
+        work = prefill_work(spec.cost, positions[0], message.rows) if message.prefill else decode_work(spec.cost, positions)
+        if spec.next is None:
+            return work
+        is_last = spec.stage == spec.stages - 1
+        sent = message.rows if message.all_wanted or not is_last else len(message.wanted)
+        return work + Work(link_bytes=sent * row_bytes(spec.shape.hidden_size, spec.shape.wire_dtype))
 
     def _account(self, message: pipeline_pb2.Microbatch, report: RunReport, counted: bool = True) -> None:
         self.counters.add(report)

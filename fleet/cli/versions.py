@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from device.engine.stage import OutputHead, StageEngine
-from device.stage_spec import Cost, Generation, Shape, StageSpec
+from device.stage_spec import Generation, Shape, StageSpec
 from fleet.stage_request import row_multiple
+from protos.costs import StageCost
 from protos.dtypes import KvDtype
 from protos.ids import PipelineId
 from protos.manifest import Manifest
@@ -81,5 +82,5 @@ class EngineVersion:
             graph=build_stage_graph(self.manifest, body, kv_dtype=self.kv_dtype),
             head_graph=build_stage_graph(self.manifest, [HEAD]) if first else b"",
             next=None,
-            cost=Cost(0, 0, 0, 0, 0, 0, 0),
+            cost=StageCost(),
         )

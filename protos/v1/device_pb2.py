@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.v1 import telemetry_pb2 as protos_dot_v1_dot_telemetry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/v1/device.proto\x12\x0bglmfleet.v1\x1a\x19protos/v1/telemetry.proto\"\x11\n\x0f\x44\x65scribeRequest\"\x99\x03\n\x11\x44\x65viceDescription\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\x12-\n\x0b\x61\x63\x63\x65lerator\x18\x06 \x01(\x0b\x32\x18.glmfleet.v1.Accelerator\x12\x14\n\x0cmemory_bytes\x18\x07 \x01(\x04\x12\x19\n\x11memory_used_bytes\x18\x08 \x01(\x04\x12\x1a\n\x12storage_free_bytes\x18\t \x01(\x04\x12\x10\n\x08\x64ialects\x18\n \x03(\t\x12(\n\x06stages\x18\x0b \x03(\x0b\x32\x18.glmfleet.v1.StageStatus\x12:\n\x06labels\x18\x0c \x03(\x0b\x32*.glmfleet.v1.DeviceDescription.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc8\x02\n\x0b\x41\x63\x63\x65lerator\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x11\n\tsimulated\x18\x03 \x01(\x08\x12\x0c\n\x04pace\x18\x04 \x01(\t\x12\x0f\n\x07threads\x18\x05 \x01(\r\x12)\n!memory_bandwidth_bytes_per_second\x18\x06 \x01(\x01\x12\x17\n\x0fmacs_per_second\x18\x07 \x01(\x01\x12\x16\n\x0elaunch_seconds\x18\x08 \x01(\x01\x12\x12\n\nidle_watts\x18\t \x01(\x01\x12\x17\n\x0fjoules_per_byte\x18\n \x01(\x01\x12\x16\n\x0ejoules_per_mac\x18\x0b \x01(\x01\x12\x30\n\renergy_source\x18\x0c \x01(\x0e\x32\x19.glmfleet.v1.EnergySource\x12\x0e\n\x06hollow\x18\r \x01(\x08\"\xc3\x01\n\x0bStageStatus\x12\x13\n\x0bpipeline_id\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\r\n\x05stage\x18\x04 \x01(\r\x12\r\n\x05parts\x18\x05 \x03(\t\x12+\n\ngeneration\x18\x06 \x01(\x0b\x32\x17.glmfleet.v1.Generation\x12\x16\n\x0eopen_sequences\x18\x07 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x04\"0\n\nGeneration\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\"#\n\x10StatBlobsRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"C\n\x08\x42lobStat\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x15\n\rpresent_bytes\x18\x03 \x01(\x04\"6\n\x0eStatBlobsReply\x12$\n\x05\x62lobs\x18\x01 \x03(\x0b\x32\x15.glmfleet.v1.BlobStat\"W\n\x0ePutBlobRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.glmfleet.v1.PutBlobHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04kind\"C\n\rPutBlobHeader\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"&\n\x0cPutBlobReply\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\"R\n\x12RetainBlobsRequest\x12+\n\ngeneration\x18\x01 \x01(\x0b\x32\x17.glmfleet.v1.Generation\x12\x0f\n\x07\x64igests\x18\x02 \x03(\t\"\'\n\x10RetainBlobsReply\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\"\xca\x02\n\x10LoadStageRequest\x12+\n\ngeneration\x18\x01 \x01(\x0b\x32\x17.glmfleet.v1.Generation\x12\x13\n\x0bpipeline_id\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\r\n\x05stage\x18\x05 \x01(\r\x12\x0e\n\x06stages\x18\x06 \x01(\r\x12\r\n\x05parts\x18\x07 \x03(\t\x12\r\n\x05\x62lobs\x18\x08 \x03(\t\x12&\n\x05shape\x18\t \x01(\x0b\x32\x17.glmfleet.v1.StageShape\x12\r\n\x05graph\x18\n \x01(\x0c\x12\x12\n\nhead_graph\x18\x0b \x01(\x0c\x12\x1e\n\x04next\x18\x0c \x01(\x0b\x32\x10.glmfleet.v1.Hop\x12$\n\x04\x63ost\x18\r \x01(\x0b\x32\x16.glmfleet.v1.StageCost\"\x8f\x02\n\nStageShape\x12\x13\n\x0bhidden_size\x18\x01 \x01(\r\x12\x12\n\nvocab_size\x18\x02 \x01(\r\x12\x13\n\x0b\x66irst_layer\x18\x03 \x01(\r\x12\x12\n\nstop_layer\x18\x04 \x01(\r\x12\x10\n\x08kv_heads\x18\x05 \x01(\r\x12\x10\n\x08head_dim\x18\x06 \x01(\r\x12\x0f\n\x07\x63ontext\x18\x07 \x01(\r\x12\x0e\n\x06groups\x18\x08 \x01(\r\x12\x17\n\x0fslots_per_group\x18\t \x01(\r\x12\x15\n\rprefill_chunk\x18\n \x01(\r\x12\x14\n\x0crow_multiple\x18\x0b \x01(\r\x12\x10\n\x08kv_dtype\x18\x0c \x01(\t\x12\x12\n\nwire_dtype\x18\r \x01(\t\"\xc0\x01\n\tStageCost\x12\x14\n\x0cweight_bytes\x18\x01 \x01(\x04\x12\x12\n\nread_bytes\x18\x02 \x01(\x04\x12\x14\n\x0cmacs_per_row\x18\x03 \x01(\x04\x12\x1a\n\x12kv_bytes_per_token\x18\x04 \x01(\x04\x12\x17\n\x0fhead_read_bytes\x18\x05 \x01(\x04\x12\x19\n\x11head_macs_per_row\x18\x06 \x01(\x04\x12#\n\x1b\x61ttention_macs_per_position\x18\x07 \x01(\x04\"=\n\x03Hop\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x12\n\ngateway_id\x18\x03 \x01(\t\"<\n\x0eLoadStageReply\x12\x14\n\x0cmemory_bytes\x18\x01 \x01(\x04\x12\x14\n\x0cload_seconds\x18\x02 \x01(\x01\"V\n\x12UnloadStageRequest\x12+\n\ngeneration\x18\x01 \x01(\x0b\x32\x17.glmfleet.v1.Generation\x12\x13\n\x0bpipeline_id\x18\x02 \x01(\t\"\x12\n\x10UnloadStageReply\"1\n\x15WatchTelemetryRequest\x12\x18\n\x10interval_seconds\x18\x01 \x01(\x01\x32\x9d\x04\n\x06\x44\x65vice\x12H\n\x08\x44\x65scribe\x12\x1c.glmfleet.v1.DescribeRequest\x1a\x1e.glmfleet.v1.DeviceDescription\x12G\n\tStatBlobs\x12\x1d.glmfleet.v1.StatBlobsRequest\x1a\x1b.glmfleet.v1.StatBlobsReply\x12\x43\n\x07PutBlob\x12\x1b.glmfleet.v1.PutBlobRequest\x1a\x19.glmfleet.v1.PutBlobReply(\x01\x12M\n\x0bRetainBlobs\x12\x1f.glmfleet.v1.RetainBlobsRequest\x1a\x1d.glmfleet.v1.RetainBlobsReply\x12G\n\tLoadStage\x12\x1d.glmfleet.v1.LoadStageRequest\x1a\x1b.glmfleet.v1.LoadStageReply\x12M\n\x0bUnloadStage\x12\x1f.glmfleet.v1.UnloadStageRequest\x1a\x1d.glmfleet.v1.UnloadStageReply\x12T\n\x0eWatchTelemetry\x12\".glmfleet.v1.WatchTelemetryRequest\x1a\x1c.glmfleet.v1.TelemetrySample0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/v1/device.proto\x12\x0bglmfleet.v1\x1a\x19protos/v1/telemetry.proto\"\x11\n\x0f\x44\x65scribeRequest\"\x99\x03\n\x11\x44\x65viceDescription\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\x12-\n\x0b\x61\x63\x63\x65lerator\x18\x06 \x01(\x0b\x32\x18.glmfleet.v1.Accelerator\x12\x14\n\x0cmemory_bytes\x18\x07 \x01(\x04\x12\x19\n\x11memory_used_bytes\x18\x08 \x01(\x04\x12\x1a\n\x12storage_free_bytes\x18\t \x01(\x04\x12\x10\n\x08\x64ialects\x18\n \x03(\t\x12(\n\x06stages\x18\x0b \x03(\x0b\x32\x18.glmfleet.v1.StageStatus\x12:\n\x06labels\x18\x0c \x03(\x0b\x32*.glmfleet.v1.DeviceDescription.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf5\x01\n\x0b\x41\x63\x63\x65lerator\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x11\n\tsimulated\x18\x03 \x01(\x08\x12\x0c\n\x04pace\x18\x04 \x01(\t\x12\x0f\n\x07threads\x18\x05 \x01(\r\x12%\n\x07\x66igures\x18\x06 \x01(\x0b\x32\x14.glmfleet.v1.Figures\x12%\n\x07thermal\x18\x07 \x01(\x0b\x32\x14.glmfleet.v1.Thermal\x12\x30\n\renergy_source\x18\x08 \x01(\x0e\x32\x19.glmfleet.v1.EnergySource\x12\x0e\n\x06hollow\x18\t \x01(\x08\"\xf6\x02\n\x07\x46igures\x12\x1f\n\x17linear_bytes_per_second\x18\x01 \x01(\x01\x12\x1e\n\x16linear_macs_per_second\x18\x02 \x01(\x01\x12\"\n\x1a\x61ttention_bytes_per_second\x18\x03 \x01(\x01\x12!\n\x19\x61ttention_macs_per_second\x18\x04 \x01(\x01\x12\x1d\n\x15\x63hip_bytes_per_second\x18\x05 \x01(\x01\x12\x16\n\x0elaunch_seconds\x18\x06 \x01(\x01\x12\x18\n\x10operator_seconds\x18\x07 \x01(\x01\x12\x12\n\nidle_watts\x18\x08 \x01(\x01\x12\x11\n\tcap_watts\x18\t \x01(\x01\x12\x17\n\x0fjoules_per_byte\x18\n \x01(\x01\x12\x1c\n\x14joules_per_chip_byte\x18\x0b \x01(\x01\x12\x16\n\x0ejoules_per_mac\x18\x0c \x01(\x01\x12\x1c\n\x14joules_per_link_byte\x18\r \x01(\x01\"\xa1\x01\n\x07Thermal\x12\x17\n\x0fkelvin_per_watt\x18\x01 \x01(\x01\x12\x19\n\x11joules_per_kelvin\x18\x02 \x01(\x01\x12\x17\n\x0f\x61mbient_celsius\x18\x03 \x01(\x01\x12\x18\n\x10throttle_celsius\x18\x04 \x01(\x01\x12\x16\n\x0eresume_celsius\x18\x05 \x01(\x01\x12\x17\n\x0fthrottled_speed\x18\x06 \x01(\x01\"\xc3\x01\n\x0bStageStatus\x12\x13\n\x0bpipeline_id\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\r\n\x05stage\x18\x04 \x01(\r\x12\r\n\x05parts\x18\x05 \x03(\t\x12+\n\ngeneration\x18\x06 \x01(\x0b\x32\x17.glmfleet.v1.Generation\x12\x16\n\x0eopen_sequences\x18\x07 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x04\"0\n\nGeneration\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\"#\n\x10StatBlobsRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"C\n\x08\x42lobStat\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x15\n\rpresent_bytes\x18\x03 \x01(\x04\"6\n\x0eStatBlobsReply\x12$\n\x05\x62lobs\x18\x01 \x03(\x0b\x32\x15.glmfleet.v1.BlobStat\"W\n\x0ePutBlobRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.glmfleet.v1.PutBlobHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04kind\"C\n\rPutBlobHeader\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"&\n\x0cPutBlobReply\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\"R\n\x12RetainBlobsRequest\x12+\n\ngeneration\x18\x01 \x01(\x0b\x32\x17.glmfleet.v1.Generation\x12\x0f\n\x07\x64igests\x18\x02 \x03(\t\"\'\n\x10RetainBlobsReply\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\"\xca\x02\n\x10LoadStageRequest\x12+\n\ngeneration\x18\x01 \x01(\x0b\x32\x17.glmfleet.v1.Generation\x12\x13\n\x0bpipeline_id\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\r\n\x05stage\x18\x05 \x01(\r\x12\x0e\n\x06stages\x18\x06 \x01(\r\x12\r\n\x05parts\x18\x07 \x03(\t\x12\r\n\x05\x62lobs\x18\x08 \x03(\t\x12&\n\x05shape\x18\t \x01(\x0b\x32\x17.glmfleet.v1.StageShape\x12\r\n\x05graph\x18\n \x01(\x0c\x12\x12\n\nhead_graph\x18\x0b \x01(\x0c\x12\x1e\n\x04next\x18\x0c \x01(\x0b\x32\x10.glmfleet.v1.Hop\x12$\n\x04\x63ost\x18\r \x01(\x0b\x32\x16.glmfleet.v1.StageCost\"\x8f\x02\n\nStageShape\x12\x13\n\x0bhidden_size\x18\x01 \x01(\r\x12\x12\n\nvocab_size\x18\x02 \x01(\r\x12\x13\n\x0b\x66irst_layer\x18\x03 \x01(\r\x12\x12\n\nstop_layer\x18\x04 \x01(\r\x12\x10\n\x08kv_heads\x18\x05 \x01(\r\x12\x10\n\x08head_dim\x18\x06 \x01(\r\x12\x0f\n\x07\x63ontext\x18\x07 \x01(\r\x12\x0e\n\x06groups\x18\x08 \x01(\r\x12\x17\n\x0fslots_per_group\x18\t \x01(\r\x12\x15\n\rprefill_chunk\x18\n \x01(\r\x12\x14\n\x0crow_multiple\x18\x0b \x01(\r\x12\x10\n\x08kv_dtype\x18\x0c \x01(\t\x12\x12\n\nwire_dtype\x18\r \x01(\t\"\xd5\x02\n\tStageCost\x12\x14\n\x0cweight_bytes\x18\x01 \x01(\x04\x12\x12\n\nread_bytes\x18\x02 \x01(\x04\x12\x14\n\x0cmacs_per_row\x18\x03 \x01(\x04\x12\x1a\n\x12kv_bytes_per_token\x18\x04 \x01(\x04\x12\x17\n\x0fhead_read_bytes\x18\x05 \x01(\x04\x12\x19\n\x11head_macs_per_row\x18\x06 \x01(\x04\x12#\n\x1b\x61ttention_macs_per_position\x18\x07 \x01(\x04\x12\x1f\n\x17\x65mbedding_bytes_per_row\x18\x08 \x01(\x04\x12 \n\x18\x61\x63tivation_bytes_per_row\x18\t \x01(\x04\x12\x11\n\toperators\x18\n \x01(\x04\x12%\n\x1dhead_activation_bytes_per_row\x18\x0b \x01(\x04\x12\x16\n\x0ehead_operators\x18\x0c \x01(\x04\"=\n\x03Hop\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x12\n\ngateway_id\x18\x03 \x01(\t\"<\n\x0eLoadStageReply\x12\x14\n\x0cmemory_bytes\x18\x01 \x01(\x04\x12\x14\n\x0cload_seconds\x18\x02 \x01(\x01\"V\n\x12UnloadStageRequest\x12+\n\ngeneration\x18\x01 \x01(\x0b\x32\x17.glmfleet.v1.Generation\x12\x13\n\x0bpipeline_id\x18\x02 \x01(\t\"\x12\n\x10UnloadStageReply\"1\n\x15WatchTelemetryRequest\x12\x18\n\x10interval_seconds\x18\x01 \x01(\x01\x32\x9d\x04\n\x06\x44\x65vice\x12H\n\x08\x44\x65scribe\x12\x1c.glmfleet.v1.DescribeRequest\x1a\x1e.glmfleet.v1.DeviceDescription\x12G\n\tStatBlobs\x12\x1d.glmfleet.v1.StatBlobsRequest\x1a\x1b.glmfleet.v1.StatBlobsReply\x12\x43\n\x07PutBlob\x12\x1b.glmfleet.v1.PutBlobRequest\x1a\x19.glmfleet.v1.PutBlobReply(\x01\x12M\n\x0bRetainBlobs\x12\x1f.glmfleet.v1.RetainBlobsRequest\x1a\x1d.glmfleet.v1.RetainBlobsReply\x12G\n\tLoadStage\x12\x1d.glmfleet.v1.LoadStageRequest\x1a\x1b.glmfleet.v1.LoadStageReply\x12M\n\x0bUnloadStage\x12\x1f.glmfleet.v1.UnloadStageRequest\x1a\x1d.glmfleet.v1.UnloadStageReply\x12T\n\x0eWatchTelemetry\x12\".glmfleet.v1.WatchTelemetryRequest\x1a\x1c.glmfleet.v1.TelemetrySample0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,43 +41,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEVICEDESCRIPTION_LABELSENTRY']._serialized_start=450
   _globals['_DEVICEDESCRIPTION_LABELSENTRY']._serialized_end=495
   _globals['_ACCELERATOR']._serialized_start=498
-  _globals['_ACCELERATOR']._serialized_end=826
-  _globals['_STAGESTATUS']._serialized_start=829
-  _globals['_STAGESTATUS']._serialized_end=1024
-  _globals['_GENERATION']._serialized_start=1026
-  _globals['_GENERATION']._serialized_end=1074
-  _globals['_STATBLOBSREQUEST']._serialized_start=1076
-  _globals['_STATBLOBSREQUEST']._serialized_end=1111
-  _globals['_BLOBSTAT']._serialized_start=1113
-  _globals['_BLOBSTAT']._serialized_end=1180
-  _globals['_STATBLOBSREPLY']._serialized_start=1182
-  _globals['_STATBLOBSREPLY']._serialized_end=1236
-  _globals['_PUTBLOBREQUEST']._serialized_start=1238
-  _globals['_PUTBLOBREQUEST']._serialized_end=1325
-  _globals['_PUTBLOBHEADER']._serialized_start=1327
-  _globals['_PUTBLOBHEADER']._serialized_end=1394
-  _globals['_PUTBLOBREPLY']._serialized_start=1396
-  _globals['_PUTBLOBREPLY']._serialized_end=1434
-  _globals['_RETAINBLOBSREQUEST']._serialized_start=1436
-  _globals['_RETAINBLOBSREQUEST']._serialized_end=1518
-  _globals['_RETAINBLOBSREPLY']._serialized_start=1520
-  _globals['_RETAINBLOBSREPLY']._serialized_end=1559
-  _globals['_LOADSTAGEREQUEST']._serialized_start=1562
-  _globals['_LOADSTAGEREQUEST']._serialized_end=1892
-  _globals['_STAGESHAPE']._serialized_start=1895
-  _globals['_STAGESHAPE']._serialized_end=2166
-  _globals['_STAGECOST']._serialized_start=2169
-  _globals['_STAGECOST']._serialized_end=2361
-  _globals['_HOP']._serialized_start=2363
-  _globals['_HOP']._serialized_end=2424
-  _globals['_LOADSTAGEREPLY']._serialized_start=2426
-  _globals['_LOADSTAGEREPLY']._serialized_end=2486
-  _globals['_UNLOADSTAGEREQUEST']._serialized_start=2488
-  _globals['_UNLOADSTAGEREQUEST']._serialized_end=2574
-  _globals['_UNLOADSTAGEREPLY']._serialized_start=2576
-  _globals['_UNLOADSTAGEREPLY']._serialized_end=2594
-  _globals['_WATCHTELEMETRYREQUEST']._serialized_start=2596
-  _globals['_WATCHTELEMETRYREQUEST']._serialized_end=2645
-  _globals['_DEVICE']._serialized_start=2648
-  _globals['_DEVICE']._serialized_end=3189
+  _globals['_ACCELERATOR']._serialized_end=743
+  _globals['_FIGURES']._serialized_start=746
+  _globals['_FIGURES']._serialized_end=1120
+  _globals['_THERMAL']._serialized_start=1123
+  _globals['_THERMAL']._serialized_end=1284
+  _globals['_STAGESTATUS']._serialized_start=1287
+  _globals['_STAGESTATUS']._serialized_end=1482
+  _globals['_GENERATION']._serialized_start=1484
+  _globals['_GENERATION']._serialized_end=1532
+  _globals['_STATBLOBSREQUEST']._serialized_start=1534
+  _globals['_STATBLOBSREQUEST']._serialized_end=1569
+  _globals['_BLOBSTAT']._serialized_start=1571
+  _globals['_BLOBSTAT']._serialized_end=1638
+  _globals['_STATBLOBSREPLY']._serialized_start=1640
+  _globals['_STATBLOBSREPLY']._serialized_end=1694
+  _globals['_PUTBLOBREQUEST']._serialized_start=1696
+  _globals['_PUTBLOBREQUEST']._serialized_end=1783
+  _globals['_PUTBLOBHEADER']._serialized_start=1785
+  _globals['_PUTBLOBHEADER']._serialized_end=1852
+  _globals['_PUTBLOBREPLY']._serialized_start=1854
+  _globals['_PUTBLOBREPLY']._serialized_end=1892
+  _globals['_RETAINBLOBSREQUEST']._serialized_start=1894
+  _globals['_RETAINBLOBSREQUEST']._serialized_end=1976
+  _globals['_RETAINBLOBSREPLY']._serialized_start=1978
+  _globals['_RETAINBLOBSREPLY']._serialized_end=2017
+  _globals['_LOADSTAGEREQUEST']._serialized_start=2020
+  _globals['_LOADSTAGEREQUEST']._serialized_end=2350
+  _globals['_STAGESHAPE']._serialized_start=2353
+  _globals['_STAGESHAPE']._serialized_end=2624
+  _globals['_STAGECOST']._serialized_start=2627
+  _globals['_STAGECOST']._serialized_end=2968
+  _globals['_HOP']._serialized_start=2970
+  _globals['_HOP']._serialized_end=3031
+  _globals['_LOADSTAGEREPLY']._serialized_start=3033
+  _globals['_LOADSTAGEREPLY']._serialized_end=3093
+  _globals['_UNLOADSTAGEREQUEST']._serialized_start=3095
+  _globals['_UNLOADSTAGEREQUEST']._serialized_end=3181
+  _globals['_UNLOADSTAGEREPLY']._serialized_start=3183
+  _globals['_UNLOADSTAGEREPLY']._serialized_end=3201
+  _globals['_WATCHTELEMETRYREQUEST']._serialized_start=3203
+  _globals['_WATCHTELEMETRYREQUEST']._serialized_end=3252
+  _globals['_DEVICE']._serialized_start=3255
+  _globals['_DEVICE']._serialized_end=3796
 # @@protoc_insertion_point(module_scope)

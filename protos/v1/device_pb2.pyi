@@ -47,18 +47,14 @@ class DeviceDescription(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., device_id: _Optional[str] = ..., name: _Optional[str] = ..., agent_version: _Optional[str] = ..., boot_id: _Optional[str] = ..., accelerator: _Optional[_Union[Accelerator, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., storage_free_bytes: _Optional[int] = ..., dialects: _Optional[_Iterable[str]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Accelerator(_message.Message):
-    __slots__ = ("profile", "description", "simulated", "pace", "threads", "memory_bandwidth_bytes_per_second", "macs_per_second", "launch_seconds", "idle_watts", "joules_per_byte", "joules_per_mac", "energy_source", "hollow")
+    __slots__ = ("profile", "description", "simulated", "pace", "threads", "figures", "thermal", "energy_source", "hollow")
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
     PACE_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
-    MEMORY_BANDWIDTH_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
-    MACS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
-    LAUNCH_SECONDS_FIELD_NUMBER: _ClassVar[int]
-    IDLE_WATTS_FIELD_NUMBER: _ClassVar[int]
-    JOULES_PER_BYTE_FIELD_NUMBER: _ClassVar[int]
-    JOULES_PER_MAC_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    THERMAL_FIELD_NUMBER: _ClassVar[int]
     ENERGY_SOURCE_FIELD_NUMBER: _ClassVar[int]
     HOLLOW_FIELD_NUMBER: _ClassVar[int]
     profile: str
@@ -66,15 +62,57 @@ class Accelerator(_message.Message):
     simulated: bool
     pace: str
     threads: int
-    memory_bandwidth_bytes_per_second: float
-    macs_per_second: float
-    launch_seconds: float
-    idle_watts: float
-    joules_per_byte: float
-    joules_per_mac: float
+    figures: Figures
+    thermal: Thermal
     energy_source: _telemetry_pb2.EnergySource
     hollow: bool
-    def __init__(self, profile: _Optional[str] = ..., description: _Optional[str] = ..., simulated: _Optional[bool] = ..., pace: _Optional[str] = ..., threads: _Optional[int] = ..., memory_bandwidth_bytes_per_second: _Optional[float] = ..., macs_per_second: _Optional[float] = ..., launch_seconds: _Optional[float] = ..., idle_watts: _Optional[float] = ..., joules_per_byte: _Optional[float] = ..., joules_per_mac: _Optional[float] = ..., energy_source: _Optional[_Union[_telemetry_pb2.EnergySource, str]] = ..., hollow: _Optional[bool] = ...) -> None: ...
+    def __init__(self, profile: _Optional[str] = ..., description: _Optional[str] = ..., simulated: _Optional[bool] = ..., pace: _Optional[str] = ..., threads: _Optional[int] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ..., thermal: _Optional[_Union[Thermal, _Mapping]] = ..., energy_source: _Optional[_Union[_telemetry_pb2.EnergySource, str]] = ..., hollow: _Optional[bool] = ...) -> None: ...
+
+class Figures(_message.Message):
+    __slots__ = ("linear_bytes_per_second", "linear_macs_per_second", "attention_bytes_per_second", "attention_macs_per_second", "chip_bytes_per_second", "launch_seconds", "operator_seconds", "idle_watts", "cap_watts", "joules_per_byte", "joules_per_chip_byte", "joules_per_mac", "joules_per_link_byte")
+    LINEAR_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    LINEAR_MACS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_MACS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    CHIP_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    LAUNCH_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    IDLE_WATTS_FIELD_NUMBER: _ClassVar[int]
+    CAP_WATTS_FIELD_NUMBER: _ClassVar[int]
+    JOULES_PER_BYTE_FIELD_NUMBER: _ClassVar[int]
+    JOULES_PER_CHIP_BYTE_FIELD_NUMBER: _ClassVar[int]
+    JOULES_PER_MAC_FIELD_NUMBER: _ClassVar[int]
+    JOULES_PER_LINK_BYTE_FIELD_NUMBER: _ClassVar[int]
+    linear_bytes_per_second: float
+    linear_macs_per_second: float
+    attention_bytes_per_second: float
+    attention_macs_per_second: float
+    chip_bytes_per_second: float
+    launch_seconds: float
+    operator_seconds: float
+    idle_watts: float
+    cap_watts: float
+    joules_per_byte: float
+    joules_per_chip_byte: float
+    joules_per_mac: float
+    joules_per_link_byte: float
+    def __init__(self, linear_bytes_per_second: _Optional[float] = ..., linear_macs_per_second: _Optional[float] = ..., attention_bytes_per_second: _Optional[float] = ..., attention_macs_per_second: _Optional[float] = ..., chip_bytes_per_second: _Optional[float] = ..., launch_seconds: _Optional[float] = ..., operator_seconds: _Optional[float] = ..., idle_watts: _Optional[float] = ..., cap_watts: _Optional[float] = ..., joules_per_byte: _Optional[float] = ..., joules_per_chip_byte: _Optional[float] = ..., joules_per_mac: _Optional[float] = ..., joules_per_link_byte: _Optional[float] = ...) -> None: ...
+
+class Thermal(_message.Message):
+    __slots__ = ("kelvin_per_watt", "joules_per_kelvin", "ambient_celsius", "throttle_celsius", "resume_celsius", "throttled_speed")
+    KELVIN_PER_WATT_FIELD_NUMBER: _ClassVar[int]
+    JOULES_PER_KELVIN_FIELD_NUMBER: _ClassVar[int]
+    AMBIENT_CELSIUS_FIELD_NUMBER: _ClassVar[int]
+    THROTTLE_CELSIUS_FIELD_NUMBER: _ClassVar[int]
+    RESUME_CELSIUS_FIELD_NUMBER: _ClassVar[int]
+    THROTTLED_SPEED_FIELD_NUMBER: _ClassVar[int]
+    kelvin_per_watt: float
+    joules_per_kelvin: float
+    ambient_celsius: float
+    throttle_celsius: float
+    resume_celsius: float
+    throttled_speed: float
+    def __init__(self, kelvin_per_watt: _Optional[float] = ..., joules_per_kelvin: _Optional[float] = ..., ambient_celsius: _Optional[float] = ..., throttle_celsius: _Optional[float] = ..., resume_celsius: _Optional[float] = ..., throttled_speed: _Optional[float] = ...) -> None: ...
 
 class StageStatus(_message.Message):
     __slots__ = ("pipeline_id", "manifest_digest", "epoch", "stage", "parts", "generation", "open_sequences", "memory_bytes")
@@ -225,7 +263,7 @@ class StageShape(_message.Message):
     def __init__(self, hidden_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., first_layer: _Optional[int] = ..., stop_layer: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., context: _Optional[int] = ..., groups: _Optional[int] = ..., slots_per_group: _Optional[int] = ..., prefill_chunk: _Optional[int] = ..., row_multiple: _Optional[int] = ..., kv_dtype: _Optional[str] = ..., wire_dtype: _Optional[str] = ...) -> None: ...
 
 class StageCost(_message.Message):
-    __slots__ = ("weight_bytes", "read_bytes", "macs_per_row", "kv_bytes_per_token", "head_read_bytes", "head_macs_per_row", "attention_macs_per_position")
+    __slots__ = ("weight_bytes", "read_bytes", "macs_per_row", "kv_bytes_per_token", "head_read_bytes", "head_macs_per_row", "attention_macs_per_position", "embedding_bytes_per_row", "activation_bytes_per_row", "operators", "head_activation_bytes_per_row", "head_operators")
     WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
     READ_BYTES_FIELD_NUMBER: _ClassVar[int]
     MACS_PER_ROW_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +271,11 @@ class StageCost(_message.Message):
     HEAD_READ_BYTES_FIELD_NUMBER: _ClassVar[int]
     HEAD_MACS_PER_ROW_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_MACS_PER_POSITION_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_BYTES_PER_ROW_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_BYTES_PER_ROW_FIELD_NUMBER: _ClassVar[int]
+    OPERATORS_FIELD_NUMBER: _ClassVar[int]
+    HEAD_ACTIVATION_BYTES_PER_ROW_FIELD_NUMBER: _ClassVar[int]
+    HEAD_OPERATORS_FIELD_NUMBER: _ClassVar[int]
     weight_bytes: int
     read_bytes: int
     macs_per_row: int
@@ -240,7 +283,12 @@ class StageCost(_message.Message):
     head_read_bytes: int
     head_macs_per_row: int
     attention_macs_per_position: int
-    def __init__(self, weight_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., macs_per_row: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., head_read_bytes: _Optional[int] = ..., head_macs_per_row: _Optional[int] = ..., attention_macs_per_position: _Optional[int] = ...) -> None: ...
+    embedding_bytes_per_row: int
+    activation_bytes_per_row: int
+    operators: int
+    head_activation_bytes_per_row: int
+    head_operators: int
+    def __init__(self, weight_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., macs_per_row: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., head_read_bytes: _Optional[int] = ..., head_macs_per_row: _Optional[int] = ..., attention_macs_per_position: _Optional[int] = ..., embedding_bytes_per_row: _Optional[int] = ..., activation_bytes_per_row: _Optional[int] = ..., operators: _Optional[int] = ..., head_activation_bytes_per_row: _Optional[int] = ..., head_operators: _Optional[int] = ...) -> None: ...
 
 class Hop(_message.Message):
     __slots__ = ("device_id", "address", "gateway_id")

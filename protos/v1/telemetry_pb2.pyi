@@ -47,18 +47,22 @@ class EnergyCounter(_message.Message):
     def __init__(self, source: _Optional[_Union[EnergySource, str]] = ..., busy_joules: _Optional[float] = ..., idle_joules: _Optional[float] = ...) -> None: ...
 
 class Gauges(_message.Message):
-    __slots__ = ("power_watts", "temperature_celsius", "memory_used_bytes", "process_rss_bytes", "process_cpu_seconds")
+    __slots__ = ("power_watts", "temperature_celsius", "memory_used_bytes", "process_rss_bytes", "process_cpu_seconds", "throttled", "battery_fraction")
     POWER_WATTS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_CELSIUS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
     PROCESS_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     PROCESS_CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    THROTTLED_FIELD_NUMBER: _ClassVar[int]
+    BATTERY_FRACTION_FIELD_NUMBER: _ClassVar[int]
     power_watts: float
     temperature_celsius: float
     memory_used_bytes: int
     process_rss_bytes: int
     process_cpu_seconds: float
-    def __init__(self, power_watts: _Optional[float] = ..., temperature_celsius: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., process_rss_bytes: _Optional[int] = ..., process_cpu_seconds: _Optional[float] = ...) -> None: ...
+    throttled: bool
+    battery_fraction: float
+    def __init__(self, power_watts: _Optional[float] = ..., temperature_celsius: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., process_rss_bytes: _Optional[int] = ..., process_cpu_seconds: _Optional[float] = ..., throttled: _Optional[bool] = ..., battery_fraction: _Optional[float] = ...) -> None: ...
 
 class PipelineCounters(_message.Message):
     __slots__ = ("pipeline_id", "manifest_digest", "prefill_tokens", "decode_tokens", "steps", "busy_seconds", "modelled_busy_seconds", "busy_joules", "sent_bytes", "open_sequences")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
-from device.hardware import AcceleratorInfo, EnergyReading, RunReport, Work
+from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport
 from protos.errors import Conflict
-from protos.v1 import telemetry_pb2
+from protos.roofline import Work
+from sim_devices.board import Board
+from sim_devices.hardware import accelerator_info
 from sim_devices.profiles import Profile
 
 
@@ -20,25 +23,11 @@ class HollowHardware:
 
     def __init__(self, profile: Profile, *, memory_bytes: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` in seconds, monotonic."""
-        self._idle_watts = profile.idle_watts
         self._memory_bytes = memory_bytes or profile.memory_bytes
         self._clock = clock
-        self._started = clock()
-        self._info = AcceleratorInfo(
-            profile=profile.name,
-            description=f"{profile.description} (hollow: computes nothing)",
-            simulated=True,
-            pace="",
-            threads=1,
-            memory_bandwidth_bytes_per_second=profile.memory_bandwidth_bytes_per_second,
-            macs_per_second=profile.macs_per_second,
-            launch_seconds=profile.launch_seconds,
-            idle_watts=profile.idle_watts,
-            joules_per_byte=profile.joules_per_byte,
-            joules_per_mac=profile.joules_per_mac,
-            energy_source=telemetry_pb2.ENERGY_SOURCE_MODELLED,
-            hollow=True,
-        )
+        self._board = Board(profile.effective, profile.thermal, now=clock(), battery_joules=profile.battery_joules)
+        described = accelerator_info(profile, "", 1)
+        self._info = replace(described, description=f"{profile.description} (hollow: computes nothing)", hollow=True)
 
     @property
     def info(self) -> AcceleratorInfo:
@@ -53,11 +42,10 @@ class HollowHardware:
         raise refusal()
 
     def energy(self) -> EnergyReading:
-        seconds = self._clock() - self._started
-        return EnergyReading(0.0, self._idle_watts * seconds, seconds)
+        return self._board.energy(self._clock())
 
-    def temperature_celsius(self) -> float | None:
-        return None
+    def condition(self) -> Condition:
+        return self._board.condition(self._clock())
 
     def close(self) -> None:
         """Nothing was opened."""

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from device.cpu import CpuHardware, Rapl, copy_bandwidth
-from device.hardware import Work
+from protos.roofline import Work
 from protos.v1 import telemetry_pb2
 
-WORK = Work(1, 1, 1, 1)
+WORK = Work()
 RANGE_UJ = 1_000_000
 
 

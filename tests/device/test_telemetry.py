@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from device.blobs import BlobStore
-from device.hardware import AcceleratorInfo, EnergyReading, RunReport, Work
+from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport
 from device.host import StageHost
 from device.telemetry import Telemetry
 from protos.ids import DeviceId
+from protos.roofline import Work
 from protos.v1 import telemetry_pb2 as pb
 
 
@@ -20,9 +21,7 @@ from protos.v1 import telemetry_pb2 as pb
 class Metered:
     readings: list[EnergyReading]
     memory_bytes: int = 1
-    info: AcceleratorInfo = field(
-        default_factory=lambda: AcceleratorInfo("x", "", False, "", 1, 1, 1, 0, 0, 0, 0, pb.ENERGY_SOURCE_MEASURED)
-    )
+    info: AcceleratorInfo = field(default_factory=lambda: AcceleratorInfo("x", "", False, "", 1, pb.ENERGY_SOURCE_MEASURED))
 
     async def execute(self, work: Work, run: Callable[[], None]) -> RunReport:
         raise NotImplementedError
@@ -30,8 +29,8 @@ class Metered:
     def energy(self) -> EnergyReading:
         return self.readings.pop(0)
 
-    def temperature_celsius(self) -> float | None:
-        return 41.5
+    def condition(self) -> Condition:
+        return Condition(41.5, throttled=True, battery_fraction=0.25)
 
     def close(self) -> None:
         pass
@@ -72,4 +71,5 @@ def test_samples_count_within_a_boot(telemetry: Callable[..., Telemetry]) -> Non
     assert uptimes == sorted(uptimes)
     assert samples[-1].gauges.process_rss_bytes > 1 << 20
     assert samples[-1].gauges.process_cpu_seconds >= samples[0].gauges.process_cpu_seconds > 0
-    assert samples[-1].gauges.temperature_celsius == 41.5
+    gauges = samples[-1].gauges
+    assert (gauges.temperature_celsius, gauges.throttled, gauges.battery_fraction) == (41.5, True, 0.25)

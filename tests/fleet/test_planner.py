@@ -18,6 +18,7 @@ from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.ids import digest_of
 from protos.manifest import Blob, Cost, Manifest, ModelConfig, Part, Provenance, Quantization, Tensor, Variant
+from protos.roofline import Figures, Work
 from quantize.parts import stage_parts
 
 MIB = 1 << 20
@@ -59,14 +60,14 @@ def a_model(
 
 def a_device(number: int, memory_bytes: int = 8 * GIB, **figures: float) -> PlannerDevice:
     known = {
-        "memory_bandwidth_bytes_per_second": 17e9,
-        "macs_per_second": 1e12,
+        "linear_bytes_per_second": 17e9,
+        "linear_macs_per_second": 1e12,
         "launch_seconds": 1e-4,
         "idle_watts": 3.0,
         "joules_per_byte": 56e-12,
         "joules_per_mac": 0.23e-12,
     }
-    return PlannerDevice(f"id{number:04}", f"dev-{number}", "rk3588", True, memory_bytes, **{**known, **figures})
+    return PlannerDevice(f"id{number:04}", f"dev-{number}", "rk3588", True, memory_bytes, Figures(**{**known, **figures}))
 
 
 def layers_of(result: Plan) -> list[int]:
@@ -251,7 +252,7 @@ fleets = st.lists(
 
 def a_fleet(kinds: Sequence[tuple[int, float, float]]) -> list[PlannerDevice]:
     return [
-        a_device(i, memory * MIB // 4, memory_bandwidth_bytes_per_second=bandwidth, idle_watts=watts)
+        a_device(i, memory * MIB // 4, linear_bytes_per_second=bandwidth, idle_watts=watts)
         for i, (memory, bandwidth, watts) in enumerate(kinds)
     ]
 
@@ -317,6 +318,7 @@ def every_plan(manifest: Manifest, devices: Sequence[PlannerDevice], stages: int
                 parts = stage_parts(manifest, first, stop, head=place == 0)
                 fits &= costs.stage_need(manifest, parts, shape).total_bytes <= device.memory_bytes
                 work = [costs.part_work(manifest, part, positions) for part in parts]
+                work += [Work(link_bytes=4 * manifest.config.hidden_size)] * (stages > 1)
                 runs = costs.head_runs(stages) if place == 0 else 1
                 ns.append(sum(costs.work_ns(device, one) for one in work) + runs * costs.launch_ns(device))
                 joules += sum(costs.work_nj(device, one) for one in work) / 1e9
@@ -324,6 +326,14 @@ def every_plan(manifest: Manifest, devices: Sequence[PlannerDevice], stages: int
                 seconds = (sum(ns) + costs.hops_ns(manifest, stages, "float32")) / 1e9
                 found.append((sum(ns), max(ns), joules + seconds * sum(costs.idle_watts(device) for device in ring)))
     return found
+
+
+def assert_lowest(found: tuple[int, int], every: list[tuple[int, int]]) -> None:
+    """The first figure, then the second, to the rounding of a stage's parts to nanoseconds."""
+    rounding = 20
+    lowest = min(first for first, _ in every)
+    assert found[0] == pytest.approx(lowest, abs=rounding)
+    assert found[1] == pytest.approx(min(second for first, second in every if first <= lowest + rounding), abs=rounding)
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
@@ -342,16 +352,16 @@ def test_plans_are_the_best_of_all_there_are(kinds: list[tuple[int, float, float
         result = plan(manifest, devices, request, {})
         ns = [round(stage.decode_seconds * 1e9) for stage in result.stages]
         if objective == "latency":
-            assert (sum(ns), max(ns)) == min((total, slowest) for total, slowest, _ in everything)
+            assert_lowest((sum(ns), max(ns)), [(total, slowest) for total, slowest, _ in everything])
         elif objective == "throughput":
-            assert (max(ns), sum(ns)) == min((slowest, total) for total, slowest, _ in everything)
+            assert_lowest((max(ns), sum(ns)), [(slowest, total) for total, slowest, _ in everything])
         else:
-            assert result.joules_per_token == pytest.approx(min(joules for _, _, joules in everything), rel=1e-6)
+            assert result.joules_per_token == pytest.approx(min(joules for _, _, joules in everything), rel=1e-5)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_sixteen_different_devices_are_planned_in_under_a_second(objective: Objective) -> None:
-    devices = [a_device(i, 2 * GIB + i * MIB, memory_bandwidth_bytes_per_second=(5 + i) * 1e9, idle_watts=1 + i * 7 % 5) for i in range(16)]
+    devices = [a_device(i, 2 * GIB + i * MIB, linear_bytes_per_second=(5 + i) * 1e9, idle_watts=1 + i * 7 % 5) for i in range(16)]
     for stages in (1, 4, 16):
         start = time.process_time()
         result = plan(a_model(layers=40), devices, PlanRequest("m", objective=objective, stages=stages, context=1024), {})
@@ -361,7 +371,7 @@ def test_sixteen_different_devices_are_planned_in_under_a_second(objective: Obje
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_thousand_devices_are_planned_in_seconds(objective: Objective) -> None:
-    devices = [a_device(i, 256 * MIB + i, memory_bandwidth_bytes_per_second=(5 + i % 17) * 1e9) for i in range(1000)]
+    devices = [a_device(i, 256 * MIB + i, linear_bytes_per_second=(5 + i % 17) * 1e9) for i in range(1000)]
     start = time.process_time()
     result = plan(a_model(layers=40), devices, PlanRequest("m", objective=objective, context=1024), {})
     assert time.process_time() - start < 3.0

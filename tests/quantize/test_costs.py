@@ -3,11 +3,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, replace
 
+import onnx
 import pytest
 
+from protos.costs import StageCost
 from protos.errors import InvalidInput
 from protos.v1 import device_pb2
-from quantize.costs import StageCost, stage_cost
+from quantize.costs import stage_cost
+from quantize.graph import build_stage_graph
 from quantize.parts import stage_parts
 from tests.quantize.conftest import Imported
 from tests.support.checkpoints import TinyGlm
@@ -27,10 +30,14 @@ def test_a_stage_of_layers(imported: Get) -> None:
     positions_bytes, positions_row_bytes = 2 * 256 * 8 * 4, 2 * 8 * 4
     assert stage_cost(manifest, stage_parts(manifest, 1, 3)) == StageCost(
         weight_bytes=2 * _LAYER_BYTES + positions_bytes,
-        read_bytes=2 * _LAYER_BYTES + positions_row_bytes,
+        read_bytes=2 * _LAYER_BYTES,
         macs_per_row=2 * _LAYER_MACS,
         kv_bytes_per_token=2 * (2 * 2 * 16 * 4),
         attention_macs_per_position=2 * 2 * 4 * 16,
+        embedding_bytes_per_row=positions_row_bytes,
+        # Norms 8 x 64; qkv 64 + 128, o 64 + 64, gate and up 64 + 192, down 96 + 64; attention 128 + 64; SwiGLU 9 x 96.
+        activation_bytes_per_row=2 * 4 * (512 + 192 + 128 + 256 + 160 + 192 + 864),
+        operators=2 * 10 + 3,
     )
 
 
@@ -44,10 +51,24 @@ def test_the_head_is_counted_apart(imported: Get) -> None:
     manifest = imported(_MODEL).manifest
     assert stage_cost(manifest, ["embedding", "head"]) == StageCost(
         weight_bytes=272 * 64 + 272 * 2 * 4 + _HEAD_BYTES,
-        read_bytes=64 + 2 * 4,
         head_read_bytes=_HEAD_BYTES,
         head_macs_per_row=272 * 64,
+        embedding_bytes_per_row=64 + 2 * 4,
+        activation_bytes_per_row=4 * 64,
+        operators=1,
+        head_activation_bytes_per_row=4 * (3 * 64 + 272),
+        head_operators=2,
     )
+
+
+def test_operators_are_the_graphs_nodes(imported: Get) -> None:
+    """Identity, which ends a graph without layers, costs nothing."""
+    manifest = imported(_MODEL).manifest
+    for parts in (stage_parts(manifest, 1, 3), stage_parts(manifest, 0, 2, head=True)[:-1]):
+        graph = onnx.load_model_from_string(build_stage_graph(manifest, parts)).graph
+        assert stage_cost(manifest, parts).operators == len(graph.node)
+    head = onnx.load_model_from_string(build_stage_graph(manifest, ["head"])).graph
+    assert stage_cost(manifest, ["head"]).head_operators == len(head.node)
 
 
 def test_stages_add_up_to_the_model(imported: Get) -> None:

@@ -8,15 +8,17 @@ from contextlib import contextmanager
 
 import pytest
 
-from device.hardware import Hardware, RunReport, Work
+from device.hardware import Condition, Hardware, RunReport
+from protos.roofline import Load, Work, dynamic_joules, times
 from protos.v1 import telemetry_pb2
+from sim_devices.board import Modelled
 from sim_devices.hardware import Pace, SimulatedHardware
 from sim_devices.profiles import load_profile
-from sim_devices.roofline import model
 
 PROFILE = load_profile("rk3588")
-WORK = Work(weight_bytes=90_000_000, kv_bytes=10_000_000, macs=1_000_000, rows=1)
-MODELLED = model(PROFILE, read_bytes=100_000_000, macs=1_000_000)
+WORK = Work(linear=Load(90_000_000, 1_000_000), attention=Load(10_000_000), rows=1)
+SECONDS = times(PROFILE.effective, WORK).seconds
+MODELLED = Modelled(SECONDS, PROFILE.idle_watts * SECONDS + dynamic_joules(PROFILE.effective, WORK))
 
 
 class Clock:
@@ -46,10 +48,11 @@ def test_it_describes_itself() -> None:
         hardware: Hardware = made
         info = hardware.info
         assert (info.profile, info.simulated, info.pace) == ("rk3588", True, "realtime")
-        assert info.memory_bandwidth_bytes_per_second == PROFILE.memory_bandwidth_bytes_per_second
+        assert (info.figures, info.thermal) == (PROFILE.effective, PROFILE.thermal)
         assert info.energy_source == telemetry_pb2.ENERGY_SOURCE_MODELLED
         assert hardware.memory_bytes == PROFILE.memory_bytes
-        assert hardware.temperature_celsius() is None
+        warm = PROFILE.thermal.steady_celsius(PROFILE.idle_watts)
+        assert hardware.condition() == Condition(pytest.approx(warm), throttled=False, battery_fraction=None)
 
 
 async def test_fast_does_not_wait_and_reports_both_times() -> None:
@@ -133,7 +136,7 @@ async def test_an_error_of_the_run_is_raised_and_costs_nothing() -> None:
 async def test_closing_ends_a_wait() -> None:
     ran = threading.Event()
     hardware = SimulatedHardware(PROFILE, "realtime")
-    task = asyncio.create_task(hardware.execute(Work(10**15, 0, 0, 1), ran.set), name="run")  # days of modelled time
+    task = asyncio.create_task(hardware.execute(Work(Load(10**12)), ran.set), name="run")  # a minute of modelled time
     assert await asyncio.to_thread(ran.wait, 10)
     await asyncio.wait_for(asyncio.to_thread(hardware.close), 10)
-    assert (await task).modelled_seconds == pytest.approx(model(PROFILE, read_bytes=10**15, macs=0).seconds)
+    assert (await task).modelled_seconds == pytest.approx(times(PROFILE.effective, Work(Load(10**12))).seconds)

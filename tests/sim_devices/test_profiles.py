@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from protos.errors import InvalidInput, NotFound
-from sim_devices.profiles import UNITS, list_profiles, load_profile, parse_profile
+from sim_devices.profiles import OPTIONAL_UNITS, UNITS, list_profiles, load_profile, parse_profile
 
+SPECIAL = {"tdp": 10, "throttle": 9, "resume": 8}
 GOOD = 'description = "a box"\n' + "\n".join(
-    f'[{key}]\nvalue = {0.5 if unit == "ratio" else 10 if key == "tdp" else 2}\nunit = "{unit}"\nsource = "a test"\ntrust = "estimated"'
+    f'[{key}]\nvalue = {SPECIAL.get(key, 0.5 if unit == "ratio" else 2)}\nunit = "{unit}"\nsource = "a test"\ntrust = "estimated"'
     for key, unit in UNITS.items()
 )
 
@@ -21,7 +22,7 @@ def test_the_profiles_that_come_along() -> None:
 def test_every_figure_has_a_unit_a_source_and_its_trust(name: str) -> None:
     profile = load_profile(name)
     assert profile.name == name
-    assert {key: figure.unit for key, figure in profile.figures.items()} == UNITS
+    assert {key: figure.unit for key, figure in profile.figures.items() if key not in OPTIONAL_UNITS} == UNITS
     assert all(figure.source for figure in profile.figures.values())
     # Anything that claims no measurement must not claim trust either.
     assert all(figure.trust == "estimated" for figure in profile.figures.values() if "no measurement" in figure.source)
@@ -37,7 +38,7 @@ def test_compute_is_dense_and_in_macs(name: str, dense_tops: float) -> None:
 
 def test_figures_in_use_are_after_efficiency() -> None:
     profile = parse_profile("p", GOOD)
-    assert (profile.memory_bandwidth_bytes_per_second, profile.macs_per_second) == (1.0, 1.0)
+    assert (profile.effective.linear_bytes_per_second, profile.effective.attention_macs_per_second) == (1.0, 1.0)
     assert profile.estimated == tuple(UNITS)
 
 

@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from device.engine.stage import Rows, StageEngine
-from device.hardware import AcceleratorInfo, EnergyReading, RunReport, Work
+from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport
 from device.pipeline.stage import ModelledClock, Stage
 from protos.errors import InvalidInput, Unavailable
 from protos.ids import DeviceId
+from protos.roofline import Load, Work
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 from tests.support.checkpoints import TinyGlm
@@ -31,7 +32,7 @@ class Fixed:
         self.report = RunReport(2.0, 3.0 if modelled else None, 5.0 if metered else None)
         self.work: list[Work] = []
         source = telemetry_pb2.ENERGY_SOURCE_MODELLED if metered else telemetry_pb2.ENERGY_SOURCE_UNMETERED
-        self.info = AcceleratorInfo("fixed", "", modelled, "fast" if modelled else "", 1, 1, 1, 0, 0, 0, 0, source)
+        self.info = AcceleratorInfo("fixed", "", modelled, "fast" if modelled else "", 1, source)
 
     async def execute(self, work: Work, run: Callable[[], None]) -> RunReport:
         self.work.append(work)
@@ -41,8 +42,8 @@ class Fixed:
     def energy(self) -> EnergyReading:
         return EnergyReading(None, None, 0.0)
 
-    def temperature_celsius(self) -> float | None:
-        return None
+    def condition(self) -> Condition:
+        return Condition()
 
     def close(self) -> None:
         pass
@@ -157,17 +158,17 @@ async def test_the_head_s_share_counts_no_token_twice(stage: Stage) -> None:
     message = decode([0], [4])
     await stage.step(message)
     ran: list[bool] = []
-    await stage.extra(message, Work(1, 0, 1, 1), lambda: ran.append(True))
+    await stage.extra(message, Work(head=Load(1, 1)), lambda: ran.append(True))
     assert ran
     assert (stage.counters.decode_tokens, stage.counters.steps, stage.counters.busy_joules) == (1, 3, 15.0)
 
 
 async def test_and_then_runs_in_the_same_turn(stage: Stage) -> None:
     seen: list[Rows] = []
-    result = await stage.step(prefill(0, 1), None, seen.append, Work(7, 0, 9, 1))
+    result = await stage.step(prefill(0, 1), None, seen.append, Work(head=Load(7, 9)))
     assert seen[0] is result
     (work,) = stage.hardware.work  # type: ignore[attr-defined]
-    assert work.weight_bytes == stage.spec.cost.read_bytes + 7
+    assert (work.linear.bytes, work.head) == (stage.spec.cost.read_bytes, Load(7, 9))
 
 
 async def test_released_swapped_opened_copied_in_this_order(stage: Stage) -> None:
@@ -327,7 +328,7 @@ async def test_what_was_freed_while_it_ran_is_told(stage: Stage) -> None:
         stage.free_all()
 
     with pytest.raises(Unavailable, match="given up"):
-        await stage.step(prefill(0, 1), None, given_up, Work(0, 0, 0, 0))
+        await stage.step(prefill(0, 1), None, given_up, Work())
 
 
 async def test_unloaded_ends_those_who_wait_for_it(stage: Stage) -> None:
