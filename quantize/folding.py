@@ -37,7 +37,8 @@ class RotatedCheckpoint:
         if folding is None:
             raise InvalidInput(f"{checkpoint.config.architecture} cannot be rotated", advice="import it without the rotation")
         self.config: ModelConfig = replace(checkpoint.config, tied_head=False)
-        self._folding = folding
+        self._folding = folding(checkpoint.config)
+        self._norms = frozenset(self._folding.readers.values())
         self._checkpoint = checkpoint
         self._head_source = "embedding.weight" if checkpoint.config.tied_head else "head.weight"
         self._shapes = tensor_shapes(self.config)
@@ -72,15 +73,16 @@ class RotatedCheckpoint:
 
     def _read_of_layer(self, layer: str, inner: str, start: int, stop: int) -> Floats:
         folding, name = self._folding, layer + inner
-        if inner in folding.readers.values():
+        part, _, tensor = inner.rpartition("qkv.")
+        if inner in self._norms:
             return self._ones(name, start, stop)
-        if inner in (folding.qkv, folding.qkv.removesuffix("weight") + "bias"):
-            return self._read_qkv(name, layer + folding.readers[folding.qkv], start, stop)
+        if tensor in ("weight", "bias") and f"{part}qkv.weight" in folding.readers:
+            return self._read_qkv(name, layer + folding.readers[f"{part}qkv.weight"], start, stop)
         if inner in folding.readers:
             return self._read_reader(name, layer + folding.readers[inner], start, stop)
         if inner in folding.writers:
-            return self._read_writer(name, start, stop, by_heads=inner == folding.output)
-        raise KeyError(name)
+            return self._read_writer(name, start, stop, by_heads=name.endswith(".o.weight"))
+        return self._checkpoint.read(name, start, stop)
 
     def _ones(self, norm: str, start: int, stop: int) -> Floats:
         self._gain(norm)

@@ -15,16 +15,14 @@ from quantize.sources import Shapes, Sources
 
 @dataclass(frozen=True)
 class Folding:
-    """How a rotation of the residual stream folds into a layer's matrices, by their names in the layer.
+    """How a rotation of the residual stream folds into the matrices of layers, by their names in a layer.
 
     `readers`: matrices that multiply the normed stream, with the norm whose gain they take over; `writers`: those whose product is
-    added to it, in runs of hidden_size rows. The value rows of `qkv` and the columns of `output` turn by heads.
+    added to it. The value rows of "qkv.weight", and the columns of "o.weight", turn by heads too.
     """
 
     readers: Mapping[str, str]
     writers: frozenset[str]
-    qkv: str = "qkv.weight"
-    output: str = "o.weight"
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Architecture:
     """(…, name of the hidden rows, name that the logits get)."""
     run_layer: Callable[[LayerRun], Steps]
     """The layer in float64, by which the scales of an int8 cache are found."""
-    folding: Folding | None = None
+    folding: Callable[[ModelConfig], Folding] | None = None
     """None: the residual stream may not be rotated."""
     used_share: Callable[[ModelConfig, str], float] = lambda config, part: 1.0
     """Of a layer's part (named as in `layer_parts`): the share of its matrices that one token reads."""

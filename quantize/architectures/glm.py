@@ -104,6 +104,10 @@ def add_head(builder: GraphBuilder, hidden: str, logits: str) -> None:
     add_output_head(builder, add_rms_norm(builder, HEAD, "norm", hidden), logits)
 
 
+def folding(config: ModelConfig) -> Folding:
+    return Folding(readers={"qkv.weight": "input_norm", "gate_up.weight": "post_norm"}, writers=frozenset(("o.weight", "down.weight")))
+
+
 def run_layer(run: LayerRun) -> Steps:
     attended = run.attend((yield "qkv.weight", run.rms_norm("input_norm")))
     run.hidden += yield "o.weight", attended
@@ -123,5 +127,5 @@ GLM = Architecture(
     add_layer=add_layer,
     add_head=add_head,
     run_layer=run_layer,
-    folding=Folding(readers={"qkv.weight": "input_norm", "gate_up.weight": "post_norm"}, writers=frozenset(("o.weight", "down.weight"))),
+    folding=folding,
 )

@@ -11,6 +11,7 @@ import numpy as np
 
 from protos.manifest import Experts, ModelConfig
 from quantize.architectures import glm
+from quantize.architectures.architecture import Folding
 from quantize.config_reader import ConfigReader, wrong
 from quantize.decoder import Residual, add_attention, add_linear, add_normed_heads, add_residual_norm, add_swiglu
 from quantize.experts import add_chosen_experts, add_router
@@ -173,6 +174,18 @@ def add_layer(builder: GraphBuilder, layer: int, residual: Residual) -> Residual
     return Residual(value, mixed)
 
 
+def folding(config: ModelConfig) -> Folding:
+    """Router and experts read the stream and write to it like any other matrix; an expert's norm is in the layer's first part."""
+    dense = glm.folding(config)
+    readers = {**dense.readers, **{f"{ATTENTION}.{name}": f"{ATTENTION}.{norm}" for name, norm in dense.readers.items()}}
+    writers = {*dense.writers, f"{ATTENTION}.o.weight", f"{ATTENTION}.shared_down.weight"}
+    readers |= dict.fromkeys((f"{ATTENTION}.router", f"{ATTENTION}.shared_gate_up.weight"), f"{ATTENTION}.post_norm")
+    for part, numbers in expert_parts(config):
+        readers |= dict.fromkeys((f"{part}.{number}.gate_up.weight" for number in numbers), f"{ATTENTION}.post_norm")
+        writers |= {f"{part}.{number}.down.weight" for number in numbers}
+    return Folding(readers, frozenset(writers))
+
+
 def run_layer(run: LayerRun) -> Steps:
     config = run.config
     prefix = f"{ATTENTION}." if f"{ATTENTION}.input_norm" in run.vectors else ""
@@ -226,5 +239,5 @@ GLM4_MOE = replace(
     add_layer=add_layer,
     run_layer=run_layer,
     used_share=used_share,
-    folding=None,  # it could be folded, router and experts being readers like any other; not done
+    folding=folding,
 )

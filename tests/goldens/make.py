@@ -178,7 +178,7 @@ def _draw(model: torch.nn.Module) -> None:
             if "norm" in name and values.dim() == 1:
                 values.normal_(1.0, 0.1)
             elif "experts.down_proj" in name:  # a choice at a draw, which int8 turns, must not outweigh all else
-                values.normal_(0.0, 0.3 * values.shape[-1] ** -0.5)
+                values.normal_(0.0, 0.15 * values.shape[-1] ** -0.5)
             elif "mlp.gate.weight" in name:
                 values.normal_(0.0, 2.0 * values.shape[-1] ** -0.5)
             elif values.dim() == 1:

@@ -90,7 +90,7 @@ def test_the_manifest_keeps_what_the_config_says(tmp_path: Path) -> None:
         *("layers.1.attention", "layers.1.experts.0-15", "layers.1.experts.16-23"),
         "head",
     ]
-    assert not manifest.quantization.rotated
+    assert manifest.quantization.rotated
 
 
 def test_a_token_costs_what_the_experts_it_chose_cost(tmp_path: Path) -> None:
