@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Literal
 
@@ -74,7 +74,7 @@ def import_model(
     calibration = Calibration(config, calibration_ids(checkpoint.text_files["tokenizer.json"], config.vocab_size))
     meter = _Meter(sum(spec.size_bytes for spec in specs), progress)
     identity = (source or "", program_identity(), repr((config, quantization)))
-    with store.importing(), open_journal(store.imports, *identity) if source else nullcontext() as journal:
+    with _tidied(store), store.importing(), open_journal(store.imports, *identity) if source else nullcontext() as journal:
 
         def written(spec: PartSpec) -> Blob:
             with store.new_blob() as writer:
@@ -92,9 +92,23 @@ def import_model(
             text_files=text_files,
         )
         store.save(name, manifest)
+    return manifest
+
+
+@contextmanager
+def _tidied(store: ArtifactStore) -> Iterator[None]:
+    """Frees what nothing names, after an import that ended: well, or where another would end too."""
+    try:
+        yield
+    except InvalidInput:
+        _collect(store)
+        raise
+    _collect(store)
+
+
+def _collect(store: ArtifactStore) -> None:
     with suppress(Busy, Corrupt):  # another import is running, or another model is damaged: the next one cleans up
         store.collect()
-    return manifest
 
 
 def _write_parts(

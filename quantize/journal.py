@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from protos.errors import InvalidInput
 from protos.ids import Digest, parse_digest
 from protos.manifest import Blob
 from quantize.files import StagedFile
@@ -106,16 +107,13 @@ class Journal:
                 if older.name != rows:
                     older.unlink()
 
-    def clear(self) -> None:
-        """Empties it; the folder goes with the journal's end."""
-        for file in self._folder.iterdir():
-            if file.name != ".lock":
-                file.unlink(missing_ok=True)
-
 
 @contextmanager
 def open_journal(imports: Path, *identity: str) -> Iterator[Journal | None]:
-    """The journal of this source, program and options; removed when the block ends well. None while another import holds it."""
+    """The journal of this source, program and options; removed when the block ends, unless it is broken off (a full disk, Ctrl-C, a kill).
+
+    None while another import holds it.
+    """
     folder = imports / hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("ab") as lock:
@@ -125,10 +123,12 @@ def open_journal(imports: Path, *identity: str) -> Iterator[Journal | None]:
             yield None
             return
         journal = Journal(folder)
-        yield journal
-        journal.clear()
-        (folder / ".lock").unlink()
-        folder.rmdir()
+        try:
+            yield journal
+        except InvalidInput:  # another start would end there too
+            _remove(folder)
+            raise
+        _remove(folder)
 
 
 def journalled(imports: Path, now: float | None = None) -> set[Digest]:
@@ -138,12 +138,16 @@ def journalled(imports: Path, now: float | None = None) -> set[Digest]:
         lines = folder / "parts.jsonl"
         changed = max((file.stat().st_mtime for file in (folder, lines) if file.exists()), default=0.0)
         if (time.time() if now is None else now) - changed > FORGOTTEN_AFTER_SECONDS:
-            for file in folder.iterdir():
-                file.unlink(missing_ok=True)
-            folder.rmdir()
+            _remove(folder)
         else:
             kept |= {entry.digest for entry in _entries(lines)}
     return kept
+
+
+def _remove(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def _entries(lines: Path) -> Iterator[_Entry]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
 
 from device.text import template as module
+from device.text import template_process
 from device.text.template import ChatTemplate
 from protos.errors import InvalidInput
 from tests.support.tokenizer_files import CHATML
@@ -103,6 +106,49 @@ def test_the_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(render("{% for a in range(1000) %}x{% endfor %}")) == 1000
     with pytest.raises(InvalidInput, match="longer than 1000 characters"):
         render("{% for a in range(1001) %}x{% endfor %}")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% set n = namespace(x='xxxxxxxx') %}{% for a in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x | length }}",
+        "{% set n = namespace(x=[1]) %}{% for a in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
+        "{{ ('a' * 9999) | replace('a', 'b' * 9999) | replace('b', 'c' * 9999) }}",
+    ],
+)
+def test_what_burns_time_or_memory_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_process, "SECONDS", 1.0)
+    template = ChatTemplate(source + "{{ messages[0].content }}", {}, lambda: datetime.now(UTC))
+    for _ in range(2):  # and again, by a process of its own
+        with pytest.raises(InvalidInput, match=r"took too much time or memory|MemoryError") as caught:
+            template.render(MESSAGES, add_generation_prompt=True)
+        assert caught.value.advice
+
+
+def test_a_process_ends_with_its_template() -> None:
+    template = ChatTemplate(CHATML, {}, lambda: datetime.now(UTC))
+    template.render(MESSAGES, add_generation_prompt=True)
+    process = template._process._process
+    assert process is not None
+    assert process.poll() is None
+    del template
+    gc.collect()
+    assert process.poll() is not None
+
+
+def test_many_threads_share_a_template() -> None:
+    template = ChatTemplate("{{ messages[0].content }}", {}, lambda: datetime.now(UTC))
+    with ThreadPoolExecutor(4) as pool:
+        texts = [str(number) * 100_000 for number in range(8)]
+        found = pool.map(lambda text: template.render([{"role": "user", "content": text}], add_generation_prompt=True), texts)
+        assert list(found) == texts
+
+
+def test_half_a_surrogate_pair_goes_through_and_is_the_tokenizers_to_refuse() -> None:
+    template = ChatTemplate("{{ messages[0].content }}", {}, lambda: datetime.now(UTC))
+    assert template.render([{"role": "user", "content": "\ud800"}], add_generation_prompt=True) == "\ud800"
 
 
 def test_the_callers_messages_are_not_touched() -> None:

@@ -3,14 +3,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fleet.home import Home
 from quantize.artifact import ArtifactStore
-from tests.support.checkpoints import write_checkpoint
+from tests.support.checkpoints import TinyGlm, random_tensors, write_checkpoint, write_tensors
 from tests.support.command import Command
 from tests.support.fake_coordinator import FakeCoordinator
 from tests.support.fake_hub import FakeHub, serving_hub
+from tests.support.gguf_files import write_gguf
 
 
 @pytest.fixture
@@ -72,6 +74,26 @@ def test_mistakes_are_two_lines(glmfleet: Command, home: Home, command: list[str
     first, second = err.splitlines()
     assert first.startswith("error: ")
     assert second.startswith("  ")
+
+
+@pytest.mark.parametrize("what", ["cut short", "no number", "gguf"])
+def test_a_bad_checkpoint_is_two_lines_and_leaves_nothing(glmfleet: Command, home: Home, checkpoint: Path, what: str) -> None:
+    weights = checkpoint / "model.safetensors"
+    if what == "no number":  # found when most has been written
+        tensors = random_tensors(TinyGlm())
+        tensors["model.layers.2.mlp.down_proj.weight"][5, 5] = np.nan
+        write_tensors(checkpoint, tensors)
+    else:
+        weights.write_bytes(weights.read_bytes()[:-100])
+    path = checkpoint
+    if what == "gguf":
+        path = write_gguf(checkpoint / "x.gguf", metadata={"general.architecture": "mamba"})
+    code, out, err = glmfleet("model", "import", path, "--name", "bad", "--home", home.path)
+    assert (code, out) == (1, "")
+    first, second = [line for line in err.splitlines() if not line.startswith("quantize")]
+    assert first.startswith("error: ")
+    assert second.startswith("  ")
+    assert not [file for file in home.path.rglob("*") if file.is_file() and not file.name.endswith("lock")]
 
 
 def test_a_damaged_model_does_not_hide_the_others(glmfleet: Command, home: Home, checkpoint: Path) -> None:

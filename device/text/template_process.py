@@ -1,0 +1,77 @@
+"""A chat template in a process of its own, killed when it takes too long."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+SECONDS = 5.0  # real templates take milliseconds, the first call a tenth of a second to start Python
+
+
+class Killed(Exception):
+    """It took more time or memory than it may."""
+
+
+class TemplateProcess:
+    """Started at the first call, and again after it was killed; ends with this object. Safe to use from several threads."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def call(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What `device.text.template_worker` answers. Raises Killed."""
+        with self._lock:
+            process = self._process
+            if process is None or process.poll() is not None:
+                process = self._process = _start(self)
+                _exchange(process, {"source": self._source})
+            return _exchange(process, asked)
+
+
+def _start(owner: TemplateProcess) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "device.text.template_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    weakref.finalize(owner, _end, process)
+    return process
+
+
+def _exchange(process: subprocess.Popen[bytes], asked: Mapping[str, Any]) -> dict[str, Any]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    descriptor, deadline, data = process.stdout.fileno(), time.monotonic() + SECONDS, bytearray()
+    try:
+        process.stdin.write(json.dumps(asked).encode() + b"\n")
+        process.stdin.flush()
+        while not data.endswith(b"\n"):
+            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            piece = os.read(descriptor, 1 << 20) if ready else b""
+            if not piece:
+                raise Killed
+            data += piece
+    except (Killed, BrokenPipeError):
+        _end(process)
+        raise Killed from None
+    answer: dict[str, Any] = json.loads(data)
+    return answer
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            try:
+                pipe.close()
+            except OSError:  # what was still to be written has no reader
+                continue

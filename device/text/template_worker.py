@@ -1,0 +1,60 @@
+"""The process in which a chat template runs: with little memory and time, and nothing to gain. It ends with its input.
+
+A line of JSON in, a line out. First {"source": …}, answered by {}; then for each conversation {"variables": …, "now": ISO 8601,
+"most_characters": …}, answered by {"text": …}, {"too_long": true} or {"error": …}.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import jinja2
+
+from device.text.sandbox import TooLong, compile_template, one_line, render
+
+MORE_MEMORY_BYTES = 1 << 28
+CPU_SECONDS = 10  # the parent is gone: nobody kills us
+
+
+def main() -> None:
+    _limit_memory()
+    now = [datetime.now()]  # noqa: DTZ005 (each conversation brings its own)
+    template = compile_template(json.loads(sys.stdin.readline())["source"], lambda: now[0])
+    _answer({})
+    for line in sys.stdin:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + CPU_SECONDS, resource.RLIM_INFINITY))
+        asked = json.loads(line)
+        now[0] = datetime.fromisoformat(asked["now"])
+        _answer(_rendered(template, asked["variables"], asked["most_characters"]))
+
+
+def _rendered(template: jinja2.Template, variables: Mapping[str, Any], most_characters: int) -> dict[str, Any]:
+    try:
+        return {"text": render(template, variables, most_characters)}
+    except TooLong:
+        return {"too_long": True}
+    except Exception as error:  # a template may raise anything
+        return {"error": one_line(error)}
+
+
+def _limit_memory() -> None:
+    """Beyond what the interpreter takes now."""
+    with open("/proc/self/statm") as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MORE_MEMORY_BYTES, taken + MORE_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _answer(value: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
