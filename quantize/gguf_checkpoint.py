@@ -1,4 +1,4 @@
-"""A GGUF file of llama.cpp's `chatglm`, or a `llama` one whose weights are a GLM decoder, as a checkpoint."""
+"""A GGUF file of llama.cpp's `chatglm` or `glm4`, or a `llama` one whose weights are a GLM decoder, as a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SPLIT_QKV = ("attn_q", "attn_k", "attn_v")
 class Family:
     """What `general.architecture` means to us. All keep q and k rows in the order of interleaved RoPE pairs, which is GLM's.
 
-    llama.cpp's converter permutes Llama's rows to that order, and leaves GLM's as they are (conversion/llama.py, conversion/chatglm.py).
+    llama.cpp's converter permutes Llama's rows to that order, and leaves GLM's as they are (conversion/llama.py, chatglm.py, glm.py).
     """
 
     architecture: str
@@ -37,6 +37,7 @@ class Family:
 
 FAMILIES: Mapping[str, Family] = {
     "chatglm": Family("GlmForCausalLM", ("ffn_up",), rotary_fraction=0.5),
+    "glm4": Family("Glm4ForCausalLM", ("ffn_up",), rotary_fraction=0.5),
     "llama": Family("GlmForCausalLM", ("ffn_gate", "ffn_up"), notice="expressed in the GLM architecture"),
 }
 
@@ -75,7 +76,8 @@ def open_gguf_checkpoint(opened: IO[bytes], name: str) -> Iterator[GgufCheckpoin
         sources = _sources(file, config, family)
         file.check(tensor for parts in sources.values() for tensor in parts)
         known = {tensor.name for parts in sources.values() for tensor in parts}
-        for tensor in sorted(file.tensor_names - known):
+        predicting = tuple(f"blk.{layer}." for layer in range(config.layers, _blocks(file)))  # further tokens: not for us
+        for tensor in sorted(name for name in file.tensor_names - known if not name.startswith(predicting)):
             file.refuse(f"it has a tensor that its architecture has not: {tensor[:80]}")
         yield GgufCheckpoint(config, _provenance(file, family), text_files(file, config.max_positions), file, sources)
 
@@ -97,7 +99,7 @@ def _config(file: GgufFile, family: Family) -> ModelConfig:
     rotary_dim = file.integer(f"{own}.rope.dimension_count", 2, head_dim, int(head_dim * family.rotary_fraction))
     if heads % kv_heads or head_dim % 16 or rotary_dim % 2:
         file.refuse(f"{heads} heads of {head_dim}, {kv_heads} of them for keys, {rotary_dim} rotated, cannot be")
-    for key in ("expert_count", "attention.sliding_window", "nextn_predict_layers", "attention.clamp_kqv"):
+    for key in ("expert_count", "attention.sliding_window", "attention.clamp_kqv"):
         if file.has(f"{own}.{key}"):
             file.refuse(f"{own}.{key} is not supported")
     if file.text(f"{own}.rope.scaling.type", "none") != "none" or file.has(f"{own}.rope.dimension_sections"):
@@ -105,7 +107,7 @@ def _config(file: GgufFile, family: Family) -> ModelConfig:
     return ModelConfig(
         architecture=family.architecture,
         hidden_size=hidden,
-        layers=file.integer(f"{own}.block_count", 1, 1024),
+        layers=_blocks(file) - file.integer(f"{own}.nextn_predict_layers", 0, _blocks(file) - 1, 0),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
@@ -121,6 +123,10 @@ def _config(file: GgufFile, family: Family) -> ModelConfig:
     )
 
 
+def _blocks(file: GgufFile) -> int:
+    return file.integer(f"{file.text('general.architecture')}.block_count", 1, 1024)
+
+
 def _sources(file: GgufFile, config: ModelConfig, family: Family) -> Sources:
     qkv = ("attn_qkv",) if "blk.0.attn_qkv.weight" in file.tensor_names else _SPLIT_QKV
     inner = {
@@ -131,6 +137,8 @@ def _sources(file: GgufFile, config: ModelConfig, family: Family) -> Sources:
         "post_norm": ("ffn_norm.weight",),
         "gate_up.weight": tuple(f"{name}.weight" for name in family.gate_up),
         "down.weight": ("ffn_down.weight",),
+        "attention_norm": ("post_attention_norm.weight",),
+        "mlp_norm": ("post_ffw_norm.weight",),
     }
     return sources_of(config, tensor_shapes(config), _OUTER, _LAYER, inner)
 

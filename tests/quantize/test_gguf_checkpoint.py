@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import gguf
@@ -18,8 +19,9 @@ from quantize.gguf_checkpoint import open_gguf
 from quantize.importer import import_model
 from tests.quantize.stages import Pipeline
 from tests.support import oracle
-from tests.support.checkpoints import TinyGlm, write_checkpoint
-from tests.support.gguf_files import TOKENS, TYPES, write_gguf
+from tests.support.checkpoints import TinyGlm, tokenizer_json, write_checkpoint, write_json
+from tests.support.gguf_files import TOKENS, TYPES, write_gguf, write_gguf_of
+from tests.support.goldens import golden_folder
 
 Q = gguf.GGMLQuantizationType
 LLAMA = TinyGlm(rotary_fraction=1.0, qkv_bias=False)
@@ -46,6 +48,26 @@ def test_every_tensor_is_that_of_the_checkpoint_folder(tmp_path: Path, architect
             part = ours.read(name, low, high)
             assert part.dtype == np.float32
             assert np.array_equal(part, whole[low:high]), name
+
+
+@pytest.mark.parametrize(
+    ("golden", "architecture"), [("glm-edge", "chatglm"), ("glm-4-9b-chat", "chatglm"), ("glm-4-0414", "glm4"), ("glm-4-0414-tied", "glm4")]
+)
+def test_the_goldens_tensors(tmp_path: Path, golden: str, architecture: str) -> None:
+    """What transformers computes with them is in test_goldens.py."""
+    folder = Path(shutil.copytree(golden_folder(golden), tmp_path / "folder"))
+    write_json(folder / "tokenizer.json", tokenizer_json())
+    with open_gguf(write_gguf_of(folder, tmp_path / "golden.gguf", architecture)) as ours, open_checkpoint(folder) as theirs:
+        assert ours.config == theirs.config
+        for name, (rows, *_) in tensor_shapes(theirs.config).items():
+            assert np.array_equal(ours.read(name, 0, rows), theirs.read(name, 0, rows)), name
+
+
+def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
+    extra = {"blk.3.nextn.enorm.weight": np.ones(72), "blk.3.attn_norm.weight": np.ones(72)}
+    metadata = {"chatglm.block_count": 4, "chatglm.nextn_predict_layers": 1}
+    with open_gguf(write_gguf(tmp_path / "tiny.gguf", extra=extra, metadata=metadata)) as checkpoint:
+        assert checkpoint.config.layers == 3
 
 
 def test_it_computes_what_the_checkpoint_does(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load_file
 
 from tests.support.checkpoints import CHAT_TEMPLATE, SPECIAL_TOKENS, TinyGlm, byte_characters, random_tensors
 
 _OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 _INNER = {
+    "post_self_attn_layernorm": "post_attention_norm",
+    "post_mlp_layernorm": "post_ffw_norm",
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
     "self_attn.q_proj": "attn_q",
@@ -41,7 +45,6 @@ def write_gguf(
     extra: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Path:
     """`types`: by the last word of a tensor's name ("ffn_up"), else F32. `metadata` goes over the rest (None: left out)."""
-    writer = gguf.GGUFWriter(path, architecture)
     head_dim = model.head_dim
     values: dict[str, object] = {
         "general.name": "Tiny GLM",
@@ -56,22 +59,67 @@ def write_gguf(
         f"{architecture}.attention.layer_norm_rms_epsilon": 1e-5,
         f"{architecture}.rope.dimension_count": int(head_dim * model.rotary_fraction),
         f"{architecture}.rope.freq_base": 10000.0,
-        "tokenizer.ggml.model": "gpt2",
+        **_TOKENIZER,
         "tokenizer.ggml.pre": pre,
-        "tokenizer.ggml.tokens": TOKENS,
-        "tokenizer.ggml.token_type": TYPES,
-        "tokenizer.ggml.merges": ["Ġ t"],
-        "tokenizer.ggml.eos_token_id": 256,
-        "tokenizer.ggml.eot_token_id": 260,
-        "tokenizer.ggml.add_bos_token": False,
-        "tokenizer.chat_template": CHAT_TEMPLATE,
-    } | dict(metadata or {})
+        **(metadata or {}),
+    }
+    found = {**tensors(random_tensors(model), model.layers, architecture, fused_qkv), **(extra or {})}
+    return _write(path, architecture, values, {name: array for name, array in found.items() if name not in without}, types or {})
+
+
+def write_gguf_of(folder: Path, path: Path, architecture: str) -> Path:
+    """Of a Hugging Face folder, in F32."""
+    config = json.loads((folder / "config.json").read_text())
+    rope = config.get("rope_parameters") or config
+    stored: dict[str, npt.NDArray[Any]] = {}
+    for file in folder.glob("*.safetensors"):
+        stored |= load_file(file)
+    layers, head_dim = config["num_hidden_layers"], config["head_dim"]
+    values: dict[str, object] = {
+        f"{architecture}.block_count": layers,
+        f"{architecture}.context_length": config["max_position_embeddings"],
+        f"{architecture}.embedding_length": config["hidden_size"],
+        f"{architecture}.feed_forward_length": config["intermediate_size"],
+        f"{architecture}.attention.head_count": config["num_attention_heads"],
+        f"{architecture}.attention.head_count_kv": config["num_key_value_heads"],
+        f"{architecture}.attention.key_length": head_dim,
+        f"{architecture}.attention.value_length": head_dim,
+        f"{architecture}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
+        f"{architecture}.rope.dimension_count": int(head_dim * rope["partial_rotary_factor"]),
+        f"{architecture}.rope.freq_base": float(rope["rope_theta"]),
+        **_TOKENIZER,
+        "tokenizer.ggml.pre": "glm4",
+        "tokenizer.ggml.tokens": [*TOKENS, *(f"[PAD{number}]" for number in range(len(TOKENS), config["vocab_size"]))],
+        "tokenizer.ggml.token_type": [*TYPES, *([gguf.TokenType.UNUSED.value] * (config["vocab_size"] - len(TOKENS)))],
+    }
+    return _write(path, architecture, values, tensors(stored, layers, architecture), {})
+
+
+_TOKENIZER: dict[str, object] = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.token_type": TYPES,
+    "tokenizer.ggml.merges": ["Ġ t"],
+    "tokenizer.ggml.eos_token_id": 256,
+    "tokenizer.ggml.eot_token_id": 260,
+    "tokenizer.ggml.add_bos_token": False,
+    "tokenizer.chat_template": CHAT_TEMPLATE,
+}
+
+
+def _write(
+    path: Path,
+    architecture: str,
+    values: Mapping[str, object],
+    arrays: Mapping[str, npt.NDArray[Any]],
+    types: Mapping[str, gguf.GGMLQuantizationType],
+) -> Path:
+    writer = gguf.GGUFWriter(path, str(values.get("general.architecture", architecture)))
     for key, value in values.items():
-        _add(writer, key, value)
-    for name, array in {**tensors(model, architecture, fused_qkv), **(extra or {})}.items():
-        if name in without:
-            continue
-        kind = (types or {}).get(name.split(".")[-2], gguf.GGMLQuantizationType.F32)
+        if key != "general.architecture":
+            _add(writer, key, value)
+    for name, array in arrays.items():
+        kind = types.get(name.split(".")[-2], gguf.GGMLQuantizationType.F32)
         if array.ndim == 1 or kind == gguf.GGMLQuantizationType.F32:
             writer.add_tensor(name, array.astype(np.float32))
         else:
@@ -83,10 +131,10 @@ def write_gguf(
     return path
 
 
-def tensors(model: TinyGlm, architecture: str, fused_qkv: bool = False) -> dict[str, npt.NDArray[Any]]:
-    """Of the model, by the names in the file."""
+def tensors(stored: Mapping[str, npt.NDArray[Any]], layers: int, architecture: str, fused_qkv: bool = False) -> dict[str, npt.NDArray[Any]]:
+    """Of a Hugging Face checkpoint, by the names in the file."""
     found: dict[str, npt.NDArray[Any]] = {}
-    for name, array in random_tensors(model).items():
+    for name, array in stored.items():
         stem, kind = name.rsplit(".", 1)
         if stem in _OUTER:
             found[f"{_OUTER[stem]}.{kind}"] = array
@@ -98,8 +146,8 @@ def tensors(model: TinyGlm, architecture: str, fused_qkv: bool = False) -> dict[
         else:
             found[short] = array
     if fused_qkv:
-        for layer in range(model.layers):
-            for kind in ("weight", "bias") if model.qkv_bias else ("weight",):
+        for layer in range(layers):
+            for kind in ("weight", "bias") if f"blk.{layer}.attn_q.bias" in found else ("weight",):
                 found[f"blk.{layer}.attn_qkv.{kind}"] = np.concatenate([found.pop(f"blk.{layer}.attn_{part}.{kind}") for part in "qkv"])
     return found
 
