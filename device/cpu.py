@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, RunThread
+from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, RunThread, T, timed
 from protos.roofline import Figures
 from protos.v1 import telemetry_pb2
 
@@ -82,22 +82,18 @@ class CpuHardware:
             figures=Figures(linear_bytes_per_second=copy_bandwidth()),
         )
 
-    async def execute(self, work: object, run: Callable[[], None]) -> RunReport:
+    async def turn(self, function: Callable[[], T]) -> T:
+        return await self._thread.turn(function)
+
+    def run(self, work: object, compute: Callable[[], None]) -> RunReport:
         if self._meter is None:
-            return RunReport(await self._thread.timed(run), None, None)
-        meter, joules = self._meter, 0.0
-
-        # In the compute thread: what is spent while this run waits for its turn is another's.
-        def metered() -> None:
-            nonlocal joules
-            before = meter.joules()
-            try:
-                run()
-            finally:
-                joules = meter.joules() - before
-                self._busy_joules += joules
-
-        wall_seconds = await self._thread.timed(metered)
+            return RunReport(timed(compute), None, None)
+        before = self._meter.joules()
+        try:
+            wall_seconds = timed(compute)
+        finally:
+            joules = self._meter.joules() - before
+            self._busy_joules += joules
         return RunReport(wall_seconds, None, joules)
 
     def energy(self) -> EnergyReading:

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from protos.roofline import Figures, Work
 from protos.thermal import Thermal
 from protos.v1 import telemetry_pb2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,12 @@ class Hardware(Protocol):
         """What stages and their KV may take together."""
         ...
 
-    async def execute(self, work: Work, run: Callable[[], None]) -> RunReport:
-        """Run `run` off the event loop, after all that was asked before; errors of `run` are raised."""
+    async def turn(self, function: Callable[[], T]) -> T:
+        """Call it in the computing thread, after all that was asked before; what it raises is raised."""
+        ...
+
+    def run(self, work: Work, compute: Callable[[], None]) -> RunReport:
+        """One run, metered; within a turn. What `compute` raises is raised."""
         ...
 
     def energy(self) -> EnergyReading: ...
@@ -82,21 +88,26 @@ class Hardware(Protocol):
     def close(self) -> None: ...
 
 
+async def execute(hardware: Hardware, work: Work, compute: Callable[[], None]) -> RunReport:
+    """A turn of one run."""
+    return await hardware.turn(lambda: hardware.run(work, compute))
+
+
 class RunThread:
-    """The one thread that computes. A queue of one worker is first come, first served, which is fair while runs are short."""
+    """The one thread that computes. A queue of one worker is first come, first served, which is fair while turns are short."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
 
-    async def timed(self, run: Callable[[], None]) -> float:
-        """Wall seconds of `run`, without its wait in the queue."""
-
-        def timed_run() -> float:
-            start = time.perf_counter()
-            run()
-            return time.perf_counter() - start
-
-        return await asyncio.get_running_loop().run_in_executor(self._executor, timed_run)
+    async def turn(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+def timed(compute: Callable[[], None]) -> float:
+    """Wall seconds that it takes."""
+    start = time.perf_counter()
+    compute()
+    return time.perf_counter() - start

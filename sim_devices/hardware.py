@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, RunThread
+from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, RunThread, T
 from protos.roofline import Work
 from protos.v1 import telemetry_pb2
-from sim_devices.board import Board, Modelled
+from sim_devices.board import Board
 from sim_devices.profiles import Profile
 
 Pace = Literal["fast", "realtime"]
@@ -62,32 +62,28 @@ class SimulatedHardware:
     def memory_bytes(self) -> int:
         return self._memory_bytes
 
-    async def execute(self, work: Work, run: Callable[[], None]) -> RunReport:
-        wall_seconds, modelled = 0.0, Modelled(0.0, 0.0)
+    async def turn(self, function: Callable[[], T]) -> T:
+        return await self._thread.turn(function)
 
-        def paced() -> None:
-            nonlocal wall_seconds, modelled
-            start = self._clock()
+    def run(self, work: Work, compute: Callable[[], None]) -> RunReport:
+        start = self._clock()
+        with self._lock:
+            modelled = self._board.begin(start, work)
+        done, left = False, 0.0
+        try:
+            compute()
+            done = True
+            left = modelled.seconds - (self._clock() - start)
+            # In the compute thread, so that the next run waits as it would for a busy accelerator, to tens of microseconds.
+            if self._pace == "realtime" and left > 0:
+                self._pause(left)
+        finally:
             with self._lock:
-                modelled = self._board.begin(start, work)
-            done, left = False, 0.0
-            try:
-                run()
-                done = True
-                left = modelled.seconds - (self._clock() - start)
-                # In the compute thread, so that the next run waits as it would for a busy accelerator, to tens of microseconds.
-                if self._pace == "realtime" and left > 0:
-                    self._pause(left)
-            finally:
-                with self._lock:
-                    now = self._clock()
-                    wall_seconds = now - start
-                    self._board.end(now, done)
-                    self.runs += done
-                    self.overruns += left < 0
-
-        await self._thread.timed(paced)
-        return RunReport(wall_seconds, modelled.seconds, modelled.joules)
+                now = self._clock()
+                self._board.end(now, done)
+                self.runs += done
+                self.overruns += left < 0
+        return RunReport(now - start, modelled.seconds, modelled.joules)
 
     def energy(self) -> EnergyReading:
         with self._lock:

@@ -6,19 +6,20 @@ import asyncio
 import logging
 import time
 import uuid
+from dataclasses import dataclass, field
 from types import TracebackType
 
 import numpy as np
 
 from device.engine.opening import Output
-from device.engine.stage import Rows
-from device.pipeline.clients import Client, Track, parse_submit
+from device.engine.stage import Rows, Tokens
+from device.pipeline.clients import TOGETHER_SECONDS, Client, Track, parse_submit
 from device.pipeline.link import Link
 from device.pipeline.relay import WINDOW, FlowContext, Microbatches
 from device.pipeline.sampler import sample
 from device.pipeline.scheduler import Scheduler
 from device.pipeline.sequences import Sequence, Step, Told
-from device.pipeline.stage import Stage
+from device.pipeline.stage import Extra, Stage
 from device.pipeline.wire import decode, encode
 from protos.costs import head_work
 from protos.dtypes import row_bytes
@@ -29,7 +30,18 @@ from protos.v1 import pipeline_pb2 as pb
 # How much longer the news of a broken ring may take forward, with its route, than backward.
 ROUTE_SECONDS = 0.2
 
+# Where the whole model is on this device, decode rounds follow each other for so long before they are told: see Client.take.
+BURST_SECONDS = TOGETHER_SECONDS
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Round:
+    step: Step
+    message: pb.Microbatch
+    sampled: dict[Sequence, int] = field(default_factory=dict)
+    ended_at: float = 0.0
 
 
 class Head:
@@ -143,32 +155,48 @@ class Head:
                 await self._fail(Internal(f"{type(error).__name__}: {error}"))
 
     async def _launch(self, step: Step) -> None:
-        self._steps += 1
-        message = self._message(step)
-        tokens = np.array(step.tokens, np.int64)
         for sequence in step.sequences:
             self._tracks[sequence.number].start(time.perf_counter())
-        started = time.perf_counter()
         if self._link is None:
-            sampled: dict[Sequence, int] = {}
-            wanted = [step.sequences.index(sequence) for sequence in step.wanted] if not step.prefill else [-1]
-
-            def finish(hidden: Rows) -> None:
-                sampled.update(self._sample(step, hidden[wanted]))
-
-            if step.wanted:
-                await self.stage.step(message, tokens, finish, head_work(self.stage.spec.cost, len(step.wanted)))
-            else:
-                await self.stage.step(message, tokens)
-            self._measure(step, started)
-            self._round_done(step, message, sampled)
+            await self._launch_alone(step)
             return
+        message, tokens = self._message(step), np.array(step.tokens, np.int64)
+        started = time.perf_counter()
         hidden = await self.stage.step(message, tokens)
         self._measure(step, started)
         if hidden is not None:
             message.hidden = encode(hidden, self.stage.spec.shape.wire_dtype)
         self._in_flight[message.step] = step
         self.stage.counters.sent_bytes += await self._link.send(message)
+
+    async def _launch_alone(self, step: Step) -> None:
+        """The whole model is here: the step's round ends with its run, and decode rounds follow each other in the computing thread for
+        BURST_SECONDS, or until there is news: handing a small model's every token to the event loop and back takes a tenth of its time."""
+        self._wake.clear()  # from here on it tells of news
+        rounds = [_Round(step, self._message(step))]
+        most, started = self._scheduler.rounds(step), time.perf_counter()
+
+        def sample(hidden: Rows) -> None:
+            this = rounds[-1]
+            wanted = hidden[-1:] if step.prefill else hidden[[step.sequences.index(sequence) for sequence in step.wanted]]
+            this.sampled = self._sample(step, wanted, ahead=len(rounds) - 1)
+            this.ended_at = time.perf_counter()
+
+        def following() -> tuple[pb.Microbatch, Tokens] | None:
+            this = rounds[-1]
+            stops = any(token in sequence.request.stop_token_ids for sequence, token in this.sampled.items())
+            if len(rounds) >= most or stops or self._wake.is_set() or this.ended_at - started > BURST_SECONDS:
+                return None
+            tokens = tuple(this.sampled[sequence] for sequence in step.sequences)
+            after = this.step.following(tokens)
+            rounds.append(_Round(after, self._message(after)))
+            return rounds[-1].message, np.array(tokens, np.int64)
+
+        extra = Extra(head_work(self.stage.spec.cost, len(step.wanted)), sample) if step.wanted else None
+        await self.stage.step(rounds[0].message, np.array(step.tokens, np.int64), extra, following)
+        self._measure(step, started)
+        for each in rounds:
+            self._round_done(each.step, each.message, each.sampled, each.ended_at or time.perf_counter())
 
     def _measure(self, step: Step, started: float) -> None:
         """Stages are cut to take about the same time, so the head's own says how long a chunk holds up the ring."""
@@ -191,7 +219,7 @@ class Head:
             await self.stage.extra(message, head_work(self.stage.spec.cost, len(step.wanted)), finish)
             if self.stage.ring_id != ring_id:
                 raise Conflict("the ring was given up while its step was computed")
-        self._round_done(step, message, sampled)
+        self._round_done(step, message, sampled, time.perf_counter())
 
     def _check_returned(self, message: pb.Microbatch, step: Step) -> None:
         shape = self.stage.spec.shape
@@ -201,16 +229,16 @@ class Head:
         if not (same and released and len(message.hidden) == size):
             raise InvalidInput(f"step {message.step} came back changed: {len(message.hidden)} bytes of hidden rows, {size} expected")
 
-    def _sample(self, step: Step, hidden: Rows) -> dict[Sequence, int]:
-        """One token for each of `step.wanted`; runs in the computing thread."""
+    def _sample(self, step: Step, hidden: Rows, ahead: int = 0) -> dict[Sequence, int]:
+        """One token for each of `step.wanted`, whose answers are `ahead` tokens longer than told yet; runs in the computing thread."""
         logits = self._output.logits(hidden)
         return {
-            sequence: sample(row, sequence.request.sampling, len(sequence.request.prompt_ids) + len(sequence.answer))
+            sequence: sample(row, sequence.request.sampling, len(sequence.request.prompt_ids) + len(sequence.answer) + ahead)
             for sequence, row in zip(step.wanted, logits, strict=True)
         }
 
-    def _round_done(self, step: Step, message: pb.Microbatch, sampled: dict[Sequence, int]) -> None:
-        now = time.perf_counter()
+    def _round_done(self, step: Step, message: pb.Microbatch, sampled: dict[Sequence, int], now: float) -> None:
+        """`now`: when it ended, as time.perf_counter tells."""
         modelled = message.modelled_at if message.HasField("modelled_at") else None
         if modelled is not None:
             self._group_ready[step.group] = modelled
@@ -241,6 +269,7 @@ class Head:
             self._tracks.pop(sequence.number).finish(())
 
     def _message(self, step: Step) -> pb.Microbatch:
+        self._steps += 1
         message = pb.Microbatch(
             step=self._steps,
             group=step.group,

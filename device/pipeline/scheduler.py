@@ -72,8 +72,20 @@ class Scheduler:
                 return step
         return None
 
+    def rounds(self, step: Step) -> int:
+        """How often a decode step may be followed by the next of the same sequences before anything else must be decided, this one
+        counted: until the first of them has all its tokens, 1 when there is more to do than to decode them."""
+        (group, *others) = self._groups
+        alone = not (others or self._waiting or any(sequence and sequence.prefilling for sequence in group.slots))
+        if step.prefill or not alone or step.wanted != step.sequences or not step.sequences:
+            return 1
+        return min(min(s.request.max_tokens - len(s.answer), self._context - s.length) for s in step.sequences)
+
     def complete(self, step: Step, sampled: dict[Sequence, int]) -> list[Told]:
-        """Take a step's result: `sampled` has a token for each of `step.wanted`. What ends is released with its group's next step."""
+        """Take a step's result: `sampled` has a token for each of `step.wanted`. What ends is released with its group's next step.
+
+        Of several rounds that ran on end, the results are taken one by one; who was cancelled meanwhile ends with the first.
+        """
         group = self._groups[step.group]
         group.in_flight = False
         told = []
@@ -83,6 +95,8 @@ class Scheduler:
             group.made[sequence.slot] = sequence.request.prompt_ids[: sequence.length]
         for sequence in step.sequences:
             sequence.in_flight = False
+            if sequence.ending:
+                continue
             if not step.prefill:
                 sequence.length += 1
             if sequence.cancelled:

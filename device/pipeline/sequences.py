@@ -68,6 +68,11 @@ class Step:
     opened: tuple[tuple[int, Sequence, int], ...]  # (slot, sequence, first rows of the slot that are its own)
     copied: tuple[tuple[int, int, int], ...]  # (from, to, rows): the first rows of another slot
 
+    def following(self, tokens: tuple[int, ...]) -> Step:
+        """The decode step that feeds what this one gave, when nothing else changes."""
+        positions = tuple(position + 1 for position in self.positions)
+        return Step(self.group, False, self.sequences, tokens, positions, self.sequences, (), (), (), ())
+
 
 @dataclass(frozen=True)
 class Told:

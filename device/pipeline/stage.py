@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from device.engine.opening import Engine
 from device.engine.stage import Rows, Tokens
-from device.hardware import Hardware, RunReport
+from device.hardware import Hardware, RunReport, execute
 from device.pipeline.wire import decode
 from device.stage_spec import StageSpec
 from protos.costs import decode_work, prefill_work
@@ -73,6 +73,14 @@ class StageCounters:
         self.busy_joules += report.joules or 0.0
 
 
+@dataclass(frozen=True)
+class Extra:
+    """A computation on a run's hidden rows that belongs to the run, such as the output head's."""
+
+    work: Work
+    compute: Callable[[Rows], None]
+
+
 @dataclass
 class Stage:
     """One stage of one pipeline on this device. One step at a time: the caller keeps the order."""
@@ -125,36 +133,54 @@ class Stage:
         self,
         message: pipeline_pb2.Microbatch,
         rows: Rows | Tokens | None = None,
-        and_then: Callable[[Rows], None] | None = None,
-        and_then_work: Work | None = None,
+        extra: Extra | None = None,
+        following: Callable[[], tuple[pipeline_pb2.Microbatch, Tokens] | None] = lambda: None,
     ) -> Rows | None:
         """Carry out a microbatch: slot changes, then its rows (`rows`: what enters the layers; None: what the message carries).
 
-        `and_then` runs in the same turn of the accelerator on the hidden rows. Marks the message with the modelled time and with the
-        usage of released sequences. Returns hidden [rows, hidden_size], or None for a message without rows. Raises InvalidInput when
-        the message does not fit this stage.
+        `extra` is computed with each run. `following`, called in the computing thread, may give another microbatch of the same slots
+        for the same turn of the accelerator. Marks messages with the modelled time and with the usage of released sequences. Returns
+        hidden [rows, hidden_size] of the last, or None for a message without rows. Raises InvalidInput when the message does not fit
+        this stage.
         """
         self._change_slots(message)
         if not message.rows:
             return None
         self._check_rows(message)
         given = self._received(message) if rows is None else rows
+
+        def turn() -> tuple[Rows, list[tuple[pipeline_pb2.Microbatch, RunReport]]]:
+            hidden, report = self._run(message, given, extra)
+            runs = [(message, report)]
+            while following_one := following():
+                hidden, report = self._run(*following_one, extra)
+                runs.append((following_one[0], report))
+            return hidden, runs
+
+        hidden, runs = await self.hardware.turn(turn)
+        ready_at = message.modelled_at
+        for one, report in runs:
+            if one.HasField("modelled_at"):
+                one.modelled_at = ready_at
+            self._account(one, report)
+            ready_at = one.modelled_at
+        return hidden
+
+    def _run(self, message: pipeline_pb2.Microbatch, rows: Rows | Tokens, extra: Extra | None) -> tuple[Rows, RunReport]:
         result: list[Rows] = []
 
-        def run() -> None:
-            hidden = self._compute(message, given)
-            if and_then:
-                and_then(hidden)
-            result.append(hidden)
+        def compute() -> None:
+            result.append(self._compute(message, rows))
+            if extra:
+                extra.compute(result[0])
 
         work = self._work(message)
-        report = await self.hardware.execute(work + and_then_work if and_then_work else work, run)
-        self._account(message, report)
-        return result[0]
+        report = self.hardware.run(work + extra.work if extra else work, compute)
+        return result[0], report
 
     async def extra(self, message: pipeline_pb2.Microbatch, work: Work, run: Callable[[], None]) -> None:
         """A further computation for the rows of `message`, such as the output head's at the end of a round."""
-        self._account(message, await self.hardware.execute(work, run), counted=False)
+        self._account(message, await execute(self.hardware, work, run), counted=False)
 
     def _change_slots(self, message: pipeline_pb2.Microbatch) -> None:
         if message.group >= len(self.engine.groups):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport
+from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
 from protos.errors import Conflict
 from protos.roofline import Work
 from sim_devices.board import Board
@@ -37,7 +37,11 @@ class HollowHardware:
     def memory_bytes(self) -> int:
         return self._memory_bytes
 
-    async def execute(self, work: Work, run: Callable[[], None]) -> RunReport:
+    async def turn(self, function: Callable[[], T]) -> T:
+        """Raises Conflict."""
+        raise refusal()
+
+    def run(self, work: Work, compute: Callable[[], None]) -> RunReport:
         """Raises Conflict."""
         raise refusal()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from device.blobs import BlobStore
-from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport
+from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
 from device.host import StageHost
 from device.telemetry import Telemetry
 from protos.ids import DeviceId
@@ -23,7 +23,10 @@ class Metered:
     memory_bytes: int = 1
     info: AcceleratorInfo = field(default_factory=lambda: AcceleratorInfo("x", "", False, "", 1, pb.ENERGY_SOURCE_MEASURED))
 
-    async def execute(self, work: Work, run: Callable[[], None]) -> RunReport:
+    async def turn(self, function: Callable[[], T]) -> T:
+        raise NotImplementedError
+
+    def run(self, work: Work, compute: Callable[[], None]) -> RunReport:
         raise NotImplementedError
 
     def energy(self) -> EnergyReading:

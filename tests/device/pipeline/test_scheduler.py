@@ -93,6 +93,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.stage = StageModel(groups, slots)
         self.chunk = chunk
         self.flying: dict[int, Step] = {}
+        self.rounds: dict[int, int] = {}
         self.live: list[Sequence] = []
         self.told: dict[Sequence, list[Told]] = {}
         self.gone: list[Sequence] = []  # in the order a client hears of it
@@ -141,7 +142,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.flying)
     @rule(data=st.data())
     def complete(self, data: st.DataObject) -> None:
-        self._complete(data.draw(st.sampled_from(sorted(self.flying))))
+        group = data.draw(st.sampled_from(sorted(self.flying)))
+        self._complete(group, data.draw(st.integers(1, self.rounds[group])))
 
     @invariant()
     def nothing_is_lost(self) -> None:
@@ -165,7 +167,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 pass
             if not self.flying:
                 break
-            self._complete(min(self.flying))
+            group = min(self.flying)
+            self._complete(group, self.rounds[group])
         assert self.scheduler.open_sequences == []
         assert self.live == []
         assert self.stage.owners == []
@@ -191,6 +194,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert step.group not in self.flying
         self.stage.apply(step)
         self.flying[step.group] = step
+        self.rounds[step.group] = self.scheduler.rounds(step)
         held = [item.owner is not None for item in self.stage.slots[step.group]]
         assert held == sorted(held, reverse=True)  # no hole is left
         self.admitted += [sequence.number for _, sequence, _ in step.opened]
@@ -218,11 +222,21 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.passed_over[sequence] = missed
         return True
 
-    def _complete(self, group: int) -> None:
-        step = self.flying.pop(group)
-        sampled = {s: next_token(s.number, len(s.request.prompt_ids) + len(s.answer)) for s in step.wanted}
-        for item in self.scheduler.complete(step, sampled):
-            self.told[item.sequence].append(item)
+    def _complete(self, group: int, rounds: int) -> None:
+        """So many rounds ran on end, or fewer because one of them gave a stop token; what was asked meanwhile comes to bear now."""
+        step = this = self.flying.pop(group)
+        known = {sequence: len(sequence.request.prompt_ids) + len(sequence.answer) for sequence in step.wanted}
+        results = []
+        for ahead in range(rounds):
+            sampled = {sequence: next_token(sequence.number, known[sequence] + ahead) for sequence in step.wanted}
+            results.append((this, sampled))
+            if ahead + 1 == rounds or any(token in sequence.request.stop_token_ids for sequence, token in sampled.items()):
+                break
+            this = this.following(tuple(sampled.values()))
+            self.stage.apply(this)
+        for done, sampled in results:
+            for item in self.scheduler.complete(done, sampled):
+                self.told[item.sequence].append(item)
         for _, sequence in step.released:
             self._forget(sequence)
         self._take_unseen()
@@ -382,3 +396,19 @@ def test_a_release_is_told_even_when_nothing_else_runs() -> None:
     first, last = run_all(scheduler)
     assert first.wanted == (sequence,)
     assert (last.sequences, last.tokens, last.released) == ((), (), ((0, sequence),))
+
+
+def test_rounds_follow_each_other_only_where_nothing_else_is_to_do() -> None:
+    scheduler = Scheduler(1, 4, CONTEXT, 64)
+    scheduler.submit(Request((1, 2), max_tokens=9))
+    prefill = scheduler.next_step()
+    assert prefill is not None
+    assert scheduler.rounds(prefill) == 1
+    (sequence,) = prefill.sequences
+    scheduler.complete(prefill, {sequence: 7})
+    decode = scheduler.next_step()
+    assert decode is not None
+    assert scheduler.rounds(decode) == 8  # one token of nine was the prefill's
+    assert decode.following((5,)).positions == (3,)
+    scheduler.submit(Request((3, 4)))
+    assert scheduler.rounds(decode) == 1  # somebody waits for a prefill

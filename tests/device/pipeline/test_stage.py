@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from device.engine.stage import Rows, StageEngine
-from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport
-from device.pipeline.stage import ModelledClock, Stage
+from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
+from device.pipeline.stage import Extra, ModelledClock, Stage
 from protos.errors import InvalidInput, Unavailable
 from protos.ids import DeviceId
 from protos.roofline import Load, Work
@@ -34,9 +34,12 @@ class Fixed:
         source = telemetry_pb2.ENERGY_SOURCE_MODELLED if metered else telemetry_pb2.ENERGY_SOURCE_UNMETERED
         self.info = AcceleratorInfo("fixed", "", modelled, "fast" if modelled else "", 1, source)
 
-    async def execute(self, work: Work, run: Callable[[], None]) -> RunReport:
+    async def turn(self, function: Callable[[], T]) -> T:
+        return function()
+
+    def run(self, work: Work, compute: Callable[[], None]) -> RunReport:
         self.work.append(work)
-        run()
+        compute()
         return self.report
 
     def energy(self) -> EnergyReading:
@@ -163,12 +166,30 @@ async def test_the_head_s_share_counts_no_token_twice(stage: Stage) -> None:
     assert (stage.counters.decode_tokens, stage.counters.steps, stage.counters.busy_joules) == (1, 3, 15.0)
 
 
-async def test_and_then_runs_in_the_same_turn(stage: Stage) -> None:
+async def test_extra_runs_in_the_same_turn(stage: Stage) -> None:
     seen: list[Rows] = []
-    result = await stage.step(prefill(0, 1), None, seen.append, Work(head=Load(7, 9)))
+    result = await stage.step(prefill(0, 1), None, Extra(Work(head=Load(7, 9)), seen.append))
     assert seen[0] is result
     (work,) = stage.hardware.work  # type: ignore[attr-defined]
     assert (work.linear.bytes, work.head) == (stage.spec.cost.read_bytes, Load(7, 9))
+
+
+async def test_rounds_that_follow_in_one_turn_are_those_of_turns_of_their_own(stage: Stage) -> None:
+    rows = [np.full((1, stage.spec.shape.hidden_size), value, np.float32) for value in (0.5, -0.25)]
+    await stage.step(prefill(0, 1))
+    apart = [await stage.step(decode([0], [4 + number]), row) for number, row in enumerate(rows)]
+    stage.free_all()
+    await stage.step(prefill(0, 1))
+    first, second = decode([0], [4], modelled_at=50.0), decode([0], [5], modelled_at=0.0)
+    hidden: list[Rows] = []
+    more = [(second, rows[1])]
+    before = stage.counters.decode_tokens
+    last = await stage.step(first, rows[0], Extra(Work(), lambda made: hidden.append(made.copy())), lambda: more.pop() if more else None)
+    assert np.array_equal(hidden, apart)
+    assert last is not None
+    assert np.array_equal(last, apart[1])
+    assert stage.counters.decode_tokens == before + 2
+    assert (first.modelled_at, second.modelled_at) == (53.0, 56.0)  # the second begins when the first has ended
 
 
 async def test_released_swapped_opened_copied_in_this_order(stage: Stage) -> None:
@@ -328,7 +349,7 @@ async def test_what_was_freed_while_it_ran_is_told(stage: Stage) -> None:
         stage.free_all()
 
     with pytest.raises(Unavailable, match="given up"):
-        await stage.step(prefill(0, 1), None, given_up, Work())
+        await stage.step(prefill(0, 1), None, Extra(Work(), given_up))
 
 
 async def test_unloaded_ends_those_who_wait_for_it(stage: Stage) -> None:
