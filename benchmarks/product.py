@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -145,3 +145,19 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
         child.wait()
     if child.stdout:
         child.stdout.close()
+
+
+@contextmanager
+def serve(home: Home, devices: int) -> Iterator[CoordinatorClient]:
+    """`glmfleet serve` in that home until the end, once it has found so many devices by mDNS on loopback."""
+    log = home.path / "coordinator.log"
+    with log.open("wb") as sink, ExitStack() as stack:
+        command = [sys.executable, "-m", "fleet.cli", "serve", "--home", str(home.path), "--port", "0", "--interface", "127.0.0.1"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=environment, start_new_session=True)
+        stack.callback(_stop, child)
+        process = Process("coordinator", child)
+        _wait(lambda: home.running_coordinator() is not None, process)
+        client = stack.enter_context(connect(home))
+        _wait(lambda: sum(device.state == "online" for device in client.devices()) == devices, process)
+        yield client

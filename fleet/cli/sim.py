@@ -1,4 +1,4 @@
-"""Commands for a local fleet of simulated devices: up, down, status, profiles."""
+"""Commands for a local fleet of simulated devices: up, down, status, and what could be simulated."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import typer
 
 from fleet.cli.device import MemoryOption
 from fleet.cli.options import HomeOption, InsecureOption, JsonOption, open_home, parse_names, parse_size
-from fleet.cli.output import Column, bytes_text, count_text, figure, note, print_json, print_table
+from fleet.cli.output import Column, count_text, note, print_json, print_table
+from fleet.cli.predict import predict
+from fleet.cli.profiles import profiles
 from fleet.home import Home
 from fleet.trust import Authority
 from sim_devices.local_fleet import DeviceSpec, LocalDevice, LocalFleet
-from sim_devices.profiles import list_profiles, load_profile
+from sim_devices.profiles import load_profile
 
 app = typer.Typer(name="sim", rich_markup_mode="rich")
 
@@ -78,37 +80,8 @@ def status(as_json: JsonOption = False, home: HomeOption = None) -> None:
         note("no simulated devices; start some: glmfleet sim up --devices 3")
 
 
-@app.command()
-def profiles(as_json: JsonOption = False) -> None:
-    """List the kinds of devices that can be simulated. With --json every figure has its source.
-
-    Example: glmfleet sim profiles
-    """
-    known = [load_profile(name) for name in list_profiles()]
-    if as_json:
-        print_json(known)
-        return
-    columns = [
-        Column("profile"),
-        Column("memory", True),
-        Column("GB/s", True),
-        Column("int8 TOPS", True),
-        Column("idle W", True),
-        Column("max W", True),
-    ]
-    rows = [
-        [
-            one.name,
-            bytes_text(one.memory_bytes),
-            figure(one.figures["memory_bandwidth"].value / 1e9),
-            figure(2 * one.figures["compute"].value / 1e12),
-            figure(one.idle_watts),
-            figure(one.tdp_watts),
-        ]
-        for one in known
-    ]
-    print_table(columns, rows)
-    note("peak figures; glmfleet sim profiles --json gives each with its source and the efficiency that is assumed")
+app.command()(profiles)
+app.command()(predict)
 
 
 def device_specs(profiles: Sequence[str], count: int | None, pace: Pace, memory_bytes: int | None) -> list[DeviceSpec]:

@@ -1,0 +1,50 @@
+"""A ring of simulated devices: real results, and counters that hold every joule once."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from device.hardware import EnergyReading
+from protos.v1 import telemetry_pb2
+from sim_devices.hardware import SimulatedHardware
+from sim_devices.profiles import load_profile
+from tests.support.checkpoints import TinyGlm
+from tests.support.ring import ring, tiny_model
+
+PROFILES = [load_profile(name) for name in ("rk3588", "raspberry-pi-5", "snapdragon-8-elite")]
+PROMPTS = ([3, 1, 4, 1, 5, 9], [2, 7, 1, 8], [1, 6, 1, 8, 0, 3, 3, 9])
+
+
+async def test_results_are_real_and_energy_is_conserved(tmp_path: Path) -> None:
+    """Token ids are those of one real device; what the requests used and what idling drew is what the counters say, within 1 %."""
+    model = tiny_model(tmp_path, TinyGlm(layers=4))
+    async with ring(tmp_path / "real", *model, 1) as one, one.client() as client:
+        expected = [(await client.ask(prompt, 20)).token_ids for prompt in PROMPTS]
+    hardware = [SimulatedHardware(profile, "fast") for profile in PROFILES]
+    before = [item.energy() for item in hardware]
+    async with ring(tmp_path / "simulated", *model, 3, hardware=hardware) as many, many.client() as client:
+        answers = await asyncio.gather(*(client.ask(prompt, 20) for prompt in PROMPTS * 3))
+        after = [item.energy() for item in hardware]
+    assert [answer.token_ids for answer in answers] == expected * 3
+    used = [0.0] * 3
+    for answer in answers:
+        assert answer.finished
+        for usage in answer.finished.usage:
+            assert usage.source == telemetry_pb2.ENERGY_SOURCE_MODELLED
+            used[usage.stage] += usage.joules
+    for place, profile in enumerate(PROFILES):
+        busy_seconds = sum(usage.modelled_busy_seconds for answer in answers for usage in answer.finished.usage if usage.stage == place)
+        first, last = before[place], after[place]
+        idle_joules = profile.idle_watts * (last.elapsed_seconds - first.elapsed_seconds - busy_seconds)
+        assert used[place] + idle_joules == pytest.approx(joules(last) - joules(first), rel=0.01)
+        assert used[place] == pytest.approx(last.busy_joules, rel=0.01)
+        assert used[place] > profile.idle_watts * busy_seconds  # something was computed
+
+
+def joules(reading: EnergyReading) -> float:
+    assert reading.busy_joules is not None
+    assert reading.idle_joules is not None
+    return reading.busy_joules + reading.idle_joules
