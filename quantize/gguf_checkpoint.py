@@ -147,7 +147,8 @@ def _provenance(file: GgufFile, family: Family) -> Provenance:
     """With what the weights were stored as: what a quantization before ours lost is lost."""
     name, identifier = file.text("general.name", "")[:80], file.text("general.license", "")[:64]
     source = f"GGUF file {name} ({', '.join(file.types())})".replace("  ", " ")
-    return Provenance(source, stated_license(identifier, file.text("general.license.name", "")[:64]), family.notice)
+    notice = f"{name or 'the model'} {family.notice}" if family.notice else ""
+    return Provenance(source, stated_license(identifier, file.text("general.license.name", "")[:64]), notice)
 
 
 def with_provenance(checkpoint: GgufCheckpoint, provenance: Provenance, **text_files: bytes) -> GgufCheckpoint:
