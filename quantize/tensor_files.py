@@ -1,4 +1,4 @@
-"""The safetensors files of a checkpoint folder, one or sharded, validated by their headers before a value is read."""
+"""The weight files of a checkpoint folder, safetensors or torch's, one or sharded, validated by their headers before a value is read."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from protos.errors import InvalidInput
 from quantize.blocks import Floats
 from quantize.files import read_at
 from quantize.sources import SourceTensor
+from quantize.torch_files import open_torch_file
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+# In this order: what needs no unpickling first.
+_LAYOUTS = (("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json"))
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 _GET_AGAIN = "get the checkpoint again: its download was cut short or it was edited"
 
@@ -50,12 +52,12 @@ class TensorFiles:
             found = self._stored.get(tensor.name)
             if found is None:
                 raise InvalidInput(
-                    f"the checkpoint has no tensor {tensor.name}", advice="config.json and the safetensors files must belong together"
+                    f"the checkpoint has no tensor {tensor.name}", advice="config.json and the weight files must belong together"
                 )
             if found.shape != tensor.shape:
                 raise InvalidInput(
                     f"{found.file}: tensor {tensor.name} has shape {list(found.shape)}, config.json asks for {list(tensor.shape)}",
-                    advice="config.json and the safetensors files must belong together",
+                    advice="config.json and the weight files must belong together",
                 )
             if found.dtype not in _DTYPES:
                 raise InvalidInput(
@@ -78,25 +80,40 @@ class TensorFiles:
 
 @contextmanager
 def open_tensor_files(folder: Path) -> Iterator[TensorFiles]:
-    """Opens model.safetensors, or the shards that model.safetensors.index.json lists. Raises InvalidInput naming the file at fault."""
-    shards = _shards(folder)
+    """Opens model.safetensors or pytorch_model.bin, or the shards that an index beside them lists.
+
+    Raises InvalidInput naming the file at fault.
+    """
+    index, shards = _shards(folder)
     with ExitStack() as stack:
         found: dict[str, _Stored] = {}
         for file, listed in shards.items():
             try:
-                # The library believes a header only when its tensors fill the file without gaps or overlaps.
-                with safe_open(folder / file, framework="numpy"):
-                    stored = _header(stack.enter_context((folder / file).open("rb")), file)
+                stored = (_open_torch if file.endswith(".bin") else _open_safetensors)(folder / file, stack)
             except FileNotFoundError:
                 raise InvalidInput(f"{file} is missing", advice=_GET_AGAIN) from None
             except (SafetensorError, OSError) as error:
                 raise InvalidInput(f"{file} is damaged or cut short: {' '.join(str(error).split())[:160]}", advice=_GET_AGAIN) from error
             if absent := sorted((listed or stored.keys()) - stored.keys()):
-                raise InvalidInput(f"{file} has no tensor {absent[0]}, though {_INDEX} says so", advice=_GET_AGAIN)
+                raise InvalidInput(f"{file} has no tensor {absent[0]}, though {index} says so", advice=_GET_AGAIN)
             if unlisted := sorted(stored.keys() - (listed or stored.keys())):
-                raise InvalidInput(f"{file} has a tensor {unlisted[0]} that {_INDEX} does not place there", advice=_GET_AGAIN)
+                raise InvalidInput(f"{file} has a tensor {unlisted[0]} that {index} does not place there", advice=_GET_AGAIN)
             found |= stored
         yield TensorFiles(found)
+
+
+def _open_safetensors(path: Path, stack: ExitStack) -> dict[str, _Stored]:
+    # The library believes a header only when its tensors fill the file without gaps or overlaps.
+    with safe_open(path, framework="numpy"):
+        return _header(stack.enter_context(path.open("rb")), path.name)
+
+
+def _open_torch(path: Path, stack: ExitStack) -> dict[str, _Stored]:
+    file = stack.enter_context(open_torch_file(path))
+    return {
+        name: _Stored(path.name, file.file.fileno(), tensor.storage.dtype, tensor.shape, file.start(tensor))
+        for name, tensor in file.tensors.items()
+    }
 
 
 def _header(opened: BinaryIO, file: str) -> dict[str, _Stored]:
@@ -110,24 +127,30 @@ def _header(opened: BinaryIO, file: str) -> dict[str, _Stored]:
     }
 
 
-def _shards(folder: Path) -> dict[str, set[str] | None]:
-    """File name -> the tensors that the index promises in it (None: whatever the only file holds)."""
-    if (folder / _SINGLE).exists():
-        return {_SINGLE: None}
+def _shards(folder: Path) -> tuple[str, dict[str, set[str] | None]]:
+    """The index and, for each file, the tensors that it promises there (None: whatever the only file holds)."""
+    for single, index in _LAYOUTS:
+        if (folder / single).exists():
+            return index, {single: None}
+        if (folder / index).exists():
+            return index, _indexed(folder, index, Path(single).suffix)
+    (single, index), (other, _) = _LAYOUTS
+    raise InvalidInput(f"neither {single} nor {index} is there, nor {other}", advice="give a checkpoint folder with safetensors weights")
+
+
+def _indexed(folder: Path, name: str, suffix: str) -> dict[str, set[str] | None]:
     try:
-        index = json.loads((folder / _INDEX).read_bytes())
-    except FileNotFoundError:
-        raise InvalidInput(f"neither {_SINGLE} nor {_INDEX} is there", advice="give a checkpoint folder with safetensors weights") from None
+        index = json.loads((folder / name).read_bytes())
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{_INDEX} is not JSON", advice=_GET_AGAIN) from error
+        raise InvalidInput(f"{name} is not JSON", advice=_GET_AGAIN) from error
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not places:
-        raise InvalidInput(f"{_INDEX} has no weight_map", advice=_GET_AGAIN)
+        raise InvalidInput(f"{name} has no weight_map", advice=_GET_AGAIN)
     shards: dict[str, set[str] | None] = {}
     for tensor, file in places.items():
         # A name from a file must not lead out of the folder.
-        if not isinstance(file, str) or not file.endswith(".safetensors") or Path(file).name != file:
-            raise InvalidInput(f"{_INDEX} names {str(file)[:80]!r}, which is no safetensors file of this folder", advice=_GET_AGAIN)
+        if not isinstance(file, str) or not file.endswith(suffix) or Path(file).name != file:
+            raise InvalidInput(f"{name} names {str(file)[:80]!r}, which is no {suffix} file of this folder", advice=_GET_AGAIN)
         names = shards.setdefault(file, set())
         assert names is not None
         names.add(tensor)

@@ -64,7 +64,7 @@ def pull(
 @app.command("import")
 def import_(
     path: Annotated[
-        Path, typer.Argument(help="A Hugging Face checkpoint folder (config.json, *.safetensors, tokenizer.json), or a GGUF file.")
+        Path, typer.Argument(help="A Hugging Face checkpoint folder (config.json, *.safetensors or *.bin, tokenizer.json), or a GGUF file.")
     ],
     name: Annotated[str, typer.Option("--name", help="What to call it here.")],
     block_size: BlockOption = None,

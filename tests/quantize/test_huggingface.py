@@ -22,6 +22,7 @@ from tests.support.checkpoints import (
     write_json,
     write_tensors,
 )
+from tests.support.torch_files import write_torch_file
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -41,6 +42,27 @@ def test_every_tensor_is_read_as_it_was_written(tmp_path: Path, dtype: str, shar
         assert np.array_equal(checkpoint.read("layers.2.gate_up.weight", 5, 9), written["model.layers.2.mlp.gate_up_proj.weight"][5:9])
         assert np.array_equal(checkpoint.read("head.weight", 0, 272), written["lm_head.weight"])
         assert np.array_equal(checkpoint.read("head.norm", 0, 72), written["model.norm.weight"])
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_pickled_files_are_read_where_there_are_no_others(tmp_path: Path, shards: int) -> None:
+    model = TinyGlm(dtype="float16")
+    written = random_tensors(model)
+    write_checkpoint(tmp_path, model)
+    (tmp_path / "model.safetensors").unlink()
+    if shards == 1:
+        write_torch_file(tmp_path / "pytorch_model.bin", written)
+    else:
+        places = {name: f"pytorch_model-{index % shards}.bin" for index, name in enumerate(written)}
+        for file in set(places.values()):
+            write_torch_file(tmp_path / file, {name: values for name, values in written.items() if places[name] == file})
+        write_json(tmp_path / "pytorch_model.bin.index.json", {"weight_map": places})
+    with open_huggingface(tmp_path) as checkpoint:
+        rows = checkpoint.read("layers.1.down.weight", 3, 50)
+        assert np.array_equal(rows, written["model.layers.1.mlp.down_proj.weight"][3:50].astype(np.float32))
+    write_torch_file(tmp_path / "pytorch_model.bin", {**written, "model.norm.weight": np.arange(72)})
+    with pytest.raises(InvalidInput, match=r"model\.norm\.weight is stored as I64"), open_huggingface(tmp_path):
+        pass
 
 
 def test_config_and_text_files(tmp_path: Path) -> None:
