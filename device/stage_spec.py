@@ -32,6 +32,8 @@ class Shape:
     row_multiple: int
     kv_dtype: KvDtype = "float32"
     wire_dtype: WireDtype = "float32"
+    prefix_whole: bool = False
+    learned_positions: int = 0
 
     @property
     def capacity(self) -> int:
@@ -135,7 +137,9 @@ def _shape(message: pb.StageShape) -> Shape:
 
 def _check(spec: StageSpec) -> None:
     shape = spec.shape
-    message_bytes = row_bytes(shape.hidden_size, shape.wire_dtype) * max(shape.prefill_chunk, shape.slots_per_group)
+    # A whole prefix may be sent in several messages.
+    rows = shape.slots_per_group if shape.prefix_whole else max(shape.prefill_chunk, shape.slots_per_group)
+    message_bytes = row_bytes(shape.hidden_size, shape.wire_dtype) * rows
     sizes = (shape.hidden_size, shape.vocab_size, shape.kv_heads, shape.head_dim, shape.context, shape.groups, shape.prefill_chunk)
     faults = {
         "no pipeline id": not spec.pipeline,
@@ -148,6 +152,7 @@ def _check(spec: StageSpec) -> None:
         "slots per group must be even": shape.slots_per_group % 2 or not shape.slots_per_group,
         "the prefill chunk must be even": shape.prefill_chunk % 2,
         f"a step's rows take {message_bytes} bytes, {MESSAGE_ROWS_BYTES} at most": spec.stages > 1 and message_bytes > MESSAGE_ROWS_BYTES,
+        "its context is longer than its learned positions": 0 < shape.learned_positions < shape.context,
         "rows are padded to a multiple of 1 or 2": shape.row_multiple not in (1, 2),
     }
     for fault, found in faults.items():

@@ -89,7 +89,7 @@ class Generation:
         """
         live = self._deployments.serving(request.model)
         text = await self._text(live.desired)
-        prompt = await asyncio.to_thread(prompts.prompt_ids, text.model, request)
+        prompt = await asyncio.to_thread(prompts.prompt_ids, text.model, request, text.manifest.config)
         seed = self._fresh_seed() if request.seed is None else request.seed
         submit = prompts.submit(request, prompt, text.manifest, live.desired.plan.context, seed)
         answer = Answer(text.model.stream(), request.stop)

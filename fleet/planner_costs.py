@@ -92,6 +92,8 @@ def shape_for(manifest: Manifest, *, stages: int, context: int, slots: int, kv_d
     """As many slot groups as stages, so every stage has one to work on; an even number of slots in each."""
     per_group = max(2, _even(-(-slots // stages)))
     rows = min(PREFILL_ROWS, PREFILL_MESSAGE_BYTES // (manifest.config.hidden_size * 4), _even(context))
+    if manifest.config.prefix_whole:  # one run, sent in as many messages as it takes
+        rows = context + context % 2
     return Shape(context, stages, per_group, max(2, rows - rows % 2), kv_dtype)
 
 
@@ -124,6 +126,8 @@ def activation_bytes(manifest: Manifest, shape: Shape, *, head: bool) -> int:
     config = manifest.config
     rows = max(shape.prefill_chunk, shape.slots_per_group)
     row = 6 * config.hidden_size + 2 * (config.query_size + 2 * config.kv_size) + 3 * config.intermediate_size
+    if config.prefix_whole:  # scores of each head
+        row += config.heads * rows
     return 4 * (rows * row + (shape.slots_per_group * config.vocab_size if head else 0))
 
 

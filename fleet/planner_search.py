@@ -29,6 +29,7 @@ from fleet.planner_costs import (
 from fleet.planner_cut import FORBIDDEN, Cut, Option, Table, cheapest, fastest_slowest_stage_ns
 from fleet.views import PlanRequest
 from protos.manifest import Manifest
+from protos.roofline import Work
 from quantize.costs import kv_bytes_per_token
 from quantize.parts import EMBEDDING, HEAD, POSITIONS, layer_parts, stage_parts
 
@@ -59,8 +60,9 @@ class Search:
         self._positions = min(context, REFERENCE_POSITIONS)
         self._layers = manifest.config.layers
         self._layer_work = [layer_work(manifest, layer, self._positions, request.kv_dtype) for layer in range(self._layers)]
-        self._end_work = [part_work(manifest, part, self._positions) for part in (EMBEDDING, POSITIONS, HEAD)]
-        self._positions_work = part_work(manifest, POSITIONS, self._positions)
+        positions = [part.name for part in manifest.parts if part.name == POSITIONS]  # learned ones are the embedding's
+        self._end_work = [part_work(manifest, part, self._positions) for part in (EMBEDDING, *positions, HEAD)]
+        self._positions_work = part_work(manifest, POSITIONS, self._positions) if positions else Work()
         self._weights_head = self._weight_table(stage_parts(manifest, 0, 0, head=True))
         self._weights_body = self._weight_table(())
 

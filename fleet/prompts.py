@@ -6,9 +6,10 @@ import math
 
 from device.text.messages import Message
 from device.text.model import TextModel
+from fleet.blanks import blank_prompt, fills_blanks, mark_blank
 from fleet.views import GenerateRequest
 from protos.errors import InvalidInput
-from protos.manifest import Manifest
+from protos.manifest import Manifest, ModelConfig
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact import ArtifactStore
 
@@ -22,11 +23,15 @@ def load_text(artifacts: ArtifactStore, manifest: Manifest) -> TextModel:
     return TextModel.load(files, manifest.config.eos_token_ids, manifest.config.vocab_size)
 
 
-def prompt_ids(text: TextModel, request: GenerateRequest) -> list[int]:
+def prompt_ids(text: TextModel, request: GenerateRequest, config: ModelConfig) -> list[int]:
     """Raises InvalidInput unless the request has exactly one form of prompt, and it is not empty."""
     given = [form for form in (request.prompt, request.text) if form is not None]
     if len(given) + bool(request.messages) + bool(request.prompt_ids) != 1:
         raise InvalidInput("there is no prompt, or more than one form of it", advice=_ONE_OF)
+    if fills_blanks(config):
+        return blank_prompt(text, request, config)
+    if request.infill:
+        raise InvalidInput("this model fills no blanks", advice="ask it without --infill")
     if request.prompt_ids:
         ids = list(request.prompt_ids)
     elif request.prompt is not None:
@@ -70,10 +75,13 @@ def submit(request: GenerateRequest, prompt: list[int], manifest: Manifest, cont
         raise InvalidInput(f"top_k is {request.top_k}", advice="use 0 (all) or more")
     if not 0 <= seed <= MAX_SEED:
         raise InvalidInput(f"the seed is {seed}", advice=f"use 0 to {MAX_SEED}")
-    return pb.Submit(
+    message = pb.Submit(
         prompt_ids=prompt,
         forced_ids=forced,
         sampling=pb.Sampling(temperature=request.temperature, top_k=request.top_k, top_p=request.top_p, seed=seed),
         max_tokens=max_tokens,
         stop_token_ids=manifest.config.eos_token_ids,
     )
+    if fills_blanks(manifest.config):
+        mark_blank(message, manifest.config)
+    return message

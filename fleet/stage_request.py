@@ -51,6 +51,8 @@ def load_request(manifest: Manifest, desired: Desired, stage: int, next_hop: pb.
             row_multiple=row_multiple(manifest),
             kv_dtype=plan.kv_dtype,
             wire_dtype=plan.wire_dtype,
+            prefix_whole=config.prefix_whole,
+            learned_positions=config.learned_positions,
         ),
         graph=build_stage_graph(manifest, body, kv_dtype=plan.kv_dtype),
         head_graph=build_stage_graph(manifest, [HEAD]) if HEAD in planned.parts else b"",

@@ -153,6 +153,7 @@ class GenerateRequest:
     top_p: float = 1.0
     seed: int | None = None  # None: a fresh one each time
     stop: tuple[str, ...] = ()
+    infill: bool = False  # refuse a model that fills no blanks
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,10 @@ class ModelConfig:
     rotary_halves: bool = False
     qk_norm: bool = False
     experts: Experts | None = None
+    prefix_whole: bool = False
+    learned_positions: int = 0
+    mask_token_ids: tuple[int, ...] = ()
+    start_token_id: int = 0
 
     @property
     def query_size(self) -> int:
@@ -258,8 +262,9 @@ def _from_proto(message: pb.Manifest) -> Manifest:
     c, q = message.config, message.quality
     return Manifest(
         config=ModelConfig(
-            **{name: getattr(c, name) for name in ModelConfig.__dataclass_fields__ if name not in ("eos_token_ids", "experts")},
+            **{name: getattr(c, name) for name in ModelConfig.__dataclass_fields__ if not name.endswith(("token_ids", "experts"))},
             eos_token_ids=tuple(c.eos_token_ids),
+            mask_token_ids=tuple(c.mask_token_ids),
             experts=Experts(**{name: getattr(c.experts, name) for name in Experts.__dataclass_fields__}) if c.HasField("experts") else None,
         ),
         quantization=Quantization(**{name: getattr(message.quantization, name) for name in Quantization.__dataclass_fields__}),

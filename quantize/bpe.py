@@ -17,6 +17,7 @@ class AddedToken:
     number: int
     text: str
     special: bool = True
+    swallows_space: bool = False  # white space on its left is taken with it
 
 
 def byte_level_bpe(
@@ -28,12 +29,13 @@ def byte_level_bpe(
     individual_digits: bool = False,
     whole_words: bool = False,
     prefix: Sequence[AddedToken] = (),
+    suffix: Sequence[AddedToken] = (),
 ) -> bytes:
     """The file's bytes. Tokens and merges are in GPT-2's characters for bytes; `pattern` cuts the text into words
     first (None: GPT-2's own).
 
     `individual_digits`: each digit is a word. `whole_words`: a word that is a token is taken whole, whatever the merges say (as
-    tiktoken does). `prefix`: special tokens put before a raw prompt.
+    tiktoken does). `prefix`, `suffix`: special tokens put around a raw prompt.
     """
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     pieces: list[object] = [{"type": "Digits", "individual_digits": True}] if individual_digits else []
@@ -49,7 +51,7 @@ def byte_level_bpe(
         "added_tokens": [_added(token) for token in sorted(added, key=lambda token: token.number)],
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": pieces},
-        "post_processor": _before(prefix) if prefix else None,
+        "post_processor": _around(prefix, suffix) if prefix or suffix else None,
         "decoder": byte_level,
         "model": {
             "type": "BPE",
@@ -76,14 +78,15 @@ def byte_characters() -> tuple[str, ...]:
 
 def _added(token: AddedToken) -> dict[str, object]:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": token.number, "content": token.text, **flags, "special": token.special}
+    return {"id": token.number, "content": token.text, **flags, "lstrip": token.swallows_space, "special": token.special}
 
 
-def _before(prefix: Sequence[AddedToken]) -> dict[str, object]:
-    first = [{"SpecialToken": {"id": token.text, "type_id": 0}} for token in prefix]
+def _around(prefix: Sequence[AddedToken], suffix: Sequence[AddedToken]) -> dict[str, object]:
+    first, last = ([{"SpecialToken": {"id": token.text, "type_id": 0}} for token in tokens] for tokens in (prefix, suffix))
+    text = {"Sequence": {"id": "A", "type_id": 0}}
     return {
         "type": "TemplateProcessing",
-        "single": [*first, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [*first, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {token.text: {"id": token.text, "ids": [token.number], "tokens": [token.text]} for token in prefix},
+        "single": [*first, text, *last],
+        "pair": [*first, text, {"Sequence": {"id": "B", "type_id": 1}}, *last],
+        "special_tokens": {token.text: {"id": token.text, "ids": [token.number], "tokens": [token.text]} for token in (*prefix, *suffix)},
     }

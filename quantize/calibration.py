@@ -49,6 +49,10 @@ class Calibration:
         here = (self._token_ids >= start) & (self._token_ids < start + len(rows))
         self._run.hidden[here] = rows[self._token_ids[here] - start]
 
+    def add_to_tokens(self, rows: Floats) -> None:
+        """A table of learned positions, row i for token i; the last is for all that are beyond it."""
+        self._run.hidden += rows[np.minimum(np.arange(len(self._token_ids)), len(rows) - 1)]
+
     def keep(self, layer: int, tensor: str, values: Floats) -> None:
         """A layer's norm, bias or other tensor that is not stored by blocks, by its name in the layer."""
         self._enter(layer)

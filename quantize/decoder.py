@@ -135,7 +135,10 @@ def add_attention(builder: GraphBuilder, layer: int, part: str, qkv: str | tuple
         builder.add_output(name, dtype, cache)
     output = f"{part}.attention.out"
     # Tables narrower than head_dim / 2 make the rotation partial, as in GLM; the softmax scale stays 1 / sqrt(head_dim).
-    tables = [builder.weight(POSITIONS, "cos"), builder.weight(POSITIONS, "sin")]
+    rotary: dict[str, int | str] = {"do_rotary": 1, "rotary_interleaved": 0 if config.rotary_halves else 1} if config.rotary_dim else {}
+    tables = [builder.weight(POSITIONS, name) if rotary else "" for name in ("cos", "sin")]
+    # A run is a whole prefix, which sees all of itself, or one row, which sees all before it.
+    mask: dict[str, int | str] = {"causal": 0} if config.prefix_whole else {}
     # Inputs 9 to 11 are positions, bias and sinks. Per channel costs no more time than per tensor, and less accuracy.
     scales = ["", "", "", *(builder.weight(part, name) for name in KV_SCALES)] if int8 else []
     quantized: dict[str, int | str] = {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
@@ -146,8 +149,8 @@ def add_attention(builder: GraphBuilder, layer: int, part: str, qkv: str | tuple
         fused=True,
         num_heads=config.heads,
         kv_num_heads=config.kv_heads,
-        do_rotary=1,
-        rotary_interleaved=0 if config.rotary_halves else 1,
+        **rotary,
+        **mask,
         **(quantized if int8 else {}),
     )
     return output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -41,8 +42,15 @@ class LayerRun:
         normed: Doubles = gain * rows / np.sqrt(mean + self.config.norm_epsilon)
         return normed
 
+    def layer_norm(self, name: str) -> Doubles:
+        """Of the residual stream; gain and bias are `name`.gain and `name`.bias."""
+        centred = self.hidden - self.hidden.mean(axis=-1, keepdims=True)
+        normed: Doubles = centred / np.sqrt(np.mean(np.square(centred), axis=-1, keepdims=True) + self.config.norm_epsilon)
+        return normed * self.vectors[f"{name}.gain"] + self.vectors[f"{name}.bias"]
+
     def attend(self, qkv: Doubles, query_norm: str | None = None, key_norm: str | None = None) -> Doubles:
-        """Causal attention of [tokens, q + k + v] with rotary positions; the names are of norms of each query and each key head."""
+        """Attention of [tokens, q + k + v] with rotary positions, if any, causal unless the tokens are a prefix that sees itself; the
+        names are of norms of each query and each key head."""
         config = self.config
         count, shared = len(qkv), config.heads // config.kv_heads
         heads = qkv.reshape(count, -1, config.head_dim).transpose(1, 0, 2)
@@ -52,7 +60,7 @@ class LayerRun:
         self.key_reach = self._reach(keys)
         self.value_reach = np.abs(values).max(axis=1).reshape(-1)
         queries, keys = (self._rotate(states) for states in (queries, keys))
-        future = np.triu(np.full((count, count), -np.inf), 1)
+        future = np.zeros((count, count)) if config.prefix_whole else np.triu(np.full((count, count), -np.inf), 1)
         attended: Doubles = np.empty((config.heads, count, config.head_dim))
         for head, query in enumerate(queries):
             scores = query @ keys[head // shared].T / np.sqrt(config.head_dim) + future
@@ -67,6 +75,8 @@ class LayerRun:
 
     def _rotate(self, states: Doubles) -> Doubles:
         """Rotary positions of [heads, tokens, head_dim]."""
+        if not self.config.rotary_dim:
+            return states
         first, second = self._pairs()
         tables = rotary_tables(replace(self.config, max_positions=states.shape[1]))
         cos, sin = (table[:, : self.config.rotary_dim // 2] for table in tables)
@@ -82,6 +92,12 @@ class LayerRun:
         reach: Doubles = np.abs(keys).max(axis=1)
         reach[:, first] = reach[:, second] = np.hypot(keys[..., first], keys[..., second]).max(axis=1)
         return reach.reshape(-1)
+
+
+def gelu(values: Doubles) -> Doubles:
+    """x times the normal distribution's share below x."""
+    erf: Doubles = np.vectorize(math.erf, otypes=[np.float64])(values / math.sqrt(2.0))
+    return 0.5 * values * (1 + erf)
 
 
 def swiglu(gate_up: Doubles) -> Doubles:

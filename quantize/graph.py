@@ -68,7 +68,9 @@ def build_stage_graph(manifest: Manifest, parts: Sequence[str], *, accuracy_leve
 
 
 def check_kv_dtype(manifest: Manifest, kv_dtype: KvDtype) -> None:
-    """Raises InvalidInput when this artifact cannot run with such a cache: it was made before scales for int8 were."""
+    """Raises InvalidInput when this artifact cannot run with such a cache: it was made before scales for int8 were, or fills blanks."""
+    if kv_dtype == "int8" and manifest.config.prefix_whole:  # 0.9 rms in the logits of the tiny one, of which int8 weights make 0.16
+        raise InvalidInput("an int8 KV cache costs this model too much", advice="deploy it without --kv int8")
     stored = {tensor.name for tensor in find_part(manifest, layer_parts(manifest, 0)[0]).variants[0].tensors}
     if kv_dtype == "int8" and not stored.issuperset(KV_SCALES):
         raise InvalidInput(

@@ -16,6 +16,7 @@ from protos.errors import InvalidInput
 from protos.manifest import ModelConfig, Provenance
 from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats
+from quantize.gpt2_files import ADDED_FILE, MERGES_FILE, VOCABULARY_FILE, tokenizer_of_gpt2
 from quantize.huggingface_config import parse_config, parse_json_object
 from quantize.licenses import stated_license
 from quantize.parts import EMBEDDING, HEAD
@@ -54,7 +55,9 @@ def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
     config = read_model_config(folder)
     text_files = _text_files(folder)
     with open_tensor_files(folder) as files:
-        config = _settle_head(config, files)
+        architecture = architecture_of(config)
+        files.remove_prefix(architecture.file_prefix)
+        config = _settle_head(architecture.with_tokens(config, _special_tokens(text_files["tokenizer.json"])), files)
         sources = _sources(config)
         files.check(tensor for parts in sources.values() for tensor in parts)
         _check_nothing_else(config, sources, files)
@@ -123,10 +126,21 @@ def _text_files(folder: Path) -> dict[str, bytes]:
 def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> bytes:
     if not _has(folder, "tokenizer.json") and _has(folder, RANKS_FILE):
         return tokenizer_of_ranks(_read(folder, RANKS_FILE), settings)
+    if not _has(folder, "tokenizer.json") and _has(folder, VOCABULARY_FILE):
+        vocabulary = parse_json_object(_read(folder, VOCABULARY_FILE), VOCABULARY_FILE)
+        added = parse_json_object(_read(folder, ADDED_FILE), ADDED_FILE) if _has(folder, ADDED_FILE) else {}
+        return tokenizer_of_gpt2(vocabulary, _read(folder, MERGES_FILE), added, settings)
     data = _read(folder, "tokenizer.json")
     if "model" not in parse_json_object(data, "tokenizer.json"):
         raise InvalidInput("tokenizer.json has no model", advice="get the checkpoint again")
     return data
+
+
+def _special_tokens(tokenizer: bytes) -> dict[str, int]:
+    """By text; what is malformed is left out, and missed by whoever needs it."""
+    added = parse_json_object(tokenizer, "tokenizer.json").get("added_tokens")
+    tokens = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    return {token["content"]: token["id"] for token in tokens if isinstance(token.get("content"), str) and type(token.get("id")) is int}
 
 
 def _default_template(value: object) -> str:

@@ -197,6 +197,8 @@ def _chunks(
             check_finite(values, source)
             if layer is not None:
                 calibration.keep(layer, inner, values)
+            elif spec.name == EMBEDDING:
+                calibration.add_to_tokens(values if tensor.name == "positions" else values[:1])
             yield tensor, values
 
 

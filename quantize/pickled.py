@@ -36,7 +36,7 @@ def read_pickle(file: BinaryIO, source: str) -> Value:
     try:
         for _ in range(MOST_OPCODES):
             code = reads.read(1)
-            opcode = pickletools.code2op.get(code.decode("latin-1"))
+            opcode = pickletools.code2op.get(code.decode("latin-1"))  # type: ignore[attr-defined]
             if opcode is None:
                 raise ValueError(f"has the unknown opcode {code!r}" if code else "has no end")
             if opcode.name == "STOP":

@@ -46,6 +46,11 @@ class TensorFiles:
     def names(self) -> frozenset[str]:
         return frozenset(self._stored)
 
+    def remove_prefix(self, prefix: str) -> None:
+        """From here on the tensors are called what follows it, if all begin with it."""
+        if prefix and all(name.startswith(prefix) for name in self._stored):
+            self._stored = {name.removeprefix(prefix): stored for name, stored in self._stored.items()}
+
     def check(self, expected: Iterable[SourceTensor]) -> None:
         """Raises InvalidInput for the first tensor that is missing, of another shape, or of a dtype that we do not read."""
         for tensor in expected:

@@ -14,7 +14,7 @@ from device.stage_spec import Shape, StageSpec
 from protos.errors import InvalidInput
 
 Rows = npt.NDArray[np.float32]  # [rows, hidden]
-Tokens = npt.NDArray[np.int64]  # [rows]
+Tokens = npt.NDArray[np.int64]  # [rows], or [rows, 3] with the two positions of a model that has learned ones
 
 
 class StageEngine:
@@ -35,7 +35,8 @@ class StageEngine:
         """Rows at positions [start, start + n) of one slot; returns hidden [n, hidden]."""
         count = len(rows)
         lengths = self.groups[group].lengths
-        width = count + count % 2
+        # A row that pads a prefix would be seen by all others; and a prefix is never cut, so its run is the same each time.
+        width = count if self.shape.prefix_whole else count + count % 2
         if start != lengths[slot] or start + width > self.shape.context:
             raise InvalidInput(f"prefill of [{start}, {start + count}) into a slot that holds {lengths[slot]} of {self.shape.context}")
         run = self._bind(group, slot, slot + 1, width)
@@ -82,12 +83,14 @@ class _Run:
         self._batched = width == 1
         self.rows: npt.NDArray[np.float32] | npt.NDArray[np.int64]
         self.rows = np.zeros((batch, width), np.int64) if takes_tokens else np.zeros((batch, width, shape.hidden_size), np.float32)
+        self.positions = np.zeros((batch, width, 2), np.int64) if takes_tokens and shape.learned_positions else None
         self.last = np.zeros(batch, np.int32)
         self.total = scalar_like(session.inputs["total_sequence_length"])
         self.hidden_out = np.zeros((batch, width, shape.hidden_size), np.float32)
         caches = list(group.bound(start, stop))
         inputs = [
             ("input_ids" if takes_tokens else "hidden_in", share(self.rows)),
+            *([] if self.positions is None else [("position_ids", share(self.positions))]),
             ("seqlens_k", share(self.last)),
             ("total_sequence_length", share(self.total)),
             *((past, value) for past, _, value in caches),
@@ -96,6 +99,9 @@ class _Run:
         self.binding: Binding = session.bind(inputs, outputs)
 
     def fill(self, index: slice | list[int], rows: Rows | Tokens) -> None:
+        if self.positions is not None:
+            (self.positions[:, 0] if self._batched else self.positions[0])[index] = rows[:, 1:]
+            rows = rows[:, 0]
         if self._batched:
             self.rows[index, 0] = rows
         else:
@@ -133,6 +139,8 @@ def _check_graph(session: Session, spec: StageSpec) -> None:
     pairs = [(f"key.{layer}", f"value.{layer}") for layer in shape.layers]
     names = [name for pair in pairs for name in pair]
     rows: dict[str, Dimensions] = {"input_ids": (None, None)} if spec.is_head else {"hidden_in": hidden}
+    if spec.is_head and shape.learned_positions:
+        rows["position_ids"] = (None, None, 2)
     lengths: dict[str, Dimensions] = {"seqlens_k": (None,), "total_sequence_length": (None,)}
     session.expect(
         {**rows, **lengths, **{f"past_{name}": cache for name in names}},

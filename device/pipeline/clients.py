@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from device.pipeline.sampler import Sampling
-from device.pipeline.sequences import Ending, Request, Sequence
+from device.pipeline.sequences import Ending, Request, Sequence, Span
 from device.stage_spec import Shape
 from protos.errors import FleetError, InvalidInput
 from protos.v1 import pipeline_pb2 as pb
@@ -126,8 +127,26 @@ def parse_submit(message: pb.Submit, shape: Shape) -> Request:
         raise InvalidInput("max_tokens must be at least 1")
     if len(forced) >= message.max_tokens:
         raise InvalidInput(f"{len(forced)} forced tokens leave nothing of max_tokens {message.max_tokens}")
+    spans = tuple(Span(span.start, span.anchor) for span in message.spans)
+    _check_prefix(message.prefix, spans, len(prompt), shape)
     wish = message.sampling
     if not (0.0 <= wish.temperature < math.inf and 0.0 <= wish.top_p <= 1.0):
         raise InvalidInput("temperature must be at least 0 and top_p between 0 and 1")
     sampling = Sampling(wish.temperature, wish.top_k, wish.top_p or 1.0, wish.seed)
-    return Request(prompt, forced, sampling, message.max_tokens, frozenset(message.stop_token_ids))
+    return Request(prompt, forced, sampling, message.max_tokens, frozenset(message.stop_token_ids), message.prefix, spans)
+
+
+def _check_prefix(prefix: int, spans: tuple[Span, ...], prompt: int, shape: Shape) -> None:
+    """The rows behind the prefix need positions that the model's tables have: none exceeds the context, which is no longer than they."""
+    if not shape.prefix_whole:
+        if prefix or spans:
+            raise InvalidInput("this pipeline takes prompts without a prefix of their own")
+        return
+    if not 0 < prefix < prompt or prefix > shape.prefill_chunk:
+        raise InvalidInput(f"the prefix has {prefix} of the prompt's {prompt} tokens; at most {shape.prefill_chunk} run at once")
+    starts = [span.start for span in spans]
+    ascending = all(before < after for before, after in itertools.pairwise(starts))
+    if shape.learned_positions and not (
+        ascending and starts[:1] == [prefix] and starts[-1] < prompt and all(span.anchor < prefix for span in spans)
+    ):
+        raise InvalidInput("the spans behind the prefix do not begin with it, or fill what is not in it")

@@ -126,7 +126,7 @@ class Head:
             raise Conflict("this ring is not the head's")
         await context.write(pb.FlowReply(accepted=True, credit=WINDOW))
         try:
-            async for message in Microbatches(context):
+            async for message in Microbatches(context, self.stage.spec.shape):
                 await self._returned(message, ring_id)
         except FleetError as error:
             self._break(ring_id, error)
@@ -160,7 +160,7 @@ class Head:
         if self._link is None:
             await self._launch_alone(step)
             return
-        message, tokens = self._message(step), np.array(step.tokens, np.int64)
+        message, tokens = self._message(step), self._tokens(step)
         started = time.perf_counter()
         hidden = await self.stage.step(message, tokens)
         self._measure(step, started)
@@ -190,13 +190,25 @@ class Head:
             tokens = tuple(this.sampled[sequence] for sequence in step.sequences)
             after = this.step.following(tokens)
             rounds.append(_Round(after, self._message(after)))
-            return rounds[-1].message, np.array(tokens, np.int64)
+            return rounds[-1].message, self._tokens(after)
 
         extra = Extra(head_work(self.stage.spec.cost, len(step.wanted)), sample) if step.wanted else None
-        await self.stage.step(rounds[0].message, np.array(step.tokens, np.int64), extra, following)
+        await self.stage.step(rounds[0].message, self._tokens(step), extra, following)
         self._measure(step, started)
         for each in rounds:
             self._round_done(each.step, each.message, each.sampled, each.ended_at or time.perf_counter())
+
+    def _tokens(self, step: Step) -> Tokens:
+        if not self.stage.spec.shape.learned_positions:
+            return np.array(step.tokens, np.int64)
+        # Prefill: one sequence at consecutive rows; decode: each at its own.
+        rows = (
+            [(step.sequences[0], step.positions[0] + index) for index in range(len(step.tokens))]
+            if step.prefill
+            else list(zip(step.sequences, step.positions, strict=True))
+        )
+        positions = [sequence.request.positions(row) for sequence, row in rows]
+        return np.array([(token, *places) for token, places in zip(step.tokens, positions, strict=True)], np.int64)
 
     def _measure(self, step: Step, started: float) -> None:
         """Stages are cut to take about the same time, so the head's own says how long a chunk holds up the ring."""

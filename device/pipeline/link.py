@@ -7,7 +7,7 @@ from types import TracebackType
 
 import grpc.aio
 
-from device.stage_spec import Hop, StageSpec
+from device.stage_spec import MESSAGE_ROWS_BYTES, Hop, StageSpec
 from protos.errors import Conflict, Unavailable, remote
 from protos.ids import PROTOCOL_VERSION
 from protos.transport import Credentials, dial
@@ -71,13 +71,19 @@ class Link:
             await asyncio.wait([self._ended, waiter := asyncio.ensure_future(self._credit_came.wait())], return_when="FIRST_COMPLETED")
             waiter.cancel()
         self._credit -= 1
-        flow = pb.FlowMessage(microbatch=message)
+        flows, hidden = [], message.hidden
+        if len(hidden) > MESSAGE_ROWS_BYTES:  # a whole prefix
+            starts = range(0, len(hidden), MESSAGE_ROWS_BYTES)
+            *first, message.hidden = [hidden[start : start + MESSAGE_ROWS_BYTES] for start in starts]
+            flows = [pb.FlowMessage(hidden_part=part) for part in first]
+        flows.append(pb.FlowMessage(microbatch=message))
         try:
-            await self._call.write(flow)
+            for flow in flows:
+                await self._call.write(flow)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
             await self._ended  # it knows why
             raise Unavailable(f"{self._hop.device}: the link ended") from None
-        return flow.ByteSize()
+        return sum(flow.ByteSize() for flow in flows)
 
     async def ended(self) -> None:
         """Wait until the stream ends, and raise why."""

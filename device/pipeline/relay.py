@@ -7,7 +7,9 @@ import grpc.aio
 from device.pipeline.link import Link
 from device.pipeline.stage import Stage
 from device.pipeline.wire import encode
+from device.stage_spec import Shape
 from device.tasks import first_of
+from protos.dtypes import row_bytes
 from protos.errors import Conflict, Internal, InvalidInput
 from protos.transport import Credentials
 from protos.v1 import pipeline_pb2 as pb
@@ -35,8 +37,9 @@ async def relay(stage: Stage, ring_id: str, context: FlowContext, credentials: C
 class Microbatches:
     """Iterates an inbound stream; credit goes back for each half window that was carried out."""
 
-    def __init__(self, context: FlowContext) -> None:
+    def __init__(self, context: FlowContext, shape: Shape) -> None:
         self._context = context
+        self._most_bytes = shape.prefill_chunk * row_bytes(shape.hidden_size, shape.wire_dtype)
         self._done = 0
 
     def __aiter__(self) -> Microbatches:
@@ -46,18 +49,25 @@ class Microbatches:
         if self._done == WINDOW // 2:
             await self._context.write(pb.FlowReply(credit=self._done))
             self._done = 0
-        message = await self._context.read()
-        if not isinstance(message, pb.FlowMessage):
-            raise StopAsyncIteration
-        if message.WhichOneof("kind") != "microbatch":
-            raise InvalidInput("a second opening on one stream")
-        self._done += 1
-        return message.microbatch
+        parts: list[bytes] = []
+        while isinstance(message := await self._context.read(), pb.FlowMessage):
+            kind = message.WhichOneof("kind")
+            if kind == "microbatch":
+                self._done += 1
+                if parts:
+                    message.microbatch.hidden = b"".join([*parts, message.microbatch.hidden])
+                return message.microbatch
+            if kind != "hidden_part":
+                raise InvalidInput("a second opening on one stream")
+            parts.append(message.hidden_part)
+            if sum(map(len, parts)) > self._most_bytes:
+                raise InvalidInput("a microbatch came with more rows than this stage runs at once")
+        raise StopAsyncIteration
 
 
 async def _pass_on(stage: Stage, ring_id: str, context: FlowContext, link: Link) -> None:
     last = stage.spec.stage == stage.spec.stages - 1
-    async for message in Microbatches(context):
+    async for message in Microbatches(context, stage.spec.shape):
         if stage.ring_id != ring_id:
             raise Conflict(f"stage {stage.spec.stage} belongs to a newer ring")
         hidden = await stage.step(message)

@@ -101,7 +101,7 @@ class Scheduler:
                 sequence.length += 1
             if sequence.cancelled:
                 self._end(sequence, Ending.CANCELLED)
-            elif not sequence.prefilling:
+            elif sequence.length >= len(sequence.request.prompt_ids):
                 told += self._append(sequence, sampled)
         self._admit()
         return told
@@ -140,24 +140,26 @@ class Scheduler:
             if group.occupied == len(group.slots):
                 return
             sequence = self._waiting.popleft()
-            sequence.group, sequence.slot = index, group.slot_for(sequence.request.prompt_ids)
+            sequence.group, sequence.slot = index, group.slot_for(sequence.request)
             group.slots[sequence.slot] = sequence
             group.opening.append(sequence)
 
     def _step_of(self, index: int, group: Slots) -> Step | None:
         ready = [sequence for sequence in group.slots if sequence and not sequence.paused]
-        prefilling = [sequence for sequence in ready if sequence.prefilling]
-        decoding = [sequence for sequence in ready if not sequence.prefilling]
         if not (ready or group.releasing):
             return None
         released, group.releasing = tuple(group.releasing), []
         swapped, opened = group.close_holes(), group.open()
+        prefilling = [sequence for sequence in ready if sequence.prefilling]
+        decoding = [sequence for sequence in ready if not sequence.prefilling]
         if prefilling and not (decoding and group.prefilled_last):
             group.prefilled_last = True
             first = group.next_prompt(prefilling)
             copied = group.copy_prefix(first)
             rows = self.chunks.rows(others_prefill=len(prefilling) > 1 or bool(self._waiting), others_decode=self._anybody_decodes())
-            tokens = first.request.prompt_ids[first.length : first.length + rows]
+            # A prefix that sees all of itself cannot be cut: whoever decodes waits for it, beyond the budget of a chunk.
+            stop = first.request.prefix or first.length + rows
+            tokens = first.request.prompt_ids[first.length : stop]
             last = first.length + len(tokens) == len(first.request.prompt_ids)
             wanted = (first,) if last and not first.next_is_forced else ()
             return Step(index, True, (first,), tokens, (first.length,), wanted, released, swapped, opened, copied)
@@ -167,9 +169,9 @@ class Scheduler:
             index,
             False,
             sequences,
-            tokens=tuple(s.answer[-1] for s in sequences),
+            tokens=tuple(s.next_row for s in sequences),
             positions=tuple(s.length for s in sequences),
-            wanted=tuple(s for s in sequences if not s.next_is_forced),
+            wanted=tuple(s for s in sequences if not (s.reading or s.next_is_forced)),
             released=released,
             swapped=swapped,
             opened=opened,

@@ -15,6 +15,14 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True)
+class Span:
+    """Rows from `start` to the next span have the positions (anchor, 1), (anchor, 2), …."""
+
+    start: int
+    anchor: int
+
+
+@dataclass(frozen=True)
 class Request:
     """`forced_ids` are the answer's known first tokens: they go through the decode path and are counted, not told."""
 
@@ -23,6 +31,20 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 1
     stop_token_ids: frozenset[int] = frozenset()
+    prefix: int = 0  # so many first tokens of the prompt are one run, the others decoded; 0: all in chunks as they fit
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def prefilled(self) -> int:
+        """Rows that prefill makes; decoding makes the others."""
+        return self.prefix or len(self.prompt_ids)
+
+    def positions(self, row: int) -> tuple[int, int]:
+        """Of a row in a model with learned positions."""
+        if row < self.prefix:
+            return row, 0
+        span = max((span for span in self.spans if span.start <= row), key=lambda span: span.start)
+        return span.anchor, row - span.start + 1
 
 
 @dataclass(eq=False)
@@ -43,7 +65,18 @@ class Sequence:
 
     @property
     def prefilling(self) -> bool:
-        return self.length < len(self.request.prompt_ids)
+        return self.length < self.request.prefilled
+
+    @property
+    def reading(self) -> bool:
+        """Its next row is not the prompt's last: nothing can be told yet."""
+        return self.length + 1 < len(self.request.prompt_ids)
+
+    @property
+    def next_row(self) -> int:
+        """The token to decode next: the rest of the prompt, then the answer's last."""
+        prompt = self.request.prompt_ids
+        return prompt[self.length] if self.length < len(prompt) else self.answer[-1]
 
     @property
     def next_is_forced(self) -> bool:

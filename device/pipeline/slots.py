@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TypeVar
 
-from device.pipeline.sequences import Sequence
+from device.pipeline.sequences import Request, Sequence
 
 # Prompts that share fewer first tokens are not worth a copy.
 SHARED_ROWS = 16
@@ -32,11 +32,11 @@ class Slots:
     def occupied(self) -> int:
         return sum(slot is not None for slot in self.slots)
 
-    def slot_for(self, prompt: tuple[int, ...]) -> int:
+    def slot_for(self, request: Request) -> int:
         """Of the free slots the one that holds most of this prompt, else an empty one, else the one that served longest ago."""
         free = [slot for slot, sequence in enumerate(self.slots) if sequence is None]
-        best = max(free, key=lambda slot: shared_rows(prompt, self.made[slot]))
-        if shared_rows(prompt, self.made[best]):
+        best = max(free, key=lambda slot: shared_rows(request, self.made[slot]))
+        if shared_rows(request, self.made[best]):
             return best
         return min(free, key=lambda slot: (bool(self.made[slot]), self.used_at[slot], slot))
 
@@ -45,7 +45,7 @@ class Slots:
         self.oldest_next = not self.oldest_next
         if self.oldest_next:
             return min(prefilling, key=lambda sequence: sequence.number)
-        return min(prefilling, key=lambda sequence: (len(sequence.request.prompt_ids) - sequence.length, sequence.number))
+        return min(prefilling, key=lambda sequence: (sequence.request.prefilled - sequence.length, sequence.number))
 
     def close_holes(self) -> tuple[tuple[int, int], ...]:
         """Let the highest slots take the lowest holes, so that a decode run is no wider than it must be; what a hole held is kept."""
@@ -67,7 +67,7 @@ class Slots:
         """Tell of the newly admitted; rows of their slots that are of their prompts already stay."""
         opened = []
         for sequence in self.opening:
-            sequence.length = sequence.reused = shared_rows(sequence.request.prompt_ids, self.made[sequence.slot])
+            sequence.length = sequence.reused = shared_rows(sequence.request, self.made[sequence.slot])
             self.made[sequence.slot] = sequence.request.prompt_ids[: sequence.length]
             opened.append((sequence.slot, sequence, sequence.length))
         self.opening = []
@@ -75,10 +75,10 @@ class Slots:
 
     def copy_prefix(self, sequence: Sequence) -> tuple[tuple[int, int, int], ...]:
         """Before a prompt's next chunk: rows that another slot has by now need not be computed again."""
-        prompt = sequence.request.prompt_ids
-        source = max(range(len(self.made)), key=lambda slot: shared_rows(prompt, self.made[slot]))
-        rows = shared_rows(prompt, self.made[source])
-        if rows < sequence.length + SHARED_ROWS:
+        request, prompt = sequence.request, sequence.request.prompt_ids
+        source = max(range(len(self.made)), key=lambda slot: shared_rows(request, self.made[slot]))
+        rows = shared_rows(request, self.made[source])
+        if request.prefix or rows < sequence.length + SHARED_ROWS:
             return ()
         sequence.reused += rows - sequence.length
         sequence.length = rows
@@ -91,9 +91,12 @@ class Slots:
         _swap(self.used_at, one, other)
 
 
-def shared_rows(prompt: tuple[int, ...], made: tuple[int, ...]) -> int:
+def shared_rows(request: Request, made: tuple[int, ...]) -> int:
     """How many of a prompt's first rows `made` has: even (so that chunks begin as they would), short of the whole prompt (whose last
     row's logits are wanted), and 0 where it is not worth the while."""
+    prompt = request.prompt_ids
+    if request.prefix:  # each row depends on all: the same prefix or nothing
+        return request.prefix if made == prompt[: request.prefix] else 0
     limit = min(len(prompt) - 1, len(made))
     if limit < SHARED_ROWS or prompt[:SHARED_ROWS] != made[:SHARED_ROWS]:
         return 0

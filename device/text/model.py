@@ -97,6 +97,10 @@ class TextModel:
         assert template is not None
         return find_dialect(lambda messages, tools: template.render(messages, tools, add_generation_prompt=True))
 
+    def token(self, token_id: int) -> str:
+        """A token as it is written in a prompt; "" for a number that is none."""
+        return self._tokenizer.id_to_token(token_id) or ""
+
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of all ids at once; special tokens, ends of sequence and unknown ids give none."""
         return self._tokenizer.decode([one for one in token_ids if self._is_text(one)], skip_special_tokens=True)

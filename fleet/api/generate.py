@@ -47,7 +47,10 @@ class MessageBody(BaseModel):
 
 
 class GenerateBody(BaseModel):
-    """Exactly one of `prompt` (a user's turn), `text` (raw), `messages`, `prompt_ids`; `temperature` 0 is greedy; `tools` as JSON texts."""
+    """Exactly one of `prompt` (a user's turn), `text` (raw), `messages`, `prompt_ids`; `temperature` 0 is greedy; `tools` as JSON texts.
+
+    With `infill` a model that fills no blanks refuses; one that does fills the first blank of `text` or `prompt` either way.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -64,6 +67,7 @@ class GenerateBody(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=1 << 64)] | None = None
     stop: Annotated[tuple[StopString, ...], Field(max_length=STOP_STRINGS)] = ()
+    infill: bool = False
     stream: bool = True
 
     def request(self) -> GenerateRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import closing
 from typing import Annotated
@@ -12,12 +13,13 @@ from device.text.messages import Message
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.costs import answer_json, print_cost
 from fleet.cli.options import HomeOption, JsonOption, ModelOption, open_home, parse_ids
-from fleet.cli.output import print_json
+from fleet.cli.output import note, print_json
 from fleet.views import GenerateRequest, GenerateResult
 from protos.errors import Internal
 
 # A small model can lose itself in repetition: without a limit it would fill the context, minutes of it.
 DEFAULT_MAX_TOKENS = 512
+_BLANK = re.compile(r"\s*\[[gs]?MASK\]")
 
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of the answer at most, if the context leaves so many.")]
 TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, help="0 is greedy.")]
@@ -32,6 +34,9 @@ def generate(
     model: ModelOption = None,
     system: SystemOption = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
+    infill: Annotated[
+        bool, typer.Option("--infill", help="Fill the first [MASK], [sMASK] or [gMASK] of the text, and show it all (original GLM only).")
+    ] = False,
     max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
     temperature: TemperatureOption = 0.0,
     top_k: TopKOption = 0,
@@ -52,9 +57,15 @@ def generate(
     With --json: one object with text, token_ids, finish_reason, prompt_tokens, completion_tokens, ttft_seconds and tpot_seconds
     (each wall and modelled), model, deployment, and devices (each with busy_seconds, joules, source, joules_per_token).
 
+    A model that fills blanks (GLM-2B) gives what belongs in the text's first one; a text without a blank is continued.
+
     Example: glmfleet generate "What is the capital of France?" --max-tokens 50
+    Example: glmfleet generate --infill "Paris is the [MASK] of France."
     """
-    given = _prompt(prompt, system, raw, parse_ids(prompt_ids))
+    if infill and (system or prompt_ids):
+        raise typer.BadParameter("--infill goes with a text, not with --system or --prompt-ids")
+    given = _prompt(prompt, system, raw or infill, parse_ids(prompt_ids))
+    before, after = around_blank(given.text or "") if infill else ("", "")
     request = GenerateRequest(
         model=model,
         prompt=given.prompt,
@@ -68,24 +79,36 @@ def generate(
         top_p=top_p,
         seed=seed,
         stop=tuple(stop or ()),
+        infill=infill,
     )
     with connect(open_home(home)) as coordinator:
-        result = stream_answer(coordinator, request, echo=not as_json)
+        result = stream_answer(coordinator, request, echo=not as_json, before=before, after=after)
+    if infill and _BLANK.search(after):
+        note("only the first blank is filled: ask again with its text in place")
     if as_json:
         print_json(answer_json(result))
     else:
         print_cost(result)
 
 
-def stream_answer(coordinator: CoordinatorClient, request: GenerateRequest, *, echo: bool) -> GenerateResult:
-    """Print the text as it comes and return the result. KeyboardInterrupt cancels the sequence on its way out."""
+def stream_answer(
+    coordinator: CoordinatorClient, request: GenerateRequest, *, echo: bool, before: str = "", after: str = ""
+) -> GenerateResult:
+    """Print the text as it comes, between `before` and `after`, and return the result.
+
+    KeyboardInterrupt cancels the sequence on its way out.
+    """
     written = False
     with closing(coordinator.generate(request)) as parts:
         try:
             for part in parts:
                 if isinstance(part, GenerateResult):
+                    if written:
+                        sys.stdout.write(after)
                     return part
                 if echo and part.text:
+                    if not written:
+                        sys.stdout.write(before)
                     written = True
                     sys.stdout.write(part.text)
                     sys.stdout.flush()
@@ -94,6 +117,12 @@ def stream_answer(coordinator: CoordinatorClient, request: GenerateRequest, *, e
                 sys.stdout.write("\n")
                 sys.stdout.flush()
     raise Internal("the answer ended without a result")
+
+
+def around_blank(text: str) -> tuple[str, str]:
+    """What stands before the first blank, without the white space that it takes with it, and behind; a text without one ends in one."""
+    before, *rest = _BLANK.split(text, maxsplit=1)
+    return before, rest[0] if rest else ""
 
 
 def _prompt(prompt: str | None, system: str | None, raw: bool, ids: tuple[int, ...]) -> GenerateRequest:

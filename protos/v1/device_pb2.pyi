@@ -233,7 +233,7 @@ class LoadStageRequest(_message.Message):
     def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ...) -> None: ...
 
 class StageShape(_message.Message):
-    __slots__ = ("hidden_size", "vocab_size", "first_layer", "stop_layer", "kv_heads", "head_dim", "context", "groups", "slots_per_group", "prefill_chunk", "row_multiple", "kv_dtype", "wire_dtype")
+    __slots__ = ("hidden_size", "vocab_size", "first_layer", "stop_layer", "kv_heads", "head_dim", "context", "groups", "slots_per_group", "prefill_chunk", "row_multiple", "kv_dtype", "prefix_whole", "learned_positions", "wire_dtype")
     HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
@@ -246,6 +246,8 @@ class StageShape(_message.Message):
     PREFILL_CHUNK_FIELD_NUMBER: _ClassVar[int]
     ROW_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
     KV_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_WHOLE_FIELD_NUMBER: _ClassVar[int]
+    LEARNED_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     hidden_size: int
     vocab_size: int
@@ -259,8 +261,10 @@ class StageShape(_message.Message):
     prefill_chunk: int
     row_multiple: int
     kv_dtype: str
+    prefix_whole: bool
+    learned_positions: int
     wire_dtype: str
-    def __init__(self, hidden_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., first_layer: _Optional[int] = ..., stop_layer: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., context: _Optional[int] = ..., groups: _Optional[int] = ..., slots_per_group: _Optional[int] = ..., prefill_chunk: _Optional[int] = ..., row_multiple: _Optional[int] = ..., kv_dtype: _Optional[str] = ..., wire_dtype: _Optional[str] = ...) -> None: ...
+    def __init__(self, hidden_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., first_layer: _Optional[int] = ..., stop_layer: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., context: _Optional[int] = ..., groups: _Optional[int] = ..., slots_per_group: _Optional[int] = ..., prefill_chunk: _Optional[int] = ..., row_multiple: _Optional[int] = ..., kv_dtype: _Optional[str] = ..., prefix_whole: _Optional[bool] = ..., learned_positions: _Optional[int] = ..., wire_dtype: _Optional[str] = ...) -> None: ...
 
 class StageCost(_message.Message):
     __slots__ = ("weight_bytes", "read_bytes", "macs_per_row", "kv_bytes_per_token", "head_read_bytes", "head_macs_per_row", "attention_macs_per_position", "embedding_bytes_per_row", "activation_bytes_per_row", "operators", "head_activation_bytes_per_row", "head_operators")

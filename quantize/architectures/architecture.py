@@ -51,6 +51,10 @@ class Architecture:
     """(…, name of the hidden rows, name that the logits get)."""
     run_layer: Callable[[LayerRun], Steps]
     """The layer in float64, by which the scales of an int8 cache are found."""
+    with_tokens: Callable[[ModelConfig, Mapping[str, int]], ModelConfig] = lambda config, special: config
+    """(…, special tokens of the tokenizer by text) -> the config with what only they tell. Raises InvalidInput."""
+    file_prefix: str = ""
+    """What some Hugging Face files put before every tensor's name."""
     folding: Callable[[ModelConfig], Folding] | None = None
     """None: the residual stream may not be rotated."""
     used_share: Callable[[ModelConfig, str], float] = lambda config, part: 1.0

@@ -5,12 +5,13 @@ from __future__ import annotations
 from protos.errors import InvalidInput
 from protos.manifest import ModelConfig
 from quantize.architectures.architecture import Architecture
+from quantize.architectures.blank_glm import BLANK_GLM
 from quantize.architectures.chatglm import CHATGLM
 from quantize.architectures.glm import GLM
 from quantize.architectures.glm4 import GLM4
 from quantize.architectures.glm4_moe import GLM4_MOE
 
-ARCHITECTURES = (GLM, GLM4, GLM4_MOE, CHATGLM)
+ARCHITECTURES = (GLM, GLM4, GLM4_MOE, CHATGLM, BLANK_GLM)
 
 
 def architecture_named(name: str) -> Architecture:

@@ -50,10 +50,12 @@ class Stage:
             for what in ("key", "value"):
                 self.caches[f"{what}.{layer}"] = np.zeros(self._shape, kv_dtype)
 
-    def step(self, rows: npt.NDArray[np.generic], past: Sequence[int]) -> Floats:
+    def step(self, rows: npt.NDArray[np.generic], past: Sequence[int], positions: npt.NDArray[np.int64] | None = None) -> Floats:
         """Feeds [batch, sequence, …] after `past` tokens of each slot; [batch, sequence, H]."""
         binding = self._session.io_binding()
         binding.bind_cpu_input(self._input, np.ascontiguousarray(rows))
+        if positions is not None:
+            binding.bind_cpu_input("position_ids", np.ascontiguousarray(positions))
         if self.caches:
             lengths = np.asarray(past, np.int32) + rows.shape[1]
             binding.bind_cpu_input("seqlens_k", (lengths - 1).astype(np.int32))
@@ -89,10 +91,10 @@ class Pipeline:
             self.stages.append(Stage(manifest, blob_folder, parts, level=level, batch=batch, capacity=capacity, kv_dtype=kv_dtype))
         self._head = session(build_stage_graph(manifest, [HEAD], accuracy_level=level), blob_folder)
 
-    def step(self, token_ids: npt.NDArray[np.int64], past: Sequence[int]) -> Floats:
+    def step(self, token_ids: npt.NDArray[np.int64], past: Sequence[int], positions: npt.NDArray[np.int64] | None = None) -> Floats:
         """Logits [batch, sequence, V] of token ids [batch, sequence]."""
         rows: npt.NDArray[np.generic] = token_ids
         for stage in self.stages:
-            rows = stage.step(rows, past)
+            rows = stage.step(rows, past, positions if stage is self.stages[0] else None)
         (logits,) = self._head.run(["logits"], {"hidden_in": rows.reshape(-1, rows.shape[-1])})
         return logits.reshape(*token_ids.shape, -1)

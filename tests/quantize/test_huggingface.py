@@ -232,7 +232,7 @@ def test_a_damaged_folder_is_refused_in_one_line(tmp_path: Path, what: str) -> N
         ('{"weight_map": {"a": "absent.safetensors"}}', r"absent\.safetensors is missing"),
         ('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}', "has no tensor a, though"),
         ('{"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}', "has a tensor .* does not place there"),
-        ('{"weight_map": {"a": "/etc/a.safetensors"}}', "which is no safetensors file of this folder"),
+        ('{"weight_map": {"a": "/etc/a.safetensors"}}', r"which is no \.safetensors file of this folder"),
         ("[" * 100_000, "is not JSON"),
     ],
 )

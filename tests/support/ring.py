@@ -71,7 +71,15 @@ class Client:
         self._reader = asyncio.create_task(self._read())
 
     async def start(
-        self, prompt: Sequence[int], count: int, *, forced: Sequence[int] = (), stops: Sequence[int] = (), **sampling: float
+        self,
+        prompt: Sequence[int],
+        count: int,
+        *,
+        forced: Sequence[int] = (),
+        stops: Sequence[int] = (),
+        prefix: int = 0,
+        spans: Sequence[pipeline_pb2.Span] = (),
+        **sampling: float,
     ) -> int:
         self._numbers = number = self._numbers + 1
         self._answers[number], self._ends[number] = Answer(), asyncio.Event()
@@ -81,6 +89,8 @@ class Client:
             forced_ids=forced,
             max_tokens=count,
             stop_token_ids=stops,
+            prefix=prefix,
+            spans=spans,
             sampling=pipeline_pb2.Sampling(**sampling),  # type: ignore[arg-type]
         )
         await self._write(pipeline_pb2.GenerateRequest(submit=submit))
@@ -100,9 +110,17 @@ class Client:
         return self._answers[number]
 
     async def ask(
-        self, prompt: Sequence[int], count: int, *, forced: Sequence[int] = (), stops: Sequence[int] = (), **sampling: float
+        self,
+        prompt: Sequence[int],
+        count: int,
+        *,
+        forced: Sequence[int] = (),
+        stops: Sequence[int] = (),
+        prefix: int = 0,
+        spans: Sequence[pipeline_pb2.Span] = (),
+        **sampling: float,
     ) -> Answer:
-        return await self.end(await self.start(prompt, count, forced=forced, stops=stops, **sampling))
+        return await self.end(await self.start(prompt, count, forced=forced, stops=stops, prefix=prefix, spans=spans, **sampling))
 
     async def close(self) -> None:
         if self._reader:
@@ -188,8 +206,8 @@ def load_requests(
     """What a coordinator would send to the devices of `hops`, layers cut evenly."""
     requests, config = [], manifest.config
     for stage, (first, stop) in enumerate(cuts(config.layers, len(hops))):
-        body = [*(["embedding"] if stage == 0 else []), *stage_parts(manifest, first, stop)]
-        parts = [*body, *(["head"] if stage == 0 else [])]
+        parts = stage_parts(manifest, first, stop, head=stage == 0)
+        body = [part for part in parts if part != "head"]
         blobs = {blob.digest for part in parts for blob in manifest.part(part).variants[0].blobs}
         requests.append(
             device_pb2.LoadStageRequest(
@@ -215,6 +233,8 @@ def load_requests(
                     row_multiple=row_multiple(manifest),
                     kv_dtype=kv_dtype,
                     wire_dtype=wire_dtype,
+                    prefix_whole=config.prefix_whole,
+                    learned_positions=config.learned_positions,
                 ),
                 graph=build_stage_graph(manifest, body, kv_dtype=kv_dtype),
                 head_graph=build_stage_graph(manifest, ["head"]) if stage == 0 else b"",

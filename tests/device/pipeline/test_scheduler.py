@@ -382,12 +382,12 @@ def test_who_served_longest_ago_makes_room() -> None:
 
 @pytest.mark.parametrize(("prompt", "made", "rows"), [(40, 40, 38), (41, 40, 40), (40, 17, 16), (40, 15, 0), (16, 40, 0), (17, 40, 16)])
 def test_shared_rows_are_even_and_leave_one(prompt: int, made: int, rows: int) -> None:
-    assert shared_rows(tuple(range(prompt)), tuple(range(made))) == rows
+    assert shared_rows(Request(tuple(range(prompt))), tuple(range(made))) == rows
 
 
 def test_shared_rows_end_where_prompts_part() -> None:
     prompt = tuple(range(60))
-    assert [shared_rows(prompt, (*range(same), *range(100, 150))) for same in (15, 16, 17, 18, 41, 60)] == [0, 16, 16, 18, 40, 58]
+    assert [shared_rows(Request(prompt), (*range(same), *range(100, 150))) for same in (15, 16, 17, 18, 41, 60)] == [0, 16, 16, 18, 40, 58]
 
 
 def test_a_release_is_told_even_when_nothing_else_runs() -> None:

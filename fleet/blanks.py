@@ -1,0 +1,42 @@
+"""Prompts of models that fill blanks: the text with its blank is a prefix, the fill follows <|startofpiece|>."""
+
+from __future__ import annotations
+
+from device.text.model import TextModel
+from fleet.views import GenerateRequest
+from protos.errors import InvalidInput
+from protos.manifest import ModelConfig
+from protos.v1 import pipeline_pb2 as pb
+
+
+def fills_blanks(config: ModelConfig) -> bool:
+    return bool(config.mask_token_ids)
+
+
+def blank_prompt(text: TextModel, request: GenerateRequest, config: ModelConfig) -> list[int]:
+    """The prefix and the token that begins the fill. A text without a blank gets one behind it; of several the first is filled.
+
+    Raises InvalidInput for a conversation, which such a model does not have.
+    """
+    if request.messages:
+        raise InvalidInput("this model has no chat template: it fills blanks", advice='use `glmfleet generate "text with a [MASK]"`')
+    if request.prompt_ids:
+        ids = list(request.prompt_ids)
+        ids = ids[:-1] if ids[-1] == config.start_token_id else ids
+        if not any(token in config.mask_token_ids for token in ids):
+            raise InvalidInput("the prompt ids have no blank to fill", advice=f"put one of {config.mask_token_ids} among them")
+    else:
+        given = request.text if request.prompt is None else request.prompt
+        if not (given or "").strip():
+            raise InvalidInput("the prompt is empty", advice="say something")
+        ids = text.encode(given or "")
+        if not any(token in config.mask_token_ids for token in ids):
+            ids = text.encode(f"{given} {text.token(config.mask_token_ids[-1])}")
+    return [*ids, config.start_token_id]
+
+
+def mark_blank(submit: pb.Submit, config: ModelConfig) -> None:
+    """Say where the prefix ends, and which of its rows is the blank."""
+    submit.prefix = len(submit.prompt_ids) - 1
+    blank = next(row for row, token in enumerate(submit.prompt_ids) if token in config.mask_token_ids)
+    submit.spans.add(start=submit.prefix, anchor=blank)
