@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from device.hardware import EnergyReading
+from fleet.planner import PlannerDevice, plan
+from fleet.views import PlanRequest
+from fleet.whatif import Prices, Traffic, outlook
 from protos.v1 import telemetry_pb2
 from sim_devices.hardware import SimulatedHardware
 from sim_devices.profiles import load_profile
@@ -48,3 +51,22 @@ def joules(reading: EnergyReading) -> float:
     assert reading.busy_joules is not None
     assert reading.idle_joules is not None
     return reading.busy_joules + reading.idle_joules
+
+
+async def test_a_prediction_is_the_modelled_time(tmp_path: Path) -> None:
+    """The what-if and the simulated device count by one formula: within 5 % to the first token and for each after it."""
+    model = tiny_model(tmp_path, TinyGlm(layers=4))
+    profile, prompt, count = PROFILES[1], list(range(3, 53)), 41
+    board = PlannerDevice("a", "a", profile.name, True, profile.memory_bytes, profile.effective, profile.thermal)
+    made = plan(model[0], [board], PlanRequest("tiny", context=128), {})
+    expected = outlook(model[0], made, {"a": board}, Traffic(len(prompt), count), Prices())
+    async with (
+        ring(tmp_path / "one", *model, 1, hardware=[SimulatedHardware(profile, "fast")], chunk=64, context=128) as one,
+        one.client() as client,
+    ):
+        answer = await client.ask(prompt, count)
+    assert answer.finished
+    timing = answer.finished.timing
+    assert timing.modelled_first_token_seconds == pytest.approx(expected.first_token_seconds, rel=0.05)
+    per_token = (timing.modelled_total_seconds - timing.modelled_first_token_seconds) / (count - 1)
+    assert per_token == pytest.approx(expected.token_seconds, rel=0.05)
