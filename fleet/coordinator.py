@@ -8,12 +8,12 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from fleet.background import together
 from fleet.deployments import PERIOD_SECONDS, Deployments
-from fleet.device_link import DeviceRecord
 from fleet.discovery import Candidate, Discovery
 from fleet.generation import Generation
 from fleet.home import Home
@@ -25,7 +25,7 @@ from fleet.planner import plan as plan_for
 from fleet.registry import ASKED_AT_ONCE, DEFAULT_LIVENESS, Registry
 from fleet.stage_request import DIALECT
 from fleet.store import Store
-from fleet.telemetry import By, Telemetry, source_of
+from fleet.telemetry import By, Registered, Telemetry, source_of
 from fleet.trust import Authority
 from fleet.views import (
     CostRow,
@@ -40,6 +40,7 @@ from fleet.views import (
     PlanRequest,
     TokenChunk,
 )
+from fleet.watched import DeviceRecord
 from protos.errors import FleetError, InvalidInput, NotFound, Unavailable
 from protos.ids import DeviceId, Digest, FleetId
 from protos.manifest import Manifest
@@ -90,7 +91,7 @@ class Coordinator:
             stack.callback(store.close)
             self._telemetry = Telemetry(store)
             self._ingest = await stack.enter_async_context(
-                Ingest(self._telemetry, self._name_of, now=self._now, batch_seconds=self._batch_seconds)
+                Ingest(self._telemetry, self._registered, now=self._now, batch_seconds=self._batch_seconds)
             )
             self._registry = await stack.enter_async_context(Registry(credentials, self._ingest.add, rules=self._rules))
             discovery = Discovery(fleet, credentials, self._found, self._registry.gone, seeds=self._seeds, interfaces=self._interfaces)
@@ -114,7 +115,7 @@ class Coordinator:
 
     def discovery(self) -> DiscoveryReport:
         """Where was looked and what went wrong there; what is wrong with a device that was found is in `devices`."""
-        return self._discovery.report()
+        return replace(self._discovery.report(), gateways=tuple(self._registry.gateways()))
 
     def models(self) -> list[ModelView]:
         """By name; a model whose manifest is damaged is left out, and logged."""
@@ -186,11 +187,14 @@ class Coordinator:
         return Store(self._home.state_file)
 
     def _found(self, candidate: Candidate) -> None:
-        self._registry.found(candidate.device_id, candidate.address, candidate.found_by)
+        found = self._registry.found_gateway if candidate.gateway else self._registry.found
+        found(candidate.device_id, candidate.address, candidate.found_by)
 
-    def _name_of(self, device: str) -> str:
+    def _registered(self, device: str) -> Registered:
         record = self._registry.record(DeviceId(device))
-        return record.name if record else device
+        if record is None:
+            return Registered(device)
+        return Registered(record.name, record.description is not None and record.description.accelerator.hollow)
 
     async def _plan(self, request: PlanRequest, deployment: str) -> Plan:
         manifest = await asyncio.to_thread(self._artifacts.load, request.model)
@@ -208,7 +212,11 @@ class Coordinator:
             for record in online
             if (current := self._registry.record(record.device_id)) is not None and current.description is not None
         ]
-        present = await self._present(manifest, [record.device_id for record in online])
+        chosen = await asyncio.to_thread(plan_for, manifest, candidates, request, {})
+        # Only those that were chosen are asked what they have: it changes what is to be sent, not which devices are best.
+        present = await self._present(manifest, [DeviceId(stage.device_id) for stage in chosen.stages])
+        if not any(present.values()):
+            return chosen
         return await asyncio.to_thread(plan_for, manifest, candidates, request, present)
 
     async def _present(self, manifest: Manifest, devices: Sequence[DeviceId]) -> dict[str, frozenset[Digest]]:
@@ -235,6 +243,7 @@ def _planner_device(device: DeviceId, description: pb.DeviceDescription, deploym
         name=description.name or device,
         profile=accelerator.profile,
         simulated=accelerator.simulated,
+        hollow=accelerator.hollow,
         memory_bytes=max(0, description.memory_bytes - description.memory_used_bytes + replaced_bytes),
         figures=Figures(**{name: getattr(accelerator.figures, name) for name in Figures.__dataclass_fields__}),
         thermal=Thermal(**{name: getattr(accelerator.thermal, name) for name in Thermal.__dataclass_fields__})
@@ -262,6 +271,8 @@ def _device_view(record: DeviceRecord, deployments: Mapping[str, DeploymentView]
         labels=dict(description.labels),
         found_by=record.found_by,
         detail=record.detail,
+        hollow=accelerator.hollow,
+        gateway=record.gateway or "",
     )
 
 

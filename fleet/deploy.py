@@ -187,7 +187,7 @@ class Deployer:
         record = self._registry.record(following)
         if record is None:
             raise Unavailable(f"{desired.plan.stages[(stage + 1) % len(ring)].device_name}: not found yet")
-        return pb.Hop(device_id=following, address=record.address)
+        return pb.Hop(device_id=following, address=record.address, gateway_id=record.gateway or "")
 
 
 async def _lacking(client: DeviceClient, blobs: Sequence[Blob]) -> tuple[dict[Blob, int], int]:

@@ -14,7 +14,7 @@ from zeroconf.asyncio import AsyncZeroconf
 
 from fleet.interfaces import Interface, ipv4_interfaces
 from fleet.mdns import AdvertBrowser
-from fleet.probe import probe
+from fleet.probe import Member, probe
 from fleet.views import DiscoveryReport
 from protos.errors import Denied, FleetError, InvalidInput
 from protos.ids import DeviceId, FleetId, parse_device_id
@@ -34,6 +34,7 @@ class Candidate:
     device_id: DeviceId
     address: str
     found_by: Literal["mdns", "seed"]
+    gateway: bool = False  # it is said to answer for others
 
 
 @dataclass(frozen=True)
@@ -144,15 +145,15 @@ class Discovery:
         for problem in self._mdns_problems:
             _log.warning("%s", problem)
 
-    def _advertised(self, device: DeviceId, address: str) -> None:
-        self._found(Candidate(device, address, "mdns"))
+    def _advertised(self, device: DeviceId, address: str, gateway: bool) -> None:
+        self._found(Candidate(device, address, "mdns", gateway))
 
     async def _follow(self, seed: Seed) -> None:
         known: DeviceId | None = None
         delay_seconds = _FIRST_DELAY_SECONDS
         while True:
             try:
-                device = await self._identify(seed)
+                device, gateway = await self._identify(seed)
             except FleetError as error:
                 self._seed_problems[seed] = f"seed {error.detail}" + (f" ({error.advice})" if error.advice else "")
                 known = None
@@ -163,14 +164,14 @@ class Discovery:
             delay_seconds = _FIRST_DELAY_SECONDS
             if device != known:
                 known = device
-                self._found(Candidate(device, seed.address, "seed"))
+                self._found(Candidate(device, seed.address, "seed", gateway))
             await asyncio.sleep(_AGAIN_SECONDS)
 
-    async def _identify(self, seed: Seed) -> DeviceId:
+    async def _identify(self, seed: Seed) -> Member:
         if self._credentials is None:
             assert seed.device_id is not None  # checked when we were made
-            return seed.device_id
-        device = await probe(seed.address, self._credentials)
+            return Member(seed.device_id, gateway=False)
+        device, gateway = await probe(seed.address, self._credentials)
         if seed.device_id not in (None, device):
             raise Denied(f"{seed.address} is device {device}, not {seed.device_id}")
-        return device
+        return Member(device, gateway)

@@ -23,7 +23,7 @@ from fleet.pipeline_stream import COMES_BACK, Sequence
 from fleet.request_costs import REASONS, result
 from fleet.telemetry import Telemetry
 from fleet.views import FinishReason, GenerateRequest, GenerateResult, TokenChunk
-from protos.errors import FleetError, Internal, TimedOut, Unavailable, by_name
+from protos.errors import Conflict, FleetError, Internal, TimedOut, Unavailable, by_name
 from protos.ids import Digest
 from protos.manifest import Manifest
 from protos.plausible import implausible
@@ -88,6 +88,7 @@ class Generation:
         Busy when the head's queue is full, and what else the head says.
         """
         live = self._deployments.serving(request.model)
+        _check_solid(live.desired)
         text = await self._text(live.desired)
         prompt = await asyncio.to_thread(prompts.prompt_ids, text.model, request, text.manifest.config)
         seed = self._fresh_seed() if request.seed is None else request.seed
@@ -148,6 +149,15 @@ class Generation:
             await asyncio.to_thread(self._telemetry.record, uuid.uuid4().hex, self._now(), ended)
         except FleetError as error:
             _log.warning("a request was not recorded: %s", error.detail)
+
+
+def _check_solid(desired: Desired) -> None:
+    """Raises Conflict for a deployment on devices that compute nothing: there is no answer that could be true."""
+    if hollow := [stage.device_name for stage in desired.plan.stages if stage.hollow]:
+        raise Conflict(
+            f"{desired.name} is deployed on hollow devices ({', '.join(hollow[:3])}): they compute nothing and answer no prompt",
+            advice=f"deploy it on devices that compute: glmfleet sim up --devices 3, then glmfleet deploy {desired.plan.model}",
+        )
 
 
 async def _end(sequence: Sequence) -> pb.Finished:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from fleet.background import Background
-from fleet.telemetry import Received, Telemetry
+from fleet.telemetry import Received, Registered, Telemetry
 from protos.errors import FleetError
 from protos.plausible import implausible
 from protos.v1 import telemetry_pb2
@@ -30,14 +30,14 @@ class Ingest:
     def __init__(
         self,
         telemetry: Telemetry,
-        name_of: Callable[[str], str],
+        registered: Callable[[str], Registered],
         *,
         now: Callable[[], float] = time.time,
         batch_seconds: float = BATCH_SECONDS,
     ) -> None:
-        """`name_of` a device id; `now` in unix seconds."""
+        """`registered`: who a device id is; `now` in unix seconds."""
         self._telemetry = telemetry
-        self._name_of = name_of
+        self._registered = registered
         self._now = now
         self._batch_seconds = batch_seconds
         self._waiting: deque[Received] = deque(maxlen=WAITING_SAMPLES)
@@ -57,9 +57,9 @@ class Ingest:
         if problem := implausible(sample):
             if sample.device_id not in self._refused:
                 self._refused.add(sample.device_id)
-                _log.warning("%s: its telemetry is not kept: %s", self._name_of(sample.device_id), problem)
+                _log.warning("%s: its telemetry is not kept: %s", self._registered(sample.device_id).name, problem)
             return
-        self._waiting.append(Received(sample, self._now(), self._name_of(sample.device_id)))
+        self._waiting.append(Received(sample, self._now(), self._registered(sample.device_id)))
 
     async def flush(self) -> None:
         """Write what waits. A store that fails costs these samples, nothing else: counters only grow, so later ones tell the sums."""

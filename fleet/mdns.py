@@ -34,7 +34,7 @@ class _Advert:
 
 
 class AdvertBrowser:
-    """While entered, calls `found(device, "host:port")` for each advert of our fleet and `removed(device)` on its goodbye.
+    """While entered, calls `found(device, "host:port", gateway)` for each advert of our fleet and `removed(device)` on its goodbye.
 
     `found` comes again when an address changes. All of it is hearsay: anybody on the network can send adverts.
 
@@ -46,7 +46,7 @@ class AdvertBrowser:
         self,
         fleet: FleetId,
         interfaces: Sequence[Interface],
-        found: Callable[[DeviceId, str], None],
+        found: Callable[[DeviceId, str, bool], None],
         removed: Callable[[DeviceId], None],
         *,
         shared: AsyncZeroconf | None = None,
@@ -150,7 +150,7 @@ class AdvertBrowser:
         address = f"{host}:{info.port}"
         if address != advert.address:
             advert.device, advert.address = device, address
-            self._found(device, address)
+            self._found(device, address, text.get("role") == "gateway")
 
     def _forget(self, key: str) -> None:
         advert = self._adverts.pop(key, None)

@@ -40,6 +40,7 @@ DEFAULT_CONTEXT = 4096
 def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest, present: Mapping[str, frozenset[Digest]]) -> Plan:
     """The plan for `request` on `devices`, whatever their order; `present` names the blobs that each device id has already.
 
+    Hollow devices are used only where there are no others, or by name.
     As few devices as fit, or `request.stages`; among those the objective decides: the lowest time per token of one stream (latency), the
     fastest slowest stage (throughput), the fewest joules per token (energy). Ties go to the fastest slowest stage, then to the lowest ids.
     Raises NotFound (no such device, or none), InvalidInput (figures out of range), NoSpace (it fits nowhere; says what is missing).
@@ -78,6 +79,7 @@ def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequ
     )
     fewest_ns = _Costs.of(manifest, fewest, request.wire_dtype).token_ns
     lines = why.lines(manifest, result, usable, request, fewest_ns=fewest_ns, fewest=len(fewest.stages))
+    lines += why.hollow_lines(result, sum(device.hollow for device in devices))
     return why.with_lines(result, lines)
 
 
@@ -124,6 +126,7 @@ def _stage(manifest: Manifest, layout: Layout, costs: _Costs, place: int, presen
         push_bytes=sum(size for digest, size in weights(manifest, parts).items() if digest not in here),
         decode_seconds=costs.stage_ns[place] / 1e9,
         decode_joules=joules if device.figures.tells_energy else None,
+        hollow=device.hollow,
     )
 
 
@@ -134,7 +137,10 @@ def _chosen(devices: Sequence[PlannerDevice], wanted: Sequence[str]) -> list[Pla
     for key in wanted:
         if key not in known:
             raise NotFound(f"no device {key!r} is online", advice="see `glmfleet devices`")
-    return [device for device in devices if not wanted or device.device_id in wanted or device.name in wanted]
+    if wanted:
+        return [device for device in devices if device.device_id in wanted or device.name in wanted]
+    # Beside devices that compute, those that do not are taken only by name.
+    return [device for device in devices if not device.hollow] or list(devices)
 
 
 def _context(manifest: Manifest, request: PlanRequest) -> int:

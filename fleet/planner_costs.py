@@ -47,6 +47,7 @@ class PlannerDevice:
     memory_bytes: int  # free for this plan
     figures: Figures = field(default_factory=Figures)
     thermal: Thermal | None = None
+    hollow: bool = False  # it computes nothing
 
     @cached_property
     def known(self) -> Figures:

@@ -27,6 +27,14 @@ def lines(
     )
 
 
+def hollow_lines(plan: Plan, hollow: int) -> tuple[str, ...]:
+    """`hollow`: devices of the fleet that compute nothing."""
+    used = [stage.device_name for stage in plan.stages if stage.hollow]
+    if used:
+        return (f"hollow: {', '.join(used)} compute nothing; this can be deployed, but will answer no prompt",)
+    return (f"{hollow:,} hollow devices are left out: they compute nothing",) if hollow else ()
+
+
 def size(count_bytes: float) -> str:
     """As people read it: "12.3 MiB"."""
     if count_bytes < 1024:

@@ -8,19 +8,27 @@ import os
 import ssl
 import tempfile
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 from protos.errors import Denied, InvalidInput, TimedOut, Unavailable
-from protos.ids import DeviceId, host_name
+from protos.ids import DeviceId, gateway_host_name, host_name
 from protos.transport import Credentials, split_address
 
 _SUFFIX = host_name(DeviceId(""))
+_GATEWAY_SUFFIX = gateway_host_name(DeviceId(""))
 
 
-async def probe(address: str, credentials: Credentials, timeout_seconds: float = 5.0) -> DeviceId:
-    """The id of the device at "host:port", by a TLS handshake checked against our fleet's authority.
+class Member(NamedTuple):
+    """Who answers: a device, or a gateway for those behind it."""
 
-    Raises Unavailable or TimedOut when nobody answers, Denied when who answers is not a device of this fleet,
+    device_id: DeviceId
+    gateway: bool
+
+
+async def probe(address: str, credentials: Credentials, timeout_seconds: float = 5.0) -> Member:
+    """The device or gateway at "host:port", by a TLS handshake checked against our fleet's authority.
+
+    Raises Unavailable or TimedOut when nobody answers, Denied when who answers is neither of this fleet,
     InvalidInput for a bad address.
     """
     host, port = split_address(address)
@@ -68,9 +76,10 @@ def client_context(credentials: Credentials) -> ssl.SSLContext:
     return context
 
 
-def _device_in(certificate: ssl._PeerCertRetDictType | None, address: str) -> DeviceId:
+def _device_in(certificate: ssl._PeerCertRetDictType | None, address: str) -> Member:
     names = cast("Sequence[tuple[str, str]]", (certificate or {}).get("subjectAltName", ()))
     for kind, name in names:
-        if kind == "DNS" and name.endswith(_SUFFIX):
-            return DeviceId(name.removesuffix(_SUFFIX))
+        for suffix in (_GATEWAY_SUFFIX, _SUFFIX):  # the longer first: it ends in the other
+            if kind == "DNS" and name.endswith(suffix):
+                return Member(DeviceId(name.removesuffix(suffix)), gateway=suffix == _GATEWAY_SUFFIX)
     raise Denied(f"{address} has a certificate of this fleet that names no device")

@@ -1,26 +1,50 @@
-"""All devices of the fleet as the coordinator sees them now: one standing connection to each."""
+"""All devices of the fleet as the coordinator sees them now: one standing connection to each device, or to the gateway before it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from fleet.background import Background, together
 from fleet.device_client import DeviceClient
-from fleet.device_link import DeviceLink, DeviceRecord
+from fleet.device_link import DeviceLink
+from fleet.gateway_link import ROUND_SECONDS, GatewayLink
 from fleet.liveness import Liveness
+from fleet.redial import Redial
+from fleet.views import GatewayView
+from fleet.watched import DeviceRecord, Watched
+from protos import transport
 from protos.errors import FleetError, InvalidInput, NotFound, TimedOut
 from protos.ids import DeviceId
-from protos.transport import Credentials
+from protos.transport import Credentials, Network
 from protos.v1 import telemetry_pb2
 
 DEFAULT_LIVENESS = Liveness()
 ASKED_AT_ONCE = 64
 SAMPLE_SECONDS = 1.0
+ASKED_ONE_BY_ONE = 16  # of a gateway's devices; more are asked together
+
+
+@dataclass(frozen=True)
+class _Direct:
+    """A device that answers for itself."""
+
+    where: Redial
+    watched: Watched
+    link: DeviceLink
+    task: asyncio.Task[None]
+
+
+@dataclass(frozen=True)
+class _Gateway:
+    where: Redial
+    link: GatewayLink
+    task: asyncio.Task[None]
 
 
 class Registry:
@@ -33,12 +57,15 @@ class Registry:
         *,
         rules: Liveness = DEFAULT_LIVENESS,
         clock: Callable[[], float] = time.monotonic,
+        network: Network = transport,
     ) -> None:
         self._credentials = credentials
         self._take_sample = take_sample
         self._rules = rules
         self._clock = clock
-        self._links: dict[DeviceId, tuple[DeviceLink, asyncio.Task[None]]] = {}
+        self._network = network
+        self._direct: dict[DeviceId, _Direct] = {}
+        self._gateways: dict[DeviceId, _Gateway] = {}
         self._departed: set[DeviceId] = set()
         self._background = Background()
         self._changes = 0
@@ -54,41 +81,69 @@ class Registry:
     def found(self, device: DeviceId, address: str, found_by: str) -> None:
         """Discovery saw it. A hint: the device is shown, and counts once it has proven who it is."""
         self._departed.discard(device)
-        if device in self._links:
-            self._links[device][0].found(address, found_by)
+        if device in self._direct:
+            self._direct[device].where.found(address, found_by)
             return
-        link = DeviceLink(
-            device,
-            address,
-            found_by,
-            credentials=self._credentials,
-            rules=self._rules,
+        where = Redial(address, found_by, self._rules)
+        watched = Watched(device, where, self._rules, self._clock, self._take_sample, self._tell)
+        link = DeviceLink(device, where, watched, self._rules, self._credentials, self._network)
+        self._direct[device] = _Direct(where, watched, link, self._background.start(link.run(), f"device {device}"))
+        self._tell()
+
+    def found_gateway(self, gateway: DeviceId, address: str, found_by: str) -> None:
+        """As `found`; what is behind it is shown when it has told."""
+        self._departed.discard(gateway)
+        if gateway in self._gateways:
+            self._gateways[gateway].where.found(address, found_by)
+            return
+        where = Redial(address, found_by, self._rules)
+        link = GatewayLink(
+            gateway,
+            where,
+            self._rules,
+            self._credentials,
+            self._network,
             clock=self._clock,
             take_sample=self._take_sample,
             changed=self._tell,
         )
-        self._links[device] = (link, self._background.start(link.run(), f"device {device}"))
+        self._gateways[gateway] = _Gateway(where, link, self._background.start(link.run(), f"gateway {gateway}"))
         self._tell()
 
     def gone(self, device: DeviceId) -> None:
         """Discovery heard its goodbye. A hint: one that never answered is forgotten; of the others the connection knows better."""
-        if device in self._links:
+        if device in self._direct:
             self._departed.add(device)
-            if self._links[device][0].record.description is None:
+            if self._direct[device].watched.record.description is None:
+                self._forget(device)
+        elif device in self._gateways:
+            self._departed.add(device)
+            if not self._gateways[device].link.members:
                 self._forget(device)
 
     def forget_departed(self, needed: Collection[DeviceId]) -> None:
         """Drop those that said goodbye and are offline, unless somebody waits for them: a fleet that was taken down is not a fault."""
-        for device in self._departed - set(needed):
-            if self._links[device][0].record.state == "offline":
-                self._forget(device)
+        wanted = set(needed)
+        for device in self._departed - wanted:
+            if device in self._direct:
+                if self._direct[device].watched.state == "offline":
+                    self._forget(device)
+            else:
+                members = self._gateways[device].link.members
+                if members.keys().isdisjoint(wanted) and all(member.state == "offline" for member in members.values()):
+                    self._forget(device)
 
     def records(self) -> list[DeviceRecord]:
         """By name."""
-        return sorted((link.record for link, _ in self._links.values()), key=lambda record: (record.name, record.device_id))
+        return sorted((watched.record for watched in self._all()), key=lambda record: (record.name, record.device_id))
+
+    def gateways(self) -> list[GatewayView]:
+        """By name."""
+        return sorted((one.link.view for one in self._gateways.values()), key=lambda view: (view.name, view.gateway_id))
 
     def record(self, device: DeviceId) -> DeviceRecord | None:
-        return self._links[device][0].record if device in self._links else None
+        watched = self._watched(device)
+        return watched.record if watched else None
 
     def find(self, name_or_id: str) -> DeviceRecord:
         """Raises NotFound listing the devices, InvalidInput when two have this name."""
@@ -105,9 +160,10 @@ class Registry:
 
     def client(self, device: DeviceId) -> DeviceClient:
         """Raises NotFound for a device never seen, Unavailable while there is no connection."""
-        if device not in self._links:
+        watched = self._watched(device)
+        if watched is None:
             raise NotFound(f"device {device} was not found yet", advice="glmfleet doctor tells what was tried")
-        return self._links[device][0].client
+        return watched.client
 
     async def wait_connected(self, devices: Sequence[DeviceId], timeout_seconds: float) -> bool:
         """Until there is a connection to each of these. False when that is not so in time."""
@@ -123,22 +179,21 @@ class Registry:
 
     async def refresh(self, devices: Iterable[DeviceId]) -> None:
         """Ask these what they hold now; those that do not answer keep their last description."""
-
-        async def one(link: DeviceLink) -> None:
-            with contextlib.suppress(FleetError):
-                await link.refresh()
-
-        await together([one(self._links[device][0]) for device in devices if device in self._links], at_once=ASKED_AT_ONCE)
+        asked = set(devices)
+        rounds = []
+        for gateway in self._gateways.values():
+            behind = asked & gateway.link.members.keys()
+            if len(behind) > ASKED_ONE_BY_ONE:
+                rounds.append(_unless_it_fails(gateway.link.round(), ROUND_SECONDS))
+                asked -= behind
+        single = [_describe(watched) for device in sorted(asked) if (watched := self._watched(device)) is not None]
+        await together([*rounds, *single], at_once=ASKED_AT_ONCE)
 
     async def sample(self) -> None:
         """Have a sample from every connected device now, not at the next interval; those that take over a second are passed over."""
-
-        async def one(link: DeviceLink) -> None:
-            with contextlib.suppress(FleetError, TimeoutError):
-                async with asyncio.timeout(SAMPLE_SECONDS):
-                    await link.sample()
-
-        await together([one(link) for link, _ in list(self._links.values()) if link.record.connected], at_once=ASKED_AT_ONCE)
+        links = [one.link.sample() for one in self._direct.values() if one.watched.connected]
+        rounds = [one.link.round() for one in self._gateways.values()]
+        await together([_unless_it_fails(one, SAMPLE_SECONDS) for one in [*rounds, *links]], at_once=ASKED_AT_ONCE)
 
     @property
     def changes(self) -> int:
@@ -166,12 +221,23 @@ class Registry:
 
     def _forget(self, device: DeviceId) -> None:
         self._departed.discard(device)
-        _, task = self._links.pop(device)
-        task.cancel()
+        forgotten = self._direct.pop(device, None) or self._gateways.pop(device)
+        forgotten.task.cancel()
         self._tell()
 
+    def _watched(self, device: DeviceId) -> Watched | None:
+        if device in self._direct:
+            return self._direct[device].watched
+        return next((found for one in self._gateways.values() if (found := one.link.members.get(device)) is not None), None)
+
+    def _all(self) -> Iterator[Watched]:
+        for one in self._direct.values():
+            yield one.watched
+        for gateway in self._gateways.values():
+            yield from gateway.link.members.values()
+
     def _online(self) -> int:
-        return sum(link.record.state == "online" for link, _ in self._links.values())
+        return sum(watched.state == "online" for watched in self._all())
 
     def _tell(self) -> None:
         self._changes += 1
@@ -181,5 +247,18 @@ class Registry:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._rules.interval_seconds)
-            for link, _ in list(self._links.values()):
-                link.check()
+            for one in self._direct.values():
+                one.watched.check()
+            for gateway in self._gateways.values():
+                gateway.link.check()
+
+
+async def _unless_it_fails(work: Awaitable[None], seconds: float) -> None:
+    with contextlib.suppress(FleetError, TimeoutError):
+        async with asyncio.timeout(seconds):
+            await work
+
+
+async def _describe(watched: Watched) -> None:
+    with contextlib.suppress(FleetError):
+        watched.accept(await watched.client.describe())

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import (
     URL,
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Engine,
@@ -35,7 +36,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 
 from protos.errors import Busy, Conflict, Corrupt, FleetError, Internal, InvalidInput, NoSpace
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 5  # how long a writer waits for another one
 
 metadata = MetaData()
@@ -56,6 +57,7 @@ devices = Table(
     metadata,
     Column("device_id", String(64), primary_key=True),
     Column("name", String(128), nullable=False),
+    Column("hollow", Boolean, nullable=False),  # it computes nothing
 )
 
 # Counters since the boot, as the device told them; thinned with age (fleet/telemetry.py).

@@ -31,12 +31,20 @@ _SOURCES: Mapping[pb.EnergySource, Source] = {
 
 
 @dataclass(frozen=True)
+class Registered:
+    """The name a device bears, and whether it computes nothing."""
+
+    name: str
+    hollow: bool = False
+
+
+@dataclass(frozen=True)
 class Received:
-    """A sample, when it came by the coordinator's clock (unix seconds), and the name its device bears."""
+    """A sample, when it came by the coordinator's clock (unix seconds), and whose it is."""
 
     sample: pb.TelemetrySample
     received_at: float
-    device_name: str
+    device: Registered
 
 
 def source_of(source: pb.EnergySource) -> Source:
@@ -49,7 +57,7 @@ class Telemetry:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._names: dict[str, str] = {}
+        self._known: dict[str, Registered] = {}
         self._lock = threading.Lock()
 
     def ingest(self, received: Iterable[Received]) -> None:
@@ -57,22 +65,21 @@ class Telemetry:
         batch = list(received)
         if not batch:
             return
-        names = {one.sample.device_id: one.device_name for one in batch}
+        found = {one.sample.device_id: one.device for one in batch}
         with self._lock:
-            renamed = {device: name for device, name in names.items() if self._names.get(device) != name}
+            changed = {device: registered for device, registered in found.items() if self._known.get(device) != registered}
         with self._store.writing() as connection:
-            if renamed:
-                rows = [{"device_id": device, "name": name} for device, name in renamed.items()]
+            if changed:
+                rows = [{"device_id": device, "name": one.name, "hollow": one.hollow} for device, one in changed.items()]
                 statement = _insert(devices, connection.dialect.name)
-                connection.execute(
-                    statement.on_conflict_do_update(index_elements=["device_id"], set_={"name": statement.excluded.name}), rows
-                )
+                update = {"name": statement.excluded.name, "hollow": statement.excluded.hollow}
+                connection.execute(statement.on_conflict_do_update(index_elements=["device_id"], set_=update), rows)
             connection.execute(_insert(samples, connection.dialect.name).on_conflict_do_nothing(), [_sample_row(one) for one in batch])
             pipelines = [row for one in batch for row in _pipeline_rows(one.sample)]
             if pipelines:
                 connection.execute(_insert(pipeline_samples, connection.dialect.name).on_conflict_do_nothing(), pipelines)
         with self._lock:
-            self._names |= renamed
+            self._known |= changed
 
     def record(self, request_id: str, finished_at: float, result: GenerateResult) -> None:
         """Keep what one finished request took; a second record of the same id changes nothing."""
@@ -101,7 +108,7 @@ class Telemetry:
             }
             for cost in result.devices
         ]
-        names = [{"device_id": cost.device_id, "name": cost.device_name} for cost in result.devices]
+        names = [{"device_id": cost.device_id, "name": cost.device_name, "hollow": False} for cost in result.devices]
         with self._store.writing() as connection:
             dialect = connection.dialect.name
             connection.execute(_insert(requests, dialect).on_conflict_do_nothing(), [row])

@@ -55,14 +55,15 @@ def by_device(connection: Connection, start: float, stop: float) -> list[CostRow
         found[device, source] = replace(growth, busy_seconds=wall or 0.0, modelled_busy_seconds=modelled or 0.0)
 
     served = _served(connection, start, stop)
-    names: dict[str, str] = {row.device_id: row.name for row in connection.execute(select(devices))}
+    known = {row.device_id: (row.name, bool(row.hollow)) for row in connection.execute(select(devices))}
     rows = []
     for device, source in sorted({*found, *served}):
         growth = found.get((device, source), _Growth())
+        name, hollow = known.get(device, (device, False))
         count, prompt, completion = served.get((device, source), (0, 0, 0))
         rows.append(
             CostRow(
-                key=names.get(device, device),
+                key=name,
                 device_id=device,
                 requests=count,
                 prompt_tokens=prompt,
@@ -74,6 +75,7 @@ def by_device(connection: Connection, start: float, stop: float) -> list[CostRow
                 idle_joules=growth.idle_joules,
                 joules_per_token=_per_token(growth.busy_joules, completion),
                 source=source,
+                hollow=hollow,
             )
         )
     return sorted(rows, key=lambda row: (row.key, row.device_id, row.source))

@@ -31,6 +31,22 @@ class DeviceView:
     labels: dict[str, str]
     found_by: str  # "mdns" or "seed"
     detail: str = ""  # why it is not online, one line
+    hollow: bool = False  # it computes nothing
+    gateway: str = ""  # the id of the gateway that answers for it; "": it answers itself
+
+
+@dataclass(frozen=True)
+class GatewayView:
+    """One endpoint that answers for many devices."""
+
+    gateway_id: str
+    name: str
+    address: str
+    connected: bool
+    devices: int  # behind it, that it has told of
+    online: int  # of these
+    found_by: str
+    detail: str = ""  # why it is not connected, or what is wrong with what it says
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,7 @@ class DiscoveryReport:
     seeds: tuple[str, ...]
     other_fleets: int  # adverts seen that name another fleet
     problems: tuple[str, ...]  # one line each
+    gateways: tuple[GatewayView, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +107,7 @@ class StagePlan:
     push_bytes: int  # not on the device yet
     decode_seconds: float
     decode_joules: float | None
+    hollow: bool = False  # the device computes nothing
 
 
 @dataclass(frozen=True)
@@ -212,3 +230,4 @@ class CostRow:
     idle_joules: float | None
     joules_per_token: float | None
     source: Source
+    hollow: bool = False  # by device: it computes nothing

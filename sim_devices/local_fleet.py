@@ -38,6 +38,7 @@ class DeviceSpec:
     prefix: str = "dev"
     pace: Literal["fast", "realtime"] = "fast"
     memory_bytes: int | None = None  # None: the profile's
+    hollow: int = 0  # so many hollow devices behind one gateway, in one process; `profile` then may name several: "a,b,c"
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,22 @@ class LocalDevice:
     address: str = ""
     running: bool = True
     detail: str = ""
+    hollow: int = 0  # devices behind it: then it is a gateway
 
 
 class LocalFleet:
     """Folders `<home>/sim/<name>/`; calls block, and wait for each other across processes.
 
-    `issue(folder, name)` puts the identity there before a device starts; it is not called for plaintext devices.
+    `issue(folder, name)` puts the identity there before a device starts, `issue_gateway` that of a gateway; they are not called for
+    plaintext devices.
     """
 
-    def __init__(self, home: Path, issue: Callable[[Path, str], object]) -> None:
+    def __init__(
+        self, home: Path, issue: Callable[[Path, str], object], issue_gateway: Callable[[Path, str], object] | None = None
+    ) -> None:
         self._folder = home / "sim"
         self._issue = issue
+        self._issue_gateway = issue_gateway or issue
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     def up(self, specs: Sequence[DeviceSpec], *, interface: str = "127.0.0.1", insecure: bool = False) -> list[LocalDevice]:
@@ -128,15 +134,17 @@ class LocalFleet:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             if not insecure:
-                self._issue(folder, name)
+                (self._issue_gateway if spec.hollow else self._issue)(folder, name)
             log = (folder / LOG).open("wb")
         except OSError as error:
             raise NoSpace(
                 f"{name}: cannot write to {folder}: {error.strerror}", advice="free disk space, or choose another --home"
             ) from error
-        profile = str(Path(spec.profile).absolute()) if "/" in spec.profile or spec.profile.endswith(".toml") else spec.profile
-        command = [sys.executable, "-P", "-m", "sim_devices", "--state", str(folder), "--name", name, "--profile", profile]
-        command += ["--pace", spec.pace, "--interface", interface]
+        module = "sim_devices.hollow" if spec.hollow else "sim_devices"
+        command = [sys.executable, "-P", "-m", module, "--state", str(folder), "--name", name, "--interface", interface]
+        for profile in spec.profile.split(",") if spec.hollow else [spec.profile]:
+            command += ["--profile", str(Path(profile).absolute()) if "/" in profile or profile.endswith(".toml") else profile]
+        command += ["--count", str(spec.hollow)] if spec.hollow else ["--pace", spec.pace]
         command += ["--memory", str(spec.memory_bytes)] if spec.memory_bytes else []
         command += ["--insecure"] if insecure else []
         # The same packages as this process uses, wherever it was started.
@@ -154,7 +162,8 @@ class LocalFleet:
         self._children[process.pid] = process
         try:
             started = psutil.Process(process.pid).create_time()
-            device = LocalDevice(name, spec.profile, spec.pace, spec.memory_bytes, process.pid, started)
+            pace = "" if spec.hollow else spec.pace
+            device = LocalDevice(name, spec.profile, pace, spec.memory_bytes, process.pid, started, hollow=spec.hollow)
             _write(folder / RECORD, device)
         except BaseException:
             process.kill()

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Annotated
+
+import typer
 
 from fleet.cli.client import connect
 from fleet.cli.options import HomeOption, JsonOption, open_home
 from fleet.cli.output import Column, bytes_text, in_order, note, print_json, print_table
 from fleet.views import DeviceView, DiscoveryReport
 
+# More than fit on a screen are counted by kind, and only those in trouble named.
+FEW = 40
+NAMED = 20
 
-def devices(as_json: JsonOption = False, home: HomeOption = None) -> None:
+
+def devices(
+    everything: Annotated[bool, typer.Option("--all", help=f"One line for each, also where there are more than {FEW}.")] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
     """List the fleet's devices.
 
     Example: glmfleet devices --json
@@ -24,11 +36,14 @@ def devices(as_json: JsonOption = False, home: HomeOption = None) -> None:
             for line in explain_none(coordinator.discovery()):
                 note(line)
             return
-    print_devices(found)
+    print_devices(found, everything=everything)
 
 
-def print_devices(found: Sequence[DeviceView]) -> None:
+def print_devices(found: Sequence[DeviceView], *, everything: bool = False) -> None:
     found = sorted(found, key=lambda device: in_order(device.name))
+    if len(found) > FEW and not everything:
+        print_counts(found)
+        return
     columns = [Column("name"), Column("profile"), Column("kind"), Column("state"), Column("memory", True), Column("used", True)]
     print_table(columns, [_row(device) for device in found])
     for device in found:
@@ -37,6 +52,28 @@ def print_devices(found: Sequence[DeviceView]) -> None:
     for device in found:
         if device.detail:
             note(f"{device.name} is {device.state}: {device.detail}")
+
+
+def print_counts(found: Sequence[DeviceView]) -> None:
+    """A line for each kind of device and state, and for each of the first that are not online or hold a stage."""
+    counts = Counter((device.profile, kind(device), device.state) for device in found)
+    memory = {(device.profile, kind(device), device.state): device.memory_bytes for device in found}
+    columns = [Column("devices", True), Column("profile"), Column("kind"), Column("state"), Column("memory each", True)]
+    print_table(columns, [[f"{count:,}", *key, bytes_text(memory[key])] for key, count in sorted(counts.items())])
+    _name_some([f"{device.name}: {stage}" for device in found for stage in device.stages], "stages")
+    _name_some([f"{device.name} is {device.state}: {device.detail}" for device in found if device.detail], "devices")
+    note(f"{len(found):,} devices; glmfleet devices --all lists each, --json all there is to know")
+
+
+def kind(device: DeviceView) -> str:
+    return "hollow" if device.hollow else "simulated" if device.simulated else "real"
+
+
+def _name_some(lines: Sequence[str], what: str) -> None:
+    for line in lines[:NAMED]:
+        note(line)
+    if len(lines) > NAMED:
+        note(f"and {len(lines) - NAMED:,} {what} more")
 
 
 def explain_none(report: DiscoveryReport) -> list[str]:
@@ -51,5 +88,4 @@ def explain_none(report: DiscoveryReport) -> list[str]:
 
 
 def _row(device: DeviceView) -> list[str]:
-    kind = "simulated" if device.simulated else "real"
-    return [device.name, device.profile, kind, device.state, bytes_text(device.memory_bytes), bytes_text(device.memory_used_bytes)]
+    return [device.name, device.profile, kind(device), device.state, bytes_text(device.memory_bytes), bytes_text(device.memory_used_bytes)]

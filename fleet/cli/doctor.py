@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import typer
 
 from fleet.cli.client import CoordinatorClient, connect
+from fleet.cli.devices import FEW, NAMED, kind
 from fleet.cli.options import HomeOption, JsonOption, open_home
 from fleet.cli.output import count_text, print_json, say
 from fleet.cli.sim import local_fleet
 from fleet.home import Home
-from fleet.views import DeploymentView, DeviceView, DiscoveryReport
+from fleet.views import DeploymentView, DeviceView, DiscoveryReport, GatewayView
 from protos.errors import FleetError
 from quantize.artifact import ArtifactStore
 from sim_devices.local_fleet import LocalDevice
@@ -75,7 +77,7 @@ def _coordinator(coordinator: CoordinatorClient, local: Sequence[LocalDevice]) -
     devices = coordinator.devices()
     checks = [Check("coordinator", True, "answers")]
     checks += discovery_checks(coordinator.discovery(), devices, local)
-    checks += [device_check(device) for device in devices]
+    checks += device_checks(devices)
     return checks + [_deployment_check(deployment) for deployment in coordinator.deployments()]
 
 
@@ -90,10 +92,11 @@ def discovery_checks(report: DiscoveryReport, devices: Sequence[DeviceView], loc
         f"{count_text(len(devices), 'device')} of fleet {report.fleet_id}; mDNS on {where}{seeds}{others}",
         "start some (glmfleet sim up --devices 3), or name one: glmfleet serve --seed HOST:PORT",
     )
+    gateways = [gateway_check(one) for one in report.gateways]
     problems = [
         Check("discovery", False, problem, "devices there are not found by mDNS: use --seed HOST:PORT") for problem in report.problems
     ]
-    known = {device.device_id for device in devices}
+    known = {device.device_id for device in devices} | {one.gateway_id for one in report.gateways}
     missing = [
         Check(
             f"simulated device {one.name}", False, f"runs at {one.address} and was not found", f"try: glmfleet serve --seed {one.address}"
@@ -101,12 +104,31 @@ def discovery_checks(report: DiscoveryReport, devices: Sequence[DeviceView], loc
         for one in local
         if one.device_id and one.device_id not in known
     ]
-    return [found, *problems, *missing]
+    return [found, *gateways, *problems, *missing]
+
+
+def gateway_check(gateway: GatewayView) -> Check:
+    detail = f"at {gateway.address}, {gateway.online:,} of {count_text(gateway.devices, 'device')} behind it online"
+    detail += f": {gateway.detail}" if gateway.detail else ""
+    ok = gateway.connected and not gateway.detail
+    return Check(f"gateway {gateway.name}", ok, detail, "is it running, and does the network let this machine reach it?")
+
+
+def device_checks(devices: Sequence[DeviceView]) -> list[Check]:
+    """Each device; of a large fleet the healthy ones are counted, and of the others the first named."""
+    if len(devices) <= FEW:
+        return [device_check(device) for device in devices]
+    bad = [device for device in devices if device.state != "online"]
+    kinds = Counter(kind(device) for device in devices if device.state == "online")
+    online = ", ".join(f"{count:,} {name}" for name, count in sorted(kinds.items())) or "none"
+    checks = [Check("devices", not bad, f"online: {online}" + (f"; {len(bad):,} are not" if bad else ""), "see glmfleet devices --json")]
+    return checks + [device_check(device) for device in bad[:NAMED]]
 
 
 def device_check(device: DeviceView) -> Check:
     ok = device.state == "online"
     detail = f"{device.state} at {device.address}" + (f": {device.detail}" if device.detail else "")
+    detail += " (hollow: it computes nothing)" if device.hollow else ""
     return Check(f"device {device.name}", ok, detail, "" if ok else "is it running, and does the network let this machine reach it?")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -14,7 +15,7 @@ from fleet.cli.output import Column, count_text, note, print_json, print_table
 from fleet.cli.predict import predict
 from fleet.cli.profiles import profiles
 from fleet.home import Home
-from fleet.trust import Authority
+from fleet.trust import Authority, Role
 from sim_devices.local_fleet import DeviceSpec, LocalDevice, LocalFleet
 from sim_devices.profiles import load_profile
 
@@ -30,6 +31,10 @@ def up(
     profile: Annotated[
         str | None, typer.Option("--profile", metavar="A,B", help="Profiles, in turn (default: three kinds).", show_default=False)
     ] = None,
+    hollow: Annotated[
+        int | None,
+        typer.Option("--hollow", min=1, max=20_000, help="So many hollow devices: one process, no mathematics, for the control plane."),
+    ] = None,
     pace: Annotated[Pace, typer.Option("--pace", help="realtime waits until the modelled time has passed.")] = "fast",
     memory: MemoryOption = None,
     insecure: InsecureOption = False,
@@ -41,7 +46,9 @@ def up(
     Example: glmfleet sim up --devices 3 --profile rk3588
     """
     opened = open_home(home)
-    specs = device_specs(parse_names(profile), devices, pace, parse_size(memory) if memory else None)
+    profiles, memory_bytes = parse_names(profile), parse_size(memory) if memory else None
+    specs = [] if hollow and devices is None else device_specs(profiles, devices, pace, memory_bytes)
+    specs += [hollow_spec(profiles, hollow, memory_bytes)] if hollow else []
     started = local_fleet(opened).up(specs, insecure=insecure)
     if as_json:
         print_json(started)
@@ -92,14 +99,36 @@ def device_specs(profiles: Sequence[str], count: int | None, pace: Pace, memory_
     return [DeviceSpec(name, pace=pace, memory_bytes=memory_bytes) for name in islice(cycle(chosen), count or len(chosen))]
 
 
+def hollow_spec(profiles: Sequence[str], count: int, memory_bytes: int | None) -> DeviceSpec:
+    """`count` hollow devices that take the profiles in turn, behind one gateway. Raises NotFound for an unknown profile."""
+    chosen = profiles or DEFAULT_PROFILES
+    for name in chosen:
+        load_profile(name)
+    return DeviceSpec(",".join(chosen), prefix="hollow", memory_bytes=memory_bytes, hollow=count)
+
+
 def local_fleet(home: Home) -> LocalFleet:
     """The home's simulated devices; they get their identities from its fleet authority."""
-    return LocalFleet(home.path, lambda folder, name: Authority.open(home.authority).issue_folder(folder, "device", name))
+
+    def issue(role: Role) -> Callable[[Path, str], None]:
+        return lambda folder, name: Authority.open(home.authority).issue_folder(folder, role, name)
+
+    return LocalFleet(home.path, issue("device"), issue("gateway"))
 
 
 def print_local(found: Sequence[LocalDevice]) -> None:
     columns = [Column("name"), Column("profile"), Column("pace"), Column("state"), Column("address"), Column("pid", True)]
-    rows = [[one.name, one.profile, one.pace, "running" if one.running else "ended", one.address or "-", str(one.pid)] for one in found]
+    rows = [
+        [
+            one.name,
+            one.profile.replace(",", " "),
+            f"{one.hollow:,} hollow" if one.hollow else one.pace,
+            "running" if one.running else "ended",
+            one.address or "-",
+            str(one.pid),
+        ]
+        for one in found
+    ]
     print_table(columns, rows)
     for one in found:
         if one.detail:

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 import typer
 
 from fleet.cli.client import connect
+from fleet.cli.devices import FEW
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
-from fleet.cli.output import Column, figure, note, print_json, print_table
+from fleet.cli.output import Column, count_text, figure, note, print_json, print_table
 from fleet.views import CostRow
 
 By = Literal["device", "model", "deployment", "request"]
@@ -50,7 +51,12 @@ def print_costs(rows: list[CostRow], by: By) -> None:
         Column("J/token", True),
         Column("source"),
     ]
-    print_table(columns, [_row(row, by) for row in rows])
+    shown = rows if len(rows) <= FEW else [row for row in rows if not row.hollow]
+    if shown:
+        print_table(columns, [_row(row, by) for row in shown])
+    if left := len(rows) - len(shown):
+        joules = figure(sum(row.idle_joules or 0.0 for row in rows if row.hollow))
+        note(f"{count_text(left, 'hollow device')}, which compute nothing: {joules} J idle, modelled; --json lists each")
 
 
 def _row(row: CostRow, by: By) -> list[str]:
@@ -63,5 +69,5 @@ def _row(row: CostRow, by: By) -> list[str]:
         figure(row.busy_joules),
         figure(row.idle_joules),
         figure(row.joules_per_token),
-        row.source,
+        f"{row.source}, hollow" if row.hollow else row.source,
     ]

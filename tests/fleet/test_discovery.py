@@ -175,7 +175,9 @@ async def test_adverts_that_make_no_sense_are_not_dialled() -> None:
 async def test_forged_adverts_take_bounded_memory_and_new_devices_are_still_found() -> None:
     found: dict[DeviceId, str] = {}
     removed: set[DeviceId] = set()  # so that whoever dials them forgets them too
-    browser = AdvertBrowser(OURS, [Interface(LOOPBACK)], found.__setitem__, removed.add, limit=10)
+    browser = AdvertBrowser(
+        OURS, [Interface(LOOPBACK)], lambda device, address, _gateway: found.__setitem__(device, address), removed.add, limit=10
+    )
     async with AsyncZeroconf(interfaces=[LOOPBACK]) as responder, browser:
         for number in range(30):
             info = service_info(device_id(b"forged %d" % number), OURS, 1, [LOOPBACK])

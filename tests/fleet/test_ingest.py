@@ -7,7 +7,7 @@ import pytest
 
 from fleet.ingest import Ingest
 from fleet.store import Store
-from fleet.telemetry import Telemetry
+from fleet.telemetry import Registered, Telemetry
 from protos.v1 import telemetry_pb2 as pb
 
 
@@ -22,7 +22,7 @@ async def test_one_devices_nonsense_costs_the_others_nothing(
 ) -> None:
     with Store(tmp_path / "state.sqlite") as store:
         telemetry = Telemetry(store)
-        async with Ingest(telemetry, lambda device: device, now=lambda: 100.0) as ingest:
+        async with Ingest(telemetry, Registered, now=lambda: 100.0) as ingest:
             for one in (sample("good", 0, 1.0), lie, lie, sample("good", 1, 4.0)):
                 ingest.add(one)
             await ingest.flush()

@@ -56,7 +56,7 @@ async def test_a_device_of_ours_is_known_by_its_certificate(fleet: TestFleet) ->
     async with agent(fleet, "dev-1") as one, agent(fleet, "dev-2") as two:
         found = await asyncio.gather(probe(one, me), probe(two, me), probe(one.replace("127.0.0.1", "localhost"), me))
     first, second = fleet.member("dev-1").device_id, fleet.member("dev-2").device_id
-    assert found == [first, second, first]
+    assert found == [(first, False), (second, False), (first, False)]
 
 
 async def test_another_fleets_device_is_denied(fleet: TestFleet, tmp_path: Path) -> None:

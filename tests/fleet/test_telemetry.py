@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.store import Store, pipeline_samples, samples
-from fleet.telemetry import KEEP_SECONDS, Received, Telemetry
+from fleet.telemetry import KEEP_SECONDS, Received, Registered, Telemetry
 from fleet.views import CostRow, DeviceCost, GenerateResult, Source
 from protos.v1 import telemetry_pb2 as pb
 
@@ -44,7 +44,7 @@ def a_sample(
     sample.energy.source, sample.energy.busy_joules, sample.energy.idle_joules = source, busy, idle
     for name, (wall, modelled) in (pipelines or {}).items():
         sample.pipelines.add(pipeline_id=name, busy_seconds=wall, modelled_busy_seconds=modelled)
-    return Received(sample, at, f"name of {device}")
+    return Received(sample, at, Registered(f"name of {device}"))
 
 
 def a_cost(device: str = "d1", joules: float | None = 2.0, source: Source = "modelled", busy: float = 1.0) -> DeviceCost:

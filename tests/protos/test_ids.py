@@ -8,12 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.ids import device_id, digest_of, fleet_id, host_name, parse_device_id, parse_digest
+from protos.ids import device_id, digest_of, fleet_id, gateway_host_name, host_name, member_id, parse_device_id, parse_digest
 
 
 def test_a_known_key_has_a_known_id() -> None:
     assert device_id(b"key") == "fryock32azdpsitz"  # base32 of the first 80 bits of SHA-256: never to change
     assert fleet_id(b"key") == device_id(b"key")
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_a_members_id_is_its_gateways_and_its_name_alone(one: str, other: str) -> None:
+    gateways = device_id(b"key"), device_id(b"another key")
+    ids = {member_id(gateway, name) for gateway in gateways for name in (one, other)}
+    assert len(ids) == (2 if one == other else 4)
+    assert all(parse_device_id(member) == member for member in ids)
+    assert member_id(gateways[0], "7") == "mmwcoegvt2kl2yu6"  # never to change
+
+
+def test_a_gateways_name_is_no_devices() -> None:
+    gateway = device_id(b"key")
+    assert gateway_host_name(gateway) != host_name(gateway)
 
 
 @given(st.binary(max_size=200))
