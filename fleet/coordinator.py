@@ -191,10 +191,8 @@ class Coordinator:
         found(candidate.device_id, candidate.address, candidate.found_by)
 
     def _registered(self, device: str) -> Registered:
-        record = self._registry.record(DeviceId(device))
-        if record is None:
-            return Registered(device)
-        return Registered(record.name, record.description is not None and record.description.accelerator.hollow)
+        description = self._registry.description(DeviceId(device))
+        return Registered(description.name or device, description.accelerator.hollow) if description else Registered(device)
 
     async def _plan(self, request: PlanRequest, deployment: str) -> Plan:
         manifest = await asyncio.to_thread(self._artifacts.load, request.model)

@@ -71,12 +71,13 @@ class Ingest:
             _log.warning("%d telemetry samples were not kept: %s", len(batch), error.detail)
 
     async def _write_repeatedly(self) -> None:
-        thinned_at = time.monotonic()
+        clock = asyncio.get_running_loop().time
+        thinned_at = clock()
         while True:
             await asyncio.sleep(self._batch_seconds)
             await self.flush()
-            if time.monotonic() - thinned_at > THIN_SECONDS:
-                thinned_at = time.monotonic()
+            if clock() - thinned_at > THIN_SECONDS:
+                thinned_at = clock()
                 try:
                     await asyncio.to_thread(self._telemetry.thin, self._now())
                 except FleetError as error:

@@ -22,6 +22,7 @@ from protos import transport
 from protos.errors import FleetError, InvalidInput, NotFound, TimedOut
 from protos.ids import DeviceId
 from protos.transport import Credentials, Network
+from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
 
 DEFAULT_LIVENESS = Liveness()
@@ -144,6 +145,11 @@ class Registry:
     def record(self, device: DeviceId) -> DeviceRecord | None:
         watched = self._watched(device)
         return watched.record if watched else None
+
+    def description(self, device: DeviceId) -> pb.DeviceDescription | None:
+        """What it said of itself last; asked for each sample, so without the rest of its record."""
+        watched = self._watched(device)
+        return watched.description if watched else None
 
     def find(self, name_or_id: str) -> DeviceRecord:
         """Raises NotFound listing the devices, InvalidInput when two have this name."""

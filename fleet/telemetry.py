@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import BigInteger, Table, cast, delete, func, select, tuple_
+from sqlalchemy import BigInteger, Table, and_, cast, delete, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from fleet import telemetry_sums as sums
@@ -59,6 +59,7 @@ class Telemetry:
         self._store = store
         self._known: dict[str, Registered] = {}
         self._lock = threading.Lock()
+        self._thinned_to: dict[float, float] = {}  # by the age from which on: until when (unix seconds)
 
     def ingest(self, received: Iterable[Received]) -> None:
         """Keep these samples, in one transaction; those already there (same device, boot and index) are left as they are."""
@@ -138,17 +139,22 @@ class Telemetry:
             connection.execute(delete(requests).where(requests.c.finished_at < now - KEEP_SECONDS))
             connection.execute(delete(samples).where(samples.c.received_at < now - KEEP_SECONDS))
         for older, window in THINNING_SECONDS:
+            horizon = now - older
+            # What was thinned before is thin already; the window that the last horizon cut in two is looked at again.
+            begin = self._thinned_to.get(older, 0.0) // window * window
             place = func.row_number().over(
                 partition_by=(samples.c.device_id, samples.c.boot_id, cast(samples.c.received_at / window, BigInteger)),
                 order_by=samples.c.sample_index.desc(),
             )
-            ranked = select(*_SAMPLE, place.label("place")).where(samples.c.received_at < now - older).subquery()
+            aged = and_(samples.c.received_at >= begin, samples.c.received_at < horizon)
+            ranked = select(*_SAMPLE, place.label("place")).where(aged).subquery()
             surplus = select(ranked.c.device_id, ranked.c.boot_id, ranked.c.sample_index).where(ranked.c.place > 1)
             # A pipeline that is gone told its sum in its last sample.
             last_of_pipeline = select(_DEVICE, _BOOT, func.max(_INDEX)).group_by(_DEVICE, _BOOT, pipeline_samples.c.pipeline_id)
             # A transaction each, so that a large fleet's samples wait less.
             with self._store.writing() as connection:
                 connection.execute(delete(samples).where(tuple_(*_SAMPLE).in_(surplus), tuple_(*_SAMPLE).not_in(last_of_pipeline)))
+            self._thinned_to[older] = horizon
 
 
 _SAMPLE = (samples.c.device_id, samples.c.boot_id, samples.c.sample_index)

@@ -64,6 +64,10 @@ class Watched:
         return self._state
 
     @property
+    def description(self) -> pb.DeviceDescription | None:
+        return self._description
+
+    @property
     def connected(self) -> bool:
         return self._client is not None
 

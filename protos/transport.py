@@ -161,7 +161,7 @@ def dial(address: str, device: DeviceId, credentials: Credentials | None, gatewa
     return Peer(device, address, grpc.aio.secure_channel(address, tls, options=[*_CLIENT, ("grpc.ssl_target_name_override", name)]))
 
 
-class _AddressedTo(grpc.aio.ServerInterceptor):
+class AddressedTo(grpc.aio.ServerInterceptor):
     """Refuses calls that name another device: an address that changed hands must not get this device's work."""
 
     def __init__(self, device: DeviceId, behind: Mapping[DeviceId, Methods] | None) -> None:
@@ -201,7 +201,7 @@ async def serve(
     """
     host, _, _ = bind.rpartition(":")
     # The role first: it then stands before what is behind a gateway, too.
-    interceptors: Sequence[grpc.aio.ServerInterceptor] = [*([OnlyItsRole()] if credentials else []), _AddressedTo(device, behind)]
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = [*([OnlyItsRole()] if credentials else []), AddressedTo(device, behind)]
     server = grpc.aio.server(interceptors=interceptors, options=_SERVER)
     register(server)
     try:

@@ -52,8 +52,9 @@ class HollowFleet:
         network: Network = transport,
         clock: Callable[[], float] = time.monotonic,
         boot_ids: Callable[[], str] = lambda: os.urandom(16).hex(),
+        process: Callable[[], ProcessReading] | None = None,
     ) -> None:
-        """`identity` is the gateway's; `clock` in seconds, monotonic."""
+        """`identity` is the gateway's; `clock` in seconds, monotonic; `process`: what each says that it takes of its machine."""
         self.gateway = identity.device_id
         self.address = ""
         self._plan = plan
@@ -62,7 +63,7 @@ class HollowFleet:
         self._network = network
         self._clock = clock
         self._boot_ids = boot_ids
-        self._process = _shared_process(plan.count, clock)
+        self._process = process or _shared_process(plan.count, clock)
         self.devices: dict[str, HollowDevice] = {}
         self._behind: dict[DeviceId, Methods] = {}
         self._stack = AsyncExitStack()

@@ -64,7 +64,7 @@ def test_threads_write_one_after_another(store: Store) -> None:
 def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
     def fail() -> None:
         with store.writing() as connection:
-            connection.execute(insert(devices).values(device_id="d", name="n"))
+            connection.execute(insert(devices).values(device_id="d", name="n", hollow=False))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -77,7 +77,7 @@ def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite"
     with Store(path) as store, store.writing() as connection:
         connection.execute(text("UPDATE schema_info SET version = 99"))
-    with pytest.raises(Conflict, match="schema 99; this glmfleet reads 1") as caught:
+    with pytest.raises(Conflict, match="schema 99; this glmfleet reads 2") as caught:
         Store(path)
     assert caught.value.advice == "use the newer glmfleet"
 

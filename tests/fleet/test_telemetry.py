@@ -177,7 +177,7 @@ def test_the_same_sample_or_request_again_changes_nothing(telemetry: Telemetry) 
 
 def test_a_renamed_device_goes_by_its_new_name(telemetry: Telemetry) -> None:
     telemetry.ingest([a_sample(0, at=NOW - 20)])
-    telemetry.ingest([replace(a_sample(1, at=NOW - 10), device_name="renamed")])
+    telemetry.ingest([replace(a_sample(1, at=NOW - 10), device=Registered("renamed"))])
     assert only(telemetry.costs(60, "device", NOW)).key == "renamed"
 
 
