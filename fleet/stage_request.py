@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from fleet.desired import Desired
 from protos.manifest import Blob, Manifest
 from protos.v1 import device_pb2 as pb
 from quantize.costs import stage_cost
+from quantize.golden import stage_golden
 from quantize.graph import build_stage_graph
 
 HEAD = "head"
@@ -24,10 +26,15 @@ def stage_blobs(manifest: Manifest, desired: Desired, stage: int) -> tuple[Blob,
     return tuple({blob.digest: blob for blob in blobs}.values())
 
 
-def load_request(manifest: Manifest, desired: Desired, stage: int, next_hop: pb.Hop | None) -> pb.LoadStageRequest:
-    """Builds the graphs, which takes some milliseconds: call it in an executor."""
+def load_request(
+    manifest: Manifest, desired: Desired, stage: int, next_hop: pb.Hop | None, blob_folder: Path | None = None
+) -> pb.LoadStageRequest:
+    """Builds the graphs, which takes some milliseconds: call it in an executor. With the artifact's `blob_folder` the device is told to
+    check itself. Raises Corrupt when what it would check by is damaged."""
     plan, planned, config = desired.plan, desired.plan.stages[stage], manifest.config
     body = [part for part in planned.parts if part != HEAD]
+    first, stop = planned.first_layer, planned.stop_layer
+    golden = stage_golden(manifest, body, first, stop, plan.context, plan.kv_dtype, blob_folder) if blob_folder else None
     return pb.LoadStageRequest(
         generation=generation(desired),
         pipeline_id=desired.pipeline_id,
@@ -58,10 +65,12 @@ def load_request(manifest: Manifest, desired: Desired, stage: int, next_hop: pb.
         head_graph=build_stage_graph(manifest, [HEAD]) if HEAD in planned.parts else b"",
         next=next_hop,
         cost=pb.StageCost(**dataclasses.asdict(stage_cost(manifest, planned.parts, plan.kv_dtype))),
+        golden=pb.Golden(**dataclasses.asdict(golden)) if golden else None,
     )
 
 
 def row_multiple(manifest: Manifest) -> int:
-    """Some products compute the last of an odd number of rows differently: MatMulNBits with blocks of 128 and more, and those in float32,
-    as a router of experts is."""
-    return 2 if manifest.quantization.block_size not in (32, 64) or manifest.config.experts else 1
+    """Some products compute a lone row, or the last of an odd number, differently: MatMulNBits at 4 bits, with blocks of 128 and more (on
+    onnxruntime 1.31, not on 1.32), and those in float32, as a router of experts is."""
+    quantization = manifest.quantization
+    return 2 if quantization.block_size not in (32, 64) or quantization.bits == 4 or manifest.config.experts else 1

@@ -74,6 +74,7 @@ class Quantization:
     block_size: int
     symmetric: bool
     rotated: bool = False
+    outer_bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,12 @@ class TextFile:
 
 
 @dataclass(frozen=True)
-class QualityReport:
-    text: str
-    tokens: int
-    perplexity: float
-    reference_perplexity: float
-    kl_divergence: float
-    top1_agreement: float
+class GoldenRows:
+    """See manifest.proto."""
+
+    token_ids: tuple[int, ...]
+    scale: float
+    blob: Blob
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Manifest:
     provenance: Provenance
     parts: tuple[Part, ...]
     text_files: tuple[TextFile, ...] = ()
-    quality: QualityReport | None = None
+    golden: GoldenRows | None = None
     format_version: int = field(default=FORMAT_VERSION)
 
     def part(self, name: str) -> Part:
@@ -163,9 +163,10 @@ class Manifest:
         raise KeyError(name)
 
     def blobs(self) -> dict[Digest, Blob]:
-        """Every blob the manifest names (first variants and others, text files), by digest."""
+        """Every blob the manifest names (first variants and others, text files, golden rows), by digest."""
         found = [blob for part in self.parts for variant in part.variants for blob in variant.blobs]
-        return {blob.digest: blob for blob in [*found, *(file.blob for file in self.text_files)]}
+        golden = [self.golden.blob] if self.golden else []
+        return {blob.digest: blob for blob in [*found, *(file.blob for file in self.text_files), *golden]}
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
@@ -198,6 +199,11 @@ def _check(manifest: Manifest) -> None:
     names = [part.name for part in manifest.parts]
     if len(set(names)) != len(names):
         raise ValueError("a part is named twice")
+    if (golden := manifest.golden) is not None:
+        if golden.blob.size_bytes != 2 * (manifest.config.layers + 1) * len(golden.token_ids) * manifest.config.hidden_size:
+            raise ValueError("the golden rows are not of the model's shape")
+        if not (math.isfinite(golden.scale) and golden.scale > 0):
+            raise ValueError("the golden rows have no scale")
     for part in manifest.parts:
         if not part.variants:
             raise ValueError(f"part {part.name} has no variant")
@@ -229,12 +235,16 @@ def _to_proto(manifest: Manifest) -> pb.Manifest:
             for part in manifest.parts
         ],
         text_files=[pb.TextFile(name=file.name, blob=_blob_to_proto(file.blob)) for file in manifest.text_files],
-        quality=pb.QualityReport(**vars(manifest.quality)) if manifest.quality else None,
+        golden=_golden_to_proto(manifest.golden) if manifest.golden else None,
     )
 
 
 def _blob_to_proto(blob: Blob) -> pb.Blob:
     return pb.Blob(digest=blob.digest, size_bytes=blob.size_bytes)
+
+
+def _golden_to_proto(golden: GoldenRows) -> pb.GoldenRows:
+    return pb.GoldenRows(token_ids=golden.token_ids, scale=golden.scale, blob=_blob_to_proto(golden.blob))
 
 
 def _variant_to_proto(variant: Variant) -> pb.Variant:
@@ -259,7 +269,7 @@ def _cost(message: pb.Cost) -> Cost:
 
 
 def _from_proto(message: pb.Manifest) -> Manifest:
-    c, q = message.config, message.quality
+    c, g = message.config, message.golden
     return Manifest(
         config=ModelConfig(
             **{name: getattr(c, name) for name in ModelConfig.__dataclass_fields__ if not name.endswith(("token_ids", "experts"))},
@@ -271,8 +281,6 @@ def _from_proto(message: pb.Manifest) -> Manifest:
         provenance=Provenance(**{name: getattr(message.provenance, name) for name in Provenance.__dataclass_fields__}),
         parts=tuple(Part(p.name, _cost(p.cost), tuple(_variant(v) for v in p.variants)) for p in message.parts),
         text_files=tuple(TextFile(f.name, _blob(f.blob)) for f in message.text_files),
-        quality=QualityReport(q.text, q.tokens, q.perplexity, q.reference_perplexity, q.kl_divergence, q.top1_agreement)
-        if message.HasField("quality")
-        else None,
+        golden=GoldenRows(tuple(g.token_ids), g.scale, _blob(g.blob)) if message.HasField("golden") else None,
         format_version=message.format_version,
     )

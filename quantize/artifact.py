@@ -15,13 +15,15 @@ from protos.ids import Digest
 from protos.manifest import Blob, Manifest, parse
 from quantize.files import StagedFile, no_space_as_ours, sweep_staged
 from quantize.journal import journalled
+from quantize.records import Records
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _CHUNK_BYTES = 1 << 20
 
 
 class ArtifactStore:
-    """`root`/blobs/sha256/<digest>, `root`/models/<name>.json (canonical manifest bytes), `root`/imports (see `quantize.journal`).
+    """`root`/blobs/sha256/<digest>, `root`/models/<name>.json (canonical manifest bytes), `root`/imports (see `quantize.journal`) and
+    `root`/records (`quantize.records`).
 
     Several processes may share one store: an import holds it shared, a removal alone.
     """
@@ -32,6 +34,7 @@ class ArtifactStore:
         self._models = root / "models"
         self.blob_folder = root / "blobs" / "sha256"
         self.imports = root / "imports"
+        self.records = Records(root / "records")
         try:
             with no_space_as_ours(root):
                 self.blob_folder.mkdir(parents=True, exist_ok=True)
@@ -100,6 +103,8 @@ class ArtifactStore:
                 users.setdefault(digest, []).append(part.name)
         for file in manifest.text_files:
             users.setdefault(file.blob.digest, []).append(file.name)
+        if manifest.golden:
+            users.setdefault(manifest.golden.blob.digest, []).append("golden rows")
         blobs = manifest.blobs()
         total, done = sum(blob.size_bytes for blob in blobs.values()), 0
         for digest, blob in blobs.items():
@@ -159,7 +164,9 @@ class ArtifactStore:
             yield
 
     def _collect(self) -> int:
-        wanted = {digest for name in self.list() for digest in self.load(name).blobs()} | journalled(self.imports)
+        manifests = [self.load(name) for name in self.list()]
+        wanted = {digest for manifest in manifests for digest in manifest.blobs()} | journalled(self.imports)
+        self.records.retain({manifest.digest for manifest in manifests})
         freed_bytes = 0
         for path in self.blob_folder.iterdir():
             if path.name not in wanted and not path.name.startswith("."):

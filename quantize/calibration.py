@@ -1,4 +1,4 @@
-"""Scales of an int8 KV cache, from one pass of the decoder over a few tokens while its weights are written."""
+"""Scales of an int8 KV cache and golden rows, from one pass of the decoder over a few tokens while its weights are written."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ _MARGIN = 1.25
 # Of a scale: coarse, so that BLAS's order of summation, which differs between processors, does not show in an artifact's digest.
 _SIGNIFICANT_BITS = 8
 _SMALLEST_SCALE = 2.0**-20
+# As many of the tokens' rows are kept for devices to check themselves by; an even number.
+GOLDEN_TOKENS = 8
 
 
 class Calibration:
@@ -34,6 +36,7 @@ class Calibration:
         self._steps: Steps | None = None
         self._asked: tuple[str, Doubles] | None = None
         self._outputs: list[Doubles] = []
+        self._stream: list[Doubles] = []
 
     @property
     def key_scales(self) -> Floats:
@@ -70,15 +73,22 @@ class Calibration:
         self._outputs.append(states @ rows.astype(np.float64).T)
 
     def settle(self) -> Doubles:
-        """Ends the layer whose last tensor was given; the hidden rows after it, which `resume` takes."""
+        """Ends the layer whose last tensor was given; the rows that `resume` takes, [any, H]."""
         if self._steps is not None:
             self._advance()
         self._layer, self._steps = -1, None
-        return self._run.hidden
+        return np.concatenate([self._run.hidden, *self._stream])
 
-    def resume(self, hidden: Doubles) -> None:
+    def resume(self, rows: Doubles) -> None:
         """Goes on where another calibration of the same tokens had `settle`d."""
-        self._run = LayerRun(self._config, hidden)
+        count = len(self._token_ids)
+        self._run = LayerRun(self._config, rows[:count].copy())
+        self._stream = list(rows[count:].reshape(-1, min(count, GOLDEN_TOKENS), rows.shape[1]))
+
+    def stream(self) -> list[Doubles]:
+        """After the last matrix: the residual stream [tokens, H] before layer 0 and after each, of the first `GOLDEN_TOKENS` tokens."""
+        self.settle()
+        return [*self._stream, self._run.hidden[:GOLDEN_TOKENS].copy()]
 
     def _enter(self, layer: int) -> None:
         """Ends the layer before at the first tensor of a new one."""
@@ -86,6 +96,7 @@ class Calibration:
             return
         if self._steps is not None:
             self._advance()
+        self._stream.append(self._run.hidden[:GOLDEN_TOKENS].copy())
         self._layer, self._run, self._steps = layer, LayerRun(self._config, self._run.hidden), None
 
     def _advance(self) -> None:

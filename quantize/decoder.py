@@ -166,14 +166,15 @@ def _add_matmul(builder: GraphBuilder, part: str, prefix: str, value: str, outpu
         if bias:
             builder.add_node("Add", [product, bias], [output])
         return
+    zeros = builder.weight(part, f"{prefix}zero_points") if builder.has_weight(part, f"{prefix}zero_points") else ""
     builder.add_node(
         "MatMulNBits",
-        [value, weight, builder.weight(part, f"{prefix}scales"), *(["", "", bias] if bias else [])],
+        [value, weight, builder.weight(part, f"{prefix}scales"), zeros, *(["", bias] if bias else [])],
         [output],
         fused=True,
         K=columns,
         N=rows,
-        bits=8,
+        bits=builder.bits(part, f"{prefix}weight"),
         block_size=builder.block_size,
         accuracy_level=builder.accuracy_level,
     )

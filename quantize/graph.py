@@ -29,12 +29,19 @@ from quantize.parts import EMBEDDING, HEAD, KV_SCALES, find_part, layer_number, 
 DIALECT = "com.microsoft.nbits"
 
 
-def build_stage_graph(manifest: Manifest, parts: Sequence[str], *, accuracy_level: int = 4, kv_dtype: KvDtype = "float32") -> bytes:
+def build_stage_graph(
+    manifest: Manifest,
+    parts: Sequence[str],
+    *,
+    accuracy_level: int = 4,
+    kv_dtype: KvDtype = "float32",
+    layer_outputs: bool = False,
+) -> bytes:
     """A serialized ONNX model for these parts: exactly ["head"], or embedding and consecutive layers in any order, each whole, with
     "positions" when there are layers (and the model has them).
 
     accuracy_level is MatMulNBits': 4 computes in int8 (activations quantized per row and block), 0 keeps activations in fp32. Matrices
-    that are stored as float32 are multiplied in it.
+    that are stored as float32 are multiplied in it. With `layer_outputs` the stream after each layer i is an output, "layers.i.out", too.
     Raises InvalidInput for a list that is no stage of this model, and as `check_kv_dtype`.
     """
     check_kv_dtype(manifest, kv_dtype)
@@ -60,6 +67,9 @@ def build_stage_graph(manifest: Manifest, parts: Sequence[str], *, accuracy_leve
         residual = Residual.begin(builder, hidden)
         for layer in layers:
             residual = architecture.add_layer(builder, layer, residual)
+            if layer_outputs:
+                builder.add_node("Add", [residual.stream, residual.branch], [f"layers.{layer}.out"])
+                builder.add_output(f"layers.{layer}.out", TensorProto.FLOAT, ["batch", "sequence", hidden_size])
         builder.add_node("Add", [residual.stream, residual.branch], ["hidden_out"])
     else:
         builder.add_node("Identity", [hidden], ["hidden_out"])

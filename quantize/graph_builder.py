@@ -79,6 +79,11 @@ class GraphBuilder:
         """Whether this tensor is stored as it is, and not by int8 blocks."""
         return self._stored(part, tensor)[1].dtype == "float32"
 
+    def bits(self, part: str, tensor: str) -> int:
+        """Of each weight of a matrix that is stored by blocks."""
+        *_, block_bytes = self._stored(part, tensor)[1].shape
+        return 8 * block_bytes // self.block_size
+
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Of a neutral tensor by its whole name: without what blocks pad."""
         return self._shapes[tensor]

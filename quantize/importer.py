@@ -11,18 +11,20 @@ from typing import Literal
 import numpy as np
 
 from protos.errors import Busy, Corrupt, InvalidInput
-from protos.manifest import Blob, Manifest, ModelConfig, Part, Quantization, Tensor, TextFile, Variant
+from protos.manifest import Blob, GoldenRows, Manifest, ModelConfig, Part, Quantization, Tensor, TextFile, Variant
 from quantize.architectures.registry import architecture_of
 from quantize.artifact import ArtifactStore, BlobWriter
-from quantize.blocks import Floats, check_block_size, check_finite, dequantize, quantize
-from quantize.calibration import Calibration
+from quantize.blocks import Bytes, Floats, check_finite
+from quantize.calibration import GOLDEN_TOKENS, Calibration
 from quantize.calibration_text import calibration_ids
 from quantize.checkpoint import Checkpoint, slabs, tensor_shapes
 from quantize.folding import RotatedCheckpoint
+from quantize.golden import pack
 from quantize.journal import Journal, Whole, open_journal, program_identity
-from quantize.part_specs import MAX_POSITIONS, PartSpec, TensorSpec, layout_name, part_specs
+from quantize.part_specs import MAX_POSITIONS, PartSpec, TensorSpec, layout_name, part_specs, scheme_of
 from quantize.parts import EMBEDDING, KEY_SCALES, POSITIONS, VALUE_SCALES, layer_number
 from quantize.positions import rotary_tables
+from quantize.schemes import Scheme
 from quantize.sources import Shapes
 
 Progress = Callable[[int, int, str], None]
@@ -39,7 +41,8 @@ def import_model(
     store: ArtifactStore,
     name: str,
     *,
-    bits: Literal[8, 32] = 8,
+    bits: Literal[4, 8, 32] = 8,
+    symmetric: bool = True,
     block_size: int | None = None,
     rotate: bool = True,
     source: str | None = None,
@@ -59,30 +62,33 @@ def import_model(
     checkpoint = RotatedCheckpoint(checkpoint) if rotate else checkpoint
     config = replace(checkpoint.config, max_positions=min(checkpoint.config.max_positions, MAX_POSITIONS))
     if bits == 32:
-        block_size = 0
+        quantization = Quantization(bits=32, block_size=0, symmetric=True, rotated=rotate, outer_bits=32)
     else:
         block_size = default_block_size(config) if block_size is None else block_size
-        check_block_size(block_size)
-        if config.experts and block_size > 64:
+        Scheme(bits, block_size, symmetric).check()
+        if config.experts and (block_size > 64 or bits == 4 or not symmetric):
             raise InvalidInput(
-                f"block size {block_size} is not for a mixture of experts: a text would depend on others beside it",
-                advice="choose 32 or 64",
+                f"{layout_name(Quantization(bits, block_size, symmetric))} is not for a mixture of experts: a text would depend on others",
+                advice="choose symmetric 8 bits in blocks of 32 or 64",
             )
-    quantization = Quantization(bits=bits, block_size=block_size, symmetric=True, rotated=rotate)
+        quantization = Quantization(bits=bits, block_size=block_size, symmetric=symmetric, rotated=rotate, outer_bits=8)
     specs = tuple(part_specs(config, quantization))
     shapes = tensor_shapes(config)
-    calibration = Calibration(config, calibration_ids(checkpoint.text_files["tokenizer.json"], config.vocab_size))
+    token_ids = calibration_ids(checkpoint.text_files["tokenizer.json"], config.vocab_size)
+    calibration = Calibration(config, token_ids)
     meter = _Meter(sum(spec.size_bytes for spec in specs), progress)
     identity = (source or "", program_identity(), repr((config, quantization)))
     with _tidied(store), store.importing(), open_journal(store.imports, *identity) if source else nullcontext() as journal:
 
         def written(spec: PartSpec) -> Blob:
             with store.new_blob() as writer:
-                for tensor, chunk in _chunks(spec, shapes, checkpoint, config, block_size, calibration):
+                for tensor, chunk in _chunks(spec, shapes, checkpoint, config, scheme_of(quantization, spec.name), calibration):
                     _write(writer, tensor, chunk, meter)
                 return writer.commit()
 
         blobs = _write_parts(specs, written, calibration, meter, journal, store)
+        # The calibration knows no learned positions.
+        golden = _golden(calibration, token_ids, store) if config.rotary_dim else None
         text_files = tuple(TextFile(file, store.put(data)) for file, data in sorted(checkpoint.text_files.items()))
         manifest = Manifest(
             config=config,
@@ -90,6 +96,7 @@ def import_model(
             provenance=provenance,
             parts=tuple(_part(spec, blobs, layout_name(quantization)) for spec in specs),
             text_files=text_files,
+            golden=golden,
         )
         store.save(name, manifest)
     return manifest
@@ -137,6 +144,11 @@ def _write_parts(
     return blobs
 
 
+def _golden(calibration: Calibration, token_ids: Sequence[int], store: ArtifactStore) -> GoldenRows | None:
+    packed = pack(calibration.stream())
+    return GoldenRows(tuple(token_ids[:GOLDEN_TOKENS]), packed[0], store.put(packed[1])) if packed else None
+
+
 class _Meter:
     def __init__(self, total_bytes: int, progress: Progress) -> None:
         self.part = ""
@@ -158,13 +170,14 @@ def _write(writer: BlobWriter, tensor: TensorSpec, chunk: np.ndarray, meter: _Me
 
 
 def _chunks(
-    spec: PartSpec, shapes: Shapes, checkpoint: Checkpoint, config: ModelConfig, block_size: int, calibration: Calibration
+    spec: PartSpec, shapes: Shapes, checkpoint: Checkpoint, config: ModelConfig, scheme: Scheme, calibration: Calibration
 ) -> Iterator[tuple[TensorSpec, np.ndarray]]:
-    """What the part's own blob holds, in order. Scales follow their weights, so they are kept until those are written."""
+    """What the part's own blob holds, in order. Scales and zero points follow their weights, so they are kept until those are written."""
     if spec.name == POSITIONS:
         yield from zip(spec.own, rotary_tables(config), strict=True)
         return
     scales: list[Floats] = []
+    zeros: list[Bytes] = []
     layer, within = layer_number(spec.name), spec.name.partition(".")[2].partition(".")[2]
     for tensor in spec.own:
         source = f"{spec.name}.{tensor.name}"
@@ -175,9 +188,11 @@ def _chunks(
                 values = checkpoint.read(source, start, stop)
                 stored: np.ndarray = values
                 if tensor.dtype == "uint8":
-                    stored, slab_scales = quantize(values, block_size, source)
-                    scales.append(slab_scales)
-                    values = dequantize(stored.reshape(*slab_scales.shape, -1), slab_scales, columns)
+                    slab = scheme.quantize(values, source)
+                    scales.append(slab.scales)
+                    if slab.zero_points is not None:
+                        zeros.append(slab.zero_points)
+                    stored, values = slab.weight, scheme.dequantize(slab, columns)
                 else:
                     check_finite(values, source)
                 if layer is not None:
@@ -192,6 +207,9 @@ def _chunks(
         elif tensor.name.endswith("scales"):
             yield tensor, np.concatenate(scales)
             scales = []
+        elif tensor.name.endswith("zero_points"):
+            yield tensor, np.concatenate(zeros)
+            zeros = []
         else:
             values = checkpoint.read(source, 0, tensor.shape[0])
             check_finite(values, source)

@@ -11,6 +11,7 @@ from quantize.architectures.registry import architecture_of
 from quantize.blocks import padded
 from quantize.parts import EMBEDDING, HEAD, KV_SCALES, POSITIONS, layer_part
 from quantize.positions import table_columns
+from quantize.schemes import Scheme
 
 # The rotary tables of 32,768 positions are 16 MB at rotary_dim 128; longer contexts do not fit the devices we are for.
 MAX_POSITIONS = 32_768
@@ -47,7 +48,14 @@ class PartSpec:
 
 
 def layout_name(quantization: Quantization) -> str:
-    return f"matmulnbits.{quantization.bits}.{quantization.block_size}" if quantization.block_size else "float32"
+    kind = f"matmulnbits.{quantization.bits}.{quantization.block_size}" if quantization.block_size else "float32"
+    return kind if quantization.symmetric else f"{kind}.asymmetric"
+
+
+def scheme_of(quantization: Quantization, part: str) -> Scheme:
+    """Embedding and output head are few bytes of a large model, and most of a small one's quality: they stay at `outer_bits`."""
+    outer = part in (EMBEDDING, HEAD)
+    return Scheme(quantization.outer_bits if outer else quantization.bits, quantization.block_size, outer or quantization.symmetric)
 
 
 def part_specs(config: ModelConfig, quantization: Quantization) -> Iterator[PartSpec]:
@@ -93,7 +101,7 @@ class _Layout:
     def __init__(self, part: str, quantization: Quantization) -> None:
         self.tensors: list[TensorSpec] = []
         self._name = part
-        self._block_size = quantization.block_size
+        self._scheme = scheme_of(quantization, part)
         self._end = 0
         self._macs = 0
 
@@ -122,10 +130,9 @@ class _Layout:
         """Another part's "weight", multiplied with here."""
         self._macs += rows * columns
         theirs = [tensor for tensor in owner.tensors if tensor.name in ("weight", "scales")]
-        own = _Layout(self._name, Quantization(8, self._block_size, True))
-        own._add_matrix("weight", rows, columns, flat=False)
-        for tensor, shape in zip(theirs, (tensor.shape for tensor in own.tensors), strict=True):
-            self.tensors.append(TensorSpec(tensor.name, tensor.dtype, shape, owner._name, tensor.offset))
+        shapes = self._scheme.shapes(rows, columns) if self._scheme.block_size else {"weight": ("float32", (rows, columns))}
+        for tensor, (dtype, shape) in zip(theirs, shapes.values(), strict=True):
+            self.tensors.append(TensorSpec(tensor.name, dtype, shape, owner._name, tensor.offset))
 
     def part(
         self, *, macs: int | None = None, read_bytes: int | None = None, used_share: float = 1.0, kv_bytes_per_token: int = 0
@@ -136,9 +143,8 @@ class _Layout:
         return PartSpec(self._name, tuple(self.tensors), self._end, Cost(weight_bytes, read_bytes, macs, kv_bytes_per_token))
 
     def _add_matrix(self, name: str, rows: int, columns: int, *, flat: bool) -> None:
-        if not self._block_size:
+        if not self._scheme.block_size:
             self.add(name, "float32", (rows, columns))
             return
-        blocks = padded(columns, self._block_size) // self._block_size
-        self.add(name, "uint8", (rows, blocks * self._block_size) if flat else (rows, blocks, self._block_size))
-        self.add(f"{name.removesuffix('weight')}scales", "float32", (rows, blocks))
+        for what, (dtype, shape) in self._scheme.shapes(rows, columns).items():
+            self.add(name.removesuffix("weight") + what, dtype, (rows, math.prod(shape[1:])) if flat and what == "weight" else shape)

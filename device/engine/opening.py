@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from device.engine.golden import check_stage
 from device.engine.prepacked import Prepacked
 from device.engine.stage import OutputHead, Rows, StageEngine, Tokens
 from device.stage_spec import StageSpec
@@ -38,13 +39,15 @@ class Output(Protocol):
 
 
 class OpenStage(Protocol):
-    """Blocks: call it in an executor. Raises InvalidInput for graphs that do not fit the stage."""
+    """Blocks: call it in an executor. Raises InvalidInput for graphs that do not fit the stage, Corrupt."""
 
     def __call__(self, spec: StageSpec, blob_folder: Path, threads: int, saved: Prepacked | None) -> tuple[Engine, Output | None]: ...
 
 
 def open_stage(spec: StageSpec, blob_folder: Path, threads: int, saved: Prepacked | None) -> tuple[Engine, Output | None]:
-    """By onnxruntime; the output head is None on all stages but the first."""
+    """By onnxruntime; the output head is None on all stages but the first. Raises Corrupt for a stage that fails its golden check."""
     # The head first: while its one large matrix is packed it is there three times, which shows less before the layers are there.
     output = OutputHead(spec, blob_folder, threads, saved.head if saved else None) if spec.is_head else None
-    return StageEngine(spec, blob_folder, threads, saved.stage if saved else None), output
+    engine = StageEngine(spec, blob_folder, threads, saved.stage if saved else None)
+    check_stage(spec, engine, blob_folder, threads)
+    return engine, output

@@ -16,6 +16,8 @@ ort.set_default_logger_severity(3)  # warnings about graph clean-up are not for 
 # An OrtValue over a numpy array on the CPU shares its memory: what is bound once is read and written in place.
 share = ort.OrtValue.ortvalue_from_numpy
 
+ENGINE = f"onnxruntime {ort.__version__}"
+
 _BLOB_FOLDER = "session.model_external_initializers_file_folder_path"
 
 # None: any.

@@ -1,14 +1,17 @@
-"""Commands for models: pull, import, list, show, rm."""
+"""Commands for models: pull, import, list, show, rm, and eval of `fleet.cli.model_eval`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fleet.api.encode import plain
 from fleet.cli.client import connect
+from fleet.cli.model_eval import eval_, measure, print_report, quality_lines
 from fleet.cli.options import HomeOption, JsonOption, open_home
 from fleet.cli.output import Column, bytes_text, figure, note, print_json, print_table, say
 from fleet.cli.progress import progress
@@ -17,17 +20,26 @@ from fleet.models import model_view
 from fleet.views import ModelView
 from protos.errors import Conflict, Corrupt
 from quantize.artifact import ArtifactStore
-from quantize.blocks import check_block_size
+from quantize.blocks import BLOCK_SIZES
 from quantize.catalog import fetch
 from quantize.formats import open_checkpoint
 from quantize.importer import import_model
 from quantize.journal import source_identity
+from quantize.records import Source
+from quantize.schemes import Scheme
 
 app = typer.Typer(name="model", rich_markup_mode="rich")
+app.command("eval")(eval_)
 
 BlockOption = Annotated[
     int | None,
     typer.Option("--block-size", help="Weights per scale: 32, 64 or 128 (default: what suits the model).", show_default=False),
+]
+BitsOption = Annotated[
+    int, typer.Option("--bits", help="Of the layers' weights: 8, or 4 (half the bytes, more loss); embedding and head keep 8.")
+]
+AsymmetricOption = Annotated[
+    bool, typer.Option("--asymmetric", help="A zero point for each block of the layers' weights: less loss at 4 bits.")
 ]
 RotateOption = Annotated[
     bool,
@@ -37,6 +49,8 @@ RotateOption = Annotated[
     ),
 ]
 
+EvalOption = Annotated[bool, typer.Option("--eval", help="Measure its quality at once, on a little text (see glmfleet model eval).")]
+
 
 @app.command()
 def pull(
@@ -45,8 +59,11 @@ def pull(
     revision: Annotated[
         str | None, typer.Option("--revision", help="Branch, tag or commit on the hub (default: the newest).", show_default=False)
     ] = None,
+    bits: BitsOption = 8,
     block_size: BlockOption = None,
+    asymmetric: AsymmetricOption = False,
     rotate: RotateOption = True,
+    evaluate: EvalOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -58,7 +75,9 @@ def pull(
     """
     if revision is not None and not _on_hub(model):
         raise typer.BadParameter("--revision is for models of a hub, ORG/NAME")
-    _tell(pull_model(open_home(home), model, name or model.rpartition("/")[2].lower(), block_size, rotate, revision), as_json)
+    opened = open_home(home)
+    how = How(bits, block_size, not asymmetric, rotate)
+    _tell(opened, pull_model(opened, model, name or model.rpartition("/")[2].lower(), how, revision), evaluate, as_json)
 
 
 @app.command("import")
@@ -67,8 +86,11 @@ def import_(
         Path, typer.Argument(help="A Hugging Face checkpoint folder (config.json, *.safetensors or *.bin, tokenizer.json), or a GGUF file.")
     ],
     name: Annotated[str, typer.Option("--name", help="What to call it here.")],
+    bits: BitsOption = 8,
     block_size: BlockOption = None,
+    asymmetric: AsymmetricOption = False,
     rotate: RotateOption = True,
+    evaluate: EvalOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -78,7 +100,10 @@ def import_(
 
     Example: glmfleet model import ./glm-edge-1.5b-chat --name glm-edge
     """
-    _tell(_quantize(ArtifactStore(open_home(home).artifacts), path, name, block_size, rotate), as_json)
+    opened = open_home(home)
+    how = How(bits, block_size, not asymmetric, rotate)
+    how.check()
+    _tell(opened, _quantize(ArtifactStore(opened.artifacts), path, name, how), evaluate, as_json)
 
 
 @app.command("list")
@@ -137,9 +162,9 @@ def show(
             manifest = store.verify(name, lambda done, total, part: report("verify", done, total))
     else:
         manifest = store.load(name)
-    model = model_view(name, manifest)
+    model, quality = model_view(name, manifest), store.records.quality(manifest.digest)
     if as_json:
-        print_json(model)
+        print_json({**plain(model), "quality": plain(quality)})
         return
     for label, value in (
         ("name", model.name),
@@ -151,6 +176,7 @@ def show(
         ("licence", model.license or "none stated"),
         ("source", model.source),
         ("notice", model.notice),
+        *(quality_lines(quality, store.records.plot(manifest.digest)) if quality else ()),
     ):
         if value:
             say(f"{label:<13}{value}")
@@ -170,34 +196,48 @@ def rm(name: Annotated[str, typer.Argument(help="The model's name here.")], home
     note(f"{name} removed, {bytes_text(store.remove(name))} freed")
 
 
-def pull_model(
-    home: Home, model: str, name: str, block_size: int | None = None, rotate: bool = True, revision: str | None = None
-) -> ModelView:
+@dataclass(frozen=True)
+class How:
+    """To quantize a model; `block_size` None: what suits it."""
+
+    bits: int = 8
+    block_size: int | None = None
+    symmetric: bool = True
+    rotate: bool = True
+
+    def check(self) -> None:
+        """Raises InvalidInput."""
+        Scheme(self.bits, self.block_size or BLOCK_SIZES[0], self.symmetric).check()
+
+
+def pull_model(home: Home, model: str, name: str, how: How = How(), revision: str | None = None) -> ModelView:
     """Fetch and quantize, with progress. Raises FleetError."""
     store = ArtifactStore(home.artifacts)
     store.check_name(name)
-    if block_size is not None:
-        check_block_size(block_size)
+    how.check()
     with progress(of_bytes=True) as report:
 
         def told(done: int, total: int) -> None:
             report("download", done, total)
 
         path = _from_hub(home, model, revision, told) if _on_hub(model) else fetch(model, home.downloads, told)
-    return _quantize(store, path, name, block_size, rotate)
+    return _quantize(store, path, name, how, pulled=model)
 
 
-def _quantize(store: ArtifactStore, path: Path, name: str, block_size: int | None, rotate: bool) -> ModelView:
+def _quantize(store: ArtifactStore, path: Path, name: str, how: How, pulled: str = "") -> ModelView:
     with progress(of_bytes=True) as report, open_checkpoint(path) as checkpoint:
         manifest = import_model(
             checkpoint,
             store,
             name,
-            block_size=block_size,
-            rotate=rotate,
+            bits=4 if how.bits == 4 else 8,
+            symmetric=how.symmetric,
+            block_size=how.block_size,
+            rotate=how.rotate,
             source=source_identity(path),
-            progress=lambda done, total, part: report("quantize to int8", done, total),
+            progress=lambda done, total, part: report(f"quantize to int{how.bits}", done, total),
         )
+    store.records.save_source(manifest.digest, Source(str(path.absolute()), pulled))
     return model_view(name, manifest)
 
 
@@ -232,13 +272,17 @@ def _check_unused(home: Home, name: str) -> None:
                 raise Conflict(f"{name} is deployed as {deployment.name}", advice=f"first: glmfleet undeploy {deployment.name}")
 
 
-def _tell(model: ModelView, as_json: bool) -> None:
+def _tell(home: Home, model: ModelView, evaluate: bool, as_json: bool) -> None:
+    report = measure(home, model.name) if evaluate else None
     if as_json:
-        print_json(model)
+        print_json({**plain(model), "quality": plain(report)})
         return
-    note(f"{model.name}: {_parameters(model)} parameters, int8, {bytes_text(model.size_bytes)}; {model.license or 'no licence stated'}")
+    licence = model.license or "no licence stated"
+    note(f"{model.name}: {_parameters(model)} parameters, int{model.bits}, {bytes_text(model.size_bytes)}; {licence}")
     if model.notice:
         note(model.notice)
+    if report:
+        print_report(report)
 
 
 def _parameters(model: ModelView) -> str:

@@ -7,22 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Manifest(_message.Message):
-    __slots__ = ("format_version", "config", "quantization", "provenance", "parts", "text_files", "quality")
+    __slots__ = ("format_version", "config", "quantization", "provenance", "parts", "text_files", "golden")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FILES_FIELD_NUMBER: _ClassVar[int]
-    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    GOLDEN_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     config: ModelConfig
     quantization: Quantization
     provenance: Provenance
     parts: _containers.RepeatedCompositeFieldContainer[Part]
     text_files: _containers.RepeatedCompositeFieldContainer[TextFile]
-    quality: QualityReport
-    def __init__(self, format_version: _Optional[int] = ..., config: _Optional[_Union[ModelConfig, _Mapping]] = ..., quantization: _Optional[_Union[Quantization, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., text_files: _Optional[_Iterable[_Union[TextFile, _Mapping]]] = ..., quality: _Optional[_Union[QualityReport, _Mapping]] = ...) -> None: ...
+    golden: GoldenRows
+    def __init__(self, format_version: _Optional[int] = ..., config: _Optional[_Union[ModelConfig, _Mapping]] = ..., quantization: _Optional[_Union[Quantization, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., text_files: _Optional[_Iterable[_Union[TextFile, _Mapping]]] = ..., golden: _Optional[_Union[GoldenRows, _Mapping]] = ...) -> None: ...
 
 class ModelConfig(_message.Message):
     __slots__ = ("architecture", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size", "vocab_size", "norm_epsilon", "rope_theta", "rotary_dim", "qkv_bias", "tied_head", "max_positions", "eos_token_ids", "rotary_halves", "qk_norm", "experts", "prefix_whole", "learned_positions", "mask_token_ids", "start_token_id")
@@ -95,16 +95,18 @@ class Experts(_message.Message):
     def __init__(self, first_layer: _Optional[int] = ..., count: _Optional[int] = ..., per_token: _Optional[int] = ..., intermediate_size: _Optional[int] = ..., shared_intermediate_size: _Optional[int] = ..., groups: _Optional[int] = ..., groups_per_token: _Optional[int] = ..., normalized: _Optional[bool] = ..., scale: _Optional[float] = ...) -> None: ...
 
 class Quantization(_message.Message):
-    __slots__ = ("bits", "block_size", "symmetric", "rotated")
+    __slots__ = ("bits", "block_size", "symmetric", "rotated", "outer_bits")
     BITS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
     SYMMETRIC_FIELD_NUMBER: _ClassVar[int]
     ROTATED_FIELD_NUMBER: _ClassVar[int]
+    OUTER_BITS_FIELD_NUMBER: _ClassVar[int]
     bits: int
     block_size: int
     symmetric: bool
     rotated: bool
-    def __init__(self, bits: _Optional[int] = ..., block_size: _Optional[int] = ..., symmetric: _Optional[bool] = ..., rotated: _Optional[bool] = ...) -> None: ...
+    outer_bits: int
+    def __init__(self, bits: _Optional[int] = ..., block_size: _Optional[int] = ..., symmetric: _Optional[bool] = ..., rotated: _Optional[bool] = ..., outer_bits: _Optional[int] = ...) -> None: ...
 
 class Provenance(_message.Message):
     __slots__ = ("source", "license", "notice", "parameters")
@@ -180,18 +182,12 @@ class TextFile(_message.Message):
     blob: Blob
     def __init__(self, name: _Optional[str] = ..., blob: _Optional[_Union[Blob, _Mapping]] = ...) -> None: ...
 
-class QualityReport(_message.Message):
-    __slots__ = ("text", "tokens", "perplexity", "reference_perplexity", "kl_divergence", "top1_agreement")
-    TEXT_FIELD_NUMBER: _ClassVar[int]
-    TOKENS_FIELD_NUMBER: _ClassVar[int]
-    PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
-    REFERENCE_PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
-    KL_DIVERGENCE_FIELD_NUMBER: _ClassVar[int]
-    TOP1_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
-    text: str
-    tokens: int
-    perplexity: float
-    reference_perplexity: float
-    kl_divergence: float
-    top1_agreement: float
-    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[int] = ..., perplexity: _Optional[float] = ..., reference_perplexity: _Optional[float] = ..., kl_divergence: _Optional[float] = ..., top1_agreement: _Optional[float] = ...) -> None: ...
+class GoldenRows(_message.Message):
+    __slots__ = ("token_ids", "scale", "blob")
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    scale: float
+    blob: Blob
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., scale: _Optional[float] = ..., blob: _Optional[_Union[Blob, _Mapping]] = ...) -> None: ...

@@ -3,25 +3,37 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from benchmarks.quality import Int8Model, Reference
+from benchmarks.quality import measure
+from fleet.cli.versions import EngineVersion
 from quantize.artifact import ArtifactStore
 from quantize.formats import open_checkpoint
 from quantize.importer import import_model
+from quantize.quality.scores import quality
+from quantize.quality.walk import Walk
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 
 
-def test_the_engine_is_near_the_reference_and_each_window_begins_anew(tmp_path: Path) -> None:
+def test_versions_and_others_are_judged_by_the_first(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "store")
-    token_ids = np.random.default_rng(1).integers(0, 272, 31)
+    parts = list(np.random.default_rng(1).integers(0, 272, (3, 31)))
     with open_checkpoint(write_checkpoint(tmp_path / "checkpoint", TinyGlm(tied_head=True))) as checkpoint:
-        reference = Reference(checkpoint).logits(token_ids)
-        manifest = import_model(checkpoint, store, "tiny")
-    model = Int8Model(manifest, store.blob_folder, context=64)
-    logits = model.logits(token_ids).copy()
-    assert np.sqrt(np.mean((logits - reference) ** 2) / np.mean(reference**2)) < 0.03
-    assert np.array_equal(model.logits(token_ids), logits)
-    answer = model.greedy(token_ids.tolist(), frozenset(), limit=5, chunk=10)
-    assert answer[0] == logits[-1].argmax()
-    assert len(answer) == 5
-    assert model.greedy(token_ids.tolist(), frozenset(answer[2:3]), limit=5) == answer[: answer.index(answer[2]) + 1]
+        manifests = [
+            import_model(checkpoint, store, "fp32", bits=32),
+            import_model(checkpoint, store, "int8"),
+            import_model(checkpoint, store, "int4", bits=4, symmetric=False),
+        ]
+    versions = [EngineVersion(manifest, store.blob_folder, 32) for manifest in manifests]
+
+    def truth(token_ids: np.ndarray) -> np.ndarray:
+        return next(Walk(versions[:1], [token_ids]).logits())[0]
+
+    told: list[int] = []
+    scores = measure(versions, [truth], parts, lambda done, total: told.append(total - done))
+    int8, int4, same = (quality(own) for own in scores)
+    assert 0.001 < int8.logits_relative_rms.value < 0.03 < int4.logits_relative_rms.value < 0.3
+    assert 0 < int8.kl_divergence.value < int4.kl_divergence.value
+    assert same.kl_divergence.value == pytest.approx(0, abs=1e-6)
+    assert same.top1_agreement.value == 1
+    assert told[-1] == 0

@@ -10,13 +10,14 @@ from benchmarks.engine import EngineAlone, whole_model_spec
 from benchmarks.figures import rows
 from benchmarks.machine import describe, read_bandwidth
 from benchmarks.models import EDGE, BenchModel, numbered_words
-from benchmarks.quality import Int8Model
 from benchmarks.speed import CONTEXT, Settings, _groups, _save, entry, run, table
 from benchmarks.targets import BUSY_CPU, ENGINE, IDLE_CPU, PRODUCT, TARGETS, key, needed_name, peak_name
 from benchmarks.worker import Ask
+from fleet.cli.versions import EngineVersion
 from quantize.artifact import ArtifactStore
 from quantize.formats import open_checkpoint
 from quantize.importer import import_model
+from quantize.quality.walk import Walk
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 
 WHOLE = Settings("tiny", 1, 1, 1, (1, 2, 4), (1, 16), (1,), 6, peer=True, beside=True)
@@ -51,7 +52,8 @@ def test_the_engine_decodes_what_it_should(tiny: BenchModel) -> None:
     prompt = tuple(tiny.prompt(21, 5))
     engine = EngineAlone(whole_model_spec(tiny.manifest, 64, chunk=10), tiny.blob_folder, 1)
     first = engine._prefill(0, prompt)
-    assert first == Int8Model(tiny.manifest, tiny.blob_folder, context=64).logits(np.array(prompt))[-1].argmax()
+    (logits,) = next(Walk([EngineVersion(tiny.manifest, tiny.blob_folder, 64)], [np.array(prompt)]).logits())
+    assert first == logits[-1].argmax()
     assert engine.measure(Ask("decode", (prompt, prompt[:7]), 3))["tokens_per_second"] > 0
     with pytest.raises(Exception, match="beside"):
         engine.measure(Ask("beside", (prompt,)))

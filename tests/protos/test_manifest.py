@@ -17,11 +17,11 @@ from protos.manifest import (
     ITEM_BYTES,
     Blob,
     Cost,
+    GoldenRows,
     Manifest,
     ModelConfig,
     Part,
     Provenance,
-    QualityReport,
     Quantization,
     Tensor,
     TextFile,
@@ -61,7 +61,7 @@ MANIFEST = Manifest(
         ),
     ),
     text_files=(TextFile("tokenizer.json", Blob(digest_of(b"t"), 7)),),
-    quality=QualityReport("text", 4096, 9.997, 9.916, 0.0044, 0.967),
+    golden=GoldenRows((1, 2), 0.25, Blob(digest_of(b"g"), 2 * (CONFIG.layers + 1) * 2 * CONFIG.hidden_size)),
 )
 
 digests = st.binary(max_size=8).map(digest_of)
@@ -99,7 +99,6 @@ manifests = st.builds(
         unique_by=lambda part: part.name,
     ).map(tuple),
     text_files=st.lists(st.builds(TextFile, names, st.builds(Blob, digests, sizes)), max_size=2).map(tuple),
-    quality=st.none() | st.builds(QualityReport, names, counts, floats, floats, floats, floats),
 )
 
 
@@ -114,7 +113,15 @@ def test_bytes_read_back_to_the_same_and_are_canonical(manifest: Manifest) -> No
 
 def test_the_identity_does_not_drift() -> None:
     """Changing how a manifest is written would give every model on every device another name."""
-    assert MANIFEST.digest == "038a81fe4c794fd3004933586e39656124811c6574078751f3ad42ecfdef7ac0"
+    assert MANIFEST.digest == "a12b380bec983a5e7bc5d18e5afd3ba187b070b8114d9ba159fe88f156569073"
+
+
+@pytest.mark.parametrize("change", [{"scale": 0.0}, {"token_ids": (1, 2, 3)}, {"blob": Blob(digest_of(b"g"), 8)}], ids=str)
+def test_golden_rows_that_are_not_the_models(change: dict[str, Any]) -> None:
+    assert MANIFEST.golden
+    bad = replace(MANIFEST, golden=replace(MANIFEST.golden, **change))
+    with pytest.raises(Corrupt, match="golden rows"):
+        parse(bad.to_bytes())
 
 
 def test_another_model_has_another_digest() -> None:
@@ -122,7 +129,8 @@ def test_another_model_has_another_digest() -> None:
 
 
 def test_blobs_are_named_once() -> None:
-    assert MANIFEST.blobs() == {blob.digest: blob for blob in (SHARED, OWN, Blob(digest_of(b"t"), 7))}
+    assert MANIFEST.golden
+    assert MANIFEST.blobs() == {blob.digest: blob for blob in (SHARED, OWN, Blob(digest_of(b"t"), 7), MANIFEST.golden.blob)}
 
 
 def test_parts_by_name() -> None:
@@ -142,7 +150,7 @@ def changed(*path: str | int, to: Any) -> bytes:
 
 
 def test_changed_changes_nothing_else() -> None:
-    assert parse(changed("config", "layers", to=31)) == replace(MANIFEST, config=replace(CONFIG, layers=31))
+    assert parse(changed("config", "heads", to=31)) == replace(MANIFEST, config=replace(CONFIG, heads=31))
 
 
 TENSOR = ("parts", 1, "variants", 0, "tensors", 0)

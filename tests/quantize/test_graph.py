@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -12,10 +13,13 @@ import pytest
 
 from protos.errors import InvalidInput
 from protos.manifest import Quantization
+from quantize.artifact import ArtifactStore
 from quantize.calibration_text import calibration_ids
 from quantize.checkpoint import tensor_shapes
 from quantize.formats import open_checkpoint
 from quantize.graph import build_stage_graph
+from quantize.huggingface import open_huggingface
+from quantize.importer import import_model
 from quantize.parts import HEAD, stage_parts
 from tests.quantize.conftest import Imported
 from tests.quantize.stages import Floats, Pipeline
@@ -69,6 +73,22 @@ def test_weights_in_float32_are_the_checkpoint_itself(imported: Get, tmp_path: P
     found = _prefill_then_decode(Pipeline(artifact.manifest, artifact.blob_folder), token_ids)
     assert np.abs(found - expected).max() < 1e-4
     assert artifact.manifest.quantization == Quantization(bits=32, block_size=0, symmetric=True, rotated=rotate)
+
+
+@pytest.mark.parametrize(("bits", "symmetric"), [(4, True), (4, False), (8, False)])
+@pytest.mark.parametrize("block_size", [32, 128])
+def test_other_schemes_agree_with_the_oracle(tmp_path: Path, bits: Literal[4, 8], symmetric: bool, block_size: int) -> None:
+    """Zero points, values that share a byte, embedding and head of 8 bits beside them, widths that are no multiple of a block."""
+    store = ArtifactStore(tmp_path / "store")
+    with open_huggingface(write_checkpoint(tmp_path / "checkpoint", TinyGlm())) as checkpoint:
+        manifest = import_model(checkpoint, store, "tiny", bits=bits, symmetric=symmetric, block_size=block_size)
+    assert (manifest.quantization.bits, manifest.quantization.symmetric, manifest.quantization.outer_bits) == (bits, symmetric, 8)
+    token_ids = _token_ids(PROMPT + STEPS)
+    expected = oracle.run(manifest.config, oracle.load_weights(manifest, store.blob_folder), token_ids.tolist()).logits
+    exact = _prefill_then_decode(Pipeline(manifest, store.blob_folder, level=0), token_ids)
+    assert np.abs(exact - expected).max() < 1e-3
+    fast = _prefill_then_decode(Pipeline(manifest, store.blob_folder, level=4), token_ids)
+    assert 0 < np.sqrt(np.mean((fast - expected) ** 2) / np.mean(expected**2)) < 0.02
 
 
 @pytest.mark.parametrize("model", [MATRIX[0], MATRIX[-1], *ODD], ids=str)

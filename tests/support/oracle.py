@@ -33,13 +33,26 @@ def load_weights(manifest: Manifest, blob_folder: Path) -> dict[str, Floats]:
             count = int(np.prod(tensor.shape))
             stored[tensor.name] = np.fromfile(path, dtype, count, offset=tensor.offset).reshape(tensor.shape)
         for name, values in stored.items():
+            if name.endswith("zero_points"):
+                continue
             if values.dtype == np.uint8:
-                scales = stored[name.removesuffix("weight") + "scales"]
-                blocks = values.reshape(*scales.shape, -1).astype(np.float32) - 128.0
+                scales, zeros = (stored.get(name.removesuffix("weight") + what) for what in ("scales", "zero_points"))
+                assert scales is not None
+                blocks = _levels(values.reshape(*scales.shape, -1), manifest.quantization.block_size).astype(np.float32)
+                middle = np.float32(8 if values.size < blocks.size else 128)
+                blocks -= middle if zeros is None else _levels(zeros, scales.shape[1])[..., : scales.shape[1], None]
                 weights[f"{part.name}.{name}"] = (blocks * scales[..., None]).reshape(len(values), -1)
             elif not name.endswith("scales"):
                 weights[f"{part.name}.{name}"] = values
     return weights
+
+
+def _levels(packed: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.uint8]:
+    """`count` values along the last axis, of which two may share a byte."""
+    if packed.shape[-1] >= count:
+        return packed
+    halves: npt.NDArray[np.uint8] = np.stack([packed % 16, packed // 16], axis=-1).reshape(*packed.shape[:-1], -1)
+    return halves
 
 
 def run(config: ModelConfig, weights: Mapping[str, Floats], token_ids: list[int]) -> Answer:

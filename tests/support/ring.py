@@ -26,6 +26,7 @@ from protos.v1 import device_pb2, pipeline_pb2
 from protos.verdict import Verdict
 from quantize.artifact import ArtifactStore
 from quantize.costs import stage_cost
+from quantize.golden import stage_golden
 from quantize.graph import build_stage_graph
 from quantize.huggingface import open_huggingface
 from quantize.importer import import_model
@@ -34,10 +35,10 @@ from tests.support.checkpoints import TinyGlm, write_checkpoint
 from tests.support.members import TestFleet, credentials_of
 
 
-def tiny_model(folder: Path, shape: TinyGlm, block_size: int = 32) -> tuple[Manifest, ArtifactStore]:
+def tiny_model(folder: Path, shape: TinyGlm, block_size: int = 32, **how: Any) -> tuple[Manifest, ArtifactStore]:
     store = ArtifactStore(folder / "artifacts")
     with open_huggingface(write_checkpoint(folder / "checkpoint", shape)) as checkpoint:
-        return import_model(checkpoint, store, "tiny", block_size=block_size), store
+        return import_model(checkpoint, store, "tiny", block_size=block_size, **how), store
 
 
 @dataclass
@@ -202,13 +203,16 @@ def load_requests(
     epoch: int = 1,
     kv_dtype: KvDtype = "float32",
     wire_dtype: WireDtype = "float32",
+    golden_from: Path | None = None,
 ) -> list[device_pb2.LoadStageRequest]:
-    """What a coordinator would send to the devices of `hops`, layers cut evenly."""
+    """What a coordinator would send to the devices of `hops`, layers cut evenly. `golden_from`: the blob folder, for devices to check
+    themselves."""
     requests, config = [], manifest.config
     for stage, (first, stop) in enumerate(cuts(config.layers, len(hops))):
         parts = stage_parts(manifest, first, stop, head=stage == 0)
         body = [part for part in parts if part != "head"]
         blobs = {blob.digest for part in parts for blob in manifest.part(part).variants[0].blobs}
+        golden = stage_golden(manifest, body, first, stop, context, kv_dtype, golden_from) if golden_from else None
         requests.append(
             device_pb2.LoadStageRequest(
                 generation=device_pb2.Generation(deployment="test", number=1),
@@ -240,6 +244,7 @@ def load_requests(
                 head_graph=build_stage_graph(manifest, ["head"]) if stage == 0 else b"",
                 next=hops[(stage + 1) % len(hops)] if len(hops) > 1 else None,
                 cost=device_pb2.StageCost(**dataclasses.asdict(stage_cost(manifest, parts, kv_dtype))),
+                golden=device_pb2.Golden(**dataclasses.asdict(golden)) if golden else None,
             )
         )
     return requests
@@ -283,7 +288,8 @@ async def ring(
     folder: Path, manifest: Manifest, store: ArtifactStore, stages: int, *, hardware: Sequence[Hardware] = (), **shape: Any
 ) -> AsyncIterator[Ring]:
     async with agents(folder, hardware or [CpuHardware(1 << 30, 1) for _ in range(stages)]) as (made, peers, _):
-        requests = load_requests(manifest, [device_pb2.Hop(device_id=peer.device, address=peer.address) for peer in peers], **shape)
+        hops = [device_pb2.Hop(device_id=peer.device, address=peer.address) for peer in peers]
+        requests = load_requests(manifest, hops, golden_from=store.blob_folder, **shape)
         for peer, request in zip(peers, requests, strict=True):
             for digest in request.blobs:
                 await put_blob(peer, digest, store.blob_path(digest).read_bytes())

@@ -64,6 +64,18 @@ async def test_a_mixture_of_experts_is_as_exact(tmp_path: Path, name: str, stage
         assert [answer.token_ids for answer in together] == expected * 3
 
 
+@pytest.mark.parametrize(("block_size", "symmetric"), [(32, True), (32, False), (128, False)])
+async def test_weights_of_4_bits_are_as_exact(tmp_path: Path, block_size: int, symmetric: bool) -> None:
+    """Wide enough that a lone row would differ (ARCHITECTURE.md, row_multiple)."""
+    shape = TinyGlm(hidden_size=256, layers=3, heads=4, head_dim=64, intermediate_size=384)
+    wide = tiny_model(tmp_path, shape, block_size, bits=4, symmetric=symmetric)
+    expected = await alone(tmp_path / "one", *wide)
+    async with ring(tmp_path / "many", *wide, 3) as many, many.client() as client:
+        assert [(await client.ask(prompt, 20)).token_ids for prompt in PROMPTS] == expected
+        together = await asyncio.gather(*(client.ask(prompt, 20) for prompt in PROMPTS * 3))
+        assert [answer.token_ids for answer in together] == expected * 3
+
+
 async def test_a_prefix_that_others_made_changes_nothing(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
     system = list(range(3, 60))
     prompts = [[*system, *tail] for tail in ([1], [200, 201], [7] * 9, [1])] + [system[:33], [*system[:40], 9, 9]]

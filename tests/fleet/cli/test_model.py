@@ -26,7 +26,7 @@ def test_import_list_show_rm(glmfleet: Command, home: Home, checkpoint: Path) ->
     assert "quantize to int8: 100 %" in err
     (listed,) = json.loads(glmfleet("model", "list", "--json", "--home", home.path)[1])
     shown = json.loads(glmfleet("model", "show", "mine", "--json", "--home", home.path)[1])
-    assert listed == shown
+    assert shown == {**listed, "quality": None}
     assert (shown["name"], shown["layers"], shown["bits"]) == ("mine", 3, 8)
     assert glmfleet("model", "list", "--home", home.path)[1].splitlines()[1].split()[0] == "mine"
     assert "GlmForCausalLM, 3 layers" in glmfleet("model", "show", "mine", "--home", home.path)[1]
@@ -61,6 +61,22 @@ def test_weights_are_rotated_unless_told_otherwise(glmfleet: Command, home: Home
     assert glmfleet("model", "import", checkpoint, "--name", "plain", "--no-rotate", "--home", home.path)[0] == 0
     store = ArtifactStore(home.artifacts)
     assert [store.load(name).quantization.rotated for name in ("turned", "plain")] == [True, False]
+
+
+def test_weights_of_4_bits_take_half_the_bytes(glmfleet: Command, home: Home, checkpoint: Path) -> None:
+    assert glmfleet("model", "import", checkpoint, "--name", "full", "--home", home.path)[0] == 0
+    code, _, err = glmfleet("model", "import", checkpoint, "--name", "half", "--bits", 4, "--asymmetric", "--home", home.path)
+    assert code == 0
+    assert "quantize to int4: 100 %" in err
+    store = ArtifactStore(home.artifacts)
+    full, half = (store.load(name).part("layers.0").cost for name in ("full", "half"))
+    assert half.weight_bytes < 0.7 * full.weight_bytes
+    assert half.macs == full.macs
+    shown = json.loads(glmfleet("model", "show", "half", "--json", "--home", home.path)[1])
+    assert (shown["bits"], shown["block_size"]) == (4, 32)
+    assert glmfleet("model", "show", "half", "--verify", "--home", home.path)[0] == 0
+    code, _, err = glmfleet("model", "import", checkpoint, "--name", "x", "--bits", 5, "--home", home.path)
+    assert (code, err) == (1, "error: weights of 5 bits are not supported\n  choose 4 or 8\n")
 
 
 def test_an_empty_list_says_what_to_do(glmfleet: Command, home: Home) -> None:

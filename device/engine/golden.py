@@ -1,0 +1,96 @@
+"""Whether a stage computes what its import recorded: a few known rows go through it before it serves.
+
+A digest says that bytes arrived as they were sent. This finds what a digest cannot: weights that were wrong when they were hashed, memory
+or kernels that are wrong here. The recorded rows are those of fp32 activations on the weights as they are stored, so a right stage is off
+by its int8 rounding; the tolerance lies above that on every kind of processor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from device.engine.kv import SlotGroup
+from device.engine.session import Session, scalar_like, share
+from device.engine.stage import Rows, StageEngine
+from device.stage_spec import Golden, StageSpec
+from protos.errors import Corrupt
+
+
+def check_stage(spec: StageSpec, engine: StageEngine, blob_folder: Path, threads: int) -> None:
+    """Runs the golden rows through the stage, whose caches hold nothing before and after. Raises Corrupt naming the layer that is wrong.
+
+    A wrong layer is looked for with a second session, which takes the weights' memory once more.
+    """
+    golden = spec.golden
+    if golden is None:
+        return
+    recorded = _recorded(spec, golden)
+    found = engine.prefill(0, 0, 0, np.array(golden.token_ids, np.int64) if spec.is_head else recorded[0])
+    with np.errstate(over="ignore", invalid="ignore"):
+        off = deviation(found - recorded[-1], recorded[-1] - recorded[0])
+    engine.groups[0].free_all()
+    if off <= golden.tolerance:
+        return
+    stage = f"layers [{spec.shape.first_layer}, {spec.shape.stop_layer})"
+    culprit = _wrong_layer(spec, golden, recorded, blob_folder, threads) if golden.layers_graph else None
+    raise Corrupt(
+        f"{stage if culprit is None else f'layer {culprit} of {stage}'} gives other rows than its import recorded "
+        f"(off by {off:.2g}, {golden.tolerance:.2g} may be rounding)",
+        advice="import the model again and deploy it; if that changes nothing, this device computes wrongly: take another",
+    )
+
+
+def deviation(error: Rows, added: Rows) -> float:
+    """Of rows [tokens, H], in rms of what the layers added to the stream: the largest over elements of the median over tokens.
+
+    int8 rounding is independent from token to token, a wrong weight is not; and single tokens may be unusual (a first one's rows are
+    ten times as long, and rounded accordingly).
+    """
+    scale = np.sqrt(np.mean(np.square(added), axis=1, keepdims=True)) + np.finfo(np.float32).tiny
+    with np.errstate(over="ignore", invalid="ignore"):
+        off = np.nan_to_num(np.abs(error) / scale, nan=np.inf, posinf=np.inf)
+    return float(np.sort(off, axis=0)[len(off) // 2].max())
+
+
+def _recorded(spec: StageSpec, golden: Golden) -> Rows:
+    """[layers + 1, tokens, H]."""
+    rows = np.frombuffer(golden.hidden, np.float16).reshape(-1, len(golden.token_ids), spec.shape.hidden_size)
+    result: Rows = rows.astype(np.float32) * np.float32(golden.scale)
+    return result
+
+
+def _wrong_layer(spec: StageSpec, golden: Golden, recorded: Rows, blob_folder: Path, threads: int) -> int:
+    """The first that adds an error beyond the tolerance, else the one that adds the largest."""
+    found = _trace(spec, golden, recorded[0], blob_folder, threads)
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors = [np.zeros_like(recorded[0]), *(rows - own for rows, own in zip(found, recorded[1:], strict=True))]
+        offs = [deviation(b - a, after - before) for (a, b), (before, after) in zip(pairwise(errors), pairwise(recorded), strict=True)]
+    beyond = [layer for layer, off in enumerate(offs) if off > golden.tolerance]
+    return spec.shape.first_layer + (beyond[0] if beyond else int(np.argmax(offs)))
+
+
+def _trace(spec: StageSpec, golden: Golden, first: Rows, blob_folder: Path, threads: int) -> list[Rows]:
+    """The residual stream after each layer, [tokens, H]."""
+    tokens = len(golden.token_ids)
+    shape = dataclasses.replace(spec.shape, context=tokens, groups=1, slots_per_group=2)
+    session = Session(golden.layers_graph, blob_folder, threads)
+    caches = list(SlotGroup(shape).bound(0, 1))
+    total = scalar_like(session.inputs["total_sequence_length"])
+    total[...] = tokens
+    fed = np.array([golden.token_ids], np.int64) if spec.is_head else first[None]
+    outputs = {layer: np.zeros((1, tokens, shape.hidden_size), np.float32) for layer in shape.layers}
+    binding = session.bind(
+        [
+            ("input_ids" if spec.is_head else "hidden_in", share(fed)),
+            ("seqlens_k", share(np.array([tokens - 1], np.int32))),
+            ("total_sequence_length", share(total)),
+            *((past, value) for past, _, value in caches),
+        ],
+        [*((f"layers.{layer}.out", share(rows)) for layer, rows in outputs.items()), *((present, value) for _, present, value in caches)],
+    )
+    binding.run()
+    return [rows[0] for rows in outputs.values()]

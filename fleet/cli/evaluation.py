@@ -1,0 +1,139 @@
+"""Measures an artifact against its source checkpoint in fp32, both on the engine that devices run. Needs onnxruntime."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from device.engine.session import ENGINE
+from device.text.model import TextModel
+from fleet.cli.output import note
+from fleet.cli.progress import progress
+from fleet.cli.versions import EngineVersion
+from fleet.home import Home
+from protos.dtypes import KvDtype
+from protos.errors import InvalidInput, NotFound
+from protos.manifest import Manifest
+from quantize.artifact import ArtifactStore
+from quantize.catalog import fetch
+from quantize.checkpoint import Checkpoint
+from quantize.formats import open_checkpoint
+from quantize.importer import import_model
+from quantize.quality.plot import draw
+from quantize.quality.reference_file import Sequence as ReferenceSequence
+from quantize.quality.reference_file import read_reference
+from quantize.quality.report import Circumstances, QualityReport, Reference, make_report
+from quantize.quality.scores import TokenIds, WindowScore, distance, score
+from quantize.quality.walk import Walk
+from quantize.quality.windows import DEFAULT_TEXT, WINDOW_TOKENS, default_text, windows
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """`text` a UTF-8 file (None: the one that every Python has), `reference` an .npz of another framework's logits."""
+
+    text: Path | None = None
+    tokens: int = 8192
+    reference: Path | None = None
+    kv_dtype: KvDtype = "float32"
+
+
+def evaluate(home: Home, name: str, wanted: Wanted) -> QualityReport:
+    """Measures, keeps the report and its plot beside the model, returns it. Raises FleetError.
+
+    The fp32 side is imported into a temporary folder of the home: four bytes a weight, gone afterwards.
+    """
+    store = ArtifactStore(home.artifacts)
+    manifest = store.load(name)
+    limit = min(WINDOW_TOKENS, manifest.config.max_positions)
+    sequences = read_reference(wanted.reference, manifest.config.vocab_size, manifest.config.max_positions) if wanted.reference else []
+    parts = windows(_token_ids(store, manifest, wanted.text), wanted.tokens, limit)
+    with tempfile.TemporaryDirectory(dir=home.path, prefix=".evaluation-") as folder, _source(home, name, manifest) as checkpoint:
+        truth = ArtifactStore(Path(folder))
+        with progress(of_bytes=True) as told:
+            fp32 = import_model(
+                checkpoint,
+                truth,
+                "fp32",
+                bits=32,
+                rotate=manifest.quantization.rotated,
+                progress=lambda done, total, part: told("read the checkpoint in fp32", done, total),
+            )
+        longest = max(len(ids) for ids in [*parts, *(sequence.token_ids for sequence in sequences)])
+        threads = os.cpu_count() or 1
+        versions = (
+            EngineVersion(fp32, truth.blob_folder, longest, threads),
+            EngineVersion(manifest, store.blob_folder, longest, threads, wanted.kv_dtype),
+        )
+        report = _measure(versions, parts, sequences, wanted)
+    store.records.save_quality(manifest.digest, report, draw(f"{name}: {_weights(manifest)} against fp32", report))
+    return report
+
+
+def _measure(
+    versions: tuple[EngineVersion, EngineVersion], parts: list[TokenIds], sequences: Sequence[ReferenceSequence], wanted: Wanted
+) -> QualityReport:
+    scores: list[WindowScore] = []
+    with progress(of_bytes=False) as told:
+        walk = Walk(versions, parts, lambda done, total: told("measure", done, total))
+        for token_ids, (truth, found) in zip(parts, walk.logits(), strict=True):
+            scores.append(score(truth, found, token_ids))
+    manifest = versions[1].manifest
+    circumstances = Circumstances(
+        text=str(wanted.text.name) if wanted.text else DEFAULT_TEXT,
+        tokens=sum(len(ids) for ids in parts),
+        window_tokens=max(len(ids) for ids in parts),
+        kv_dtype=wanted.kv_dtype,
+        engine=ENGINE,
+        source=manifest.provenance.source,
+        date=datetime.now(UTC).date().isoformat(),
+    )
+    reference = _compare(versions, sequences, wanted.reference) if wanted.reference else None
+    return make_report(circumstances, scores, walk.layer_squares[0], reference)
+
+
+def _compare(versions: tuple[EngineVersion, EngineVersion], sequences: Sequence[ReferenceSequence], file: Path) -> Reference:
+    with progress(of_bytes=False) as told:
+        walk = Walk(versions, [sequence.token_ids for sequence in sequences], lambda done, total: told("compare", done, total))
+        pairs = list(zip(sequences, walk.logits(), strict=True))
+    fp32, int8 = (distance([(sequence.logits, found[version]) for sequence, found in pairs]) for version in (0, 1))
+    return Reference(file.name, len(sequences), fp32, int8)
+
+
+def _token_ids(store: ArtifactStore, manifest: Manifest, text: Path | None) -> list[int]:
+    files = {file.name: store.blob_path(file.blob.digest).read_bytes() for file in manifest.text_files}
+    model = TextModel.load(files, manifest.config.eos_token_ids, manifest.config.vocab_size)
+    try:
+        return list(model.encode(text.read_text(encoding="utf-8") if text else default_text()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{text} cannot be read: {error}", advice="--text takes a plain UTF-8 file") from error
+
+
+@contextmanager
+def _source(home: Home, name: str, manifest: Manifest) -> Iterator[Checkpoint]:
+    """The checkpoint that the model was made of. Raises NotFound when it is gone and cannot be fetched again."""
+    source = ArtifactStore(home.artifacts).records.source(manifest.digest)
+    if source is None:
+        raise NotFound(f"it is not recorded which checkpoint {name} was made of", advice="import or pull the model again, then measure it")
+    path = Path(source.path)
+    if not path.exists():
+        if not source.pulled or "/" in source.pulled:
+            again = f"model pull {source.pulled}" if source.pulled else "model import PATH"
+            raise NotFound(f"the checkpoint of {name} is gone: {path}", advice=f"put it back, or: glmfleet {again} --name {name}")
+        note(f"{path.name} is gone; it is fetched again")
+        with progress(of_bytes=True) as told:
+            path = fetch(source.pulled, home.downloads, lambda done, total: told("download", done, total))
+    with open_checkpoint(path) as checkpoint:
+        if (checkpoint.config.layers, checkpoint.config.hidden_size) != (manifest.config.layers, manifest.config.hidden_size):
+            raise InvalidInput(f"{path} holds another model than {name} was made of", advice="put the checkpoint back, or import it again")
+        yield checkpoint
+
+
+def _weights(manifest: Manifest) -> str:
+    quantization = manifest.quantization
+    return f"int{quantization.bits} in blocks of {quantization.block_size}{'' if quantization.symmetric else ' with zero points'}"

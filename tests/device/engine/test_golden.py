@@ -1,0 +1,141 @@
+"""The check before serving: right stages pass it at every cut, with room to spare; silent corruption does not, and the layer is named."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from device.engine import golden as golden_module
+from device.engine.golden import check_stage, deviation
+from device.engine.opening import open_stage
+from device.engine.stage import StageEngine
+from device.stage_spec import StageSpec, parse_spec
+from protos.dtypes import KvDtype
+from protos.errors import Corrupt, InvalidInput
+from protos.manifest import Manifest
+from protos.v1 import device_pb2
+from quantize.artifact import ArtifactStore
+from tests.support.checkpoints import TinyGlm
+from tests.support.corruption import flip_bit
+from tests.support.ring import load_requests, tiny_model
+
+SHAPE = TinyGlm(layers=4)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, ArtifactStore]:
+    return tiny_model(tmp_path_factory.mktemp("model"), SHAPE)
+
+
+def requests(manifest: Manifest, store: ArtifactStore, stages: int, **shape: object) -> list[device_pb2.LoadStageRequest]:
+    hops = [device_pb2.Hop(device_id=f"device-{index}", address=f"127.0.0.1:{index + 1}") for index in range(stages)]
+    return load_requests(manifest, hops, golden_from=store.blob_folder, **shape)  # type: ignore[arg-type]
+
+
+def specs(manifest: Manifest, store: ArtifactStore, stages: int, **shape: object) -> list[StageSpec]:
+    return [parse_spec(request) for request in requests(manifest, store, stages, **shape)]
+
+
+@pytest.mark.parametrize("kv_dtype", ["float32", "int8"])
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_right_stages_pass_with_room_to_spare_and_keep_nothing(
+    model: tuple[Manifest, ArtifactStore], stages: int, kv_dtype: KvDtype
+) -> None:
+    manifest, store = model
+    for spec in specs(manifest, store, stages, kv_dtype=kv_dtype):
+        assert spec.golden is not None
+        strict = dataclasses.replace(spec, golden=dataclasses.replace(spec.golden, tolerance=spec.golden.tolerance / 2))
+        engine, _ = open_stage(strict, store.blob_folder, 1, None)
+        assert engine.groups[0].lengths == [0] * spec.shape.slots_per_group
+        # A first row goes where it would have gone without the check.
+        rows = np.arange(2) if spec.is_head else np.ones((2, SHAPE.hidden_size), np.float32)
+        fresh = StageEngine(spec, store.blob_folder, 1)
+        assert np.array_equal(engine.prefill(0, 0, 0, rows), fresh.prefill(0, 0, 0, rows))
+
+
+@pytest.mark.parametrize("block_size", [32, 128])
+@pytest.mark.parametrize(
+    "shape", [TinyGlm(), TinyGlm(hidden_size=128, intermediate_size=256, head_dim=32), TinyGlm(tied_head=True)], ids=str
+)
+def test_other_shapes_and_blocks(tmp_path: Path, shape: TinyGlm, block_size: int) -> None:
+    manifest, store = tiny_model(tmp_path, shape, block_size)
+    for stages in (1, 3):
+        for spec in specs(manifest, store, stages):
+            open_stage(spec, store.blob_folder, 1, None)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+@pytest.mark.parametrize("tensor", ["qkv.scales", "o.scales", "down.scales"])
+def test_a_flipped_exponent_is_refused_and_its_layer_named(model: tuple[Manifest, ArtifactStore], stages: int, tensor: str) -> None:
+    manifest, store = model
+    bad = flip_bit(store, manifest, "layers.2", tensor, element=5, bit=30)
+    refused = []
+    for spec in specs(bad, store, stages):
+        try:
+            open_stage(spec, store.blob_folder, 1, None)
+        except Corrupt as error:
+            refused.append((spec.shape.layers, error))
+    ((layers, error),) = refused  # only the stage that holds the layer
+    assert 2 in layers
+    assert error.detail.startswith(f"layer 2 of layers [{layers.start}, {layers.stop}) gives other rows than its import recorded")
+    assert "import the model again" in error.advice
+
+
+def test_without_room_for_all_layers_the_range_is_named(model: tuple[Manifest, ArtifactStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, store = model
+    monkeypatch.setattr("quantize.golden._MOST_BYTES", 100)
+    bad = flip_bit(store, manifest, "layers.1", "o.scales", element=0, bit=30)
+    (spec,) = specs(bad, store, 1)
+    with pytest.raises(Corrupt, match=r"^layers \[0, 4\) gives other rows"):
+        open_stage(spec, store.blob_folder, 1, None)
+    (spec,) = specs(manifest, store, 1)
+    open_stage(spec, store.blob_folder, 1, None)
+
+
+def test_a_short_context_takes_fewer_rows(model: tuple[Manifest, ArtifactStore]) -> None:
+    for context, tokens in ((2, 2), (5, 4), (128, 8)):
+        (spec,) = specs(*model, 1, context=context)
+        assert spec.golden is not None
+        assert len(spec.golden.token_ids) == tokens
+        open_stage(spec, model[1].blob_folder, 1, None)
+
+
+def test_rows_that_contradict_the_stage_are_refused(model: tuple[Manifest, ArtifactStore]) -> None:
+    (request,) = requests(*model, 1)
+    for change in ({"token_ids": [1, 2, 3]}, {"token_ids": [10**6] * 8}, {"hidden": b"x"}, {"tolerance": 0.0}, {"scale": float("nan")}):
+        changed = device_pb2.LoadStageRequest()
+        changed.CopyFrom(request)
+        plain = {name: getattr(request.golden, name) for name in ("token_ids", "scale", "hidden", "tolerance", "layers_graph")}
+        changed.golden.CopyFrom(device_pb2.Golden(**{**plain, **change}))  # type: ignore[arg-type]
+        with pytest.raises(InvalidInput, match="golden rows are not of its shape"):
+            parse_spec(changed)
+
+
+def test_damaged_golden_rows_are_told_from_a_damaged_model(tmp_path: Path) -> None:
+    manifest, store = tiny_model(tmp_path, SHAPE)
+    assert manifest.golden
+    path = store.blob_path(manifest.golden.blob.digest)
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(Corrupt, match="golden rows are not what their digest says"):
+        specs(manifest, store, 1)
+
+
+def test_a_deviation_that_all_tokens_share_counts_and_one_tokens_does_not() -> None:
+    added = np.ones((8, 16), np.float32)
+    error = np.zeros((8, 16), np.float32)
+    error[0] = 9
+    assert deviation(error, added) == 0
+    error[:, 3] = 0.5
+    assert deviation(error, added) == 0.5
+    error[:, 3] = np.nan
+    assert deviation(error, added) == np.inf
+
+
+def test_no_second_session_without_need(model: tuple[Manifest, ArtifactStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(golden_module, "Session", None)
+    (spec,) = specs(*model, 1)
+    check_stage(spec, StageEngine(spec, model[1].blob_folder, 1), model[1].blob_folder, 1)
