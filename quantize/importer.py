@@ -67,8 +67,9 @@ def import_model(
         block_size = default_block_size(config) if block_size is None else block_size
         Scheme(bits, block_size, symmetric).check()
         if config.experts and (block_size > 64 or bits == 4 or not symmetric):
+            what = f"block size {block_size}" if block_size > 64 else layout_name(Quantization(bits, block_size, symmetric))
             raise InvalidInput(
-                f"{layout_name(Quantization(bits, block_size, symmetric))} is not for a mixture of experts: a text would depend on others",
+                f"{what} is not for a mixture of experts: a text would depend on others beside it",
                 advice="choose symmetric 8 bits in blocks of 32 or 64",
             )
         quantization = Quantization(bits=bits, block_size=block_size, symmetric=symmetric, rotated=rotate, outer_bits=8)
