@@ -72,7 +72,7 @@ def test_weights_in_float32_are_the_checkpoint_itself(imported: Get, tmp_path: P
         expected = oracle.run(checkpoint.config, weights, token_ids.tolist()).logits
     found = _prefill_then_decode(Pipeline(artifact.manifest, artifact.blob_folder), token_ids)
     assert np.abs(found - expected).max() < 1e-4
-    assert artifact.manifest.quantization == Quantization(bits=32, block_size=0, symmetric=True, rotated=rotate)
+    assert artifact.manifest.quantization == Quantization(bits=32, block_size=0, symmetric=True, rotated=rotate, outer_bits=32)
 
 
 @pytest.mark.parametrize(("bits", "symmetric"), [(4, True), (4, False), (8, False)])
