@@ -175,8 +175,9 @@ def _groups(settings: Settings, model: BenchModel, number: int, steps: int) -> I
 
 
 def _joining(streams: int) -> int:
-    """Tokens that the first of so many streams has had by the time that the last one's prompt is through, with some to spare."""
-    return 2 + 2 * streams
+    """Tokens that the first of so many streams has had by the time that the last one's prompt is through, with some to spare: they come
+    in one by one, and a slow processor takes several steps between two."""
+    return 2 + 4 * streams
 
 
 def entry(settings: Settings, model: BenchModel, described: machine.Machine, record: Record) -> dict[str, object]:
