@@ -47,10 +47,22 @@ class Blobs(Protocol):
     def retain(self, keep: Iterable[Digest]) -> int: ...
 
 
+class Disk:
+    """What a store asks of the file system it lies on. A write that finds no room raises OSError with ENOSPC."""
+
+    def free_bytes(self, folder: Path) -> int:
+        return shutil.disk_usage(folder).free
+
+    def append(self, path: Path) -> io.FileIO:
+        # Unbuffered: a full disk must show in the write that meets it, not again in the closing.
+        return io.FileIO(path, "a")
+
+
 class BlobStore:
     """Blobs below `root/sha256/`, arriving ones below `root/incoming/`. `verify` and `retain` block: call them in an executor."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, disk: Disk | None = None) -> None:
+        self.disk = disk or Disk()
         self.folder = root / "sha256"
         self._incoming = root / "incoming"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +83,7 @@ class BlobStore:
         return 0
 
     def free_bytes(self) -> int:
-        return max(0, shutil.disk_usage(self.folder).free - RESERVE_BYTES)
+        return max(0, self.disk.free_bytes(self.folder) - RESERVE_BYTES)
 
     def arrive(self, digest: Digest, size_bytes: int, offset: int) -> Arrival:
         """Take up an arriving blob at `offset`: `with` it, nobody else can.
@@ -145,8 +157,7 @@ class Arrival:
     def catch_up(self) -> None:
         """Open the partial, and hash what it holds. Raises NoSpace when not even an empty file fits."""
         try:
-            # Unbuffered: a full disk must show in the write that meets it, not again in the closing.
-            self._file = io.FileIO(self._path, "a")
+            self._file = self._store.disk.append(self._path)
             if self.received_bytes:
                 self._hash = _sha256(self._path)
         except OSError as error:

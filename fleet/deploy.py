@@ -177,7 +177,10 @@ class Deployer:
         hop = self._next_hop(desired, stage)
         request = await asyncio.to_thread(load_request, manifest, desired, stage, hop, self._artifacts.blob_folder)
         start = time.perf_counter()
-        await client.load_stage(request)
+        try:
+            await client.load_stage(request)
+        except Corrupt as error:
+            raise _of_part(error, manifest, desired.plan.stages[stage].parts) from error
         tell(DeployEvent("load", device_name=client.name, seconds=time.perf_counter() - start))
 
     def _next_hop(self, desired: Desired, stage: int) -> pb.Hop | None:
@@ -189,6 +192,12 @@ class Deployer:
         if record is None:
             raise Unavailable(f"{desired.plan.stages[(stage + 1) % len(ring)].device_name}: not found yet")
         return pb.Hop(device_id=following, address=record.address, gateway_id=record.gateway or "")
+
+
+def _of_part(error: Corrupt, manifest: Manifest, parts: Sequence[str]) -> Corrupt:
+    """A device knows blobs by their digests only; people know parts."""
+    named = [part for part in parts if any(blob.digest[:12] in error.detail for blob in manifest.part(part).variants[0].blobs)]
+    return Corrupt(f"{error.detail} ({', '.join(named)})", advice=error.advice) if named else error
 
 
 async def _lacking(client: DeviceClient, blobs: Sequence[Blob]) -> tuple[dict[Blob, int], int]:
