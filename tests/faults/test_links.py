@@ -96,7 +96,7 @@ async def test_a_push_over_links_that_break_is_continued(tmp_path: Path) -> None
     async with proxied_fleet(tmp_path, 1) as fleet:
         proxy = fleet.boxes[0].proxy
         before = proxy.connections
-        proxy.cut_after_bytes = [100_000, 100_000]
+        proxy.lives = [100_000, 100_000]
         await proxy.cut()
         await wait_until(lambda: proxy.connections > before and fleet.coordinator.devices()[0].state == "online")
         events = await deploy(fleet.coordinator, 1)
@@ -112,8 +112,8 @@ async def test_a_device_that_answers_elsewhere_is_found_by_its_neighbour(tmp_pat
         await deploy(fleet.coordinator, 2)
         expected = (await ask(fleet.coordinator, SHORT))[1].token_ids
         moved = fleet.boxes[1]
-        host, port = moved.proxy._target
-        async with Proxy(f"{host}:{port}") as elsewhere:
+        target = moved.proxy.target
+        async with Proxy(target) as elsewhere:
             await moved.proxy.__aexit__(None, None, None)  # nobody listens there any more
             fleet.coordinator._registry.found(moved.device, elsewhere.address, "mdns")
             await wait_until(lambda: {view.address for view in fleet.coordinator.devices()} >= {elsewhere.address})
