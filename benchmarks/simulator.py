@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.product import serve
 from fleet.cli.client import CoordinatorClient
-from fleet.cli.sim import local_fleet
+from fleet.cli.sim_fleet import local_fleet
 from fleet.home import Home
 from fleet.planner import PlannerDevice
 from fleet.views import GenerateRequest, GenerateResult, Plan, PlanRequest

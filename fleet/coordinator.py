@@ -196,6 +196,7 @@ class Coordinator:
 
     async def _plan(self, request: PlanRequest, deployment: str) -> Plan:
         manifest = await asyncio.to_thread(self._artifacts.load, request.model)
+        request = replace(request, devices=tuple(name for key in request.devices for name in self._labelled(key)))
         for key in request.devices:
             record = self._registry.find(key)
             if record.state != "online":
@@ -216,6 +217,17 @@ class Coordinator:
         if not any(present.values()):
             return chosen
         return await asyncio.to_thread(plan_for, manifest, candidates, request, present)
+
+    def _labelled(self, key: str) -> tuple[str, ...]:
+        """The ids of the online devices with the label "key=value"; a name or id as it is. Raises NotFound for a label of none."""
+        name, equals, value = key.partition("=")
+        if not equals:
+            return (key,)
+        online = [record for record in self._registry.records() if record.state == "online" and record.description is not None]
+        found = tuple(record.device_id for record in online if record.description and record.description.labels.get(name) == value)
+        if not found:
+            raise NotFound(f"no device that is online has the label {key!r}", advice="see `glmfleet devices --json`")
+        return found
 
     async def _present(self, manifest: Manifest, devices: Sequence[DeviceId]) -> dict[str, frozenset[Digest]]:
         """Blobs of the model that each device has already; none of a device that does not answer."""

@@ -8,11 +8,14 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from device.agent import AgentConfig, run_agent
 from device.identity import insecure_identity, load_identity
 from protos.errors import FleetError
+from sim_devices.control import served
+from sim_devices.device_faults import Board, DeviceFaults, SimulatedClock, SimulatedDisk
 from sim_devices.hardware import SimulatedHardware
 from sim_devices.profiles import load_profile
 
@@ -22,9 +25,13 @@ _log = logging.getLogger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Says one JSON line on stdout: where it is when it is ready, or why it cannot start."""
     options = _parse(arguments)
+    clock = SimulatedClock(options.clock_skew)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        if handler.formatter:
+            handler.formatter.converter = clock.log_time
     try:
-        asyncio.run(_run(options))
+        asyncio.run(_run(options, clock))
     except FleetError as error:
         _say(error=type(error).__name__, detail=error.detail, advice=error.advice)
         _log.error("%s", f"{error.detail}; {error.advice}" if error.advice else error.detail)
@@ -32,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def _run(options: argparse.Namespace) -> None:
+async def _run(options: argparse.Namespace, clock: SimulatedClock) -> None:
     hardware = SimulatedHardware(load_profile(options.profile), options.pace, memory_bytes=options.memory, threads=options.threads)
-    identity = insecure_identity(options.state) if options.insecure else load_identity(options.state)
+    identity = insecure_identity(options.state) if options.insecure else load_identity(options.state, clock)
     config = AgentConfig(
         state=options.state,
         name=options.name,
@@ -42,9 +49,14 @@ async def _run(options: argparse.Namespace) -> None:
         port=options.port,
         interfaces=(options.interface,),
         insecure=options.insecure,
-        labels={},
+        announced_port=options.announced_port,
+        labels=dict(options.label),
     )
-    await run_agent(config, hardware, lambda address: _say(device_id=identity.device_id, name=options.name, address=address))
+    disk = SimulatedDisk()
+    board = hardware if isinstance(hardware, Board) else None
+    async with served(options.state, DeviceFaults(board, disk, clock).handle):
+        ready = partial(_say, device_id=identity.device_id, name=options.name)
+        await run_agent(config, hardware, lambda address: ready(address=address), disk=disk, clock=clock)
 
 
 def _say(**facts: str) -> None:
@@ -61,6 +73,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--memory", type=_positive, default=None, metavar="BYTES", help="instead of the profile's")
     parser.add_argument("--threads", type=_positive, default=1, help="of this machine, to compute with")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--announced-port", type=int, default=None, help="what to announce instead of the own port")
+    parser.add_argument("--ambient", type=float, default=None, metavar="CELSIUS", help="instead of the profile's")
+    parser.add_argument("--label", type=_label, action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--clock-skew", type=float, default=0.0, metavar="SECONDS", help="how wrong its wall clock is")
     parser.add_argument("--interface", default="127.0.0.1", help="IPv4 address to listen on and to announce")
     parser.add_argument("--insecure", action="store_true", help="without TLS, on loopback only")
     return parser.parse_args(arguments)
@@ -71,6 +87,13 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError("must be above 0")
     return value
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError("must be KEY=VALUE")
+    return key, value
 
 
 if __name__ == "__main__":

@@ -86,14 +86,19 @@ def load_fleet(name_or_path: str) -> Fleet:
 def load_scenario(name_or_path: str) -> Scenario:
     """Of a fleet file, of the gallery too, or of a file with seed and faults alone. Raises NotFound, InvalidInput."""
     text = read_text(Path(name_or_path), "the scenario") if is_path(name_or_path) else gallery_text(name_or_path)
-    table = read_table(Path(name_or_path).name, text)
+    return parse_scenario(Path(name_or_path).name, text, Path(name_or_path).parent)
+
+
+def parse_scenario(name: str, text: str, folder: Path = Path()) -> Scenario:
+    """As `parse_fleet`, for its seed and faults, with or without devices."""
+    table = read_table(name, text)
     if "devices" in table:
-        fleet = load_fleet(name_or_path)
+        fleet = parse_fleet(name, text, folder)
         return Scenario(fleet.name, fleet.seed, fleet.faults)
     table.text("description", "")
-    scenario = Scenario(Path(name_or_path).name, _seed(table), tuple(_fault(one) for one in table.tables("faults")))
+    seed, faults = _seed(table), table.tables("faults")
     table.end()
-    return scenario
+    return Scenario(name, seed, tuple(_fault(one) for one in faults))
 
 
 def is_path(name_or_path: str) -> bool:

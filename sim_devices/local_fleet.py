@@ -4,41 +4,46 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
-import selectors
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
-from protos.errors import InvalidInput, NoSpace, NotFound, TimedOut, Unavailable, by_name
+from protos.errors import Conflict, InvalidInput, NoSpace, NotFound
+from sim_devices import processes
+from sim_devices.world_process import World
 
 START_SECONDS = 60.0  # a cold start of the runtime on a busy two-core machine takes about ten
 STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL
 RECORD = "device.json"
-LOG = "log.txt"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """A device to start. Named `<prefix>-<n>` with the lowest number that is free."""
+    """A device to start. Named `name`, or `<prefix>-<n>` with the lowest number that is free.
+
+    `linked`: its connections pass through the world, which shapes and cuts them.
+    """
 
     profile: str  # a name, or the path of a TOML file
     prefix: str = "dev"
+    name: str = ""
     pace: Literal["fast", "realtime"] = "fast"
     memory_bytes: int | None = None  # None: the profile's
     hollow: int = 0  # so many hollow devices behind one gateway, in one process; `profile` then may name several: "a,b,c"
+    ambient_celsius: float | None = None  # None: the profile's
+    labels: Mapping[str, str] = field(default_factory=dict)
+    linked: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,11 @@ class LocalDevice:
     running: bool = True
     detail: str = ""
     hollow: int = 0  # devices behind it: then it is a gateway
+    ambient_celsius: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    linked: bool = False
+    interface: str = "127.0.0.1"
+    insecure: bool = False
 
 
 class LocalFleet:
@@ -71,33 +81,87 @@ class LocalFleet:
         self._folder = home / "sim"
         self._issue = issue
         self._issue_gateway = issue_gateway or issue
+        self.world = World(self._folder)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
-    def up(self, specs: Sequence[DeviceSpec], *, interface: str = "127.0.0.1", insecure: bool = False) -> list[LocalDevice]:
+    def up(
+        self,
+        specs: Sequence[DeviceSpec],
+        *,
+        interface: str = "127.0.0.1",
+        insecure: bool = False,
+        world: Sequence[Sequence[str]] = (),
+    ) -> list[LocalDevice]:
         """Start these, beside what runs already; returns when all are ready. If one fails, those of this call are stopped again.
 
-        Raises what the device said, with its name in front; TimedOut when it said nothing; InvalidInput for a prefix that is no name.
+        `world`: what it is told before, word by word. Raises what the device said, with its name in front; TimedOut when it said nothing;
+        InvalidInput for a name that is none, Conflict for one that runs.
         """
         for spec in specs:
-            if not _NAME.fullmatch(spec.prefix):
-                raise InvalidInput(f"not a name for devices: {spec.prefix!r}", advice="use a to z, 0 to 9 and -, at most 40")
+            if not _NAME.fullmatch(spec.name or spec.prefix):
+                raise InvalidInput(f"not a name for devices: {spec.name or spec.prefix!r}", advice="use a to z, 0 to 9 and -, at most 40")
         with self._locked():
             taken = {device.name for device in self.status() if device.running}
+            for spec in specs:
+                if spec.name in taken:
+                    raise Conflict(f"{spec.name} runs already", advice=f"glmfleet sim down {spec.name}, or choose another --home")
+            had_world = self.world.running
             starting: list[_Starting] = []
             try:
+                if world or any(spec.linked for spec in specs):
+                    self.world.ensure()
+                for words in world:
+                    self.world.ask(*words)
                 for spec in specs:
-                    name = next(name for name in _names(spec.prefix) if name not in taken)
+                    name = spec.name or next(name for name in _names(spec.prefix) if name not in taken)
                     taken.add(name)
-                    starting.append(self._start(name, spec, interface, insecure))
+                    starting.append(self._start(_described(name, spec, interface, insecure)))
                 deadline = time.monotonic() + START_SECONDS
                 return [self._ready(one, deadline) for one in starting]
             except BaseException:
                 self._stop([one.device for one in starting])
+                if not had_world:
+                    self.world.stop()
                 raise
             finally:
-                for one in starting:
-                    assert one.process.stdout is not None
-                    one.process.stdout.close()
+                _close(starting)
+
+    def restart(self, name: str, clock_skew_seconds: float = 0.0) -> LocalDevice:
+        """Start a device again that has ended, with the state it had; one that runs is left alone. Raises as `up`, NotFound."""
+        with self._locked():
+            device = _read(self._folder / name / RECORD) if _NAME.fullmatch(name) else None
+            if device is None:
+                raise NotFound(f"no simulated device {name!r} in this home", advice="see `glmfleet sim status`")
+            if _process(device, self._folder / name):
+                return device
+            one = self._start(device, clock_skew_seconds)
+            try:
+                return self._ready(one, time.monotonic() + START_SECONDS)
+            except BaseException:
+                one.process.kill()  # its record stays: it has ended, as before
+                one.process.wait()
+                raise
+            finally:
+                _close([one])
+
+    def send(self, name: str, number: signal.Signals) -> bool:
+        """False when it does not run."""
+        device = _read(self._folder / name / RECORD)
+        process = _process(device, self._folder / name) if device else None
+        if process:
+            processes.tell(process, number)
+        return process is not None
+
+    def folder(self, name: str) -> Path:
+        return self._folder / name
+
+    def with_world(self) -> World:
+        """The world, started if it does not run yet. Raises NotFound when no device was started."""
+        with self._locked():
+            if not self.status():
+                raise NotFound("no simulated device runs in this home", advice="start some: glmfleet sim up --devices 3")
+            self.world.ensure()
+        return self.world
 
     def down(self, names: Sequence[str] = (), *, purge: bool = False) -> list[str]:
         """Stop these (none given: all) and return who ran; again is no error. `purge` also deletes their folders: identity and blobs.
@@ -110,6 +174,10 @@ class LocalFleet:
                     raise NotFound(f"no simulated device {name!r} in this home", advice="see `glmfleet sim status`")
             chosen = [device for device in self.status() if not names or device.name in names]
             self._stop(chosen)
+            if not self.status():
+                self.world.stop()
+                if purge:
+                    shutil.rmtree(self.world.folder, ignore_errors=True)
             if purge:
                 for folder in self._folders():
                     if not names or folder.name in names:
@@ -126,87 +194,59 @@ class LocalFleet:
             if device and _process(device, folder):
                 found.append(device)
             elif device:
-                found.append(replace(device, running=False, detail=_last_line(folder / LOG) or "it ended without a word"))
+                found.append(replace(device, running=False, detail=processes.last_line(folder) or "it ended without a word"))
         return sorted(found, key=lambda device: _in_order(device.name))
 
-    def _start(self, name: str, spec: DeviceSpec, interface: str, insecure: bool) -> _Starting:
-        folder = self._folder / name
+    def _start(self, device: LocalDevice, clock_skew_seconds: float = 0.0) -> _Starting:
+        folder = self._folder / device.name
+        ports = self.world.ask("add", device.name, device.interface) if device.linked else None
+        front, back = ports if isinstance(ports, list) else (0, 0)
+        # All that gRPC dials in this process goes through the back door; nothing is excepted.
+        environment = {"grpc_proxy": f"http://{device.interface}:{back}", "no_grpc_proxy": ""} if back else {}
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            if not insecure:
-                (self._issue_gateway if spec.hollow else self._issue)(folder, name)
-            log = (folder / LOG).open("wb")
+            if not device.insecure and not device.pid:
+                (self._issue_gateway if device.hollow else self._issue)(folder, device.name)
+            module = "sim_devices.hollow" if device.hollow else "sim_devices"
+            process = processes.start(module, _arguments(device, folder, front, clock_skew_seconds), folder, environment)
         except OSError as error:
             raise NoSpace(
-                f"{name}: cannot write to {folder}: {error.strerror}", advice="free disk space, or choose another --home"
+                f"{device.name}: cannot write to {folder}: {error.strerror}", advice="free disk space, or choose another --home"
             ) from error
-        module = "sim_devices.hollow" if spec.hollow else "sim_devices"
-        command = [sys.executable, "-P", "-m", module, "--state", str(folder), "--name", name, "--interface", interface]
-        for profile in spec.profile.split(",") if spec.hollow else [spec.profile]:
-            command += ["--profile", str(Path(profile).absolute()) if "/" in profile or profile.endswith(".toml") else profile]
-        command += ["--count", str(spec.hollow)] if spec.hollow else ["--pace", spec.pace]
-        command += ["--memory", str(spec.memory_bytes)] if spec.memory_bytes else []
-        command += ["--insecure"] if insecure else []
-        # The same packages as this process uses, wherever it was started.
-        paths = [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        with log:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=folder,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-                start_new_session=True,
-            )
         self._children[process.pid] = process
         try:
             started = psutil.Process(process.pid).create_time()
-            pace = "" if spec.hollow else spec.pace
-            device = LocalDevice(name, spec.profile, pace, spec.memory_bytes, process.pid, started, hollow=spec.hollow)
+            device = replace(device, pid=process.pid, started=started)
             _write(folder / RECORD, device)
         except BaseException:
             process.kill()
             process.wait()
             raise
-        return _Starting(device, process, folder)
+        return _Starting(device, process, folder, front)
 
     def _ready(self, one: _Starting, deadline: float) -> LocalDevice:
-        line = _first_line(one.process, deadline)
-        if line is None:
-            raise TimedOut(f"{one.device.name} did not start within {START_SECONDS:.0f} s", advice=f"see {one.folder / LOG}")
-        try:
-            said = json.loads(line)
-        except ValueError:
-            said = {}
-        if "error" in said:
-            error = by_name(said["error"], said["detail"])
-            error.advice = said.get("advice", "")
-            raise error.at(one.device.name)
-        if "address" not in said:
-            word = _last_line(one.folder / LOG) or "it ended without a word"
-            raise Unavailable(f"{one.device.name} did not start: {word}", advice=f"see {one.folder / LOG}")
-        device = replace(one.device, device_id=said["device_id"], address=said["address"])
+        said = processes.ready_line(one.process, one.device.name, one.folder, deadline, START_SECONDS)
+        address = said["address"]
+        if one.front_port:
+            self.world.ask("target", one.device.name, address)
+            address = f"{one.device.interface}:{one.front_port}"
+        device = replace(one.device, device_id=said["device_id"], address=address)
         _write(one.folder / RECORD, device)
         return device
 
     def _stop(self, devices: Sequence[LocalDevice]) -> None:
         """SIGTERM, then SIGKILL; and forget them."""
-        processes = [process for device in devices if (process := _process(device, self._folder / device.name))]
-        for process in processes:
-            _signal(process, signal.SIGTERM)
-        _, stubborn = psutil.wait_procs(processes, timeout=STOP_SECONDS)
-        for process in stubborn:
-            _signal(process, signal.SIGKILL)
-        psutil.wait_procs(stubborn, timeout=STOP_SECONDS)
+        running = [process for device in devices if (process := _process(device, self._folder / device.name))]
+        processes.stop(running, STOP_SECONDS)
         for device in devices:
             (self._folder / device.name / RECORD).unlink(missing_ok=True)
+            self.world.tell(["remove", device.name])
             child = self._children.pop(device.pid, None)
             if child:
                 child.wait()
 
     def _folders(self) -> list[Path]:
-        return sorted(path for path in self._folder.iterdir() if path.is_dir()) if self._folder.is_dir() else []
+        return sorted(path for path in self._folder.iterdir() if path.is_dir() and path.name[0] != ".") if self._folder.is_dir() else []
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -225,6 +265,51 @@ class _Starting:
     device: LocalDevice
     process: subprocess.Popen[bytes]
     folder: Path
+    front_port: int  # of the world's door before it; 0: none
+
+
+def _close(starting: Sequence[_Starting]) -> None:
+    for one in starting:
+        assert one.process.stdout is not None
+        one.process.stdout.close()
+
+
+def _described(name: str, spec: DeviceSpec, interface: str, insecure: bool) -> LocalDevice:
+    """As it will be recorded, without a process yet."""
+    return LocalDevice(
+        name,
+        spec.profile,
+        "" if spec.hollow else spec.pace,
+        spec.memory_bytes,
+        0,
+        0.0,
+        hollow=spec.hollow,
+        ambient_celsius=spec.ambient_celsius,
+        labels=spec.labels,
+        linked=spec.linked and not spec.hollow,
+        interface=interface,
+        insecure=insecure,
+    )
+
+
+def _arguments(device: LocalDevice, folder: Path, front_port: int, clock_skew_seconds: float) -> list[str]:
+    """Of its program. A gateway's takes several profiles, and neither labels nor links."""
+    words = ["--state", str(folder), "--name", device.name, "--interface", device.interface]
+    for profile in device.profile.split(",") if device.hollow else [device.profile]:
+        words += ["--profile", str(Path(profile).absolute()) if "/" in profile or profile.endswith(".toml") else profile]
+    words += ["--memory", str(device.memory_bytes)] if device.memory_bytes else []
+    words += ["--insecure"] if device.insecure else []
+    if device.hollow:
+        return [*words, "--count", str(device.hollow)]
+    words += ["--pace", device.pace]
+    words += ["--ambient", str(device.ambient_celsius)] if device.ambient_celsius is not None else []
+    words += ["--announced-port", str(front_port)] if front_port else []
+    words += [f"--clock-skew={clock_skew_seconds}"] if clock_skew_seconds else []
+    return words + [word for key, value in device.labels.items() for word in ("--label", f"{key}={value}")]
+
+
+def _process(device: LocalDevice, folder: Path) -> psutil.Process | None:
+    return processes.living(device.pid, device.started, folder) if device.pid else None
 
 
 def _names(prefix: str) -> Iterator[str]:
@@ -239,40 +324,6 @@ def _in_order(name: str) -> tuple[str, int]:
     return prefix, int(number) if number.isdecimal() else 0
 
 
-def _process(device: LocalDevice, folder: Path) -> psutil.Process | None:
-    """The device's process if it is alive, and not another one that was given its pid."""
-    try:
-        process = psutil.Process(device.pid)
-        # Both are read off the same clock, but psutil adds the time of boot, which may be corrected by a little.
-        if abs(process.create_time() - device.started) > 2 or process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return process if str(folder) in process.cmdline() else None
-    except psutil.Error:
-        return None
-
-
-def _signal(process: psutil.Process, number: signal.Signals) -> None:
-    with suppress(psutil.NoSuchProcess):
-        process.send_signal(number)
-
-
-def _first_line(process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
-    """Of stdout; empty when it ended without one, None when the deadline passed."""
-    assert process.stdout is not None
-    descriptor, data = process.stdout.fileno(), b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(descriptor, selectors.EVENT_READ)
-        while b"\n" not in data:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                return None
-            more = os.read(descriptor, 65536)
-            if not more:
-                process.wait()
-                return data
-            data += more
-    return data.partition(b"\n")[0]
-
-
 def _read(path: Path) -> LocalDevice | None:
     try:
         return LocalDevice(**json.loads(path.read_text()))
@@ -284,11 +335,3 @@ def _write(path: Path, device: LocalDevice) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(asdict(device), indent=1))
     part.replace(path)
-
-
-def _last_line(path: Path) -> str:
-    try:
-        lines = path.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1][:500] if lines else ""

@@ -32,22 +32,29 @@ class Event:
     act: Act
     fault: Fault
 
+    @property
+    def order(self) -> tuple[int, bool, int]:
+        """Of those at one time, ends come first."""
+        return self.at_ms, self.act == "start", self.number
 
-def timeline(planned: Sequence[PlannedFault], names: Sequence[str], seed: int) -> tuple[Event, ...]:
+
+def timeline(planned: Sequence[PlannedFault], names: Sequence[str], seed: int, *, first: int = 1, zero_ms: int = 0) -> tuple[Event, ...]:
     """In order of time, by the seed alone. Each fault has its own chance, so that one more in the file changes no other.
+
+    `first` is the first fault's number, `zero_ms` the log's time from which the plan counts.
 
     Raises NotFound for a selector that matches none of `names`.
     """
     events = []
-    for number, one in enumerate(planned, 1):
+    for number, one in enumerate(planned, first):
         chance = random.Random(f"{seed}/{number}")  # of a text: not through hash()
         at = chance.uniform(one.earliest_seconds, one.latest_seconds)
-        at_ms = round(at * 1000)
+        at_ms = zero_ms + round(at * 1000)
         fault = resolve(one.fault, names, chance)
         events.append(Event(at_ms, number, "start", fault))
         if one.for_seconds is not None:
             events.append(Event(at_ms + round(one.for_seconds * 1000), number, "end", fault))
-    return tuple(sorted(events, key=lambda event: (event.at_ms, event.act == "start", event.number)))
+    return tuple(sorted(events, key=lambda event: event.order))
 
 
 def log_line(at_ms: int, number: int, act: Act, what: str, detail: str = "") -> str:

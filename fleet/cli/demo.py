@@ -24,7 +24,8 @@ from fleet.cli.model import pull_model
 from fleet.cli.options import HomeOption, open_home
 from fleet.cli.output import bytes_text, count_text, figure, say
 from fleet.cli.signals import Signals
-from fleet.cli.sim import device_specs, local_fleet
+from fleet.cli.sim import device_specs
+from fleet.cli.sim_fleet import local_fleet
 from fleet.home import Home
 from fleet.models import model_view
 from fleet.views import DeviceView, GenerateRequest, GenerateResult, PlanRequest

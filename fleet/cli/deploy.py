@@ -34,7 +34,9 @@ KvOption = Annotated[KvDtype, typer.Option("--kv", help="Type of the KV cache; i
 WireOption = Annotated[
     WireDtype, typer.Option("--wire", help="Type of rows between devices; smaller than float32, the text may depend on the cut.")
 ]
-DevicesOption = Annotated[str | None, typer.Option("--devices", metavar="A,B", help="Only these, by name or id.", show_default=False)]
+DevicesOption = Annotated[
+    str | None, typer.Option("--devices", metavar="A,B", help="Only these, by name, id or label (key=value).", show_default=False)
+]
 
 
 def plan(

@@ -20,23 +20,42 @@ NAMED = 20
 
 def devices(
     everything: Annotated[bool, typer.Option("--all", help=f"One line for each, also where there are more than {FEW}.")] = False,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="KEY=VALUE", help="Only those with this label; may be repeated.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """List the fleet's devices.
 
-    Example: glmfleet devices --json
+    Example: glmfleet devices --label role=lamp
     """
+    wanted = parse_labels(label or ())
     with connect(open_home(home)) as coordinator:
-        found = coordinator.devices()
+        found = [device for device in coordinator.devices() if wanted.items() <= device.labels.items()]
         if as_json:
             print_json(found)
+            return
+        if not found and wanted:
+            note(f"no device has {' and '.join(f'{key}={value}' for key, value in wanted.items())}")
             return
         if not found:
             for line in explain_none(coordinator.discovery()):
                 note(line)
             return
     print_devices(found, everything=everything)
+
+
+def parse_labels(texts: Sequence[str]) -> dict[str, str]:
+    """Of "key=value". Raises typer.BadParameter."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"not a label: {text!r}; write key=value")
+        found[key] = value
+    return found
 
 
 def print_devices(found: Sequence[DeviceView], *, everything: bool = False) -> None:

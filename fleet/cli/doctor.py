@@ -12,7 +12,7 @@ from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.devices import FEW, NAMED, kind
 from fleet.cli.options import HomeOption, JsonOption, open_home
 from fleet.cli.output import count_text, print_json, say
-from fleet.cli.sim import local_fleet
+from fleet.cli.sim_fleet import local_fleet
 from fleet.home import Home
 from fleet.views import DeploymentView, DeviceView, DiscoveryReport, GatewayView
 from protos.errors import FleetError

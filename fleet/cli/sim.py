@@ -1,25 +1,29 @@
-"""Commands for a local fleet of simulated devices: up, down, status, and what could be simulated."""
+"""Commands for a local fleet of simulated devices: up, down, status, and what could be simulated; faults are next door."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from fleet.cli import sim_faults
 from fleet.cli.device import MemoryOption
 from fleet.cli.options import HomeOption, InsecureOption, JsonOption, open_home, parse_names, parse_size
 from fleet.cli.output import Column, count_text, note, print_json, print_table
 from fleet.cli.predict import predict
 from fleet.cli.profiles import profiles
-from fleet.home import Home
-from fleet.trust import Authority, Role
+from fleet.cli.sim_fleet import local_fleet
+from protos.errors import InvalidInput
+from sim_devices.fleet_file import Fleet, gallery_text, is_path, load_fleet
 from sim_devices.local_fleet import DeviceSpec, LocalDevice, LocalFleet
 from sim_devices.profiles import load_profile
 
 app = typer.Typer(name="sim", rich_markup_mode="rich")
+sim_faults.register(app)
 
 DEFAULT_PROFILES = ("horizon-journey-5", "jetson-orin-nano-super", "rk3588")
 Pace = Literal["fast", "realtime"]
@@ -27,6 +31,10 @@ Pace = Literal["fast", "realtime"]
 
 @app.command()
 def up(
+    fleet: Annotated[
+        str | None,
+        typer.Argument(metavar="[FLEET]", help="A fleet file, or one that comes along (glmfleet sim gallery).", show_default=False),
+    ] = None,
     devices: Annotated[int | None, typer.Option("--devices", "-n", min=1, max=256, help="How many (default: one of each profile).")] = None,
     profile: Annotated[
         str | None, typer.Option("--profile", metavar="A,B", help="Profiles, in turn (default: three kinds).", show_default=False)
@@ -37,6 +45,11 @@ def up(
     ] = None,
     pace: Annotated[Pace, typer.Option("--pace", help="realtime waits until the modelled time has passed.")] = "fast",
     memory: MemoryOption = None,
+    gallery: Annotated[
+        str | None, typer.Option("--gallery", metavar="NAME", help="A fleet that comes along, as FLEET.", show_default=False)
+    ] = None,
+    faults: Annotated[bool, typer.Option("--faults/--no-faults", help="Let the file's faults happen.")] = True,
+    links: Annotated[bool, typer.Option("--links", help="Put links between all devices, so that they can be cut.")] = False,
     insecure: InsecureOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -46,10 +59,16 @@ def up(
     Example: glmfleet sim up --devices 3 --profile rk3588
     """
     opened = open_home(home)
-    profiles, memory_bytes = parse_names(profile), parse_size(memory) if memory else None
-    specs = [] if hollow and devices is None else device_specs(profiles, devices, pace, memory_bytes)
-    specs += [hollow_spec(profiles, hollow, memory_bytes)] if hollow else []
-    started = local_fleet(opened).up(specs, insecure=insecure)
+    local = local_fleet(opened)
+    if chosen := fleet or gallery:
+        if (fleet and gallery) or devices or profile or memory or hollow:
+            raise InvalidInput("a fleet file says itself which devices there are", advice=f"glmfleet sim up {chosen}")
+        started = up_fleet(local, chosen, insecure=insecure, with_faults=faults)
+    else:
+        profiles, memory_bytes = parse_names(profile), parse_size(memory) if memory else None
+        specs = [] if hollow and devices is None else device_specs(profiles, devices, pace, memory_bytes)
+        specs += [hollow_spec(profiles, hollow, memory_bytes)] if hollow else []
+        started = local.up([replace(spec, linked=links) for spec in specs], insecure=insecure)
     if as_json:
         print_json(started)
         return
@@ -107,13 +126,31 @@ def hollow_spec(profiles: Sequence[str], count: int, memory_bytes: int | None) -
     return DeviceSpec(",".join(chosen), prefix="hollow", memory_bytes=memory_bytes, hollow=count)
 
 
-def local_fleet(home: Home) -> LocalFleet:
-    """The home's simulated devices; they get their identities from its fleet authority."""
+def up_fleet(local: LocalFleet, chosen: str, *, insecure: bool, with_faults: bool) -> list[LocalDevice]:
+    """All of a fleet file, its links before its devices and its faults after them. Raises FleetError."""
+    described = load_fleet(chosen)
+    text = Path(chosen).read_text(encoding="utf-8") if is_path(chosen) else gallery_text(chosen)
+    origin = [described.name, str(Path(chosen).absolute().parent)]
+    started = local.up(fleet_specs(described), insecure=insecure, world=[["links", *origin, text]])
+    if with_faults and described.faults:
+        local.world.ask("scenario", *origin, text)
+        note(f"{count_text(len(described.faults), 'fault')} will happen by its scenario: glmfleet sim faults (--no-faults: none)")
+    return started
 
-    def issue(role: Role) -> Callable[[Path, str], None]:
-        return lambda folder, name: Authority.open(home.authority).issue_folder(folder, role, name)
 
-    return LocalFleet(home.path, issue("device"), issue("gateway"))
+def fleet_specs(described: Fleet) -> list[DeviceSpec]:
+    return [
+        DeviceSpec(
+            device.profile,
+            name=device.name,
+            pace=device.pace,
+            memory_bytes=device.memory_bytes,
+            ambient_celsius=device.ambient_celsius,
+            labels=device.labels,
+            linked=True,
+        )
+        for device in described.devices
+    ]
 
 
 def print_local(found: Sequence[LocalDevice]) -> None:

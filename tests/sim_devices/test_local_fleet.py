@@ -13,6 +13,7 @@ import pytest
 
 from protos.errors import InvalidInput, NotFound, TimedOut, Unavailable
 from sim_devices import local_fleet as module
+from sim_devices import processes
 from sim_devices.local_fleet import DeviceSpec, LocalFleet
 from tests.support.waiting import wait_until
 
@@ -113,7 +114,7 @@ def test_ctrl_c_while_starting_leaves_nothing(fleet: LocalFleet, tmp_path: Path,
         assert len(processes_of(tmp_path)) == 2
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_first_line", interrupted)
+    monkeypatch.setattr(processes, "first_line", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fleet.up([RK, RK], insecure=True)
     assert fleet.status() == processes_of(tmp_path) == []
@@ -158,4 +159,4 @@ def replace_device(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     def popen(command: list[str], **options: object) -> object:
         return start([sys.executable, "-c", program, *command[4:]], **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(module.subprocess, "Popen", popen)
+    monkeypatch.setattr(processes.subprocess, "Popen", popen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -23,10 +22,13 @@ async def network_of(*names: str) -> AsyncIterator[tuple[Network, dict[str, tupl
 
     def echo(name: str) -> object:
         async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(ConnectionError):
+            try:
                 while data := await reader.read(1000):
                     writer.write(f"{name} heard ".encode() + data)
-            writer.close()
+            except ConnectionError:
+                pass
+            finally:
+                writer.close()
 
         return accepted
 
@@ -129,10 +131,11 @@ async def test_order_and_bytes_are_kept_whatever_is_lost() -> None:
         received: list[bytes] = []
 
         async def collect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(ConnectionError):
+            try:
                 while piece := await reader.read(65536):
                     received.append(piece)
-            writer.close()
+            finally:
+                writer.close()
 
         async with await asyncio.start_server(collect, "127.0.0.1", 0) as server:
             network.target("a", "127.0.0.1:%d" % server.sockets[0].getsockname()[1])  # noqa: UP031
