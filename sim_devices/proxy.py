@@ -115,21 +115,25 @@ async def _connect(way: Way, reader: asyncio.StreamReader, writer: asyncio.Strea
     await way.back.passing()
     await asyncio.sleep(way.there.line.round_trip_seconds)  # SYN and its answer
     far_reader, far_writer = await asyncio.open_connection(way.host, way.port)
-    for each in (writer, far_writer):
-        each.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    writer.write(way.greeting)
-    flows = [_Flow(way.there, reader, far_writer, left), _Flow(way.back, far_reader, writer, None)]
-    tasks = [asyncio.create_task(part) for flow in flows for part in (flow.take(), flow.give())]
+    tasks: list[asyncio.Task[None]] = []
     try:
+        for each in (writer, far_writer):
+            each.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        writer.write(way.greeting)
+        flows = [_Flow(way.there, reader, far_writer, left), _Flow(way.back, far_reader, writer, None)]
+        tasks += [asyncio.create_task(part) for flow in flows for part in (flow.take(), flow.give())]
         # A side that has said its last word may still listen: gRPC's never do, but the others are not ours to cut.
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         for task in done:
             task.result()
+        for each in (writer, far_writer):  # what they still hold goes out before their ends do
+            each.close()
+            await each.wait_closed()
     finally:
+        far_writer.transport.abort()  # first: the waiting below may be cancelled
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        far_writer.transport.abort()
 
 
 class _Flow:

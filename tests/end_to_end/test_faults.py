@@ -31,6 +31,10 @@ labels = { role = "gateway" }
 between = ["*", "*"]
 delay = "5ms"
 
+[[links]]
+between = ["lamp-*", "lamp-*"]
+delay = "30ms"
+
 [[faults]]
 at = "1h"
 do = "kill one:lamp-*"
@@ -81,13 +85,15 @@ def answer(glmfleet: Glmfleet) -> list[int]:
 def interrupted(glmfleet: Glmfleet, *fault: object) -> tuple[int, str, float]:
     """Exit code and stderr of a client whose answer the fault meets, and the seconds from the fault to its end.
 
-    A token takes two links of 5 ms, so the answer takes some seconds.
+    A token takes two links of 30 ms, so the answer would take 24 s.
     """
     client = glmfleet.start("generate", *LONG)
     assert client.stdout is not None
-    client.stdout.read(1)  # it has begun
+    assert client.stdout.read(1), client.communicate()  # it has begun
+    assert client.poll() is None
     start = time.monotonic()
-    assert glmfleet("sim", "fault", *fault).returncode == 0
+    done = glmfleet("sim", "fault", *fault)
+    assert done.returncode == 0, done.stderr
     _, stderr = client.communicate(timeout=45)
     return client.returncode, stderr, time.monotonic() - start
 
