@@ -6,6 +6,8 @@ import argparse
 import asyncio
 import json
 import logging
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +17,7 @@ from device.agent import AgentConfig, run_agent
 from device.identity import insecure_identity, load_identity
 from protos.errors import FleetError
 from sim_devices.control import served
-from sim_devices.device_faults import Board, DeviceFaults, SimulatedClock, SimulatedDisk
+from sim_devices.device_faults import DeviceFaults, SimulatedClock, SimulatedDisk
 from sim_devices.hardware import SimulatedHardware
 from sim_devices.profiles import load_profile
 
@@ -40,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(options: argparse.Namespace, clock: SimulatedClock) -> None:
-    hardware = SimulatedHardware(load_profile(options.profile), options.pace, memory_bytes=options.memory, threads=options.threads)
+    profile = load_profile(options.profile)
+    if options.ambient is not None:
+        profile = profile.in_ambient(options.ambient)
+    hardware = SimulatedHardware(profile, options.pace, memory_bytes=options.memory, threads=options.threads, battery_empty=_battery_empty)
     identity = insecure_identity(options.state) if options.insecure else load_identity(options.state, clock)
     config = AgentConfig(
         state=options.state,
@@ -53,10 +58,15 @@ async def _run(options: argparse.Namespace, clock: SimulatedClock) -> None:
         labels=dict(options.label),
     )
     disk = SimulatedDisk()
-    board = hardware if isinstance(hardware, Board) else None
-    async with served(options.state, DeviceFaults(board, disk, clock).handle):
+    async with served(options.state, DeviceFaults(hardware, disk, clock).handle):
         ready = partial(_say, device_id=identity.device_id, name=options.name)
         await run_agent(config, hardware, lambda address: ready(address=address), disk=disk, clock=clock)
+
+
+def _battery_empty() -> None:
+    """As boards do: it goes down by itself. Called in any thread."""
+    _log.warning("the battery is used up")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _say(**facts: str) -> None:

@@ -11,18 +11,19 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from device.blobs import Disk
+from device.hardware import Condition
 from protos.errors import InvalidInput
 
 _HOLD_SECONDS = 0.25  # a chip held at a temperature is set to it again so often
 
 
-@runtime_checkable
-class Board(Protocol):
-    """What of SimulatedHardware can be set from outside."""
+class Settable(Protocol):
+    """What of SimulatedHardware can be set from outside, and seen."""
 
+    def condition(self) -> Condition: ...
     def set_slowdown(self, factor: float) -> None: ...
     def set_temperature(self, celsius: float) -> None: ...
     def set_battery(self, fraction: float) -> None: ...
@@ -73,7 +74,7 @@ class SimulatedClock:
 class DeviceFaults:
     """Answers the control socket: "slow FACTOR", "temperature CELSIUS|-", "battery FRACTION", "disk full|ok", "clock SECONDS"."""
 
-    def __init__(self, board: Board | None, disk: SimulatedDisk, clock: SimulatedClock) -> None:
+    def __init__(self, board: Settable, disk: SimulatedDisk, clock: SimulatedClock) -> None:
         self._board = board
         self._disk = disk
         self._clock = clock
@@ -82,11 +83,13 @@ class DeviceFaults:
     async def handle(self, words: Sequence[str]) -> object:
         match words:
             case ["slow", factor]:
-                self._settable.set_slowdown(float(factor))
+                self._board.set_slowdown(float(factor))
             case ["temperature", celsius]:
                 self._hold(None if celsius == "-" else float(celsius))
             case ["battery", fraction]:
-                self._settable.set_battery(float(fraction))
+                if self._board.condition().battery_fraction is None:
+                    raise InvalidInput("this board has no battery", advice="kill takes its power away")
+                self._board.set_battery(float(fraction))
             case ["disk", state]:
                 self._disk.full = state == "full"
             case ["clock", seconds]:
@@ -96,24 +99,17 @@ class DeviceFaults:
         logging.getLogger(__name__).info("told from outside: %s", " ".join(words))
         return None
 
-    @property
-    def _settable(self) -> Board:
-        if self._board is None:
-            raise InvalidInput("this board's speed, temperature and battery cannot be set")
-        return self._board
-
     def _hold(self, celsius: float | None) -> None:
         """At this temperature; None: it goes where its power takes it."""
         if self._holding:
             self._holding.cancel()
             self._holding = None
         if celsius is not None:
-            board = self._settable
-            board.set_temperature(celsius)
-            self._holding = asyncio.create_task(_again_and_again(board, celsius), name="hold temperature")
+            self._board.set_temperature(celsius)
+            self._holding = asyncio.create_task(_again_and_again(self._board, celsius), name="hold temperature")
 
 
-async def _again_and_again(board: Board, celsius: float) -> None:
+async def _again_and_again(board: Settable, celsius: float) -> None:
     while True:
         await asyncio.sleep(_HOLD_SECONDS)
         board.set_temperature(celsius)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from protos.errors import FleetError, NotFound, Unavailable
+from protos.errors import FleetError, InvalidInput, NotFound, Unavailable
 from sim_devices.active import HEALTHY, Active, Condition, condition_of, cuts_of, healed, words_for
 from sim_devices.control import ask
 from sim_devices.faults import COORDINATOR, LINK_KINDS, Fault
@@ -165,11 +165,14 @@ class Events:
             return
         if before.off or (before.battery_empty and not wanted.battery_empty):
             await asyncio.to_thread(self._fleet.restart, name, wanted.clock_skew_seconds)
-            before = Condition(clock_skew_seconds=wanted.clock_skew_seconds) if before.off else before
+            before = Condition(clock_skew_seconds=wanted.clock_skew_seconds)
         if before.hung and not wanted.hung:
             self._fleet.send(name, signal.SIGCONT)
         for words in words_for(before, wanted):
-            await asyncio.to_thread(ask, self._fleet.folder(name), words)
+            try:
+                await asyncio.to_thread(ask, self._fleet.folder(name), words)
+            except InvalidInput as error:
+                raise error.at(name) from error
         if wanted.hung and not before.hung and not self._fleet.send(name, signal.SIGSTOP):
             raise NotFound(f"{name} does not run")
 

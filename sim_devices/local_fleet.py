@@ -19,6 +19,7 @@ import psutil
 
 from protos.errors import Conflict, InvalidInput, NoSpace, NotFound
 from sim_devices import processes
+from sim_devices.control import CONTROL
 from sim_devices.world_process import World
 
 START_SECONDS = 60.0  # a cold start of the runtime on a busy two-core machine takes about ten
@@ -239,7 +240,8 @@ class LocalFleet:
         running = [process for device in devices if (process := _process(device, self._folder / device.name))]
         processes.stop(running, STOP_SECONDS)
         for device in devices:
-            (self._folder / device.name / RECORD).unlink(missing_ok=True)
+            for left in (RECORD, CONTROL):  # a killed one leaves its socket
+                (self._folder / device.name / left).unlink(missing_ok=True)
             self.world.tell(["remove", device.name])
             child = self._children.pop(device.pid, None)
             if child:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -109,6 +109,11 @@ class Profile:
     def battery_joules(self) -> float | None:
         battery = self.figures.get("battery")
         return battery.value if battery else None
+
+    def in_ambient(self, celsius: float) -> Profile:
+        """The same board at another place."""
+        ambient = replace(self.figures["ambient"], value=celsius, source="of the place, as it was started")
+        return replace(self, figures={**self.figures, "ambient": ambient})
 
     @property
     def estimated(self) -> tuple[str, ...]:

@@ -7,17 +7,25 @@ from pathlib import Path
 import pytest
 
 from device.blobs import BlobStore
+from device.hardware import Condition
 from protos.errors import Corrupt, InvalidInput, NoSpace, NotFound
 from protos.ids import Digest, digest_of
+from protos.roofline import Load, Work
 from sim_devices.device_faults import DeviceFaults, SimulatedClock, SimulatedDisk
 from sim_devices.flip import flip_bit
+from sim_devices.hardware import SimulatedHardware
+from sim_devices.profiles import load_profile
 
 DATA = bytes(range(256)) * 40
 
 
 class RecordingBoard:
-    def __init__(self) -> None:
+    def __init__(self, battery_fraction: float | None = 1.0) -> None:
         self.told: list[tuple[str, float]] = []
+        self.battery_fraction = battery_fraction
+
+    def condition(self) -> Condition:
+        return Condition(40.0, False, self.battery_fraction)
 
     def set_slowdown(self, factor: float) -> None:
         self.told.append(("slow", factor))
@@ -49,8 +57,30 @@ async def test_words_reach_board_disk_and_clock() -> None:
     assert not disk.full
     with pytest.raises(InvalidInput, match="explode"):
         await faults.handle(["explode"])
-    with pytest.raises(InvalidInput, match="cannot be set"):
-        await DeviceFaults(None, disk, clock).handle(["slow", "2"])
+    with pytest.raises(InvalidInput, match="no battery"):
+        await DeviceFaults(RecordingBoard(None), disk, clock).handle(["battery", "0"])
+
+
+async def test_a_board_is_slowed_and_held_hot_and_its_battery_ends() -> None:
+    ended: list[str] = []
+    profile = load_profile("snapdragon-8-elite").in_ambient(35.0)
+    hardware = SimulatedHardware(profile, "fast", battery_empty=lambda: ended.append("empty"))
+    faults = DeviceFaults(hardware, SimulatedDisk(), SimulatedClock())
+    work = Work(linear=Load(90_000_000, 1_000_000), rows=1)
+    try:
+        assert hardware.condition().temperature_celsius == pytest.approx(35 + profile.idle_watts * profile.thermal.kelvin_per_watt)
+        before = hardware.run(work, lambda: None).modelled_seconds
+        await faults.handle(["slow", "4"])
+        assert hardware.run(work, lambda: None).modelled_seconds == pytest.approx(4 * before)
+        await faults.handle(["slow", "1"])
+        await faults.handle(["temperature", "110"])
+        assert hardware.condition().throttled
+        assert hardware.run(work, lambda: None).modelled_seconds == pytest.approx(before / profile.thermal.throttled_speed)
+        await faults.handle(["temperature", "-"])
+        await faults.handle(["battery", "0"])
+        assert ended == ["empty"]
+    finally:
+        hardware.close()
 
 
 def test_a_full_disk_refuses_before_and_in_the_middle_of_a_blob(tmp_path: Path) -> None:
