@@ -52,7 +52,7 @@ class GatewayLink:
         self._changed = changed
         self._name = ""
         self._detail = "it has not answered yet"
-        self._surplus = 0
+        self._overfull = False
         self._refused: set[DeviceId] = set()  # members that contradict themselves
         self._heard_at: float | None = None
         self._peer: Peer | None = None
@@ -67,7 +67,7 @@ class GatewayLink:
             devices=len(self.members),
             online=sum(member.state == "online" for member in self.members.values()),
             found_by=self._where.found_by,
-            detail=self._detail or (f"{self._surplus} devices beyond {MEMBERS} are passed over" if self._surplus else ""),
+            detail=self._detail or (f"its devices beyond {MEMBERS} are passed over" if self._overfull else ""),
         )
 
     async def run(self) -> None:
@@ -149,7 +149,9 @@ class GatewayLink:
                     member.reattach(self._client(peer, DeviceId(sample.device_id)))
                 member.hear(sample)
         for name in report.gone:
-            if self.members.pop(member_id(self._gateway, name), None) is not None:
+            device = member_id(self._gateway, name)
+            self._refused.discard(device)
+            if self.members.pop(device, None) is not None:
                 self._changed()
 
     def _meet(self, peer: Peer, told: pb.GatewayMember) -> None:
@@ -157,7 +159,7 @@ class GatewayLink:
         member = self.members.get(device)
         if member is None:
             if len(self.members) >= MEMBERS:
-                self._surplus += 1
+                self._overfull = True
                 return
             member = Watched(device, self._where, self._rules, self._clock, self._take_sample, self._changed, self._gateway)
             self.members[device] = member

@@ -232,15 +232,14 @@ class Registry:
         self._tell()
 
     def _watched(self, device: DeviceId) -> Watched | None:
-        if device in self._direct:
-            return self._direct[device].watched
-        return next((found for one in self._gateways.values() if (found := one.link.members.get(device)) is not None), None)
+        behind = next((found for one in self._gateways.values() if (found := one.link.members.get(device)) is not None), None)
+        return self._direct[device].watched if behind is None and device in self._direct else behind
 
     def _all(self) -> Iterator[Watched]:
-        for one in self._direct.values():
-            yield one.watched
-        for gateway in self._gateways.values():
-            yield from gateway.link.members.values()
+        """Whom a gateway vouches for has no key of its own: an advert in its name is somebody else's, and must not stand before it."""
+        behind = {device: watched for gateway in self._gateways.values() for device, watched in gateway.link.members.items()}
+        yield from (one.watched for device, one in self._direct.items() if device not in behind)
+        yield from behind.values()
 
     def _online(self) -> int:
         return sum(watched.state == "online" for watched in self._all())

@@ -148,8 +148,10 @@ class _Machine:
 
     def name(self, module: Value, name: Value) -> None:
         """The only place where names get in."""
-        if not isinstance(module, str) or not isinstance(name, str) or not is_allowed(Name(module, name)):
-            raise ValueError(f"wants {str(module)[:40]}.{str(name)[:40]}, which is no tensor")
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("has a name that is none")  # not told: a value that holds itself twice over doubles as text
+        if not is_allowed(Name(module, name)):
+            raise ValueError(f"wants {module[:40]}.{name[:40]}, which is no tensor")
         self._stack.append(Name(module, name))
 
     def call(self) -> None:

@@ -73,7 +73,7 @@ def _added(settings: Mapping[str, Any], first: int) -> list[AddedToken]:
     added = []
     for number, token in listed.items():
         text = token.get("content") if isinstance(token, dict) else None
-        if not (number.isdecimal() and first <= int(number) < _MOST_TOKENS and isinstance(text, str) and text):
+        if not (number.isdecimal() and len(number) < 10 and first <= int(number) < _MOST_TOKENS and isinstance(text, str) and text):
             raise InvalidInput(f"tokenizer_config.json: added token {number[:20]!r} cannot be", advice="get the checkpoint again")
         added.append(AddedToken(int(number), text, token.get("special") is not False))
     return added

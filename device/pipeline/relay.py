@@ -49,18 +49,18 @@ class Microbatches:
         if self._done == WINDOW // 2:
             await self._context.write(pb.FlowReply(credit=self._done))
             self._done = 0
-        parts: list[bytes] = []
+        parts = bytearray()
         while isinstance(message := await self._context.read(), pb.FlowMessage):
             kind = message.WhichOneof("kind")
             if kind == "microbatch":
                 self._done += 1
                 if parts:
-                    message.microbatch.hidden = b"".join([*parts, message.microbatch.hidden])
+                    message.microbatch.hidden = bytes(parts) + message.microbatch.hidden
                 return message.microbatch
             if kind != "hidden_part":
                 raise InvalidInput("a second opening on one stream")
-            parts.append(message.hidden_part)
-            if sum(map(len, parts)) > self._most_bytes:
+            parts += message.hidden_part
+            if len(parts) > self._most_bytes:
                 raise InvalidInput("a microbatch came with more rows than this stage runs at once")
         raise StopAsyncIteration
 

@@ -30,7 +30,7 @@ class ChatTemplate:
             raise InvalidInput(f"the model's chat template is longer than {_LONGEST_SOURCE} characters", advice="import another model")
         try:
             compile_template(source, clock)
-        except (jinja2.TemplateError, RecursionError) as error:
+        except (jinja2.TemplateError, SyntaxError, ValueError, OverflowError, MemoryError, RecursionError) as error:  # Python compiles it
             raise InvalidInput(
                 f"the model's chat template is no template: {one_line(error)}", advice="repair it and import the model again"
             ) from error

@@ -39,9 +39,9 @@ class TemplateProcess:
 
 
 def _start(owner: TemplateProcess) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "device.text.template_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    # -P: else modules would be looked for in the working folder first, which may be a stranger's checkpoint.
+    command = [sys.executable, "-P", "-m", "device.text.template_worker"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     weakref.finalize(owner, _end, process)
     return process
 

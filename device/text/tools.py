@@ -39,9 +39,7 @@ _PROBE = (
 _PROBE_TOOL = json.dumps({"type": "function", "function": {"name": "glmfleet-tool", "description": "glmfleet-does", "parameters": {}}})
 _MUST_SHOW = ("question", "called", "argument", "value", "result", "tool", "does")
 
-
-_CALL = re.compile(r"<tool_call>\s*([^\s<]+)(.*?)</tool_call>", re.DOTALL)
-_ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+_CALLED = re.compile(r"\s*([^\s<]+)")
 
 
 def find_dialect(render: Render) -> Dialect | None:
@@ -72,9 +70,10 @@ def needs_dialect(messages: Sequence[Message], tools: Sequence[str]) -> bool:
 def read_calls(answer: str, names: Iterable[str]) -> tuple[str, tuple[ToolCall, ...]]:
     """(what the answer says beside its calls, the calls): of tools with these names, in GLM-4.5's form or GLM-4's ("name", then JSON)."""
     known = frozenset(names)
-    calls = [ToolCall(name, _arguments(body)) for name, body in _CALL.findall(answer) if name in known]
+    said, bodies = _cut(answer, "<tool_call>", "</tool_call>")
+    calls = [ToolCall(named[1], _arguments(body)) for body in bodies if (named := _CALLED.match(body)) and named[1] in known]
     if calls:
-        return _CALL.sub("", answer).strip(), tuple(calls)
+        return said.strip(), tuple(calls)
     name, newline, arguments = answer.strip().partition("\n")
     try:
         whole = bool(newline) and name in known and isinstance(json.loads(arguments), dict)
@@ -83,10 +82,25 @@ def read_calls(answer: str, names: Iterable[str]) -> tuple[str, tuple[ToolCall, 
     return ("", (ToolCall(name, arguments.strip()),)) if whole else (answer, ())
 
 
+def _cut(text: str, begin: str, end: str) -> tuple[str, list[str]]:
+    """(what is outside, each that is inside), in one pass: a pattern's time grows with the square of a model's endless `begin`s."""
+    outside, inside, at = [], [], 0
+    while (start := text.find(begin, at)) >= 0 and (stop := text.find(end, start)) >= 0:
+        outside.append(text[at:start])
+        inside.append(text[start + len(begin) : stop])
+        at = stop + len(end)
+    return "".join([*outside, text[at:]]), inside
+
+
 def _arguments(body: str) -> str:
     """Each value is JSON, or a text as it stands."""
     found: dict[str, Any] = {}
-    for key, value in _ARGUMENT.findall(body):
+    _, arguments = _cut(body, "<arg_key>", "</arg_value>")
+    for argument in arguments:
+        key, _, rest = argument.partition("</arg_key>")
+        _, has_value, value = rest.partition("<arg_value>")
+        if not has_value:
+            continue
         try:
             found[key] = json.loads(value)
         except (ValueError, RecursionError):

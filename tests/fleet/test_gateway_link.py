@@ -186,6 +186,15 @@ async def test_a_gateway_cannot_speak_for_a_device_that_is_not_its_own(tmp_path:
                 registry.client(member_id(members.member("gateway", "gateway").device_id, "2"))
 
 
+async def test_an_advert_in_its_name_does_not_stand_before_a_device_behind_a_gateway(tmp_path: Path) -> None:
+    async with watching(tmp_path, 2) as w:
+        device = w.fleet.devices["1"].device_id
+        w.registry.found(device, "127.0.0.1:9", "mdns")
+        assert len(w.registry.records()) == 2
+        assert w.registry.record(device).gateway == w.fleet.gateway
+        assert (await w.registry.client(device).describe()).device_id == device
+
+
 async def test_a_device_is_no_gateway_and_a_gateway_no_device(tmp_path: Path) -> None:
     members = TestFleet.open(tmp_path)
     ours = credentials_of(members.member("coordinator", "coordinator"))

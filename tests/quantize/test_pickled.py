@@ -80,6 +80,8 @@ HOSTILE = {
     "a text longer than the file": (b"X\xff\xff\xff\x7fabc.", "too long"),
     "keys that are no names": (b"}K\x01K\x02s.", "keys"),
     "a name with an escape": (b"ctorch\nHalf\\zStorage\n.", "none"),
+    "a name that doubles as text": (b")" + b"q\x00h\x00\x86" * 64 + text("a") + b"\x93.", "none"),
+    "a name that is nested": (b")" + b"\x85" * 5000 + text("a") + b"\x93.", "none"),
     "a frozen set": (b"(\x91.", "FROZENSET"),
     "a pop": (b"N0", "POP"),
 }

@@ -125,7 +125,17 @@ def test_what_is_no_such_file(data: bytes, what: str) -> None:
 
 @pytest.mark.parametrize(
     "listed",
-    [None, {}, [], {"x": {"content": "a"}}, {"3": {"content": "a"}}, {"999": "a"}, {"999": {"content": ""}}, {"9" * 30: {"content": "a"}}],
+    [
+        None,
+        {},
+        [],
+        {"x": {"content": "a"}},
+        {"3": {"content": "a"}},
+        {"999": "a"},
+        {"999": {"content": ""}},
+        {"9" * 30: {"content": "a"}},
+        {"9" * 5000: {"content": "a"}},
+    ],
 )
 def test_special_tokens_that_cannot_be(listed: object) -> None:
     with pytest.raises(InvalidInput, match="tokenizer_config"):

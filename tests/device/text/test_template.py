@@ -69,7 +69,20 @@ def test_a_failing_template_is_an_input_error(source: str) -> None:
         render(source)
 
 
-@pytest.mark.parametrize("source", ["{% if %}", "{{", "{% for m in messages %}", "{% nosuch %}"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% if %}",
+        "{{",
+        "{% for m in messages %}",
+        "{% nosuch %}",
+        "{% for m in messages %}" * 25 + "{% endfor %}" * 25,
+        "{% if x %}" * 120 + "{% endif %}" * 120,
+        "{{ " + "9" * 5000 + " }}",
+        "{{" + "(" * 300 + "1" + ")" * 300 + "}}",
+    ],
+    ids=["if", "open", "for", "tag", "loops", "branches", "number", "brackets"],
+)
 def test_a_template_that_is_none(source: str) -> None:
     with pytest.raises(InvalidInput, match="is no template"):
         ChatTemplate(source, {}, lambda: datetime.now(UTC))

@@ -140,3 +140,17 @@ def test_calls_are_read_back(answer: str, said: str, calls: list[tuple[str, str]
     text, found = read_calls(answer, ["get_weather"])
     assert text == said
     assert [(call.name, call.arguments) for call in found] == calls
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<tool_call>get_weather" * 20_000,
+        "<tool_call>get_weather" + "<arg_key>a</arg_key><arg_value>" * 20_000 + "</tool_call>",
+        "<tool_call>get_weather" + "<arg_key>a</arg_key>" * 20_000 + "</tool_call>",
+    ],
+    ids=["calls", "values", "keys"],
+)
+def test_an_answer_that_repeats_itself_takes_no_time(answer: str) -> None:
+    assert [call.arguments for call in read_calls(answer, ["get_weather"])[1]] in ([], ["{}"])
