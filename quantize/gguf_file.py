@@ -93,6 +93,8 @@ class GgufFile:
             shape = tuple(int(size) for size in reversed(found.shape))
             if shape != tensor.shape:
                 self.refuse(f"tensor {tensor.name} has shape {list(shape)}, its metadata ask for {list(tensor.shape)}")
+            if len(shape) == 1 and gguf.GGML_QUANT_SIZES[found.tensor_type][0] > 1:  # its rows are single values: no blocks
+                self.refuse(f"tensor {tensor.name} is a vector, stored in blocks as {found.tensor_type.name}")
         for kind in {found.tensor_type for found in self._tensors.values()}:
             _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
             try:

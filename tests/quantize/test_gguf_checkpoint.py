@@ -192,6 +192,16 @@ def test_refusals_are_one_line_and_an_advice(tmp_path: Path, changes: dict[str, 
     assert caught.value.advice
 
 
+def test_a_vector_in_blocks_is_refused(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "norms.gguf", TinyGlm(hidden_size=128))
+    data, name = path.read_bytes(), b"blk.0.attn_norm.weight"
+    at = data.index(name) + len(name) + 4 + 8
+    assert data[at] == Q.F32
+    path.write_bytes(data[:at] + bytes([Q.Q8_0]) + data[at + 1 :])
+    with pytest.raises(InvalidInput, match=r"attn_norm.weight is a vector, stored in blocks as Q8_0"), open_gguf(path):
+        pytest.fail("opened")
+
+
 def test_types_that_cannot_be_dequantized_are_named(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "tiny.gguf", extra={"other.weight": np.ones((2, 72))})
     data = path.read_bytes()
