@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,20 +33,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for handler in logging.getLogger().handlers:
         if handler.formatter:
             handler.formatter.converter = clock.log_time
+    used_up = threading.Event()
+
+    def battery_empty() -> None:
+        """As boards do, it then goes down by itself. Called in any thread."""
+        used_up.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
     try:
-        asyncio.run(_run(options, clock))
+        asyncio.run(_run(options, clock, battery_empty))
     except FleetError as error:
         _say(error=type(error).__name__, detail=error.detail, advice=error.advice)
         _log.error("%s", f"{error.detail}; {error.advice}" if error.advice else error.detail)
         return 1
+    if used_up.is_set():
+        _log.warning("the battery is used up")
     return 0
 
 
-async def _run(options: argparse.Namespace, clock: SimulatedClock) -> None:
+async def _run(options: argparse.Namespace, clock: SimulatedClock, battery_empty: Callable[[], None]) -> None:
     profile = load_profile(options.profile)
     if options.ambient is not None:
         profile = profile.in_ambient(options.ambient)
-    hardware = SimulatedHardware(profile, options.pace, memory_bytes=options.memory, threads=options.threads, battery_empty=_battery_empty)
+    hardware = SimulatedHardware(profile, options.pace, memory_bytes=options.memory, threads=options.threads, battery_empty=battery_empty)
     identity = insecure_identity(options.state) if options.insecure else load_identity(options.state, clock)
     config = AgentConfig(
         state=options.state,
@@ -61,12 +71,6 @@ async def _run(options: argparse.Namespace, clock: SimulatedClock) -> None:
     async with served(options.state, DeviceFaults(hardware, disk, clock).handle):
         ready = partial(_say, device_id=identity.device_id, name=options.name)
         await run_agent(config, hardware, lambda address: ready(address=address), disk=disk, clock=clock)
-
-
-def _battery_empty() -> None:
-    """As boards do: it goes down by itself. Called in any thread."""
-    _log.warning("the battery is used up")
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _say(**facts: str) -> None:

@@ -161,10 +161,13 @@ class Events:
         self._conditions[name] = wanted
         if wanted.off:
             if not before.off and not self._fleet.send(name, signal.SIGKILL):
+                self._conditions[name] = before  # who ended by itself is not started by the undoing of this
                 raise NotFound(f"{name} does not run")
             return
         if before.off or (before.battery_empty and not wanted.battery_empty):
+            self._conditions[name] = Condition(off=True)  # until it has started
             await asyncio.to_thread(self._fleet.restart, name, wanted.clock_skew_seconds)
+            self._conditions[name] = wanted
             before = Condition(clock_skew_seconds=wanted.clock_skew_seconds)
         if before.hung and not wanted.hung:
             self._fleet.send(name, signal.SIGCONT)

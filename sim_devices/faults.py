@@ -26,17 +26,17 @@ _SELECTOR = re.compile(r"(one:)?[a-z0-9*][a-z0-9*-]{0,39}")
 
 # How each is written, and what it does: for help and for errors.
 USAGE: Mapping[Kind, tuple[str, str]] = {
-    "kill": ("kill DEVICE", "the process ends at once, as by a power cut; heal or rejoin starts it again"),
-    "hang": ("hang DEVICE", "the process stands still: connections are taken, nothing answers"),
+    "kill": ("kill DEVICE", "its process ends, as by a power cut"),
+    "hang": ("hang DEVICE", "it stands still: connects, answers nothing"),
     "slow": ("slow DEVICE FACTOR", "every run takes FACTOR times as long"),
-    "flip-bit": ("flip-bit DEVICE [DIGEST]", "one bit of a stored blob changes, of one whose digest begins so"),
+    "flip-bit": ("flip-bit DEVICE [DIGEST]", "one bit of a stored blob changes"),
     "full-disk": ("full-disk DEVICE", "no more room for blobs"),
-    "clock-skew": ("clock-skew DEVICE ±TIME", "its wall clock is wrong by so much, for example +1h"),
+    "clock-skew": ("clock-skew DEVICE ±TIME", "its wall clock is so wrong, for example +1h"),
     "overheat": ("overheat DEVICE [CELSIUS]", f"the chip is so hot (default {OVERHEATED_CELSIUS:.0f})"),
-    "battery-empty": ("battery-empty DEVICE", "what it ran on is used up"),
-    "cut": ("cut A B", "nothing passes between A and B, and nobody is told: a cable pulled"),
-    "partition": ("partition A,B | C,D", "nothing passes between the groups; who is in none reaches all"),
-    "rejoin": ("rejoin DEVICE", "a killed device starts again, with the state it had"),
+    "battery-empty": ("battery-empty DEVICE", "its battery is used up, and it goes down"),
+    "cut": ("cut A B", "nothing passes between them: a cable pulled"),
+    "partition": ("partition A,B | C,D", "nothing passes between the groups"),
+    "rejoin": ("rejoin DEVICE", "a killed device starts, with the state it had"),
     "heal": ("heal [DEVICE or NUMBER]", "ends what was done to it, or everything"),
 }
 

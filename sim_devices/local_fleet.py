@@ -323,7 +323,7 @@ def _names(prefix: str) -> Iterator[str]:
 
 def _in_order(name: str) -> tuple[str, int]:
     prefix, _, number = name.rpartition("-")
-    return prefix, int(number) if number.isdecimal() else 0
+    return (prefix, int(number)) if number.isdecimal() else (name, 0)
 
 
 def _read(path: Path) -> LocalDevice | None:

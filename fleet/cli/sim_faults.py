@@ -32,6 +32,8 @@ _FAULT_HELP = f"""Do something to the devices or their links, now or later.
 \b
 {_KINDS}
 
+Heal starts killed devices again; who is in no group of a partition reaches all; DIGEST is how a blob's begins.
+
 DEVICE is a name, a * pattern, several with commas, or one:PATTERN for one of them by chance; a link's end may be "coordinator".
 
 Example: glmfleet sim fault kill dev-2 --after 3s --for 20s
@@ -39,7 +41,7 @@ Example: glmfleet sim fault kill dev-2 --after 3s --for 20s
 
 
 def fault(
-    words: Annotated[list[str], typer.Argument(metavar="WHAT...", help="As above.", show_default=False)],
+    words: Annotated[list[str], typer.Argument(metavar="WHAT", help="As above.", show_default=False)],
     after: Annotated[str | None, typer.Option("--after", metavar="TIME", help="Not now.", show_default=False)] = None,
     lasting: Annotated[str | None, typer.Option("--for", metavar="TIME", help="Undone after so long.", show_default=False)] = None,
     home: HomeOption = None,

@@ -31,6 +31,8 @@ class SignalledFleet:
     def __init__(self, sim: Path) -> None:
         self._sim = sim
         self.told: list[tuple[str, str]] = []
+        self.ended: set[str] = set()
+        self.broken: set[str] = set()
         for name in NAMES:
             blobs = self.folder(name) / "blobs" / "sha256"
             blobs.mkdir(parents=True)
@@ -45,10 +47,12 @@ class SignalledFleet:
 
     def send(self, name: str, number: signal.Signals) -> bool:
         self.told.append((name, number.name))
-        return True
+        return name not in self.ended
 
     def restart(self, name: str, _clock_skew_seconds: float) -> None:
         self.told.append((name, "restart"))
+        if name in self.broken:
+            raise Unavailable(f"{name}: its certificate expired")
 
 
 @asynccontextmanager
@@ -136,3 +140,24 @@ async def test_what_cannot_be_done_is_said_and_not_active(tmp_path: Path) -> Non
         report = events.report()
         assert report["active"] == []
         assert [json.loads(line)["detail"][:7] for line in report["log"]] == ["failed:"] * 3  # type: ignore[attr-defined]
+
+
+async def test_who_ended_by_itself_is_not_started_by_a_fault_that_fails(tmp_path: Path) -> None:
+    async with events_of(tmp_path) as (events, fleet, _):
+        fleet.ended.add("a")
+        with pytest.raises(NotFound, match="a does not run"):
+            await events.once(planned("kill a"))
+        assert fleet.told == [("a", "SIGKILL")]
+
+
+async def test_a_start_that_fails_can_be_tried_again(tmp_path: Path) -> None:
+    async with events_of(tmp_path) as (events, fleet, _):
+        await events.once(planned("kill a"))
+        fleet.broken.add("a")
+        with pytest.raises(Unavailable, match="certificate"):
+            await events.once(planned("rejoin a"))
+        fleet.broken.clear()
+        await events.once(planned("rejoin a"))
+        assert fleet.told == [("a", "SIGKILL"), ("a", "restart"), ("a", "restart")]
+        await events.once(planned("kill a"))  # it runs, so it can be
+        assert fleet.told[-1] == ("a", "SIGKILL")

@@ -82,3 +82,7 @@ def test_cuts_are_between_pairs() -> None:
     with pytest.raises(NotFound):
         resolve(parse_fault("kill coordinator"), NAMES, random.Random(1))
     assert resolve(parse_fault("kill lamp-1"), NAMES, random.Random(1)).pairs() == frozenset()
+
+
+def test_help_fits_a_line_of_80() -> None:
+    assert all(2 + 26 + len(meaning) < 78 and len(usage) <= 26 for usage, meaning in USAGE.values())
