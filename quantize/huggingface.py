@@ -50,7 +50,7 @@ class HuggingFaceCheckpoint:
 def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
     """Opens the folder and checks all of it but the weights' values. Raises InvalidInput in one clear line."""
     if not folder.is_dir():
-        raise InvalidInput(f"{folder} is not a folder", advice="give a checkpoint folder with config.json in it")
+        raise InvalidInput(f"{folder} is not a folder", advice="give a checkpoint folder with config.json in it, or a GGUF file")
     plain = parse_json_object(_read(folder, "config.json"), "config.json")
     config = read_model_config(folder)
     text_files = _text_files(folder)

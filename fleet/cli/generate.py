@@ -35,7 +35,7 @@ def generate(
     system: SystemOption = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
     infill: Annotated[
-        bool, typer.Option("--infill", help="Fill the first [MASK], [sMASK] or [gMASK] of the text, and show it all (original GLM only).")
+        bool, typer.Option("--infill", help=r"Fill the first \[MASK], \[sMASK] or \[gMASK] of the text, show it all (original GLM only).")
     ] = False,
     max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
     temperature: TemperatureOption = 0.0,

@@ -36,8 +36,8 @@ class Entry:
 
 ENTRIES = (
     Entry("demo", "fleet.cli.demo", "demo", "The whole thing in a minute, from nothing: three devices, one model, an answer, its cost."),
-    Entry("model", "fleet.cli.model", "app", "Models: pull, import, list, show, rm."),
-    Entry("sim", "fleet.cli.sim", "app", "A local fleet of simulated devices: up, down, status, profiles, gallery, faults."),
+    Entry("model", "fleet.cli.model", "app", "Models: pull, import, list, show, eval, rm."),
+    Entry("sim", "fleet.cli.sim", "app", "A local fleet of simulated devices: up, down, status, profiles, gallery, faults, predict."),
     Entry("device", "fleet.cli.device", "app", "The agent on a real board: run."),
     Entry("serve", "fleet.cli.serve", "serve", "Run the coordinator: HTTP API, discovery, deployments."),
     Entry("devices", "fleet.cli.devices", "devices", "List the fleet's devices."),
