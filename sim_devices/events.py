@@ -14,7 +14,7 @@ from typing import Self
 from protos.errors import FleetError, InvalidInput, NotFound, Unavailable
 from sim_devices.active import HEALTHY, Active, Condition, condition_of, cuts_of, healed, words_for
 from sim_devices.control import ask
-from sim_devices.faults import COORDINATOR, LINK_KINDS, Fault
+from sim_devices.faults import COORDINATOR, INSIDE_KINDS, LINK_KINDS, Fault
 from sim_devices.flip import flip_bit
 from sim_devices.local_fleet import LocalFleet
 from sim_devices.network import Network
@@ -126,6 +126,7 @@ class Events:
             await self._rejoin(fault)
         else:
             self._check_linked(fault)
+            self._check_inside(fault)
             until_ms = next((each.at_ms for each in self._pending if each.number == event.number), None)
             self._active.append(Active(event.number, fault, event.at_ms, until_ms))
             try:
@@ -193,6 +194,15 @@ class Events:
                     raise Unavailable(
                         f"{name} was started without links, so nothing stands between it and the others",
                         advice="start it from a fleet file, or with `glmfleet sim up --links`",
+                    )
+
+    def _check_inside(self, fault: Fault) -> None:
+        if fault.kind in INSIDE_KINDS:
+            for device in self._fleet.status():
+                if device.hollow and device.name in fault.devices:
+                    raise InvalidInput(
+                        f"{device.name} is a gateway of hollow devices, which have no board, disk or clock",
+                        advice="kill it, or hang it",
                     )
 
     def _names(self) -> list[str]:

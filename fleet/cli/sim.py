@@ -64,6 +64,8 @@ def up(
         if (fleet and gallery) or devices or profile or memory or hollow:
             raise InvalidInput("a fleet file says itself which devices there are", advice=f"glmfleet sim up {chosen}")
         started = up_fleet(local, chosen, insecure=insecure, with_faults=faults)
+    elif hollow and links:
+        raise InvalidInput("hollow devices have no links of their own", advice="start them without --links, beside others with it")
     else:
         profiles, memory_bytes = parse_names(profile), parse_size(memory) if memory else None
         specs = [] if hollow and devices is None else device_specs(profiles, devices, pace, memory_bytes)

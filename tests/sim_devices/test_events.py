@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from protos.errors import NotFound, Unavailable
+from protos.errors import InvalidInput, NotFound, Unavailable
 from sim_devices.events import LOG, Events
 from sim_devices.faults import parse_fault
 from sim_devices.network import Network
@@ -32,6 +32,7 @@ class SignalledFleet:
         self._sim = sim
         self.told: list[tuple[str, str]] = []
         self.ended: set[str] = set()
+        self.gateways: set[str] = set()
         self.broken: set[str] = set()
         for name in NAMES:
             blobs = self.folder(name) / "blobs" / "sha256"
@@ -43,7 +44,7 @@ class SignalledFleet:
         return self._sim / name
 
     def status(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(name=name) for name in NAMES]
+        return [SimpleNamespace(name=name, hollow=3 if name in self.gateways else 0) for name in NAMES]
 
     def send(self, name: str, number: signal.Signals) -> bool:
         self.told.append((name, number.name))
@@ -129,8 +130,11 @@ async def test_what_is_done_live_is_done_at_once_and_undone(tmp_path: Path) -> N
 
 
 async def test_what_cannot_be_done_is_said_and_not_active(tmp_path: Path) -> None:
-    async with events_of(tmp_path) as (events, _, network):
+    async with events_of(tmp_path) as (events, fleet, network):
         await network.remove("c")
+        fleet.gateways.add("b")
+        with pytest.raises(InvalidInput, match="b is a gateway of hollow devices"):
+            await events.once(planned("slow * 2"))
         with pytest.raises(Unavailable, match="c was started without links"):
             await events.once(planned("cut a c"))
         with pytest.raises(Unavailable):  # its process does not listen
@@ -139,7 +143,7 @@ async def test_what_cannot_be_done_is_said_and_not_active(tmp_path: Path) -> Non
             await events.once(planned("flip-bit a dead"))
         report = events.report()
         assert report["active"] == []
-        assert [json.loads(line)["detail"][:7] for line in report["log"]] == ["failed:"] * 3  # type: ignore[attr-defined]
+        assert [json.loads(line)["detail"][:7] for line in report["log"]] == ["failed:"] * 4  # type: ignore[attr-defined]
 
 
 async def test_who_ended_by_itself_is_not_started_by_a_fault_that_fails(tmp_path: Path) -> None:
