@@ -15,8 +15,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from protos.errors import InvalidInput
 
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
-# Real files have tens of keys, some hundred tensors, and three arrays of 151,552 elements.
-_MOST_KEYS, _MOST_TENSORS, _MOST_ELEMENTS, _MOST_DIMENSIONS = 4096, 1 << 16, 1 << 23, 4
+# Real files have tens of keys, some hundred tensors, and three arrays of 151,552 elements; the gguf
+# package makes several objects of each string.
+_MOST_KEYS, _MOST_TENSORS, _MOST_ELEMENTS, _MOST_DIMENSIONS = 4096, 1 << 16, 1 << 21, 4
 _LONGEST_STRING_BYTES, _LARGEST_TENSOR_ELEMENTS = 1 << 24, 1 << 40
 _LARGEST_HEADER_BYTES = 1 << 28
 _SIZES = {

@@ -90,6 +90,12 @@ class Journal:
                 whole = Whole(dict(blobs), hidden)
         return whole
 
+    def mend(self) -> None:
+        """Drops what a kill or a power cut left of a line: what is noted next must stand on a line of its own."""
+        whole = "".join(_line(entry) for entry in _entries(self._lines))
+        if self._lines.exists() and self._lines.read_text(errors="replace") != whole:
+            self._lines.write_text(whole)
+
     def add(self, part: str, blob: Blob, hidden: Doubles | None = None) -> None:
         """Notes a part, after its blob is on the disk. With `hidden`, an import may go on behind it."""
         rows = ""
@@ -101,7 +107,7 @@ class Journal:
                 staged.write(data.getbuffer())
                 staged.commit(self._folder / rows)
         with self._lines.open("a") as file:
-            file.write(json.dumps(asdict(_Entry(part, blob.digest, blob.size_bytes, rows))) + "\n")
+            file.write(_line(_Entry(part, blob.digest, blob.size_bytes, rows)))
         if rows:
             for older in self._folder.glob("*.npy"):
                 if older.name != rows:
@@ -123,6 +129,7 @@ def open_journal(imports: Path, *identity: str) -> Iterator[Journal | None]:
             yield None
             return
         journal = Journal(folder)
+        journal.mend()
         try:
             yield journal
         except InvalidInput:  # another start would end there too
@@ -148,6 +155,10 @@ def _remove(folder: Path) -> None:
     for file in folder.iterdir():
         file.unlink(missing_ok=True)
     folder.rmdir()
+
+
+def _line(entry: _Entry) -> str:
+    return json.dumps(asdict(entry)) + "\n"
 
 
 def _entries(lines: Path) -> Iterator[_Entry]:

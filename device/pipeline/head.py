@@ -69,6 +69,7 @@ class Head:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._pump
+        self._wake.set()  # ends a burst, which the computing thread would go on with
         self._pump.cancel()
         await asyncio.gather(self._pump, return_exceptions=True)
         await self._fail(Unavailable(f"pipeline {self.stage.spec.pipeline} was unloaded"))

@@ -124,7 +124,7 @@ def _fetch(file: _Remote, url: str, part: Path, into: Path, progress: Callable[[
             opened.truncate(0)
         # A server that compresses would count other bytes than ours.
         headers = build_hf_headers(library_name=_NAME, library_version=_VERSION, headers={"Accept-Encoding": "identity"})
-        counted = cast("Any", _Counted(opened, progress))
+        counted = cast("Any", _Counted(opened, file, progress))
         http_get(url, counted, resume_size=opened.tell(), headers=headers, expected_size=file.size_bytes, displayed_filename=file.name)
         opened.flush()
         os.fsync(opened.fileno())
@@ -135,13 +135,16 @@ def _fetch(file: _Remote, url: str, part: Path, into: Path, progress: Callable[[
 
 
 class _Counted:
-    """A file that tells its size after each write."""
+    """A file that tells its size after each write, and takes no more than was announced. Raises Corrupt then."""
 
-    def __init__(self, file: IO[bytes], progress: Callable[[int], None]) -> None:
+    def __init__(self, file: IO[bytes], remote: _Remote, progress: Callable[[int], None]) -> None:
         self._file = file
+        self._remote = remote
         self._progress = progress
 
     def write(self, data: bytes) -> int:
+        if self._file.tell() + len(data) > self._remote.size_bytes:
+            raise Corrupt(f"{self._remote.name} is longer than the hub said", advice="pull again; if it repeats, do not use this hub")
         written = self._file.write(data)
         self._progress(self._file.tell())
         return written

@@ -179,7 +179,7 @@ def nested(depth: int) -> Callable[[Path], object]:
 
 GREEDY: dict[str, tuple[Callable[[Path], object], str]] = {
     "an array of 2^63 bytes": (lambda folder: (folder / "x.gguf").write_bytes(write_array_of(0, 2**63)), "elements in an array"),
-    "an array of 2^23 strings": (lambda folder: (folder / "x.gguf").write_bytes(write_array_of(8, 2**23)), "ends within its header"),
+    "an array of 2^21 strings": (lambda folder: (folder / "x.gguf").write_bytes(write_array_of(8, 2**21)), "ends within its header"),
     "arrays in arrays": (lambda folder: (folder / "x.gguf").write_bytes(write_array_of(9, 3)), "unknown type 9"),
     "10^9 layers": (
         lambda folder: (folder / "config.json").write_text(json.dumps({**config_json(MODEL), "num_hidden_layers": 10**9})),

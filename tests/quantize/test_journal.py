@@ -125,6 +125,20 @@ def test_a_torn_journal_is_read_as_far_as_it_goes(folder: Path, store: ArtifactS
     assert store.verify("tiny").digest == whole(folder, tmp_path)
 
 
+def test_what_is_noted_behind_a_torn_line_can_be_read(tmp_path: Path, store: ArtifactStore) -> None:
+    rows = np.zeros((1, 1))
+    for part in ("embedding", "layers.0"):
+        with suppress(Broken), open_journal(tmp_path, "a") as journal:
+            assert journal is not None
+            journal.add(part, store.put(part.encode()), rows)
+            lines = next(tmp_path.glob("*/parts.jsonl"))
+            lines.write_bytes(lines.read_bytes() + b'{"part": "lay')
+            raise Broken
+    with open_journal(tmp_path, "a") as journal:
+        assert journal is not None
+        assert list(journal.read(store.blob_folder).blobs) == ["embedding", "layers.0"]
+
+
 def test_what_a_journal_names_is_kept_for_a_week(folder: Path, store: ArtifactStore) -> None:
     with pytest.raises(Broken):
         run(folder, store, until="layers.2")

@@ -18,7 +18,7 @@ from huggingface_hub import constants, file_download
 from protos.errors import Busy, Corrupt, Denied, FleetError, InvalidInput, NoSpace, NotFound, Unavailable
 from quantize.formats import open_checkpoint
 from quantize.hub import pull as module
-from quantize.hub.pull import pull
+from quantize.hub.pull import _Counted, _Remote, pull
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 from tests.support.fake_hub import COMMIT, FakeHub, serving_hub
 
@@ -173,6 +173,14 @@ def test_names_from_the_hub_do_not_lead_out_of_the_folder() -> None:
         for name in ("../config.json", "config.json", "model.safetensors")
     ]
     assert [file.name for file in module._wanted(REPOSITORY, listed)] == ["config.json", "model.safetensors"]
+
+
+def test_no_more_is_taken_than_was_announced(tmp_path: Path) -> None:
+    with (tmp_path / "part").open("wb") as file:
+        counted = _Counted(file, _Remote("config.json", 5, "0" * 40), lambda _: None)
+        counted.write(b"1234")
+        with pytest.raises(Corrupt, match="longer than the hub said"):
+            counted.write(b"56")
 
 
 def test_the_library_reports_to_nobody() -> None:
