@@ -24,6 +24,7 @@ from device.pipeline.wire import decode, encode
 from protos.costs import head_work
 from protos.dtypes import row_bytes
 from protos.errors import Conflict, FleetError, Internal, InvalidInput, Unavailable
+from protos.ids import DeviceId
 from protos.transport import Credentials
 from protos.v1 import pipeline_pb2 as pb
 
@@ -85,7 +86,7 @@ class Head:
             if spec.next is None or self._link is not None:
                 return
             self.stage.join_ring(uuid.uuid4().hex)
-            link = Link(spec, spec.next, self.stage.ring_id, self._credentials)
+            link = Link(spec, spec.next, self.stage.ring_id, self._credentials, self.stage.device)
             await link.__aenter__()
             if self.stage.is_unloaded:
                 await link.__aexit__(None, None, None)
@@ -121,8 +122,8 @@ class Head:
             sequence.paused = paused
             self._wake.set()
 
-    async def take_returns(self, ring_id: str, context: FlowContext) -> None:
-        """Serve the last stage's stream to us. Raises Conflict for a ring that is not ours."""
+    async def take_returns(self, ring_id: str, last: DeviceId, context: FlowContext) -> None:
+        """Serve the stream to us of the last stage, on device `last`. Raises Conflict for a ring that is not ours."""
         if ring_id != self.stage.ring_id:
             raise Conflict("this ring is not the head's")
         await context.write(pb.FlowReply(accepted=True, credit=WINDOW))
@@ -134,7 +135,7 @@ class Head:
             raise
         finally:
             # The stream to the next stage ends too, and tells the route; it comes a little later.
-            ended = Unavailable("the last stage ended its stream to the head")
+            ended = Unavailable(f"stage {self.stage.spec.stages - 1} on {last} ended its stream to the head")
             asyncio.get_running_loop().call_later(ROUTE_SECONDS, self._break, ring_id, ended)
 
     async def _run(self) -> None:

@@ -9,7 +9,7 @@ import grpc.aio
 
 from device.stage_spec import MESSAGE_ROWS_BYTES, Hop, StageSpec
 from protos.errors import Conflict, Unavailable, remote
-from protos.ids import PROTOCOL_VERSION
+from protos.ids import PROTOCOL_VERSION, DeviceId
 from protos.transport import Credentials, dial
 from protos.v1 import pipeline_pb2 as pb
 
@@ -20,7 +20,7 @@ CONNECT_SECONDS = 10.0
 class Link:
     """Outbound half of a hop. `async with` connects: then every stage behind is connected too. Raises what the ring says."""
 
-    def __init__(self, spec: StageSpec, hop: Hop, ring_id: str, credentials: Credentials | None) -> None:
+    def __init__(self, spec: StageSpec, hop: Hop, ring_id: str, credentials: Credentials | None, own: DeviceId) -> None:
         self._hop = hop
         self._open = pb.FlowOpen(
             protocol_version=PROTOCOL_VERSION,
@@ -30,6 +30,7 @@ class Link:
             to_stage=(spec.stage + 1) % spec.stages,
             ring_id=ring_id,
             wire_dtype=spec.shape.wire_dtype,
+            from_device=own,
         )
         self._peer = dial(hop.address, hop.device, credentials, hop.gateway)
         self._call: grpc.aio.StreamStreamCall[pb.FlowMessage, pb.FlowReply] | None = None

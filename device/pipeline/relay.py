@@ -26,7 +26,7 @@ async def relay(stage: Stage, ring_id: str, context: FlowContext, credentials: C
         raise Internal(f"stage {stage.spec.stage} has no next hop")
     stage.join_ring(ring_id)
     try:
-        async with Link(stage.spec, stage.spec.next, ring_id, credentials) as link:
+        async with Link(stage.spec, stage.spec.next, ring_id, credentials, stage.device) as link:
             await context.write(pb.FlowReply(accepted=True, credit=WINDOW))
             await first_of(_pass_on(stage, ring_id, context, link), link.ended())
     finally:

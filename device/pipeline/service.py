@@ -14,13 +14,16 @@ from device.pipeline.head import Head
 from device.pipeline.relay import FlowContext, relay
 from device.tasks import first_of
 from protos.errors import Conflict, InvalidInput, TimedOut, answered
-from protos.ids import PROTOCOL_VERSION
+from protos.ids import PROTOCOL_VERSION, DeviceId
 from protos.transport import Credentials
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import pipeline_pb2_grpc
 
 # Who opens a stream says at once what it is for.
 OPENING_SECONDS = 10.0
+
+# Characters of the name a neighbour gives itself, for messages: more than any device id has.
+MOST_NAMED = 64
 
 GenerateContext = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateEvent]
 
@@ -57,7 +60,10 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             ring_id = first.open.ring_id
             if not ring_id:
                 raise InvalidInput("the ring has no id")
-            served = loaded.head.take_returns(ring_id, context) if loaded.head else relay(loaded.stage, ring_id, context, self.credentials)
+            if loaded.head:
+                served = loaded.head.take_returns(ring_id, DeviceId(first.open.from_device[:MOST_NAMED]), context)
+            else:
+                served = relay(loaded.stage, ring_id, context, self.credentials)
             await first_of(served, loaded.stage.unloaded())
 
 

@@ -109,7 +109,7 @@ async def linked_to(neighbour: Neighbour, stages: TinyStages) -> AsyncIterator[L
     async with neighbouring(neighbour) as hop:
         spec = spec_of(stages, 0, hop)
         assert spec.next
-        yield Link(spec, spec.next, "ring", None)
+        yield Link(spec, spec.next, "ring", None, DeviceId("own"))
 
 
 async def test_a_link_says_what_it_is_for_and_waits_for_credit(stages: TinyStages) -> None:
@@ -123,6 +123,7 @@ async def test_a_link_says_what_it_is_for_and_waits_for_credit(stages: TinyStage
             to_stage=1,
             ring_id="ring",
             wire_dtype="float32",
+            from_device="own",
         )
         message = pb.Microbatch(step=1, hidden=b"1234")
         assert await link.send(message) == pb.FlowMessage(microbatch=message).ByteSize()
@@ -265,7 +266,8 @@ async def test_openings_that_are_not_for_this_stage(
 async def test_the_last_stage_hands_on_the_rows_wanted(tmp_path: Path, stages: TinyStages) -> None:
     async with one_stage(tmp_path, stages, 1) as one, one.accepted() as call:
         assert one.neighbour.opening
-        assert (one.neighbour.opening.to_stage, one.neighbour.opening.ring_id) == (0, "ring")
+        opening = one.neighbour.opening
+        assert (opening.to_stage, opening.ring_id, opening.from_device) == (0, "ring", "real")
         await call.write(prefill(0, 4, step=1))
         await call.write(prefill(1, 4, step=2, wanted=[3]))
         await call.write(decode([0, 1], [4, 4], step=3, wanted=[1]))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from device.pipeline.head import Head
+from device.pipeline.link import Link
 from protos.errors import Conflict, InvalidInput, NotFound, Unavailable
 from protos.manifest import Manifest
 from protos.v1 import pipeline_pb2
@@ -217,6 +219,25 @@ async def test_a_lost_stage_is_told_and_the_ring_is_built_again(tmp_path: Path, 
         assert await three.open_sequences([0, 1]) == 0
         await three.restart(2)
         assert (await client.ask(PROMPTS[2], 20)).token_ids == expected
+
+
+async def test_the_end_of_the_way_back_names_the_last_stage(
+    tmp_path: Path, model: tuple[Manifest, ArtifactStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way forward is deaf here, so the other one is heard."""
+
+    async def deaf(self: Head, link: Link) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Head, "_watch_link", deaf)
+    async with ring(tmp_path, *model, 3) as three, three.client() as client:
+        number = await client.start(PROMPTS[2], 100)
+        await wait_until(lambda: client.answer(number).token_ids)
+        await client.pause(number, True)
+        await three.agents[1].__aexit__(None, None, None)
+        lost = await client.end(number)
+        assert isinstance(lost.error, Unavailable)
+        assert f"stage 2 on {three.peers[2].device} ended its stream to the head" in lost.error.detail
 
 
 async def test_streams_of_another_epoch_or_pipeline_are_refused(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
