@@ -9,8 +9,10 @@ demo: export QUESTION := $(value PROMPT)
 demo: $(VENV)/demo.installed
 	@$(BIN)/glmfleet demo --prompt "$$QUESTION"
 
+# Many tests wait for processes and links: more of them than there are cores.
+WORKERS ?= 3
 test: $(VENV)/dev.installed
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 MINUTES ?= 30
 soak: $(VENV)/dev.installed

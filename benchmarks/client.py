@@ -62,7 +62,7 @@ class Client:
 
         Raises Unavailable with what the server said instead.
         """
-        body = {"model": deployment, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True}
+        body = {"model": deployment, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True, "ignore_eos": True}
         payload = json.dumps({**body, "stream_options": {"include_usage": True}}).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
         reader, writer = await asyncio.open_connection(self._host, self._port)

@@ -79,7 +79,7 @@ async def _through(there: Shape) -> AsyncIterator[tuple[asyncio.StreamWriter, as
     lanes = [Lane(Line(shape, there.delay_seconds, random.Random(1))) for shape in (there, Shape())]
 
     async def find(_reader: asyncio.StreamReader) -> Way:
-        return Way(host, port, *lanes)
+        return Way(host, port, lanes[0], lanes[1])
 
     async with Door(find) as door:
         _, writer = await asyncio.open_connection("127.0.0.1", door.port)

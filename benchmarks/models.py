@@ -120,12 +120,17 @@ def glm_edge() -> RandomCheckpoint:
     return RandomCheckpoint(config, {"tokenizer.json": numbered_words(config.vocab_size)})
 
 
-def numbered_words(vocabulary: int) -> bytes:
-    """A tokenizer.json whose every token is a word of its own: what is generated is text, whatever ids come."""
+def numbered_words(vocabulary: int, special: Mapping[str, int] | None = None) -> bytes:
+    """A tokenizer.json whose every token is a word of its own, but for `special` ones: what is generated is text, whatever ids come."""
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     words = {f"Ġw{number}": number for number in range(vocabulary)}
-    model = {"type": "BPE", "vocab": words, "merges": []}
-    return json.dumps({"version": "1.0", "added_tokens": [], "pre_tokenizer": byte_level, "decoder": byte_level, "model": model}).encode()
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    added = [{"id": number, "content": text, **flags} for text, number in (special or {}).items()]
+    words = {word: number for word, number in words.items() if number not in {token["id"] for token in added}}
+    model = {"type": "BPE", "vocab": {**words, **(special or {})}, "merges": []}
+    return json.dumps(
+        {"version": "1.0", "added_tokens": added, "pre_tokenizer": byte_level, "decoder": byte_level, "model": model}
+    ).encode()
 
 
 def _checkpoint(name: str, cache: Path) -> AbstractContextManager[Checkpoint]:

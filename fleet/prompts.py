@@ -80,7 +80,7 @@ def submit(request: GenerateRequest, prompt: list[int], manifest: Manifest, cont
         forced_ids=forced,
         sampling=pb.Sampling(temperature=request.temperature, top_k=request.top_k, top_p=request.top_p, seed=seed),
         max_tokens=max_tokens,
-        stop_token_ids=manifest.config.eos_token_ids,
+        stop_token_ids=() if request.ignore_eos else manifest.config.eos_token_ids,
     )
     if fills_blanks(manifest.config):
         mark_blank(message, manifest.config)

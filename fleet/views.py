@@ -171,6 +171,7 @@ class GenerateRequest:
     top_p: float = 1.0
     seed: int | None = None  # None: a fresh one each time
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False  # go on behind an end-of-sequence token, to max_tokens: for measurements
     infill: bool = False  # refuse a model that fills no blanks
 
 

@@ -67,6 +67,7 @@ class GenerateBody(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=1 << 64)] | None = None
     stop: Annotated[tuple[StopString, ...], Field(max_length=STOP_STRINGS)] = ()
+    ignore_eos: bool = False
     infill: bool = False
     stream: bool = True
 

@@ -34,6 +34,7 @@ class _Sampled(BaseModel):
     top_k: Annotated[int, Field(ge=-1, lt=1 << 32)] | None = None  # not OpenAI's, but what vLLM's and llama.cpp's clients send
     seed: int | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=STOP_STRINGS)] | None = None
+    ignore_eos: bool | None = None  # vLLM's, as its and others' benchmarks send it
     n: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -55,6 +56,7 @@ class _Sampled(BaseModel):
             top_p=self.top_p or 1.0,  # the wire's rule too: 0 counts as 1
             seed=None if self.seed is None else self.seed % _SEED_SPACE,
             stop=tuple(text for text in stop if text),
+            ignore_eos=bool(self.ignore_eos),
             **prompt,
         )
 
@@ -174,7 +176,6 @@ _CHANGES_THE_ANSWER: dict[str, Callable[[Any], bool]] = {
     "repetition_penalty": _one_of(1, 0),
     "min_p": _one_of(0),
     "min_tokens": _one_of(0),
-    "ignore_eos": _one_of(False),
     "guided_json": _empty,
     "guided_regex": _empty,
     "guided_grammar": _empty,

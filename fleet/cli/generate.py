@@ -49,6 +49,7 @@ def generate(
     forced_ids: Annotated[
         str | None, typer.Option("--forced-ids", metavar="1,2,3", help="First tokens of the answer, already known.", show_default=False)
     ] = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on to --max-tokens, whatever the model says.")] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -79,6 +80,7 @@ def generate(
         top_p=top_p,
         seed=seed,
         stop=tuple(stop or ()),
+        ignore_eos=ignore_eos,
         infill=infill,
     )
     with connect(open_home(home)) as coordinator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import signal
@@ -9,12 +10,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fleet.cli.output import note
+from fleet.cli.output import note, say
 from protos.errors import FleetError
 
 DEBUG = "GLMFLEET_DEBUG"
@@ -32,12 +34,19 @@ class Entry:
     module: str
     attribute: str  # a function, or a Typer with commands below it
     summary: str
+    below: tuple[Entry, ...] = ()  # further commands of that Typer, which need more than its others
 
 
 ENTRIES = (
     Entry("demo", "fleet.cli.demo", "demo", "The whole thing in a minute, from nothing: three devices, one model, an answer, its cost."),
     Entry("model", "fleet.cli.model", "app", "Models: pull, import, list, show, eval, rm."),
-    Entry("sim", "fleet.cli.sim", "app", "A local fleet of simulated devices: up, down, status, profiles, gallery, faults, predict."),
+    Entry(
+        "sim",
+        "fleet.cli.sim",
+        "app",
+        "A local fleet of simulated devices: up, down, status, profiles, gallery, faults, predict.",
+        (Entry("predict", "fleet.cli.predict", "predict", "What a model would give on these devices, without running it."),),
+    ),
     Entry("device", "fleet.cli.device", "app", "The agent on a real board: run."),
     Entry("serve", "fleet.cli.serve", "serve", "Run the coordinator: HTTP API, discovery, deployments."),
     Entry("devices", "fleet.cli.devices", "devices", "List the fleet's devices."),
@@ -93,16 +102,24 @@ def compose(arguments: Sequence[str]) -> typer.Typer:
         name="glmfleet", callback=_root, help=_ROOT_HELP, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=True
     )
     completing = any(name.endswith("_COMPLETE") for name in os.environ)
-    for entry in ENTRIES:
-        if not completing and entry.name not in arguments:
+    _add(app, ENTRIES, None if completing else arguments)
+    return app
+
+
+def _add(app: typer.Typer, entries: Sequence[Entry], arguments: Sequence[str] | None) -> None:
+    """None: all are loaded."""
+    for entry in entries:
+        if arguments is not None and entry.name not in arguments:
             app.command(entry.name, help=entry.summary)(_not_loaded)
             continue
         command = getattr(importlib.import_module(entry.module), entry.attribute)
         if isinstance(command, typer.Typer):
-            app.add_typer(command, name=entry.name, help=entry.summary)
+            group = copy.copy(command)  # the module's own stays as it is
+            group.registered_commands = list(command.registered_commands)
+            _add(group, entry.below, arguments)
+            app.add_typer(group, name=entry.name, help=entry.summary)
         else:
             app.command(entry.name)(command)
-    return app
 
 
 _ROOT_HELP = """Run a small GLM language model on a fleet of edge devices.
@@ -118,10 +135,17 @@ Step by step:
 """
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"glmfleet {metadata.version('glmfleet')}")
+        raise typer.Exit
+
+
 def _root(
     home: Annotated[
         Path | None, typer.Option("--home", help="State folder (default: GLMFLEET_HOME, else the user's data folder).", show_default=False)
     ] = None,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)] = False,
 ) -> None:
     """Read by `fleet.cli.options.HomeOption`, so that --home may stand before the command as well as after it."""
 

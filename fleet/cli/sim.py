@@ -14,7 +14,6 @@ from fleet.cli import sim_faults
 from fleet.cli.device import MemoryOption
 from fleet.cli.options import HomeOption, InsecureOption, JsonOption, open_home, parse_names, parse_size
 from fleet.cli.output import Column, count_text, note, print_json, print_table
-from fleet.cli.predict import predict
 from fleet.cli.profiles import profiles
 from fleet.cli.sim_fleet import local_fleet
 from protos.errors import InvalidInput
@@ -109,7 +108,6 @@ def status(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
 
 app.command()(profiles)
-app.command()(predict)
 
 
 def device_specs(profiles: Sequence[str], count: int | None, pace: Pace, memory_bytes: int | None) -> list[DeviceSpec]:

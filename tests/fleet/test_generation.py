@@ -77,13 +77,15 @@ async def test_answer_with_its_cost(tmp_path: Path) -> None:
         assert result.modelled_tpot_seconds == pytest.approx(0.05)
         [cost] = result.devices
         assert (cost.device_name, cost.joules, cost.source, cost.joules_per_token) == (device.name, 3.0, "modelled", 0.25)
-        [submit] = device.submitted
+        submit = device.submitted[0]
         assert submit.sampling.seed == 7
         assert list(submit.stop_token_ids) == list(fleet.manifest.config.eos_token_ids)
+        await ask(coordinator, GenerateRequest(prompt="hi", ignore_eos=True, max_tokens=20))
+        assert list(device.submitted[1].stop_token_ids) == []
         assert result.prompt_tokens == len(submit.prompt_ids)
         assert submit.max_tokens == coordinator.deployments()[0].context - len(submit.prompt_ids)
         [row] = await coordinator.telemetry(600, "model")
-        assert (row.key, row.requests, row.completion_tokens, row.busy_joules, row.source) == ("tiny", 1, 12, 3.0, "modelled")
+        assert (row.key, row.requests, row.completion_tokens, row.busy_joules, row.source) == ("tiny", 2, 24, 6.0, "modelled")
 
 
 async def test_prompt_forms_make_the_ids(tmp_path: Path) -> None:

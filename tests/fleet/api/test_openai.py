@@ -131,6 +131,13 @@ async def test_fields_of_a_chat_become_ours(coordinator: FakeCoordinator, http: 
     assert [(message.role, message.content) for message in request.messages] == [("system", "be brief"), ("user", "ab"), ("assistant", "")]
     assert (request.max_tokens, request.temperature, request.top_p, request.seed) == (7, 1.0, 0.5, (1 << 64) - 1)
     assert request.stop == ("END",)
+    assert not request.ignore_eos
+
+
+async def test_an_answer_may_go_on_behind_its_end(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
+    body = {"model": "tiny", "messages": HELLO, "max_tokens": 9, "ignore_eos": True}
+    assert (await http.post(CHAT, json=body)).status_code == 200
+    assert asked(coordinator).ignore_eos
 
 
 @pytest.mark.parametrize(("prompt", "text", "ids"), [("a", "a", ()), (["a"], "a", ()), ([1, 2], None, (1, 2)), ([[1, 2]], None, (1, 2))])

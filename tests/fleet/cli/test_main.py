@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import typer
@@ -21,6 +22,7 @@ def commands() -> list[list[str]]:
             found += [
                 [entry.name, str(command.name or getattr(command.callback, "__name__", ""))] for command in attribute.registered_commands
             ]
+            found += [[entry.name, below.name] for below in entry.below]
         else:
             found.append([entry.name])
     return found
@@ -53,7 +55,9 @@ def test_every_command_has_help_with_an_example(glmfleet: Command, command: list
     assert f"Example: glmfleet {' '.join(command)}" in out
 
 
-@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry.attribute != "app"], ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry", [entry for one in ENTRIES for entry in (one, *one.below) if entry.attribute != "app"], ids=lambda entry: entry.name
+)
 def test_the_summary_in_the_table_is_the_start_of_the_commands_own_help(entry: object) -> None:
     name, module, attribute, summary = (getattr(entry, field) for field in ("name", "module", "attribute", "summary"))
     text = getattr(importlib.import_module(module), attribute).__doc__
@@ -132,3 +136,8 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     program = "import sys; from fleet.cli.main import main; sys.exit(main(['sim', 'profiles', '--json']))"
     done = subprocess.run(f'{sys.executable} -c "{program}" | head -c 1', shell=True, capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"glmfleet {metadata.version('glmfleet')}\n"
