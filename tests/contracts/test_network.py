@@ -265,7 +265,7 @@ async def test_a_server_that_stops_ends_its_calls_and_is_gone(network: Network) 
                 await describe(gone)
     with pytest.raises(Unavailable):
         await task
-    assert servicer.running == 0
+    await wait_until(lambda: servicer.running == 0)
 
 
 async def test_a_port_in_use_is_an_error(network: Network) -> None:
