@@ -8,6 +8,7 @@ message. Which one a template speaks is found out by trying, so nothing hangs on
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def read_calls(answer: str, names: Iterable[str]) -> tuple[str, tuple[ToolCall, 
         return said.strip(), tuple(calls)
     name, newline, arguments = answer.strip().partition("\n")
     try:
-        whole = bool(newline) and name in known and isinstance(json.loads(arguments), dict)
+        whole = bool(newline) and name in known and isinstance(_json(arguments), dict)
     except (ValueError, RecursionError):
         whole = False
     return ("", (ToolCall(name, arguments.strip()),)) if whole else (answer, ())
@@ -102,7 +103,7 @@ def _arguments(body: str) -> str:
         if not has_value:
             continue
         try:
-            found[key] = json.loads(value)
+            found[key] = _json(value)
         except (ValueError, RecursionError):
             found[key] = value
     return json.dumps(found, ensure_ascii=False)
@@ -131,9 +132,20 @@ def _glm4(message: Message) -> list[Plain]:
 
 def _object(text: str, what: str) -> Plain:
     try:
-        value = json.loads(text)
+        value = _json(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{what} is not JSON", advice="send OpenAI's format: a function's name, description, parameters") from error
     if not isinstance(value, dict):
         raise InvalidInput(f"{what} is no JSON object", advice="send OpenAI's format: a function's name, description, parameters")
+    return value
+
+
+def _json(text: str) -> Any:
+    """Raises ValueError for NaN, Infinity and 1e999 too, which Python reads and no other language does."""
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number} is no number of JSON")
     return value

@@ -112,7 +112,7 @@ def test_a_template_that_knows_no_tools_refuses_them(messages: list[Message], to
     assert caught.value.advice
 
 
-@pytest.mark.parametrize("tool", ["{", "[]", "[" * 10_000])
+@pytest.mark.parametrize("tool", ["{", "[]", "[" * 10_000, '{"most": NaN}'])
 def test_tools_that_are_no_objects(tool: str) -> None:
     with pytest.raises(InvalidInput, match="a tool is no"):
         model(GLM4).chat(TALK, tools=[tool])
@@ -134,6 +134,13 @@ def test_tools_that_are_no_objects(tool: str) -> None:
             [("get_weather", '{"city": "Ulm", "days": 2}'), ("get_weather", "{}")],
         ),
         ("<tool_call>other\n</tool_call>", "<tool_call>other\n</tool_call>", []),
+        ('get_weather\n{"days": NaN}', 'get_weather\n{"days": NaN}', []),
+        ('get_weather\n{"days": 1e999}', 'get_weather\n{"days": 1e999}', []),
+        (
+            "<tool_call>get_weather\n<arg_key>days</arg_key>\n<arg_value>-Infinity</arg_value>\n</tool_call>",
+            "",
+            [("get_weather", '{"days": "-Infinity"}')],
+        ),
     ],
 )
 def test_calls_are_read_back(answer: str, said: str, calls: list[tuple[str, str]]) -> None:
