@@ -26,10 +26,10 @@ from typing import Any
 from benchmarks.random_checkpoint import MODELS, write
 from fleet.home import Home
 
-CONTEXT = 512
+CONTEXT, SLOTS = 512, 4
 _START_SECONDS = 60.0
 _LOOK_SECONDS = 0.05
-_PROMPT = ",".join(str(300 + 7 * number) for number in range(32))
+_PROMPT = tuple(300 + 7 * number for number in range(32))
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Small:
     memory: str
 
 
-SMALL = {"glm-edge-1.5b": Small(2, "1500MiB"), "glm-edge-4b": Small(4, "1800MiB"), "glm-2b": Small(3, "1200MiB")}
+SMALL = {"glm-edge-1.5b": Small(2, "1500MiB"), "glm-edge-4b": Small(4, "1800MiB"), "glm-2b": Small(3, "1500MiB")}
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,8 @@ def _peak(pid: int) -> int:
 def measure(name: str, folder: Path) -> Result:
     checkpoint, small = folder / "checkpoint" / name, SMALL[name]
     glmfleet = Commands(Home.open(folder / "home"))
+    blank = [number for text, number in MODELS[name].special.items() if text == "[gMASK]"]  # what the original GLM fills
+    prompt = ",".join(map(str, [*_PROMPT, *blank]))
     weights = write(checkpoint, MODELS[name])
     start = time.perf_counter()
     process = glmfleet.start("model", "import", checkpoint, "--name", name, stdout=subprocess.DEVNULL)
@@ -134,19 +136,19 @@ def measure(name: str, folder: Path) -> Result:
     import_seconds = time.perf_counter() - start
     shutil.rmtree(checkpoint)
     with glmfleet.fleet(small.devices, "--memory", small.memory):
-        alone, _, refused = glmfleet.tried("plan", name, "--stages", 1, "--context", CONTEXT)
+        alone, _, refused = glmfleet.tried("plan", name, "--stages", 1, "--context", CONTEXT, "--slots", SLOTS)
         if not alone:
             raise SystemExit(f"one device of {small.memory} holds all of {name}: that shows nothing")
         start = time.perf_counter()
-        glmfleet("deploy", name, "--context", CONTEXT)
+        glmfleet("deploy", name, "--context", CONTEXT, "--slots", SLOTS)
         deploy_seconds = time.perf_counter() - start
         stages = len(json.loads(glmfleet("deployments", "--json"))[0]["stages"])
-        _answer(glmfleet)  # a first one warms the caches
-        answer = _answer(glmfleet)
+        _answer(glmfleet, prompt)  # a first one warms the caches
+        answer = _answer(glmfleet, prompt)
         peaks = glmfleet.device_peaks()
     with glmfleet.fleet(1):
-        glmfleet("deploy", name, "--context", CONTEXT)
-        same = _answer(glmfleet)["token_ids"] == answer["token_ids"]
+        glmfleet("deploy", name, "--context", CONTEXT, "--slots", SLOTS)
+        same = _answer(glmfleet, prompt)["token_ids"] == answer["token_ids"]
     return Result(
         model=name,
         weights=weights,
@@ -167,8 +169,8 @@ def measure(name: str, folder: Path) -> Result:
     )
 
 
-def _answer(glmfleet: Commands) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(glmfleet("generate", "--prompt-ids", _PROMPT, "--max-tokens", 32, "--ignore-eos", "--json"))
+def _answer(glmfleet: Commands, prompt: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(glmfleet("generate", "--prompt-ids", prompt, "--max-tokens", 32, "--ignore-eos", "--json"))
     return answer
 
 

@@ -132,7 +132,7 @@ def _temporary_home(stack: ExitStack, signals: Signals, kept: Home) -> Home:
 def _start_coordinator(stack: ExitStack, signals: Signals, home: Home) -> None:
     """`glmfleet serve` as a process of its own. Raises Unavailable with its last word when it ends."""
     log = home.path / "serve.log"
-    command = [sys.executable, "-m", "fleet.cli", "serve", "--home", str(home.path), "--port", "0", "--interface", "127.0.0.1"]
+    command = [sys.executable, "-P", "-m", "fleet.cli", "serve", "--home", str(home.path), "--port", "0", "--interface", "127.0.0.1"]
     with signals.held(), log.open("wb") as output:
         # A session of its own: Ctrl-C in the terminal is for the demo, which then stops it in order.
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
