@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,11 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.coordinator import START_SECONDS, serving
 from benchmarks.random_checkpoint import MODELS, write
 from fleet.home import Home
 
 CONTEXT, SLOTS = 512, 4
-_START_SECONDS = 60.0
 _LOOK_SECONDS = 0.05
 _PROMPT = tuple(300 + 7 * number for number in range(32))
 
@@ -88,17 +87,15 @@ class Commands:
     @contextmanager
     def fleet(self, devices: int, *memory: str) -> Iterator[None]:
         self("sim", "up", "--devices", devices, "--profile", "rk3588", *memory)
-        server = self.start("serve", "--port", 0, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            deadline = time.perf_counter() + _START_SECONDS
-            while self.home.running_coordinator() is None or len(self._online()) < devices:
-                if server.poll() is not None or time.perf_counter() > deadline:
-                    raise SystemExit("the devices were not found")
-                time.sleep(0.2)
-            yield
+            with serving(self.home):
+                deadline = time.perf_counter() + START_SECONDS
+                while len(self._online()) < devices:
+                    if time.perf_counter() > deadline:
+                        raise SystemExit(f"{len(self._online())} of {devices} devices were found")
+                    time.sleep(0.2)  # each look is a process
+                yield
         finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(30)
             self("sim", "down")
 
     def _online(self) -> list[object]:
@@ -180,7 +177,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to work: 9 GB of weights and 5 GB of artifact for the 4B model")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    columns: tuple[str, ...] = (
+    columns = [
         "model",
         "weights",
         "import s (CPU)",
@@ -189,8 +186,10 @@ def main() -> None:
         "stages of devices",
         "deploy s",
         "largest device MiB",
-    )
-    columns = (*columns, "first token s", "tokens/s", "as one device says")
+        "first token s",
+        "tokens/s",
+    ]
+    columns.append("as one device says")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name in options.models:
         with tempfile.TemporaryDirectory(prefix="glmfleet-full-", dir=options.folder) as folder:

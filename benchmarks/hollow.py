@@ -11,19 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
+from benchmarks.coordinator import serving
 from fleet.cli.client import connect
 from fleet.home import Home
 from protos.errors import FleetError
@@ -54,7 +52,7 @@ class Result:
 def measure(devices: int, seconds: float) -> Result:
     with tempfile.TemporaryDirectory(prefix="glmfleet-hollow-") as folder:
         home = Home.open(Path(folder))
-        with _coordinator(home):
+        with serving(home):
             start = time.perf_counter()
             _glmfleet(home, "sim", "up", "--hollow", str(devices))
             try:
@@ -110,22 +108,6 @@ def _samples(home: Home, since: float, until: float) -> tuple[int, int]:
     finally:
         connection.close()
     return int(samples or 0), int(lost or 0)
-
-
-@contextmanager
-def _coordinator(home: Home) -> Iterator[None]:
-    command = [sys.executable, "-m", "fleet.cli", "serve", "--port", "0", "--home", str(home.path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        deadline = time.perf_counter() + READY_SECONDS
-        while home.running_coordinator() is None:
-            if process.poll() is not None or time.perf_counter() > deadline:
-                raise SystemExit("the coordinator did not start")
-            time.sleep(0.05)
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
 
 
 def _until_online(home: Home, devices: int, deadline: float) -> None:
