@@ -9,8 +9,8 @@ demo: export QUESTION := $(value PROMPT)
 demo: $(VENV)/demo.installed
 	@$(BIN)/glmfleet demo --prompt "$$QUESTION"
 
-# Many tests wait for processes and links: more of them than there are cores.
-WORKERS ?= 3
+# A third one would save a tenth of the time on two cores, and make tests late that wait for processes.
+WORKERS ?= 2
 test: $(VENV)/dev.installed
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
