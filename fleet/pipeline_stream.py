@@ -114,7 +114,7 @@ class PipelineStream:
         self._failed = asyncio.Event()
         self._woken = asyncio.Event()
         self.error: FleetError | None = None  # why it is not attached
-        self.ring_failed = False  # the last request ended because the ring did not stand
+        self.ring_failed = False  # the last request ended because the ring did not stand, or the head did not attach us
 
     @property
     def attached(self) -> bool:
@@ -165,15 +165,19 @@ class PipelineStream:
             self._woken.clear()
             was_attached = False
             try:
-                await self._session()
+                client = self._connect()
             except FleetError as error:
-                was_attached = self.attached
-                self._lost(error)
+                self._lost(error)  # nobody was asked yet: this says nothing of the ring
+            else:
+                try:
+                    await self._session(client)
+                except FleetError as error:
+                    was_attached, self.ring_failed = self.attached, True
+                    self._lost(error)
             failures = 0 if was_attached else failures + 1
             await set_within(self._woken, self._rules.wait_seconds(failures))
 
-    async def _session(self) -> None:
-        client = self._connect()
+    async def _session(self, client: DeviceClient) -> None:
         outgoing: asyncio.Queue[pb.GenerateRequest] = asyncio.Queue()
         outgoing.put_nowait(pb.GenerateRequest(attach=self._attach))
         with remote(client.name):

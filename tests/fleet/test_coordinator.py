@@ -85,7 +85,15 @@ async def test_restarted_coordinator_attaches_again_and_loads_nothing(tmp_path: 
             pass
         loads = [device.calls.count("LoadStage") for device in fleet.devices]
         assert [list(device.stages) for device in fleet.devices] == [["tiny-1"], ["tiny-1"]]
+        head = fleet.devices[0]
+        asked = head.calls.count("Generate")
+        head.is_told.holds["Generate"] = asyncio.Event()
         async with fleet.coordinator() as coordinator:
+            # It sees both devices while the head takes its time: that is no sign of a ring that does not stand.
+            await coordinator.wait_for_devices(2, 10)
+            await wait_until(lambda: head.calls.count("Generate") > asked)
+            await asyncio.sleep(0.5)
+            head.is_told.holds["Generate"].set()
             await wait_ready(coordinator)
             _, result = await ask(coordinator, GenerateRequest(prompt="hi"))
             assert result.finish_reason == "stop"
