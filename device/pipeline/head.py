@@ -327,6 +327,10 @@ class Head:
         if self._tracks or not isinstance(error, Unavailable):
             _log.warning("pipeline %s: %s", self.stage.spec.pipeline, error.detail)
         tracks, self._tracks = self._tracks, {}
+        # At once: a client that left while the link is closed would cancel its old sequence in the new scheduler.
+        for track in tracks.values():
+            track.client.sequences.pop(track.client_number, None)
+            track.client.refuse(track.client_number, error)
         self._in_flight.clear()
         self._scheduler = self._new_scheduler()
         self.stage.free_all()
@@ -336,6 +340,3 @@ class Head:
         if self._link:
             await self._link.__aexit__(None, None, None)
         self._link = self._watch = self._broken = None
-        for track in tracks.values():
-            track.client.sequences.pop(track.client_number, None)
-            track.client.refuse(track.client_number, error)

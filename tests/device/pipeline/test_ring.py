@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -238,6 +239,35 @@ async def test_the_end_of_the_way_back_names_the_last_stage(
         lost = await client.end(number)
         assert isinstance(lost.error, Unavailable)
         assert f"stage 2 on {three.peers[2].device} ended its stream to the head" in lost.error.detail
+
+
+async def test_who_leaves_while_the_link_is_closed_leaves_nothing_behind(
+    tmp_path: Path, model: tuple[Manifest, ArtifactStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing, may_close, leave = asyncio.Event(), asyncio.Event(), Link.__aexit__
+
+    async def slow_to_close(self: Link, *error: Any) -> None:
+        if self._open.to_stage == 1:
+            closing.set()
+            await may_close.wait()
+        await leave(self, *error)
+
+    async with ring(tmp_path, *model, 2) as two:
+        async with two.client() as client:
+            expected = (await client.ask(PROMPTS[2], 8)).token_ids
+            number = await client.start(PROMPTS[2], 100)
+            await wait_until(lambda: client.answer(number).token_ids)
+            await client.pause(number, True)
+            monkeypatch.setattr(Link, "__aexit__", slow_to_close)
+            leaving = asyncio.create_task(two.agents[1].__aexit__(None, None, None))
+            await closing.wait()
+        await asyncio.sleep(0.2)  # until the head has seen that the client left
+        may_close.set()
+        await leaving
+        await two.restart(1)
+        async with two.client() as client:
+            after = await client.ask(PROMPTS[2], 8)
+        assert (after.error, after.token_ids) == (None, expected)
 
 
 async def test_streams_of_another_epoch_or_pipeline_are_refused(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
