@@ -41,7 +41,7 @@ from fleet.views import (
     TokenChunk,
 )
 from fleet.watched import DeviceRecord
-from protos.errors import FleetError, InvalidInput, NotFound, Unavailable
+from protos.errors import FleetError, InvalidInput, NoSpace, NotFound, Unavailable
 from protos.ids import DeviceId, Digest, FleetId
 from protos.manifest import Manifest
 from protos.roofline import Figures
@@ -52,6 +52,8 @@ from quantize.artifact import ArtifactStore
 from quantize.parts import layer_number
 
 INSECURE_FLEET = FleetId("insecure")
+# A plan that the devices found so far do not allow waits for others until the coordinator has looked so long (mDNS answers within 2 s).
+DISCOVERY_SECONDS = 5.0
 _GROUPINGS: Mapping[str, By] = {"device": "device", "model": "model", "deployment": "deployment", "request": "request"}
 
 _log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Coordinator:
         rules: Liveness = DEFAULT_LIVENESS,
         period_seconds: float = PERIOD_SECONDS,
         batch_seconds: float = BATCH_SECONDS,
+        discovery_seconds: float = DISCOVERY_SECONDS,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`seeds` and `interfaces` as of Discovery; `now` in unix seconds; the other figures are for tests."""
@@ -80,6 +83,8 @@ class Coordinator:
         self._rules = rules
         self._period_seconds = period_seconds
         self._batch_seconds = batch_seconds
+        self._discovery_seconds = discovery_seconds
+        self._discovered_by = 0.0  # of the monotonic clock
         self._now = now
         self._stack = AsyncExitStack()
 
@@ -96,6 +101,7 @@ class Coordinator:
             self._registry = await stack.enter_async_context(Registry(credentials, self._ingest.add, rules=self._rules))
             discovery = Discovery(fleet, credentials, self._found, self._registry.gone, seeds=self._seeds, interfaces=self._interfaces)
             self._discovery = await stack.enter_async_context(discovery)
+            self._discovered_by = time.monotonic() + self._discovery_seconds
             self._deployments = await stack.enter_async_context(
                 Deployments(self._registry, self._artifacts, store, period_seconds=self._period_seconds)
             )
@@ -196,6 +202,20 @@ class Coordinator:
 
     async def _plan(self, request: PlanRequest, deployment: str) -> Plan:
         manifest = await asyncio.to_thread(self._artifacts.load, request.model)
+        while True:
+            changes = self._registry.changes
+            try:
+                return await self._plan_now(request, manifest, deployment)
+            except (NotFound, NoSpace, Unavailable):
+                try:
+                    async with asyncio.timeout(max(0.0, self._discovered_by - time.monotonic())):
+                        await self._registry.changed_since(changes)
+                    continue
+                except TimeoutError:
+                    pass
+                raise
+
+    async def _plan_now(self, request: PlanRequest, manifest: Manifest, deployment: str) -> Plan:
         request = replace(request, devices=tuple(name for key in request.devices for name in self._labelled(key)))
         for key in request.devices:
             record = self._registry.find(key)

@@ -163,7 +163,7 @@ def _check_stages(manifest: Manifest, request: PlanRequest, devices: int) -> Non
             advice=f"choose --stages from 1 to {min(manifest.config.layers, devices)}",
         )
     if request.stages > devices:
-        raise InvalidInput(
+        raise NoSpace(
             f"{request.stages} stages need {request.stages} devices; {devices} can be used", advice="add devices, or choose fewer --stages"
         )
 

@@ -177,6 +177,20 @@ async def test_users_mistakes(tmp_path: Path) -> None:
             await coordinator.plan(PlanRequest("tiny"))
 
 
+async def test_a_plan_waits_for_devices_that_are_being_found(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path, 2) as fleet:
+        tail = fleet.devices[1]
+        await tail.stop()
+        async with fleet.coordinator(discovery_seconds=60.0) as coordinator:
+            planning = asyncio.create_task(coordinator.plan(PlanRequest("tiny", stages=2)))
+            await coordinator.wait_for_devices(1, 10)
+            assert not planning.done()
+            with pytest.raises(InvalidInput, match="at least one sequence"):  # no device could make this one right
+                await coordinator.plan(PlanRequest("tiny", slots=0))
+            await tail.start()
+            assert len((await planning).stages) == 2
+
+
 async def test_undeploy_unloads_and_forgets(tmp_path: Path) -> None:
     async with fake_fleet(tmp_path, 2) as fleet, fleet.deployed(stages=2) as coordinator:
         await coordinator.undeploy("tiny")

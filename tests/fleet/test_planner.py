@@ -204,7 +204,7 @@ def test_named_devices_only() -> None:
     [
         ([], PlanRequest("m"), NotFound, "no device"),
         ([1], PlanRequest("m", devices=("dev-9",)), NotFound, "dev-9"),
-        ([1, 2], PlanRequest("m", stages=3), InvalidInput, "3 stages need 3 devices; 2 can be used"),
+        ([1, 2], PlanRequest("m", stages=3), NoSpace, "3 stages need 3 devices; 2 can be used"),
         (range(40), PlanRequest("m", stages=31), InvalidInput, "30 layers"),
         ([1], PlanRequest("m", stages=0), InvalidInput, "0 stages"),
         ([1], PlanRequest("m", context=8193), InvalidInput, "2 to 8192"),
@@ -215,7 +215,7 @@ def test_named_devices_only() -> None:
 def test_wrong_requests_are_refused_in_one_line(devices: Sequence[int], request_: PlanRequest, kind: type[Exception], says: str) -> None:
     with pytest.raises(kind) as caught:
         plan(a_model(), [a_device(i) for i in devices], request_, {})
-    assert isinstance(caught.value, NotFound | InvalidInput)
+    assert isinstance(caught.value, NotFound | InvalidInput | NoSpace)
     assert says in caught.value.detail
     assert caught.value.advice
     assert "\n" not in caught.value.detail + caught.value.advice

@@ -31,9 +31,16 @@ class FakeFleet:
     artifacts: ArtifactStore
     devices: Sequence[FakeDevice]
 
-    def coordinator(self) -> Coordinator:
-        seeds = [device.address for device in self.devices]
-        return Coordinator(self.home, seeds=seeds, interfaces=(), rules=QUICK, period_seconds=0.2, batch_seconds=0.05)
+    def coordinator(self, discovery_seconds: float = 0.0) -> Coordinator:
+        return Coordinator(
+            self.home,
+            seeds=[device.address for device in self.devices],
+            interfaces=(),
+            rules=QUICK,
+            period_seconds=0.2,
+            batch_seconds=0.05,
+            discovery_seconds=discovery_seconds,
+        )
 
     @asynccontextmanager
     async def coordinating(self) -> AsyncIterator[Coordinator]:

@@ -76,7 +76,9 @@ async def proxied_fleet(folder: Path, count: int) -> AsyncIterator[ProxiedFleet]
             boxes.append(Box(name, device, members.folder / name, hardware, agent, proxy))
         boxes.sort(key=lambda box: box.device)
         seeds = [box.proxy.address for box in boxes]
-        coordinator = Coordinator(home, seeds=seeds, interfaces=(), rules=QUICK, period_seconds=0.2, batch_seconds=0.05)
+        coordinator = Coordinator(
+            home, seeds=seeds, interfaces=(), rules=QUICK, period_seconds=0.2, batch_seconds=0.05, discovery_seconds=0.0
+        )
         await stack.enter_async_context(coordinator)
         await coordinator.wait_for_devices(count, 10)
         yield ProxiedFleet(coordinator, boxes)

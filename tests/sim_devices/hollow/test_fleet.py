@@ -11,7 +11,7 @@ import pytest
 from fleet.coordinator import Coordinator
 from fleet.home import Home
 from fleet.views import GenerateRequest, PlanRequest
-from protos.errors import Conflict, InvalidInput
+from protos.errors import Conflict, NoSpace
 from sim_devices.hollow.fleet import HollowFleet
 from tests.support.checkpoints import TinyGlm
 from tests.support.fake_device import FakeDevice
@@ -27,7 +27,9 @@ async def coordinating(folder: Path, count: int, *seeds: str) -> AsyncIterator[t
     tiny_model(home.path, TinyGlm())
     async with (
         hollow_fleet(TestFleet.open(home.path), count) as fleet,
-        Coordinator(home, seeds=[fleet.address, *seeds], interfaces=(), rules=QUICK, period_seconds=0.2, batch_seconds=0.05) as coordinator,
+        Coordinator(
+            home, seeds=[fleet.address, *seeds], interfaces=(), rules=QUICK, period_seconds=0.2, batch_seconds=0.05, discovery_seconds=0.0
+        ) as coordinator,
     ):
         await coordinator.wait_for_devices(count + len(seeds), 10)
         yield coordinator, fleet
@@ -78,7 +80,7 @@ async def test_a_device_that_computes_is_never_passed_over_for_a_hollow_one(tmp_
         plan = await coordinator.plan(PlanRequest("tiny"))
         assert [stage.device_name for stage in plan.stages] == ["dev-1"]
         assert "20 hollow devices are left out: they compute nothing" in plan.why
-        with pytest.raises(InvalidInput, match="2 stages need 2 devices; 1 can be used"):
+        with pytest.raises(NoSpace, match="2 stages need 2 devices; 1 can be used"):
             await coordinator.plan(PlanRequest("tiny", stages=2))
         by_name = await coordinator.plan(PlanRequest("tiny", devices=("hollow-1-7",)))
         assert [stage.device_name for stage in by_name.stages] == ["hollow-1-7"]
