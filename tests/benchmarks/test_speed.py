@@ -66,7 +66,8 @@ def test_a_whole_run_but_for_the_peer(tiny: BenchModel, tmp_path: Path, monkeypa
     told: list[str] = []
     record = run(settings, tiny, told.append)
     assert told[-1] == "round 1 of 1"
-    assert all(value > 0 for values in record.samples.values() for value in values)
+    # CPU time is counted in ticks of 10 ms: an idle second may have none.
+    assert all(value >= 0 if "idle" in name else value > 0 for name, values in record.samples.items() for value in values)
     for name in (key(ENGINE, "decode", 1), key(PRODUCT, "decode", 1), key(PRODUCT, "decode", 1, 2), key(PRODUCT, "beside", 1000)):
         assert len(record.samples[name]) == 1
     made = entry(settings, BenchModel(EDGE, *list(vars(tiny).values())[1:]), describe(1), record)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,13 +26,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterato
         up = glmfleet("sim", "up", "--devices", 5, "--profile", "rk3588,raspberry-pi-5")
         assert up.returncode == 0, up.stderr
         with glmfleet.serving():
-            wait_for(lambda: len(_online(glmfleet)) == 5, 20)
+            wait_for(lambda: list(glmfleet.states().values()) == ["online"] * 5, 20)
             yield glmfleet
     finally:
         down = glmfleet("sim", "down")
     assert down.returncode == 0, down.stderr
     assert processes_naming(str(home)) == []
-
-
-def _online(glmfleet: Glmfleet) -> list[str]:
-    return [device["name"] for device in json.loads(glmfleet("devices", "--json").stdout) if device["state"] == "online"]

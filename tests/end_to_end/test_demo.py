@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
 
 import pytest
 
+from tests.support.checkpoints import TinyGlm, write_checkpoint
 from tests.support.processes import Glmfleet, processes_naming, wait_for
 
 SECTIONS = ("A model", "2 simulated devices", "The plan", "What is the capital", "What it cost")
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a model of two layers."""
+    folder = tmp_path_factory.mktemp("demo")
+    checkpoint = write_checkpoint(folder / "tiny", TinyGlm(layers=2, max_positions=2048))
+    imported = Glmfleet(folder / "home")("model", "import", checkpoint, "--name", "smollm2-135m")
+    assert imported.returncode == 0, imported.stderr
+    return folder / "home"
+
+
 @pytest.fixture
-def demo(tmp_path: Path, checkpoint: Path) -> Glmfleet:
+def demo(tmp_path: Path, home: Path) -> Glmfleet:
     """Its temporary files in a folder of their own, to see what is left."""
     (tmp_path / "temporary").mkdir()
-    glmfleet = Glmfleet(tmp_path / "home", {"TMPDIR": str(tmp_path / "temporary")})
-    imported = glmfleet("model", "import", checkpoint, "--name", "smollm2-135m")
-    assert imported.returncode == 0, imported.stderr
-    return glmfleet
+    shutil.copytree(home, tmp_path / "home")
+    return Glmfleet(tmp_path / "home", {"TMPDIR": str(tmp_path / "temporary")})
 
 
 def assert_nothing_left(demo: Glmfleet) -> None:
@@ -65,7 +75,7 @@ def test_a_signal_at_any_point_leaves_nothing(demo: Glmfleet, section: str, numb
 
 
 def test_an_error_in_the_middle_leaves_nothing(demo: Glmfleet) -> None:
-    done = demo("demo", "--devices", 8)  # more stages than the model has layers
+    done = demo("demo", "--devices", 3)  # more stages than the model has layers
     assert done.returncode == 1
     first, second = done.stderr.splitlines()[-2:]
     assert first.startswith("error: ")

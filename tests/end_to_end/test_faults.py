@@ -63,7 +63,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iter
         up = glmfleet("sim", "up", path)
         assert up.returncode == 0, up.stderr
         with glmfleet.serving():
-            wait_for(lambda: states(glmfleet) == {"lamp-1": "online", "lamp-2": "online", "gateway": "online"}, 20)
+            wait_for(lambda: glmfleet.states() == {"lamp-1": "online", "lamp-2": "online", "gateway": "online"}, 20)
             deployed = glmfleet("deploy", "tiny", "--devices", "role=lamp", "--stages", 2, "--context", 512)
             assert deployed.returncode == 0, deployed.stderr
             yield glmfleet
@@ -72,10 +72,6 @@ def troubled(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iter
     assert down.returncode == 0, down.stderr
     assert processes_naming(str(home)) == []
     assert not list(home.rglob("control"))
-
-
-def states(glmfleet: Glmfleet) -> dict[str, str]:
-    return {device["name"]: device["state"] for device in as_json(glmfleet, "devices")}
 
 
 def answer(glmfleet: Glmfleet) -> list[int]:
@@ -114,7 +110,7 @@ def healed(troubled: Glmfleet, expected: list[int]) -> Iterator[None]:
 
 def well(glmfleet: Glmfleet, expected: list[int]) -> None:
     assert glmfleet("sim", "fault", "heal").returncode == 0
-    wait_for(lambda: [one["state"] for one in as_json(glmfleet, "deployments")] == ["ready"], 30)
+    wait_for(lambda: glmfleet.deployed() == ["ready"], 30)
     assert answer(glmfleet) == expected
 
 
@@ -142,7 +138,7 @@ def test_a_cut_between_two_devices_is_noticed_by_the_pings_and_heals(troubled: G
     code, stderr, seconds = interrupted(troubled, "cut", "lamp-1", "lamp-2")
     assert code == 1, stderr
     assert seconds < 20
-    assert states(troubled) == {"lamp-1": "online", "lamp-2": "online", "gateway": "online"}
+    assert troubled.states() == {"lamp-1": "online", "lamp-2": "online", "gateway": "online"}
     well(troubled, expected)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Iterator
 
@@ -20,7 +19,7 @@ SLOTS = 16
 def url(fleet: Glmfleet) -> Iterator[str]:
     running = Home(fleet.home).running_coordinator()
     assert running is not None
-    wait_for(lambda: len(json.loads(fleet("devices", "--json").stdout)) == 5, 20)
+    wait_for(lambda: len(fleet.states()) == 5, 20)
     deployed = fleet("deploy", "tiny", "--name", "crowd", "--stages", 2, "--context", 256, "--slots", SLOTS)
     assert deployed.returncode == 0, deployed.stderr
     yield running.url

@@ -23,15 +23,7 @@ def as_json(glmfleet: Glmfleet, *arguments: object) -> Any:
 @pytest.fixture(scope="module", autouse=True)
 def _complete(fleet: Glmfleet) -> None:
     """Every device is found before the first test."""
-    home = Home(fleet.home)
-    running = home.running_coordinator()
-    assert running is not None
-
-    def online() -> bool:
-        devices = httpx.get(f"{running.url}/api/v1/devices", trust_env=False).json()
-        return [device["state"] for device in devices] == ["online"] * 5
-
-    wait_for(online, 20)
+    wait_for(lambda: list(fleet.states().values()) == ["online"] * 5, 20)
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +116,9 @@ def test_a_users_mistake_is_two_lines(fleet: Glmfleet, single: Any, arguments: l
 def test_a_device_that_ends_is_noticed_and_comes_back(fleet: Glmfleet, single: Any) -> None:
     (stopped, *_) = as_json(fleet, "sim", "status")
     assert fleet("sim", "down", stopped["name"]).returncode == 0
-    wait_for(lambda: {device["name"]: device["state"] for device in as_json(fleet, "devices")}.get(stopped["name"]) != "online", 20)
+    wait_for(lambda: fleet.states().get(stopped["name"]) != "online", 20)
     assert fleet("sim", "up", "--devices", 1, "--profile", stopped["profile"]).returncode == 0
-    wait_for(lambda: [device["state"] for device in as_json(fleet, "devices")] == ["online"] * 5, 20)
+    wait_for(lambda: list(fleet.states().values()) == ["online"] * 5, 20)
 
 
 def test_undeploy_leaves_no_stage(fleet: Glmfleet, single: Any) -> None:

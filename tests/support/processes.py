@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from fleet.cli.client import connect
 from fleet.home import Home
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +42,16 @@ class Glmfleet:
             env=self._environment(),
             start_new_session=True,
         )
+
+    def states(self) -> dict[str, str]:
+        """Of the devices by name, asked without a process: it is asked again and again."""
+        with connect(Home(self.home)) as coordinator:
+            return {device.name: device.state for device in coordinator.devices()}
+
+    def deployed(self) -> list[str]:
+        """The states of its deployments."""
+        with connect(Home(self.home)) as coordinator:
+            return [deployment.state for deployment in coordinator.deployments()]
 
     @contextmanager
     def serving(self, *arguments: object) -> Iterator[subprocess.Popen[str]]:
