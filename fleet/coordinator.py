@@ -207,13 +207,8 @@ class Coordinator:
             try:
                 return await self._plan_now(request, manifest, deployment)
             except (NotFound, NoSpace, Unavailable):
-                try:
-                    async with asyncio.timeout(max(0.0, self._discovered_by - time.monotonic())):
-                        await self._registry.changed_since(changes)
-                    continue
-                except TimeoutError:
-                    pass
-                raise
+                if not await self._registry.changed_within(changes, self._discovered_by - time.monotonic()):
+                    raise
 
     async def _plan_now(self, request: PlanRequest, manifest: Manifest, deployment: str) -> Plan:
         request = replace(request, devices=tuple(name for key in request.devices for name in self._labelled(key)))

@@ -248,7 +248,7 @@ class Deployments:
     def _moved(self, live: Live) -> bool:
         """The ring does not stand, and a device answers elsewhere than its neighbour looks for it."""
         addresses = self._deployer.addresses(live.desired)
-        return live.stream.ring_failed and addresses is not None and addresses != live.addresses
+        return live.stream.broken and addresses is not None and addresses != live.addresses
 
     async def _restore(self, live: Live) -> None:
         """Load again what its devices lost."""

@@ -114,7 +114,7 @@ class PipelineStream:
         self._failed = asyncio.Event()
         self._woken = asyncio.Event()
         self.error: FleetError | None = None  # why it is not attached
-        self.ring_failed = False  # the last request ended because the ring did not stand, or the head did not attach us
+        self.broken = False  # the ring did not stand at the last request, or the head, asked, did not attach us
 
     @property
     def attached(self) -> bool:
@@ -172,7 +172,7 @@ class PipelineStream:
                 try:
                     await self._session(client)
                 except FleetError as error:
-                    was_attached, self.ring_failed = self.attached, True
+                    was_attached, self.broken = self.attached, True
                     self._lost(error)
             failures = 0 if was_attached else failures + 1
             await set_within(self._woken, self._rules.wait_seconds(failures))
@@ -188,7 +188,7 @@ class PipelineStream:
                 async with asyncio.timeout(ATTACH_SECONDS) as self._deadline:
                     async for event in call:
                         if event.attached:
-                            self._outgoing, self.error, self.ring_failed = outgoing, None, False
+                            self._outgoing, self.error, self.broken = outgoing, None, False
                             self._attached.set()
                             self._changed()
                         self._route(event)
@@ -217,9 +217,9 @@ class PipelineStream:
                 sequence.deliver(token.token_id)
         for finished in event.finished:
             failed = finished.reason == pb.FINISH_REASON_ERROR and finished.failure.code == Unavailable.__name__
-            if failed and not self.ring_failed:
+            if failed and not self.broken:
                 self._changed()
-            self.ring_failed = failed
+            self.broken = failed
             if ended := self._sequences.pop(finished.sequence, None):
                 ended.finish(finished)
 

@@ -210,6 +210,17 @@ class Registry:
         while self._changes <= changes:
             await self._change.wait()
 
+    async def changed_within(self, changes: int, seconds: float) -> bool:
+        """As `changed_since`; False when nothing happened in time, or no time is left."""
+        if seconds <= 0:
+            return False
+        try:
+            async with asyncio.timeout(seconds):
+                await self.changed_since(changes)
+        except TimeoutError:
+            return False
+        return True
+
     async def wait_online(self, count: int, timeout_seconds: float) -> None:
         """Until `count` devices are online. Raises TimedOut."""
         try:

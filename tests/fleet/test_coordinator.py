@@ -92,7 +92,7 @@ async def test_restarted_coordinator_attaches_again_and_loads_nothing(tmp_path: 
             # It sees both devices while the head takes its time: that is no sign of a ring that does not stand.
             await coordinator.wait_for_devices(2, 10)
             await wait_until(lambda: head.calls.count("Generate") > asked)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # two rounds of looking after deployments
             head.is_told.holds["Generate"].set()
             await wait_ready(coordinator)
             _, result = await ask(coordinator, GenerateRequest(prompt="hi"))
