@@ -78,7 +78,7 @@ class Deployer:
     async def settle(self, desired: Desired, manifest: Manifest, tell: Tell, *, moved: bool = False) -> bool:
         """Unload what is stale, then load what is missing; the blobs must be there. True if anything was loaded. Raises FleetError.
 
-        `moved`: devices have other addresses than their neighbours were told.
+        `moved`: devices have other addresses than their neighbours were told. What they hold then is for the caller to ask.
         """
         observed = self.observed()
         actions = reconcile(desired, observed)
@@ -87,10 +87,7 @@ class Deployer:
             return False
         # All of the ring: a device that came back may have another address, which its neighbour must learn; the others load nothing again.
         stages = [stage for stage, device in enumerate(desired.devices) if device in observed]
-        try:
-            await together([self._load(desired, manifest, stage, tell) for stage in stages], at_once=LOADS_AT_ONCE)
-        finally:
-            await self._registry.refresh(desired.devices)
+        await together([self._load(desired, manifest, stage, tell) for stage in stages], at_once=LOADS_AT_ONCE)
         return True
 
     async def unload(self, unloads: Sequence[Unload]) -> None:

@@ -178,6 +178,7 @@ class Deployments:
                 await self._retire(previous)
             await self._deployer.wait_present(desired)
             await self._deployer.settle(desired, manifest, tell)
+            await self._registry.refresh(desired.devices)
             live = self._enforce(desired)
             live.addresses = self._deployer.addresses(desired)
             await live.stream.wait_attached()
@@ -259,10 +260,14 @@ class Deployments:
             stages = [action.stage for action in actions if isinstance(action, Load)]
             await self._deployer.push(desired, manifest, stages, _untold, in_force=desired.generation)
             addresses, moved = self._deployer.addresses(desired), self._moved(live)
-            loaded = await self._deployer.settle(desired, manifest, _untold, moved=moved)
+            try:
+                loaded = await self._deployer.settle(desired, manifest, _untold, moved=moved)
+                if loaded:
+                    live.stream.restart()
+            finally:
+                # Last: until devices are known to hold their stages it is not ready, and then it must not be on its old stream.
+                await self._registry.refresh(desired.devices)
             live.addresses = addresses
-            if loaded:
-                live.stream.restart()
             live.problem = ""
         except FleetError as error:
             if live.problem != error.detail:
@@ -313,6 +318,9 @@ class Deployments:
         for stage, device in enumerate(live.desired.devices):
             if (record := self._registry.record(device)) is None or not record.connected:
                 return f"{self._deployer.missing(live.desired, stage)}; it waits for this device, or deploy again to use others"
+        if any(isinstance(action, Load) for action in reconcile(live.desired, self._deployer.observed())):
+            # The head may not know yet that its ring is broken: what is asked now would end with it.
+            return live.problem or "a device lost its stage, which is being loaded again"
         if live.stream.attached:
             return ""
         if live.problem:

@@ -143,6 +143,7 @@ class PipelineStream:
     def restart(self) -> None:
         """Attach anew, even if the head believes that the ring is up: a stage behind it was loaded again, without its KV."""
         if self._call is not None:
+            self._lost(Unavailable("a stage was loaded again", advice=COMES_BACK, retry_after_seconds=1.0))
             self._call.cancel()
         self._woken.set()
 

@@ -132,6 +132,28 @@ async def test_device_that_restarts_gets_its_stage_back(tmp_path: Path) -> None:
         assert result.finish_reason == "stop"
 
 
+async def test_ready_again_only_when_the_lost_stage_is_there_and_the_stream_is_new(tmp_path: Path) -> None:
+    """A device behind the head restarts: the head's own stream stands, but what is asked before the stage is back would be lost."""
+    async with fake_fleet(tmp_path, 2) as fleet, fleet.deployed(stages=2) as coordinator:
+        head, tail = fleet.devices
+        seen: list[tuple[str, bool, int]] = []
+
+        def look() -> bool:
+            [view] = coordinator.deployments()
+            seen.append((view.state, "tiny-1" in tail.stages, len(head.attached)))
+            return view.state == "ready" and "degraded" in [state for state, *_ in seen]
+
+        tail.is_told.holds["LoadStage"] = asyncio.Event()
+        restarted = tail.calls.count("LoadStage")
+        await tail.restart()
+        await wait_until(lambda: look() or tail.calls.count("LoadStage") > restarted)
+        assert "loaded again" in coordinator.deployments()[0].detail
+        tail.is_told.holds["LoadStage"].set()
+        await wait_until(look)
+        first_degraded = [state for state, *_ in seen].index("degraded")
+        assert {one for one in seen[first_degraded:] if one[0] == "ready"} == {("ready", True, 2)}
+
+
 async def test_device_that_lost_its_disk_is_sent_everything_again(tmp_path: Path) -> None:
     async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
         [device] = fleet.devices
