@@ -72,10 +72,28 @@ def stop(processes: Sequence[psutil.Process], patience_seconds: float) -> None:
     for process in processes:
         tell(process, signal.SIGTERM)
         tell(process, signal.SIGCONT)
-    _, stubborn = psutil.wait_procs(list(processes), timeout=patience_seconds)
+    stubborn = _wait_ended(processes, patience_seconds)
     for process in stubborn:
         tell(process, signal.SIGKILL)
-    psutil.wait_procs(stubborn, timeout=patience_seconds)
+    _wait_ended(stubborn, patience_seconds)
+
+
+def _wait_ended(processes: Sequence[psutil.Process], patience_seconds: float) -> list[psutil.Process]:
+    """Those that still run then.
+
+    psutil.wait_procs would wait until they are reaped as well: for seconds, or for ever, in a container whose first process reaps nobody.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while (left := [process for process in processes if _runs(process)]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def tell(process: psutil.Process, number: signal.Signals) -> None:
