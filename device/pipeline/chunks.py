@@ -6,11 +6,12 @@ from __future__ import annotations
 # whoever comes next.
 BESIDE_DECODE_SECONDS = 0.08
 BESIDE_PROMPTS_SECONDS = 0.12
-ALONE_SECONDS = 0.35
+ALONE_SECONDS = 0.25
 # Fewer rows than these read the weights too often for what they compute.
 LEAST_BESIDE_ROWS, LEAST_ALONE_ROWS = 16, 32
-# A lone prompt gains nothing from longer runs: the kernels are at their best from about 100 rows on.
-MOST_ALONE_ROWS = 128
+# A lone prompt gains little from longer runs, for which whoever comes next would wait: those of 64 rows take 4 to 6 % more time a row than
+# those of 128 (135M and 1.5B, 2 cores with AVX-512 VNNI; benchmarks/README.md).
+MOST_ALONE_ROWS = 64
 # A run's time moves the estimate by this share: one hiccup does not, a hot accelerator soon does.
 _WEIGHT = 0.3
 

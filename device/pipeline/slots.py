@@ -41,7 +41,13 @@ class Slots:
         return min(free, key=lambda slot: (bool(self.made[slot]), self.used_at[slot], slot))
 
     def next_prompt(self, prefilling: list[Sequence]) -> Sequence:
-        """By turns the oldest, which so cannot starve, and the one with the least left, which so need not wait for a long one."""
+        """By turns the oldest, which so cannot starve, and the one with the least left, which so need not wait for a long one.
+
+        A prompt that was alone has had the oldest's turn: who joins it is not made to wait for a second chunk of it.
+        """
+        if len(prefilling) == 1:
+            self.oldest_next = True
+            return prefilling[0]
         self.oldest_next = not self.oldest_next
         if self.oldest_next:
             return min(prefilling, key=lambda sequence: sequence.number)

@@ -327,15 +327,18 @@ def test_a_prompt_alone_takes_long_chunks() -> None:
     assert [len(step.tokens) for step in run_all(scheduler) if step.prefill] == [alone, alone, 150 - 2 * alone]
 
 
-def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+@pytest.mark.parametrize("chunks_before", [1, 2, 3])
+def test_a_short_prompt_waits_for_one_chunk_of_a_long_one(chunks_before: int) -> None:
     scheduler = Scheduler(1, 2, 2000, 512)
     scheduler.submit(request(prompt=900, tokens=1))
-    first = scheduler.next_step()
-    assert first
-    short = scheduler.submit(Request((7, 8, 9), max_tokens=1))
-    scheduler.complete(first, {})
+    for number in range(chunks_before):
+        step = scheduler.next_step()
+        assert step
+        if number == chunks_before - 1:  # it comes while this one runs
+            short = scheduler.submit(Request((7, 8, 9), max_tokens=1))
+        scheduler.complete(step, {})
     order = [step.sequences[0] for step in run_all(scheduler) if step.prefill]
-    assert order.index(short) < 2
+    assert order.index(short) == 0
 
 
 def test_a_hole_is_closed_by_the_highest_slot_and_what_it_held_is_kept() -> None:
