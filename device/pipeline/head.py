@@ -182,10 +182,10 @@ class Head:
             this = rounds[-1]
             wanted = hidden[-1:] if step.prefill else hidden[[step.sequences.index(sequence) for sequence in step.wanted]]
             this.sampled = self._sample(step, wanted, ahead=len(rounds) - 1)
-            this.ended_at = time.perf_counter()
 
         def following() -> tuple[pb.Microbatch, Tokens] | None:
             this = rounds[-1]
+            this.ended_at = time.perf_counter()  # not when it was sampled: an accelerator that keeps its pace ends later
             stops = any(token in sequence.request.stop_token_ids for sequence, token in this.sampled.items())
             if len(rounds) >= most or stops or self._wake.is_set() or this.ended_at - started > BURST_SECONDS:
                 return None
@@ -198,7 +198,7 @@ class Head:
         await self.stage.step(rounds[0].message, self._tokens(step), extra, following)
         self._measure(step, started)
         for each in rounds:
-            self._round_done(each.step, each.message, each.sampled, each.ended_at or time.perf_counter())
+            self._round_done(each.step, each.message, each.sampled, each.ended_at)
 
     def _tokens(self, step: Step) -> Tokens:
         if not self.stage.spec.shape.learned_positions:

@@ -70,3 +70,18 @@ async def test_a_prediction_is_the_modelled_time(tmp_path: Path) -> None:
     assert timing.modelled_first_token_seconds == pytest.approx(expected.first_token_seconds, rel=0.05)
     per_token = (timing.modelled_total_seconds - timing.modelled_first_token_seconds) / (count - 1)
     assert per_token == pytest.approx(expected.token_seconds, rel=0.05)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+async def test_in_real_time_no_token_comes_before_its_modelled_time(tmp_path: Path, stages: int) -> None:
+    model = tiny_model(tmp_path, TinyGlm(layers=4))
+    hardware = [SimulatedHardware(PROFILES[1], "realtime") for _ in range(stages)]
+    for item in hardware:
+        item.set_slowdown(100)
+    async with ring(tmp_path / "ring", *model, stages, hardware=hardware, chunk=64) as made, made.client() as client:
+        answer = await client.ask(list(range(3, 53)), 2)
+    assert answer.finished
+    timing = answer.finished.timing
+    assert timing.modelled_first_token_seconds > 0.01
+    assert timing.first_token_seconds >= timing.modelled_first_token_seconds
+    assert timing.total_seconds >= timing.modelled_total_seconds
