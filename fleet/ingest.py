@@ -17,8 +17,8 @@ from protos.plausible import implausible
 from protos.v1 import telemetry_pb2
 
 BATCH_SECONDS = 1.0
-# 10,000 samples are ten seconds of a thousand devices; what the store cannot take in that time is dropped, oldest first.
-WAITING_SAMPLES = 10_000
+# Five seconds of ten thousand devices, some 50 MB; what the store cannot take in that time is dropped, oldest first.
+WAITING_SAMPLES = 50_000
 THIN_SECONDS = 300.0
 
 _log = logging.getLogger(__name__)
