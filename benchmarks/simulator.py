@@ -21,8 +21,9 @@ from fleet.cli.client import CoordinatorClient
 from fleet.cli.sim_fleet import local_fleet
 from fleet.home import Home
 from fleet.planner import PlannerDevice
+from fleet.planner_costs import LINK_BYTES_PER_SECOND
 from fleet.views import GenerateRequest, GenerateResult, Plan, PlanRequest
-from fleet.whatif import Prices, Traffic, outlook
+from fleet.whatif import Link, Prices, Traffic, outlook
 from quantize.artifact import ArtifactStore
 from sim_devices.local_fleet import DeviceSpec
 from sim_devices.profiles import Profile, load_profile
@@ -39,7 +40,7 @@ def slower(base: str, factor: float) -> str:
     return text
 
 
-def predicted(home: Home, plan: Plan, profile: Profile) -> tuple[float, float]:
+def predicted(home: Home, plan: Plan, profile: Profile, link: Link) -> tuple[float, float]:
     """Seconds to the first token, and a token."""
     devices = {
         stage.device_id: PlannerDevice(
@@ -48,7 +49,7 @@ def predicted(home: Home, plan: Plan, profile: Profile) -> tuple[float, float]:
         for stage in plan.stages
     }
     manifest = ArtifactStore(home.artifacts).load(plan.model)
-    one = outlook(manifest, plan, devices, Traffic(PROMPT_TOKENS, ANSWER_TOKENS), Prices())
+    one = outlook(manifest, plan, devices, Traffic(PROMPT_TOKENS, ANSWER_TOKENS), Prices(), lambda *_: link)
     return one.first_token_seconds, one.token_seconds
 
 
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--slower", type=float, default=8.0, metavar="FACTOR")
     parser.add_argument("--stages", type=int, default=2, help="devices, and the most stages")
+    parser.add_argument("--delay", type=int, default=0, metavar="MS", help="of the links between devices")
+    parser.add_argument("--rate", type=int, default=0, metavar="KBIT", help="of the links between devices, per second")
     options = parser.parse_args(arguments)
     artifacts = Home.open(None).artifacts
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -74,7 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path.write_text(slower("raspberry-pi-5", options.slower))
         profile, boards = load_profile(str(path)), local_fleet(home)
         stack.callback(boards.down)
-        made = boards.up([DeviceSpec(str(path), pace="realtime")] * options.stages)
+        linked = bool(options.delay or options.rate)
+        rate = f'rate = "{options.rate}kbit"' if options.rate else ""
+        links = f'[[links]]\nbetween = ["dev-*", "dev-*"]\ndelay = "{options.delay}ms"\n{rate}\n'
+        link = Link(options.delay / 1e3, options.rate * 125.0 or LINK_BYTES_PER_SECOND)
+        specs = [DeviceSpec(str(path), pace="realtime", linked=linked)] * options.stages
+        made = boards.up(specs, world=[["links", "links", folder, f'[[devices]]\nname = "dev"\ncount = {options.stages}\nprofile = "rk3588"\n{links}']] if linked else [])
         client = stack.enter_context(serve(home, len(made)))
         print("| stages | | predicted | measured (wall) | ratio |\n|---|---|---|---|---|")
         for stages in range(1, options.stages + 1):
@@ -82,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 plan = next(event.plan for event in events if event.plan)
                 for _ in events:
                     pass
-            first, token = predicted(home, plan, profile)
+            first, token = predicted(home, plan, profile, link)
             ask(client, f"s{stages}", 1)
             answers = [ask(client, f"s{stages}", seed) for seed in range(2, 2 + ASKS)]
             for name, expected, found in (

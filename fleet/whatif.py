@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TypeAlias
 
 from fleet.planner import PlannerDevice, plan
-from fleet.planner_costs import hop_bytes, hops_ns
+from fleet.planner_costs import HOP_SECONDS, LINK_BYTES_PER_SECOND, hop_bytes
 from fleet.views import Objective, Plan, PlanRequest, StagePlan
 from protos.costs import StageCost, decode_work, head_work, prefill_work
 from protos.errors import NoSpace
@@ -19,7 +21,7 @@ OBJECTIVES: tuple[Objective, ...] = ("latency", "throughput", "energy")
 YEAR_SECONDS = 365.25 * 86400
 JOULES_PER_KWH = 3.6e6
 # Rows of a prompt that runs alone: the first chunk, and then as many as the head computes in so long; as device/pipeline/chunks.py.
-FIRST_CHUNK_ROWS, LEAST_CHUNK_ROWS, MOST_CHUNK_ROWS, CHUNK_SECONDS = 64, 32, 128, 0.35
+FIRST_CHUNK_ROWS, LEAST_CHUNK_ROWS, MOST_CHUNK_ROWS, CHUNK_SECONDS = 64, 32, 64, 0.25
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,22 @@ class Traffic:
     def positions(self) -> int:
         """Tokens in the cache in the middle of the answer: decode's mean cost."""
         return self.prompt + self.answer // 2
+
+
+@dataclass(frozen=True)
+class Link:
+    """One direction between two devices: the delay beyond what every hop takes, and the rate."""
+
+    delay_seconds: float = 0.0
+    bytes_per_second: float = LINK_BYTES_PER_SECOND
+
+
+Links: TypeAlias = Callable[[str, str], Link]  # from and to, by name
+
+
+def wired(_source: str, _target: str) -> Link:
+    """Where nothing is said of links."""
+    return Link()
 
 
 @dataclass(frozen=True)
@@ -66,28 +84,43 @@ class Outlook:
     tokens_per_second: float
     token_seconds: float  # between two tokens of one stream
     first_token_seconds: float
+    hops_seconds: float  # of `token_seconds`, on the links of the ring
     joules_per_token: float | None
     watts: float | None
     cost_per_million_tokens: float | None
 
 
-def outlooks(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest, traffic: Traffic, prices: Prices) -> list[Outlook]:
+def outlooks(
+    manifest: Manifest,
+    devices: Sequence[PlannerDevice],
+    request: PlanRequest,
+    traffic: Traffic,
+    prices: Prices,
+    links: Links = wired,
+) -> list[Outlook]:
     """One for each different placement that the planner makes of these devices: each kind alone, and every number of stages by every
-    objective; the quickest first. Raises NoSpace when it fits nowhere."""
+    objective; the quickest first. Raises NoSpace when it fits nowhere.
+
+    The planner itself knows nothing of `links`.
+    """
     found = {tuple((s.profile, s.first_layer, s.stop_layer) for s in made.stages): made for made in _plans(manifest, devices, request)}
     if not found:
         plan(manifest, devices, replace(request, stages=None), {})  # says why
         raise NoSpace("no plan fits these devices", advice="add devices")
     by_id = {device.device_id: device for device in devices}
-    made = [outlook(manifest, one, by_id, traffic, prices) for one in found.values()]
+    made = [outlook(manifest, one, by_id, traffic, prices, links) for one in found.values()]
     return sorted(made, key=lambda one: (one.token_seconds, len(one.stages)))
 
 
-def outlook(manifest: Manifest, made: Plan, devices: Mapping[str, PlannerDevice], traffic: Traffic, prices: Prices) -> Outlook:
+def outlook(
+    manifest: Manifest, made: Plan, devices: Mapping[str, PlannerDevice], traffic: Traffic, prices: Prices, links: Links = wired
+) -> Outlook:
     """Of one plan on these devices, by id."""
     users = [devices[stage.device_id] for stage in made.stages]
     costs = [stage_cost(manifest, stage.parts, made.kv_dtype) for stage in made.stages]
-    ring = _Ring(manifest, made, users, costs, traffic)
+    names = [stage.device_name for stage in made.stages]
+    hops = [links(source, target) for source, target in pairwise([*names, names[0]])] if len(names) > 1 else []
+    ring = _Ring(manifest, made, users, costs, traffic, hops)
     # Throttling makes a step longer, and a longer step cools: the speeds are those of the load as it would be unthrottled.
     cool = ring.step([1.0] * len(users))
     heats = [_heat(device, cool.joules[place] / cool.seconds) for place, device in enumerate(users)]
@@ -111,6 +144,7 @@ def outlook(manifest: Manifest, made: Plan, devices: Mapping[str, PlannerDevice]
         tokens_per_second=tokens,
         token_seconds=step.seconds,
         first_token_seconds=ring.first_token_seconds([heat.speed for heat in heats]),
+        hops_seconds=step.hops_seconds,
         joules_per_token=None if watts is None else watts / tokens,
         watts=watts,
         cost_per_million_tokens=_cost(made, watts, tokens, prices),
@@ -119,9 +153,11 @@ def outlook(manifest: Manifest, made: Plan, devices: Mapping[str, PlannerDevice]
 
 @dataclass(frozen=True)
 class _Step:
-    """One token of every stream: its time, and how long each stage is busy with it and what it draws above idling."""
+    """One token of every stream: its time, that of its way over the links, and how long each stage is busy with it and what it draws
+    above idling."""
 
     seconds: float
+    hops_seconds: float
     busy: tuple[float, ...]
     joules: tuple[float, ...]
 
@@ -133,15 +169,17 @@ class _Ring:
     devices: Sequence[PlannerDevice]
     costs: Sequence[StageCost]
     traffic: Traffic
+    hops: Sequence[Link]  # from each stage to the next, from the last to the head; a single stage has none
 
     def step(self, speeds: Sequence[float]) -> _Step:
         """Streams spread over the slot groups; a group goes round the ring while the others are at other stages."""
         groups = min(self.plan.groups, self.traffic.streams)
         sizes = [self.traffic.streams // groups + (index < self.traffic.streams % groups) for index in range(groups)]
         busy, joules = [0.0] * len(speeds), [0.0] * len(speeds)
-        longest = 0.0
+        longest = hops = 0.0
         for rows in sizes:
-            around = self._hops_seconds()
+            around = sum(self._hops_seconds([rows] * len(self.hops)))
+            hops = max(hops, around)
             for place, speed in enumerate(speeds):
                 runs = self._runs(place, rows)
                 seconds = sum(times(self.devices[place].known, work).seconds for work in runs) / speed
@@ -149,7 +187,8 @@ class _Ring:
                 joules[place] += sum(dynamic_joules(self.devices[place].known, work) for work in runs)
                 around += seconds
             longest = max(longest, around)
-        return _Step(max(longest, *busy), tuple(busy), tuple(joules))
+        wires = [self.traffic.streams * self._row_bytes / hop.bytes_per_second for hop in self.hops]
+        return _Step(max(longest, *busy, *wires), hops, tuple(busy), tuple(joules))
 
     def spent(self, place: int) -> Times:
         """Of one step of one group, at full speed."""
@@ -173,7 +212,8 @@ class _Ring:
                 seconds = [times(device.known, one).seconds / speeds[place] for one in runs]
                 at_head = seconds[0] if place == 0 else at_head
                 total += sum(seconds)
-            total += self._hops_seconds()
+            # To the head goes only the row that a token is sampled from.
+            total += sum(self._hops_seconds([rows] * (len(self.hops) - 1) + [int(last)]))
             start += rows
             rows = _even(min(MOST_CHUNK_ROWS, max(LEAST_CHUNK_ROWS, int(CHUNK_SECONDS * rows / at_head))))
         return total
@@ -183,11 +223,17 @@ class _Ring:
         body = decode_work(cost, [self.traffic.positions] * rows)
         if alone:
             return [body + head_work(cost, rows)]
-        body += Work(link_bytes=rows * hop_bytes(self.manifest, self.plan.wire_dtype))
+        body += Work(link_bytes=rows * self._row_bytes)
         return [body, head_work(cost, rows)] if place == 0 else [body]
 
-    def _hops_seconds(self) -> float:
-        return hops_ns(self.manifest, len(self.devices), self.plan.wire_dtype) / 1e9
+    @property
+    def _row_bytes(self) -> int:
+        return hop_bytes(self.manifest, self.plan.wire_dtype)
+
+    def _hops_seconds(self, rows: Sequence[int]) -> list[float]:
+        """Of so many rows over each hop."""
+        pairs = zip(self.hops, rows, strict=False)
+        return [HOP_SECONDS + hop.delay_seconds + count * self._row_bytes / hop.bytes_per_second for hop, count in pairs]
 
 
 def _plans(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest) -> Iterator[Plan]:

@@ -16,10 +16,11 @@ from fleet.cli.output import Column, count_text, figure, note, print_json, print
 from fleet.cli.scatter import Dot, scatter
 from fleet.planner import PlannerDevice
 from fleet.views import PlanRequest
-from fleet.whatif import Outlook, Prices, Traffic, outlooks
+from fleet.whatif import Link, Links, Outlook, Prices, Traffic, outlooks, wired
 from protos.errors import NoSpace
 from quantize.artifact import ArtifactStore
 from sim_devices.fleet_file import load_fleet
+from sim_devices.links import LinkRule, shape_between
 from sim_devices.profiles import Profile, load_profile
 
 
@@ -48,15 +49,18 @@ def predict(
 ) -> None:
     """What a model would give on these devices, without running it: one line for each placement the planner considers.
 
+    A fleet file's links count with their delay and rate, not with jitter and loss; a head tells the first token to the coordinator later
+    by the delay of the link between them.
+
     Example: glmfleet sim predict smollm2-135m --profile rk3588,raspberry-pi-5 --price-energy 0.30/kWh --price-hardware 120
     """
     manifest = ArtifactStore(open_home(home).artifacts).load(model)
-    devices, profiles = _devices(fleet, parse_names(profile))
+    devices, profiles, links = _devices(fleet, parse_names(profile))
     request = PlanRequest(model, context=context, slots=max(slots, streams), kv_dtype=kv, wire_dtype=wire)
     if prompt + answer > (longest := context or manifest.config.max_positions):
         raise typer.BadParameter(f"--prompt {prompt} and --answer {answer} are more than the context of {longest}")
     prices = Prices(_energy(price_energy), _hardware(price_hardware, profiles), years)
-    found = outlooks(manifest, devices, request, Traffic(prompt, answer, streams), prices)
+    found = outlooks(manifest, devices, request, Traffic(prompt, answer, streams), prices, links)
     if plot:
         _plot(plot, model, found)
     if as_json:
@@ -107,6 +111,9 @@ def _remarks(found: Sequence[Outlook], profiles: Sequence[Profile], streams: int
         for stage in one.stages:
             if stage.speed < 1:
                 lines.append(f"!: {placement(one)}: {stage.plan.profile} gets too hot and runs at {100 * stage.speed:.0f} % of its speed")
+    if ring := next((one for one in found if len(one.stages) > 1), None):
+        times = f"{figure(1e3 * ring.hops_seconds)} of {figure(1e3 * ring.token_seconds)} ms a token"
+        lines.append(f"{placement(ring)}: links take {times}")
     stage = max(best.stages, key=lambda stage: stage.busy)
     spent = {name: seconds for name, seconds in asdict(stage.spent).items() if seconds > 0}
     order = sorted(spent.items(), key=lambda pair: -pair[1])
@@ -119,11 +126,14 @@ def _remarks(found: Sequence[Outlook], profiles: Sequence[Profile], streams: int
     return lines
 
 
-def _devices(fleet: str | None, names: Sequence[str]) -> tuple[list[PlannerDevice], list[Profile]]:
+def _devices(fleet: str | None, names: Sequence[str]) -> tuple[list[PlannerDevice], list[Profile], Links]:
     if (fleet is None) == (not names):
         raise typer.BadParameter("name the devices: either --fleet FILE or --profile A,B")
+    links: Links = wired
     if fleet is not None:
-        members = [(one.name, load_profile(one.profile), one.memory_bytes, one.ambient_celsius) for one in load_fleet(fleet).devices]
+        described = load_fleet(fleet)
+        members = [(one.name, load_profile(one.profile), one.memory_bytes, one.ambient_celsius) for one in described.devices]
+        links = _links(described.links)
     else:
         seen: Counter[str] = Counter()
         members = []
@@ -145,7 +155,16 @@ def _devices(fleet: str | None, names: Sequence[str]) -> tuple[list[PlannerDevic
     ]
     if not devices:
         raise NoSpace("there is no device in this fleet", advice="add [[device]] to the file")
-    return devices, [loaded for _, loaded, _, _ in members]
+    return devices, [loaded for _, loaded, _, _ in members], links
+
+
+def _links(rules: Sequence[LinkRule]) -> Links:
+    def between(source: str, target: str) -> Link:
+        shape = shape_between(rules, source, target)
+        bits = shape.rate_bits_per_second
+        return Link(shape.delay_seconds, bits / 8) if bits else Link(shape.delay_seconds)
+
+    return between
 
 
 def _energy(text: str | None) -> float | None:
@@ -199,6 +218,7 @@ def _plain(one: Outlook) -> dict[str, Any]:
         "tokens_per_second": one.tokens_per_second,
         "seconds_per_token": one.token_seconds,
         "first_token_seconds": one.first_token_seconds,
+        "links_seconds_per_token": one.hops_seconds,
         "joules_per_token": one.joules_per_token,
         "watts": one.watts,
         "cost_per_million_tokens": one.cost_per_million_tokens,

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from device.pipeline import chunks
+from fleet import whatif
 from fleet.planner import PlannerDevice
 from fleet.views import PlanRequest
-from fleet.whatif import Outlook, Prices, Traffic, outlooks
+from fleet.whatif import Link, Links, Outlook, Prices, Traffic, outlooks, wired
 from protos.errors import NoSpace
 from protos.roofline import Figures
 from protos.thermal import Thermal
@@ -22,8 +24,8 @@ def a_board(number: int, profile: str = "a", thermal: Thermal = COOL, **figures:
     return replace(a_device(number, GIB * 8, cap_watts=20.0, **figures), profile=profile, thermal=thermal)
 
 
-def look(devices: Sequence[PlannerDevice], traffic: Traffic = ONE, prices: Prices = FREE) -> list[Outlook]:
-    return outlooks(MODEL, devices, PlanRequest("m"), traffic, prices)
+def look(devices: Sequence[PlannerDevice], traffic: Traffic = ONE, prices: Prices = FREE, links: Links = wired) -> list[Outlook]:
+    return outlooks(MODEL, devices, PlanRequest("m"), traffic, prices, links)
 
 
 def test_each_kind_alone_and_each_number_of_stages() -> None:
@@ -97,3 +99,38 @@ def test_no_energy_where_none_is_told() -> None:
 def test_what_fits_nowhere_says_what_is_missing() -> None:
     with pytest.raises(NoSpace, match="needs"):
         look([replace(a_board(1), memory_bytes=10**6)])
+
+
+def test_prompts_are_cut_as_devices_cut_them() -> None:
+    assert (whatif.LEAST_CHUNK_ROWS, whatif.MOST_CHUNK_ROWS, whatif.CHUNK_SECONDS) == (
+        chunks.LEAST_ALONE_ROWS,
+        chunks.MOST_ALONE_ROWS,
+        chunks.ALONE_SECONDS,
+    )
+    assert chunks.ChunkSizes(1000).rows(others_prefill=False, others_decode=False) == whatif.FIRST_CHUNK_ROWS
+
+
+def test_links_take_their_delay_and_their_rate_of_every_token() -> None:
+    """Of three directions; a device alone has none."""
+    delays = {("1", "2"): 0.010, ("2", "3"): 0.020, ("3", "1"): 0.040}
+
+    def slow(source: str, target: str) -> Link:
+        return Link(delays.get((source[-1], target[-1]), 0.0), 1e4)
+
+    devices = [a_board(number) for number in (1, 2, 3)]
+    plain, linked = ({len(one.stages): one for one in look(devices, links=links)} for links in (wired, slow))
+    assert linked[1] == plain[1]
+    assert plain[1].hops_seconds == 0.0
+    row_seconds = MODEL.config.hidden_size * 4 / 1e4
+    more = linked[3].token_seconds - plain[3].token_seconds
+    assert more == pytest.approx(0.070 + 3 * row_seconds, rel=0.01)
+    assert linked[3].hops_seconds - plain[3].hops_seconds == pytest.approx(more)
+    # 128 tokens in two chunks: all rows over two links, the last one over the third.
+    more = linked[3].first_token_seconds - plain[3].first_token_seconds
+    assert more == pytest.approx(2 * 0.070 + (2 * 128 + 1) * row_seconds, rel=0.01)
+
+
+def test_a_slow_link_bounds_many_streams() -> None:
+    found = look([a_board(1), a_board(2)], Traffic(streams=16), links=lambda *_: Link(bytes_per_second=1e4))
+    ring = max(found, key=lambda one: len(one.stages))
+    assert ring.tokens_per_second == pytest.approx(1e4 / (MODEL.config.hidden_size * 4), rel=0.01)
