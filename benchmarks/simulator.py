@@ -82,7 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         links = f'[[links]]\nbetween = ["dev-*", "dev-*"]\ndelay = "{options.delay}ms"\n{rate}\n'
         link = Link(options.delay / 1e3, options.rate * 125.0 or LINK_BYTES_PER_SECOND)
         specs = [DeviceSpec(str(path), pace="realtime", linked=linked)] * options.stages
-        made = boards.up(specs, world=[["links", "links", folder, f'[[devices]]\nname = "dev"\ncount = {options.stages}\nprofile = "rk3588"\n{links}']] if linked else [])
+        made = boards.up(
+            specs,
+            world=[["links", "links", folder, f'[[devices]]\nname = "dev"\ncount = {options.stages}\nprofile = "rk3588"\n{links}']]
+            if linked
+            else [],
+        )
         client = stack.enter_context(serve(home, len(made)))
         print("| stages | | predicted | measured (wall) | ratio |\n|---|---|---|---|---|")
         for stages in range(1, options.stages + 1):

@@ -48,6 +48,7 @@ from protos.roofline import Figures
 from protos.thermal import Thermal
 from protos.transport import Credentials
 from protos.v1 import device_pb2 as pb
+from protos.v1 import telemetry_pb2
 from quantize.artifact import ArtifactStore
 from quantize.parts import layer_number
 
@@ -279,7 +280,8 @@ def _planner_device(device: DeviceId, description: pb.DeviceDescription, deploym
 
 def _device_view(record: DeviceRecord, deployments: Mapping[str, DeploymentView]) -> DeviceView:
     description = record.description or pb.DeviceDescription()
-    accelerator = description.accelerator
+    accelerator, gauges = description.accelerator, record.gauges or telemetry_pb2.Gauges()
+    metered = record.gauges is not None and accelerator.energy_source != telemetry_pb2.ENERGY_SOURCE_UNMETERED
     return DeviceView(
         device_id=record.device_id,
         name=record.name,
@@ -298,6 +300,10 @@ def _device_view(record: DeviceRecord, deployments: Mapping[str, DeploymentView]
         detail=record.detail,
         hollow=accelerator.hollow,
         gateway=record.gateway or "",
+        power_watts=gauges.power_watts if metered else None,
+        temperature_celsius=gauges.temperature_celsius if gauges.HasField("temperature_celsius") else None,
+        throttled=gauges.throttled,
+        battery_fraction=gauges.battery_fraction if gauges.HasField("battery_fraction") else None,
     )
 
 

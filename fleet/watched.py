@@ -11,6 +11,7 @@ from fleet.redial import Redial
 from fleet.views import DeviceState
 from protos.errors import Conflict, Denied, FleetError, PermanentError, Unavailable
 from protos.ids import PROTOCOL_VERSION, DeviceId
+from protos.plausible import implausible
 from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
 
@@ -27,6 +28,7 @@ class DeviceRecord:
     connected: bool
     description: pb.DeviceDescription | None
     gateway: DeviceId | None = None  # that answers at the address for it
+    gauges: telemetry_pb2.Gauges | None = None  # of the last sample on this connection
 
     @property
     def name(self) -> str:
@@ -54,6 +56,7 @@ class Watched:
         self._changed = changed
         self._gateway = gateway
         self._client: DeviceClient | None = None
+        self._gauges: telemetry_pb2.Gauges | None = None
         self._description: pb.DeviceDescription | None = None
         self._state: DeviceState = "offline"
         self._detail = "it has not answered yet"
@@ -75,7 +78,15 @@ class Watched:
     def record(self) -> DeviceRecord:
         where = self._where
         return DeviceRecord(
-            self._device, where.address, where.found_by, self._state, self._detail, self.connected, self._description, self._gateway
+            self._device,
+            where.address,
+            where.found_by,
+            self._state,
+            self._detail,
+            self.connected,
+            self._description,
+            self._gateway,
+            self._gauges,
         )
 
     @property
@@ -97,7 +108,7 @@ class Watched:
         self._client = client
 
     def detach(self) -> None:
-        self._client = None
+        self._client = self._gauges = None
 
     def accept(self, description: pb.DeviceDescription) -> None:
         """Raises Conflict for another protocol, Denied when it says that it is another."""
@@ -116,6 +127,7 @@ class Watched:
         self.heard_at = self._clock()
         if sample.device_id == self._device:
             self._take_sample(sample)
+            self._gauges = sample.gauges if implausible(sample.gauges) is None else None
         self.check()
 
     def lost(self, error: FleetError) -> bool:

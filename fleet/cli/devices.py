@@ -10,7 +10,7 @@ import typer
 
 from fleet.cli.client import connect
 from fleet.cli.options import HomeOption, JsonOption, open_home
-from fleet.cli.output import Column, bytes_text, in_order, note, print_json, print_table
+from fleet.cli.output import Column, bytes_text, figure, in_order, note, print_json, print_table
 from fleet.views import DeviceView, DiscoveryReport
 
 # More than fit on a screen are counted by kind, and only those in trouble named.
@@ -64,13 +64,26 @@ def print_devices(found: Sequence[DeviceView], *, everything: bool = False) -> N
         print_counts(found)
         return
     columns = [Column("name"), Column("profile"), Column("kind"), Column("state"), Column("memory", True), Column("used", True)]
-    print_table(columns, [_row(device) for device in found])
+    rows = [_row(device) for device in found]
+    gauges = {
+        "W": [device.power_watts for device in found],
+        "°C": [device.temperature_celsius for device in found],
+        "bat. %": [None if device.battery_fraction is None else 100 * device.battery_fraction for device in found],
+    }
+    for title, values in gauges.items():
+        if any(value is not None for value in values):
+            columns.append(Column(title, True))
+            rows = [[*row, figure(value)] for row, value in zip(rows, values, strict=True)]
+    print_table(columns, rows)
     for device in found:
         for stage in device.stages:
             note(f"{device.name}: {stage}")
     for device in found:
         if device.detail:
             note(f"{device.name} is {device.state}: {device.detail}")
+    for device in found:
+        if device.throttled:
+            note(f"{device.name} is throttled: it runs slower, to cool down")
 
 
 def print_counts(found: Sequence[DeviceView]) -> None:
@@ -81,6 +94,7 @@ def print_counts(found: Sequence[DeviceView]) -> None:
     print_table(columns, [[f"{count:,}", *key, bytes_text(memory[key])] for key, count in sorted(counts.items())])
     _name_some([f"{device.name}: {stage}" for device in found for stage in device.stages], "stages")
     _name_some([f"{device.name} is {device.state}: {device.detail}" for device in found if device.detail], "devices")
+    _name_some([f"{device.name} is throttled: it runs slower, to cool down" for device in found if device.throttled], "throttled devices")
     note(f"{len(found):,} devices; glmfleet devices --all lists each, --json all there is to know")
 
 

@@ -10,6 +10,7 @@ from fleet.coordinator import Coordinator
 from fleet.home import Home
 from fleet.views import GenerateRequest, PlanRequest
 from protos.errors import InvalidInput, NotFound
+from protos.v1 import telemetry_pb2
 from tests.support.fake_device import FakeDevice
 from tests.support.fake_fleet import QUICK, ask, deploy, fake_fleet, wait_ready
 from tests.support.members import TestFleet
@@ -58,6 +59,19 @@ async def test_devices_and_discovery_tell_why(tmp_path: Path) -> None:
         await wait_until(lambda: any("another fleet" in device.detail for device in coordinator.devices()))
         assert coordinator.discovery().problems == ()
         assert {device.state for device in coordinator.devices()} == {"online", "offline"}
+
+
+async def test_gauges_are_those_of_now(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.coordinating() as coordinator:
+        [device] = fleet.devices
+        device.is_told.gauges.MergeFrom(telemetry_pb2.Gauges(power_watts=4.5, temperature_celsius=91.0, throttled=True))
+        await wait_until(lambda: coordinator.devices()[0].throttled)
+        [view] = coordinator.devices()
+        assert (view.power_watts, view.temperature_celsius, view.battery_fraction) == (4.5, 91.0, None)
+        device.is_told.gauges.temperature_celsius = float("nan")  # what cannot be true is not shown
+        await wait_until(lambda: coordinator.devices()[0].temperature_celsius is None)
+        await device.stop()
+        await wait_until(lambda: coordinator.devices()[0].power_watts is None)
 
 
 async def test_plan_tells_what_is_present(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class Behaviour:
     failure: FleetError | None = None  # how every sequence ends after its tokens
     tokens_wait: asyncio.Event | None = None  # before each token
     unmetered: bool = False
+    gauges: telemetry_pb2.Gauges = field(default_factory=telemetry_pb2.Gauges)
 
 
 class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServicer):
@@ -288,6 +289,7 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
             device_id=self.device,
             boot_id=self._boot_id,
             index=next(self._samples),
+            gauges=self.is_told.gauges,
             energy=telemetry_pb2.EnergyCounter(source=telemetry_pb2.ENERGY_SOURCE_MODELLED, busy_joules=float(self.told_tokens)),
         )
 

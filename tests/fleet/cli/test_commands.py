@@ -26,6 +26,19 @@ def test_devices(glmfleet: Command, served: Home) -> None:
     assert err == "dev-1: tiny stage 0 of 1: layers 0-3\n"
 
 
+def test_devices_say_what_they_measure(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    """A column for each gauge that any of them has."""
+    hot = dataclasses.replace(DEVICE, name="dev-2", stages=(), power_watts=7.25, temperature_celsius=91.0, throttled=True)
+    coordinator.found = [dataclasses.replace(DEVICE, stages=()), hot]
+    _, out, err = glmfleet("devices", "--home", served.path)
+    header, first, second = (line.split() for line in out.splitlines())
+    assert header[-3:] == ["used", "W", "°C"]
+    assert (first[-2:], second[-2:]) == (["-", "-"], ["7.25", "91.0"])
+    assert err == "dev-2 is throttled: it runs slower, to cool down\n"
+    coordinator.found = [dataclasses.replace(DEVICE, battery_fraction=0.5)]
+    assert glmfleet("devices", "--home", served.path)[1].splitlines()[1].split()[-1] == "50.0"
+
+
 def test_devices_as_json_has_every_field(glmfleet: Command, served: Home) -> None:
     code, out, err = glmfleet("devices", "--json", "--home", served.path)
     assert (code, err) == (0, "")
