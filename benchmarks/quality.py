@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from benchmarks.gguf_file import write_q8_0
 from device.engine.session import ENGINE
@@ -40,7 +39,7 @@ Logits = Callable[[TokenIds], Floats]  # [S, V] of a window of token ids
 class Kind:
     """A way of quantizing."""
 
-    bits: Literal[4, 8]
+    bits: int
     symmetric: bool
     block: int
     rotated: bool
@@ -66,7 +65,7 @@ def main() -> None:
     path = options.checkpoint or fetch(DEFAULT_MODEL, _CACHE)
     rotations = (False, True) if options.compare else (options.rotate,)
     kinds = [
-        Kind(4 if scheme.startswith("4") else 8, not scheme.endswith("a"), block, rotated)
+        Kind(bits := int(scheme[0]), not scheme.endswith("a"), block, bits == 8 if rotated is None else rotated)
         for scheme in options.bits
         for block in options.block
         for rotated in rotations
@@ -77,7 +76,13 @@ def main() -> None:
         manifests = [import_model(checkpoint, store, "fp32", bits=32, rotate=kinds[0].rotated)]
         manifests += [
             import_model(
-                checkpoint, store, f"v{number}", bits=kind.bits, symmetric=kind.symmetric, block_size=kind.block, rotate=kind.rotated
+                checkpoint,
+                store,
+                f"v{number}",
+                bits=4 if kind.bits == 4 else 8,
+                symmetric=kind.symmetric,
+                block_size=kind.block,
+                rotate=kind.rotated,
             )
             for number, kind in enumerate(kinds)
         ]
@@ -170,7 +175,8 @@ def _options() -> argparse.Namespace:
         "--bits", nargs="+", choices=["8", "8a", "4", "4a"], default=["8"], help="of the layers' weights; a: asymmetric (default: 8)"
     )
     parser.add_argument("--block", type=int, nargs="+", default=[32], help="weights per scale (default: 32)")
-    parser.add_argument("--no-rotate", dest="rotate", action="store_false", help="import without the rotation")
+    how = argparse.BooleanOptionalAction
+    parser.add_argument("--rotate", action=how, default=None, help="import with the rotation (default: with 8 bits)")
     parser.add_argument("--compare", action="store_true", help="both, without the rotation and with it")
     parser.add_argument(
         "--kv", nargs="+", choices=["float32", "int8"], default=["float32"], help="types of the KV cache (default: float32)"

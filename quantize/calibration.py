@@ -13,7 +13,9 @@ from quantize.forward import Doubles, LayerRun, Steps
 
 # Over what the calibration's few tokens reach: on the default model 1.25 loses least of 1, 1.25, 1.5 and 2 (KL; benchmarks/README.md).
 _MARGIN = 1.25
-# Of a scale: coarse, so that BLAS's order of summation, which differs between processors, does not show in an artifact's digest.
+# What a quiet column counts at least, as a share of the average: 256 tokens do not tell that it always is.
+_FLOOR = 0.1
+# Of a scale or an importance: coarse, so that BLAS's order of summation, which differs between processors, does not show in a digest.
 _SIGNIFICANT_BITS = 8
 _SMALLEST_SCALE = 2.0**-20
 # As many of the tokens' rows are kept for devices to check themselves by; an even number.
@@ -61,16 +63,24 @@ class Calibration:
         self._enter(layer)
         self._run.vectors[tensor] = values
 
-    def multiply(self, layer: int, tensor: str, start: int, rows: Floats) -> None:
-        """Rows [start, …) of a layer's matrix [out, in], by its name in the layer."""
+    def begin(self, layer: int, tensor: str) -> Floats:
+        """A layer's matrix comes next, by its name in the layer. [in]: how much an error in each of its columns counts, which is the mean
+        square of what it is multiplied with, 1 on average; AWQ (arXiv:2306.00978) and llama.cpp's importance matrix weigh by the like."""
         self._enter(layer)
-        if start == 0:
-            self._advance()
+        self._advance()
         assert self._asked is not None
         asked, states = self._asked
         if asked != tensor:
             raise KeyError(tensor)
-        self._outputs.append(states @ rows.astype(np.float64).T)
+        squares = np.square(states).sum(axis=0)
+        mean = squares.mean()
+        shares = squares / mean if mean > 0 else np.ones_like(squares)  # nothing may have come to an expert
+        return _coarse(_FLOOR + (1 - _FLOOR) * shares)
+
+    def multiply(self, rows: Floats) -> None:
+        """The next rows of the matrix that was begun, [any, in]."""
+        assert self._asked is not None
+        self._outputs.append(self._asked[1] @ rows.astype(np.float64).T)
 
     def settle(self) -> Doubles:
         """Ends the layer whose last tensor was given; the rows that `resume` takes, [any, H]."""
@@ -116,9 +126,14 @@ class Calibration:
 
 
 def _scales(reach: Doubles | None, size: int) -> Floats:
-    """fp32 [size], the largest magnitudes with the margin / 127, rounded up to few bits."""
+    """fp32 [size], the largest magnitudes with the margin / 127."""
     largest = np.zeros(size) if reach is None else reach
-    mantissas, exponents = np.frexp(np.maximum(_MARGIN * largest / 127, _SMALLEST_SCALE))
+    return _coarse(np.maximum(_MARGIN * largest / 127, _SMALLEST_SCALE))
+
+
+def _coarse(values: Doubles) -> Floats:
+    """Rounded up to few bits."""
+    mantissas, exponents = np.frexp(values)
     steps = 2**_SIGNIFICANT_BITS
-    scales: Floats = np.ldexp(np.ceil(mantissas * steps) / steps, exponents).astype(np.float32)
-    return scales
+    rounded: Floats = np.ldexp(np.ceil(mantissas * steps) / steps, exponents).astype(np.float32)
+    return rounded

@@ -44,7 +44,7 @@ def import_model(
     bits: Literal[4, 8, 32] = 8,
     symmetric: bool = True,
     block_size: int | None = None,
-    rotate: bool = True,
+    rotate: bool | None = None,
     source: str | None = None,
     progress: Progress = lambda done, total, part: None,
 ) -> Manifest:
@@ -52,13 +52,14 @@ def import_model(
 
     The model exists when this returns and not before. `source` names the checkpoint's bytes (`quantize.journal.source_identity`): an import
     that was broken off, however hard, goes on behind its last whole layer when it is started again with the same options. Contexts beyond
-    MAX_POSITIONS are cut to it. `rotate` is `quantize.folding`'s, where the architecture allows it. `bits=32` keeps weights in float32:
+    MAX_POSITIONS are cut to it. `rotate` is `quantize.folding`'s, where the architecture allows it; None: unless bits are 4, which lose by
+    it (benchmarks/README.md). `bits=32` keeps weights in float32:
     the reference that an int8 artifact is judged against, in the same graphs.
     Raises InvalidInput (a weight that is not finite, a block size or name that cannot be), NoSpace.
     """
     store.check_name(name)
     provenance = replace(checkpoint.provenance, parameters=_parameters(checkpoint.config))
-    rotate = rotate and architecture_of(checkpoint.config).folding is not None
+    rotate = (bits != 4 if rotate is None else rotate) and architecture_of(checkpoint.config).folding is not None
     checkpoint = RotatedCheckpoint(checkpoint) if rotate else checkpoint
     config = replace(checkpoint.config, max_positions=min(checkpoint.config.max_positions, MAX_POSITIONS))
     if bits == 32:
@@ -185,11 +186,12 @@ def _chunks(
         inner = f"{within}.{tensor.name}" if within else tensor.name
         if tensor.name.endswith("weight"):
             rows, columns = shapes[source]
+            importance = None if layer is None else calibration.begin(layer, inner)
             for start, stop in slabs(rows, columns):
                 values = checkpoint.read(source, start, stop)
                 stored: np.ndarray = values
                 if tensor.dtype == "uint8":
-                    slab = scheme.quantize(values, source)
+                    slab = scheme.quantize(values, source, importance)
                     scales.append(slab.scales)
                     if slab.zero_points is not None:
                         zeros.append(slab.zero_points)
@@ -197,7 +199,7 @@ def _chunks(
                 else:
                     check_finite(values, source)
                 if layer is not None:
-                    calibration.multiply(layer, inner, start, values)
+                    calibration.multiply(values)
                 elif spec.name == EMBEDDING:
                     calibration.embed(start, values)
                 yield tensor, stored

@@ -1,4 +1,8 @@
-"""How a matrix's weights become few bits: signed levels around a zero point, blocks along K, as MatMulNBits stores them."""
+"""How a matrix's weights become few bits: signed levels around a zero point, blocks along K, as MatMulNBits stores them.
+
+Which levels and scale a 4-bit block gets is chosen for the least square error, each column weighed by its importance: what it is
+multiplied with in calibration. Measured, with what each step gains: benchmarks/README.md, Quality.
+"""
 
 from __future__ import annotations
 
@@ -48,15 +52,19 @@ class Scheme:
         }
         return shapes if self.symmetric else {**shapes, "zero_points": ("uint8", (rows, -(-blocks * self.bits // 8)))}
 
-    def quantize(self, weight: Floats, name: str = "weight") -> Stored:
-        """Of float32 [N, K], K padded with zeros. Raises InvalidInput with `name` when a weight is not finite."""
+    def quantize(self, weight: Floats, name: str = "weight", importance: Floats | None = None) -> Stored:
+        """Of float32 [N, K], K padded with zeros. Raises InvalidInput with `name` when a weight is not finite.
+
+        `importance` [K] weighs the square errors of the columns between which a 4-bit block's range decides.
+        """
         if self.bits == 8 and self.symmetric:
             return Stored(*quantize(weight, self.block_size, name))
         rows, columns = weight.shape
         width = padded(columns, self.block_size)
         blocks = np.pad(weight, ((0, 0), (0, width - columns))).reshape(rows, width // self.block_size, self.block_size)
         check_finite(blocks, name)
-        levels, scales, zeros = self._fit(blocks)
+        weights = np.ones(columns, np.float32) if importance is None else importance
+        levels, scales, zeros = self._fit(blocks, np.pad(weights, (0, width - columns)).reshape(-1, self.block_size))
         if self.bits == 8:
             return Stored(levels, scales, zeros if not self.symmetric else None)
         return Stored(_pack(levels), scales, None if self.symmetric else _pack(zeros))
@@ -76,7 +84,7 @@ class Scheme:
         levels *= stored.scales[..., None]
         return levels.reshape(rows, -1)[:, :columns]
 
-    def _fit(self, blocks: Floats) -> tuple[Bytes, Floats, Bytes]:
+    def _fit(self, blocks: Floats, importance: Floats) -> tuple[Bytes, Floats, Bytes]:
         """(levels [N, blocks, block], scales [N, blocks], zero points [N, blocks]) with the least square error of those that are tried."""
         best: tuple[npt.NDArray[np.float32], ...] | None = None
         for shrink in _SHRINKS if self.bits == 4 else (1.0,):
@@ -85,7 +93,9 @@ class Scheme:
             levels = np.rint(blocks * inverse[..., None])
             levels += zeros[..., None]
             np.clip(levels, 0, (1 << self.bits) - 1, out=levels)
-            errors = np.square((levels - zeros[..., None]) * scales[..., None] - blocks).sum(axis=-1)
+            if self.bits == 4:
+                scales = _best_scales(blocks, levels - zeros[..., None], importance, scales)
+            errors = (np.square((levels - zeros[..., None]) * scales[..., None] - blocks) * importance).sum(axis=-1)
             if best is None:
                 best = (levels, scales, zeros, errors)
             else:
@@ -109,6 +119,14 @@ class Scheme:
             scales = (high - low) / np.float32((1 << self.bits) - 1)
             zeros = np.rint(np.divide(-low, scales, out=np.zeros_like(low), where=~negligible))
         return np.where(negligible, np.float32(0), scales), zeros
+
+
+def _best_scales(blocks: Floats, steps: Floats, importance: Floats, otherwise: Floats) -> Floats:
+    """[N, blocks]: least squares of `blocks` by scale x `steps`, weighed; `otherwise` where all steps are 0."""
+    weighed = steps * importance
+    squares = (weighed * steps).sum(axis=-1)
+    best: Floats = np.divide((weighed * blocks).sum(axis=-1), squares, out=otherwise.copy(), where=squares > 0)
+    return best
 
 
 def _pack(values: Bytes) -> Bytes:

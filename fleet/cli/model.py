@@ -42,10 +42,12 @@ AsymmetricOption = Annotated[
     bool, typer.Option("--asymmetric", help="A zero point for each block of the layers' weights: less loss at 4 bits.")
 ]
 RotateOption = Annotated[
-    bool,
+    bool | None,
     typer.Option(
         "--rotate/--no-rotate",
-        help="Fold a rotation into the weights where the architecture allows it: the same function, less loss at int8.",
+        help="Fold a rotation into the weights where the architecture allows it: the same function, less loss at 8 bits, more at 4 "
+        "(default: with 8).",
+        show_default=False,
     ),
 ]
 
@@ -62,7 +64,7 @@ def pull(
     bits: BitsOption = 8,
     block_size: BlockOption = None,
     asymmetric: AsymmetricOption = False,
-    rotate: RotateOption = True,
+    rotate: RotateOption = None,
     evaluate: EvalOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -89,7 +91,7 @@ def import_(
     bits: BitsOption = 8,
     block_size: BlockOption = None,
     asymmetric: AsymmetricOption = False,
-    rotate: RotateOption = True,
+    rotate: RotateOption = None,
     evaluate: EvalOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -203,7 +205,7 @@ class How:
     bits: int = 8
     block_size: int | None = None
     symmetric: bool = True
-    rotate: bool = True
+    rotate: bool | None = None
 
     def check(self) -> None:
         """Raises InvalidInput."""

@@ -32,8 +32,9 @@ def calibrate(manifest: Manifest, weights: dict[str, np.ndarray], token_ids: lis
             calibration.keep(layer, name, weights[f"layers.{layer}.{name}"])
         for name in ("qkv.weight", "o.weight", "gate_up.weight", "down.weight"):
             matrix = weights[f"layers.{layer}.{name}"][:, : widths.get(name, manifest.config.hidden_size)]
+            calibration.begin(layer, name)
             for start in range(0, len(matrix), slab):
-                calibration.multiply(layer, name, start, matrix[start : start + slab])
+                calibration.multiply(matrix[start : start + slab])
         scales.append((calibration.key_scales, calibration.value_scales))
     return scales
 
@@ -55,6 +56,24 @@ def test_scales_are_what_keys_and_values_reach(imported: Get) -> None:
         assert np.allclose(found[:, 0 : config.rotary_dim : 2], 1.25 * pairs / 127, rtol=0.01)
         assert np.array_equal(found[:, 0 : config.rotary_dim : 2], found[:, 1 : config.rotary_dim : 2])
         assert np.allclose(found[:, config.rotary_dim :], 1.25 * np.abs(heads[:, :, config.rotary_dim :]).max(axis=0) / 127, rtol=0.01)
+
+
+def test_a_column_counts_by_what_it_is_multiplied_with(imported: Get) -> None:
+    artifact = imported(MODEL)
+    config, weights = artifact.manifest.config, oracle.load_weights(artifact.manifest, artifact.blob_folder)
+    token_ids = list(np.random.default_rng(3).integers(0, config.vocab_size, 40))
+    calibration = Calibration(config, token_ids)
+    calibration.embed(0, weights["embedding.weight"][:, : config.hidden_size])
+    gain = weights["layers.0.input_norm"].copy()
+    gain[5], gain[7] = 0.0, 10.0
+    for name, values in (("input_norm", gain), ("post_norm", gain), ("qkv.bias", weights["layers.0.qkv.bias"])):
+        calibration.keep(0, name, values)
+    importance = calibration.begin(0, "qkv.weight")
+    rows = oracle.run(config, weights, token_ids).hidden[0]
+    squares = np.square(rows / np.sqrt(np.mean(rows**2, axis=1, keepdims=True) + config.norm_epsilon) * gain).mean(axis=0)
+    assert np.allclose(importance, 0.1 + 0.9 * squares / squares.mean(), rtol=0.01)
+    assert importance.argmax() == 7
+    assert importance[5] == importance.min() > 0
 
 
 def test_an_import_stores_them_however_it_is_cut_into_slabs(imported: Get) -> None:

@@ -4,6 +4,7 @@ import errno
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -83,6 +84,13 @@ def test_the_manifest_says_whether_it_is_rotated(imported: Get) -> None:
         assert manifest.config.tied_head != rotate
         assert manifest.provenance.parameters == TIED_PARAMETERS  # of the checkpoint, either way
         assert parse(manifest.to_bytes()) == manifest
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_only_8_bits_are_rotated_unless_it_is_asked_for(folder: Path, store: ArtifactStore, bits: Literal[4, 8]) -> None:
+    with open_checkpoint(folder) as checkpoint:
+        assert import_model(checkpoint, store, "plain", bits=bits).quantization.rotated == (bits == 8)
+        assert import_model(checkpoint, store, "asked", bits=bits, rotate=True).quantization.rotated
 
 
 def test_the_manifest_tells_every_byte(imported: Get) -> None:

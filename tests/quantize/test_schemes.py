@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from protos.errors import InvalidInput
 from quantize.blocks import BLOCK_SIZES
-from quantize.schemes import Scheme
+from quantize.schemes import Scheme, Stored
 
 SCHEMES = [Scheme(bits, block, symmetric) for bits in (4, 8) for block in (32, 128) for symmetric in (True, False)]
 WEIGHTS = hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 150)), elements=st.floats(-1e6, 1e6, width=32))
@@ -45,6 +45,21 @@ def test_two_values_share_a_byte_the_first_in_its_low_half() -> None:
     odd = Scheme(4, 32, symmetric=False).quantize(np.tile(np.linspace(0, 15, 32, dtype=np.float32), 3)[None])
     assert odd.zero_points is not None
     assert odd.zero_points.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_an_important_column_is_nearer(symmetric: bool) -> None:
+    """By the errors weighed with it, no choice of ranges is better than the one made with it."""
+    rng = np.random.default_rng(0)
+    weight, importance = rng.standard_normal((64, 128)).astype(np.float32), rng.gamma(0.3, size=128).astype(np.float32)
+    scheme = Scheme(4, 32, symmetric)
+
+    def loss(stored: Stored, columns: npt.NDArray[np.float32]) -> float:
+        return float((np.square(scheme.dequantize(stored, 128) - weight) * columns).sum())
+
+    plain, weighed = scheme.quantize(weight), scheme.quantize(weight, importance=importance)
+    assert loss(weighed, importance) < loss(plain, importance)
+    assert loss(plain, np.ones_like(importance)) < loss(weighed, np.ones_like(importance))
 
 
 def test_finer_schemes_lose_less() -> None:
