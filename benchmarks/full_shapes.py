@@ -39,7 +39,13 @@ class Small:
     memory: str
 
 
-SMALL = {"glm-edge-1.5b": Small(2, "1500MiB"), "glm-edge-4b": Small(4, "1800MiB"), "glm-2b": Small(3, "1500MiB")}
+SMALL = {
+    "glm-edge-1.5b": Small(2, "1500MiB"),
+    "glm-edge-4b": Small(4, "1800MiB"),
+    "glm-4-9b": Small(6, "2500MiB"),
+    "glm-2b": Small(3, "1500MiB"),
+}
+ROOM_FOR_ALL = "16GiB"
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ def measure(name: str, folder: Path) -> Result:
         _answer(glmfleet, prompt)  # a first one warms the caches
         answer = _answer(glmfleet, prompt)
         peaks = glmfleet.device_peaks()
-    with glmfleet.fleet(1):
+    with glmfleet.fleet(1, "--memory", ROOM_FOR_ALL):
         glmfleet("deploy", name, "--context", CONTEXT, "--slots", SLOTS)
         same = _answer(glmfleet, prompt)["token_ids"] == answer["token_ids"]
     return Result(
@@ -174,7 +180,7 @@ def _answer(glmfleet: Commands, prompt: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--folder", type=Path, help="where to work: 9 GB of weights and 5 GB of artifact for the 4B model")
+    parser.add_argument("--folder", type=Path, help="where to work: 50 GB for the 9B model, 25 GB for the 4B model")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     columns = [

@@ -46,7 +46,7 @@ class HubModel:
     special: Mapping[str, int] = field(default_factory=dict)
 
 
-# FACTS of each: its config.json on the hub (zai-org/glm-edge-1.5b-chat, zai-org/glm-edge-4b-chat, THUDM/glm-2b).
+# FACTS of each: its config.json on the hub (zai-org/glm-edge-1.5b-chat, zai-org/glm-edge-4b-chat, zai-org/glm-4-9b-chat-hf, THUDM/glm-2b).
 MODELS = {
     "glm-edge-1.5b": HubModel(
         {
@@ -66,6 +66,21 @@ MODELS = {
             "num_attention_heads": 24,
             "num_key_value_heads": 6,
             "intermediate_size": 8192,
+        }
+    ),
+    "glm-4-9b": HubModel(
+        {
+            **_GLM_EDGE,
+            "hidden_size": 4096,
+            "num_hidden_layers": 40,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 2,
+            "intermediate_size": 13696,
+            "vocab_size": 151552,
+            "attention_bias": True,
+            "partial_rotary_factor": 0.5,
+            "max_position_embeddings": 131072,
+            "eos_token_id": [151329, 151336, 151338],
         }
     ),
     # The hub has its weights as a pickled file; here they are safetensors, which this project reads as well.
