@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator
@@ -54,6 +55,12 @@ class Home:
         return cls(folder)
 
     @property
+    def option(self) -> str:
+        """What a command line needs to mean this home: "" where it is found without."""
+        found = os.environ.get(VARIABLE) or platformdirs.user_data_dir("glmfleet", appauthor=False)
+        return "" if self.path == Path(os.path.abspath(Path(found).expanduser())) else f" --home {shlex.quote(str(self.path))}"
+
+    @property
     def authority(self) -> Path:
         """The fleet authority: its key and certificate."""
         return self.path / "authority"
@@ -97,6 +104,12 @@ class Home:
         """`locked` on the home's lock of this name: for whoever comes first to make something."""
         return locked(self.path / f"{name}.lock")
 
+    def check_not_served(self) -> None:
+        """Raises Conflict when a coordinator of this home runs."""
+        if other := self.running_coordinator():
+            where = f" at {other.url} (process {other.pid})"
+            raise Conflict(f"a coordinator of this home already runs{where}", advice="use it, stop it, or choose another --home")
+
     @contextmanager
     def serving(self, url: str) -> Iterator[None]:
         """While inside, this process is the home's one coordinator and `running_coordinator` finds it at `url`.
@@ -107,9 +120,8 @@ class Home:
         try:
             descriptor = self._take_coordinator_lock()
         except BlockingIOError as error:
-            other = self.running_coordinator()
-            where = f" at {other.url} (process {other.pid})" if other else ""
-            raise Conflict(f"a coordinator of this home already runs{where}", advice="use it, stop it, or choose another --home") from error
+            self.check_not_served()
+            raise Conflict("a coordinator of this home is starting", advice="use it, stop it, or choose another --home") from error
         try:
             write_private(self.coordinator_file, json.dumps({"url": url, "pid": os.getpid()}).encode())
             try:

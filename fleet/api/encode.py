@@ -9,6 +9,8 @@ from typing import Any
 
 def plain(value: Any) -> Any:
     """Dataclasses to dicts, tuples to lists, all the way down."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, list | tuple):

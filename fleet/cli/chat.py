@@ -21,7 +21,7 @@ from fleet.cli.generate import (
 from fleet.cli.options import HomeOption, ModelOption, open_home
 from fleet.cli.output import note
 from fleet.views import GenerateRequest
-from protos.errors import FleetError
+from protos.errors import FleetError, NotFound
 
 _PROMPT = "> "
 
@@ -42,6 +42,8 @@ def chat(
     """
     history = [Message("system", system)] if system else []
     with connect(open_home(home)) as coordinator:
+        if not coordinator.deployments():
+            raise NotFound("no model is deployed", advice="deploy one with `glmfleet deploy MODEL`")
         if sys.stdin.isatty():
             note("Ctrl-C stops an answer, /quit or Ctrl-D ends.")
         while (line := _read()) is not None:

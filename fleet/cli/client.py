@@ -38,7 +38,7 @@ def connect(home: Home) -> Iterator[CoordinatorClient]:
     """A client of the coordinator that serves this home. Raises Unavailable when none runs."""
     running = home.running_coordinator()
     if running is None:
-        raise Unavailable(f"no coordinator is running for this home ({home.path})", advice="start one: glmfleet serve")
+        raise Unavailable(f"no coordinator is running for this home ({home.path})", advice=f"start one: glmfleet serve{home.option}")
     key = read_key(home)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     # trust_env off: a proxy of the environment has no business on loopback.

@@ -51,6 +51,7 @@ def serve(
     opened = open_home(home)
     if not is_loopback(host) and not require_key:
         raise Denied(f"listening on {host} lets everyone in reach use the fleet", advice="add --require-key, or leave --host out")
+    opened.check_not_served()  # before its port is found to be taken
     key = ensure_key(opened) if require_key else None
     with _listening(host, port) as listener:
         url = _url(host, listener.getsockname()[1])

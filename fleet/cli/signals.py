@@ -1,8 +1,10 @@
-"""Ctrl-C and SIGTERM for work that starts processes: held while one is being started, and heard once only."""
+"""Ctrl-C, SIGTERM and a closed terminal, for work that starts processes: held while one is being started, and heard once only."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,11 +12,11 @@ from typing import Any
 
 from fleet.cli.output import note
 
-_HEARD = (signal.SIGINT, signal.SIGTERM)
+_HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """While inside, SIGINT raises KeyboardInterrupt and SIGTERM SystemExit, the first time.
+    """While inside, SIGINT raises KeyboardInterrupt, SIGTERM and SIGHUP SystemExit, the first time.
 
     Later ones are ignored: what the first set going is the clean-up, and nothing may cut that short.
     """
@@ -49,6 +51,8 @@ class Signals:
             self._raise(self._pending)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _write_nowhere()  # also when it comes during the clean-up of another
         if self._deaf:
             return
         if self._holds:
@@ -63,3 +67,11 @@ class Signals:
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)
+
+
+def _write_nowhere() -> None:
+    """The terminal is gone: what the clean-up says must not be what ends it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -88,8 +88,11 @@ def down(
 
     Example: glmfleet sim down
     """
-    stopped = local_fleet(open_home(home)).down(names or (), purge=purge)
-    note(f"{count_text(len(stopped), 'device')} stopped" if stopped else "no simulated device was running")
+    local = local_fleet(open_home(home))
+    held = {device.name: device.hollow or 1 for device in local.status()}
+    stopped = local.down(names or (), purge=purge)
+    kept = "" if purge else "; what they hold is kept for the next time (--purge deletes it)"
+    note(f"{count_text(sum(held[name] for name in stopped), 'device')} stopped{kept}" if stopped else "no simulated device was running")
 
 
 @app.command()

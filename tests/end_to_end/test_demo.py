@@ -51,7 +51,10 @@ def test_it_shows_everything_and_leaves_nothing(demo: Glmfleet) -> None:
     assert_nothing_left(demo)
 
 
-@pytest.mark.parametrize(("section", "number"), [*((section, signal.SIGINT) for section in SECTIONS[:4]), (SECTIONS[2], signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("section", "number"),
+    [*((section, signal.SIGINT) for section in SECTIONS[:4]), (SECTIONS[2], signal.SIGTERM), (SECTIONS[3], signal.SIGHUP)],
+)
 def test_a_signal_at_any_point_leaves_nothing(demo: Glmfleet, section: str, number: signal.Signals) -> None:
     process = demo.start("demo", "--devices", 2)
     assert process.stdout is not None

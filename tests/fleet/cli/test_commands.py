@@ -226,6 +226,13 @@ def test_chat_keeps_the_history(glmfleet: Command, served: Home, coordinator: Fa
     ]
 
 
+def test_chat_without_a_deployment_says_so_at_once(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    coordinator.deployed = []
+    code, out, err = glmfleet("chat", "--home", served.path)
+    assert (code, out) == (1, "")
+    assert err == "error: no model is deployed\n  deploy one with `glmfleet deploy MODEL`\n"
+
+
 def test_chat_survives_an_error(glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     coordinator.error = Busy("dev-1: full", advice="later")
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))

@@ -76,4 +76,4 @@ def test_hollow_devices_start_are_listed_as_one_and_stop(home: Home) -> None:
         assert glmfleet("sim", "status").stdout.splitlines()[1].split()[:5] == ["hollow-1", "rk3588", "25", "hollow", "running"]
     finally:
         down = glmfleet("sim", "down")
-    assert (down.returncode, down.stderr) == (0, "1 device stopped\n")
+    assert (down.returncode, down.stderr) == (0, "25 devices stopped; what they hold is kept for the next time (--purge deletes it)\n")

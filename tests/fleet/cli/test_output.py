@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from fleet.cli.output import Column, bytes_text, count_text, figure, in_order, print_table, wrapped
+from fleet.cli.output import Column, bytes_text, count_text, figure, in_order, print_json, print_table, wrapped
+from tests.support.fake_coordinator import DEVICE
 
 
 @pytest.mark.parametrize(
@@ -49,3 +52,9 @@ def test_a_long_line_breaks_between_words_beneath_its_beginning() -> None:
 
 def test_names_are_sorted_as_people_count() -> None:
     assert sorted(["dev-10", "dev-2", "gate", "dev-1"], key=in_order) == ["dev-1", "dev-2", "dev-10", "gate"]
+
+
+def test_json_of_views_within_dictionaries(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json([{"devices": (DEVICE,)}])
+    [found] = json.loads(capsys.readouterr().out)
+    assert found["devices"][0]["name"] == DEVICE.name
