@@ -123,6 +123,10 @@ def _first_problem(problems: Sequence[Any]) -> str:
     if not problems:
         return "the request is not valid"
     first = problems[0]
+    if first["type"] == "json_invalid":
+        return "the body is not JSON"
+    if first["loc"] == ("body",) and isinstance(first.get("input"), str | bytes):
+        return "the body was not read as JSON: send Content-Type: application/json"
     where = ".".join(str(step) for step in first["loc"] if step not in ("body", "query", "path"))
     problem = f"{where[:100]}: {first['msg']}" if where else str(first["msg"])
     return " ".join(problem[:500].split())

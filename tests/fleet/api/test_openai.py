@@ -272,3 +272,16 @@ async def test_tools_that_may_not_be_chosen_are_not_told(coordinator: FakeCoordi
     assert asked(coordinator).tools == ()
     answer = await http.post(CHAT, json={"model": "tiny", "messages": HELLO, "tools": [{"function": {"name": "a b"}}]})
     assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "message"),
+    [
+        (json.dumps({"messages": HELLO}), "application/x-www-form-urlencoded", "send Content-Type: application/json"),  # as curl -d does
+        ('{"messages": [', "application/json", "the body is not JSON"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_says_why(http: httpx.AsyncClient, body: str, kind: str, message: str) -> None:
+    answer = await http.post(CHAT, content=body, headers={"Content-Type": kind})
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
