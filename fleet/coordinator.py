@@ -280,8 +280,10 @@ def _planner_device(device: DeviceId, description: pb.DeviceDescription, deploym
 
 def _device_view(record: DeviceRecord, deployments: Mapping[str, DeploymentView]) -> DeviceView:
     description = record.description or pb.DeviceDescription()
-    accelerator, gauges = description.accelerator, record.gauges or telemetry_pb2.Gauges()
-    metered = record.gauges is not None and accelerator.energy_source != telemetry_pb2.ENERGY_SOURCE_UNMETERED
+    accelerator, gauges = description.accelerator, telemetry_pb2.Gauges()
+    if record.gauges is not None and record.state == "online":  # silent for some seconds: not those of now
+        gauges = record.gauges
+    metered = gauges is record.gauges and accelerator.energy_source != telemetry_pb2.ENERGY_SOURCE_UNMETERED
     return DeviceView(
         device_id=record.device_id,
         name=record.name,

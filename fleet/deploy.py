@@ -39,13 +39,10 @@ class Deployer:
         self._registry = registry
         self._artifacts = artifacts
 
-    def observed(self) -> dict[DeviceId, tuple[Held, ...]]:
-        """What the devices that can be asked hold; one that was silent for a moment is asked all the same."""
-        return {
-            record.device_id: held_by(record.description)
-            for record in self._registry.records()
-            if record.connected and record.description is not None
-        }
+    def observed(self, devices: Iterable[DeviceId] | None = None) -> dict[DeviceId, tuple[Held, ...]]:
+        """What the devices (None: all) that can be asked hold; one that was silent for a moment is asked all the same."""
+        records = self._registry.records() if devices is None else filter(None, map(self._registry.record, devices))
+        return {record.device_id: held_by(record.description) for record in records if record.connected and record.description is not None}
 
     async def wait_present(self, desired: Desired) -> None:
         """As `check_present`, but a device whose link broke a moment ago has the time to come back."""

@@ -40,6 +40,7 @@ class Live:
     running: asyncio.Task[None]
     restoring: asyncio.Task[None] | None = None
     problem: str = ""  # why the last attempt to restore it failed
+    reloading: bool = False  # what was lost is being loaded; its stream is the old one until it has been restarted
     addresses: tuple[str, ...] | None = None  # of its devices, as their neighbours were told last; None when not by us
 
 
@@ -104,7 +105,7 @@ class Deployments:
         if not of_model:
             raise NotFound(f"no model {model!r} is deployed", advice=f"deployed: {names}; or run `glmfleet deploy {model}`")
         # Several deployments of one model: the one that answers, of these the first by name.
-        return min(of_model, key=lambda live: (not live.stream.attached, live.desired.name))
+        return min(of_model, key=lambda live: (bool(self._trouble(live)), live.desired.name))
 
     def manifest(self, desired: Desired) -> Manifest:
         """Blocks. Raises NotFound when the model was removed here, Conflict when its name means another version now."""
@@ -236,15 +237,23 @@ class Deployments:
             await asyncio.sleep(COALESCE_SECONDS)
             self._woken.clear()
             for live in list(self._live.values()):
-                idle = live.restoring is None or live.restoring.done()
-                if idle and live.desired.name not in self._deploying and (self._lacks(live) or self._moved(live)):
+                if live.desired.name in self._deploying or not (live.restoring is None or live.restoring.done()):
+                    continue
+                if self._lacks(live) or self._moved(live):
                     live.restoring = self._background.start(self._restore(live), f"restore {live.desired.name}")
+                else:
+                    live.problem = ""
             await self._clear_away()
             wanted = [live.desired for live in self._live.values()]
             self._registry.forget_departed({DeviceId(stage.device_id) for desired in wanted for stage in desired.plan.stages})
 
     def _lacks(self, live: Live) -> bool:
         return any(not isinstance(action, Await) for action in reconcile(live.desired, self._deployer.observed()))
+
+    def _lost(self, live: Live) -> bool:
+        """A device that is there does not hold its stage."""
+        actions = reconcile(live.desired, self._deployer.observed(live.desired.devices))
+        return any(isinstance(action, Load) for action in actions)
 
     def _moved(self, live: Live) -> bool:
         """The ring does not stand, and a device answers elsewhere than its neighbour looks for it."""
@@ -260,12 +269,16 @@ class Deployments:
             stages = [action.stage for action in actions if isinstance(action, Load)]
             await self._deployer.push(desired, manifest, stages, _untold, in_force=desired.generation)
             addresses, moved = self._deployer.addresses(desired), self._moved(live)
+            live.reloading = bool(stages)
             try:
                 loaded = await self._deployer.settle(desired, manifest, _untold, moved=moved)
                 if loaded:
                     live.stream.restart()
+            except FleetError:
+                live.stream.restart()  # a load whose answer was lost may have been done
+                raise
             finally:
-                # Last: until devices are known to hold their stages it is not ready, and then it must not be on its old stream.
+                live.reloading = False
                 await self._registry.refresh(desired.devices)
             live.addresses = addresses
             live.problem = ""
@@ -318,7 +331,7 @@ class Deployments:
         for stage, device in enumerate(live.desired.devices):
             if (record := self._registry.record(device)) is None or not record.connected:
                 return f"{self._deployer.missing(live.desired, stage)}; it waits for this device, or deploy again to use others"
-        if any(isinstance(action, Load) for action in reconcile(live.desired, self._deployer.observed())):
+        if live.reloading or self._lost(live):
             # The head may not know yet that its ring is broken: what is asked now would end with it.
             return live.problem or "a device lost its stage, which is being loaded again"
         if live.stream.attached:

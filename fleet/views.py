@@ -33,7 +33,7 @@ class DeviceView:
     detail: str = ""  # why it is not online, one line
     hollow: bool = False  # it computes nothing
     gateway: str = ""  # the id of the gateway that answers for it; "": it answers itself
-    # Of its last sample; None where it is not connected, or does not measure that.
+    # Of its last sample; None where it is not online, or does not measure that.
     power_watts: float | None = None  # mean of about a second
     temperature_celsius: float | None = None
     throttled: bool = False  # runs slower, to cool down

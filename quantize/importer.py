@@ -52,9 +52,8 @@ def import_model(
 
     The model exists when this returns and not before. `source` names the checkpoint's bytes (`quantize.journal.source_identity`): an import
     that was broken off, however hard, goes on behind its last whole layer when it is started again with the same options. Contexts beyond
-    MAX_POSITIONS are cut to it. `rotate` is `quantize.folding`'s, where the architecture allows it; None: unless bits are 4, which lose by
-    it (benchmarks/README.md). `bits=32` keeps weights in float32:
-    the reference that an int8 artifact is judged against, in the same graphs.
+    MAX_POSITIONS are cut to it. `rotate` is `quantize.folding`'s, where the architecture allows it; None: with 8 bits, since 4 lose by it
+    (benchmarks/README.md). `bits=32` keeps weights in float32: the reference that an int8 artifact is judged against, in the same graphs.
     Raises InvalidInput (a weight that is not finite, a block size or name that cannot be), NoSpace.
     """
     store.check_name(name)

@@ -55,7 +55,7 @@ class Scheme:
     def quantize(self, weight: Floats, name: str = "weight", importance: Floats | None = None) -> Stored:
         """Of float32 [N, K], K padded with zeros. Raises InvalidInput with `name` when a weight is not finite.
 
-        `importance` [K] weighs the square errors of the columns between which a 4-bit block's range decides.
+        Of a 4-bit block, range and scale are those of the least square error, the columns weighed by `importance` [K].
         """
         if self.bits == 8 and self.symmetric:
             return Stored(*quantize(weight, self.block_size, name))
@@ -64,7 +64,9 @@ class Scheme:
         blocks = np.pad(weight, ((0, 0), (0, width - columns))).reshape(rows, width // self.block_size, self.block_size)
         check_finite(blocks, name)
         weights = np.ones(columns, np.float32) if importance is None else importance
-        levels, scales, zeros = self._fit(blocks, np.pad(weights, (0, width - columns)).reshape(-1, self.block_size))
+        with np.errstate(over="ignore", invalid="ignore"):  # weights near the largest float32 are refused just below
+            levels, scales, zeros = self._fit(blocks, np.pad(weights, (0, width - columns)).reshape(-1, self.block_size))
+        check_finite(scales, name)
         if self.bits == 8:
             return Stored(levels, scales, zeros if not self.symmetric else None)
         return Stored(_pack(levels), scales, None if self.symmetric else _pack(zeros))

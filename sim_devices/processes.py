@@ -90,8 +90,9 @@ def _wait_ended(processes: Sequence[psutil.Process], patience_seconds: float) ->
 
 
 def _runs(process: psutil.Process) -> bool:
+    """A zombie whose other threads have not ended yet still holds its files and memory."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
     except psutil.NoSuchProcess:
         return False
 

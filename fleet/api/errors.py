@@ -103,6 +103,9 @@ async def _on_fleet_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    sent = request.headers.get("content-type", "").partition(";")[0]
+    if error.body is not None and not sent.endswith("json"):
+        return respond(request, InvalidInput("the body was not read as JSON", advice="send Content-Type: application/json"))
     return respond(request, InvalidInput(_first_problem(error.errors())))
 
 
@@ -125,8 +128,6 @@ def _first_problem(problems: Sequence[Any]) -> str:
     first = problems[0]
     if first["type"] == "json_invalid":
         return "the body is not JSON"
-    if first["loc"] == ("body",) and isinstance(first.get("input"), str | bytes):
-        return "the body was not read as JSON: send Content-Type: application/json"
     where = ".".join(str(step) for step in first["loc"] if step not in ("body", "query", "path"))
     problem = f"{where[:100]}: {first['msg']}" if where else str(first["msg"])
     return " ".join(problem[:500].split())

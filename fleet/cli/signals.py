@@ -28,7 +28,9 @@ class Signals:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Signals:
-        self._previous = {number: signal.signal(number, self._on_signal) for number in _HEARD}
+        # One that is ignored from outside stays so: `nohup` means that.
+        heard = [number for number in _HEARD if signal.getsignal(number) is not signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._on_signal) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

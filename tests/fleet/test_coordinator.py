@@ -70,6 +70,8 @@ async def test_gauges_are_those_of_now(tmp_path: Path) -> None:
         assert (view.power_watts, view.temperature_celsius, view.battery_fraction) == (4.5, 91.0, None)
         device.is_told.gauges.temperature_celsius = float("nan")  # what cannot be true is not shown
         await wait_until(lambda: coordinator.devices()[0].temperature_celsius is None)
+        device.is_told.gauges.temperature_celsius = 50.0
+        await wait_until(lambda: coordinator.devices()[0].power_watts == 4.5)
         await device.stop()
         await wait_until(lambda: coordinator.devices()[0].power_watts is None)
 
@@ -166,6 +168,24 @@ async def test_ready_again_only_when_the_lost_stage_is_there_and_the_stream_is_n
         await wait_until(look)
         first_degraded = [state for state, *_ in seen].index("degraded")
         assert {one for one in seen[first_degraded:] if one[0] == "ready"} == {("ready", True, 2)}
+
+
+async def test_of_two_deployments_of_a_model_the_one_that_is_well_answers(tmp_path: Path) -> None:
+    """The other's stream still stands."""
+    async with fake_fleet(tmp_path, 3) as fleet, fleet.coordinating() as coordinator:
+        head, tail, other = fleet.devices
+        for name, devices in (("a", (head, tail)), ("b", (other,))):
+            wish = PlanRequest("tiny", stages=len(devices), devices=tuple(device.name for device in devices))
+            async for _ in coordinator.deploy(wish, name):
+                pass
+        await ask(coordinator, GenerateRequest(model="tiny", prompt="hi"))
+        assert (len(head.submitted), len(other.submitted)) == (1, 0)
+        tail.is_told.holds["LoadStage"] = asyncio.Event()
+        await tail.restart()
+        await wait_until(lambda: "loaded again" in coordinator.deployments()[0].detail)
+        await ask(coordinator, GenerateRequest(model="tiny", prompt="hi"))
+        assert (len(head.submitted), len(other.submitted)) == (1, 1)
+        tail.is_told.holds["LoadStage"].set()
 
 
 async def test_device_that_lost_its_disk_is_sent_everything_again(tmp_path: Path) -> None:

@@ -48,8 +48,15 @@ def test_two_values_share_a_byte_the_first_in_its_low_half() -> None:
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
+def test_weights_too_large_to_be_fitted_are_refused_by_name(symmetric: bool) -> None:
+    weight = np.full((1, 32), 3e38, np.float32)
+    with pytest.raises(InvalidInput, match=r"layers\.0\.o\.weight"):
+        Scheme(4, 32, symmetric).quantize(weight, "layers.0.o.weight")
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
 def test_an_important_column_is_nearer(symmetric: bool) -> None:
-    """By the errors weighed with it, no choice of ranges is better than the one made with it."""
+    """By the errors weighed with it, what was chosen with it is better than what was chosen without; and the other way round."""
     rng = np.random.default_rng(0)
     weight, importance = rng.standard_normal((64, 128)).astype(np.float32), rng.gamma(0.3, size=128).astype(np.float32)
     scheme = Scheme(4, 32, symmetric)
