@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.cpu import CpuHardware
+from device.hardware import RunReport
 from device.services import CHUNK_LIMIT_BYTES
 from protos.errors import Busy, Conflict, Corrupt, FleetError, InvalidInput, NoSpace, NotFound, Unavailable, remote
 from protos.ids import PROTOCOL_VERSION, digest_of
@@ -42,9 +44,24 @@ def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def device(folder: Path, memory_bytes: int = 1 << 30) -> AsyncIterator[Peer]:
-    async with agents(folder, [CpuHardware(memory_bytes, 1)]) as (_, (peer,), _):
+async def device(folder: Path, memory_bytes: int = 1 << 30, hardware: CpuHardware | None = None) -> AsyncIterator[Peer]:
+    async with agents(folder, [hardware or CpuHardware(memory_bytes, 1)]) as (_, (peer,), _):
         yield peer
+
+
+class Halting(CpuHardware):
+    """Stands still before a request's fourth run until `go` is set: a tiny model's answer would be over before anybody looks."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 30, 1)
+        self.runs = 0
+        self.go = threading.Event()
+
+    def run(self, work: object, compute: Callable[[], None]) -> RunReport:
+        self.runs += 1
+        if self.runs > 3:
+            self.go.wait(30)
+        return super().run(work, compute)
 
 
 async def describe(peer: Peer) -> pb.DeviceDescription:
@@ -163,7 +180,8 @@ async def test_blobs_that_are_not_what_was_said(tmp_path: Path) -> None:
 
 async def test_a_stage_s_life(tmp_path: Path, stages: TinyStages) -> None:
     (request,) = stages.requests()
-    async with device(tmp_path) as peer:
+    hardware = Halting()
+    async with device(tmp_path, hardware=hardware) as peer:
         with pytest.raises(NotFound, match="blob"):
             await load(peer, request)
         await push(peer, stages, request)
@@ -192,13 +210,12 @@ async def test_a_stage_s_life(tmp_path: Path, stages: TinyStages) -> None:
         await client.attach()
         number = await client.start([1, 2, 3], 120)
         await wait_until(lambda: client.answer(number).token_ids)
-        await client.pause(number, True)
         again = await load(peer, request)
         assert again == pb.LoadStageReply(memory_bytes=loaded.memory_bytes, load_seconds=0)
         assert (await describe(peer)).stages[0].open_sequences == 1
         await retain(peer)  # keeps what the loaded stage uses
         assert all(complete for complete, _ in await stat(peer, *request.blobs))
-        await client.pause(number, False)
+        hardware.go.set()
         assert len((await client.end(number)).token_ids) == 120
         await client.close()
 
