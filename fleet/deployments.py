@@ -275,7 +275,8 @@ class Deployments:
                 if loaded:
                     live.stream.restart()
             except FleetError:
-                live.stream.restart()  # a load whose answer was lost may have been done
+                if live.reloading:  # a load whose answer was lost may have been done
+                    live.stream.restart()
                 raise
             finally:
                 live.reloading = False

@@ -42,8 +42,7 @@ class Home:
 
         Raises InvalidInput when it is no folder or cannot be written to.
         """
-        chosen = path or Path(os.environ.get(VARIABLE) or platformdirs.user_data_dir("glmfleet", appauthor=False))
-        folder = Path(os.path.abspath(chosen.expanduser()))
+        folder = _absolute(path or _usual())
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -57,8 +56,7 @@ class Home:
     @property
     def option(self) -> str:
         """What a command line needs to mean this home: "" where it is found without."""
-        found = os.environ.get(VARIABLE) or platformdirs.user_data_dir("glmfleet", appauthor=False)
-        return "" if self.path == Path(os.path.abspath(Path(found).expanduser())) else f" --home {shlex.quote(str(self.path))}"
+        return "" if self.path == _absolute(_usual()) else f" --home {shlex.quote(str(self.path))}"
 
     @property
     def authority(self) -> Path:
@@ -206,3 +204,12 @@ def _read_coordinator(path: Path) -> Coordinator | None:
         return Coordinator(str(plain["url"]), int(plain["pid"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _usual() -> Path:
+    """Where the home is when nobody says another."""
+    return Path(os.environ.get(VARIABLE) or platformdirs.user_data_dir("glmfleet", appauthor=False))
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))

@@ -81,9 +81,8 @@ def print_devices(found: Sequence[DeviceView], *, everything: bool = False) -> N
     for device in found:
         if device.detail:
             note(f"{device.name} is {device.state}: {device.detail}")
-    for device in found:
-        if device.throttled:
-            note(f"{device.name} is throttled: it runs slower, to cool down")
+    for line in _throttled(found):
+        note(line)
 
 
 def print_counts(found: Sequence[DeviceView]) -> None:
@@ -94,12 +93,16 @@ def print_counts(found: Sequence[DeviceView]) -> None:
     print_table(columns, [[f"{count:,}", *key, bytes_text(memory[key])] for key, count in sorted(counts.items())])
     _name_some([f"{device.name}: {stage}" for device in found for stage in device.stages], "stages")
     _name_some([f"{device.name} is {device.state}: {device.detail}" for device in found if device.detail], "devices")
-    _name_some([f"{device.name} is throttled: it runs slower, to cool down" for device in found if device.throttled], "throttled devices")
+    _name_some(_throttled(found), "throttled devices")
     note(f"{len(found):,} devices; glmfleet devices --all lists each, --json all there is to know")
 
 
 def kind(device: DeviceView) -> str:
     return "hollow" if device.hollow else "simulated" if device.simulated else "real"
+
+
+def _throttled(found: Sequence[DeviceView]) -> list[str]:
+    return [f"{device.name} is throttled: it runs slower, to cool down" for device in found if device.throttled]
 
 
 def _name_some(lines: Sequence[str], what: str) -> None:
