@@ -88,11 +88,6 @@ class Hardware(Protocol):
     def close(self) -> None: ...
 
 
-async def execute(hardware: Hardware, work: Work, compute: Callable[[], None]) -> RunReport:
-    """A turn of one run."""
-    return await hardware.turn(lambda: hardware.run(work, compute))
-
-
 class RunThread:
     """The one thread that computes. A queue of one worker is first come, first served, which is fair while turns are short."""
 

@@ -15,6 +15,7 @@ from device.engine.opening import Output
 from device.engine.stage import Rows, Tokens
 from device.pipeline.clients import TOGETHER_SECONDS, Client, Track, parse_submit
 from device.pipeline.link import Link
+from device.pipeline.microbatch import check_returned, microbatch, placed_tokens
 from device.pipeline.relay import WINDOW, FlowContext, Microbatches
 from device.pipeline.sampler import sample
 from device.pipeline.scheduler import Scheduler
@@ -23,7 +24,7 @@ from device.pipeline.stage import Extra, Stage
 from device.pipeline.wire import decode, encode
 from protos.costs import head_work
 from protos.dtypes import row_bytes
-from protos.errors import Conflict, FleetError, Internal, InvalidInput, Unavailable
+from protos.errors import Conflict, FleetError, Internal, Unavailable
 from protos.ids import DeviceId
 from protos.transport import Credentials
 from protos.v1 import pipeline_pb2 as pb
@@ -157,25 +158,33 @@ class Head:
                 await self._fail(Internal(f"{type(error).__name__}: {error}"))
 
     async def _launch(self, step: Step) -> None:
-        for sequence in step.sequences:
-            self._tracks[sequence.number].start(time.perf_counter())
+        message, tracks = self._message(step), [self._tracks[sequence.number] for sequence in step.sequences]
+        for track in tracks:
+            track.start(time.perf_counter())
+        if message.HasField("modelled_at"):
+            message.modelled_at = max([message.modelled_at, *(track.modelled_arrival for track in tracks)])
         if self._link is None:
-            await self._launch_alone(step)
+            await self._launch_alone(step, message)
             return
-        message, tokens = self._message(step), self._tokens(step)
         started = time.perf_counter()
-        hidden = await self.stage.step(message, tokens)
+        hidden = await self.stage.step(message, self._tokens(step))
         self._measure(step, started)
+        await self._send(step, message, hidden)
+
+    async def _send(self, step: Step, message: pb.Microbatch, hidden: Rows | None) -> None:
+        assert self._link
         if hidden is not None:
             message.hidden = encode(hidden, self.stage.spec.shape.wire_dtype)
+        self._steps += 1
+        message.step = self._steps
         self._in_flight[message.step] = step
         self.stage.counters.sent_bytes += await self._link.send(message)
 
-    async def _launch_alone(self, step: Step) -> None:
+    async def _launch_alone(self, step: Step, message: pb.Microbatch) -> None:
         """The whole model is here: the step's round ends with its run, and decode rounds follow each other in the computing thread for
         BURST_SECONDS, or until there is news: handing a small model's every token to the event loop and back takes a tenth of its time."""
         self._wake.clear()  # from here on it tells of news
-        rounds = [_Round(step, self._message(step))]
+        rounds = [_Round(step, message)]
         most, started = self._scheduler.rounds(step), time.perf_counter()
 
         def sample(hidden: Rows) -> None:
@@ -186,31 +195,27 @@ class Head:
         def following() -> tuple[pb.Microbatch, Tokens] | None:
             this = rounds[-1]
             this.ended_at = time.perf_counter()  # not when it was sampled: an accelerator that keeps its pace ends later
-            stops = any(token in sequence.request.stop_token_ids for sequence, token in this.sampled.items())
-            if len(rounds) >= most or stops or self._wake.is_set() or this.ended_at - started > BURST_SECONDS:
+            over = len(rounds) >= most or self._wake.is_set() or this.ended_at - started > BURST_SECONDS
+            after = None if over else this.step.following(this.sampled)
+            if after is None:
                 return None
-            tokens = tuple(this.sampled[sequence] for sequence in step.sequences)
-            after = this.step.following(tokens)
             rounds.append(_Round(after, self._message(after)))
             return rounds[-1].message, self._tokens(after)
 
         extra = Extra(head_work(self.stage.spec.cost, len(step.wanted)), sample) if step.wanted else None
-        await self.stage.step(rounds[0].message, self._tokens(step), extra, following)
+        await self.stage.step(message, self._tokens(step), extra, following)
         self._measure(step, started)
         for each in rounds:
             self._round_done(each.step, each.message, each.sampled, each.ended_at)
 
+    def _message(self, step: Step) -> pb.Microbatch:
+        message = microbatch(step)
+        if self.stage.hardware.info.simulated:
+            message.modelled_at = self._group_ready[step.group]
+        return message
+
     def _tokens(self, step: Step) -> Tokens:
-        if not self.stage.spec.shape.learned_positions:
-            return np.array(step.tokens, np.int64)
-        # Prefill: one sequence at consecutive rows; decode: each at its own.
-        rows = (
-            [(step.sequences[0], step.positions[0] + index) for index in range(len(step.tokens))]
-            if step.prefill
-            else list(zip(step.sequences, step.positions, strict=True))
-        )
-        positions = [sequence.request.positions(row) for sequence, row in rows]
-        return np.array([(token, *places) for token, places in zip(step.tokens, positions, strict=True)], np.int64)
+        return placed_tokens(step) if self.stage.spec.shape.learned_positions else np.array(step.tokens, np.int64)
 
     def _measure(self, step: Step, started: float) -> None:
         """Stages are cut to take about the same time, so the head's own says how long a chunk holds up the ring."""
@@ -218,30 +223,38 @@ class Head:
             self._scheduler.chunks.measured(len(step.tokens), time.perf_counter() - started)
 
     async def _returned(self, message: pb.Microbatch, ring_id: str) -> None:
+        """End a step's round. Where nothing else is to be decided, its next begins in the same turn of the computing thread: a turn
+        of its own is half a hop more for each token."""
         step = self._in_flight.pop(message.step, None)
         if step is None:
             raise Conflict(f"step {message.step} came back, which is not in flight")
-        self._check_returned(message, step)
-        sampled: dict[Sequence, int] = {}
-        if step.wanted:
-            shape = self.stage.spec.shape
-            hidden = decode(message.hidden, len(step.wanted), shape.hidden_size, shape.wire_dtype)
-
-            def finish() -> None:
-                sampled.update(self._sample(step, hidden))
-
-            await self.stage.extra(message, head_work(self.stage.spec.cost, len(step.wanted)), finish)
-            if self.stage.ring_id != ring_id:
-                raise Conflict("the ring was given up while its step was computed")
-        self._round_done(step, message, sampled, time.perf_counter())
-
-    def _check_returned(self, message: pb.Microbatch, step: Step) -> None:
         shape = self.stage.spec.shape
-        size = len(step.wanted) * row_bytes(shape.hidden_size, shape.wire_dtype)
-        same = message.group == step.group and list(message.slots) == [sequence.slot for sequence in step.sequences]
-        released = [item.sequence for item in message.released] == [sequence.number for _, sequence in step.released]
-        if not (same and released and len(message.hidden) == size):
-            raise InvalidInput(f"step {message.step} came back changed: {len(message.hidden)} bytes of hidden rows, {size} expected")
+        check_returned(message, step, row_bytes(shape.hidden_size, shape.wire_dtype))
+        if not step.wanted:
+            self._round_done(step, message, {}, time.perf_counter())
+            return
+        received = decode(message.hidden, len(step.wanted), shape.hidden_size, shape.wire_dtype)
+        rounds, most = [_Round(step, message)], min(2, self._scheduler.rounds(step))
+
+        def finish() -> None:
+            rounds[0].sampled = self._sample(step, received)
+
+        def following() -> tuple[pb.Microbatch, Tokens] | None:
+            if len(rounds) == 1:
+                rounds[0].ended_at = time.perf_counter()
+            after = None if len(rounds) >= most else step.following(rounds[0].sampled)
+            if after is None:
+                return None
+            rounds.append(_Round(after, self._message(after)))
+            return rounds[1].message, self._tokens(after)
+
+        hidden = await self.stage.extra(message, head_work(self.stage.spec.cost, len(step.wanted)), finish, following)
+        if self.stage.ring_id != ring_id:
+            raise Conflict("the ring was given up while its step was computed")
+        self._round_done(step, message, rounds[0].sampled, rounds[0].ended_at)
+        for after in rounds[1:]:
+            self._scheduler.launched(after.step)
+            await self._send(after.step, after.message, hidden)
 
     def _sample(self, step: Step, hidden: Rows, ahead: int = 0) -> dict[Sequence, int]:
         """One token for each of `step.wanted`, whose answers are `ahead` tokens longer than told yet; runs in the computing thread."""
@@ -281,30 +294,6 @@ class Head:
     def _tell_unseen(self) -> None:
         for sequence in self._scheduler.take_unseen():
             self._tracks.pop(sequence.number).finish(())
-
-    def _message(self, step: Step) -> pb.Microbatch:
-        self._steps += 1
-        message = pb.Microbatch(
-            step=self._steps,
-            group=step.group,
-            prefill=step.prefill,
-            slots=[sequence.slot for sequence in step.sequences],
-            positions=step.positions,
-            rows=len(step.tokens),
-            all_wanted=not step.prefill and len(step.wanted) == len(step.sequences),
-            released=[pb.Released(slot=slot, sequence=sequence.number) for slot, sequence in step.released],
-            swapped=[pb.Swapped(from_slot=source, to_slot=target) for source, target in step.swapped],
-            opened=[pb.Opened(slot=slot, sequence=sequence.number, kept=kept) for slot, sequence, kept in step.opened],
-            copied=[pb.Copied(from_slot=source, to_slot=target, rows=rows) for source, target, rows in step.copied],
-        )
-        if step.prefill and step.wanted:
-            message.wanted.append(len(step.tokens) - 1)
-        elif not message.all_wanted:
-            message.wanted.extend(index for index, sequence in enumerate(step.sequences) if sequence in step.wanted)
-        if self.stage.hardware.info.simulated:
-            arrivals = [self._tracks[sequence.number].modelled_arrival for sequence in step.sequences]
-            message.modelled_at = max([self._group_ready[step.group], *arrivals])
-        return message
 
     def _new_scheduler(self) -> Scheduler:
         shape = self.stage.spec.shape

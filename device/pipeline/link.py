@@ -36,6 +36,7 @@ class Link:
         self._call: grpc.aio.StreamStreamCall[pb.FlowMessage, pb.FlowReply] | None = None
         self._credit = 0
         self._credit_came = asyncio.Event()
+        self._sending = asyncio.Lock()
         self._ended: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Link:
@@ -63,6 +64,10 @@ class Link:
 
     async def send(self, message: pb.Microbatch) -> int:
         """Hand over a microbatch, waiting for credit; returns the bytes sent. Raises Unavailable or what the next stage refused with."""
+        async with self._sending:
+            return await self._send(message)
+
+    async def _send(self, message: pb.Microbatch) -> int:
         assert self._call is not None
         assert self._ended is not None
         while not self._credit:

@@ -66,20 +66,24 @@ class Scheduler:
             step = self._step_of(index, group)
             if step is not None:
                 self._turn = index + 1
-                group.in_flight = True
-                for sequence in step.sequences:
-                    sequence.in_flight = True
+                self.launched(step)
                 return step
         return None
 
     def rounds(self, step: Step) -> int:
-        """How often a decode step may be followed by the next of the same sequences before anything else must be decided, this one
-        counted: until the first of them has all its tokens, 1 when there is more to do than to decode them."""
-        (group, *others) = self._groups
-        alone = not (others or self._waiting or any(sequence and sequence.prefilling for sequence in group.slots))
-        if step.prefill or not alone or step.wanted != step.sequences or not step.sequences:
+        """How often a decode step may be followed by the next of the same sequences before anything else must be decided in its group,
+        this one counted: until the first of them has all its tokens, 1 when there is more to do than to decode them."""
+        group = self._groups[step.group]
+        same = step.sequences == tuple(sequence for sequence in group.slots if sequence and not sequence.paused)
+        if step.prefill or not same or step.wanted != step.sequences or any(s.cancelled for s in step.sequences) or group.releasing:
             return 1
-        return min(min(s.request.max_tokens - len(s.answer), self._context - s.length) for s in step.sequences)
+        return min((min(s.request.max_tokens - len(s.answer), self._context - s.length) for s in step.sequences), default=1)
+
+    def launched(self, step: Step) -> None:
+        """A step that follows a completed one, see Step.following, is on its way: its group is in flight until it is complete as well."""
+        self._groups[step.group].in_flight = True
+        for sequence in step.sequences:
+            sequence.in_flight = True
 
     def complete(self, step: Step, sampled: dict[Sequence, int]) -> list[Told]:
         """Take a step's result: `sampled` has a token for each of `step.wanted`. What ends is released with its group's next step.

@@ -101,8 +101,11 @@ class Step:
     opened: tuple[tuple[int, Sequence, int], ...]  # (slot, sequence, first rows of the slot that are its own)
     copied: tuple[tuple[int, int, int], ...]  # (from, to, rows): the first rows of another slot
 
-    def following(self, tokens: tuple[int, ...]) -> Step:
-        """The decode step that feeds what this one gave, when nothing else changes."""
+    def following(self, sampled: dict[Sequence, int]) -> Step | None:
+        """The decode step that feeds what this one gave, when nothing else changes; None when what it gave ends one of them."""
+        if any(token in sequence.request.stop_token_ids for sequence, token in sampled.items()):
+            return None
+        tokens = tuple(sampled[sequence] for sequence in self.sequences)
         positions = tuple(position + 1 for position in self.positions)
         return Step(self.group, False, self.sequences, tokens, positions, self.sequences, (), (), (), ())
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from device.engine.opening import Engine
 from device.engine.stage import Rows, Tokens
-from device.hardware import Hardware, RunReport, execute
+from device.hardware import Hardware, RunReport
 from device.pipeline.wire import decode
 from device.stage_spec import StageSpec
 from protos.costs import decode_work, prefill_work
@@ -71,6 +71,10 @@ class StageCounters:
         self.busy_seconds += report.wall_seconds
         self.modelled_busy_seconds += report.modelled_seconds or 0.0
         self.busy_joules += report.joules or 0.0
+
+
+# Called in the computing thread after a run: the microbatch that is to run next in the same turn, with what enters the layers.
+Following = Callable[[], tuple[pipeline_pb2.Microbatch, Tokens] | None]
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class Stage:
         message: pipeline_pb2.Microbatch,
         rows: Rows | Tokens | None = None,
         extra: Extra | None = None,
-        following: Callable[[], tuple[pipeline_pb2.Microbatch, Tokens] | None] = lambda: None,
+        following: Following = lambda: None,
     ) -> Rows | None:
         """Carry out a microbatch: slot changes, then its rows (`rows`: what enters the layers; None: what the message carries).
 
@@ -149,8 +153,29 @@ class Stage:
         self._check_rows(message)
         given = self._received(message) if rows is None else rows
 
-        def turn() -> tuple[Rows, list[tuple[pipeline_pb2.Microbatch, RunReport]]]:
-            hidden, report = self._run(message, given, extra)
+        return await self._turn(message, lambda: self._run(message, given, extra), following, extra)
+
+    async def extra(
+        self,
+        message: pipeline_pb2.Microbatch,
+        work: Work,
+        run: Callable[[], None],
+        following: Following = lambda: None,
+    ) -> Rows | None:
+        """A further computation for the rows of `message`, such as the output head's at the end of a round; `following` and what is
+        returned as `step` has them."""
+        return await self._turn(message, lambda: (None, self.hardware.run(work, run)), following, counted=False)
+
+    async def _turn(
+        self,
+        message: pipeline_pb2.Microbatch,
+        first: Callable[[], tuple[Rows | None, RunReport]],
+        following: Following,
+        extra: Extra | None = None,
+        counted: bool = True,
+    ) -> Rows | None:
+        def turn() -> tuple[Rows | None, list[tuple[pipeline_pb2.Microbatch, RunReport]]]:
+            hidden, report = first()
             runs = [(message, report)]
             while following_one := following():
                 hidden, report = self._run(*following_one, extra)
@@ -162,7 +187,7 @@ class Stage:
         for one, report in runs:
             if one.HasField("modelled_at"):
                 one.modelled_at = ready_at
-            self._account(one, report)
+            self._account(one, report, counted or one is not message)
             ready_at = one.modelled_at
         return hidden
 
@@ -177,10 +202,6 @@ class Stage:
         work = self._work(message)
         report = self.hardware.run(work + extra.work if extra else work, compute)
         return result[0], report
-
-    async def extra(self, message: pipeline_pb2.Microbatch, work: Work, run: Callable[[], None]) -> None:
-        """A further computation for the rows of `message`, such as the output head's at the end of a round."""
-        self._account(message, await execute(self.hardware, work, run), counted=False)
 
     def _change_slots(self, message: pipeline_pb2.Microbatch) -> None:
         if message.group >= len(self.engine.groups):
@@ -247,7 +268,7 @@ class Stage:
         sent = message.rows if message.all_wanted or not is_last else len(message.wanted)
         return work + Work(link_bytes=sent * row_bytes(spec.shape.hidden_size, spec.shape.wire_dtype))
 
-    def _account(self, message: pipeline_pb2.Microbatch, report: RunReport, counted: bool = True) -> None:
+    def _account(self, message: pipeline_pb2.Microbatch, report: RunReport, counted: bool) -> None:
         self.counters.add(report)
         if message.HasField("modelled_at"):
             message.modelled_at = self.clock.occupy(message.modelled_at, report)

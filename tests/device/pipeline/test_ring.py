@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from device.hardware import RunThread
 from device.pipeline.head import Head
 from device.pipeline.link import Link
 from protos.errors import Conflict, InvalidInput, NotFound, Unavailable
@@ -44,6 +46,26 @@ async def test_cut_company_and_replay_do_not_change_the_text(tmp_path: Path, mod
         assert [answer.token_ids for answer in replays] == [tokens[10:] for tokens in expected]
         assert replays[0].indices == list(range(10, 20))
         assert await many.open_sequences() == 0
+
+
+async def test_a_token_is_one_turn_of_each_stage(
+    tmp_path: Path, model: tuple[Manifest, ArtifactStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head ends a round and begins the next in the same turn."""
+    turns, turn = [0], RunThread.turn
+
+    async def counted(thread: RunThread, function: Callable[[], Any]) -> Any:
+        turns[0] += 1
+        return await turn(thread, function)
+
+    async with ring(tmp_path, *model, 2) as two, two.client() as client:
+        monkeypatch.setattr(RunThread, "turn", counted)
+        await client.ask(PROMPTS[2], 20)
+        # Two of the prefill; of 19 rounds the first comes after a turn of the head's for the prefill's token.
+        assert turns[0] == 2 + 1 + 19 * 2 + 1
+        slow = await client.start(PROMPTS[2], 100)
+        await client.ask(PROMPTS[3], 5)
+        assert len((await client.end(slow)).token_ids) == 100
 
 
 async def test_blocks_of_128_are_as_exact(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def complete(self, data: st.DataObject) -> None:
         group = data.draw(st.sampled_from(sorted(self.flying)))
-        self._complete(group, data.draw(st.integers(1, self.rounds[group])))
+        self._complete(group, data.draw(st.integers(1, self.rounds[group])), follow=data.draw(st.booleans()))
 
     @invariant()
     def nothing_is_lost(self) -> None:
@@ -168,7 +168,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             if not self.flying:
                 break
             group = min(self.flying)
-            self._complete(group, self.rounds[group])
+            self._complete(group, self.rounds[group], follow=False)
         assert self.scheduler.open_sequences == []
         assert self.live == []
         assert self.stage.owners == []
@@ -209,7 +209,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert step.wanted == ((sequence,) if last and not sequence.request.forced_ids else ())
             oldest = min((s for s in self._running(step.group) if s.prefilling), key=lambda s: s.number)
             missed = 0 if sequence is oldest else self.passed_over.get(oldest, 0) + 1
-            assert missed < 3  # by turns; a pause or an end in between may cost one
+            assert missed < 4  # by turns; a pause or an end in between may cost one
             self.passed_over[oldest] = missed
         else:
             for sequence, token, position in zip(step.sequences, step.tokens, step.positions, strict=True):
@@ -218,27 +218,38 @@ class SchedulerMachine(RuleBasedStateMachine):
         for sequence in self._running(step.group):
             if not sequence.prefilling:
                 missed = 0 if sequence in step.sequences else self.passed_over.get(sequence, 0) + 1
-                assert missed < 2
+                assert missed < 3
                 self.passed_over[sequence] = missed
         return True
 
-    def _complete(self, group: int, rounds: int) -> None:
-        """So many rounds ran on end, or fewer because one of them gave a stop token; what was asked meanwhile comes to bear now."""
+    def _complete(self, group: int, rounds: int, *, follow: bool) -> None:
+        """So many rounds ran on end, or fewer because one of them gave a stop token; what was asked meanwhile comes to bear now, or when
+        the next round, which `follow` sends on its way where one may, is complete."""
         step = this = self.flying.pop(group)
+        follow = follow and self.rounds[group] > rounds
+        after: Step | None = None
         known = {sequence: len(sequence.request.prompt_ids) + len(sequence.answer) for sequence in step.wanted}
         results = []
         for ahead in range(rounds):
             sampled = {sequence: next_token(sequence.number, known[sequence] + ahead) for sequence in step.wanted}
             results.append((this, sampled))
-            if ahead + 1 == rounds or any(token in sequence.request.stop_token_ids for sequence, token in sampled.items()):
+            last = ahead + 1 == rounds
+            after = None if last and not follow else this.following(sampled)
+            if last or after is None:
                 break
-            this = this.following(tuple(sampled.values()))
-            self.stage.apply(this)
+            self.stage.apply(this := after)
         for done, sampled in results:
             for item in self.scheduler.complete(done, sampled):
                 self.told[item.sequence].append(item)
         for _, sequence in step.released:
             self._forget(sequence)
+        if after and follow:
+            self.stage.apply(after)
+            self.scheduler.launched(after)
+            self.flying[group] = after
+            self.rounds[group] = self.scheduler.rounds(after)
+            for sequence in self._running(group):
+                self.passed_over[sequence] = 0 if sequence in after.sequences else self.passed_over.get(sequence, 0) + 1
         self._take_unseen()
 
     def _take_unseen(self) -> None:
@@ -412,6 +423,30 @@ def test_rounds_follow_each_other_only_where_nothing_else_is_to_do() -> None:
     decode = scheduler.next_step()
     assert decode is not None
     assert scheduler.rounds(decode) == 8  # one token of nine was the prefill's
-    assert decode.following((5,)).positions == (3,)
-    scheduler.submit(Request((3, 4)))
+    assert (after := decode.following({sequence: 5})) is not None
+    assert (after.tokens, after.positions) == ((5,), (3,))
+    other = scheduler.submit(Request((3, 4)))
     assert scheduler.rounds(decode) == 1  # somebody waits for a prefill
+    scheduler.cancel(other)
+    assert scheduler.rounds(decode) == 8
+    sequence.paused = True
+    assert scheduler.rounds(decode) == 1
+    sequence.paused = False
+    scheduler.cancel(sequence)
+    assert scheduler.rounds(decode) == 1
+
+
+def test_who_was_paused_is_not_left_behind_by_rounds_that_follow() -> None:
+    scheduler = Scheduler(1, 4, CONTEXT, 64)
+    one, other = (scheduler.submit(Request((1, 2), max_tokens=9)) for _ in range(2))
+    while (step := scheduler.next_step()) and other.prefilling:
+        scheduler.complete(step, dict.fromkeys(step.wanted, 7))
+    assert step is not None
+    scheduler.complete(step, dict.fromkeys(step.wanted, 7))
+    other.paused = True
+    decode = scheduler.next_step()
+    assert decode is not None
+    assert decode.sequences == (one,)
+    assert scheduler.rounds(decode) > 1
+    other.paused = False
+    assert scheduler.rounds(decode) == 1

@@ -166,6 +166,23 @@ async def test_the_head_s_share_counts_no_token_twice(stage: Stage) -> None:
     assert (stage.counters.decode_tokens, stage.counters.steps, stage.counters.busy_joules) == (1, 3, 15.0)
 
 
+async def test_the_next_round_may_follow_the_head_s_share_in_one_turn(stage: Stage) -> None:
+    row = np.full((1, stage.spec.shape.hidden_size), 0.5, np.float32)
+    await stage.step(prefill(0, 1))
+    apart = await stage.step(decode([0], [4]), row)
+    stage.free_all()
+    await stage.step(prefill(0, 1))
+    returned, after = decode([0], [3], modelled_at=50.0), decode([0], [4], modelled_at=0.0)
+    more = [(after, row)]
+    before = stage.counters.decode_tokens
+    hidden = await stage.extra(returned, Work(head=Load(1, 1)), lambda: None, lambda: more.pop() if more else None)
+    assert hidden is not None
+    assert np.array_equal(hidden, apart)
+    assert stage.counters.decode_tokens == before + 1  # of the row that followed only
+    assert (returned.modelled_at, after.modelled_at) == (53.0, 56.0)
+    assert await stage.extra(decode([0], [4]), Work(head=Load(1, 1)), lambda: None) is None
+
+
 async def test_extra_runs_in_the_same_turn(stage: Stage) -> None:
     seen: list[Rows] = []
     result = await stage.step(prefill(0, 1), None, Extra(Work(head=Load(7, 9)), seen.append))
