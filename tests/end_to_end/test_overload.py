@@ -48,7 +48,8 @@ async def test_two_hundred_at_once_are_all_answered_as_if_alone(url: str) -> Non
 
 
 async def test_who_finds_the_queue_full_is_told_when_to_come_back(url: str) -> None:
-    answers = await ask_all(url, 420, more=40)
+    # Long answers: requests must come faster than they are served, on a busy machine too.
+    answers = await ask_all(url, 420, more=120)
     codes = Counter(answer.status_code for answer in answers)
     assert set(codes) <= {200, 429}
     assert codes[200] >= SLOTS
