@@ -1,4 +1,7 @@
-"""Prompts of models that fill blanks: the text with its blank is a prefix, the fill follows <|startofpiece|>."""
+"""Prompts of models that fill blanks: the text with its blanks is a prefix, each fill follows a <|startofpiece|> of its own.
+
+Source: THUDM/GLM, generate_samples.py: blanks are filled from left to right, each fill seeing those before it.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ def fills_blanks(config: ModelConfig) -> bool:
 
 
 def blank_prompt(text: TextModel, request: GenerateRequest, config: ModelConfig) -> list[int]:
-    """The prefix and the token that begins the fill. A text without a blank gets one behind it; of several the first is filled.
+    """The prefix, the fills that are known, and the token that begins the next. A text without a blank gets one behind it.
 
-    Raises InvalidInput for a conversation, which such a model does not have.
+    Raises InvalidInput for a conversation, which such a model does not have, and where every blank's fill is known.
     """
     if request.messages:
         raise InvalidInput("this model has no chat template: it fills blanks", advice='use `glmfleet generate "text with a [MASK]"`')
@@ -32,11 +35,17 @@ def blank_prompt(text: TextModel, request: GenerateRequest, config: ModelConfig)
         ids = text.encode(given or "")
         if not any(token in config.mask_token_ids for token in ids):
             ids = text.encode(f"{given} {text.token(config.mask_token_ids[-1])}")
-    return [*ids, config.start_token_id]
+    blanks = sum(token in config.mask_token_ids for token in ids)
+    if len(request.fills) >= blanks:
+        raise InvalidInput(f"{len(request.fills)} fills are given of {blanks} blanks: none is left to fill", advice="give one fewer")
+    known = [token for fill in request.fills for token in (config.start_token_id, *fill)]
+    return [*ids, *known, config.start_token_id]
 
 
 def mark_blank(submit: pb.Submit, config: ModelConfig) -> None:
-    """Say where the prefix ends, and which of its rows is the blank."""
-    submit.prefix = len(submit.prompt_ids) - 1
-    blank = next(row for row, token in enumerate(submit.prompt_ids) if token in config.mask_token_ids)
-    submit.spans.add(start=submit.prefix, anchor=blank)
+    """Say where the prefix ends, and which of its rows is each fill's blank."""
+    starts = [row for row, token in enumerate(submit.prompt_ids) if token == config.start_token_id]
+    submit.prefix = starts[0]
+    blanks = [row for row, token in enumerate(submit.prompt_ids[: submit.prefix]) if token in config.mask_token_ids]
+    for start, blank in zip(starts, blanks, strict=False):
+        submit.spans.add(start=start, anchor=blank)

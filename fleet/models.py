@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fleet.blanks import fills_blanks
 from fleet.views import ModelView
 from protos.manifest import Manifest
 
@@ -22,4 +23,5 @@ def model_view(name: str, manifest: Manifest) -> ModelView:
         license=manifest.provenance.license,
         notice=manifest.provenance.notice,
         source=manifest.provenance.source,
+        fills_blanks=fills_blanks(config),
     )

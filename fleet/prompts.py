@@ -30,7 +30,7 @@ def prompt_ids(text: TextModel, request: GenerateRequest, config: ModelConfig) -
         raise InvalidInput("there is no prompt, or more than one form of it", advice=_ONE_OF)
     if fills_blanks(config):
         return blank_prompt(text, request, config)
-    if request.infill:
+    if request.infill or request.fills:
         raise InvalidInput("this model fills no blanks", advice="ask it without --infill")
     if request.prompt_ids:
         ids = list(request.prompt_ids)

@@ -81,6 +81,7 @@ class ModelView:
     license: str
     notice: str
     source: str
+    fills_blanks: bool = False  # it has no chat
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False  # go on behind an end-of-sequence token, to max_tokens: for measurements
     infill: bool = False  # refuse a model that fills no blanks
+    fills: tuple[tuple[int, ...], ...] = ()  # of the first blanks, known already: the one behind them is filled
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ class MessageBody(BaseModel):
 class GenerateBody(BaseModel):
     """Exactly one of `prompt` (a user's turn), `text` (raw), `messages`, `prompt_ids`; `temperature` 0 is greedy; `tools` as JSON texts.
 
-    With `infill` a model that fills no blanks refuses; one that does fills the first blank of `text` or `prompt` either way.
+    With `infill` a model that fills no blanks refuses; one that does fills the first blank of `text` or `prompt` either way, or the one
+    behind those whose `fills` are given, each as token ids.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -69,6 +70,7 @@ class GenerateBody(BaseModel):
     stop: Annotated[tuple[StopString, ...], Field(max_length=STOP_STRINGS)] = ()
     ignore_eos: bool = False
     infill: bool = False
+    fills: tuple[tuple[_TokenId, ...], ...] = ()
     stream: bool = True
 
     def request(self) -> GenerateRequest:

@@ -39,10 +39,11 @@ def answer_json(result: GenerateResult) -> dict[str, Any]:
     }
 
 
-def print_cost(result: GenerateResult) -> None:
+def print_cost(*results: GenerateResult) -> None:
     """Timings and the table per device, to stderr."""
-    note(summary(result))
-    print_devices_cost(result.devices, to_stderr=True)
+    for result in results:
+        note(summary(result))
+    print_devices_cost(combined(results), to_stderr=True)
 
 
 def print_devices_cost(costs: Sequence[DeviceCost], *, to_stderr: bool = False) -> None:

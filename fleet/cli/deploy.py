@@ -13,7 +13,7 @@ from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_names
 from fleet.cli.output import Column, bytes_text, count_text, figure, note, print_json, print_table, say
 from fleet.cli.progress import progress
-from fleet.views import DeployEvent, Objective, Plan, PlanRequest, StagePlan
+from fleet.views import DeployEvent, DeploymentView, Objective, Plan, PlanRequest, StagePlan
 from protos.dtypes import KvDtype, WireDtype
 from protos.errors import Internal
 
@@ -88,10 +88,19 @@ def deploy(
             events.close()
             _wait_taken_back(coordinator, name or model)
             raise
+        view = next(view for view in coordinator.deployments() if view.name == ready.deployment)
         if as_json:
-            print_json(next(view for view in coordinator.deployments() if view.name == ready.deployment))
-    if not as_json:
-        note(f"{ready.deployment} is ready; talk to it: glmfleet chat")
+            print_json(view)
+        else:
+            note(f"{view.name} is ready; {_next_step(coordinator, view)}")
+
+
+def _next_step(coordinator: CoordinatorClient, view: DeploymentView) -> str:
+    if any(stage.hollow for stage in view.stages):
+        return "it answers no prompt, since its devices compute nothing"
+    if any(model.name == view.model and model.fills_blanks for model in coordinator.models()):
+        return 'ask it: glmfleet generate --infill "text with a [MASK]"'
+    return "talk to it: glmfleet chat"
 
 
 def undeploy(name: Annotated[str, typer.Argument(help="A deployment of `glmfleet deployments`.")], home: HomeOption = None) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -13,7 +16,7 @@ from device.text.messages import Message
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.costs import answer_json, print_cost
 from fleet.cli.options import HomeOption, JsonOption, ModelOption, open_home, parse_ids
-from fleet.cli.output import note, print_json
+from fleet.cli.output import print_json
 from fleet.views import GenerateRequest, GenerateResult
 from protos.errors import Internal
 
@@ -35,7 +38,7 @@ def generate(
     system: SystemOption = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
     infill: Annotated[
-        bool, typer.Option("--infill", help=r"Fill the first \[MASK], \[sMASK] or \[gMASK] of the text, show it all (original GLM only).")
+        bool, typer.Option("--infill", help=r"Fill each \[MASK], \[sMASK] and \[gMASK] of the text, show it all (original GLM only).")
     ] = False,
     max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
     temperature: TemperatureOption = 0.0,
@@ -58,7 +61,9 @@ def generate(
     With --json: one object with text, token_ids, finish_reason, prompt_tokens, completion_tokens, ttft_seconds and tpot_seconds
     (each wall and modelled), model, deployment, and devices (each with busy_seconds, joules, source, joules_per_token).
 
-    A model that fills blanks (GLM-2B) gives what belongs in the text's first one; a text without a blank is continued.
+    A model that fills blanks (GLM-2B) gives what belongs in the text's first one, with --infill in each, from left to right, with
+    --max-tokens for each; a text without a blank is continued. With several, --json gives one object with text (all of it) and fills
+    (what the object is otherwise, for each blank).
 
     Example: glmfleet generate "What is the capital of France?" --max-tokens 50
     Example: glmfleet generate --infill "Paris is the [MASK] of France."
@@ -66,7 +71,7 @@ def generate(
     if infill and (system or prompt_ids):
         raise typer.BadParameter("--infill goes with a text, not with --system or --prompt-ids")
     given = _prompt(prompt, system, raw or infill, parse_ids(prompt_ids))
-    before, after = around_blank(given.text or "") if infill else ("", "")
+    around = around_blanks(given.text or "") if infill else ("", "")
     request = GenerateRequest(
         model=model,
         prompt=given.prompt,
@@ -84,29 +89,45 @@ def generate(
         infill=infill,
     )
     with connect(open_home(home)) as coordinator:
-        result = stream_answer(coordinator, request, echo=not as_json, before=before, after=after)
-    if infill and _BLANK.search(after):
-        note("only the first blank is filled: ask again with its text in place")
-    if as_json:
-        print_json(answer_json(result))
+        results = _answers(coordinator, request, around, echo=not as_json)
+    if not as_json:
+        print_cost(*results)
+    elif len(results) == 1:
+        print_json(answer_json(results[0]))
     else:
-        print_cost(result)
+        whole = "".join(before + result.text for before, result in zip(around, results, strict=False)) + around[-1]
+        print_json({"text": whole, "fills": [answer_json(result) for result in results]})
+
+
+def _answers(coordinator: CoordinatorClient, request: GenerateRequest, around: Sequence[str], *, echo: bool) -> list[GenerateResult]:
+    """One for each gap in `around`, each request knowing the answers before it."""
+    results: list[GenerateResult] = []
+    for before, after in pairwise(around):
+        last = len(results) == len(around) - 2
+        fills = tuple(result.token_ids for result in results)
+        ends = (before, after if last else "", "\n" if last else "")
+        results.append(stream_answer(coordinator, replace(request, fills=fills), echo=echo, ends=ends))
+    return results
 
 
 def stream_answer(
-    coordinator: CoordinatorClient, request: GenerateRequest, *, echo: bool, before: str = "", after: str = ""
+    coordinator: CoordinatorClient, request: GenerateRequest, *, echo: bool, ends: tuple[str, str, str] = ("", "", "\n")
 ) -> GenerateResult:
-    """Print the text as it comes, between `before` and `after`, and return the result.
+    """Print the text as it comes, and return the result; `ends` are what stands before it, behind it, and at the very end.
 
     KeyboardInterrupt cancels the sequence on its way out.
     """
-    written = False
+    (before, after, end), written, broken = ends, False, "\n"
     with closing(coordinator.generate(request)) as parts:
         try:
             for part in parts:
                 if isinstance(part, GenerateResult):
+                    if echo and before and not written:
+                        written = True
+                        sys.stdout.write(before)
                     if written:
                         sys.stdout.write(after)
+                    broken = end
                     return part
                 if echo and part.text:
                     if not written:
@@ -116,15 +137,16 @@ def stream_answer(
                     sys.stdout.flush()
         finally:
             if written:
-                sys.stdout.write("\n")
+                sys.stdout.write(broken)
                 sys.stdout.flush()
     raise Internal("the answer ended without a result")
 
 
-def around_blank(text: str) -> tuple[str, str]:
-    """What stands before the first blank, without the white space that it takes with it, and behind; a text without one ends in one."""
-    before, *rest = _BLANK.split(text, maxsplit=1)
-    return before, rest[0] if rest else ""
+def around_blanks(text: str) -> list[str]:
+    """What stands before, between and behind the blanks, without the white space that they take with them; a text without one ends in
+    one."""
+    pieces = _BLANK.split(text)
+    return pieces if len(pieces) > 1 else [text, ""]
 
 
 def _prompt(prompt: str | None, system: str | None, raw: bool, ids: tuple[int, ...]) -> GenerateRequest:

@@ -8,7 +8,7 @@ import pytest
 
 from device.text.messages import Message
 from device.text.model import TextModel
-from fleet.cli.generate import around_blank
+from fleet.cli.generate import around_blanks
 from fleet.prompts import prompt_ids, submit
 from fleet.views import GenerateRequest
 from protos.errors import InvalidInput
@@ -65,6 +65,23 @@ def test_what_cannot_be_filled_is_refused(model: tuple[TextModel, ModelConfig]) 
         prompt_ids(text, GenerateRequest(text="the [MASK]", infill=True), replace(config, mask_token_ids=()))
 
 
-def test_the_text_around_a_blank() -> None:
-    assert around_blank("Paris is \n [MASK] of [sMASK].") == ("Paris is", " of [sMASK].")
-    assert around_blank("Paris is") == ("Paris is", "")
+def test_later_blanks_follow_the_fills_before_them(model: tuple[TextModel, ModelConfig]) -> None:
+    text, config = model
+    manifest = Manifest(config, Quantization(8, 32, True), Provenance("", "", ""), ())
+    first = prompt_ids(text, GenerateRequest(text="the [sMASK] and the [MASK]."), config)
+    request = GenerateRequest(text="the [sMASK] and the [MASK].", fills=((7, 8),))
+    ids = prompt_ids(text, request, config)
+    assert ids == [*first, 7, 8, 501]
+    message = submit(request, ids, manifest, 64, 0)
+    assert message.prefix == len(first) - 1  # so that the prefix of the first fill's request is taken over
+    blanks = [ids.index(token) for token in (config.mask_token_ids[1], config.mask_token_ids[0])]
+    assert [(span.start, span.anchor) for span in message.spans] == [(len(first) - 1, blanks[0]), (len(ids) - 1, blanks[1])]
+    with pytest.raises(InvalidInput, match="2 fills are given of 2 blanks"):
+        prompt_ids(text, replace(request, fills=((7, 8), ())), config)
+    with pytest.raises(InvalidInput, match="fills no blanks"):
+        prompt_ids(text, GenerateRequest(text="the cat", fills=((1,),)), replace(config, mask_token_ids=()))
+
+
+def test_the_text_around_blanks() -> None:
+    assert around_blanks("Paris is \n [MASK] of [sMASK].") == ["Paris is", " of", "."]
+    assert around_blanks("Paris is") == ["Paris is", ""]

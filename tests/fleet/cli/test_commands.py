@@ -11,7 +11,7 @@ from fleet.home import Home
 from fleet.views import GenerateRequest, PlanRequest
 from protos.errors import Busy, NotFound, Unavailable
 from tests.support.command import Command
-from tests.support.fake_coordinator import DEPLOYMENT, DEVICE, PLAN, RESULT, ROW, FakeCoordinator
+from tests.support.fake_coordinator import DEPLOYMENT, DEVICE, MODEL, PLAN, RESULT, ROW, FakeCoordinator
 
 
 def as_json(view: Any) -> Any:
@@ -99,6 +99,18 @@ def test_deploy(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -
         "tiny is ready; talk to it: glmfleet chat",
     ]
     assert coordinator.asked == [(PlanRequest("tiny"), "prod")]
+
+
+def test_what_comes_after_a_deploy_depends_on_the_model_and_the_devices(
+    glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.support.fake_coordinator.MODEL", dataclasses.replace(MODEL, fills_blanks=True))
+    err = glmfleet("deploy", "tiny", "--home", served.path)[2]
+    assert err.splitlines()[-1] == 'tiny is ready; ask it: glmfleet generate --infill "text with a [MASK]"'
+    stages = tuple(dataclasses.replace(stage, hollow=True) for stage in DEPLOYMENT.stages)
+    coordinator.deployed = [dataclasses.replace(DEPLOYMENT, stages=stages)]
+    err = glmfleet("deploy", "tiny", "--home", served.path)[2]
+    assert err.splitlines()[-1] == "tiny is ready; it answers no prompt, since its devices compute nothing"
 
 
 def test_deploy_as_json_prints_the_deployment(glmfleet: Command, served: Home) -> None:
@@ -213,6 +225,21 @@ def test_unmetered_is_a_dash_never_a_zero(glmfleet: Command, served: Home, coord
     coordinator.rows = [dataclasses.replace(ROW, busy_joules=None, idle_joules=None, joules_per_token=None, source="unmetered")]
     out = glmfleet("telemetry", "--home", served.path)[1]
     assert out.splitlines()[-1].split()[-4:] == ["-", "-", "-", "unmetered"]
+
+
+def test_each_blank_is_filled_knowing_the_fills_before(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    text = "The capital\n [MASK] of France [sMASK]."
+    code, out, err = glmfleet("generate", "--infill", text, "--home", served.path)
+    assert (code, out) == (0, f"The capital{RESULT.text} of France{RESULT.text}.\n")
+    assert err.count("tokens, first after") == 2
+    fills = [request.fills for request in coordinator.asked]  # type: ignore[attr-defined]
+    assert fills == [(), (RESULT.token_ids,)]
+    made = json.loads(glmfleet("generate", "--infill", text, "--json", "--home", served.path)[1])
+    assert made["text"] == out.rstrip("\n")
+    assert [fill["text"] for fill in made["fills"]] == [RESULT.text] * 2
+    assert "fills" not in json.loads(glmfleet("generate", "--infill", "France [MASK].", "--json", "--home", served.path)[1])
+    coordinator.chunks, coordinator.result = [], dataclasses.replace(RESULT, text="", token_ids=())
+    assert glmfleet("generate", "--infill", text, "--home", served.path)[1] == "The capital of France.\n"
 
 
 def test_chat_keeps_the_history(glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
