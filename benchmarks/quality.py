@@ -24,9 +24,9 @@ from quantize.catalog import DEFAULT_MODEL, fetch
 from quantize.checkpoint import Checkpoint
 from quantize.formats import open_checkpoint
 from quantize.importer import import_model
-from quantize.quality.scores import Estimate, TokenIds, WindowScore, quality, score
+from quantize.quality.scores import Estimate, WindowScore, quality, score
 from quantize.quality.walk import Walk
-from quantize.quality.windows import DEFAULT_TEXT, WINDOW_TOKENS, default_text, windows
+from quantize.quality.windows import DEFAULT_TEXT, WINDOW_TOKENS, TokenIds, Window, default_text, windows
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"
 _CACHE = Path(tempfile.gettempdir()) / "glmfleet-benchmarks"
@@ -50,13 +50,13 @@ class Kind:
 
 
 def measure(
-    versions: Sequence[EngineVersion], others: Sequence[Logits], parts: Sequence[TokenIds], told: Callable[[int, int], None]
+    versions: Sequence[EngineVersion], others: Sequence[Logits], parts: Sequence[Window], told: Callable[[int, int], None]
 ) -> list[list[WindowScore]]:
     """Scores of all versions but the first, which is the reference, then of the others."""
     scores: list[list[WindowScore]] = [[] for _ in (*versions[1:], *others)]
-    for token_ids, (truth, *found) in zip(parts, Walk(versions, parts, told).logits(), strict=True):
-        for own, logits in zip(scores, [*found, *(other(token_ids) for other in others)], strict=True):
-            own.append(score(truth, logits, token_ids))
+    for window, (truth, *found) in zip(parts, Walk(versions, parts, told).logits(), strict=True):
+        for own, logits in zip(scores, [*found, *(other(window.token_ids) for other in others)], strict=True):
+            own.append(score(truth, logits, window))
     return scores
 
 
@@ -105,7 +105,7 @@ def main() -> None:
             {
                 **about,
                 "model": checkpoint.provenance.source,
-                "tokens": sum(len(part) for part in parts),
+                "tokens": sum(len(part.token_ids) for part in parts),
                 "window_tokens": WINDOW_TOKENS,
                 "text": DEFAULT_TEXT,
                 "date": datetime.now(UTC).date().isoformat(),

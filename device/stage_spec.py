@@ -74,6 +74,10 @@ class Golden:
     hidden: bytes
     tolerance: float
     layers_graph: bytes
+    head_hidden: bytes = b""
+    logits: bytes = b""
+    logits_scale: float = 0.0
+    head_tolerance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,14 @@ def _golden_fits(golden: Golden, shape: Shape) -> bool:
         and len(golden.hidden) in [2 * tokens * shape.hidden_size * count for count in boundaries]
         and math.isfinite(golden.scale)
         and golden.tolerance > 0
+        and _golden_head_fits(golden, shape)
     )
+
+
+def _golden_head_fits(golden: Golden, shape: Shape) -> bool:
+    rows, rest = divmod(len(golden.logits), 2 * shape.vocab_size)
+    sizes = not rest and len(golden.head_hidden) == 2 * rows * shape.hidden_size
+    return sizes and math.isfinite(golden.logits_scale) and (not rows or golden.head_tolerance > 0)
 
 
 def _check(spec: StageSpec) -> None:

@@ -34,7 +34,7 @@ def load_request(
     plan, planned, config = desired.plan, desired.plan.stages[stage], manifest.config
     body = [part for part in planned.parts if part != HEAD]
     first, stop = planned.first_layer, planned.stop_layer
-    golden = stage_golden(manifest, body, first, stop, plan.context, plan.kv_dtype, blob_folder) if blob_folder else None
+    golden = stage_golden(manifest, planned.parts, first, stop, plan.context, plan.kv_dtype, blob_folder) if blob_folder else None
     return pb.LoadStageRequest(
         generation=generation(desired),
         pipeline_id=desired.pipeline_id,

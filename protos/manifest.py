@@ -143,6 +143,12 @@ class GoldenRows:
     token_ids: tuple[int, ...]
     scale: float
     blob: Blob
+    logits_scale: float = 0.0
+    logits: Blob | None = None
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        return (self.blob, self.logits) if self.logits else (self.blob,)
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,7 @@ class Manifest:
     def blobs(self) -> dict[Digest, Blob]:
         """Every blob the manifest names (first variants and others, text files, golden rows), by digest."""
         found = [blob for part in self.parts for variant in part.variants for blob in variant.blobs]
-        golden = [self.golden.blob] if self.golden else []
+        golden = self.golden.blobs if self.golden else ()
         return {blob.digest: blob for blob in [*found, *(file.blob for file in self.text_files), *golden]}
 
     def to_bytes(self) -> bytes:
@@ -204,6 +210,12 @@ def _check(manifest: Manifest) -> None:
             raise ValueError("the golden rows are not of the model's shape")
         if not (math.isfinite(golden.scale) and golden.scale > 0):
             raise ValueError("the golden rows have no scale")
+        if golden.logits is not None:
+            rows, rest = divmod(golden.logits.size_bytes, 2 * manifest.config.vocab_size)
+            if rest or not 0 < rows <= len(golden.token_ids):
+                raise ValueError("the golden logits are not of the model's shape")
+            if not (math.isfinite(golden.logits_scale) and golden.logits_scale > 0):
+                raise ValueError("the golden logits have no scale")
     for part in manifest.parts:
         if not part.variants:
             raise ValueError(f"part {part.name} has no variant")
@@ -244,7 +256,9 @@ def _blob_to_proto(blob: Blob) -> pb.Blob:
 
 
 def _golden_to_proto(golden: GoldenRows) -> pb.GoldenRows:
-    return pb.GoldenRows(token_ids=golden.token_ids, scale=golden.scale, blob=_blob_to_proto(golden.blob))
+    logits = _blob_to_proto(golden.logits) if golden.logits else None
+    blob = _blob_to_proto(golden.blob)
+    return pb.GoldenRows(token_ids=golden.token_ids, scale=golden.scale, blob=blob, logits_scale=golden.logits_scale, logits=logits)
 
 
 def _variant_to_proto(variant: Variant) -> pb.Variant:
@@ -259,6 +273,11 @@ def _blob(message: pb.Blob) -> Blob:
     return Blob(parse_digest(message.digest), message.size_bytes)
 
 
+def _golden(message: pb.GoldenRows) -> GoldenRows:
+    logits = _blob(message.logits) if message.HasField("logits") else None
+    return GoldenRows(tuple(message.token_ids), message.scale, _blob(message.blob), message.logits_scale, logits)
+
+
 def _variant(message: pb.Variant) -> Variant:
     tensors = tuple(Tensor(t.name, t.dtype, tuple(t.shape), t.blob, t.offset) for t in message.tensors)
     return Variant(message.layout, tuple(_blob(blob) for blob in message.blobs), tensors)
@@ -269,7 +288,7 @@ def _cost(message: pb.Cost) -> Cost:
 
 
 def _from_proto(message: pb.Manifest) -> Manifest:
-    c, g = message.config, message.golden
+    c = message.config
     return Manifest(
         config=ModelConfig(
             **{name: getattr(c, name) for name in ModelConfig.__dataclass_fields__ if not name.endswith(("token_ids", "experts"))},
@@ -281,6 +300,6 @@ def _from_proto(message: pb.Manifest) -> Manifest:
         provenance=Provenance(**{name: getattr(message.provenance, name) for name in Provenance.__dataclass_fields__}),
         parts=tuple(Part(p.name, _cost(p.cost), tuple(_variant(v) for v in p.variants)) for p in message.parts),
         text_files=tuple(TextFile(f.name, _blob(f.blob)) for f in message.text_files),
-        golden=GoldenRows(tuple(g.token_ids), g.scale, _blob(g.blob)) if message.HasField("golden") else None,
+        golden=_golden(message.golden) if message.HasField("golden") else None,
         format_version=message.format_version,
     )

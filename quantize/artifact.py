@@ -103,8 +103,8 @@ class ArtifactStore:
                 users.setdefault(digest, []).append(part.name)
         for file in manifest.text_files:
             users.setdefault(file.blob.digest, []).append(file.name)
-        if manifest.golden:
-            users.setdefault(manifest.golden.blob.digest, []).append("golden rows")
+        for blob in manifest.golden.blobs if manifest.golden else ():
+            users.setdefault(blob.digest, []).append("golden rows")
         blobs = manifest.blobs()
         total, done = sum(blob.size_bytes for blob in blobs.values()), 0
         for digest, blob in blobs.items():

@@ -34,7 +34,7 @@ class Calibration:
         self._run_layer = architecture_of(config).run_layer
         self._token_ids = np.array(token_ids)
         self._layer = -1
-        self._run = LayerRun(config, np.zeros((len(token_ids), config.hidden_size)))
+        self._run = self._new_run(np.zeros((len(token_ids), config.hidden_size)))
         self._steps: Steps | None = None
         self._asked: tuple[str, Doubles] | None = None
         self._outputs: list[Doubles] = []
@@ -92,7 +92,7 @@ class Calibration:
     def resume(self, rows: Doubles) -> None:
         """Goes on where another calibration of the same tokens had `settle`d."""
         count = len(self._token_ids)
-        self._run = LayerRun(self._config, rows[:count].copy())
+        self._run = self._new_run(rows[:count].copy())
         self._stream = list(rows[count:].reshape(-1, min(count, GOLDEN_TOKENS), rows.shape[1]))
 
     def stream(self) -> list[Doubles]:
@@ -107,7 +107,11 @@ class Calibration:
         if self._steps is not None:
             self._advance()
         self._stream.append(self._run.hidden[:GOLDEN_TOKENS].copy())
-        self._layer, self._run, self._steps = layer, LayerRun(self._config, self._run.hidden), None
+        self._layer, self._run, self._steps = layer, self._new_run(self._run.hidden), None
+
+    def _new_run(self, hidden: Doubles) -> LayerRun:
+        """The golden tokens are a text of their own to a device, so they see no others here."""
+        return LayerRun(self._config, hidden, apart=GOLDEN_TOKENS)
 
     def _advance(self) -> None:
         """Gives the layer the product that it waits for; what it asks for next."""

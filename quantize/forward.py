@@ -25,7 +25,7 @@ class LayerRun:
     """One layer on the residual stream `hidden` [tokens, H] of one causal sequence, which it changes in place.
 
     `vectors` holds the layer's norms and biases by their names in the layer. `attend` leaves the largest magnitudes that keys and values
-    reach, [kv_heads x head_dim].
+    reach, [kv_heads x head_dim]. Of a prefix that sees all of itself, the first `apart` tokens see none but themselves.
     """
 
     config: ModelConfig
@@ -33,6 +33,7 @@ class LayerRun:
     vectors: dict[str, Floats] = field(default_factory=dict)
     key_reach: Doubles | None = None
     value_reach: Doubles | None = None
+    apart: int = 0
 
     def rms_norm(self, name: str, rows: Doubles | None = None) -> Doubles:
         """Of `rows`, or of the residual stream."""
@@ -60,10 +61,13 @@ class LayerRun:
         self.key_reach = self._reach(keys)
         self.value_reach = np.abs(values).max(axis=1).reshape(-1)
         queries, keys = (self._rotate(states) for states in (queries, keys))
-        future = np.zeros((count, count)) if config.prefix_whole else np.triu(np.full((count, count), -np.inf), 1)
+        hidden = np.triu(np.full((count, count), -np.inf), 1)
+        if config.prefix_whole:
+            hidden[...] = 0
+            hidden[: self.apart, self.apart :] = -np.inf
         attended: Doubles = np.empty((config.heads, count, config.head_dim))
         for head, query in enumerate(queries):
-            scores = query @ keys[head // shared].T / np.sqrt(config.head_dim) + future
+            scores = query @ keys[head // shared].T / np.sqrt(config.head_dim) + hidden
             odds = np.exp(scores - scores.max(axis=1, keepdims=True))
             attended[head] = odds / odds.sum(axis=1, keepdims=True) @ values[head // shared]
         return attended.transpose(1, 0, 2).reshape(count, -1)

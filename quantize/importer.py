@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from protos.errors import Busy, Corrupt, InvalidInput
-from protos.manifest import Blob, GoldenRows, Manifest, ModelConfig, Part, Quantization, Tensor, TextFile, Variant
+from protos.manifest import Blob, Manifest, ModelConfig, Part, Quantization, Tensor, TextFile, Variant
 from quantize.architectures.registry import architecture_of
 from quantize.artifact import ArtifactStore, BlobWriter
 from quantize.blocks import Bytes, Floats, check_finite
@@ -19,7 +19,7 @@ from quantize.calibration import GOLDEN_TOKENS, Calibration
 from quantize.calibration_text import calibration_ids
 from quantize.checkpoint import Checkpoint, slabs, tensor_shapes
 from quantize.folding import RotatedCheckpoint
-from quantize.golden import pack
+from quantize.golden import record
 from quantize.journal import Journal, Whole, open_journal, program_identity
 from quantize.part_specs import MAX_POSITIONS, PartSpec, TensorSpec, layout_name, part_specs, scheme_of
 from quantize.parts import EMBEDDING, KEY_SCALES, POSITIONS, VALUE_SCALES, layer_number
@@ -88,8 +88,6 @@ def import_model(
                 return writer.commit()
 
         blobs = _write_parts(specs, written, calibration, meter, journal, store)
-        # The calibration knows no learned positions.
-        golden = _golden(calibration, token_ids, store) if config.rotary_dim else None
         text_files = tuple(TextFile(file, store.put(data)) for file, data in sorted(checkpoint.text_files.items()))
         manifest = Manifest(
             config=config,
@@ -97,8 +95,9 @@ def import_model(
             provenance=provenance,
             parts=tuple(_part(spec, blobs, layout_name(quantization)) for spec in specs),
             text_files=text_files,
-            golden=golden,
         )
+        golden = record(manifest, token_ids[:GOLDEN_TOKENS], calibration.stream(), store)
+        manifest = replace(manifest, golden=golden)
         store.save(name, manifest)
     return manifest
 
@@ -143,11 +142,6 @@ def _write_parts(
             within = layer is not None and number + 1 < len(specs) and layer_number(specs[number + 1].name) == layer
             journal.add(spec.name, blobs[spec.name], None if within else calibration.settle())
     return blobs
-
-
-def _golden(calibration: Calibration, token_ids: Sequence[int], store: ArtifactStore) -> GoldenRows | None:
-    packed = pack(calibration.stream())
-    return GoldenRows(tuple(token_ids[:GOLDEN_TOKENS]), packed[0], store.put(packed[1])) if packed else None
 
 
 class _Meter:

@@ -15,9 +15,11 @@ import numpy as np
 
 from device.engine.kv import SlotGroup
 from device.engine.session import Session, scalar_like, share
-from device.engine.stage import Rows, StageEngine
+from device.engine.stage import OutputHead, Rows, StageEngine, Tokens
 from device.stage_spec import Golden, StageSpec
 from protos.errors import Corrupt
+
+_ADVICE = "import the model again and deploy it; if that changes nothing, this device computes wrongly: take another"
 
 
 def check_stage(spec: StageSpec, engine: StageEngine, blob_folder: Path, threads: int) -> None:
@@ -29,7 +31,7 @@ def check_stage(spec: StageSpec, engine: StageEngine, blob_folder: Path, threads
     if golden is None:
         return
     recorded = _recorded(spec, golden)
-    found = engine.prefill(0, 0, 0, np.array(golden.token_ids, np.int64) if spec.is_head else recorded[0])
+    found = engine.prefill(0, 0, 0, _tokens(spec, golden) if spec.is_head else recorded[0])
     with np.errstate(over="ignore", invalid="ignore"):
         off = deviation(found - recorded[-1], recorded[-1] - recorded[0])
     engine.groups[0].free_all()
@@ -40,8 +42,24 @@ def check_stage(spec: StageSpec, engine: StageEngine, blob_folder: Path, threads
     raise Corrupt(
         f"{stage if culprit is None else f'layer {culprit} of {stage}'} gives other rows than its import recorded "
         f"(off by {off:.2g}, {golden.tolerance:.2g} may be rounding)",
-        advice="import the model again and deploy it; if that changes nothing, this device computes wrongly: take another",
+        advice=_ADVICE,
     )
+
+
+def check_head(spec: StageSpec, output: OutputHead) -> None:
+    """Runs the last layer's golden rows through the output head. Raises Corrupt when it gives other logits than the import recorded."""
+    golden = spec.golden
+    if golden is None or not golden.logits:
+        return
+    hidden = _scaled(golden.head_hidden, golden.scale).reshape(-1, spec.shape.hidden_size)
+    recorded = _scaled(golden.logits, golden.logits_scale).reshape(len(hidden), -1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        off = deviation(output.logits(hidden) - recorded, recorded)
+    if off > golden.head_tolerance:
+        raise Corrupt(
+            f"the output head gives other logits than its import recorded (off by {off:.2g}, {golden.head_tolerance:.2g} may be rounding)",
+            advice=_ADVICE,
+        )
 
 
 def deviation(error: Rows, added: Rows) -> float:
@@ -58,9 +76,18 @@ def deviation(error: Rows, added: Rows) -> float:
 
 def _recorded(spec: StageSpec, golden: Golden) -> Rows:
     """[layers + 1, tokens, H]."""
-    rows = np.frombuffer(golden.hidden, np.float16).reshape(-1, len(golden.token_ids), spec.shape.hidden_size)
-    result: Rows = rows.astype(np.float32) * np.float32(golden.scale)
-    return result
+    return _scaled(golden.hidden, golden.scale).reshape(-1, len(golden.token_ids), spec.shape.hidden_size)
+
+
+def _scaled(data: bytes, scale: float) -> Rows:
+    values: Rows = np.frombuffer(data, np.float16).astype(np.float32) * np.float32(scale)
+    return values
+
+
+def _tokens(spec: StageSpec, golden: Golden) -> Tokens:
+    """As `StageEngine.prefill` takes them, from a sequence's start."""
+    ids = np.array(golden.token_ids, np.int64)
+    return np.stack([ids, np.arange(len(ids)), np.zeros_like(ids)], axis=1) if spec.shape.learned_positions else ids
 
 
 def _wrong_layer(spec: StageSpec, golden: Golden, recorded: Rows, blob_folder: Path, threads: int) -> int:
@@ -81,11 +108,16 @@ def _trace(spec: StageSpec, golden: Golden, first: Rows, blob_folder: Path, thre
     caches = list(SlotGroup(shape).bound(0, 1))
     total = scalar_like(session.inputs["total_sequence_length"])
     total[...] = tokens
-    fed = np.array([golden.token_ids], np.int64) if spec.is_head else first[None]
+    fed: dict[str, Rows | Tokens] = {"hidden_in": first}
+    if spec.is_head:
+        placed = _tokens(spec, golden).reshape(tokens, -1)
+        fed = {"input_ids": placed[:, 0]}
+        if spec.shape.learned_positions:
+            fed["position_ids"] = placed[:, 1:]
     outputs = {layer: np.zeros((1, tokens, shape.hidden_size), np.float32) for layer in shape.layers}
     binding = session.bind(
         [
-            ("input_ids" if spec.is_head else "hidden_in", share(fed)),
+            *((name, share(np.ascontiguousarray(rows[None]))) for name, rows in fed.items()),
             ("seqlens_k", share(np.array([tokens - 1], np.int32))),
             ("total_sequence_length", share(total)),
             *((past, value) for past, _, value in caches),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from device.engine.golden import check_stage
+from device.engine.golden import check_head, check_stage
 from device.engine.prepacked import Prepacked
 from device.engine.stage import OutputHead, Rows, StageEngine, Tokens
 from device.stage_spec import StageSpec
@@ -48,6 +48,8 @@ def open_stage(spec: StageSpec, blob_folder: Path, threads: int, saved: Prepacke
     """By onnxruntime; the output head is None on all stages but the first. Raises Corrupt for a stage that fails its golden check."""
     # The head first: while its one large matrix is packed it is there three times, which shows less before the layers are there.
     output = OutputHead(spec, blob_folder, threads, saved.head if saved else None) if spec.is_head else None
+    if output:
+        check_head(spec, output)
     engine = StageEngine(spec, blob_folder, threads, saved.stage if saved else None)
     check_stage(spec, engine, blob_folder, threads)
     return engine, output

@@ -72,6 +72,13 @@ class TextModel:
         added = len(ids) - len(bare)
         return bare if 0 < added <= len(bare) and ids[added:] == bare and bare[:added] == ids[:added] else ids
 
+    @property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer's own post-processor puts before and behind a text."""
+        framed, bare = (self._encode("a", add_special_tokens=adding) for adding in (True, False))
+        start = next(start for start in range(len(framed)) if framed[start : start + len(bare)] == bare)
+        return framed[:start], framed[start + len(bare) :]
+
     def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True, tools: Sequence[str] = ()) -> list[int]:
         """A conversation through the model's own template, which writes every special token itself; `tools` are OpenAI's objects as JSON.
 

@@ -11,14 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from device.engine.session import ENGINE
-from device.text.model import TextModel
+from fleet.blanks import fills_blanks
 from fleet.cli.output import note
 from fleet.cli.progress import progress
 from fleet.cli.versions import EngineVersion
 from fleet.home import Home
+from fleet.prompts import load_text
 from protos.dtypes import KvDtype
 from protos.errors import InvalidInput, NotFound
-from protos.manifest import Manifest
+from protos.manifest import Manifest, ModelConfig
 from quantize.artifact import ArtifactStore
 from quantize.catalog import fetch
 from quantize.checkpoint import Checkpoint
@@ -28,9 +29,9 @@ from quantize.quality.plot import draw
 from quantize.quality.reference_file import Sequence as ReferenceSequence
 from quantize.quality.reference_file import read_reference
 from quantize.quality.report import Circumstances, QualityReport, Reference, make_report
-from quantize.quality.scores import TokenIds, WindowScore, distance, score
+from quantize.quality.scores import WindowScore, distance, score
 from quantize.quality.walk import Walk
-from quantize.quality.windows import DEFAULT_TEXT, WINDOW_TOKENS, default_text, windows
+from quantize.quality.windows import DEFAULT_TEXT, WINDOW_TOKENS, Window, continued_windows, default_text, filled_window, windows
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def evaluate(home: Home, name: str, wanted: Wanted) -> QualityReport:
     manifest = store.load(name)
     limit = min(WINDOW_TOKENS, manifest.config.max_positions)
     sequences = read_reference(wanted.reference, manifest.config.vocab_size, manifest.config.max_positions) if wanted.reference else []
-    parts = windows(_token_ids(store, manifest, wanted.text), wanted.tokens, limit)
+    parts = _windows(store, manifest, wanted, limit)
+    compared = [_window(sequence, manifest.config) for sequence in sequences]
     with tempfile.TemporaryDirectory(dir=home.path, prefix=".evaluation-") as folder, _source(home, name, manifest) as checkpoint:
         truth = ArtifactStore(Path(folder))
         with progress(of_bytes=True) as told:
@@ -64,30 +66,33 @@ def evaluate(home: Home, name: str, wanted: Wanted) -> QualityReport:
                 rotate=manifest.quantization.rotated,
                 progress=lambda done, total, part: told("read the checkpoint in fp32", done, total),
             )
-        longest = max(len(ids) for ids in [*parts, *(sequence.token_ids for sequence in sequences)])
+        longest = max(len(window.token_ids) for window in [*parts, *compared])
         threads = os.cpu_count() or 1
         versions = (
             EngineVersion(fp32, truth.blob_folder, longest, threads),
             EngineVersion(manifest, store.blob_folder, longest, threads, wanted.kv_dtype),
         )
-        report = _measure(versions, parts, sequences, wanted)
+        report = _measure(versions, parts, [*zip(sequences, compared, strict=True)], wanted)
     store.records.save_quality(manifest.digest, report, draw(f"{name}: {_weights(manifest)} against fp32", report))
     return report
 
 
 def _measure(
-    versions: tuple[EngineVersion, EngineVersion], parts: list[TokenIds], sequences: Sequence[ReferenceSequence], wanted: Wanted
+    versions: tuple[EngineVersion, EngineVersion],
+    parts: list[Window],
+    sequences: Sequence[tuple[ReferenceSequence, Window]],
+    wanted: Wanted,
 ) -> QualityReport:
     scores: list[WindowScore] = []
     with progress(of_bytes=False) as told:
         walk = Walk(versions, parts, lambda done, total: told("measure", done, total))
-        for token_ids, (truth, found) in zip(parts, walk.logits(), strict=True):
-            scores.append(score(truth, found, token_ids))
+        for window, (truth, found) in zip(parts, walk.logits(), strict=True):
+            scores.append(score(truth, found, window))
     manifest = versions[1].manifest
     circumstances = Circumstances(
-        text=str(wanted.text.name) if wanted.text else DEFAULT_TEXT,
-        tokens=sum(len(ids) for ids in parts),
-        window_tokens=max(len(ids) for ids in parts),
+        text=(wanted.text.name if wanted.text else DEFAULT_TEXT) + (" (of each window the second half)" if parts[0].prefix else ""),
+        tokens=sum(len(window.token_ids) for window in parts),
+        window_tokens=max(len(window.token_ids) for window in parts),
         kv_dtype=wanted.kv_dtype,
         engine=ENGINE,
         source=manifest.provenance.source,
@@ -97,21 +102,30 @@ def _measure(
     return make_report(circumstances, scores, walk.layer_squares[0], reference)
 
 
-def _compare(versions: tuple[EngineVersion, EngineVersion], sequences: Sequence[ReferenceSequence], file: Path) -> Reference:
+def _compare(versions: tuple[EngineVersion, EngineVersion], sequences: Sequence[tuple[ReferenceSequence, Window]], file: Path) -> Reference:
     with progress(of_bytes=False) as told:
-        walk = Walk(versions, [sequence.token_ids for sequence in sequences], lambda done, total: told("compare", done, total))
-        pairs = list(zip(sequences, walk.logits(), strict=True))
+        walk = Walk(versions, [window for _, window in sequences], lambda done, total: told("compare", done, total))
+        pairs = list(zip([sequence for sequence, _ in sequences], walk.logits(), strict=True))
     fp32, int8 = (distance([(sequence.logits, found[version]) for sequence, found in pairs]) for version in (0, 1))
     return Reference(file.name, len(sequences), fp32, int8)
 
 
-def _token_ids(store: ArtifactStore, manifest: Manifest, text: Path | None) -> list[int]:
-    files = {file.name: store.blob_path(file.blob.digest).read_bytes() for file in manifest.text_files}
-    model = TextModel.load(files, manifest.config.eos_token_ids, manifest.config.vocab_size)
+def _windows(store: ArtifactStore, manifest: Manifest, wanted: Wanted, window_tokens: int) -> list[Window]:
+    model = load_text(store, manifest)
     try:
-        return list(model.encode(text.read_text(encoding="utf-8") if text else default_text()))
+        text = wanted.text.read_text(encoding="utf-8") if wanted.text else default_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{text} cannot be read: {error}", advice="--text takes a plain UTF-8 file") from error
+        raise InvalidInput(f"{wanted.text} cannot be read: {error}", advice="--text takes a plain UTF-8 file") from error
+    token_ids = model.encode(text)
+    if not fills_blanks(manifest.config):
+        return windows(token_ids, wanted.tokens, window_tokens)
+    before, behind = model.frame
+    body = token_ids[len(before) : len(token_ids) - len(behind)]
+    return continued_windows(body, (before, behind), wanted.tokens, window_tokens, manifest.config)
+
+
+def _window(sequence: ReferenceSequence, config: ModelConfig) -> Window:
+    return filled_window(sequence.token_ids, config) if fills_blanks(config) else Window(sequence.token_ids)
 
 
 @contextmanager

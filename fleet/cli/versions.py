@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from device.engine.stage import OutputHead, StageEngine
+from device.pipeline.sequences import Request, Span
 from device.stage_spec import Generation, Shape, StageSpec
 from fleet.stage_request import row_multiple
 from protos.costs import StageCost
@@ -19,7 +20,8 @@ from protos.manifest import Manifest
 from quantize.blocks import Floats
 from quantize.graph import build_stage_graph
 from quantize.parts import HEAD, stage_parts
-from quantize.quality.walk import Rows, Run
+from quantize.quality.walk import Head, Rows, Run
+from quantize.quality.windows import TokenIds
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,30 @@ class EngineVersion:
     def layer(self, number: int) -> Iterator[Run]:
         engine = StageEngine(self.spec(number, number + 1), self.blob_folder, self.threads)
 
-        def run(rows: Rows) -> Floats:
+        def run(rows: Rows, prefix: int) -> Floats:
             engine.groups[0].free_all()
-            return engine.prefill(0, 0, 0, rows)
+            if number == 0 and self.manifest.config.learned_positions:
+                rows = self._placed(rows, prefix)
+            if not prefix:
+                return engine.prefill(0, 0, 0, rows)
+            # As the head has it run: what follows a prefix is decoded.
+            made = [engine.prefill(0, 0, 0, rows[:prefix]).copy()]
+            made += [engine.decode(0, [0], [row], rows[row : row + 1]).copy() for row in range(prefix, len(rows))]
+            return np.concatenate(made)
 
         yield run
 
     @contextmanager
-    def head(self) -> Iterator[Run]:
+    def head(self) -> Iterator[Head]:
         head = OutputHead(self.spec(0, 1), self.blob_folder, self.threads)
         yield lambda rows: head.logits(rows.astype(np.float32, copy=False))
+
+    def _placed(self, token_ids: Rows, prefix: int) -> TokenIds:
+        """[S, 3]: each token with the two positions of its row."""
+        masks = self.manifest.config.mask_token_ids
+        blank = next(row for row, token in enumerate(token_ids[:prefix]) if token in masks)
+        request = Request(tuple(token_ids), prefix=prefix, spans=(Span(prefix, blank),))
+        return np.array([(token, *request.positions(row)) for row, token in enumerate(token_ids)], np.int64)
 
     def spec(self, start: int, stop: int) -> StageSpec:
         """Of the stage of layers [start, stop), with embedding and output head when it begins at 0; two slots."""
@@ -78,6 +94,8 @@ class EngineVersion:
                 prefill_chunk=context,
                 row_multiple=row_multiple(self.manifest),
                 kv_dtype=self.kv_dtype,
+                prefix_whole=config.prefix_whole,
+                learned_positions=config.learned_positions,
             ),
             graph=build_stage_graph(self.manifest, body, kv_dtype=self.kv_dtype),
             head_graph=build_stage_graph(self.manifest, [HEAD]) if first else b"",

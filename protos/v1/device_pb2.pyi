@@ -235,18 +235,26 @@ class LoadStageRequest(_message.Message):
     def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ..., golden: _Optional[_Union[Golden, _Mapping]] = ...) -> None: ...
 
 class Golden(_message.Message):
-    __slots__ = ("token_ids", "scale", "hidden", "tolerance", "layers_graph")
+    __slots__ = ("token_ids", "scale", "hidden", "tolerance", "head_hidden", "logits", "logits_scale", "head_tolerance", "layers_graph")
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_FIELD_NUMBER: _ClassVar[int]
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    HEAD_HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    LOGITS_FIELD_NUMBER: _ClassVar[int]
+    LOGITS_SCALE_FIELD_NUMBER: _ClassVar[int]
+    HEAD_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_GRAPH_FIELD_NUMBER: _ClassVar[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     scale: float
     hidden: bytes
     tolerance: float
+    head_hidden: bytes
+    logits: bytes
+    logits_scale: float
+    head_tolerance: float
     layers_graph: bytes
-    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., scale: _Optional[float] = ..., hidden: _Optional[bytes] = ..., tolerance: _Optional[float] = ..., layers_graph: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., scale: _Optional[float] = ..., hidden: _Optional[bytes] = ..., tolerance: _Optional[float] = ..., head_hidden: _Optional[bytes] = ..., logits: _Optional[bytes] = ..., logits_scale: _Optional[float] = ..., head_tolerance: _Optional[float] = ..., layers_graph: _Optional[bytes] = ...) -> None: ...
 
 class StageShape(_message.Message):
     __slots__ = ("hidden_size", "vocab_size", "first_layer", "stop_layer", "kv_heads", "head_dim", "context", "groups", "slots_per_group", "prefill_chunk", "row_multiple", "kv_dtype", "prefix_whole", "learned_positions", "wire_dtype")

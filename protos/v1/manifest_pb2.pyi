@@ -183,11 +183,15 @@ class TextFile(_message.Message):
     def __init__(self, name: _Optional[str] = ..., blob: _Optional[_Union[Blob, _Mapping]] = ...) -> None: ...
 
 class GoldenRows(_message.Message):
-    __slots__ = ("token_ids", "scale", "blob")
+    __slots__ = ("token_ids", "scale", "blob", "logits_scale", "logits")
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
     BLOB_FIELD_NUMBER: _ClassVar[int]
+    LOGITS_SCALE_FIELD_NUMBER: _ClassVar[int]
+    LOGITS_FIELD_NUMBER: _ClassVar[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     scale: float
     blob: Blob
-    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., scale: _Optional[float] = ..., blob: _Optional[_Union[Blob, _Mapping]] = ...) -> None: ...
+    logits_scale: float
+    logits: Blob
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., scale: _Optional[float] = ..., blob: _Optional[_Union[Blob, _Mapping]] = ..., logits_scale: _Optional[float] = ..., logits: _Optional[_Union[Blob, _Mapping]] = ...) -> None: ...

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from protos.manifest import ModelConfig
 from quantize.config_reader import ConfigReader
 from quantize.decoder import Residual
-from quantize.forward import LayerRun, Steps
+from quantize.forward import Doubles, LayerRun, Steps
 from quantize.graph_builder import GraphBuilder
 from quantize.sources import Shapes, Sources
 
@@ -51,6 +51,8 @@ class Architecture:
     """(…, name of the hidden rows, name that the logits get)."""
     run_layer: Callable[[LayerRun], Steps]
     """The layer in float64, by which the scales of an int8 cache are found."""
+    final_norm: Callable[[LayerRun], Doubles] = lambda run: run.rms_norm("norm")
+    """In float64 too; `vectors` are the head's."""
     with_tokens: Callable[[ModelConfig, Mapping[str, int]], ModelConfig] = lambda config, special: config
     """(…, special tokens of the tokenizer by text) -> the config with what only they tell. Raises InvalidInput."""
     file_prefix: str = ""

@@ -197,6 +197,7 @@ BLANK_GLM = Architecture(
     add_layer=_add_layer,
     add_head=_add_head,
     run_layer=_run_layer,
+    final_norm=lambda run: run.layer_norm("norm"),
     with_tokens=_with_tokens,
     file_prefix="glm.",
 )

@@ -10,7 +10,7 @@ import numpy as np
 
 from protos.errors import InvalidInput
 from quantize.blocks import Floats
-from quantize.quality.scores import TokenIds
+from quantize.quality.windows import TokenIds
 
 _ADVICE = "save numpy arrays ids_0 … ids_n [S] (integers) and logits_0 … logits_n [S, vocabulary] (floats) with numpy.savez"
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from quantize.blocks import Floats
+from quantize.quality.windows import Window
 
 Doubles = npt.NDArray[np.float64]
-TokenIds = npt.NDArray[np.int64]
 
 ROWS_AT_ONCE = 64  # of logits: 64 x 49,152 fp32 are 12 MB
 _RESAMPLES = 2000
@@ -62,8 +62,9 @@ class Distance:
     top1_agreement: float
 
 
-def score(reference: Floats, logits: Floats, token_ids: TokenIds) -> WindowScore:
-    """Of logits [S, V] that predict the tokens after the first; the last row predicts nothing."""
+def score(reference: Floats, logits: Floats, window: Window) -> WindowScore:
+    """Of logits [S, V], each row of which predicts the token after it; the last predicts nothing."""
+    reference, logits, token_ids = reference[window.prefix :], logits[window.prefix :], window.token_ids[window.prefix :]
     sums = np.zeros(6)
     for start in range(0, len(token_ids) - 1, ROWS_AT_ONCE):
         rows = slice(start, min(start + ROWS_AT_ONCE, len(token_ids) - 1))

@@ -9,11 +9,14 @@ from typing import Protocol
 import numpy as np
 
 from quantize.blocks import Floats
-from quantize.quality.scores import ROWS_AT_ONCE, Doubles, TokenIds
+from quantize.quality.scores import ROWS_AT_ONCE, Doubles
+from quantize.quality.windows import TokenIds, Window
 
 Rows = Floats | TokenIds
-# Rows of one window from its start: token ids [S] or the residual stream [S, H] to the residual stream; of a head: rows to logits [S, V].
-Run = Callable[[Rows], Floats]
+# Rows of one window from its start, token ids [S] or the residual stream [S, H], and how many of them are its prefix: to the stream.
+Run = Callable[[Rows, int], Floats]
+# Rows to logits [S, V].
+Head = Callable[[Rows], Floats]
 Tell = Callable[[int, int], None]
 
 
@@ -27,20 +30,21 @@ class Version(Protocol):
         """Layer 0 takes token ids."""
         ...
 
-    def head(self) -> AbstractContextManager[Run]: ...
+    def head(self) -> AbstractContextManager[Head]: ...
 
 
 class Walk:
     """What each of `versions` makes of each window, and how far the others' residual streams are from the first's."""
 
-    def __init__(self, versions: Sequence[Version], windows: Sequence[TokenIds], tell: Tell = lambda done, total: None) -> None:
+    def __init__(self, versions: Sequence[Version], windows: Sequence[Window], tell: Tell = lambda done, total: None) -> None:
         """Runs all layers; `tell` gets (steps done, in all), the heads included. Rows of all windows are kept: 4 x H bytes a token."""
         self._versions = versions
         self._tell = tell
+        self._prefixes = [window.prefix for window in windows]
         self._total = (versions[0].layers + 1) * len(windows)
         self.layer_squares: Doubles = np.zeros((len(versions) - 1, versions[0].layers, len(windows), 2))
         """[version - 1, layer, window]: sums of squares of the difference of the streams after that layer, and of the first's stream."""
-        self._rows: list[list[Rows]] = [list(windows) for _ in versions]
+        self._rows: list[list[Rows]] = [[window.token_ids for window in windows] for _ in versions]
         for layer in range(versions[0].layers):
             self._step(layer)
 
@@ -57,7 +61,7 @@ class Walk:
             runs = [stack.enter_context(version.layer(layer)) for version in self._versions]
             for window in range(len(self._rows[0])):
                 for run, rows in zip(runs, self._rows, strict=True):
-                    rows[window] = run(rows[window]).copy()
+                    rows[window] = run(rows[window], self._prefixes[window]).copy()
                 truth = self._rows[0][window]
                 square = np.sum(np.square(truth), dtype=np.float64)
                 for version, rows in enumerate(self._rows[1:]):
@@ -66,6 +70,6 @@ class Walk:
                 self._tell(layer * len(self._rows[0]) + window + 1, self._total)
 
 
-def _in_pieces(head: Run, rows: Rows) -> Floats:
+def _in_pieces(head: Head, rows: Rows) -> Floats:
     """Few rows at a time: a run keeps buffers of its own for as many logits."""
     return np.concatenate([head(rows[start : start + ROWS_AT_ONCE]).copy() for start in range(0, len(rows), ROWS_AT_ONCE)])

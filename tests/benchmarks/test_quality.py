@@ -12,12 +12,13 @@ from quantize.formats import open_checkpoint
 from quantize.importer import import_model
 from quantize.quality.scores import quality
 from quantize.quality.walk import Walk
+from quantize.quality.windows import Window
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 
 
 def test_versions_and_others_are_judged_by_the_first(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "store")
-    parts = list(np.random.default_rng(1).integers(0, 272, (3, 31)))
+    parts = [Window(ids) for ids in np.random.default_rng(1).integers(0, 272, (3, 31))]
     with open_checkpoint(write_checkpoint(tmp_path / "checkpoint", TinyGlm(tied_head=True))) as checkpoint:
         manifests = [
             import_model(checkpoint, store, "fp32", bits=32),
@@ -27,7 +28,7 @@ def test_versions_and_others_are_judged_by_the_first(tmp_path: Path) -> None:
     versions = [EngineVersion(manifest, store.blob_folder, 32) for manifest in manifests]
 
     def truth(token_ids: np.ndarray) -> np.ndarray:
-        return next(Walk(versions[:1], [token_ids]).logits())[0]
+        return next(Walk(versions[:1], [Window(token_ids)]).logits())[0]
 
     told: list[int] = []
     scores = measure(versions, [truth], parts, lambda done, total: told.append(total - done))

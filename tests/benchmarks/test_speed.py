@@ -18,6 +18,7 @@ from quantize.artifact import ArtifactStore
 from quantize.formats import open_checkpoint
 from quantize.importer import import_model
 from quantize.quality.walk import Walk
+from quantize.quality.windows import Window
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 
 WHOLE = Settings("tiny", 1, 1, 1, (1, 2, 4), (1, 16), (1,), 6, peer=True, beside=True)
@@ -52,7 +53,7 @@ def test_the_engine_decodes_what_it_should(tiny: BenchModel) -> None:
     prompt = tuple(tiny.prompt(21, 5))
     engine = EngineAlone(whole_model_spec(tiny.manifest, 64, chunk=10), tiny.blob_folder, 1)
     first = engine._prefill(0, prompt)
-    (logits,) = next(Walk([EngineVersion(tiny.manifest, tiny.blob_folder, 64)], [np.array(prompt)]).logits())
+    (logits,) = next(Walk([EngineVersion(tiny.manifest, tiny.blob_folder, 64)], [Window(np.array(prompt))]).logits())
     assert first == logits[-1].argmax()
     assert engine.measure(Ask("decode", (prompt, prompt[:7]), 3))["tokens_per_second"] > 0
     with pytest.raises(Exception, match="beside"):

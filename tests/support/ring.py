@@ -212,7 +212,7 @@ def load_requests(
         parts = stage_parts(manifest, first, stop, head=stage == 0)
         body = [part for part in parts if part != "head"]
         blobs = {blob.digest for part in parts for blob in manifest.part(part).variants[0].blobs}
-        golden = stage_golden(manifest, body, first, stop, context, kv_dtype, golden_from) if golden_from else None
+        golden = stage_golden(manifest, parts, first, stop, context, kv_dtype, golden_from) if golden_from else None
         requests.append(
             device_pb2.LoadStageRequest(
                 generation=device_pb2.Generation(deployment="test", number=1),

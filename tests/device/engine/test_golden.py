@@ -12,12 +12,13 @@ from device.engine import golden as golden_module
 from device.engine.golden import check_stage, deviation
 from device.engine.opening import open_stage
 from device.engine.stage import StageEngine
-from device.stage_spec import StageSpec, parse_spec
+from device.stage_spec import Golden, StageSpec, parse_spec
 from protos.dtypes import KvDtype
 from protos.errors import Corrupt, InvalidInput
 from protos.manifest import Manifest
 from protos.v1 import device_pb2
 from quantize.artifact import ArtifactStore
+from tests.support.blanks import blank_model
 from tests.support.checkpoints import TinyGlm
 from tests.support.corruption import flip_bit
 from tests.support.ring import load_requests, tiny_model
@@ -67,6 +68,40 @@ def test_other_shapes_and_blocks(tmp_path: Path, shape: TinyGlm, block_size: int
             open_stage(spec, store.blob_folder, 1, None)
 
 
+@pytest.mark.parametrize("block_size", [32, 128])
+def test_a_model_that_fills_blanks_is_checked_too(tmp_path: Path, block_size: int) -> None:
+    manifest, store = blank_model(tmp_path, block_size=block_size)
+    for stages in (1, 3):
+        for spec in specs(manifest, store, stages):
+            assert spec.golden is not None
+            half = dataclasses.replace(spec.golden, tolerance=spec.golden.tolerance / 2, head_tolerance=spec.golden.head_tolerance / 2)
+            open_stage(dataclasses.replace(spec, golden=half), store.blob_folder, 1, None)
+    bad = flip_bit(store, manifest, "layers.1", "o.scales", element=5, bit=30)
+    for stages in (1, 3):
+        (holder,) = (spec for spec in specs(bad, store, stages) if 1 in spec.shape.layers)
+        with pytest.raises(Corrupt, match=r"^layer 1 of layers"):
+            open_stage(holder, store.blob_folder, 1, None)
+    # Each row of a prefix depends on all: fewer of them are none that are known.
+    assert all(spec.golden is None for spec in specs(manifest, store, 2, context=6))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_damaged_output_head_is_refused(tmp_path: Path, tied: bool) -> None:
+    manifest, store = tiny_model(tmp_path, dataclasses.replace(SHAPE, tied_head=tied))
+    for tensor, element in (("scales", 7), ("norm", 3)):
+        bad = flip_bit(store, manifest, "head", tensor, element=element, bit=30)
+        head, *others = specs(bad, store, 2)
+        with pytest.raises(Corrupt, match=r"^the output head gives other logits than its import recorded"):
+            open_stage(head, store.blob_folder, 1, None)
+        for spec in others:
+            open_stage(spec, store.blob_folder, 1, None)
+    head, *others = specs(manifest, store, 2)
+    assert head.golden
+    assert head.golden.logits
+    assert not any(spec.golden.logits for spec in others if spec.golden)
+    open_stage(head, store.blob_folder, 1, None)
+
+
 @pytest.mark.parametrize("stages", [1, 2, 4])
 @pytest.mark.parametrize("tensor", ["qkv.scales", "o.scales", "down.scales"])
 def test_a_flipped_exponent_is_refused_and_its_layer_named(model: tuple[Manifest, ArtifactStore], stages: int, tensor: str) -> None:
@@ -105,10 +140,22 @@ def test_a_short_context_takes_fewer_rows(model: tuple[Manifest, ArtifactStore])
 
 def test_rows_that_contradict_the_stage_are_refused(model: tuple[Manifest, ArtifactStore]) -> None:
     (request,) = requests(*model, 1)
-    for change in ({"token_ids": [1, 2, 3]}, {"token_ids": [10**6] * 8}, {"hidden": b"x"}, {"tolerance": 0.0}, {"scale": float("nan")}):
+    changes: tuple[dict[str, object], ...] = (
+        {"token_ids": [1, 2, 3]},
+        {"token_ids": [10**6] * 8},
+        {"hidden": b"x"},
+        {"tolerance": 0.0},
+        {"scale": float("nan")},
+        {"logits": b"x"},
+        {"logits": b""},
+        {"head_hidden": b""},
+        {"head_tolerance": 0.0},
+        {"logits_scale": float("inf")},
+    )
+    for change in changes:
         changed = device_pb2.LoadStageRequest()
         changed.CopyFrom(request)
-        plain = {name: getattr(request.golden, name) for name in ("token_ids", "scale", "hidden", "tolerance", "layers_graph")}
+        plain = {field.name: getattr(request.golden, field.name) for field in dataclasses.fields(Golden)}
         changed.golden.CopyFrom(device_pb2.Golden(**{**plain, **change}))  # type: ignore[arg-type]
         with pytest.raises(InvalidInput, match="golden rows are not of its shape"):
             parse_spec(changed)

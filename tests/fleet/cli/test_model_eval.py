@@ -16,6 +16,7 @@ from quantize.artifact import ArtifactStore
 from quantize.checkpoint import tensor_shapes
 from quantize.formats import open_checkpoint
 from tests.support import oracle
+from tests.support.blanks import GOLDEN, expected
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 from tests.support.command import Command
 
@@ -89,6 +90,27 @@ def test_another_frameworks_logits(glmfleet: Command, home: Home, checkpoint: Pa
     assert (code, out) == (1, "")
     assert err.splitlines()[0].startswith("error: bad.npz cannot be read: ")
     assert len(err.splitlines()) == 2
+
+
+def test_a_model_that_fills_blanks(glmfleet: Command, home: Home, tmp_path: Path) -> None:
+    """What follows a prefix is decoded, and the original code's own logits are met, prefix and all."""
+    arrays = {f"ids_{k}": case.ids for k, case in enumerate(expected())} | {f"logits_{k}": case.logits for k, case in enumerate(expected())}
+    np.savez(tmp_path / "original.npz", **arrays)  # type: ignore[arg-type]
+    assert glmfleet("model", "import", GOLDEN, "--name", "blanks", "--home", home.path)[0] == 0
+    asked = ["model", "eval", "blanks", "--tokens", 512, "--reference", tmp_path / "original.npz", "--json", "--home", home.path]
+    code, out, err = glmfleet(*asked)
+    assert code == 0, err
+    made = json.loads(out)
+    assert made["reference"]["fp32"]["max_abs"] < 1e-3
+    assert made["reference"]["fp32"]["top1_agreement"] == 1
+    assert 1e-3 < made["reference"]["int8"]["max_abs"] < 2
+    assert made["reference"]["fp32"]["tokens"] == sum(len(case.ids) for case in expected())
+    assert made["circumstances"]["text"].endswith("(of each window the second half)")
+    assert 0 < made["quality"]["kl_divergence"]["value"] < 0.05
+    np.savez(tmp_path / "other.npz", ids_0=np.arange(9), logits_0=np.zeros((9, expected()[0].logits.shape[1])))
+    code, _, err = glmfleet("model", "eval", "blanks", "--reference", tmp_path / "other.npz", "--home", home.path)
+    assert code == 1
+    assert err.startswith("error: a sequence has no blank with a 501 behind it")
 
 
 def test_an_import_measures_at_once_when_asked(glmfleet: Command, home: Home, checkpoint: Path) -> None:

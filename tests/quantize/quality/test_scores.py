@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from quantize.quality.scores import WindowScore, distance, quality, score
+from quantize.quality.windows import Window
 
-TARGETS = np.array([0, 2, 1, 2], np.int64)
+TARGETS = Window(np.array([0, 2, 1, 2], np.int64))
 TRUTH = np.log(np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8], [0.9, 0.05, 0.05]], np.float32))
 EVEN = np.zeros((4, 3), np.float32)
 
@@ -32,11 +33,17 @@ def test_a_constant_added_to_logits_is_no_divergence() -> None:
     assert score(TRUTH, TRUTH + 5, TARGETS).kl == pytest.approx(0, abs=1e-6)
 
 
+def test_a_prefix_predicts_nothing() -> None:
+    found = score(TRUTH, EVEN, Window(TARGETS.token_ids, prefix=2))
+    assert found.tokens == 1
+    assert found.reference_nll == pytest.approx(-np.log(0.8))  # of the third row only
+
+
 def test_many_rows_are_scored_in_pieces() -> None:
     random = np.random.default_rng(0)
     truth, found = random.standard_normal((2, 300, 11)).astype(np.float32)
     token_ids = random.integers(0, 11, 300)
-    whole = score(truth, found, token_ids)
+    whole = score(truth, found, Window(token_ids))
     assert whole.tokens == 299
     assert whole.agreed == int((truth[:-1].argmax(1) == found[:-1].argmax(1)).sum())
     assert whole.error_square == pytest.approx(float(np.square(truth - found)[:-1].sum()), rel=1e-4)

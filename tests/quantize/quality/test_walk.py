@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from quantize.blocks import Floats
-from quantize.quality.walk import Rows, Run, Walk
+from quantize.quality.walk import Head, Rows, Run, Walk
+from quantize.quality.windows import Window
 
 EMBEDDING = np.random.default_rng(0).standard_normal((11, 4)).astype(np.float32)
-WINDOWS = [np.arange(3), np.arange(5, 11)]
+WINDOWS = [Window(np.arange(3)), Window(np.arange(5, 11), prefix=2)]
 
 
 @dataclass
@@ -25,19 +26,21 @@ class Shifting:
     most_open: int = 0
     buffer: Floats = field(default_factory=lambda: np.zeros((16, 4), np.float32))
     layers: int = 3
+    prefixes: list[int] = field(default_factory=list)
 
     @contextmanager
     def layer(self, number: int) -> Iterator[Run]:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
-        yield lambda rows: self._run(number, rows)
+        yield lambda rows, prefix: self._run(number, rows, prefix)
         self.open -= 1
 
     @contextmanager
-    def head(self) -> Iterator[Run]:
+    def head(self) -> Iterator[Head]:
         yield lambda rows: rows @ EMBEDDING.T
 
-    def _run(self, number: int, rows: Rows) -> Floats:
+    def _run(self, number: int, rows: Rows, prefix: int) -> Floats:
+        self.prefixes.append(prefix)
         stream = EMBEDDING[rows] if number == 0 else rows
         self.buffer[: len(rows)] = stream + np.float32(self.shift)
         return self.buffer[: len(rows)]
@@ -49,12 +52,13 @@ def test_logits_and_layer_errors() -> None:
     walk = Walk(versions, WINDOWS, lambda done, total: told.append((done, total)))
     for window, found in zip(WINDOWS, walk.logits(), strict=True):
         for version, logits in zip(versions, found, strict=True):
-            assert np.allclose(logits, (EMBEDDING[window] + 3 * version.shift) @ EMBEDDING.T, atol=1e-5)
+            assert np.allclose(logits, (EMBEDDING[window.token_ids] + 3 * version.shift) @ EMBEDDING.T, atol=1e-5)
     for layer in range(3):
         for window, (error, square) in zip(WINDOWS, walk.layer_squares[0, layer], strict=True):
-            assert error == pytest.approx(4 * len(window) * (0.5 * (layer + 1)) ** 2, rel=1e-5)
-            assert square == pytest.approx(np.square(EMBEDDING[window]).sum(), rel=1e-5)
+            assert error == pytest.approx(4 * len(window.token_ids) * (0.5 * (layer + 1)) ** 2, rel=1e-5)
+            assert square == pytest.approx(np.square(EMBEDDING[window.token_ids]).sum(), rel=1e-5)
     assert not walk.layer_squares[1, :, :, 0].any()
+    assert versions[0].prefixes == [0, 2] * 3
     assert told == [(done, 8) for done in range(1, 9)]
 
 
