@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 import uuid
-from dataclasses import dataclass, field
 from types import TracebackType
 
 import numpy as np
@@ -17,9 +16,9 @@ from device.pipeline.clients import TOGETHER_SECONDS, Client, Track, parse_submi
 from device.pipeline.link import Link
 from device.pipeline.microbatch import check_returned, microbatch, placed_tokens
 from device.pipeline.relay import WINDOW, FlowContext, Microbatches
-from device.pipeline.sampler import sample
+from device.pipeline.rounds import Round, Rounds
 from device.pipeline.scheduler import Scheduler
-from device.pipeline.sequences import Sequence, Step, Told
+from device.pipeline.sequences import Step, Told
 from device.pipeline.stage import Extra, Stage
 from device.pipeline.wire import decode, encode
 from protos.costs import head_work
@@ -36,14 +35,6 @@ ROUTE_SECONDS = 0.2
 BURST_SECONDS = TOGETHER_SECONDS
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Round:
-    step: Step
-    message: pb.Microbatch
-    sampled: dict[Sequence, int] = field(default_factory=dict)
-    ended_at: float = 0.0
 
 
 class Head:
@@ -158,16 +149,16 @@ class Head:
                 await self._fail(Internal(f"{type(error).__name__}: {error}"))
 
     async def _launch(self, step: Step) -> None:
-        message, tracks = self._message(step), [self._tracks[sequence.number] for sequence in step.sequences]
+        (message, tokens), tracks = self._made(step), [self._tracks[sequence.number] for sequence in step.sequences]
         for track in tracks:
             track.start(time.perf_counter())
         if message.HasField("modelled_at"):
             message.modelled_at = max([message.modelled_at, *(track.modelled_arrival for track in tracks)])
         if self._link is None:
-            await self._launch_alone(step, message)
+            await self._launch_alone(step, message, tokens)
             return
         started = time.perf_counter()
-        hidden = await self.stage.step(message, self._tokens(step))
+        hidden = await self.stage.step(message, tokens)
         self._measure(step, started)
         await self._send(step, message, hidden)
 
@@ -180,42 +171,31 @@ class Head:
         self._in_flight[message.step] = step
         self.stage.counters.sent_bytes += await self._link.send(message)
 
-    async def _launch_alone(self, step: Step, message: pb.Microbatch) -> None:
+    async def _launch_alone(self, step: Step, message: pb.Microbatch, tokens: Tokens) -> None:
         """The whole model is here: the step's round ends with its run, and decode rounds follow each other in the computing thread for
         BURST_SECONDS, or until there is news: handing a small model's every token to the event loop and back takes a tenth of its time."""
         self._wake.clear()  # from here on it tells of news
-        rounds = [_Round(step, message)]
-        most, started = self._scheduler.rounds(step), time.perf_counter()
+        started = time.perf_counter()
+
+        def enough() -> bool:
+            return self._wake.is_set() or time.perf_counter() - started > BURST_SECONDS
 
         def sample(hidden: Rows) -> None:
-            this = rounds[-1]
-            wanted = hidden[-1:] if step.prefill else hidden[[step.sequences.index(sequence) for sequence in step.wanted]]
-            this.sampled = self._sample(step, wanted, ahead=len(rounds) - 1)
+            rounds.sample(hidden[-1:] if step.prefill else hidden[[step.sequences.index(sequence) for sequence in step.wanted]])
 
-        def following() -> tuple[pb.Microbatch, Tokens] | None:
-            this = rounds[-1]
-            this.ended_at = time.perf_counter()  # not when it was sampled: an accelerator that keeps its pace ends later
-            over = len(rounds) >= most or self._wake.is_set() or this.ended_at - started > BURST_SECONDS
-            after = None if over else this.step.following(this.sampled)
-            if after is None:
-                return None
-            rounds.append(_Round(after, self._message(after)))
-            return rounds[-1].message, self._tokens(after)
-
+        rounds = Rounds(step, message, self._output, self._made, most=self._scheduler.rounds(step), enough=enough)
         extra = Extra(head_work(self.stage.spec.cost, len(step.wanted)), sample) if step.wanted else None
-        await self.stage.step(message, self._tokens(step), extra, following)
+        await self.stage.step(message, tokens, extra, rounds.following)
         self._measure(step, started)
-        for each in rounds:
-            self._round_done(each.step, each.message, each.sampled, each.ended_at)
+        for each in rounds.done:
+            self._round_done(each)
 
-    def _message(self, step: Step) -> pb.Microbatch:
+    def _made(self, step: Step) -> tuple[pb.Microbatch, Tokens]:
+        """The step's microbatch, and what enters its layers."""
         message = microbatch(step)
         if self.stage.hardware.info.simulated:
             message.modelled_at = self._group_ready[step.group]
-        return message
-
-    def _tokens(self, step: Step) -> Tokens:
-        return placed_tokens(step) if self.stage.spec.shape.learned_positions else np.array(step.tokens, np.int64)
+        return message, placed_tokens(step) if self.stage.spec.shape.learned_positions else np.array(step.tokens, np.int64)
 
     def _measure(self, step: Step, started: float) -> None:
         """Stages are cut to take about the same time, so the head's own says how long a chunk holds up the ring."""
@@ -231,47 +211,27 @@ class Head:
         shape = self.stage.spec.shape
         check_returned(message, step, row_bytes(shape.hidden_size, shape.wire_dtype))
         if not step.wanted:
-            self._round_done(step, message, {}, time.perf_counter())
+            self._round_done(Round(step, message, ended_at=time.perf_counter()))
             return
         received = decode(message.hidden, len(step.wanted), shape.hidden_size, shape.wire_dtype)
-        rounds, most = [_Round(step, message)], min(2, self._scheduler.rounds(step))
-
-        def finish() -> None:
-            rounds[0].sampled = self._sample(step, received)
-
-        def following() -> tuple[pb.Microbatch, Tokens] | None:
-            if len(rounds) == 1:
-                rounds[0].ended_at = time.perf_counter()
-            after = None if len(rounds) >= most else step.following(rounds[0].sampled)
-            if after is None:
-                return None
-            rounds.append(_Round(after, self._message(after)))
-            return rounds[1].message, self._tokens(after)
-
-        hidden = await self.stage.extra(message, head_work(self.stage.spec.cost, len(step.wanted)), finish, following)
+        rounds = Rounds(step, message, self._output, self._made, most=min(2, self._scheduler.rounds(step)))
+        work = head_work(self.stage.spec.cost, len(step.wanted))
+        hidden = await self.stage.extra(message, work, lambda: rounds.sample(received), rounds.following)
         if self.stage.ring_id != ring_id:
             raise Conflict("the ring was given up while its step was computed")
-        self._round_done(step, message, rounds[0].sampled, rounds[0].ended_at)
-        for after in rounds[1:]:
+        self._round_done(rounds.done[0])
+        for after in rounds.done[1:]:
             self._scheduler.launched(after.step)
             await self._send(after.step, after.message, hidden)
 
-    def _sample(self, step: Step, hidden: Rows, ahead: int = 0) -> dict[Sequence, int]:
-        """One token for each of `step.wanted`, whose answers are `ahead` tokens longer than told yet; runs in the computing thread."""
-        logits = self._output.logits(hidden)
-        return {
-            sequence: sample(row, sequence.request.sampling, len(sequence.request.prompt_ids) + len(sequence.answer) + ahead)
-            for sequence, row in zip(step.wanted, logits, strict=True)
-        }
-
-    def _round_done(self, step: Step, message: pb.Microbatch, sampled: dict[Sequence, int], now: float) -> None:
-        """`now`: when it ended, as time.perf_counter tells."""
+    def _round_done(self, done: Round) -> None:
+        step, message = done.step, done.message
         modelled = message.modelled_at if message.HasField("modelled_at") else None
         if modelled is not None:
             self._group_ready[step.group] = modelled
-        told = self._scheduler.complete(step, sampled)
+        told = self._scheduler.complete(step, done.sampled)
         for sequence in step.sequences:
-            self._tracks[sequence.number].note(now, modelled)
+            self._tracks[sequence.number].note(done.ended_at, modelled)
         self._tell(told)
         for released in message.released:
             self._tracks.pop(released.sequence).finish(released.usage)

@@ -1,0 +1,66 @@
+"""Rounds of one group that follow each other in one turn of the computing thread: each feeds what the one before gave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from device.engine.opening import Output
+from device.engine.stage import Rows, Tokens
+from device.pipeline.sampler import sample
+from device.pipeline.sequences import Sequence, Step
+from protos.v1 import pipeline_pb2 as pb
+
+
+@dataclass
+class Round:
+    """A step, the microbatch that it is, and what it gave by when (time.perf_counter)."""
+
+    step: Step
+    message: pb.Microbatch
+    sampled: dict[Sequence, int] = field(default_factory=dict)
+    ended_at: float = 0.0
+
+
+class Rounds:
+    """`done`, and the one that runs. All but the construction is called in the computing thread."""
+
+    def __init__(
+        self,
+        step: Step,
+        message: pb.Microbatch,
+        output: Output,
+        made: Callable[[Step], tuple[pb.Microbatch, Tokens]],
+        *,
+        most: int,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """At most `most` rounds (see `Scheduler.rounds`), and no other once `enough()`; `made` gives a step's microbatch and what enters its
+        layers."""
+        self.done = [Round(step, message)]
+        self._output = output
+        self._made = made
+        self._most = most
+        self._enough = enough
+
+    def sample(self, hidden: Rows) -> None:
+        """One token for each of the running step's `wanted`, whose answers are as many tokens longer than told as there were rounds."""
+        this, ahead = self.done[-1], len(self.done) - 1
+        logits = self._output.logits(hidden)
+        this.sampled = {
+            sequence: sample(row, sequence.request.sampling, len(sequence.request.prompt_ids) + len(sequence.answer) + ahead)
+            for sequence, row in zip(this.step.wanted, logits, strict=True)
+        }
+
+    def following(self) -> tuple[pb.Microbatch, Tokens] | None:
+        """The next round, if there is to be one; see `Stage.step`."""
+        this = self.done[-1]
+        this.ended_at = time.perf_counter()  # not when it was sampled: an accelerator that keeps its pace ends later
+        over = len(self.done) >= self._most or self._enough()
+        after = None if over else this.step.following(this.sampled)
+        if after is None:
+            return None
+        message, tokens = self._made(after)
+        self.done.append(Round(after, message))
+        return message, tokens
