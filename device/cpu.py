@@ -83,8 +83,8 @@ class CpuHardware:
             figures=Figures(linear_bytes_per_second=copy_bandwidth()),
         )
 
-    async def turn(self, function: Callable[[], T]) -> T:
-        return await self._thread.turn(function)
+    async def turn(self, function: Callable[[], T], *, brief: bool = False) -> T:
+        return await self._thread.turn(function, brief=brief)
 
     def run(self, work: object, compute: Callable[[], None]) -> RunReport:
         if self._meter is None:

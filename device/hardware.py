@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -73,8 +74,12 @@ class Hardware(Protocol):
         """What stages and their KV may take together."""
         ...
 
-    async def turn(self, function: Callable[[], T]) -> T:
-        """Call it in the computing thread, after all that was asked before; what it raises is raised."""
+    async def turn(self, function: Callable[[], T], *, brief: bool = False) -> T:
+        """Call it in the computing thread, after all that was asked before; what it raises is raised.
+
+        One that is said to be `brief` may be called at once, in the event loop, while nothing else was asked: to the thread and back takes
+        as long as a few layers of a small model.
+        """
         ...
 
     def run(self, work: Work, compute: Callable[[], None]) -> RunReport:
@@ -93,9 +98,22 @@ class RunThread:
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self._lock = threading.Lock()
+        self._asked = 0  # turns that wait or run in the thread, also those whose caller has left
 
-    async def turn(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+    async def turn(self, function: Callable[[], T], *, brief: bool = False) -> T:
+        """See Hardware.turn."""
+        if brief and not self._asked:
+            return function()
+        with self._lock:
+            self._asked += 1
+        future = self._executor.submit(function)
+        future.add_done_callback(self._turn_over)
+        return await asyncio.wrap_future(future)
+
+    def _turn_over(self, _future: object) -> None:
+        with self._lock:
+            self._asked -= 1
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)

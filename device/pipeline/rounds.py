@@ -36,8 +36,10 @@ class Rounds:
         most: int,
         enough: Callable[[], bool] = lambda: False,
     ) -> None:
-        """At most `most` rounds (see `Scheduler.rounds`), and no other once `enough()`; `made` gives a step's microbatch and what enters its
-        layers."""
+        """At most `most` rounds (see `Scheduler.rounds`), and no other once `enough()`.
+
+        `made` gives a step's microbatch and what enters its layers.
+        """
         self.done = [Round(step, message)]
         self._output = output
         self._made = made

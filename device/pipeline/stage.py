@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ from protos.errors import InvalidInput, Unavailable
 from protos.ids import DeviceId
 from protos.roofline import Work
 from protos.v1 import pipeline_pb2, telemetry_pb2
+
+# A decode turn of a ring that was over sooner than this is brief (see Hardware.turn): two thirds of a small model's hop is the way to the
+# computing thread and back. Nobody who waits for the event loop meanwhile sees so little.
+BRIEF_SECONDS = 0.02
 
 
 class ModelledClock:
@@ -100,6 +105,7 @@ class Stage:
     orphaned_since: float | None = None
     _slots: dict[tuple[int, int], Usage] = field(default_factory=dict)
     _unloaded: asyncio.Event = field(default_factory=asyncio.Event)
+    _decode_seconds: float = math.inf  # of the last decode turn
 
     @property
     def open_sequences(self) -> int:
@@ -182,7 +188,10 @@ class Stage:
                 runs.append((following_one[0], report))
             return hidden, runs
 
-        hidden, runs = await self.hardware.turn(turn)
+        brief = self.spec.next is not None and not message.prefill and self._decode_seconds < BRIEF_SECONDS
+        hidden, runs = await self.hardware.turn(turn, brief=brief)
+        if not message.prefill:
+            self._decode_seconds = sum(report.wall_seconds for _, report in runs)
         ready_at = message.modelled_at
         for one, report in runs:
             if one.HasField("modelled_at"):

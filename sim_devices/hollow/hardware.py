@@ -37,7 +37,7 @@ class HollowHardware:
     def memory_bytes(self) -> int:
         return self._memory_bytes
 
-    async def turn(self, function: Callable[[], T]) -> T:
+    async def turn(self, function: Callable[[], T], *, brief: bool = False) -> T:
         """Raises Conflict."""
         raise refusal()
 

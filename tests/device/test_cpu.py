@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +145,30 @@ async def test_runs_are_in_the_order_asked(tmp_path: Path) -> None:
     await asyncio.gather(*(run_once(cpu, WORK, lambda number=number: order.append(number)) for number in range(20)))
     cpu.close()
     assert order == list(range(20))
+
+
+async def test_a_brief_turn_is_at_once_unless_others_wait(tmp_path: Path) -> None:
+    cpu = CpuHardware(1 << 20, 1, powercap=tmp_path)
+    here, busy, go = threading.get_ident(), threading.Event(), threading.Event()
+    assert await cpu.turn(threading.get_ident, brief=True) == here
+    assert await cpu.turn(threading.get_ident) != here
+
+    def stand() -> None:
+        busy.set()
+        go.wait(10)
+
+    standing = asyncio.create_task(cpu.turn(stand), name="standing")
+    await asyncio.to_thread(busy.wait, 10)
+    standing.cancel()  # who asked has left; the thread still runs
+    waiting = asyncio.create_task(cpu.turn(threading.get_ident, brief=True), name="waiting")
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    go.set()
+    assert await waiting != here
+    assert await cpu.turn(threading.get_ident, brief=True) == here
+    with pytest.raises(ZeroDivisionError):
+        await cpu.turn(lambda: 1 // 0, brief=True)
+    cpu.close()
 
 
 def test_bandwidth_is_a_plausible_figure() -> None:

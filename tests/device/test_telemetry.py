@@ -23,7 +23,7 @@ class Metered:
     memory_bytes: int = 1
     info: AcceleratorInfo = field(default_factory=lambda: AcceleratorInfo("x", "", False, "", 1, pb.ENERGY_SOURCE_MEASURED))
 
-    async def turn(self, function: Callable[[], T]) -> T:
+    async def turn(self, function: Callable[[], T], *, brief: bool = False) -> T:
         raise NotImplementedError
 
     def run(self, work: Work, compute: Callable[[], None]) -> RunReport:

@@ -56,6 +56,13 @@ def test_it_describes_itself() -> None:
         assert hardware.condition() == Condition(pytest.approx(warm), throttled=False, battery_fraction=None)
 
 
+async def test_only_a_fast_pace_may_run_in_the_event_loop() -> None:
+    for pace in ("fast", "realtime"):
+        with hardware_with(pace, Clock()) as hardware:
+            at_once = await hardware.turn(threading.get_ident, brief=True) == threading.get_ident()
+            assert at_once == (pace == "fast")
+
+
 async def test_fast_does_not_wait_and_reports_both_times() -> None:
     clock = Clock()
     with hardware_with("fast", clock) as hardware:

@@ -54,9 +54,9 @@ async def test_a_token_is_one_turn_of_each_stage(
     """The head ends a round and begins the next in the same turn."""
     turns, turn = [0], RunThread.turn
 
-    async def counted(thread: RunThread, function: Callable[[], Any]) -> Any:
+    async def counted(thread: RunThread, function: Callable[[], Any], *, brief: bool = False) -> Any:
         turns[0] += 1
-        return await turn(thread, function)
+        return await turn(thread, function, brief=brief)
 
     async with ring(tmp_path, *model, 2) as two, two.client() as client:
         monkeypatch.setattr(RunThread, "turn", counted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from device.engine.stage import Rows, StageEngine
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
 from device.pipeline.stage import Extra, ModelledClock, Stage
+from device.stage_spec import Hop
 from protos.errors import InvalidInput, Unavailable
 from protos.ids import DeviceId
 from protos.roofline import Load, Work
@@ -31,10 +33,12 @@ class Fixed:
     def __init__(self, *, metered: bool = True, modelled: bool = True) -> None:
         self.report = RunReport(2.0, 3.0 if modelled else None, 5.0 if metered else None)
         self.work: list[Work] = []
+        self.brief: list[bool] = []
         source = telemetry_pb2.ENERGY_SOURCE_MODELLED if metered else telemetry_pb2.ENERGY_SOURCE_UNMETERED
         self.info = AcceleratorInfo("fixed", "", modelled, "fast" if modelled else "", 1, source)
 
-    async def turn(self, function: Callable[[], T]) -> T:
+    async def turn(self, function: Callable[[], T], *, brief: bool = False) -> T:
+        self.brief.append(brief)
         return function()
 
     def run(self, work: Work, compute: Callable[[], None]) -> RunReport:
@@ -154,6 +158,19 @@ async def test_modelled_time_passes_from_stage_to_stage(stage: Stage) -> None:
     real = decode([0], [5])
     await stage.step(real)
     assert not real.HasField("modelled_at")
+
+
+async def test_decode_turns_that_were_short_are_brief_in_a_ring(make: Callable[..., Stage]) -> None:
+    for following, expected in ((Hop(DeviceId("next"), "127.0.0.1:1"), [False, False, True, True, False]), (None, [False] * 5)):
+        stage = make()
+        stage.spec = dataclasses.replace(stage.spec, next=following)
+        hardware = stage.hardware
+        assert isinstance(hardware, Fixed)
+        await stage.step(prefill(0, 1))
+        for position, seconds in ((4, 0.001), (5, 0.001), (6, 1.0), (7, 0.001)):
+            hardware.report = dataclasses.replace(hardware.report, wall_seconds=seconds)
+            await stage.step(decode([0], [position]))
+        assert hardware.brief == expected
 
 
 async def test_the_head_s_share_counts_no_token_twice(stage: Stage) -> None:
