@@ -169,7 +169,8 @@ class Head:
         self._steps += 1
         message.step = self._steps
         self._in_flight[message.step] = step
-        self.stage.counters.sent_bytes += await self._link.send(message)
+        sent = await self._link.send(message)  # two tasks send: the sum is taken afterwards
+        self.stage.counters.sent_bytes += sent
 
     async def _launch_alone(self, step: Step, message: pb.Microbatch, tokens: Tokens) -> None:
         """The whole model is here: the step's round ends with its run, and decode rounds follow each other in the computing thread for
@@ -203,8 +204,8 @@ class Head:
             self._scheduler.chunks.measured(len(step.tokens), time.perf_counter() - started)
 
     async def _returned(self, message: pb.Microbatch, ring_id: str) -> None:
-        """End a step's round. Where nothing else is to be decided, its next begins in the same turn of the computing thread: a turn
-        of its own is half a hop more for each token."""
+        """End a step's round. Where nothing else is to be decided, its next begins in the same turn: one of its own is half a hop
+        more for each token."""
         step = self._in_flight.pop(message.step, None)
         if step is None:
             raise Conflict(f"step {message.step} came back, which is not in flight")
@@ -214,7 +215,11 @@ class Head:
             self._round_done(Round(step, message, ended_at=time.perf_counter()))
             return
         received = decode(message.hidden, len(step.wanted), shape.hidden_size, shape.wire_dtype)
-        rounds = Rounds(step, message, self._output, self._made, most=min(2, self._scheduler.rounds(step)))
+        link = self._link
+        assert link
+        # While another group's rows are on their way out, what comes back is still read and told.
+        most, enough = min(2, self._scheduler.rounds(step)), lambda: link.busy
+        rounds = Rounds(step, message, self._output, self._made, most=most, enough=enough)
         work = head_work(self.stage.spec.cost, len(step.wanted))
         hidden = await self.stage.extra(message, work, lambda: rounds.sample(received), rounds.following)
         if self.stage.ring_id != ring_id:

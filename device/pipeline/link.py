@@ -62,6 +62,11 @@ class Link:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._close()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a message that is sent now has to wait."""
+        return self._sending.locked() or not self._credit
+
     async def send(self, message: pb.Microbatch) -> int:
         """Hand over a microbatch, waiting for credit; returns the bytes sent. Raises Unavailable or what the next stage refused with."""
         async with self._sending:
@@ -87,7 +92,7 @@ class Link:
             for flow in flows:
                 await self._call.write(flow)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
-            await self._ended  # it knows why
+            await self.ended()  # it knows why
             raise Unavailable(f"{self._hop.device}: the link ended") from None
         return sum(flow.ByteSize() for flow in flows)
 

@@ -1,4 +1,4 @@
-"""Rounds of one group that follow each other in one turn of the computing thread: each feeds what the one before gave."""
+"""Rounds of one group that follow each other in one turn of the accelerator: each feeds what the one before gave."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Round:
 
 
 class Rounds:
-    """`done`, and the one that runs. All but the construction is called in the computing thread."""
+    """`done`, and the one that runs. `sample` and `following` are called within a turn (see Hardware.turn)."""
 
     def __init__(
         self,

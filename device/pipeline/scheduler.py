@@ -75,12 +75,14 @@ class Scheduler:
         this one counted: until the first of them has all its tokens, 1 when there is more to do than to decode them."""
         group = self._groups[step.group]
         same = step.sequences == tuple(sequence for sequence in group.slots if sequence and not sequence.paused)
-        if step.prefill or not same or step.wanted != step.sequences or any(s.cancelled for s in step.sequences) or group.releasing:
+        if step.prefill or not same or step.wanted != step.sequences or group.releasing:
             return 1
+        if any(s.cancelled or len(s.answer) == len(s.request.forced_ids) for s in step.sequences):
+            return 1  # an end, or a first token, is told at once
         return min((min(s.request.max_tokens - len(s.answer), self._context - s.length) for s in step.sequences), default=1)
 
     def launched(self, step: Step) -> None:
-        """A step that follows a completed one, see Step.following, is on its way: its group is in flight until it is complete as well."""
+        """A step is on its way, be it `next_step`'s or one that follows (see Step.following): its group is in flight until `complete`."""
         self._groups[step.group].in_flight = True
         for sequence in step.sequences:
             sequence.in_flight = True

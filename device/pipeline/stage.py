@@ -21,8 +21,8 @@ from protos.ids import DeviceId
 from protos.roofline import Work
 from protos.v1 import pipeline_pb2, telemetry_pb2
 
-# A decode turn of a ring that was over sooner than this is brief (see Hardware.turn): two thirds of a small model's hop is the way to the
-# computing thread and back. Nobody who waits for the event loop meanwhile sees so little.
+# Decode turns of a ring are brief (see Hardware.turn) where the last ones were over sooner than this: the way to the computing thread and
+# back is 40 % of a small model's hop. Nobody who waits for the event loop meanwhile sees so little.
 BRIEF_SECONDS = 0.02
 
 
@@ -78,7 +78,7 @@ class StageCounters:
         self.busy_joules += report.joules or 0.0
 
 
-# Called in the computing thread after a run: the microbatch that is to run next in the same turn, with what enters the layers.
+# Called within a turn after a run: the microbatch that is to run next in the same turn, with what enters the layers.
 Following = Callable[[], tuple[pipeline_pb2.Microbatch, Tokens] | None]
 
 
@@ -105,7 +105,8 @@ class Stage:
     orphaned_since: float | None = None
     _slots: dict[tuple[int, int], Usage] = field(default_factory=dict)
     _unloaded: asyncio.Event = field(default_factory=asyncio.Event)
-    _decode_seconds: float = math.inf  # of the last decode turn
+    # Of the last two decode turns in which the layers ran: at a ring's head alone and behind the output head.
+    _decode_seconds: tuple[float, float] = (math.inf, math.inf)
 
     @property
     def open_sequences(self) -> int:
@@ -148,7 +149,7 @@ class Stage:
     ) -> Rows | None:
         """Carry out a microbatch: slot changes, then its rows (`rows`: what enters the layers; None: what the message carries).
 
-        `extra` is computed with each run. `following`, called in the computing thread, may give another microbatch of the same slots
+        `extra` is computed with each run. `following`, called within the turn, may give another microbatch of the same slots
         for the same turn of the accelerator. Marks messages with the modelled time and with the usage of released sequences. Returns
         hidden [rows, hidden_size] of the last, or None for a message without rows. Raises InvalidInput when the message does not fit
         this stage.
@@ -188,10 +189,10 @@ class Stage:
                 runs.append((following_one[0], report))
             return hidden, runs
 
-        brief = self.spec.next is not None and not message.prefill and self._decode_seconds < BRIEF_SECONDS
+        brief = self.spec.next is not None and not message.prefill and max(self._decode_seconds) < BRIEF_SECONDS
         hidden, runs = await self.hardware.turn(turn, brief=brief)
-        if not message.prefill:
-            self._decode_seconds = sum(report.wall_seconds for _, report in runs)
+        if not message.prefill and (counted or len(runs) > 1):  # the layers ran
+            self._decode_seconds = (self._decode_seconds[1], sum(report.wall_seconds for _, report in runs))
         ready_at = message.modelled_at
         for one, report in runs:
             if one.HasField("modelled_at"):

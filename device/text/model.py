@@ -76,7 +76,9 @@ class TextModel:
     def frame(self) -> tuple[list[int], list[int]]:
         """What the tokenizer's own post-processor puts before and behind a text."""
         framed, bare = (self._encode("a", add_special_tokens=adding) for adding in (True, False))
-        start = next(start for start in range(len(framed)) if framed[start : start + len(bare)] == bare)
+        start = next((start for start in range(len(framed)) if framed[start : start + len(bare)] == bare), None)
+        if start is None:
+            raise InvalidInput("the tokenizer writes a text with special tokens around it otherwise than without", advice="get it again")
         return framed[:start], framed[start + len(bare) :]
 
     def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True, tools: Sequence[str] = ()) -> list[int]:

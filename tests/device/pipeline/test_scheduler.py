@@ -99,6 +99,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.gone: list[Sequence] = []  # in the order a client hears of it
         self.admitted: list[int] = []
         self.passed_over: dict[Sequence, int] = {}
+        self.left_out: set[Sequence] = set()  # of a round that followed, since when no step was launched with them
         self.cancelled: set[Sequence] = set()
 
     @rule(
@@ -195,6 +196,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.stage.apply(step)
         self.flying[step.group] = step
         self.rounds[step.group] = self.scheduler.rounds(step)
+        self.left_out -= {*step.sequences}
         held = [item.owner is not None for item in self.stage.slots[step.group]]
         assert held == sorted(held, reverse=True)  # no hole is left
         self.admitted += [sequence.number for _, sequence, _ in step.opened]
@@ -209,7 +211,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert step.wanted == ((sequence,) if last and not sequence.request.forced_ids else ())
             oldest = min((s for s in self._running(step.group) if s.prefilling), key=lambda s: s.number)
             missed = 0 if sequence is oldest else self.passed_over.get(oldest, 0) + 1
-            assert missed < 4  # by turns; a pause or an end in between may cost one
+            assert missed < 3  # by turns; a pause or an end in between may cost one
             self.passed_over[oldest] = missed
         else:
             for sequence, token, position in zip(step.sequences, step.tokens, step.positions, strict=True):
@@ -218,7 +220,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for sequence in self._running(step.group):
             if not sequence.prefilling:
                 missed = 0 if sequence in step.sequences else self.passed_over.get(sequence, 0) + 1
-                assert missed < 3
+                assert missed < 2
                 self.passed_over[sequence] = missed
         return True
 
@@ -248,8 +250,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.scheduler.launched(after)
             self.flying[group] = after
             self.rounds[group] = self.scheduler.rounds(after)
-            for sequence in self._running(group):
-                self.passed_over[sequence] = 0 if sequence in after.sequences else self.passed_over.get(sequence, 0) + 1
+            others = {*self._running(group)} - {*after.sequences}
+            assert not others & self.left_out  # at most one round follows before who came meanwhile
+            self.left_out |= others
         self._take_unseen()
 
     def _take_unseen(self) -> None:

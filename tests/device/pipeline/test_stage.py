@@ -161,14 +161,21 @@ async def test_modelled_time_passes_from_stage_to_stage(stage: Stage) -> None:
 
 
 async def test_decode_turns_that_were_short_are_brief_in_a_ring(make: Callable[..., Stage]) -> None:
-    for following, expected in ((Hop(DeviceId("next"), "127.0.0.1:1"), [False, False, True, True, False]), (None, [False] * 5)):
+    ring = [False, False, False, True, True, True, False, False, False, True]
+    for following, expected in ((Hop(DeviceId("next"), "127.0.0.1:1"), ring), (None, [False] * len(ring))):
         stage = make()
         stage.spec = dataclasses.replace(stage.spec, next=following)
         hardware = stage.hardware
         assert isinstance(hardware, Fixed)
         await stage.step(prefill(0, 1))
-        for position, seconds in ((4, 0.001), (5, 0.001), (6, 1.0), (7, 0.001)):
+        for position, seconds in ((4, 0.001), (5, 0.001), (6, 0.001), (7, 0.001)):
             hardware.report = dataclasses.replace(hardware.report, wall_seconds=seconds)
+            await stage.step(decode([0], [position]))
+        hardware.report = dataclasses.replace(hardware.report, wall_seconds=1.0)
+        await stage.step(decode([0], [8]))
+        hardware.report = dataclasses.replace(hardware.report, wall_seconds=0.001)
+        await stage.extra(decode([0], [8]), Work(), lambda: None)  # the output head alone says nothing of the layers
+        for position in (9, 10, 11):
             await stage.step(decode([0], [position]))
         assert hardware.brief == expected
 
