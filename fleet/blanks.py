@@ -35,6 +35,11 @@ def blank_prompt(text: TextModel, request: GenerateRequest, config: ModelConfig)
         ids = text.encode(given or "")
         if not any(token in config.mask_token_ids for token in ids):
             ids = text.encode(f"{given} {text.token(config.mask_token_ids[-1])}")
+    if config.start_token_id in (*ids, *(token for fill in request.fills for token in fill)):
+        raise InvalidInput(
+            f"{text.token(config.start_token_id)} begins a fill, and cannot be in the text or in a fill",
+            advice="leave it out; fills that are known go into `fills`",
+        )
     blanks = sum(token in config.mask_token_ids for token in ids)
     if len(request.fills) >= blanks:
         raise InvalidInput(f"{len(request.fills)} fills are given of {blanks} blanks: none is left to fill", advice="give one fewer")
@@ -47,5 +52,5 @@ def mark_blank(submit: pb.Submit, config: ModelConfig) -> None:
     starts = [row for row, token in enumerate(submit.prompt_ids) if token == config.start_token_id]
     submit.prefix = starts[0]
     blanks = [row for row, token in enumerate(submit.prompt_ids[: submit.prefix]) if token in config.mask_token_ids]
-    for start, blank in zip(starts, blanks, strict=False):
+    for start, blank in zip(starts, blanks[: len(starts)], strict=True):
         submit.spans.add(start=start, anchor=blank)

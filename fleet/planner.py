@@ -160,7 +160,8 @@ def _check_stages(manifest: Manifest, request: PlanRequest, devices: int) -> Non
     if not 1 <= request.stages <= manifest.config.layers:
         raise InvalidInput(
             f"{request.stages} stages: the model has {manifest.config.layers} layers, and each stage takes at least one",
-            advice=f"choose --stages from 1 to {min(manifest.config.layers, devices)}",
+            advice=f"choose --stages from 1 to {min(manifest.config.layers, devices)}"
+            + (", since so many devices can be used" if devices < manifest.config.layers else ""),
         )
     if request.stages > devices:
         raise NoSpace(

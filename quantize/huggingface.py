@@ -140,7 +140,8 @@ def _special_tokens(tokenizer: bytes) -> dict[str, int]:
     """By text; what is malformed is left out, and missed by whoever needs it."""
     added = parse_json_object(tokenizer, "tokenizer.json").get("added_tokens")
     tokens = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
-    return {token["content"]: token["id"] for token in tokens if isinstance(token.get("content"), str) and type(token.get("id")) is int}
+    whole = [token for token in tokens if isinstance(token.get("content"), str) and type(token.get("id")) is int]
+    return {token["content"]: token["id"] for token in whole if token["id"] >= 0}
 
 
 def _default_template(value: object) -> str:

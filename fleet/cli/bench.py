@@ -27,7 +27,7 @@ def speed(context: typer.Context) -> None:
 
     All options are those of `python -m benchmarks.speed`, which lists them with --help.
 
-    Example: glmfleet bench speed --model smollm2-135m --rounds 5
+    Example: glmfleet bench speed --model smollm2-135m --starts 4 --rounds 2
     """
     _run("speed", context.args)
 

@@ -42,8 +42,12 @@ def chat(
     """
     history = [Message("system", system)] if system else []
     with connect(open_home(home)) as coordinator:
-        if not coordinator.deployments():
-            raise NotFound("no model is deployed", advice="deploy one with `glmfleet deploy MODEL`")
+        deployed = coordinator.deployments()
+        if not deployed:
+            raise NotFound("no model is deployed", advice=f"deploy one with `glmfleet deploy {model or 'MODEL'}`")
+        if model and not any(model in (view.name, view.model) for view in deployed):
+            names = ", ".join(sorted(view.name for view in deployed))
+            raise NotFound(f"no model {model!r} is deployed", advice=f"deployed: {names}; or run `glmfleet deploy {model}`")
         if sys.stdin.isatty():
             note("Ctrl-C stops an answer, /quit or Ctrl-D ends.")
         while (line := _read()) is not None:

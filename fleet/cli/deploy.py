@@ -15,7 +15,7 @@ from fleet.cli.output import Column, bytes_text, count_text, figure, note, print
 from fleet.cli.progress import progress
 from fleet.views import DeployEvent, DeploymentView, Objective, Plan, PlanRequest, StagePlan
 from protos.dtypes import KvDtype, WireDtype
-from protos.errors import Internal
+from protos.errors import Internal, NotFound
 
 TAKE_BACK_SECONDS = 60.0  # a stage that is being loaded is loaded to its end first
 _POLL_SECONDS = 0.1
@@ -88,7 +88,9 @@ def deploy(
             events.close()
             _wait_taken_back(coordinator, name or model)
             raise
-        view = next(view for view in coordinator.deployments() if view.name == ready.deployment)
+        view = next((view for view in coordinator.deployments() if view.name == ready.deployment), None)
+        if view is None:
+            raise NotFound(f"{ready.deployment} was ready, and was undeployed meanwhile")
         if as_json:
             print_json(view)
         else:

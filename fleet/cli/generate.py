@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated
 
@@ -71,7 +71,9 @@ def generate(
     if infill and (system or prompt_ids):
         raise typer.BadParameter("--infill goes with a text, not with --system or --prompt-ids")
     given = _prompt(prompt, system, raw or infill, parse_ids(prompt_ids))
-    around = around_blanks(given.text or "") if infill else ("", "")
+    around = around_blanks(given.text or "") if infill else None
+    if around and len(around) > 2 and (forced_ids or stop):
+        raise typer.BadParameter("--forced-ids and --stop go with one blank, not with several")
     request = GenerateRequest(
         model=model,
         prompt=given.prompt,
@@ -95,49 +97,53 @@ def generate(
     elif len(results) == 1:
         print_json(answer_json(results[0]))
     else:
+        assert around
         whole = "".join(before + result.text for before, result in zip(around, results, strict=False)) + around[-1]
         print_json({"text": whole, "fills": [answer_json(result) for result in results]})
 
 
-def _answers(coordinator: CoordinatorClient, request: GenerateRequest, around: Sequence[str], *, echo: bool) -> list[GenerateResult]:
-    """One for each gap in `around`, each request knowing the answers before it."""
+def _answers(coordinator: CoordinatorClient, request: GenerateRequest, around: Sequence[str] | None, *, echo: bool) -> list[GenerateResult]:
+    """One for each gap in `around`, each request knowing the answers before it; None: one of no text around."""
+    if around is None:
+        return [stream_answer(coordinator, request, echo=echo)]
     results: list[GenerateResult] = []
     for before, after in pairwise(around):
         last = len(results) == len(around) - 2
         fills = tuple(result.token_ids for result in results)
-        ends = (before, after if last else "", "\n" if last else "")
-        results.append(stream_answer(coordinator, replace(request, fills=fills), echo=echo, ends=ends))
+        gap = Gap(before, after + "\n" if last else "", begun=bool(results))
+        results.append(stream_answer(coordinator, replace(request, fills=fills), echo=echo, gap=gap))
     return results
 
 
-def stream_answer(
-    coordinator: CoordinatorClient, request: GenerateRequest, *, echo: bool, ends: tuple[str, str, str] = ("", "", "\n")
-) -> GenerateResult:
-    """Print the text as it comes, and return the result; `ends` are what stands before it, behind it, and at the very end.
+@dataclass(frozen=True)
+class Gap:
+    """What stands before and behind an answer, whether it is empty or not; `begun`: the line has text already."""
+
+    before: str
+    after: str
+    begun: bool
+
+
+def stream_answer(coordinator: CoordinatorClient, request: GenerateRequest, *, echo: bool, gap: Gap | None = None) -> GenerateResult:
+    """Print the text as it comes, on a line of its own or in its `gap`, and return the result.
 
     KeyboardInterrupt cancels the sequence on its way out.
     """
-    (before, after, end), written, broken = ends, False, "\n"
+    before, written, end = gap.before if gap else "", echo and gap is not None and gap.begun, "\n"
     with closing(coordinator.generate(request)) as parts:
         try:
             for part in parts:
-                if isinstance(part, GenerateResult):
-                    if echo and before and not written:
-                        written = True
-                        sys.stdout.write(before)
-                    if written:
-                        sys.stdout.write(after)
-                    broken = end
-                    return part
-                if echo and part.text:
-                    if not written:
-                        sys.stdout.write(before)
-                    written = True
-                    sys.stdout.write(part.text)
+                ended = isinstance(part, GenerateResult)
+                if echo and ((part.text and not ended) or gap):
+                    sys.stdout.write(before if ended else before + part.text)
                     sys.stdout.flush()
+                    before, written = "", True
+                if isinstance(part, GenerateResult):
+                    end = gap.after if gap else "\n"
+                    return part
         finally:
             if written:
-                sys.stdout.write(broken)
+                sys.stdout.write(end)
                 sys.stdout.flush()
     raise Internal("the answer ended without a result")
 

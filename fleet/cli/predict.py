@@ -54,6 +54,8 @@ def predict(
 
     Example: glmfleet sim predict smollm2-135m --profile rk3588,raspberry-pi-5 --price-energy 0.30/kWh --price-hardware 120
     """
+    if plot and plot.suffix != ".svg":
+        raise typer.BadParameter(f"--plot writes SVG: name the file {plot.with_suffix('.svg')}")
     manifest = ArtifactStore(open_home(home).artifacts).load(model)
     devices, profiles, links = _devices(fleet, parse_names(profile))
     request = PlanRequest(model, context=context, slots=max(slots, streams), kv_dtype=kv, wire_dtype=wire)

@@ -21,7 +21,7 @@ from quantize.blocks import Floats
 from quantize.graph import build_stage_graph
 from quantize.parts import HEAD, stage_parts
 from quantize.quality.walk import Head, Rows, Run
-from quantize.quality.windows import TokenIds
+from quantize.quality.windows import TokenIds, Window
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class EngineVersion:
     def layer(self, number: int) -> Iterator[Run]:
         engine = StageEngine(self.spec(number, number + 1), self.blob_folder, self.threads)
 
-        def run(rows: Rows, prefix: int) -> Floats:
+        def run(rows: Rows, window: Window) -> Floats:
             engine.groups[0].free_all()
             if number == 0 and self.manifest.config.learned_positions:
-                rows = self._placed(rows, prefix)
-            if not prefix:
+                rows = _placed(window)
+            if not (prefix := window.prefix):
                 return engine.prefill(0, 0, 0, rows)
             # As the head has it run: what follows a prefix is decoded.
             made = [engine.prefill(0, 0, 0, rows[:prefix]).copy()]
@@ -59,13 +59,6 @@ class EngineVersion:
     def head(self) -> Iterator[Head]:
         head = OutputHead(self.spec(0, 1), self.blob_folder, self.threads)
         yield lambda rows: head.logits(rows.astype(np.float32, copy=False))
-
-    def _placed(self, token_ids: Rows, prefix: int) -> TokenIds:
-        """[S, 3]: each token with the two positions of its row."""
-        masks = self.manifest.config.mask_token_ids
-        blank = next(row for row, token in enumerate(token_ids[:prefix]) if token in masks)
-        request = Request(tuple(token_ids), prefix=prefix, spans=(Span(prefix, blank),))
-        return np.array([(token, *request.positions(row)) for row, token in enumerate(token_ids)], np.int64)
 
     def spec(self, start: int, stop: int) -> StageSpec:
         """Of the stage of layers [start, stop), with embedding and output head when it begins at 0; two slots."""
@@ -102,3 +95,9 @@ class EngineVersion:
             next=None,
             cost=StageCost(),
         )
+
+
+def _placed(window: Window) -> TokenIds:
+    """[S, 3]: each token with the two positions of its row."""
+    request = Request(tuple(window.token_ids), prefix=window.prefix, spans=(Span(window.prefix, window.blank),))
+    return np.array([(token, *request.positions(row)) for row, token in enumerate(window.token_ids)], np.int64)

@@ -13,8 +13,8 @@ from quantize.quality.scores import ROWS_AT_ONCE, Doubles
 from quantize.quality.windows import TokenIds, Window
 
 Rows = Floats | TokenIds
-# Rows of one window from its start, token ids [S] or the residual stream [S, H], and how many of them are its prefix: to the stream.
-Run = Callable[[Rows, int], Floats]
+# Rows of that window from its start, token ids [S] or the residual stream [S, H], to the residual stream.
+Run = Callable[[Rows, Window], Floats]
 # Rows to logits [S, V].
 Head = Callable[[Rows], Floats]
 Tell = Callable[[int, int], None]
@@ -40,7 +40,7 @@ class Walk:
         """Runs all layers; `tell` gets (steps done, in all), the heads included. Rows of all windows are kept: 4 x H bytes a token."""
         self._versions = versions
         self._tell = tell
-        self._prefixes = [window.prefix for window in windows]
+        self._windows = windows
         self._total = (versions[0].layers + 1) * len(windows)
         self.layer_squares: Doubles = np.zeros((len(versions) - 1, versions[0].layers, len(windows), 2))
         """[version - 1, layer, window]: sums of squares of the difference of the streams after that layer, and of the first's stream."""
@@ -61,7 +61,7 @@ class Walk:
             runs = [stack.enter_context(version.layer(layer)) for version in self._versions]
             for window in range(len(self._rows[0])):
                 for run, rows in zip(runs, self._rows, strict=True):
-                    rows[window] = run(rows[window], self._prefixes[window]).copy()
+                    rows[window] = run(rows[window], self._windows[window]).copy()
                 truth = self._rows[0][window]
                 square = np.sum(np.square(truth), dtype=np.float64)
                 for version, rows in enumerate(self._rows[1:]):

@@ -22,10 +22,12 @@ DEFAULT_TEXT = f"CPython {platform.python_version()}, pydoc_data.topics"
 
 @dataclass(frozen=True)
 class Window:
-    """A sequence from its start. Its first `prefix` rows see each other, and predict nothing; all others see those before them."""
+    """A sequence from its start. Its first `prefix` rows see each other, and predict nothing; all others see those before them, and fill
+    the blank that is row `blank` of the prefix."""
 
     token_ids: TokenIds
     prefix: int = 0
+    blank: int = 0
 
 
 def default_text() -> str:
@@ -52,23 +54,28 @@ def continued_windows(
     ids = np.array(token_ids[:tokens], np.int64)
     _check_length(ids)
     size = min(len(ids), window_tokens - len(before) - len(behind) - 2)
+    if size < 2:
+        raise InvalidInput(
+            f"a window of {window_tokens} tokens has no room for a text", advice="the model's positions are too few to measure"
+        )
     made = []
     for start in range(0, len(ids) - size + 1, size):
         given, rest = np.split(ids[start : start + size], [size // 2])
         prefix = np.concatenate([np.array(before, np.int64), given, [config.mask_token_ids[-1]], np.array(behind, np.int64)])
-        made.append(Window(np.concatenate([prefix, [config.start_token_id], rest]), len(prefix)))
+        made.append(Window(np.concatenate([prefix, [config.start_token_id], rest]), len(prefix), len(before) + len(given)))
     return made
 
 
 def filled_window(token_ids: TokenIds, config: ModelConfig) -> Window:
     """Of a prefix with a blank, the token that begins the fill, and the fill. Raises InvalidInput."""
     starts = np.flatnonzero(token_ids == config.start_token_id)
-    if not len(starts) or not np.isin(token_ids[: starts[0]], config.mask_token_ids).any():
+    blanks = np.flatnonzero(np.isin(token_ids[: starts[0] if len(starts) == 1 else 0], config.mask_token_ids))
+    if not len(blanks):
         raise InvalidInput(
-            f"a sequence has no blank with a {config.start_token_id} behind it, which begins its fill",
+            f"a sequence has no blank with one {config.start_token_id} behind it, which begins its fill",
             advice=f"this model fills blanks ({', '.join(map(str, config.mask_token_ids))}): give it a prefix with one, and the fill",
         )
-    return Window(token_ids, int(starts[0]))
+    return Window(token_ids, int(starts[0]), int(blanks[0]))
 
 
 def _check_length(ids: TokenIds) -> None:

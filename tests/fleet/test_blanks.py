@@ -78,6 +78,13 @@ def test_later_blanks_follow_the_fills_before_them(model: tuple[TextModel, Model
     assert [(span.start, span.anchor) for span in message.spans] == [(len(first) - 1, blanks[0]), (len(ids) - 1, blanks[1])]
     with pytest.raises(InvalidInput, match="2 fills are given of 2 blanks"):
         prompt_ids(text, replace(request, fills=((7, 8), ())), config)
+    for wrong in (
+        replace(request, fills=((7, 501),)),
+        GenerateRequest(text="the [MASK] <|startofpiece|> cat"),
+        GenerateRequest(prompt_ids=(504, 501, 7, 501)),
+    ):
+        with pytest.raises(InvalidInput, match=r"<\|startofpiece\|> begins a fill"):
+            prompt_ids(text, wrong, config)
     with pytest.raises(InvalidInput, match="fills no blanks"):
         prompt_ids(text, GenerateRequest(text="the cat", fills=((1,),)), replace(config, mask_token_ids=()))
 

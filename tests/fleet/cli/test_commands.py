@@ -239,7 +239,12 @@ def test_each_blank_is_filled_knowing_the_fills_before(glmfleet: Command, served
     assert [fill["text"] for fill in made["fills"]] == [RESULT.text] * 2
     assert "fills" not in json.loads(glmfleet("generate", "--infill", "France [MASK].", "--json", "--home", served.path)[1])
     coordinator.chunks, coordinator.result = [], dataclasses.replace(RESULT, text="", token_ids=())
-    assert glmfleet("generate", "--infill", text, "--home", served.path)[1] == "The capital of France.\n"
+    empty = ((text, "The capital of France."), ("[MASK] is Paris.", " is Paris."), ("a [MASK][MASK].", "a."), ("a[MASK]", "a"))
+    for given, shown in empty:
+        assert glmfleet("generate", "--infill", given, "--home", served.path)[1] == f"{shown}\n"
+    code, _, err = glmfleet("generate", "--infill", "a [MASK][MASK].", "--stop", "x", "--home", served.path)
+    assert code == 2
+    assert "go with one blank" in err
 
 
 def test_chat_keeps_the_history(glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +263,10 @@ def test_chat_without_a_deployment_says_so_at_once(glmfleet: Command, served: Ho
     code, out, err = glmfleet("chat", "--home", served.path)
     assert (code, out) == (1, "")
     assert err == "error: no model is deployed\n  deploy one with `glmfleet deploy MODEL`\n"
+    coordinator.deployed = [DEPLOYMENT]
+    code, _, err = glmfleet("chat", "--model", "other", "--home", served.path)
+    assert code == 1
+    assert err.startswith("error: no model 'other' is deployed\n  deployed: tiny; ")
 
 
 def test_chat_survives_an_error(glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def test_a_model_that_fills_blanks(glmfleet: Command, home: Home, tmp_path: Path
     np.savez(tmp_path / "other.npz", ids_0=np.arange(9), logits_0=np.zeros((9, expected()[0].logits.shape[1])))
     code, _, err = glmfleet("model", "eval", "blanks", "--reference", tmp_path / "other.npz", "--home", home.path)
     assert code == 1
-    assert err.startswith("error: a sequence has no blank with a 501 behind it")
+    assert err.startswith("error: a sequence has no blank with one 501 behind it")
 
 
 def test_an_import_measures_at_once_when_asked(glmfleet: Command, home: Home, checkpoint: Path) -> None:

@@ -32,6 +32,9 @@ def test_a_line_for_each_placement_with_its_cost(glmfleet: Command, filled: Home
 def test_json_and_a_plot(glmfleet: Command, filled: Home, tmp_path: Path) -> None:
     profiles = ("--profile", "rk3588,rk3588", "--context", "256", "--home", filled.path)
     path = tmp_path / "plot.svg"
+    code, _, err = glmfleet("sim", "predict", "mine", *profiles, "--plot", tmp_path / "plot.png")
+    assert code == 2
+    assert "--plot writes SVG" in err
     code, out, _ = glmfleet("sim", "predict", "mine", *profiles, "--json", "--plot", path)
     assert code == 0
     alone, pair = json.loads(out)

@@ -26,21 +26,21 @@ class Shifting:
     most_open: int = 0
     buffer: Floats = field(default_factory=lambda: np.zeros((16, 4), np.float32))
     layers: int = 3
-    prefixes: list[int] = field(default_factory=list)
+    asked: list[Window] = field(default_factory=list)
 
     @contextmanager
     def layer(self, number: int) -> Iterator[Run]:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
-        yield lambda rows, prefix: self._run(number, rows, prefix)
+        yield lambda rows, window: self._run(number, rows, window)
         self.open -= 1
 
     @contextmanager
     def head(self) -> Iterator[Head]:
         yield lambda rows: rows @ EMBEDDING.T
 
-    def _run(self, number: int, rows: Rows, prefix: int) -> Floats:
-        self.prefixes.append(prefix)
+    def _run(self, number: int, rows: Rows, window: Window) -> Floats:
+        self.asked.append(window)
         stream = EMBEDDING[rows] if number == 0 else rows
         self.buffer[: len(rows)] = stream + np.float32(self.shift)
         return self.buffer[: len(rows)]
@@ -58,7 +58,7 @@ def test_logits_and_layer_errors() -> None:
             assert error == pytest.approx(4 * len(window.token_ids) * (0.5 * (layer + 1)) ** 2, rel=1e-5)
             assert square == pytest.approx(np.square(EMBEDDING[window.token_ids]).sum(), rel=1e-5)
     assert not walk.layer_squares[1, :, :, 0].any()
-    assert versions[0].prefixes == [0, 2] * 3
+    assert versions[0].asked == WINDOWS * 3
     assert told == [(done, 8) for done in range(1, 9)]
 
 

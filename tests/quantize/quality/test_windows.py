@@ -30,17 +30,19 @@ def test_half_of_a_window_is_given_and_half_is_to_come() -> None:
         [90, 0, 1, 2, 103, 91, 100, 3, 4, 5],
         [90, 6, 7, 8, 103, 91, 100, 9, 10, 11],
     ]
-    assert [window.prefix for window in made] == [6, 6]
+    assert [(window.prefix, window.blank) for window in made] == [(6, 4), (6, 4)]
     (short,) = continued_windows(range(5), ([], []), 17, 100, CONFIG)
     assert short.token_ids.tolist() == [0, 1, 103, 100, 2, 3, 4]
     with pytest.raises(InvalidInput, match="less than two"):
         continued_windows([1], ([], []), 17, 100, CONFIG)
+    with pytest.raises(InvalidInput, match="no room"):
+        continued_windows(range(20), ([90], [91]), 17, 5, CONFIG)
 
 
 def test_a_fill_begins_behind_its_prefix() -> None:
     assert filled_window(np.array([1, 101, 2, 100, 5, 6]), CONFIG).prefix == 3
-    for ids in ([1, 2, 100, 5], [1, 101, 2], [100, 101, 5]):
-        with pytest.raises(InvalidInput, match="has no blank with a 100 behind it"):
+    for ids in ([1, 2, 100, 5], [1, 101, 2], [100, 101, 5], [1, 101, 101, 100, 5, 100, 6]):
+        with pytest.raises(InvalidInput, match="has no blank with one 100 behind it"):
             filled_window(np.array(ids), CONFIG)
 
 
