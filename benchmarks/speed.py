@@ -43,7 +43,8 @@ class Settings:
     """`steps` are decoded tokens of a measurement with one stream; with more streams they are fewer."""
 
     model: str
-    rounds: int
+    starts: int
+    rounds: int  # after each start
     threads: int
     stage_threads: int
     stages: tuple[int, ...]
@@ -66,24 +67,33 @@ class Record:
 
 
 def run(settings: Settings, model: BenchModel, told: Callable[[str], None]) -> Record:
+    """All contenders anew for each start, in another order: where its memory happens to lie makes a process up to a tenth faster or slower
+    for as long as it lives, which no number of rounds averages out."""
     record = Record()
+    for start in range(settings.starts):
+        told(f"start {start + 1} of {settings.starts}")
+        _run_once(settings, model, start, record, told)
+    return record
+
+
+def _run_once(settings: Settings, model: BenchModel, start: int, record: Record, told: Callable[[str], None]) -> None:
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="glmfleet-bench-")))
         told("first load")
         _first_load(home, settings, model, record)
         names = {count: [f"d{count}-{number}" for number in range(count)] for count in settings.stages}
         told("starting a fleet, the engine and the peer")
+        workers: dict[str, Measure] = {}
+        if start % 2:
+            workers |= _alone(stack, settings, model)
         threads = {name: settings.threads if count == 1 else settings.stage_threads for count in names for name in names[count]}
         fleet = stack.enter_context(LocalFleet(home, model.artifacts, threads))
         record.once["ready_after_restart_seconds"] = fleet.wait_ready(stages_name(1))
         for count, devices in names.items():
             if count > 1:
                 fleet.deploy(stages_name(count), model.name, devices, CONTEXT, SLOTS)
-        workers: dict[str, Measure] = {}
-        common = ["--threads", settings.threads, "--context", CONTEXT]
-        workers[ENGINE] = stack.enter_context(Worker("benchmarks.engine", model.artifacts, model.name, *common)).ask
-        if settings.peer:
-            workers[LLAMA] = stack.enter_context(Worker("benchmarks.peer", model.gguf, *common)).ask
+        if not start % 2:
+            workers |= _alone(stack, settings, model)
         workers[PRODUCT] = stack.enter_context(Worker("benchmarks.client", fleet.url)).ask
         # The mapped start's peak, with one sequence's cache touched.
         workers[PRODUCT](Ask("decode", (tuple(model.prompt(_PROMPT, 1)),), 32, stages_name(1)))
@@ -94,9 +104,17 @@ def run(settings: Settings, model: BenchModel, told: Callable[[str], None]) -> R
         _telemetry_share(fleet, settings, model, workers[PRODUCT], record)
         for number in range(settings.rounds):
             told(f"round {number + 1} of {settings.rounds}")
-            _round(settings, model, workers, record, number, settings.steps)
+            _round(settings, model, workers, record, start * settings.rounds + number, settings.steps)
         record.once["peak_resident_bytes"] = fleet.devices["d1-0"].peak_resident_bytes()
-    return record
+
+
+def _alone(stack: ExitStack, settings: Settings, model: BenchModel) -> dict[str, Measure]:
+    """The contenders of one process."""
+    common = ["--threads", settings.threads, "--context", CONTEXT]
+    workers = {ENGINE: stack.enter_context(Worker("benchmarks.engine", model.artifacts, model.name, *common)).ask}
+    if settings.peer:
+        workers[LLAMA] = stack.enter_context(Worker("benchmarks.peer", model.gguf, *common)).ask
+    return workers
 
 
 def _first_load(home: Path, settings: Settings, model: BenchModel, record: Record) -> None:
@@ -219,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told("llama-cpp-python is not installed, so there is no peer: pip install 'glmfleet[bench]'")
     settings = Settings(
         options.model,
+        options.starts,
         options.rounds,
         options.threads,
         options.stage_threads or options.threads,
@@ -274,7 +293,8 @@ def _terminated(number: int, _frame: object) -> None:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", choices=NAMES, default=DEFAULT_MODEL, help="(default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--starts", type=int, default=3, help="of all contenders (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="after each start (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of every contender (default: %(default)s)")
     parser.add_argument("--stage-threads", type=int, help="of each device where the model is cut (default: --threads)")
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 4], help="cuts of the model, 1 among them (default: 1 2 4)")

@@ -21,7 +21,7 @@ from quantize.quality.walk import Walk
 from quantize.quality.windows import Window
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 
-WHOLE = Settings("tiny", 1, 1, 1, (1, 2, 4), (1, 16), (1,), 6, peer=True, beside=True)
+WHOLE = Settings("tiny", 2, 1, 1, 1, (1, 2, 4), (1, 16), (1,), 6, peer=True, beside=True)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_engine_decodes_what_it_should(tiny: BenchModel) -> None:
 def test_a_whole_run_but_for_the_peer(tiny: BenchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real agents, a coordinator and a client, each a process: the figures themselves are not judged."""
     monkeypatch.setattr("benchmarks.speed._IDLE_SECONDS", 1.0)
-    settings = Settings("tiny", 1, 1, 1, (1, 2), (1,), (1,), 240, peer=False, beside=True)
+    settings = Settings("tiny", 1, 1, 1, 1, (1, 2), (1,), (1,), 240, peer=False, beside=True)
     told: list[str] = []
     record = run(settings, tiny, told.append)
     assert told[-1] == "round 1 of 1"
