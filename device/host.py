@@ -12,8 +12,9 @@ from device.blobs import Blobs
 from device.engine.opening import Engine, OpenStage, Output, open_stage
 from device.engine.prepacked import Prepacked, PrepackedStages
 from device.hardware import Hardware
+from device.pipeline.accounts import ModelledClock
 from device.pipeline.head import Head
-from device.pipeline.stage import ModelledClock, Stage
+from device.pipeline.stage import Stage
 from device.stage_spec import Generation, StageSpec
 from device.tasks import in_thread
 from protos.errors import Conflict, Corrupt, InvalidInput, NoSpace, NotFound

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from device.engine.opening import Engine
 from device.engine.stage import Rows, Tokens
 from device.hardware import Hardware, RunReport
+from device.pipeline.accounts import ModelledClock, StageCounters, Usage
 from device.pipeline.wire import decode
 from device.stage_spec import StageSpec
 from protos.costs import decode_work, prefill_work
@@ -24,58 +25,6 @@ from protos.v1 import pipeline_pb2, telemetry_pb2
 # Decode turns of a ring are brief (see Hardware.turn) where the last ones were over sooner than this: the way to the computing thread and
 # back is 40 % of a small model's hop. Nobody who waits for the event loop meanwhile sees so little.
 BRIEF_SECONDS = 0.02
-
-
-class ModelledClock:
-    """When the device's accelerator is free again, in modelled seconds since the agent started; one for all stages of a device."""
-
-    def __init__(self) -> None:
-        self.free_at = 0.0
-
-    def occupy(self, ready_at: float, report: RunReport) -> float:
-        """The modelled time at which a run that could start at `ready_at` has ended. A real device's runs count at their wall time."""
-        seconds = report.wall_seconds if report.modelled_seconds is None else report.modelled_seconds
-        self.free_at = max(self.free_at, ready_at) + seconds
-        return self.free_at
-
-
-@dataclass
-class Usage:
-    """Of one sequence on this stage."""
-
-    number: int
-    busy_seconds: float = 0.0
-    modelled_seconds: float | None = None
-    joules: float | None = None
-    prefill_rows: int = 0
-    decode_rows: int = 0
-
-    def add(self, report: RunReport, share: float) -> None:
-        """Add this sequence's share of a run."""
-        self.busy_seconds += report.wall_seconds * share
-        if report.modelled_seconds is not None:
-            self.modelled_seconds = (self.modelled_seconds or 0.0) + report.modelled_seconds * share
-        if report.joules is not None:
-            self.joules = (self.joules or 0.0) + report.joules * share
-
-
-@dataclass
-class StageCounters:
-    """Monotonic, since the stage was loaded. See telemetry.proto, PipelineCounters."""
-
-    prefill_tokens: int = 0
-    decode_tokens: int = 0
-    steps: int = 0
-    busy_seconds: float = 0.0
-    modelled_busy_seconds: float = 0.0
-    busy_joules: float = 0.0
-    sent_bytes: int = 0
-
-    def add(self, report: RunReport) -> None:
-        self.steps += 1
-        self.busy_seconds += report.wall_seconds
-        self.modelled_busy_seconds += report.modelled_seconds or 0.0
-        self.busy_joules += report.joules or 0.0
 
 
 # Called within a turn after a run: the microbatch that is to run next in the same turn, with what enters the layers.

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from device.engine.stage import Rows, StageEngine
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
-from device.pipeline.stage import Extra, ModelledClock, Stage
+from device.pipeline.accounts import ModelledClock
+from device.pipeline.stage import Extra, Stage
 from device.stage_spec import Hop
 from protos.errors import InvalidInput, Unavailable
 from protos.ids import DeviceId
