@@ -17,6 +17,8 @@ from benchmarks.worker import Ask, Figures, answer, unknown
 
 SEQUENCES = 16
 
+# The library calls it as long as the process lives.
+_SILENCE = llama_cpp.llama_log_callback(lambda level, text, data: None)
 # One row of a batch: token, position, sequence, whether its logits are wanted.
 _Row = tuple[int, int, int, bool]
 
@@ -26,8 +28,7 @@ class Peer:
 
     def __init__(self, path: Path, threads: int, context: int) -> None:
         llama_cpp.llama_backend_init()
-        self._silence = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self._silence, ctypes.c_void_p(0))
+        llama_cpp.llama_log_set(_SILENCE, ctypes.c_void_p(0))
         start = time.perf_counter()
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         assert self._model, f"llama.cpp refuses {path}"

@@ -235,3 +235,19 @@ def test_llama_cpp_computes_the_same(tmp_path: Path, architecture: str, model: T
     text = "[gMASK]<sop><|user|>\nH the 12345, don't"
     assert tokenizer.encode(text, add_special_tokens=False).ids == theirs.tokenize(text.encode(), add_bos=False, special=True)
     theirs.close()
+
+
+@pytest.mark.parametrize("golden", ["glm-4-0414", "glm-4-0414-tied"])
+def test_llama_cpp_computes_the_same_of_glm4(tmp_path: Path, golden: str) -> None:
+    """Of the goldens only these: llama.cpp's chatglm takes it for granted that heads x head_dim is the hidden size."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    path = write_gguf_of(golden_folder(golden), tmp_path / "golden.gguf", "glm4")
+    ids = np.random.default_rng(0).integers(0, 256, 24)
+    theirs = llama_cpp.Llama(str(path), n_ctx=64, logits_all=True, verbose=False, n_threads=1)
+    theirs.eval(ids.tolist())
+    store = ArtifactStore(tmp_path / "store")
+    with open_gguf(path) as checkpoint:
+        manifest = import_model(checkpoint, store, "golden", bits=32)
+    ours = Pipeline(manifest, store.blob_folder).step(ids[None], [0])[0]
+    assert np.abs(theirs.scores[: len(ids)] - ours).max() < 2e-3 * np.abs(ours).max()
+    theirs.close()
