@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import onnxruntime as ort
 
+from device.engine.huge_pages import huge_pages
 from protos.errors import Internal, InvalidInput
 
 ort.set_default_logger_severity(3)  # warnings about graph clean-up are not for an operator's eyes
@@ -37,7 +38,8 @@ class Session:
             # It was optimized before it was saved, and its weights are beside it.
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.add_session_config_entry(_BLOB_FOLDER, str(prepacked.parent))
-        self._session = _open(str(prepacked) if prepacked else graph, options)
+        with huge_pages():
+            self._session = _open(str(prepacked) if prepacked else graph, options)
         self.inputs: dict[str, list[int | str]] = {value.name: value.shape for value in self._session.get_inputs()}
         self.input_types: dict[str, str] = {value.name: value.type for value in self._session.get_inputs()}
         self._outputs: dict[str, list[int | str]] = {value.name: value.shape for value in self._session.get_outputs()}

@@ -23,11 +23,15 @@ class Sampling:
 
 def sample(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -> int:
     """Token id for one row of logits [vocab]. The same arguments give the same id on every machine with the same logits."""
-    logits = _finite(logits)
+    largest = logits.argmax()  # the first that is not a number, if there is one
+    if not np.isfinite(logits[largest]):
+        # An overflow in a layer must not make every weight not-a-number: infinite becomes the largest finite number, NaN the least.
+        logits = np.nan_to_num(logits, nan=float(np.finfo(np.float32).min))
+        largest = logits.argmax()
     if sampling.temperature <= 0.0:
-        return int(logits.argmax())
+        return int(largest)
     with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to minus infinity, as it should
-        scaled = (logits.astype(np.float64) - float(logits.max())) / sampling.temperature
+        scaled = (logits.astype(np.float64) - float(logits[largest])) / sampling.temperature
     if sampling.top_k == 0 and sampling.top_p >= 1.0:
         return _draw(np.arange(len(scaled)), np.exp(scaled), sampling.seed, position)
     limit = min(sampling.top_k or len(scaled), len(scaled))
@@ -41,13 +45,6 @@ def sample(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -
     elif len(ids) < limit:
         ids = _largest(scaled, limit)
     return _draw(ids, np.exp(scaled[ids]), sampling.seed, position)
-
-
-def _finite(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """An overflow in a layer must not make every weight not-a-number: infinite becomes the largest finite number, NaN the least."""
-    if np.isfinite(logits.max()):
-        return logits
-    return np.nan_to_num(logits, nan=float(np.finfo(np.float32).min))
 
 
 def _largest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
