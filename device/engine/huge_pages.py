@@ -6,6 +6,7 @@ Only Linux's anonymous memory is asked for: pages of a mapped file are as large 
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import re
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,8 @@ _SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 _MAPPINGS = Path("/proc/self/smaps")
 _MADV_COLLAPSE = 25  # linux/mman.h; at once, since Linux 6.1
 _LEAST_BYTES = 4 << 20
+# Those of ARM with small pages of 64 KiB have 512 MiB: no weights fill them, and no memory has them in one piece.
+_LARGEST_PAGE_BYTES = 32 << 20
 # A huge page is whole: what was not touched would be taken too.
 _LEAST_RESIDENT = 0.9
 
@@ -56,19 +59,28 @@ def huge_pages() -> Iterator[None]:
 def use_huge_pages() -> int:
     """Have what fills this process's memory moved into huge pages, where it may; returns the bytes that are.
 
-    Other threads may go on meanwhile. Where the kernel cannot do so at once, it is left to do so by and by.
+    Other threads may go on meanwhile. What the kernel cannot do at once (before Linux 6.1) it is left to do by and by.
     """
     page_bytes = _page_bytes()
     if not page_bytes:
         return 0
-    advise = ctypes.CDLL(None).madvise
+    advise = ctypes.CDLL(None, use_errno=True).madvise
     advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     moved_bytes = 0
-    for mapping in mappings(_MAPPINGS.read_text().splitlines()):
-        if pages := mapping.whole_pages(page_bytes):
-            advise(pages[0], len(pages) * page_bytes, mmap.MADV_HUGEPAGE)
-            # One by one: a page that cannot be moved keeps none of the others.
-            moved_bytes += sum(page_bytes for page in pages if advise(page, page_bytes, _MADV_COLLAPSE) == 0)
+    try:
+        found = list(mappings(_MAPPINGS.read_text(errors="replace").splitlines()))
+    except OSError:  # a kernel without them, or a process that may not read its own
+        return 0
+    for mapping in found:
+        pages = mapping.whole_pages(page_bytes)
+        # One by one: a page that cannot be moved keeps none of the others.
+        for page in pages:
+            if advise(page, page_bytes, _MADV_COLLAPSE) == 0:
+                moved_bytes += page_bytes
+            elif ctypes.get_errno() in (errno.ENOMEM, errno.EBUSY):  # there are no more: each further one would be searched for in vain
+                return moved_bytes
+            elif page == pages[0]:
+                advise(page, len(pages) * page_bytes, mmap.MADV_HUGEPAGE)
     return moved_bytes
 
 
@@ -90,10 +102,11 @@ def mappings(smaps: Iterable[str]) -> Iterator[Mapping]:
 
 
 def _page_bytes() -> int:
-    """Of a huge page; 0 where there are none, or the system's keeper wants none."""
+    """Of a huge page; 0 where there are none of use, or the system's keeper wants none."""
     try:
         if "[never]" in (_SETTINGS / "enabled").read_text():
             return 0
-        return int((_SETTINGS / "hpage_pmd_size").read_text())
+        page_bytes = int((_SETTINGS / "hpage_pmd_size").read_text())
     except (OSError, ValueError):
         return 0
+    return page_bytes if page_bytes <= _LARGEST_PAGE_BYTES else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeAlias
 
@@ -38,7 +39,8 @@ class Session:
             # It was optimized before it was saved, and its weights are beside it.
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.add_session_config_entry(_BLOB_FOLDER, str(prepacked.parent))
-        with huge_pages():
+        # What is mapped from a file has the pages that its file system gives.
+        with nullcontext() if prepacked else huge_pages():
             self._session = _open(str(prepacked) if prepacked else graph, options)
         self.inputs: dict[str, list[int | str]] = {value.name: value.shape for value in self._session.get_inputs()}
         self.input_types: dict[str, str] = {value.name: value.type for value in self._session.get_inputs()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 from pathlib import Path
 
@@ -62,11 +61,17 @@ def test_what_is_left_alone(mapping: Mapping) -> None:
     assert not mapping.whole_pages(PAGE)
 
 
-@pytest.mark.parametrize("setting", ["always madvise [never]", None])
-def test_nothing_is_asked_for_where_there_are_none(setting: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("setting", "page_bytes"),
+    [("always madvise [never]", PAGE), ("always [madvise] never", 512 * MIB), (None, 0)],
+    ids=["not wanted", "far too large", "not there"],
+)
+def test_nothing_is_asked_for_where_there_are_none(
+    setting: str | None, page_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if setting:
         (tmp_path / "enabled").write_text(setting)
-        (tmp_path / "hpage_pmd_size").write_text(str(PAGE))
+        (tmp_path / "hpage_pmd_size").write_text(str(page_bytes))
     monkeypatch.setattr(huge_pages, "_SETTINGS", tmp_path)
     monkeypatch.setattr(huge_pages, "_MAPPINGS", tmp_path / "not asked")
     assert use_huge_pages() == 0
@@ -82,13 +87,25 @@ def test_only_a_block_that_fills_memory_is_worth_the_asking(mib: int, asked: int
     assert len(calls) == asked
 
 
-@pytest.mark.skipif(not huge_pages._page_bytes(), reason="this system has no huge pages to give")
+def test_a_system_that_tells_nothing_of_its_memory_is_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "enabled").write_text("always [madvise] never")
+    (tmp_path / "hpage_pmd_size").write_text(str(PAGE))
+    monkeypatch.setattr(huge_pages, "_SETTINGS", tmp_path)
+    monkeypatch.setattr(huge_pages, "_MAPPINGS", tmp_path / "missing")
+    assert use_huge_pages() == 0
+
+
 def test_memory_is_moved_with_what_it_holds() -> None:
     memory = mmap.mmap(-1, 32 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     values = np.frombuffer(memory, np.uint32)
     values[:] = np.arange(values.size)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    use_huge_pages()
-    (mapping,) = (mapping for mapping in mappings(huge_pages._MAPPINGS.read_text().splitlines()) if mapping.start <= address < mapping.stop)
-    assert mapping.whole_pages(huge_pages._page_bytes())
+    if not use_huge_pages():
+        pytest.skip("this system gives no huge pages at once")
     assert np.array_equal(values, np.arange(values.size, dtype=np.uint32))
+    middle = values.ctypes.data + 16 * MIB
+    held = False
+    for line in huge_pages._MAPPINGS.read_text().splitlines():
+        if header := huge_pages._HEADER.fullmatch(line):
+            held = int(header[1], 16) <= middle < int(header[2], 16)
+        elif held and line.startswith("AnonHugePages:"):
+            assert int(line.split()[1]) >= 16 << 10
