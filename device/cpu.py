@@ -115,7 +115,7 @@ class CpuHardware:
 @cache
 def copy_bandwidth(size_bytes: int = 64 << 20) -> float:
     """Bytes per second that one thread reads, from the best of eight copies: an estimate for the planner, not a benchmark. Measured once,
-    in a tenth of a second."""
+    in less than half a second."""
     source = np.ones(size_bytes, np.uint8)
     target = np.empty_like(source)
     best = float("inf")

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fleet import planner_why as why
-from fleet.planner_alike import evened
 from fleet.planner_costs import (
     PlannerDevice,
     Shape,
@@ -46,7 +45,7 @@ def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequ
     fastest slowest stage (throughput), the fewest joules per token (energy). Ties go to the fastest slowest stage, then to the lowest ids.
     Raises NotFound (no such device, or none), InvalidInput (figures out of range), NoSpace (it fits nowhere; says what is missing).
     """
-    usable = evened(_chosen(sorted(devices, key=lambda device: device.device_id), request.devices))
+    usable = _chosen(sorted(devices, key=lambda device: device.device_id), request.devices)
     context = _context(manifest, request)
     check_kv_dtype(manifest, request.kv_dtype)
     _check_stages(manifest, request, len(usable))

@@ -9,6 +9,7 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 
+from fleet.planner_alike import evened
 from fleet.planner_costs import (
     REFERENCE_POSITIONS,
     PlannerDevice,
@@ -80,6 +81,11 @@ class Search:
         cut = self._cut(devices, options, stages)
         if cut is None:
             return None
+        if self._request.objective == "latency":
+            # The fastest are chosen by what they measured; but noise must not decide how much each of them gets.
+            chosen = [devices[index] for index in sorted(index for index, _, _ in cut.stages)]
+            even = cheapest([self._option(device, stages, head_need, body_need) for device in evened(chosen)], stages)
+            devices, cut = chosen, even or cut
         return Layout(shape, self._positions, tuple((devices[index], first, stop) for index, first, stop in cut.stages))
 
     def _cut(self, devices: Sequence[PlannerDevice], options: Sequence[Option], stages: int) -> Cut | None:

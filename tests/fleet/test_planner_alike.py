@@ -33,8 +33,19 @@ def test_faster_boards_stay_faster() -> None:
     assert speeds(evened(boards(20.0, 10.0, 21.0, 10.4))) == [20.5, 10.2, 20.5, 10.2]
 
 
+def test_the_faster_board_is_still_chosen_and_predicted_by_what_it_measured() -> None:
+    slow, fast = boards(11.0, 12.0)
+    result = plan(a_model(), [slow, fast], PlanRequest("m"), {})
+    assert [stage.device_id for stage in result.stages] == [fast.device_id]
+    assert result.decode_tokens_per_second == plan(a_model(), [fast], PlanRequest("m"), {}).decode_tokens_per_second
+
+
+def test_boards_are_parted_where_the_gap_is() -> None:
+    assert speeds(evened(boards(10.0, 11.0, 12.4, 12.6, 20.0))) == [11.7, 11.7, 11.7, 11.7, 20.0]
+
+
 def test_a_row_of_ever_faster_boards_is_not_made_one() -> None:
-    assert speeds(evened(boards(10.0, 12.0, 13.0, 15.0))) == [11.0, 11.0, 14.0, 14.0]
+    assert speeds(evened(boards(10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0, 17.0))) == [12.5] * 6 + [16.5] * 2
 
 
 def test_figures_of_models_are_taken_at_their_word() -> None:
