@@ -224,21 +224,30 @@ class Head:
         hidden = await self.stage.extra(message, work, lambda: rounds.sample(received), rounds.following)
         if self.stage.ring_id != ring_id:
             raise Conflict("the ring was given up while its step was computed")
-        self._round_done(rounds.done[0])
-        for after in rounds.done[1:]:
-            self._scheduler.launched(after.step)
-            await self._send(after.step, after.message, hidden)
+        first = rounds.done[0]
+        told = self._completed(first)
+        try:
+            for after in rounds.done[1:]:
+                self._scheduler.launched(after.step)
+                await self._send(after.step, after.message, hidden)  # before anything is told: the other stages wait for it
+        finally:
+            if self.stage.ring_id == ring_id:  # else all are told that it broke
+                self._tell_round(first, told)
 
     def _round_done(self, done: Round) -> None:
-        step, message = done.step, done.message
-        modelled = message.modelled_at if message.HasField("modelled_at") else None
-        if modelled is not None:
-            self._group_ready[step.group] = modelled
-        told = self._scheduler.complete(step, done.sampled)
-        for sequence in step.sequences:
+        self._tell_round(done, self._completed(done))
+
+    def _completed(self, done: Round) -> list[Told]:
+        if done.message.HasField("modelled_at"):
+            self._group_ready[done.step.group] = done.message.modelled_at
+        return self._scheduler.complete(done.step, done.sampled)
+
+    def _tell_round(self, done: Round, told: list[Told]) -> None:
+        modelled = done.message.modelled_at if done.message.HasField("modelled_at") else None
+        for sequence in done.step.sequences:
             self._tracks[sequence.number].note(done.ended_at, modelled)
         self._tell(told)
-        for released in message.released:
+        for released in done.message.released:
             self._tracks.pop(released.sequence).finish(released.usage)
         self._tell_unseen()
         self._wake.set()
