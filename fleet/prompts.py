@@ -81,6 +81,7 @@ def submit(request: GenerateRequest, prompt: list[int], manifest: Manifest, cont
         sampling=pb.Sampling(temperature=request.temperature, top_k=request.top_k, top_p=request.top_p, seed=seed),
         max_tokens=max_tokens,
         stop_token_ids=() if request.ignore_eos else manifest.config.eos_token_ids,
+        reuse_decoded=request.reuse_decoded,
     )
     if fills_blanks(manifest.config):
         mark_blank(message, manifest.config)

@@ -178,6 +178,7 @@ class GenerateRequest:
     seed: int | None = None  # None: a fresh one each time
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False  # go on behind an end-of-sequence token, to max_tokens: for measurements
+    reuse_decoded: bool = False  # inexact: see Request in device/pipeline/sequences.py
     infill: bool = False  # refuse a model that fills no blanks
     fills: tuple[tuple[int, ...], ...] = ()  # of the first blanks, known already: the one behind them is filled
 

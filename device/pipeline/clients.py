@@ -133,7 +133,8 @@ def parse_submit(message: pb.Submit, shape: Shape) -> Request:
     if not (0.0 <= wish.temperature < math.inf and 0.0 <= wish.top_p <= 1.0):
         raise InvalidInput("temperature must be at least 0 and top_p between 0 and 1")
     sampling = Sampling(wish.temperature, wish.top_k, wish.top_p or 1.0, wish.seed)
-    return Request(prompt, forced, sampling, message.max_tokens, frozenset(message.stop_token_ids), message.prefix, spans)
+    stops = frozenset(message.stop_token_ids)
+    return Request(prompt, forced, sampling, message.max_tokens, stops, message.prefix, spans, message.reuse_decoded)
 
 
 def _check_prefix(prefix: int, spans: tuple[Span, ...], prompt: int, shape: Shape) -> None:

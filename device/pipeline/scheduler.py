@@ -98,7 +98,7 @@ class Scheduler:
         if step.prefill:
             (sequence,) = step.sequences
             sequence.length += len(step.tokens)
-            group.made[sequence.slot] = sequence.request.prompt_ids[: sequence.length]
+            group.held[sequence.slot] = group.held[sequence.slot].prefilled(sequence.request.prompt_ids[: sequence.length])
         for sequence in step.sequences:
             sequence.in_flight = False
             if sequence.ending:
@@ -137,7 +137,7 @@ class Scheduler:
             group.opening.remove(sequence)
             self._unseen.append(sequence)
         else:
-            group.releasing.append((sequence.slot, sequence))
+            group.close(sequence)
         self._admit()
 
     def _admit(self) -> None:

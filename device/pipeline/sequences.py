@@ -24,7 +24,11 @@ class Span:
 
 @dataclass(frozen=True)
 class Request:
-    """`forced_ids` are the answer's known first tokens: they go through the decode path and are counted, not told."""
+    """`forced_ids` are the answer's known first tokens: they go through the decode path and are counted, not told.
+
+    With `reuse_decoded` rows that another answer's decoding made may serve as this prompt's, as an earlier turn's do: it begins sooner, but
+    its text is not that of a cold run, and `forced_ids` do not repeat it exactly. A prompt with a `prefix` takes over none of them.
+    """
 
     prompt_ids: tuple[int, ...]
     forced_ids: tuple[int, ...] = ()
@@ -33,6 +37,7 @@ class Request:
     stop_token_ids: frozenset[int] = frozenset()
     prefix: int = 0  # so many first tokens of the prompt are one run, the others decoded; 0: all in chunks as they fit
     spans: tuple[Span, ...] = ()
+    reuse_decoded: bool = False
 
     @property
     def prefilled(self) -> int:
@@ -56,7 +61,7 @@ class Sequence:
     group: int = -1
     slot: int = -1
     length: int = 0  # positions in the cache
-    reused: int = 0  # of them, rows that another prompt's prefill made
+    reused: int = 0  # of them, rows that others made
     answer: list[int] = field(default_factory=list)
     paused: bool = False
     in_flight: bool = False

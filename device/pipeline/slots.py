@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from device.pipeline.sequences import Request, Sequence
@@ -13,14 +15,46 @@ SHARED_ROWS = 16
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Held:
+    """Whose tokens the first rows of a slot are, of the last sequence that was there, or of the prompt of the one that is.
+
+    The first `exact` rows are those of a cold run: a prefill made them, behind nothing but such rows. Those that decoding makes differ in
+    their last bits, and with them a later text.
+    """
+
+    tokens: tuple[int, ...] = ()
+    exact: int = 0
+
+    def prefilled(self, tokens: tuple[int, ...]) -> Held:
+        """After a prefill up to the end of `tokens`, which begin with those that are held."""
+        return Held(tokens, len(tokens) if self.exact == len(self.tokens) else self.exact)
+
+    def usable(self, request: Request) -> tuple[int, ...]:
+        """Only exact rows, unless the request takes others too."""
+        return self.tokens if request.reuse_decoded else self.tokens[: self.exact]
+
+    def shared(self, request: Request) -> int:
+        """How many of a prompt's first rows can be taken over: even (so that chunks begin as they would), short of the whole prompt (whose
+        last row's logits are wanted), and 0 where it is not worth the while."""
+        prompt = request.prompt_ids
+        if request.prefix:  # each row depends on all: the same prefix, as a prefill made it, or nothing
+            return request.prefix if self.tokens[: self.exact] == prompt[: request.prefix] else 0
+        tokens = self.usable(request)
+        limit = min(len(prompt) - 1, len(tokens))
+        if limit < SHARED_ROWS or prompt[:SHARED_ROWS] != tokens[:SHARED_ROWS]:
+            return 0
+        # The first length at which they differ; slices compare far faster than a loop over tokens.
+        length = bisect_left(range(SHARED_ROWS, limit + 1), True, key=lambda length: prompt[:length] != tokens[:length]) + SHARED_ROWS - 1
+        return length - length % 2
+
+
 class Slots:
-    """Decides only; the changes it gives are carried out by every stage, in order. Only rows that a prefill made are shared: those that
-    decoding makes differ in their last bits, and with them a later text."""
+    """Decides only; the changes it gives are carried out by every stage, in order."""
 
     def __init__(self, slots: int) -> None:
         self.slots: list[Sequence | None] = [None] * slots
-        # For each slot the tokens of the rows that a prefill made in it: of the sequence there, or of the last one that was.
-        self.made: list[tuple[int, ...]] = [()] * slots
+        self.held = [Held()] * slots
         self.used_at: list[int] = [0] * slots
         self.in_flight = False
         self.prefilled_last = False
@@ -33,12 +67,14 @@ class Slots:
         return sum(slot is not None for slot in self.slots)
 
     def slot_for(self, request: Request) -> int:
-        """Of the free slots the one that holds most of this prompt, else an empty one, else the one that served longest ago."""
+        """Of the free slots the one that holds most of this prompt and little else; else an empty one, else the one that served longest
+        ago, and what others hold of the prompt is copied there (see `copy_prefix`)."""
         free = [slot for slot, sequence in enumerate(self.slots) if sequence is None]
-        best = max(free, key=lambda slot: shared_rows(request, self.made[slot]))
-        if shared_rows(request, self.made[best]):
+        best = self._holding_most(request, free)
+        shared = self.held[best].shared(request)
+        if shared and (request.prefix or len(self.held[best].usable(request)) < shared + SHARED_ROWS):
             return best
-        return min(free, key=lambda slot: (bool(self.made[slot]), self.used_at[slot], slot))
+        return min(free, key=lambda slot: (bool(self.held[slot].tokens), self.used_at[slot], slot))
 
     def next_prompt(self, prefilling: list[Sequence]) -> Sequence:
         """By turns the oldest, which so cannot starve, and the one with the least left, which so need not wait for a long one.
@@ -65,7 +101,7 @@ class Slots:
             assert sequence is not None
             self._swap(highest, hole)
             sequence.slot = hole
-            if self.made[hole] or self.made[highest] or sequence not in self.opening:
+            if self.held[hole].tokens or self.held[highest].tokens or sequence not in self.opening:
                 swapped.append((highest, hole))
         return tuple(swapped)
 
@@ -73,42 +109,41 @@ class Slots:
         """Tell of the newly admitted; rows of their slots that are of their prompts already stay."""
         opened = []
         for sequence in self.opening:
-            sequence.length = sequence.reused = shared_rows(sequence.request, self.made[sequence.slot])
-            self.made[sequence.slot] = sequence.request.prompt_ids[: sequence.length]
+            sequence.length = sequence.reused = self.held[sequence.slot].shared(sequence.request)
+            self._take_over(sequence, self.held[sequence.slot])
             opened.append((sequence.slot, sequence, sequence.length))
         self.opening = []
         return tuple(opened)
 
     def copy_prefix(self, sequence: Sequence) -> tuple[tuple[int, int, int], ...]:
         """Before a prompt's next chunk: rows that another slot has by now need not be computed again."""
-        request, prompt = sequence.request, sequence.request.prompt_ids
-        source = max(range(len(self.made)), key=lambda slot: shared_rows(request, self.made[slot]))
-        rows = shared_rows(request, self.made[source])
+        request = sequence.request
+        source = self._holding_most(request, range(len(self.held)))
+        rows = self.held[source].shared(request)
         if request.prefix or rows < sequence.length + SHARED_ROWS:
             return ()
         sequence.reused += rows - sequence.length
         sequence.length = rows
-        self.made[sequence.slot] = prompt[:rows]
+        self._take_over(sequence, self.held[source])
         return ((source, sequence.slot, rows),)
+
+    def close(self, sequence: Sequence) -> None:
+        """It has ended, and its slot keeps its rows until somebody else needs the room."""
+        tokens = (*sequence.request.prompt_ids, *sequence.answer)[: sequence.length]
+        self.held[sequence.slot] = Held(tokens, self.held[sequence.slot].exact)
+        self.releasing.append((sequence.slot, sequence))
+
+    def _holding_most(self, request: Request, slots: Iterable[int]) -> int:
+        """Of equals the one with the most exact rows."""
+        return max(slots, key=lambda slot: (self.held[slot].shared(request), self.held[slot].exact))
+
+    def _take_over(self, sequence: Sequence, held: Held) -> None:
+        self.held[sequence.slot] = Held(sequence.request.prompt_ids[: sequence.length], min(sequence.length, held.exact))
 
     def _swap(self, one: int, other: int) -> None:
         _swap(self.slots, one, other)
-        _swap(self.made, one, other)
+        _swap(self.held, one, other)
         _swap(self.used_at, one, other)
-
-
-def shared_rows(request: Request, made: tuple[int, ...]) -> int:
-    """How many of a prompt's first rows `made` has: even (so that chunks begin as they would), short of the whole prompt (whose last
-    row's logits are wanted), and 0 where it is not worth the while."""
-    prompt = request.prompt_ids
-    if request.prefix:  # each row depends on all: the same prefix or nothing
-        return request.prefix if made == prompt[: request.prefix] else 0
-    limit = min(len(prompt) - 1, len(made))
-    if limit < SHARED_ROWS or prompt[:SHARED_ROWS] != made[:SHARED_ROWS]:
-        return 0
-    # The first length at which they differ; slices compare far faster than a loop over tokens.
-    length = bisect_left(range(SHARED_ROWS, limit + 1), True, key=lambda length: prompt[:length] != made[:length]) + SHARED_ROWS - 1
-    return length - length % 2
 
 
 def _swap(items: list[T], one: int, other: int) -> None:

@@ -69,6 +69,7 @@ class GenerateBody(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=1 << 64)] | None = None
     stop: Annotated[tuple[StopString, ...], Field(max_length=STOP_STRINGS)] = ()
     ignore_eos: bool = False
+    reuse_decoded: bool = False
     infill: bool = False
     fills: tuple[tuple[_TokenId, ...], ...] = ()
     stream: bool = True

@@ -35,6 +35,7 @@ class _Sampled(BaseModel):
     seed: int | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=STOP_STRINGS)] | None = None
     ignore_eos: bool | None = None  # vLLM's, as its and others' benchmarks send it
+    reuse_decoded: bool | None = None  # ours: an earlier turn's answer need not be prefilled, at the price of an inexact text
     n: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -57,6 +58,7 @@ class _Sampled(BaseModel):
             seed=None if self.seed is None else self.seed % _SEED_SPACE,
             stop=tuple(text for text in stop if text),
             ignore_eos=bool(self.ignore_eos),
+            reuse_decoded=bool(self.reuse_decoded),
             **prompt,
         )
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import readline  # noqa: F401  (gives input() its history and line editing)
 import sys
+from typing import Annotated
+
+import typer
 
 from device.text.messages import Message
 from fleet.cli.client import CoordinatorClient, connect
@@ -34,6 +37,10 @@ def chat(
     top_k: TopKOption = 0,
     top_p: TopPOption = 1.0,
     seed: SeedOption = None,
+    reuse_decoded: Annotated[
+        bool,
+        typer.Option("--reuse-decoded", help="Take over what the model's own answers left in the cache: sooner, less exact."),
+    ] = False,
     home: HomeOption = None,
 ) -> None:
     """Talk with the deployed model. Ctrl-C stops an answer, /quit or Ctrl-D ends.
@@ -62,6 +69,7 @@ def chat(
                 top_k=top_k,
                 top_p=top_p,
                 seed=seed,
+                reuse_decoded=reuse_decoded,
             )
             answer = _answer(coordinator, request)
             if answer is None:

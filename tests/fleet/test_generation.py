@@ -80,8 +80,9 @@ async def test_answer_with_its_cost(tmp_path: Path) -> None:
         submit = device.submitted[0]
         assert submit.sampling.seed == 7
         assert list(submit.stop_token_ids) == list(fleet.manifest.config.eos_token_ids)
-        await ask(coordinator, GenerateRequest(prompt="hi", ignore_eos=True, max_tokens=20))
+        await ask(coordinator, GenerateRequest(prompt="hi", ignore_eos=True, reuse_decoded=True, max_tokens=20))
         assert list(device.submitted[1].stop_token_ids) == []
+        assert [each.reuse_decoded for each in device.submitted] == [False, True]
         assert result.prompt_tokens == len(submit.prompt_ids)
         assert submit.max_tokens == coordinator.deployments()[0].context - len(submit.prompt_ids)
         [row] = await coordinator.telemetry(600, "model")

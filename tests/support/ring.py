@@ -80,6 +80,7 @@ class Client:
         stops: Sequence[int] = (),
         prefix: int = 0,
         spans: Sequence[pipeline_pb2.Span] = (),
+        reuse_decoded: bool = False,
         **sampling: float,
     ) -> int:
         self._numbers = number = self._numbers + 1
@@ -92,6 +93,7 @@ class Client:
             stop_token_ids=stops,
             prefix=prefix,
             spans=spans,
+            reuse_decoded=reuse_decoded,
             sampling=pipeline_pb2.Sampling(**sampling),  # type: ignore[arg-type]
         )
         await self._write(pipeline_pb2.GenerateRequest(submit=submit))
@@ -110,18 +112,9 @@ class Client:
         await self._ends[number].wait()
         return self._answers[number]
 
-    async def ask(
-        self,
-        prompt: Sequence[int],
-        count: int,
-        *,
-        forced: Sequence[int] = (),
-        stops: Sequence[int] = (),
-        prefix: int = 0,
-        spans: Sequence[pipeline_pb2.Span] = (),
-        **sampling: float,
-    ) -> Answer:
-        return await self.end(await self.start(prompt, count, forced=forced, stops=stops, prefix=prefix, spans=spans, **sampling))
+    async def ask(self, prompt: Sequence[int], count: int, **options: Any) -> Answer:
+        """`options` are `start`'s."""
+        return await self.end(await self.start(prompt, count, **options))
 
     async def close(self) -> None:
         if self._reader:

@@ -123,6 +123,28 @@ async def test_a_prefix_that_others_made_changes_nothing(tmp_path: Path, model: 
         assert await two.open_sequences() == 0
 
 
+async def test_a_turn_may_take_over_the_answer_before_it_and_spoils_nobody_elses(
+    tmp_path: Path, model: tuple[Manifest, ArtifactStore]
+) -> None:
+    opening = list(range(3, 40))
+    async with ring(tmp_path / "cold", *model, 1) as one, one.client() as client:
+        answer = (await client.ask(opening, 20)).token_ids
+    turn = [*opening, *answer, 5, 6]
+    async with ring(tmp_path / "cold again", *model, 1) as one, one.client() as client:
+        expected = (await client.ask(turn, 20)).token_ids
+    async with ring(tmp_path / "warm", *model, 2) as two, two.client() as client:
+        assert (await client.ask(opening, 20)).token_ids == answer
+        hurried = await client.ask(turn, 20, reuse_decoded=True)
+        assert len(hurried.token_ids) == 20
+        assert hurried.finished
+        assert hurried.finished.timing.reused_tokens == 56
+        patient = await client.ask(turn, 20)
+        assert patient.token_ids == expected
+        assert patient.finished
+        assert patient.finished.timing.reused_tokens == 36
+        assert await two.open_sequences() == 0
+
+
 @pytest.mark.parametrize("stages", [2, 5])
 async def test_an_int8_cache_does_not_depend_on_cut_or_company(tmp_path: Path, model: tuple[Manifest, ArtifactStore], stages: int) -> None:
     async with ring(tmp_path / "one", *model, 1, kv_dtype="int8") as one, one.client() as client:

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from device.pipeline.chunks import LEAST_ALONE_ROWS, LEAST_BESIDE_ROWS
 from device.pipeline.scheduler import WAITING_SEQUENCES, Scheduler
 from device.pipeline.sequences import Ending, Request, Sequence, Step, Told
-from device.pipeline.slots import shared_rows
+from device.pipeline.slots import Held, Slots
 from protos.errors import Busy
 
 STOP = 7
@@ -41,17 +41,20 @@ def expected_answer(sequence: Sequence) -> tuple[list[int], Ending]:
 
 
 @dataclass
-class Held:
-    """What a slot would hold if a stage did as the steps say. Of `tokens` the first `made` came by prefill."""
+class Kept:
+    """What a slot would hold if a stage did as the steps say. The first `exact` tokens are a cold run's: prefilled behind such ones."""
 
     owner: Sequence | None = None
     tokens: list[int] = field(default_factory=list)
-    made: int = 0
+    exact: int = 0
+
+    def usable(self, sequence: Sequence) -> int:
+        return len(self.tokens) if sequence.request.reuse_decoded else self.exact
 
 
 class StageModel:
     def __init__(self, groups: int, slots: int) -> None:
-        self.slots = [[Held() for _ in range(slots)] for _ in range(groups)]
+        self.slots = [[Kept() for _ in range(slots)] for _ in range(groups)]
 
     def apply(self, step: Step) -> None:
         group = self.slots[step.group]
@@ -64,22 +67,24 @@ class StageModel:
         for slot, sequence, kept in step.opened:
             held = group[slot]
             assert held.owner is None
-            assert kept <= held.made
-            group[slot] = Held(sequence, held.tokens[:kept], kept)
+            assert kept <= held.usable(sequence)
+            group[slot] = Kept(sequence, held.tokens[:kept], min(kept, held.exact))
         for source, target, rows in step.copied:
-            assert group[target].owner is not None
-            assert rows <= group[source].made
-            group[target].tokens, group[target].made = group[source].tokens[:rows], rows
+            (owner, held) = (group[target].owner, group[source])
+            assert owner is not None
+            assert rows <= held.usable(owner)
+            group[target] = Kept(owner, held.tokens[:rows], min(rows, held.exact))
         for index, sequence in enumerate(step.sequences):
             held = group[sequence.slot]
             assert held.owner is sequence
             assert len(held.tokens) == step.positions[0 if step.prefill else index]
+            all_exact = held.exact == len(held.tokens)
             held.tokens.extend(step.tokens if step.prefill else [step.tokens[index]])
-            if step.prefill:
-                held.made = len(held.tokens)
+            if step.prefill and all_exact:
+                held.exact = len(held.tokens)
             prompt = sequence.request.prompt_ids
             assert tuple(held.tokens[: len(prompt)]) == prompt[: len(held.tokens)]
-            assert held.made == min(len(held.tokens), len(prompt))
+            assert sequence.request.reuse_decoded or held.exact == min(len(held.tokens), len(prompt))
 
     @property
     def owners(self) -> list[Sequence]:
@@ -108,13 +113,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         forced=st.integers(0, 4),
         more=st.integers(1, 12),
         stops=st.booleans(),
+        reuse_decoded=st.booleans(),
+        turn=st.none() | st.integers(0, 3),
     )
-    def submit(self, prompt: int, differs_at: int, forced: int, more: int, stops: bool) -> None:
+    def submit(self, prompt: int, differs_at: int, forced: int, more: int, stops: bool, reuse_decoded: bool, turn: int | None) -> None:
+        """`turn`: the prompt goes on behind an earlier answer."""
+        tokens = tuple(token if token - 100 < differs_at else token + 1000 for token in range(100, 100 + prompt))
+        earlier = [sequence for sequence in self.told if sequence.ending]
+        if turn is not None and turn < len(earlier):
+            before = earlier[-1 - turn]
+            tokens = ((*before.request.prompt_ids, *before.answer, *tokens))[: CONTEXT - 6]
         request = Request(
-            tuple(token if token - 100 < differs_at else token + 1000 for token in range(100, 100 + prompt)),
+            tokens,
             tuple(range(60, 60 + forced)),
             max_tokens=forced + more,
             stop_token_ids=frozenset({STOP}) if stops else frozenset(),
+            reuse_decoded=reuse_decoded,
         )
         sequence = self.scheduler.submit(request)
         self.live.append(sequence)
@@ -397,14 +411,61 @@ def test_who_served_longest_ago_makes_room() -> None:
     assert [ask(base) for base in (1000, 2000, 1000, 3000, 1000, 2000)] == [30, 30, 2, 30, 2, 30]
 
 
+def test_a_turn_that_may_be_inexact_takes_over_the_answer_before_it() -> None:
+    scheduler = Scheduler(1, 2, 200, 64)
+    opening = tuple(range(100, 120))
+    first = scheduler.submit(Request(opening, max_tokens=11))
+    run_all(scheduler)
+    prompt = (*opening, *first.answer, 1, 2, 3)
+    asked = scheduler.submit(Request(prompt, max_tokens=2))
+    assert prefilled(run_all(scheduler), asked) == len(prompt) - 20
+    scheduler = Scheduler(1, 2, 200, 64)
+    scheduler.submit(Request(opening, max_tokens=11))
+    run_all(scheduler)
+    hurried = scheduler.submit(Request(prompt, max_tokens=2, reuse_decoded=True))
+    assert prefilled(run_all(scheduler), hurried) == len(prompt) - 30  # the answer's last token was never fed
+    exact = scheduler.submit(Request((*prompt, 4, 5), max_tokens=2))
+    assert prefilled(run_all(scheduler), exact) == len(prompt) + 2 - 20  # what was prefilled behind decoded rows is not a cold run's
+
+
+@pytest.mark.parametrize("reuse_decoded", [False, True])
+def test_chats_behind_one_opening_do_not_drive_each_other_out(reuse_decoded: bool) -> None:
+    scheduler = Scheduler(1, 4, 400, 64)
+    system, chats = tuple(range(100, 124)), [(1, 2), (3, 4)]
+    before = [0, 0]
+    for turn in range(4):
+        for chat in (0, 1):
+            user = tuple(range(1000 * chat + 200 * turn + 200, 1000 * chat + 200 * turn + 230))
+            prompt = (*system, *chats[chat], *user) if not turn else (*chats[chat], *user)
+            sequence = scheduler.submit(Request(prompt, max_tokens=9, reuse_decoded=reuse_decoded))
+            new = prefilled(run_all(scheduler), sequence)
+            if turn:
+                assert new <= len(prompt) - before[chat] + 1
+            chats[chat] = (*prompt, *sequence.answer)
+            before[chat] = len(chats[chat]) - 1 if reuse_decoded else len(prompt)
+
+
+def test_a_prefix_that_sees_all_of_itself_takes_over_no_decoded_rows() -> None:
+    prompt = tuple(range(40))
+    assert Held(prompt, 20).shared(Request(prompt, prefix=30, reuse_decoded=True)) == 0
+    assert Held(prompt, 30).shared(Request(prompt, prefix=30, reuse_decoded=True)) == 30
+
+
+def test_of_two_slots_that_hold_as_much_the_exacter_is_taken() -> None:
+    slots = Slots(3)
+    slots.held = [Held(tuple(range(40)), 20), Held(tuple(range(40)), 40), Held(tuple(range(40)), 30)]
+    assert slots.slot_for(Request(tuple(range(41)), reuse_decoded=True)) == 1
+
+
 @pytest.mark.parametrize(("prompt", "made", "rows"), [(40, 40, 38), (41, 40, 40), (40, 17, 16), (40, 15, 0), (16, 40, 0), (17, 40, 16)])
 def test_shared_rows_are_even_and_leave_one(prompt: int, made: int, rows: int) -> None:
-    assert shared_rows(Request(tuple(range(prompt))), tuple(range(made))) == rows
+    assert Held(tuple(range(made)), made).shared(Request(tuple(range(prompt)))) == rows
 
 
 def test_shared_rows_end_where_prompts_part() -> None:
-    prompt = tuple(range(60))
-    assert [shared_rows(Request(prompt), (*range(same), *range(100, 150))) for same in (15, 16, 17, 18, 41, 60)] == [0, 16, 16, 18, 40, 58]
+    asked = Request(tuple(range(60)))
+    held = [Held((*range(same), *range(100, 150)), same + 50) for same in (15, 16, 17, 18, 41, 60)]
+    assert [each.shared(asked) for each in held] == [0, 16, 16, 18, 40, 58]
 
 
 def test_a_release_is_told_even_when_nothing_else_runs() -> None:

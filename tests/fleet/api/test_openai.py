@@ -132,6 +132,13 @@ async def test_fields_of_a_chat_become_ours(coordinator: FakeCoordinator, http: 
     assert (request.max_tokens, request.temperature, request.top_p, request.seed) == (7, 1.0, 0.5, (1 << 64) - 1)
     assert request.stop == ("END",)
     assert not request.ignore_eos
+    assert not request.reuse_decoded
+
+
+async def test_a_turn_may_take_over_what_was_decoded(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
+    body = {"model": "tiny", "messages": HELLO, "reuse_decoded": True}
+    assert (await http.post(CHAT, json=body)).status_code == 200
+    assert asked(coordinator).reuse_decoded
 
 
 async def test_an_answer_may_go_on_behind_its_end(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:

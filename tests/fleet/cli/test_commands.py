@@ -249,8 +249,9 @@ def test_each_blank_is_filled_knowing_the_fills_before(glmfleet: Command, served
 
 def test_chat_keeps_the_history(glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n/quit\nthree\n"))
-    code, out, _ = glmfleet("chat", "--system", "be brief", "--home", served.path)
+    code, out, _ = glmfleet("chat", "--system", "be brief", "--reuse-decoded", "--home", served.path)
     assert (code, out) == (0, "Paris is\nParis is\n")
+    assert all(request.reuse_decoded for request in coordinator.asked)  # type: ignore[attr-defined]
     turns = [[(each.role, each.content) for each in request.messages] for request in coordinator.asked]  # type: ignore[attr-defined]
     assert turns == [
         [("system", "be brief"), ("user", "one")],
