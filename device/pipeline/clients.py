@@ -7,11 +7,11 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from device.pipeline.sampler import Sampling
-from device.pipeline.sequences import Ending, Request, Sequence, Span
+from device.pipeline.sequences import Ending, Request, Sequence, Span, Told
 from device.stage_spec import Shape
 from protos.errors import FleetError, InvalidInput
 from protos.v1 import pipeline_pb2 as pb
@@ -112,6 +112,20 @@ class Track:
         reason = _REASONS[self.sequence.ending]
         finished = pb.Finished(sequence=self.client_number, reason=reason, timing=timing, usage=usage)
         self.client.tell(pb.GenerateEvent(finished=[finished]), urgent=True)
+
+
+def tell(told: Iterable[Told], tracks: Mapping[int, Track]) -> None:
+    """Tell a step's tokens, in one event for each client. `tracks`: by the sequence's number on the ring."""
+    events: dict[Client, pb.GenerateEvent] = {}
+    first: set[Client] = set()
+    for item in told:
+        track = tracks[item.sequence.number]
+        event = events.setdefault(track.client, pb.GenerateEvent())
+        event.tokens.add(sequence=track.client_number, index=item.index, token_id=item.token)
+        if item.index == len(item.sequence.request.forced_ids):
+            first.add(track.client)
+    for client, event in events.items():
+        client.tell(event, urgent=client in first)
 
 
 def parse_submit(message: pb.Submit, shape: Shape) -> Request:

@@ -12,7 +12,7 @@ import numpy as np
 
 from device.engine.opening import Output
 from device.engine.stage import Rows, Tokens
-from device.pipeline.clients import TOGETHER_SECONDS, Client, Track, parse_submit
+from device.pipeline.clients import TOGETHER_SECONDS, Client, Track, parse_submit, tell
 from device.pipeline.link import Link
 from device.pipeline.microbatch import check_returned, microbatch, placed_tokens
 from device.pipeline.relay import WINDOW, FlowContext, Microbatches
@@ -246,24 +246,11 @@ class Head:
         modelled = done.message.modelled_at if done.message.HasField("modelled_at") else None
         for sequence in done.step.sequences:
             self._tracks[sequence.number].note(done.ended_at, modelled)
-        self._tell(told)
+        tell(told, self._tracks)
         for released in done.message.released:
             self._tracks.pop(released.sequence).finish(released.usage)
         self._tell_unseen()
         self._wake.set()
-
-    def _tell(self, told: list[Told]) -> None:
-        """One event per client and step."""
-        events: dict[Client, pb.GenerateEvent] = {}
-        first: set[Client] = set()
-        for item in told:
-            track = self._tracks[item.sequence.number]
-            event = events.setdefault(track.client, pb.GenerateEvent())
-            event.tokens.add(sequence=track.client_number, index=item.index, token_id=item.token)
-            if item.index == len(item.sequence.request.forced_ids):
-                first.add(track.client)
-        for client, event in events.items():
-            client.tell(event, urgent=client in first)
 
     def _tell_unseen(self) -> None:
         for sequence in self._scheduler.take_unseen():
