@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from benchmarks.published import POINTS, Point
-from protos.roofline import Figures, times
+from protos.physics.roofline import Figures, times
 from sim_devices.profiles import Profile, load_profile
 
 TOLERANCE = 0.35

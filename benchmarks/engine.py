@@ -11,11 +11,11 @@ import numpy as np
 from benchmarks.worker import Ask, Figures, answer, unknown
 from device.engine.stage import OutputHead, StageEngine
 from device.stage_spec import StageSpec, parse_spec
-from fleet.desired import Desired
-from fleet.stage_request import load_request
-from fleet.views import Plan, StagePlan
+from fleet.deploying.desired import Desired
+from fleet.deploying.load_order import load_request
+from fleet.planning.plan import Plan, StagePlan
 from protos.manifest import Manifest
-from quantize.artifact import ArtifactStore
+from quantize.artifact.store import ArtifactStore
 from quantize.parts import stage_parts
 
 SLOTS = 16

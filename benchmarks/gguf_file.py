@@ -10,7 +10,7 @@ import numpy as np
 
 from protos.manifest import ModelConfig
 from quantize.blocks import Floats
-from quantize.checkpoint import Checkpoint, slabs, tensor_shapes
+from quantize.checkpoints.checkpoint import Checkpoint, slabs, tensor_shapes
 
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 _OUTER = {"embedding.weight": "token_embd.weight", "head.norm": "output_norm.weight", "head.weight": "output.weight"}

@@ -18,12 +18,12 @@ from benchmarks.gguf_file import write_q8_0
 from device.text.model import TextModel
 from protos.errors import Corrupt, NotFound
 from protos.manifest import Manifest, ModelConfig, Provenance
-from quantize.artifact import ArtifactStore
+from quantize.artifact.store import ArtifactStore
 from quantize.blocks import Floats
-from quantize.catalog import DEFAULT_MODEL, fetch
-from quantize.checkpoint import Checkpoint, tensor_shapes
-from quantize.formats import open_checkpoint
-from quantize.importer import import_model
+from quantize.checkpoints.checkpoint import Checkpoint, tensor_shapes
+from quantize.checkpoints.formats import open_checkpoint
+from quantize.hub.catalog import DEFAULT_MODEL, fetch
+from quantize.importing.importer import import_model
 
 EDGE = "glm-edge-1.5b-random"
 NAMES = (DEFAULT_MODEL, EDGE)

@@ -19,8 +19,8 @@ import psutil
 from benchmarks.worker import ROOT
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.home import Home
-from fleet.trust import Authority
-from fleet.views import PlanRequest
+from fleet.planning.plan import PlanRequest
+from fleet.trust.authority import Authority
 from protos.errors import TimedOut, Unavailable
 
 _START_SECONDS = 60.0

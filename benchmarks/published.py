@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from protos.costs import StageCost, decode_work, head_work, prefill_work
-from protos.roofline import Work
+from protos.physics.costs import StageCost, decode_work, head_work, prefill_work
+from protos.physics.roofline import Work
 
 # As in quantize.costs: operators of a decoder layer, and elements of a row that they read and write.
 _LAYER_OPERATORS, _ENDS = 10, 6

@@ -18,12 +18,12 @@ from benchmarks.gguf_file import write_q8_0
 from device.engine.session import ENGINE
 from device.text.model import TextModel
 from fleet.cli.versions import EngineVersion
-from quantize.artifact import ArtifactStore
+from quantize.artifact.store import ArtifactStore
 from quantize.blocks import Floats
-from quantize.catalog import DEFAULT_MODEL, fetch
-from quantize.checkpoint import Checkpoint
-from quantize.formats import open_checkpoint
-from quantize.importer import import_model
+from quantize.checkpoints.checkpoint import Checkpoint
+from quantize.checkpoints.formats import open_checkpoint
+from quantize.hub.catalog import DEFAULT_MODEL, fetch
+from quantize.importing.importer import import_model
 from quantize.quality.scores import Estimate, WindowScore, quality, score
 from quantize.quality.walk import Walk
 from quantize.quality.windows import DEFAULT_TEXT, WINDOW_TOKENS, TokenIds, Window, default_text, windows

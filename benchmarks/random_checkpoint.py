@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from benchmarks.models import numbered_words
 from quantize.architectures.registry import architecture_of
-from quantize.huggingface_config import parse_config
+from quantize.checkpoints.huggingface_config import parse_config
 
 _FILE_BYTES = 1 << 30
 _GLM_EDGE = {

@@ -17,14 +17,15 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from benchmarks.product import serve
+from fleet.answering.views import GenerateRequest, GenerateResult
 from fleet.cli.client import CoordinatorClient
 from fleet.cli.sim_fleet import local_fleet
 from fleet.home import Home
-from fleet.planner import PlannerDevice
-from fleet.planner_costs import LINK_BYTES_PER_SECOND
-from fleet.views import GenerateRequest, GenerateResult, Plan, PlanRequest
-from fleet.whatif import Link, Prices, Traffic, outlook
-from quantize.artifact import ArtifactStore
+from fleet.planning.costs import LINK_BYTES_PER_SECOND
+from fleet.planning.plan import Plan, PlanRequest
+from fleet.planning.planner import PlannerDevice
+from fleet.planning.prediction import Link, Prices, Traffic, outlook
+from quantize.artifact.store import ArtifactStore
 from sim_devices.local_fleet import DeviceSpec
 from sim_devices.profiles import Profile, load_profile
 

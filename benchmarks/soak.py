@@ -21,10 +21,10 @@ from pathlib import Path
 import httpx
 import psutil
 
-from device.identity import load_identity
+from device.agent.identity import load_identity
 from fleet.home import Home
 from protos.ids import DeviceId
-from protos.transport import dial
+from protos.net.transport import dial
 from protos.v1 import device_pb2
 
 CLIENTS = 24  # more than there are slots: some always wait

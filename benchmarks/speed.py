@@ -25,7 +25,7 @@ from benchmarks.product import LocalFleet
 from benchmarks.targets import BUSY_CPU, ENGINE, IDLE_CPU, LLAMA, PRODUCT, TARGETS, key, needed_name, peak_name, stages_name
 from benchmarks.worker import Ask, Figures, Worker
 from protos.errors import FleetError
-from quantize.catalog import DEFAULT_MODEL
+from quantize.hub.catalog import DEFAULT_MODEL
 
 CONTEXT = 1280
 SLOTS = 16

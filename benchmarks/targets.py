@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.figures import Target
 from benchmarks.models import EDGE
-from quantize.catalog import DEFAULT_MODEL
+from quantize.hub.catalog import DEFAULT_MODEL
 
 ENGINE, PRODUCT, LLAMA = "engine", "product", "llama.cpp"
 IDLE_CPU, BUSY_CPU = "CPU seconds per second, idle", "CPU seconds per second, decoding"

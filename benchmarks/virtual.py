@@ -23,15 +23,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from device.identity import INSECURE_FLEET, Identity
-from device.telemetry import ProcessReading
-from fleet.ingest import Ingest
-from fleet.liveness import Liveness
-from fleet.registry import Registry
+from device.agent.identity import INSECURE_FLEET, Identity
+from device.agent.telemetry import ProcessReading
+from fleet.devices.liveness import Liveness
+from fleet.devices.registry import Registry
 from fleet.store import Store
-from fleet.telemetry import Registered, Telemetry
+from fleet.telemetry.ingest import Ingest
+from fleet.telemetry.records import Registered, Telemetry
 from protos.ids import DeviceId, device_id
-from protos.memory import MemoryNetwork
+from protos.net.memory import MemoryNetwork
 from protos.v1 import telemetry_pb2
 from sim_devices.hollow.fleet import HollowDevice, HollowFleet, HollowPlan
 from sim_devices.profiles import load_profile

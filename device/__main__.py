@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from device.agent import AgentConfig, run_agent
+from device.agent.program import AgentConfig, run_agent
 from device.cpu import CpuHardware
 from protos.errors import FleetError
 

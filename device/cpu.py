@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, RunThread, T, timed
-from protos.roofline import Figures
+from protos.physics.roofline import Figures
 from protos.v1 import telemetry_pb2
 
 POWERCAP = Path("/sys/class/powercap")

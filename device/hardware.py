@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from protos.roofline import Figures, Work
-from protos.thermal import Thermal
+from protos.physics.roofline import Figures, Work
+from protos.physics.thermal import Thermal
 from protos.v1 import telemetry_pb2
 
 T = TypeVar("T")

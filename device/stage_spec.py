@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from protos.costs import StageCost
 from protos.dtypes import KV_ITEM_BYTES, KvDtype, WireDtype, kv_dtype, row_bytes, wire_dtype
 from protos.errors import InvalidInput
 from protos.ids import DeviceId, Digest, PipelineId, parse_digest
-from protos.transport import MESSAGE_BYTES, split_address
+from protos.net.transport import MESSAGE_BYTES, split_address
+from protos.physics.costs import StageCost
 from protos.v1 import device_pb2 as pb
 
 # Of hidden rows in one microbatch: a message's limit, less room for the rest of it.

@@ -60,7 +60,7 @@ devices = Table(
     Column("hollow", Boolean, nullable=False),  # it computes nothing
 )
 
-# Counters since the boot, as the device told them; thinned with age (fleet/telemetry.py).
+# Counters since the boot, as the device told them; thinned with age (fleet/telemetry/records.py).
 samples = Table(
     "samples",
     metadata,

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from device.agent import AgentConfig, run_agent
-from device.identity import insecure_identity, load_identity
+from device.agent.identity import insecure_identity, load_identity
+from device.agent.program import AgentConfig, run_agent
 from protos.errors import FleetError
 from sim_devices.control import served
 from sim_devices.device_faults import DeviceFaults, SimulatedClock, SimulatedDisk

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from device.hardware import Condition, EnergyReading
-from protos.roofline import Figures, Work, dynamic_joules, times
-from protos.thermal import Heat, Thermal, idle, run
+from protos.physics.roofline import Figures, Work, dynamic_joules, times
+from protos.physics.thermal import Heat, Thermal, idle, run
 
 
 @dataclass(frozen=True)

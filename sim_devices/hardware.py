@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, RunThread, T
-from protos.roofline import Work
+from protos.physics.roofline import Work
 from protos.v1 import telemetry_pb2
 from sim_devices.board import Board
 from sim_devices.profiles import Profile

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from protos.errors import InvalidInput
-from protos.transport import split_address
+from protos.net.transport import split_address
 from sim_devices.faults import COORDINATOR
 from sim_devices.links import LinkRule, shape_between
 from sim_devices.proxy import Door, Lane, Way

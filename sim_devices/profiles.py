@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from protos.errors import InvalidInput, NotFound
-from protos.roofline import Figures
-from protos.thermal import Thermal
+from protos.physics.roofline import Figures
+from protos.physics.thermal import Thermal
 
 Trust = Literal["vendor", "press", "community", "estimated"]
 

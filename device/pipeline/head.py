@@ -21,11 +21,11 @@ from device.pipeline.scheduler import Scheduler
 from device.pipeline.sequences import Step, Told
 from device.pipeline.stage import Extra, Stage
 from device.pipeline.wire import decode, encode
-from protos.costs import head_work
 from protos.dtypes import row_bytes
 from protos.errors import Conflict, FleetError, Internal, Unavailable
 from protos.ids import DeviceId
-from protos.transport import Credentials
+from protos.net.transport import Credentials
+from protos.physics.costs import head_work
 from protos.v1 import pipeline_pb2 as pb
 
 # How much longer the news of a broken ring may take forward, with its route, than backward.

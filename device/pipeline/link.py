@@ -10,7 +10,7 @@ import grpc.aio
 from device.stage_spec import MESSAGE_ROWS_BYTES, Hop, StageSpec
 from protos.errors import Conflict, Unavailable, remote
 from protos.ids import PROTOCOL_VERSION, DeviceId
-from protos.transport import Credentials, dial
+from protos.net.transport import Credentials, dial
 from protos.v1 import pipeline_pb2 as pb
 
 # The next stage answers when the whole ring behind it is connected: a dial and a TLS handshake for each stage.

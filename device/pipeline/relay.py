@@ -11,7 +11,7 @@ from device.stage_spec import Shape
 from device.tasks import first_of
 from protos.dtypes import row_bytes
 from protos.errors import Conflict, Internal, InvalidInput
-from protos.transport import Credentials
+from protos.net.transport import Credentials
 from protos.v1 import pipeline_pb2 as pb
 
 # The head keeps at most one microbatch of each slot group in flight, so this never makes it wait; it bounds a sender gone wrong.

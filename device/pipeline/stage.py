@@ -15,11 +15,11 @@ from device.hardware import Hardware, RunReport
 from device.pipeline.accounts import ModelledClock, StageCounters, Usage
 from device.pipeline.wire import decode
 from device.stage_spec import StageSpec
-from protos.costs import decode_work, prefill_work
 from protos.dtypes import row_bytes
 from protos.errors import InvalidInput, Unavailable
 from protos.ids import DeviceId
-from protos.roofline import Work
+from protos.physics.costs import decode_work, prefill_work
+from protos.physics.roofline import Work
 from protos.v1 import pipeline_pb2, telemetry_pb2
 
 # Decode turns of a ring are brief (see Hardware.turn) where the last ones were over sooner than this: the way to the computing thread and

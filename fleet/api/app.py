@@ -9,7 +9,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from fleet.api import deployments, devices, errors, generate, health, models, openai, plans, telemetry
 from fleet.api.guard import BoundedBody, OwnPagesOnly
-from fleet.api.service import FleetService
+from fleet.service.protocol import FleetService
 
 # A page in a browser may ask for any host name that resolves to 127.0.0.1 (DNS rebinding); without a key the Host header must be ours.
 _LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]", "::1"]

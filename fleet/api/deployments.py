@@ -11,9 +11,9 @@ from fleet.api.closing import closing
 from fleet.api.encode import line
 from fleet.api.errors import fleet_body
 from fleet.api.plans import PlanBody
-from fleet.api.service import FleetService
 from fleet.api.sse import EVENTS, Event, EventStream
-from fleet.views import DeploymentView
+from fleet.deploying.views import DeploymentView
+from fleet.service.protocol import FleetService
 from protos.errors import FleetError
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter
 
-from fleet.api.service import FleetService
-from fleet.views import DeviceView, DiscoveryReport
+from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.service.protocol import FleetService
 from protos.errors import Conflict, NotFound
 
 

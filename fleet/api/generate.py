@@ -10,12 +10,12 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from device.text.messages import Message, ToolCall
+from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
 from fleet.api.closing import closing
 from fleet.api.deployments import failed
 from fleet.api.encode import line, plain
-from fleet.api.service import FleetService
 from fleet.api.sse import EVENTS, ClientGone, Event, EventStream, unless_gone
-from fleet.views import GenerateRequest, GenerateResult, TokenChunk
+from fleet.service.protocol import FleetService
 from protos.errors import Internal
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it, access logs do

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from fleet.api.service import FleetService
+from fleet.service.protocol import FleetService
 
 
 def routes(coordinator: FleetService) -> APIRouter:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from fleet.api.service import FleetService
-from fleet.views import ModelView
+from fleet.service.protocol import FleetService
+from fleet.service.views import ModelView
 
 
 def routes(coordinator: FleetService) -> APIRouter:

@@ -10,15 +10,15 @@ from typing import Any, TypeAlias
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from fleet.answering.views import GenerateRequest, TokenChunk
 from fleet.api.closing import closing
 from fleet.api.encode import line
 from fleet.api.errors import openai_body
 from fleet.api.generate import CLIENT_CLOSED_REQUEST, collect
 from fleet.api.openai_reply import DONE, ChatReply, TextReply, model_entry
 from fleet.api.openai_request import ChatBody, CompletionBody
-from fleet.api.service import FleetService
 from fleet.api.sse import EVENTS, ClientGone, Event, EventStream, unless_gone
-from fleet.views import GenerateRequest, TokenChunk
+from fleet.service.protocol import FleetService
 from protos.errors import FleetError, NotFound
 
 Reply: TypeAlias = ChatReply | TextReply

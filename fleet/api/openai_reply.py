@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from device.text.tools import read_calls
-from fleet.views import DeploymentView, GenerateResult
+from fleet.answering.views import GenerateResult
+from fleet.deploying.views import DeploymentView
 
 DONE = "[DONE]"
 

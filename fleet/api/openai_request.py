@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from device.text.messages import Message, ToolCall
+from fleet.answering.views import GenerateRequest
 from fleet.api.errors import UnsupportedParameter
 from fleet.api.generate import STOP_STRINGS, StopString
-from fleet.views import GenerateRequest
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default of /v1/completions; chat has none
 

@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from fleet.api.service import FleetService
-from fleet.views import Objective, Plan, PlanRequest
+from fleet.planning.plan import Objective, Plan, PlanRequest
+from fleet.service.protocol import FleetService
 from protos.dtypes import KvDtype, WireDtype
 
 

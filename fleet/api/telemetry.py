@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
-from fleet.api.service import FleetService
-from fleet.views import CostRow
+from fleet.service.protocol import FleetService
+from fleet.telemetry.views import CostRow
 
 
 def routes(coordinator: FleetService) -> APIRouter:

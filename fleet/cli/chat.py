@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from device.text.messages import Message
+from fleet.answering.views import GenerateRequest
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.costs import summary
 from fleet.cli.generate import (
@@ -23,7 +24,6 @@ from fleet.cli.generate import (
 )
 from fleet.cli.options import HomeOption, ModelOption, open_home
 from fleet.cli.output import note
-from fleet.views import GenerateRequest
 from protos.errors import FleetError, NotFound
 
 _PROMPT = "> "

@@ -10,22 +10,15 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
+from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
 from fleet.api.encode import plain
-from fleet.cli.api_key import read_key
+from fleet.deploying.views import DeployEvent, DeploymentView
+from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.home import Home
-from fleet.views import (
-    CostRow,
-    DeployEvent,
-    DeploymentView,
-    DeviceView,
-    DiscoveryReport,
-    GenerateRequest,
-    GenerateResult,
-    ModelView,
-    Plan,
-    PlanRequest,
-    TokenChunk,
-)
+from fleet.planning.plan import Plan, PlanRequest
+from fleet.service.views import ModelView
+from fleet.telemetry.views import CostRow
+from fleet.trust.api_key import read_key
 from protos.errors import FleetError, Internal, Unavailable, by_name
 
 _T = TypeVar("_T")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from fleet.answering.views import GenerateResult
 from fleet.cli.output import NONE, Column, count_text, figure, note, print_table
-from fleet.views import DeviceCost, GenerateResult
+from fleet.telemetry.views import DeviceCost
 
 
 def answer_json(result: GenerateResult) -> dict[str, Any]:

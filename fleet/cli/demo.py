@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from fleet.answering.views import GenerateRequest, GenerateResult
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.costs import combined, print_devices_cost, summary
 from fleet.cli.deploy import follow, print_plan
@@ -26,12 +27,13 @@ from fleet.cli.output import bytes_text, count_text, figure, say
 from fleet.cli.signals import Signals
 from fleet.cli.sim import device_specs
 from fleet.cli.sim_fleet import local_fleet
+from fleet.devices.views import DeviceView
 from fleet.home import Home
-from fleet.models import model_view
-from fleet.views import DeviceView, GenerateRequest, GenerateResult, PlanRequest
+from fleet.planning.plan import PlanRequest
+from fleet.service.models import model_view
 from protos.errors import TimedOut, Unavailable
-from quantize.artifact import ArtifactStore
-from quantize.catalog import DEFAULT_MODEL
+from quantize.artifact.store import ArtifactStore
+from quantize.hub.catalog import DEFAULT_MODEL
 
 FIRST_PROMPT = "What is the capital of France?"
 CONTEXT = 1024

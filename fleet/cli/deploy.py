@@ -13,7 +13,8 @@ from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_names
 from fleet.cli.output import Column, bytes_text, count_text, figure, note, print_json, print_table, say
 from fleet.cli.progress import progress
-from fleet.views import DeployEvent, DeploymentView, Objective, Plan, PlanRequest, StagePlan
+from fleet.deploying.views import DeployEvent, DeploymentView
+from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
 from protos.dtypes import KvDtype, WireDtype
 from protos.errors import Internal, NotFound
 

@@ -11,7 +11,7 @@ import typer
 
 from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home, parse_size
 from fleet.home import Home
-from fleet.trust import Authority
+from fleet.trust.authority import Authority
 from protos.errors import InvalidInput
 
 app = typer.Typer(name="device", rich_markup_mode="rich")

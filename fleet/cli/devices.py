@@ -11,7 +11,7 @@ import typer
 from fleet.cli.client import connect
 from fleet.cli.options import HomeOption, JsonOption, open_home
 from fleet.cli.output import Column, bytes_text, figure, in_order, note, print_json, print_table
-from fleet.views import DeviceView, DiscoveryReport
+from fleet.devices.views import DeviceView, DiscoveryReport
 
 # More than fit on a screen are counted by kind, and only those in trouble named.
 FEW = 40

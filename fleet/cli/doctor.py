@@ -13,10 +13,11 @@ from fleet.cli.devices import FEW, NAMED, kind
 from fleet.cli.options import HomeOption, JsonOption, open_home
 from fleet.cli.output import count_text, print_json, say
 from fleet.cli.sim_fleet import local_fleet
+from fleet.deploying.views import DeploymentView
+from fleet.devices.views import DeviceView, DiscoveryReport, GatewayView
 from fleet.home import Home
-from fleet.views import DeploymentView, DeviceView, DiscoveryReport, GatewayView
 from protos.errors import FleetError
-from quantize.artifact import ArtifactStore
+from quantize.artifact.store import ArtifactStore
 from sim_devices.local_fleet import LocalDevice
 
 

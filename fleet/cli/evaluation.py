@@ -11,20 +11,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from device.engine.session import ENGINE
-from fleet.blanks import fills_blanks
+from fleet.answering.infill import fills_blanks
+from fleet.answering.prompts import load_text
 from fleet.cli.output import note
 from fleet.cli.progress import progress
 from fleet.cli.versions import EngineVersion
 from fleet.home import Home
-from fleet.prompts import load_text
 from protos.dtypes import KvDtype
 from protos.errors import InvalidInput, NotFound
 from protos.manifest import Manifest, ModelConfig
-from quantize.artifact import ArtifactStore
-from quantize.catalog import fetch
-from quantize.checkpoint import Checkpoint
-from quantize.formats import open_checkpoint
-from quantize.importer import import_model
+from quantize.artifact.store import ArtifactStore
+from quantize.checkpoints.checkpoint import Checkpoint
+from quantize.checkpoints.formats import open_checkpoint
+from quantize.hub.catalog import fetch
+from quantize.importing.importer import import_model
 from quantize.quality.plot import draw
 from quantize.quality.reference_file import Sequence as ReferenceSequence
 from quantize.quality.reference_file import read_reference

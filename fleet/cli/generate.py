@@ -13,11 +13,11 @@ from typing import Annotated
 import typer
 
 from device.text.messages import Message
+from fleet.answering.views import GenerateRequest, GenerateResult
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.costs import answer_json, print_cost
 from fleet.cli.options import HomeOption, JsonOption, ModelOption, open_home, parse_ids
 from fleet.cli.output import print_json
-from fleet.views import GenerateRequest, GenerateResult
 from protos.errors import Internal
 
 # A small model can lose itself in repetition: without a limit it would fill the context, minutes of it.

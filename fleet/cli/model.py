@@ -16,17 +16,17 @@ from fleet.cli.options import HomeOption, JsonOption, open_home
 from fleet.cli.output import Column, bytes_text, figure, note, print_json, print_table, say
 from fleet.cli.progress import progress
 from fleet.home import Home
-from fleet.models import model_view
-from fleet.views import ModelView
+from fleet.service.models import model_view
+from fleet.service.views import ModelView
 from protos.errors import Conflict, Corrupt
-from quantize.artifact import ArtifactStore
+from quantize.artifact.journal import source_identity
+from quantize.artifact.records import Source
+from quantize.artifact.schemes import Scheme
+from quantize.artifact.store import ArtifactStore
 from quantize.blocks import BLOCK_SIZES
-from quantize.catalog import fetch
-from quantize.formats import open_checkpoint
-from quantize.importer import import_model
-from quantize.journal import source_identity
-from quantize.records import Source
-from quantize.schemes import Scheme
+from quantize.checkpoints.formats import open_checkpoint
+from quantize.hub.catalog import fetch
+from quantize.importing.importer import import_model
 
 app = typer.Typer(name="model", rich_markup_mode="rich")
 app.command("eval")(eval_)

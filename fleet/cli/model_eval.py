@@ -12,7 +12,7 @@ from fleet.cli.options import HomeOption, JsonOption, open_home
 from fleet.cli.output import Column, figure, note, print_json, print_table, say
 from fleet.home import Home
 from protos.errors import NotFound
-from quantize.artifact import ArtifactStore
+from quantize.artifact.store import ArtifactStore
 from quantize.quality.plot import figures
 from quantize.quality.report import QualityReport
 

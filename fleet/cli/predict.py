@@ -14,11 +14,11 @@ from fleet.cli.deploy import ContextOption, KvOption, SlotsOption, WireOption
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_names
 from fleet.cli.output import Column, count_text, figure, note, print_json, print_table
 from fleet.cli.scatter import Dot, scatter
-from fleet.planner import PlannerDevice
-from fleet.views import PlanRequest
-from fleet.whatif import Link, Links, Outlook, Prices, Traffic, outlooks, wired
+from fleet.planning.plan import PlanRequest
+from fleet.planning.planner import PlannerDevice
+from fleet.planning.prediction import Link, Links, Outlook, Prices, Traffic, outlooks, wired
 from protos.errors import NoSpace
-from quantize.artifact import ArtifactStore
+from quantize.artifact.store import ArtifactStore
 from sim_devices.fleet_file import load_fleet
 from sim_devices.links import LinkRule, shape_between
 from sim_devices.profiles import Profile, load_profile

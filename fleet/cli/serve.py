@@ -16,13 +16,13 @@ import typer
 import uvicorn
 
 from fleet.api.app import create_app
-from fleet.cli.api_key import ensure_key
 from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home
 from fleet.cli.output import note
-from fleet.coordinator import Coordinator
 from fleet.home import Home
+from fleet.service.coordinator import Coordinator
+from fleet.trust.api_key import ensure_key
 from protos.errors import Denied, InvalidInput
-from protos.transport import is_loopback
+from protos.net.transport import is_loopback
 
 DEFAULT_PORT = 7400
 DRAIN_SECONDS = 2  # what open answers get to end after a signal, before they are cancelled

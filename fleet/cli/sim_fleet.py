@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fleet.home import Home
-from fleet.trust import Authority, Role
+from fleet.trust.authority import Authority, Role
 from sim_devices.local_fleet import LocalFleet
 
 

@@ -10,7 +10,7 @@ from fleet.cli.client import connect
 from fleet.cli.devices import FEW
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
 from fleet.cli.output import Column, count_text, figure, note, print_json, print_table
-from fleet.views import CostRow
+from fleet.telemetry.views import CostRow
 
 By = Literal["device", "model", "deployment", "request"]
 

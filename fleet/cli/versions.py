@@ -12,13 +12,13 @@ import numpy as np
 from device.engine.stage import OutputHead, StageEngine
 from device.pipeline.sequences import Request, Span
 from device.stage_spec import Generation, Shape, StageSpec
-from fleet.stage_request import row_multiple
-from protos.costs import StageCost
+from fleet.deploying.load_order import row_multiple
 from protos.dtypes import KvDtype
 from protos.ids import PipelineId
 from protos.manifest import Manifest
+from protos.physics.costs import StageCost
+from quantize.artifact.graph import build_stage_graph
 from quantize.blocks import Floats
-from quantize.graph import build_stage_graph
 from quantize.parts import HEAD, stage_parts
 from quantize.quality.walk import Head, Rows, Run
 from quantize.quality.windows import TokenIds, Window

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from protos.manifest import ModelConfig
 from quantize.config_reader import ConfigReader
-from quantize.decoder import Residual
-from quantize.forward import Doubles, LayerRun, Steps
-from quantize.graph_builder import GraphBuilder
+from quantize.layers.decoder import Residual
+from quantize.layers.forward import Doubles, LayerRun, Steps
+from quantize.layers.graph_builder import GraphBuilder
 from quantize.sources import Shapes, Sources
 
 

@@ -14,12 +14,12 @@ from onnx import TensorProto
 
 from protos.errors import InvalidInput
 from protos.manifest import ModelConfig
-from quantize import decoder
 from quantize.architectures.architecture import Architecture
 from quantize.config_reader import ConfigReader, wrong
-from quantize.decoder import Residual, add_attention, add_linear, add_output_head
-from quantize.forward import LayerRun, Steps, gelu
-from quantize.graph_builder import GraphBuilder
+from quantize.layers import decoder
+from quantize.layers.decoder import Residual, add_attention, add_linear, add_output_head
+from quantize.layers.forward import LayerRun, Steps, gelu
+from quantize.layers.graph_builder import GraphBuilder
 from quantize.parts import EMBEDDING, HEAD, layer_part
 from quantize.sources import Shapes, Sources, shapes_of, sources_of
 

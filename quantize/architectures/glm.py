@@ -5,7 +5,7 @@ from __future__ import annotations
 from protos.manifest import ModelConfig
 from quantize.architectures.architecture import Architecture, Folding
 from quantize.config_reader import ConfigReader
-from quantize.decoder import (
+from quantize.layers.decoder import (
     Residual,
     add_attention,
     add_embedding,
@@ -15,8 +15,8 @@ from quantize.decoder import (
     add_rms_norm,
     add_swiglu,
 )
-from quantize.forward import LayerRun, Steps, swiglu
-from quantize.graph_builder import GraphBuilder
+from quantize.layers.forward import LayerRun, Steps, swiglu
+from quantize.layers.graph_builder import GraphBuilder
 from quantize.parts import EMBEDDING, HEAD, layer_part
 from quantize.sources import Shapes, Sources, shapes_of, sources_of
 

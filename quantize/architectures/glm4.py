@@ -7,9 +7,9 @@ from dataclasses import replace
 from protos.manifest import ModelConfig
 from quantize.architectures import glm
 from quantize.config_reader import ConfigReader
-from quantize.decoder import Residual, add_attention, add_linear, add_residual_norm, add_rms_norm, add_swiglu
-from quantize.forward import LayerRun, Steps, swiglu
-from quantize.graph_builder import GraphBuilder
+from quantize.layers.decoder import Residual, add_attention, add_linear, add_residual_norm, add_rms_norm, add_swiglu
+from quantize.layers.forward import LayerRun, Steps, swiglu
+from quantize.layers.graph_builder import GraphBuilder
 from quantize.parts import layer_part
 from quantize.sources import Shapes, Sources, shapes_of, sources_of
 

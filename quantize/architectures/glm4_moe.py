@@ -13,10 +13,10 @@ from protos.manifest import Experts, ModelConfig
 from quantize.architectures import glm
 from quantize.architectures.architecture import Folding
 from quantize.config_reader import ConfigReader, wrong
-from quantize.decoder import Residual, add_attention, add_linear, add_normed_heads, add_residual_norm, add_swiglu
-from quantize.experts import add_chosen_experts, add_router
-from quantize.forward import Doubles, LayerRun, Steps, swiglu
-from quantize.graph_builder import GraphBuilder
+from quantize.layers.decoder import Residual, add_attention, add_linear, add_normed_heads, add_residual_norm, add_swiglu
+from quantize.layers.experts import add_chosen_experts, add_router
+from quantize.layers.forward import Doubles, LayerRun, Steps, swiglu
+from quantize.layers.graph_builder import GraphBuilder
 from quantize.parts import layer_part
 from quantize.sources import Shapes, Sources, shapes_of, sources_of
 
@@ -24,7 +24,7 @@ from quantize.sources import Shapes, Sources, shapes_of, sources_of
 GROUP = 16
 ATTENTION = "attention"
 _DEFAULT_EPSILON, _DEFAULT_FRACTION, _DEFAULT_POSITIONS = 1e-5, 0.5, 131_072  # configuration_glm4_moe.py
-# Pairs half a head apart must not be moved by the padding of the rotary tables (`quantize.positions`).
+# Pairs half a head apart must not be moved by the padding of the rotary tables (`quantize.layers.positions`).
 _ROTARY_STEP = 16
 
 _ATTENTION = {
@@ -208,7 +208,7 @@ def run_layer(run: LayerRun) -> Steps:
 
 
 def _route(experts: Experts, rows: Doubles, router: np.ndarray, bias: np.ndarray) -> Doubles:
-    """[rows, count], as `quantize.experts.add_router`."""
+    """[rows, count], as `quantize.layers.experts.add_router`."""
     scores: Doubles = 1 / (1 + np.exp(-(rows @ router.astype(np.float64).T)))
     merit = (scores + bias).reshape(len(rows), experts.groups, -1)
     if experts.groups > 1:

@@ -30,9 +30,9 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from protos.errors import Busy, Corrupt, Denied, InvalidInput, NoSpace, NotFound, Unavailable
+from quantize.checkpoints.huggingface import SOURCE_FILE, read_model_config
 from quantize.files import no_space_as_ours
 from quantize.hub.files import needed_files
-from quantize.huggingface import SOURCE_FILE, read_model_config
 
 Progress = Callable[[int, int], None]
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from device.announce import Announcement
-from device.identity import insecure_identity, load_identity
+from device.agent.announce import Announcement
+from device.agent.identity import insecure_identity, load_identity
 from protos.errors import FleetError
 from sim_devices.hollow.fleet import HollowFleet, HollowPlan
 from sim_devices.profiles import load_profile

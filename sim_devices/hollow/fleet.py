@@ -12,13 +12,13 @@ from typing import Self
 
 import grpc.aio
 
-from device.device import Device
-from device.gateway import GatewayService
-from device.identity import Identity
-from device.telemetry import ProcessReading, this_process
-from protos import transport
+from device.agent.device import Device
+from device.agent.gateway_service import GatewayService
+from device.agent.identity import Identity
+from device.agent.telemetry import ProcessReading, this_process
 from protos.ids import DeviceId, member_id
-from protos.transport import Methods, Network
+from protos.net import transport
+from protos.net.transport import Methods, Network
 from protos.v1 import device_pb2, gateway_pb2_grpc, telemetry_pb2
 from sim_devices.hollow.blobs import HollowBlobs
 from sim_devices.hollow.engine import open_hollow

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
 from protos.errors import Conflict
-from protos.roofline import Work
+from protos.physics.roofline import Work
 from sim_devices.board import Board
 from sim_devices.hardware import accelerator_info
 from sim_devices.profiles import Profile

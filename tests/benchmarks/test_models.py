@@ -12,7 +12,7 @@ from benchmarks.gguf_file import write_q8_0
 from benchmarks.models import RandomCheckpoint, glm_edge, numbered_words, prepare
 from device.text.model import TextModel
 from protos.errors import NotFound
-from quantize.checkpoint import tensor_shapes
+from quantize.checkpoints.checkpoint import tensor_shapes
 
 SMALL = replace(
     glm_edge().config,

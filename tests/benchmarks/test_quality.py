@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks.quality import measure
 from fleet.cli.versions import EngineVersion
-from quantize.artifact import ArtifactStore
-from quantize.formats import open_checkpoint
-from quantize.importer import import_model
+from quantize.artifact.store import ArtifactStore
+from quantize.checkpoints.formats import open_checkpoint
+from quantize.importing.importer import import_model
 from quantize.quality.scores import quality
 from quantize.quality.walk import Walk
 from quantize.quality.windows import Window

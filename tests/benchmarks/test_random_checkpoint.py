@@ -8,9 +8,9 @@ import pytest
 from benchmarks import random_checkpoint
 from benchmarks.full_shapes import SMALL
 from benchmarks.random_checkpoint import MODELS, write
-from quantize.artifact import ArtifactStore
-from quantize.formats import open_checkpoint
-from quantize.importer import import_model
+from quantize.artifact.store import ArtifactStore
+from quantize.checkpoints.formats import open_checkpoint
+from quantize.importing.importer import import_model
 
 TINY = {"hidden_size": 64, "num_attention_heads": 4, "vocab_size": 600}
 GLM = {"num_hidden_layers": 2, "num_key_value_heads": 2, "intermediate_size": 96, "head_dim": 16, "eos_token_id": [598, 599]}

@@ -14,9 +14,9 @@ from benchmarks.speed import CONTEXT, Settings, _groups, _save, entry, run, tabl
 from benchmarks.targets import BUSY_CPU, ENGINE, IDLE_CPU, PRODUCT, TARGETS, key, needed_name, peak_name
 from benchmarks.worker import Ask
 from fleet.cli.versions import EngineVersion
-from quantize.artifact import ArtifactStore
-from quantize.formats import open_checkpoint
-from quantize.importer import import_model
+from quantize.artifact.store import ArtifactStore
+from quantize.checkpoints.formats import open_checkpoint
+from quantize.importing.importer import import_model
 from quantize.quality.walk import Walk
 from quantize.quality.windows import Window
 from tests.support.checkpoints import TinyGlm, write_checkpoint

@@ -12,14 +12,14 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from protos import transport
 from protos.errors import Busy, Denied, FleetError, InvalidInput, NotFound, TimedOut, Unavailable, answered, remote
 from protos.ids import DeviceId, digest_of, member_id
-from protos.memory import MemoryNetwork
-from protos.transport import CHUNK_BYTES, MESSAGE_BYTES, Credentials, Methods, Network, Peer
+from protos.net import transport
+from protos.net.memory import MemoryNetwork
+from protos.net.transport import CHUNK_BYTES, MESSAGE_BYTES, Credentials, Methods, Network, Peer
+from protos.net.verdict import Verdict
 from protos.v1 import device_pb2 as pb
 from protos.v1 import device_pb2_grpc, pipeline_pb2, pipeline_pb2_grpc, telemetry_pb2
-from protos.verdict import Verdict
 from tests.support.members import TestFleet, credentials_of
 from tests.support.waiting import wait_until
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from device.cpu import CpuHardware, Rapl, copy_bandwidth
-from protos.roofline import Work
+from protos.physics.roofline import Work
 from protos.v1 import telemetry_pb2
 from tests.support.turns import run_once
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quantize.artifact import ArtifactStore
+from quantize.artifact.store import ArtifactStore
 from tests.support.corruption import flip_bit
 from tests.support.processes import Glmfleet
 

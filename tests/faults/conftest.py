@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from protos import transport
+from protos.net import transport
 
 
 @pytest.fixture(autouse=True)

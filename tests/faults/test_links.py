@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.views import GenerateRequest
+from fleet.answering.views import GenerateRequest
 from protos.errors import Unavailable
 from tests.support.fake_fleet import ask, deploy, wait_ready
 from tests.support.proxied_fleet import LONG, ProxiedFleet, proxied_fleet

@@ -9,7 +9,7 @@ import pytest
 from device.cpu import CpuHardware
 from protos.errors import TimedOut, remote
 from protos.ids import digest_of
-from protos.transport import dial
+from protos.net.transport import dial
 from protos.v1 import device_pb2 as pb
 from tests.support.members import TestFleet, credentials_of
 from tests.support.ring import agents, put_blob
@@ -18,7 +18,7 @@ DATA = bytes(100_000)
 
 
 async def test_a_pipeline_stream_that_does_not_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("device.pipeline.service.OPENING_SECONDS", 0.05)
+    monkeypatch.setattr("device.agent.pipeline_service.OPENING_SECONDS", 0.05)
     async with agents(tmp_path, [CpuHardware(1 << 30, 1)]) as (_, (peer,), _):
         with pytest.raises(TimedOut, match="nothing was said"), remote("it"):
             await peer.pipeline_stub.Generate(metadata=peer.metadata, timeout=10).read()
@@ -29,7 +29,7 @@ async def test_a_pipeline_stream_that_does_not_open(tmp_path: Path, monkeypatch:
 
 
 async def test_a_blob_whose_sender_stopped_can_be_continued_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("device.services.SILENT_SECONDS", 0.05)
+    monkeypatch.setattr("device.agent.device_service.SILENT_SECONDS", 0.05)
     digest = digest_of(DATA)
     async with agents(tmp_path, [CpuHardware(1 << 30, 1)]) as (_, (peer,), _):
         call = peer.device_stub.PutBlob(metadata=peer.metadata, timeout=10)

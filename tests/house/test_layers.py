@@ -1,4 +1,4 @@
-"""The house: which package may import which (ARCHITECTURE.md, Layers), circles, and hidden imports."""
+"""The house: which package and which folder within it may import which (ARCHITECTURE.md), circles, and hidden imports."""
 
 from __future__ import annotations
 
@@ -21,6 +21,31 @@ MAY_IMPORT = {
     "fleet": {"protos", "quantize", "device.text"},
     "fleet.cli": OURS,  # the composition root for people
 }
+# Folders within a package, lowest floor first; modules of the package itself ("") are its ground floor. A folder may import from those
+# before it, and never from those after it.
+FLOORS = {
+    "protos": ("v1", "", "physics", "net"),
+    "quantize": ("", "layers", "architectures", "checkpoints", "hub", "quality", "artifact", "importing"),
+    "device": ("", "text", "engine", "pipeline", "agent"),
+    "sim_devices": ("", "hollow"),
+    "fleet": ("", "planning", "trust", "telemetry", "devices", "deploying", "answering", "service", "api", "cli"),
+}
+# Of the folders below, those that a folder must not import all the same: each pair is two things that change for different reasons.
+NEVER = {
+    "quantize.hub": {"quantize.layers", "quantize.architectures"},
+    "quantize.quality": {"quantize.layers", "quantize.architectures", "quantize.checkpoints", "quantize.hub"},
+    "quantize.artifact": {"quantize.hub"},
+    "quantize.importing": {"quantize.hub", "quantize.quality"},
+    "device.engine": {"device.text"},
+    "device.pipeline": {"device.text"},
+    "device.agent": {"device.text"},
+    "fleet.telemetry": {"fleet.planning", "fleet.trust"},
+    "fleet.devices": {"fleet.planning", "fleet.trust"},
+    "fleet.deploying": {"fleet.trust"},
+    "fleet.answering": {"fleet.trust", "fleet.devices"},
+    "fleet.api": {"fleet.trust"},
+}
+LONGEST_FILE = 400  # lines
 # What a role's installation does not bring (pyproject.toml, extras).
 FOREIGN = {
     "protos": {"onnxruntime", "onnx", "zeroconf", "cryptography", "fastapi", "typer", "sqlalchemy"},
@@ -72,6 +97,72 @@ def test_no_import_is_hidden(path: Path) -> None:
     assert "TYPE_CHECKING" not in path.read_text()
 
 
+def folder_of(module: str) -> str:
+    return module if (ROOT / module.replace(".", "/")).is_dir() and module != "sim_devices.profiles" else module.rpartition(".")[0]
+
+
+def folders_imported(path: Path) -> Iterator[tuple[str, int]]:
+    known = {module_name(each) for each in MODULES}
+    for imported, line in imports(ast.parse(path.read_text())):
+        target = imported if imported in known or "_pb2" in imported else imported.rpartition(".")[0]
+        if target.partition(".")[0] in OURS:
+            yield (".".join(target.split(".")[:-1]) if "_pb2" in target else folder_of(target)), line
+
+
+def refusal(importer: str, imported: str) -> str:
+    """Why code in folder `importer` may not import from folder `imported`; "" where it may."""
+    package, _, wing = importer.partition(".")
+    other_package, _, other = imported.partition(".")
+    if package != other_package or wing == other:
+        return ""
+    floors = FLOORS[package]
+    unknown = [name for name in (wing, other) if name not in floors]
+    if unknown:
+        return f"{package}/{unknown[0]} has no floor yet: give it one in FLOORS"
+    if floors.index(other) > floors.index(wing):
+        return f"{imported} lies above {importer}"
+    return f"{importer} must know nothing of {imported}" if imported in NEVER.get(importer, set()) else ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_only_from_the_floors_below(path: Path) -> None:
+    name = module_name(path)
+    if name.endswith(".__main__"):  # a program's composition root
+        return
+    for folder, line in folders_imported(path):
+        assert not (why := refusal(folder_of(name), folder)), f"{name}:{line}: {why}"
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("fleet.planning", "fleet.devices"),
+        ("fleet.answering", "fleet.devices"),
+        ("fleet", "fleet.cli"),
+        ("device.engine", "device.pipeline"),
+    ],
+)
+def test_an_import_against_the_table_is_refused(importer: str, imported: str) -> None:
+    assert refusal(importer, imported)
+    assert not refusal("fleet.cli", imported)
+
+
+def test_no_circle_between_folders() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in MODULES:
+        name = module_name(path)
+        if not name.endswith(".__main__"):
+            graph.setdefault(folder_of(name), set()).update(folder for folder, _ in folders_imported(path))
+    _assert_acyclic({folder: targets - {folder} for folder, targets in graph.items()})
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_files_stay_short_and_of_one_purpose(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= LONGEST_FILE
+    assert ast.get_docstring(ast.parse(text)), "a module says in its first line what it is for"
+
+
 def test_no_circles() -> None:
     known = {module_name(path) for path in MODULES}
     graph: dict[str, set[str]] = {}
@@ -79,17 +170,21 @@ def test_no_circles() -> None:
         found = {imported for imported, _ in imports(ast.parse(path.read_text()))}
         targets = {item if item in known else item.rpartition(".")[0] for item in found}
         graph[module_name(path)] = (targets & known) - {module_name(path)}
+    _assert_acyclic(graph)
+
+
+def _assert_acyclic(graph: dict[str, set[str]]) -> None:
     done: set[str] = set()
 
-    def visit(module: str, trail: tuple[str, ...]) -> None:
-        assert module not in trail, "circle: " + " -> ".join([*trail[trail.index(module) :], module])
-        if module not in done:
-            for target in graph[module]:
-                visit(target, (*trail, module))
-            done.add(module)
+    def visit(node: str, trail: tuple[str, ...]) -> None:
+        assert node not in trail, "circle: " + " -> ".join([*trail[trail.index(node) :], node])
+        if node not in done:
+            for target in graph.get(node, ()):
+                visit(target, (*trail, node))
+            done.add(node)
 
-    for module in graph:
-        visit(module, ())
+    for node in graph:
+        visit(node, ())
 
 
 def test_onnxruntime_is_loaded_in_one_place_where_its_reporting_is_off() -> None:

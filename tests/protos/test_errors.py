@@ -31,7 +31,7 @@ from protos.errors import (
     remote,
 )
 from protos.ids import DeviceId
-from protos.transport import Peer, dial, serve
+from protos.net.transport import Peer, dial, serve
 from protos.v1 import device_pb2, device_pb2_grpc
 
 DEVICE = DeviceId("a" * 16)

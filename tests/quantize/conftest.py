@@ -9,9 +9,9 @@ from typing import Literal
 import pytest
 
 from protos.manifest import Manifest
-from quantize.artifact import ArtifactStore
-from quantize.formats import open_checkpoint
-from quantize.importer import import_model
+from quantize.artifact.store import ArtifactStore
+from quantize.checkpoints.formats import open_checkpoint
+from quantize.importing.importer import import_model
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 
 

@@ -12,7 +12,7 @@ import onnxruntime
 
 from protos.dtypes import KvDtype
 from protos.manifest import Manifest
-from quantize.graph import build_stage_graph
+from quantize.artifact.graph import build_stage_graph
 from quantize.parts import EMBEDDING, HEAD, layer_number, stage_parts
 
 Floats = npt.NDArray[np.float32]

@@ -12,10 +12,10 @@ import pytest
 
 from device.text.model import TextModel
 from protos.errors import Unavailable
-from quantize.artifact import ArtifactStore
-from quantize.catalog import DEFAULT_MODEL, fetch
-from quantize.formats import open_checkpoint
-from quantize.importer import import_model
+from quantize.artifact.store import ArtifactStore
+from quantize.checkpoints.formats import open_checkpoint
+from quantize.hub.catalog import DEFAULT_MODEL, fetch
+from quantize.importing.importer import import_model
 from tests.quantize.conftest import Imported
 from tests.quantize.stages import Pipeline
 from tests.support import oracle

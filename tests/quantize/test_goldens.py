@@ -14,8 +14,8 @@ import pytest
 from protos.dtypes import KvDtype
 from protos.manifest import Manifest
 from quantize.architectures.registry import architecture_of
-from quantize.artifact import ArtifactStore
-from quantize.forward import LayerRun
+from quantize.artifact.store import ArtifactStore
+from quantize.layers.forward import LayerRun
 from tests.quantize.stages import Floats, Pipeline
 from tests.support import oracle
 from tests.support.goldens import NAMES, import_golden, reference

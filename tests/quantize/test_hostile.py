@@ -26,11 +26,11 @@ from hypothesis import strategies as st
 
 from protos.errors import InvalidInput
 from protos.manifest import ModelConfig
-from quantize.checkpoint import Checkpoint, tensor_shapes
-from quantize.formats import open_checkpoint
-from quantize.gguf_header import check_header
-from quantize.huggingface_config import parse_config
-from quantize.tiktoken_file import tokenizer_of_ranks
+from quantize.checkpoints.checkpoint import Checkpoint, tensor_shapes
+from quantize.checkpoints.formats import open_checkpoint
+from quantize.checkpoints.gguf_header import check_header
+from quantize.checkpoints.huggingface_config import parse_config
+from quantize.checkpoints.tiktoken_file import tokenizer_of_ranks
 from tests.support.checkpoints import TinyGlm, config_json, write_checkpoint
 from tests.support.gguf_files import write_gguf
 
@@ -231,9 +231,9 @@ def test_the_header_of_a_real_file_is_believed(gguf_bytes: tuple[bytes, int], tm
 PEAK = """
 import sys
 from pathlib import Path
-from quantize.artifact import ArtifactStore
-from quantize.formats import open_checkpoint
-from quantize.importer import import_model
+from quantize.artifact.store import ArtifactStore
+from quantize.checkpoints.formats import open_checkpoint
+from quantize.importing.importer import import_model
 with open_checkpoint(Path(sys.argv[1])) as checkpoint:
     import_model(checkpoint, ArtifactStore(Path(sys.argv[2])), "x")
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))  # ru_maxrss begins with the parent's

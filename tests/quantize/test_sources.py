@@ -5,7 +5,7 @@ import pytest
 
 from protos.manifest import ModelConfig
 from quantize.blocks import Floats
-from quantize.checkpoint import tensor_shapes
+from quantize.checkpoints.checkpoint import tensor_shapes
 from quantize.sources import SourceTensor, read_rows, sources_of
 
 _CONFIG = ModelConfig("GlmForCausalLM", 8, 2, 2, 1, 16, 10, 20, 1e-5, 1e4, 16, False, True, 64, ())

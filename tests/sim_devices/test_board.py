@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.roofline import Figures, Load, Work
-from protos.thermal import Thermal
+from protos.physics.roofline import Figures, Load, Work
+from protos.physics.thermal import Thermal
 from sim_devices.board import Board
 
 FIGURES = Figures(linear_bytes_per_second=1e9, idle_watts=2.0, cap_watts=20.0, joules_per_byte=5e-9)

@@ -10,7 +10,7 @@ from device.blobs import BlobStore
 from device.hardware import Condition
 from protos.errors import Corrupt, InvalidInput, NoSpace, NotFound
 from protos.ids import Digest, digest_of
-from protos.roofline import Load, Work
+from protos.physics.roofline import Load, Work
 from sim_devices.device_faults import DeviceFaults, SimulatedClock, SimulatedDisk
 from sim_devices.flip import flip_bit
 from sim_devices.hardware import SimulatedHardware

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from device.hardware import Condition, Hardware, RunReport
-from protos.roofline import Load, Work, dynamic_joules, times
+from protos.physics.roofline import Load, Work, dynamic_joules, times
 from protos.v1 import telemetry_pb2
 from sim_devices.board import Modelled
 from sim_devices.hardware import Pace, SimulatedHardware

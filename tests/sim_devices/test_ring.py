@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from device.hardware import EnergyReading
-from fleet.planner import PlannerDevice, plan
-from fleet.views import PlanRequest
-from fleet.whatif import Prices, Traffic, outlook
+from fleet.planning.plan import PlanRequest
+from fleet.planning.planner import PlannerDevice, plan
+from fleet.planning.prediction import Prices, Traffic, outlook
 from protos.v1 import telemetry_pb2
 from sim_devices.hardware import SimulatedHardware
 from sim_devices.profiles import load_profile

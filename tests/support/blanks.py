@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from protos.manifest import Manifest
 from protos.v1 import pipeline_pb2
-from quantize.artifact import ArtifactStore
-from quantize.huggingface import open_huggingface
-from quantize.importer import import_model
+from quantize.artifact.store import ArtifactStore
+from quantize.checkpoints.huggingface import open_huggingface
+from quantize.importing.importer import import_model
 
 GOLDEN = Path(__file__).resolve().parents[1] / "goldens" / "glm2b-tiny"
 STOPS = (502, 500)

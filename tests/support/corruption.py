@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from protos.manifest import Blob, Manifest
-from quantize.artifact import ArtifactStore
+from quantize.artifact.store import ArtifactStore
 
 
 def flip_bit(store: ArtifactStore, manifest: Manifest, part: str, tensor: str, *, element: int, bit: int) -> Manifest:

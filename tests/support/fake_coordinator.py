@@ -8,21 +8,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from fleet.views import (
-    CostRow,
-    DeployEvent,
-    DeploymentView,
-    DeviceCost,
-    DeviceView,
-    DiscoveryReport,
-    GenerateRequest,
-    GenerateResult,
-    ModelView,
-    Plan,
-    PlanRequest,
-    StagePlan,
-    TokenChunk,
-)
+from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
+from fleet.deploying.views import DeployEvent, DeploymentView
+from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.planning.plan import Plan, PlanRequest, StagePlan
+from fleet.service.views import ModelView
+from fleet.telemetry.views import CostRow, DeviceCost
 from protos.errors import FleetError, NotFound
 
 _T = TypeVar("_T")
@@ -62,7 +53,21 @@ STAGE = StagePlan(
 PLAN = Plan("tiny", "d" * 64, "latency", 128, 1, 16, 64, (STAGE,), 100.0, 0.05, 256, ("fits on one device",))
 DEPLOYMENT = DeploymentView("tiny", "tiny", "d" * 64, "ready", "", (STAGE,), 128, 16, 1)
 COST = DeviceCost(DEVICE.device_id, "dev-1", "rk3588", True, 0.5, 0.25, 1.5, "modelled", 0.5)
-RESULT = GenerateResult("tiny", "tiny", "Paris is", (5, 6, 7), "stop", 4, 3, 0.125, 0.0625, 0.1, 0.05, 0.3, (COST,))
+RESULT = GenerateResult(
+    model="tiny",
+    deployment="tiny",
+    text="Paris is",
+    token_ids=(5, 6, 7),
+    finish_reason="stop",
+    prompt_tokens=4,
+    completion_tokens=3,
+    ttft_seconds=0.125,
+    tpot_seconds=0.0625,
+    modelled_ttft_seconds=0.1,
+    modelled_tpot_seconds=0.05,
+    total_seconds=0.3,
+    devices=(COST,),
+)
 CHUNKS = (TokenChunk("Par", (5,)), TokenChunk("", (6,)), TokenChunk("is is", (7,)))
 ROW = CostRow("dev-1", DEVICE.device_id, 1, 4, 3, 0.5, 0.25, 1.5, 2.5, 0.5, "modelled")
 EVENTS = (

@@ -14,10 +14,10 @@ from typing import Any, Self
 
 import grpc.aio
 
-from device.identity import Identity
-from protos import transport
+from device.agent.identity import Identity
 from protos.errors import Conflict, FleetError, NotFound, Unavailable, answered
 from protos.ids import PROTOCOL_VERSION, digest_of
+from protos.net import transport
 from protos.v1 import device_pb2 as pb
 from protos.v1 import device_pb2_grpc, pipeline_pb2, pipeline_pb2_grpc, telemetry_pb2
 

@@ -7,12 +7,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.coordinator import Coordinator
+from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
+from fleet.deploying.views import DeployEvent
+from fleet.devices.liveness import Liveness
 from fleet.home import Home
-from fleet.liveness import Liveness
-from fleet.views import DeployEvent, GenerateRequest, GenerateResult, PlanRequest, TokenChunk
+from fleet.planning.plan import PlanRequest
+from fleet.service.coordinator import Coordinator
 from protos.manifest import Manifest
-from quantize.artifact import ArtifactStore
+from quantize.artifact.store import ArtifactStore
 from tests.support.checkpoints import TinyGlm
 from tests.support.fake_device import FakeDevice
 from tests.support.members import TestFleet

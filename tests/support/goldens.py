@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.manifest import Manifest
-from quantize.artifact import ArtifactStore
-from quantize.formats import open_checkpoint
-from quantize.importer import import_model
+from quantize.artifact.store import ArtifactStore
+from quantize.checkpoints.formats import open_checkpoint
+from quantize.importing.importer import import_model
 from tests.support.checkpoints import tokenizer_json, write_json
 
 NAMES = sorted(path.parent.name for path in (Path(__file__).parents[1] / "goldens").glob("*/reference.npz"))

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fleet.liveness import Liveness
-from fleet.registry import Registry
+from fleet.devices.liveness import Liveness
+from fleet.devices.registry import Registry
 from protos.v1 import telemetry_pb2
 from sim_devices.hollow.fleet import HollowFleet, HollowPlan
 from sim_devices.profiles import load_profile

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from device.identity import Identity, load_identity
-from fleet.trust import Authority, Role
+from device.agent.identity import Identity, load_identity
+from fleet.trust.authority import Authority, Role
 from protos.ids import FleetId
-from protos.transport import Credentials
+from protos.net.transport import Credentials
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from device.agent import Agent, AgentConfig
+from device.agent.program import Agent, AgentConfig
 from device.cpu import CpuHardware
-from fleet.coordinator import Coordinator
+from fleet.answering.views import GenerateRequest
 from fleet.home import Home
-from fleet.views import GenerateRequest
+from fleet.service.coordinator import Coordinator
 from protos.errors import Unavailable
 from protos.ids import DeviceId
 from tests.support.checkpoints import TinyGlm

@@ -6,7 +6,7 @@ import asyncio
 import random
 from typing import Self
 
-from protos.transport import split_address
+from protos.net.transport import split_address
 from sim_devices.links import Shape
 from sim_devices.proxy import Door, Lane, Way
 from sim_devices.shaping import Line

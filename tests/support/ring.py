@@ -13,23 +13,23 @@ from typing import Any
 
 import grpc.aio
 
-from device.agent import Agent, AgentConfig
+from device.agent.program import Agent, AgentConfig
 from device.cpu import CpuHardware
 from device.hardware import Hardware
-from fleet.stage_request import row_multiple
+from fleet.deploying.load_order import row_multiple
 from protos.dtypes import KvDtype, WireDtype
 from protos.errors import FleetError, by_name, remote
 from protos.ids import PROTOCOL_VERSION, PipelineId
 from protos.manifest import Manifest
-from protos.transport import CHUNK_BYTES, Credentials, Peer, dial
+from protos.net.transport import CHUNK_BYTES, Credentials, Peer, dial
+from protos.net.verdict import Verdict
 from protos.v1 import device_pb2, pipeline_pb2
-from protos.verdict import Verdict
-from quantize.artifact import ArtifactStore
-from quantize.costs import stage_cost
-from quantize.golden import stage_golden
-from quantize.graph import build_stage_graph
-from quantize.huggingface import open_huggingface
-from quantize.importer import import_model
+from quantize.artifact.costs import stage_cost
+from quantize.artifact.golden import stage_golden
+from quantize.artifact.graph import build_stage_graph
+from quantize.artifact.store import ArtifactStore
+from quantize.checkpoints.huggingface import open_huggingface
+from quantize.importing.importer import import_model
 from quantize.parts import stage_parts
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 from tests.support.members import TestFleet, credentials_of

@@ -9,7 +9,7 @@ from typing import Any
 from device.stage_spec import StageSpec, parse_spec
 from protos.manifest import Manifest
 from protos.v1 import device_pb2
-from quantize.artifact import ArtifactStore
+from quantize.artifact.store import ArtifactStore
 from tests.support.checkpoints import TinyGlm
 from tests.support.ring import load_requests, tiny_model
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from device.hardware import Hardware, RunReport
-from protos.roofline import Work
+from protos.physics.roofline import Work
 
 
 async def run_once(hardware: Hardware, work: Work, compute: Callable[[], None]) -> RunReport:

@@ -17,7 +17,7 @@ from protos.dtypes import KvDtype
 from protos.errors import Corrupt, InvalidInput
 from protos.manifest import Manifest
 from protos.v1 import device_pb2
-from quantize.artifact import ArtifactStore
+from quantize.artifact.store import ArtifactStore
 from tests.support.blanks import blank_model
 from tests.support.checkpoints import TinyGlm
 from tests.support.corruption import flip_bit
@@ -128,7 +128,7 @@ def test_a_flipped_exponent_is_refused_and_its_layer_named(model: tuple[Manifest
 
 def test_without_room_for_all_layers_the_range_is_named(model: tuple[Manifest, ArtifactStore], monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, store = model
-    monkeypatch.setattr("quantize.golden._MOST_BYTES", 100)
+    monkeypatch.setattr("quantize.artifact.golden._MOST_BYTES", 100)
     bad = flip_bit(store, manifest, "layers.1", "o.scales", element=0, bit=30)
     (spec,) = specs(bad, store, 1)
     with pytest.raises(Corrupt, match=r"^layers \[0, 4\) gives other rows"):

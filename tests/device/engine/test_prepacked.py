@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from device.agent.host import StageHost
 from device.blobs import BlobStore
 from device.cpu import CpuHardware
 from device.engine.prepack import INDEX, index_lines
 from device.engine.prepacked import Prepacked, PrepackedStages, cpu_identity
 from device.engine.stage import OutputHead, StageEngine
-from device.host import StageHost
 from device.stage_spec import StageSpec
 from protos.errors import NotFound
 from protos.ids import DeviceId, PipelineId

@@ -10,7 +10,7 @@ import pytest
 from protos.errors import InvalidInput
 from protos.manifest import Manifest
 from protos.v1 import pipeline_pb2
-from quantize.artifact import ArtifactStore
+from quantize.artifact.store import ArtifactStore
 from tests.support.blanks import Expected, blank_model, expected
 from tests.support.ring import Answer, Client, ring
 

@@ -14,17 +14,17 @@ import grpc.aio
 import numpy as np
 import pytest
 
+from device.agent.host import StageHost
+from device.agent.pipeline_service import PipelineService
 from device.blobs import BlobStore
 from device.cpu import CpuHardware
-from device.host import StageHost
 from device.pipeline import link as link_module
 from device.pipeline.link import Link
 from device.pipeline.relay import WINDOW
-from device.pipeline.service import PipelineService
 from device.stage_spec import StageSpec, parse_spec
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound, Unavailable, remote
 from protos.ids import PROTOCOL_VERSION, DeviceId
-from protos.transport import Peer, dial, serve
+from protos.net.transport import Peer, dial, serve
 from protos.v1 import device_pb2, pipeline_pb2_grpc
 from protos.v1 import pipeline_pb2 as pb
 from tests.support.checkpoints import TinyGlm

@@ -15,7 +15,7 @@ from device.pipeline.link import Link
 from protos.errors import Conflict, InvalidInput, NotFound, Unavailable
 from protos.manifest import Manifest
 from protos.v1 import pipeline_pb2
-from quantize.artifact import ArtifactStore
+from quantize.artifact.store import ArtifactStore
 from tests.support.checkpoints import TinyGlm
 from tests.support.goldens import import_golden
 from tests.support.ring import Client, ring, tiny_model

@@ -17,7 +17,7 @@ from device.pipeline.stage import Extra, Stage
 from device.stage_spec import Hop
 from protos.errors import InvalidInput, Unavailable
 from protos.ids import DeviceId
-from protos.roofline import Load, Work
+from protos.physics.roofline import Load, Work
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 from tests.support.checkpoints import TinyGlm

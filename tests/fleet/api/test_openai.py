@@ -10,8 +10,8 @@ import openai
 import pytest
 
 from device.text.messages import Message, ToolCall
+from fleet.answering.views import GenerateRequest
 from fleet.api.app import create_app
-from fleet.views import GenerateRequest
 from protos.errors import Busy, InvalidInput, NotFound, Unavailable
 from tests.support.fake_coordinator import RESULT, FakeCoordinator
 from tests.support.http_server import serving

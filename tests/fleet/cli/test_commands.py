@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from fleet.answering.views import GenerateRequest
 from fleet.home import Home
-from fleet.views import GenerateRequest, PlanRequest
+from fleet.planning.plan import PlanRequest
 from protos.errors import Busy, NotFound, Unavailable
 from tests.support.command import Command
 from tests.support.fake_coordinator import DEPLOYMENT, DEVICE, MODEL, PLAN, RESULT, ROW, FakeCoordinator

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from fleet.devices.views import DeviceView
 from fleet.home import Home
-from fleet.views import DeviceView
 from tests.support.command import Command
 from tests.support.fake_coordinator import DEVICE, ROW, FakeCoordinator
 from tests.support.processes import Glmfleet

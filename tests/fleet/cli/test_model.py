@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fleet.home import Home
-from quantize.artifact import ArtifactStore
+from quantize.artifact.store import ArtifactStore
 from tests.support.checkpoints import TinyGlm, random_tensors, write_checkpoint, write_tensors
 from tests.support.command import Command
 from tests.support.fake_coordinator import FakeCoordinator

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from fleet.home import Home
-from quantize.artifact import ArtifactStore
-from quantize.checkpoint import tensor_shapes
-from quantize.formats import open_checkpoint
+from quantize.artifact.store import ArtifactStore
+from quantize.checkpoints.checkpoint import tensor_shapes
+from quantize.checkpoints.formats import open_checkpoint
 from tests.support import oracle
 from tests.support.blanks import GOLDEN, expected
 from tests.support.checkpoints import TinyGlm, write_checkpoint

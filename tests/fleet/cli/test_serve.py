@@ -9,8 +9,8 @@ import stat
 import httpx
 import pytest
 
-from fleet.cli.api_key import ensure_key, read_key
 from fleet.home import Home
+from fleet.trust.api_key import ensure_key, read_key
 from protos.errors import InvalidInput
 from tests.support.command import Command
 from tests.support.processes import Glmfleet

@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 
 from protos.errors import InvalidInput
 from protos.manifest import Manifest
-from quantize.artifact import ArtifactStore
-from quantize.graph import build_stage_graph
-from quantize.huggingface import open_huggingface
+from quantize.artifact.graph import build_stage_graph
+from quantize.artifact.store import ArtifactStore
+from quantize.checkpoints.huggingface import open_huggingface
 from tests.quantize.stages import Pipeline
 from tests.support.blanks import GOLDEN, Expected, blank_model, expected
 from tests.support.torch_files import write_torch_file

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from protos.errors import InvalidInput
-from quantize.formats import open_checkpoint
-from quantize.huggingface_config import parse_config
-from quantize.importer import import_model
+from quantize.checkpoints.formats import open_checkpoint
+from quantize.checkpoints.huggingface_config import parse_config
+from quantize.importing.importer import import_model
 from tests.support.checkpoints import write_json
 from tests.support.goldens import import_golden
 

@@ -10,11 +10,11 @@ from safetensors.numpy import load_file, save_file
 
 from protos.errors import InvalidInput
 from protos.manifest import Experts, parse
-from quantize.costs import stage_cost
-from quantize.formats import open_checkpoint
-from quantize.graph import build_stage_graph
-from quantize.huggingface_config import parse_config
-from quantize.importer import import_model
+from quantize.artifact.costs import stage_cost
+from quantize.artifact.graph import build_stage_graph
+from quantize.checkpoints.formats import open_checkpoint
+from quantize.checkpoints.huggingface_config import parse_config
+from quantize.importing.importer import import_model
 from quantize.parts import layer_parts, stage_parts
 from tests.support.goldens import import_golden
 

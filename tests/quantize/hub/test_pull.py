@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import constants, file_download
 
 from protos.errors import Busy, Corrupt, Denied, FleetError, InvalidInput, NoSpace, NotFound, Unavailable
-from quantize.formats import open_checkpoint
+from quantize.checkpoints.formats import open_checkpoint
 from quantize.hub import pull as module
 from quantize.hub.pull import _Counted, _Remote, pull
 from tests.support.checkpoints import TinyGlm, write_checkpoint

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from protos.errors import InvalidInput
-from quantize.huggingface import open_huggingface
+from quantize.checkpoints.huggingface import open_huggingface
 from quantize.quality.windows import continued_windows, filled_window, windows
 from tests.support.blanks import GOLDEN, expected
 

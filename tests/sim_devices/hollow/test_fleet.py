@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fleet.coordinator import Coordinator
+from fleet.answering.views import GenerateRequest
 from fleet.home import Home
-from fleet.views import GenerateRequest, PlanRequest
+from fleet.planning.plan import PlanRequest
+from fleet.service.coordinator import Coordinator
 from protos.errors import Conflict, NoSpace
 from sim_devices.hollow.fleet import HollowFleet
 from tests.support.checkpoints import TinyGlm
@@ -67,7 +68,7 @@ async def test_a_model_is_pushed_and_loaded_on_a_ring_that_answers_nothing(tmp_p
 
 
 async def test_even_behind_the_coordinators_back_a_hollow_device_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleet.generation._check_solid", lambda _desired: None)
+    monkeypatch.setattr("fleet.answering.generation._check_solid", lambda _desired: None)
     async with coordinating(tmp_path, 2) as (coordinator, _):
         await deploy(coordinator)
         with pytest.raises(Conflict, match="this device is hollow: it computes nothing"):

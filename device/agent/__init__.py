@@ -1,0 +1,1 @@
+"""The agent: identity, announcement, the host of stages, telemetry and the gRPC services."""

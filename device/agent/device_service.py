@@ -1,0 +1,155 @@
+"""The agent's answers to the coordinator: description, blobs, stages, telemetry."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc.aio
+
+from device.agent.host import StageHost
+from device.agent.telemetry import Telemetry
+from device.blobs import Blobs
+from device.hardware import AcceleratorInfo, Hardware
+from device.stage_spec import parse_generation, parse_spec
+from device.tasks import in_thread
+from protos.errors import InvalidInput, TimedOut, answered
+from protos.ids import PROTOCOL_VERSION, DeviceId, Digest, PipelineId, parse_digest
+from protos.v1 import device_pb2 as pb
+from protos.v1 import device_pb2_grpc, telemetry_pb2
+
+AGENT_VERSION = "0.1.0"
+DIALECTS = ("com.microsoft.nbits",)
+CHUNK_LIMIT_BYTES = 1 << 20
+# A sender that is silent for so long has stopped; the blob is free for another then, to be continued.
+SILENT_SECONDS = 30.0
+SHORTEST_INTERVAL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class DeviceService(device_pb2_grpc.DeviceServicer):
+    device: DeviceId
+    name: str
+    labels: dict[str, str]
+    hardware: Hardware
+    blobs: Blobs
+    host: StageHost
+    telemetry: Telemetry
+
+    def describe(self) -> pb.DeviceDescription:
+        info = self.hardware.info
+        return pb.DeviceDescription(
+            protocol_version=PROTOCOL_VERSION,
+            device_id=self.device,
+            name=self.name,
+            agent_version=AGENT_VERSION,
+            boot_id=self.telemetry.boot_id,
+            accelerator=_accelerator(info),
+            memory_bytes=self.hardware.memory_bytes,
+            memory_used_bytes=self.host.memory_used_bytes,
+            storage_free_bytes=self.blobs.free_bytes(),
+            dialects=DIALECTS,
+            stages=self.host.statuses(),
+            labels={"machine": platform.machine(), **self.labels},
+        )
+
+    async def Describe(  # noqa: N802 (gRPC's names)
+        self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DeviceDescription]
+    ) -> pb.DeviceDescription:
+        async with answered(context):
+            return self.describe()
+
+    async def StatBlobs(  # noqa: N802
+        self, request: pb.StatBlobsRequest, context: grpc.aio.ServicerContext[pb.StatBlobsRequest, pb.StatBlobsReply]
+    ) -> pb.StatBlobsReply:
+        async with answered(context):
+            digests = [_digest(text) for text in request.digests]
+            stats = [pb.BlobStat(digest=d, complete=self.blobs.has(d), present_bytes=self.blobs.present_bytes(d)) for d in digests]
+            return pb.StatBlobsReply(blobs=stats)
+
+    async def PutBlob(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.PutBlobRequest], context: grpc.aio.ServicerContext[pb.PutBlobRequest, pb.PutBlobReply]
+    ) -> pb.PutBlobReply:
+        async with answered(context):
+            first = await _next(request_iterator)
+            if first is None or first.WhichOneof("kind") != "header":
+                raise InvalidInput("the first message must be the blob's header")
+            header, digest = first.header, _digest(first.header.digest)
+            if self.blobs.has(digest):
+                return pb.PutBlobReply(received_bytes=header.size_bytes)
+            with self.blobs.arrive(digest, header.size_bytes, header.offset) as arrival:
+                await in_thread(arrival.catch_up)
+                while (message := await _next(request_iterator)) is not None:
+                    if message.WhichOneof("kind") != "chunk":
+                        raise InvalidInput("after the blob's header only chunks are expected")
+                    if len(message.chunk) > CHUNK_LIMIT_BYTES:
+                        raise InvalidInput(f"a chunk of {len(message.chunk)} bytes; {CHUNK_LIMIT_BYTES} is the most")
+                    await in_thread(arrival.write, message.chunk)
+                await in_thread(arrival.finish)
+                return pb.PutBlobReply(received_bytes=arrival.received_bytes)
+
+    async def RetainBlobs(  # noqa: N802
+        self, request: pb.RetainBlobsRequest, context: grpc.aio.ServicerContext[pb.RetainBlobsRequest, pb.RetainBlobsReply]
+    ) -> pb.RetainBlobsReply:
+        async with answered(context):
+            keep = {_digest(text) for text in request.digests}
+            return pb.RetainBlobsReply(freed_bytes=await self.host.retain_blobs(parse_generation(request.generation), keep))
+
+    async def LoadStage(  # noqa: N802
+        self, request: pb.LoadStageRequest, context: grpc.aio.ServicerContext[pb.LoadStageRequest, pb.LoadStageReply]
+    ) -> pb.LoadStageReply:
+        async with answered(context):
+            spec = parse_spec(request)
+            seconds = await self.host.load(spec)
+            return pb.LoadStageReply(memory_bytes=spec.memory_bytes, load_seconds=seconds)
+
+    async def UnloadStage(  # noqa: N802
+        self, request: pb.UnloadStageRequest, context: grpc.aio.ServicerContext[pb.UnloadStageRequest, pb.UnloadStageReply]
+    ) -> pb.UnloadStageReply:
+        async with answered(context):
+            await self.host.unload(parse_generation(request.generation), PipelineId(request.pipeline_id))
+        return pb.UnloadStageReply()
+
+    async def WatchTelemetry(  # noqa: N802
+        self,
+        request: pb.WatchTelemetryRequest,
+        context: grpc.aio.ServicerContext[pb.WatchTelemetryRequest, telemetry_pb2.TelemetrySample],
+    ) -> AsyncIterator[telemetry_pb2.TelemetrySample]:
+        async with answered(context):
+            # The order of the arguments makes not-a-number the shortest: asyncio's timers would lose their order over it.
+            interval = min(max(SHORTEST_INTERVAL_SECONDS, request.interval_seconds), 3600.0)
+            while True:
+                yield self.telemetry.sample()
+                await asyncio.sleep(interval)
+
+
+async def _next(messages: AsyncIterator[pb.PutBlobRequest]) -> pb.PutBlobRequest | None:
+    """None at the end. Raises TimedOut."""
+    try:
+        async with asyncio.timeout(SILENT_SECONDS):
+            return await anext(messages, None)
+    except TimeoutError:
+        raise TimedOut(f"nothing came of the blob for {SILENT_SECONDS:.0f} s") from None
+
+
+def _accelerator(info: AcceleratorInfo) -> pb.Accelerator:
+    return pb.Accelerator(
+        profile=info.profile,
+        description=info.description,
+        simulated=info.simulated,
+        pace=info.pace,
+        threads=info.threads,
+        figures=pb.Figures(**vars(info.figures)),
+        thermal=pb.Thermal(**vars(info.thermal)) if info.thermal else None,
+        energy_source=info.energy_source,
+        hollow=info.hollow,
+    )
+
+
+def _digest(text: str) -> Digest:
+    try:
+        return parse_digest(text)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from error

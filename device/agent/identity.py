@@ -1,0 +1,124 @@
+"""Who this device is: its key, and the certificate by which its fleet vouches for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+from protos.errors import Denied, FleetError, InvalidInput
+from protos.ids import DeviceId, FleetId, device_id, fleet_id
+from protos.net.transport import Credentials
+
+INSECURE_FLEET = FleetId("insecure")
+_ADVICE = "have its fleet issue one: `glmfleet sim up` does for simulated devices, `glmfleet device run` for this machine"
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A member of a fleet. Without credentials (--insecure) nobody vouches for it."""
+
+    device_id: DeviceId
+    fleet_id: FleetId
+    credentials: Credentials | None
+
+
+def load_identity(folder: Path, clock: Callable[[], datetime] = utc_now) -> Identity:
+    """The identity in key.pem, certificate.pem and authority.pem of `folder`.
+
+    Raises Denied when one is missing or unreadable, when they do not belong together, or when the certificate is not valid now.
+    """
+    key_pem, certificate_pem, authority_pem = (_read(folder, name) for name in ("key.pem", "certificate.pem", "authority.pem"))
+    certificate = _certificate(certificate_pem, folder / "certificate.pem")
+    authority = _certificate(authority_pem, folder / "authority.pem")
+    if _key(key_pem, folder / "key.pem").public_key() != certificate.public_key():
+        raise Denied(f"the key in {folder} does not belong to its certificate", advice=_ADVICE)
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise Denied(f"the certificate in {folder} is not from the authority beside it", advice=_ADVICE) from error
+    now = clock()
+    for one, what in ((certificate, "certificate"), (authority, "authority")):
+        if now > one.not_valid_after_utc:
+            raise Denied(f"the {what} in {folder} expired on {one.not_valid_after_utc:%Y-%m-%d}", advice=_ADVICE)
+        if now < one.not_valid_before_utc:
+            detail = f"the {what} in {folder} is valid from {one.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} here"
+            raise Denied(detail, advice="set this machine's clock")
+    return Identity(
+        device_id(_public_der(certificate.public_key())),
+        fleet_id(_public_der(authority.public_key())),
+        Credentials(certificate_pem, key_pem, authority_pem),
+    )
+
+
+def insecure_identity(folder: Path) -> Identity:
+    """A key alone, made in `folder` at first start: enough for an id, for --insecure. Raises InvalidInput, Denied."""
+    path = folder / "key.pem"
+    if not path.exists():
+        _make_key(path)
+    key = _key(_read(folder, "key.pem"), path)
+    return Identity(device_id(_public_der(key.public_key())), INSECURE_FLEET, None)
+
+
+def _make_key(path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    part = path.with_name(f".key.pem.{os.getpid()}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            part.touch(mode=0o600)
+            part.write_bytes(pem)
+            with contextlib.suppress(FileExistsError):  # another process was first: its key counts
+                os.link(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"cannot write {path}: {error.strerror}", advice="choose another folder with --home") from error
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except FileNotFoundError as error:
+        raise Denied(f"this device has no identity: {folder / name} is missing", advice=_ADVICE) from error
+    except OSError as error:
+        raise Denied(f"cannot read {folder / name}: {error.strerror}", advice="run as the user who owns it") from error
+
+
+def _key(pem: bytes, path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise _unreadable(path) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise _unreadable(path)
+    return key
+
+
+def _certificate(pem: bytes, path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except ValueError as error:
+        raise _unreadable(path) from error
+
+
+def _unreadable(path: Path) -> FleetError:
+    return Denied(f"{path} is damaged", advice=f"remove it and {_ADVICE}")
+
+
+def _public_der(key: CertificatePublicKeyTypes) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

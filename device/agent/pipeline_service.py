@@ -1,0 +1,98 @@
+"""The Pipeline service: clients at the head, neighbours at every stage."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+
+from device.agent.host import StageHost
+from device.pipeline.clients import Client
+from device.pipeline.head import Head
+from device.pipeline.relay import FlowContext, relay
+from device.tasks import first_of
+from protos.errors import Conflict, InvalidInput, TimedOut, answered
+from protos.ids import PROTOCOL_VERSION, DeviceId
+from protos.net.transport import Credentials
+from protos.v1 import pipeline_pb2 as pb
+from protos.v1 import pipeline_pb2_grpc
+
+# Who opens a stream says at once what it is for.
+OPENING_SECONDS = 10.0
+
+# Characters of the name a neighbour gives itself, for messages: more than any device id has.
+MOST_NAMED = 64
+
+GenerateContext = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateEvent]
+
+
+@dataclass(frozen=True)
+class PipelineService(pipeline_pb2_grpc.PipelineServicer):
+    host: StageHost
+    credentials: Credentials | None
+
+    # Both in grpc.aio's reader/writer form, which its type stubs do not know for servicers: reading and writing go on side by side.
+    async def Generate(self, request_iterator: object, context: GenerateContext) -> None:  # type: ignore[override]  # noqa: N802
+        async with answered(context):
+            first = await _opening(context)
+            if not isinstance(first, pb.GenerateRequest) or first.WhichOneof("kind") != "attach":
+                raise InvalidInput("the first message must be Attach")
+            _check_version(first.attach.protocol_version)
+            head = self.host.head_for(first.attach)
+            await head.connect()
+            await context.write(pb.GenerateEvent(attached=True))
+            client = Client()
+            try:
+                await first_of(_take_requests(head, client, context), _tell_events(client, context), head.stage.unloaded())
+            finally:
+                for number in list(client.sequences):
+                    head.cancel(client, number)
+
+    async def Flow(self, request_iterator: object, context: FlowContext) -> None:  # type: ignore[override]  # noqa: N802
+        async with answered(context):
+            first = await _opening(context)
+            if not isinstance(first, pb.FlowMessage) or first.WhichOneof("kind") != "open":
+                raise InvalidInput("the first message must be FlowOpen")
+            _check_version(first.open.protocol_version)
+            loaded = self.host.stage_for(first.open)
+            ring_id = first.open.ring_id
+            if not ring_id:
+                raise InvalidInput("the ring has no id")
+            if loaded.head:
+                served = loaded.head.take_returns(ring_id, DeviceId(first.open.from_device[:MOST_NAMED]), context)
+            else:
+                served = relay(loaded.stage, ring_id, context, self.credentials)
+            await first_of(served, loaded.stage.unloaded())
+
+
+async def _opening(context: grpc.aio.ServicerContext[Any, Any]) -> object:
+    try:
+        async with asyncio.timeout(OPENING_SECONDS):
+            return await context.read()
+    except TimeoutError:
+        raise TimedOut(f"nothing was said on the stream for {OPENING_SECONDS:.0f} s") from None
+
+
+async def _take_requests(head: Head, client: Client, context: GenerateContext) -> None:
+    while isinstance(message := await context.read(), pb.GenerateRequest):
+        match message.WhichOneof("kind"):
+            case "submit":
+                head.submit(client, message.submit)
+            case "cancel":
+                head.cancel(client, message.cancel.sequence)
+            case "pause":
+                head.pause(client, message.pause.sequence, message.pause.paused)
+            case _:
+                raise InvalidInput("expected Submit, Cancel or Pause")
+
+
+async def _tell_events(client: Client, context: GenerateContext) -> None:
+    while True:
+        await context.write(await client.take())
+
+
+def _check_version(version: int) -> None:
+    if version != PROTOCOL_VERSION:
+        raise Conflict(f"protocol version {version}; this device speaks {PROTOCOL_VERSION}", advice="update the older of the two")

@@ -1,0 +1,88 @@
+"""The agent: composes identity, blob store, device, server and announcement, and runs until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from device.agent.announce import Announcement
+from device.agent.device import Device
+from device.agent.identity import insecure_identity, load_identity, utc_now
+from device.blobs import BlobStore, Disk
+from device.engine.prepacked import PrepackedStages
+from device.hardware import Hardware
+from protos.net import transport
+
+# A stream that is being written gets this long to end by itself.
+GRACE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """`state` holds identity and blobs; `interfaces` are the IPv4 addresses to announce on, with `announced_port` where others reach us
+    through another than our own (a port that is forwarded)."""
+
+    state: Path
+    name: str
+    host: str
+    port: int = 0
+    interfaces: tuple[str, ...] = ("127.0.0.1",)
+    insecure: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    announced_port: int | None = None
+
+
+async def run_agent(
+    config: AgentConfig,
+    hardware: Hardware,
+    ready: Callable[[str], None],
+    *,
+    disk: Disk | None = None,
+    clock: Callable[[], datetime] = utc_now,
+) -> None:
+    """Serve until SIGTERM or SIGINT; `ready` is called once with "host:port". Raises FleetError when it cannot start."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        stack.callback(hardware.close)
+        address = await stack.enter_async_context(Agent(config, hardware, disk=disk, clock=clock))
+        ready(address)
+        await stop.wait()
+
+
+class Agent:
+    """An async context manager whose value is the address it serves at. `disk` holds the blobs, `clock` judges the certificate."""
+
+    def __init__(
+        self, config: AgentConfig, hardware: Hardware, *, disk: Disk | None = None, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        self.config = config
+        self._hardware = hardware
+        self._disk = disk
+        self._clock = clock
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> str:
+        config = self.config
+        identity = insecure_identity(config.state) if config.insecure else load_identity(config.state, self._clock)
+        blobs = await asyncio.to_thread(BlobStore, config.state / "blobs", self._disk)
+        async with AsyncExitStack() as stack:
+            prepacked = await asyncio.to_thread(PrepackedStages, config.state / "prepacked", blobs.free_bytes)
+            me, credentials = identity.device_id, identity.credentials
+            device = Device(me, config.name, self._hardware, blobs, credentials, labels=config.labels, prepacked=prepacked)
+            await stack.enter_async_context(device)
+            bind = f"{config.host}:{config.port}"
+            server, port = await transport.serve(bind, me, credentials, device.register)
+            stack.push_async_callback(server.stop, GRACE_SECONDS)
+            await stack.enter_async_context(Announcement(me, identity.fleet_id, config.announced_port or port, config.interfaces))
+            self._stack = stack.pop_all()
+        return f"{config.host}:{port}"
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()

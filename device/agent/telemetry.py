@@ -1,0 +1,104 @@
+"""What the device counts, as samples: monotonic counters, never another machine's clock."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+from device.agent.host import Loaded, StageHost
+from device.hardware import Hardware
+from protos.ids import DeviceId
+from protos.v1 import telemetry_pb2 as pb
+
+
+@dataclass(frozen=True)
+class ProcessReading:
+    """What the agent itself takes of its machine."""
+
+    rss_bytes: int
+    cpu_seconds: float
+
+
+def this_process() -> Callable[[], ProcessReading]:
+    process = psutil.Process()
+
+    def read() -> ProcessReading:
+        with process.oneshot():
+            cpu = process.cpu_times()
+            return ProcessReading(process.memory_info().rss, cpu.user + cpu.system)
+
+    return read
+
+
+class Telemetry:
+    """Makes samples of one boot of the agent."""
+
+    def __init__(
+        self,
+        device: DeviceId,
+        hardware: Hardware,
+        host: StageHost,
+        *,
+        boot_id: str = "",
+        process: Callable[[], ProcessReading] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`boot_id`: a fresh one unless given; `clock` in seconds, monotonic."""
+        self.boot_id = boot_id or uuid.uuid4().hex
+        self._device = device
+        self._hardware = hardware
+        self._host = host
+        self._clock = clock
+        self._started = clock()
+        self._index = 0
+        self._process = process or this_process()
+        self._before = (0.0, 0.0)  # joules, seconds at the sample before
+
+    def sample(self) -> pb.TelemetrySample:
+        process, condition = self._process(), self._hardware.condition()
+        sample = pb.TelemetrySample(
+            device_id=self._device,
+            boot_id=self.boot_id,
+            index=self._index,
+            uptime_seconds=self._clock() - self._started,
+            gauges=pb.Gauges(
+                temperature_celsius=condition.temperature_celsius,
+                throttled=condition.throttled,
+                battery_fraction=condition.battery_fraction,
+                memory_used_bytes=self._host.memory_used_bytes,
+                process_rss_bytes=process.rss_bytes,
+                process_cpu_seconds=process.cpu_seconds,
+            ),
+            pipelines=[_counters(loaded) for loaded in self._host.loaded],
+        )
+        reading = self._hardware.energy()
+        if reading.busy_joules is not None:
+            idle = reading.idle_joules or 0.0
+            sample.energy.source = self._hardware.info.energy_source
+            sample.energy.busy_joules, sample.energy.idle_joules = reading.busy_joules, idle
+            joules, seconds = self._before
+            self._before = (reading.busy_joules + idle, reading.elapsed_seconds)
+            if reading.elapsed_seconds > seconds:
+                sample.gauges.power_watts = (self._before[0] - joules) / (reading.elapsed_seconds - seconds)
+        self._index += 1
+        return sample
+
+
+def _counters(loaded: Loaded) -> pb.PipelineCounters:
+    spec, counters = loaded.stage.spec, loaded.stage.counters
+    return pb.PipelineCounters(
+        pipeline_id=spec.pipeline,
+        manifest_digest=spec.manifest,
+        prefill_tokens=counters.prefill_tokens,
+        decode_tokens=counters.decode_tokens,
+        steps=counters.steps,
+        busy_seconds=counters.busy_seconds,
+        modelled_busy_seconds=counters.modelled_busy_seconds,
+        busy_joules=counters.busy_joules,
+        sent_bytes=counters.sent_bytes,
+        open_sequences=loaded.stage.open_sequences,
+    )

@@ -1,0 +1,1 @@
+"""Answering requests: prompts in, text out, with what it cost."""

@@ -1,0 +1,55 @@
+"""The text of an answer as its tokens come: whole characters, cut at the first stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from device.text.detokenizer import Detokenizer
+from device.text.stops import StopStrings
+from fleet.answering.views import TokenChunk
+
+
+class Answer:
+    """Grows by `push`, ends with `finish`; `text` and `token_ids` are all that was given out."""
+
+    def __init__(self, detokenizer: Detokenizer, stops: Sequence[str]) -> None:
+        """Raises InvalidInput for an empty stop string."""
+        self._detokenizer = detokenizer
+        self._stops = StopStrings(stops)
+        self._pending: list[int] = []
+        self._pieces: list[str] = []
+        self.token_ids: list[int] = []
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+    @property
+    def stopped(self) -> bool:
+        """A stop string is complete: it, and what follows, is not part of the text."""
+        return self._stops.stopped
+
+    def push(self, token_ids: Iterable[int]) -> TokenChunk | None:
+        """The text that became certain, with the tokens since the chunk before. What follows a stop string is dropped."""
+        text = ""
+        for token_id in token_ids:
+            if self.stopped:
+                break
+            self.token_ids.append(token_id)
+            self._pending.append(token_id)
+            text += self._stops.push(self._detokenizer.push([token_id]))
+        return self._chunk(text) if text else None
+
+    def finish(self) -> TokenChunk | None:
+        """What is left: held back text, tokens without text."""
+        text = ""
+        if not self.stopped:
+            text = self._stops.push(self._detokenizer.finish())
+            text += self._stops.finish()
+        return self._chunk(text) if text or self._pending else None
+
+    def _chunk(self, text: str) -> TokenChunk:
+        self._pieces.append(text)
+        chunk = TokenChunk(text, tuple(self._pending))
+        self._pending = []
+        return chunk

@@ -1,0 +1,88 @@
+"""From a request to what the head is given: prompt ids through the model's own template, every limit checked."""
+
+from __future__ import annotations
+
+import math
+
+from device.text.messages import Message
+from device.text.model import TextModel
+from fleet.answering.infill import blank_prompt, fills_blanks, mark_blank
+from fleet.answering.views import GenerateRequest
+from protos.errors import InvalidInput
+from protos.manifest import Manifest, ModelConfig
+from protos.v1 import pipeline_pb2 as pb
+from quantize.artifact.store import ArtifactStore
+
+MAX_SEED = 2**64 - 1
+_ONE_OF = "give exactly one of prompt, text, messages and prompt ids"
+
+
+def load_text(artifacts: ArtifactStore, manifest: Manifest) -> TextModel:
+    """Blocks up to a second. Raises Corrupt, InvalidInput."""
+    files = {file.name: artifacts.blob_path(file.blob.digest).read_bytes() for file in manifest.text_files}
+    return TextModel.load(files, manifest.config.eos_token_ids, manifest.config.vocab_size)
+
+
+def prompt_ids(text: TextModel, request: GenerateRequest, config: ModelConfig) -> list[int]:
+    """Raises InvalidInput unless the request has exactly one form of prompt, and it is not empty."""
+    given = [form for form in (request.prompt, request.text) if form is not None]
+    if len(given) + bool(request.messages) + bool(request.prompt_ids) != 1:
+        raise InvalidInput("there is no prompt, or more than one form of it", advice=_ONE_OF)
+    if fills_blanks(config):
+        return blank_prompt(text, request, config)
+    if request.infill or request.fills:
+        raise InvalidInput("this model fills no blanks", advice="ask it without --infill")
+    if request.prompt_ids:
+        ids = list(request.prompt_ids)
+    elif request.prompt is not None:
+        if not request.prompt.strip():
+            raise InvalidInput("the prompt is empty", advice="say something")
+        ids = text.chat([Message("user", request.prompt)], tools=request.tools)
+    elif request.messages:
+        ids = text.chat(request.messages, tools=request.tools)
+    else:
+        ids = text.encode(request.text or "")
+    if not ids:
+        raise InvalidInput("the prompt is empty", advice="say something")
+    return ids
+
+
+def submit(request: GenerateRequest, prompt: list[int], manifest: Manifest, context: int, seed: int) -> pb.Submit:
+    """Raises InvalidInput naming the figure that is out of range."""
+    forced = list(request.forced_ids)
+    room = context - len(prompt)
+    if room < 1:
+        raise InvalidInput(
+            f"the prompt has {len(prompt)} tokens; this deployment's context is {context}, the answer included",
+            advice="shorten the prompt, or deploy with a larger --context",
+        )
+    if request.max_tokens is not None and request.max_tokens < 1:
+        raise InvalidInput(f"max_tokens is {request.max_tokens}", advice="ask for at least 1")
+    max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
+    if len(forced) >= max_tokens:
+        raise InvalidInput(
+            f"{len(forced)} forced tokens leave nothing to generate of {max_tokens}", advice="force fewer, or raise max_tokens or --context"
+        )
+    vocabulary = manifest.config.vocab_size
+    for token_id in (*prompt, *forced):  # not more than the context
+        if not 0 <= token_id < vocabulary:
+            raise InvalidInput(f"token id {token_id} is not in the vocabulary", advice=f"this model's ids are 0 to {vocabulary - 1}")
+    if not (math.isfinite(request.temperature) and request.temperature >= 0):
+        raise InvalidInput(f"temperature is {request.temperature:g}", advice="use 0 (greedy) or more")
+    if not 0 < request.top_p <= 1:
+        raise InvalidInput(f"top_p is {request.top_p:g}", advice="use more than 0, at most 1")
+    if not 0 <= request.top_k < 2**32:
+        raise InvalidInput(f"top_k is {request.top_k}", advice="use 0 (all) or more")
+    if not 0 <= seed <= MAX_SEED:
+        raise InvalidInput(f"the seed is {seed}", advice=f"use 0 to {MAX_SEED}")
+    message = pb.Submit(
+        prompt_ids=prompt,
+        forced_ids=forced,
+        sampling=pb.Sampling(temperature=request.temperature, top_k=request.top_k, top_p=request.top_p, seed=seed),
+        max_tokens=max_tokens,
+        stop_token_ids=() if request.ignore_eos else manifest.config.eos_token_ids,
+        reuse_decoded=request.reuse_decoded,
+    )
+    if fills_blanks(manifest.config):
+        mark_blank(message, manifest.config)
+    return message

@@ -1,0 +1,48 @@
+"""A request for an answer, and what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from device.text.messages import Message
+from fleet.telemetry.views import FinishedRequest
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """Exactly one of `prompt` (a user's turn, through the chat template), `text` (raw, no template), `messages`, `prompt_ids`."""
+
+    model: str | None = None
+    prompt: str | None = None
+    text: str | None = None
+    messages: tuple[Message, ...] = ()
+    tools: tuple[str, ...] = ()  # for `prompt` and `messages`: OpenAI's objects, each as JSON
+    prompt_ids: tuple[int, ...] = ()
+    forced_ids: tuple[int, ...] = ()
+    max_tokens: int | None = None  # None: what the context leaves
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None  # None: a fresh one each time
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False  # go on behind an end-of-sequence token, to max_tokens: for measurements
+    reuse_decoded: bool = False  # inexact: see Request in device/pipeline/sequences.py
+    infill: bool = False  # refuse a model that fills no blanks
+    fills: tuple[tuple[int, ...], ...] = ()  # of the first blanks, known already: the one behind them is filled
+
+
+@dataclass(frozen=True)
+class TokenChunk:
+    """Text that became certain (whole UTF-8 characters, stop strings held back) and the tokens it took."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateResult(FinishedRequest):
+    """A request that has ended, with its answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    reused_tokens: int = 0  # of the prompt, whose cache rows an earlier prompt had made

@@ -1,0 +1,1 @@
+"""Deployments: what is wanted, what devices hold, and the actions between."""

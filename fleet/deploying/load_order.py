@@ -1,0 +1,76 @@
+"""The order to load one stage, made from a deployment's plan and the model's manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from fleet.deploying.desired import Desired
+from protos.manifest import Blob, Manifest
+from protos.v1 import device_pb2 as pb
+from quantize.artifact.costs import stage_cost
+from quantize.artifact.golden import stage_golden
+from quantize.artifact.graph import build_stage_graph
+
+HEAD = "head"
+DIALECT = "com.microsoft.nbits"  # the operators of the graphs made here
+
+
+def generation(desired: Desired) -> pb.Generation:
+    return pb.Generation(deployment=desired.name, number=desired.generation)
+
+
+def stage_blobs(manifest: Manifest, desired: Desired, stage: int) -> tuple[Blob, ...]:
+    """The blobs that the stage's graphs point at, each once: a tied head shares the embedding's."""
+    blobs = [blob for part in desired.plan.stages[stage].parts for blob in manifest.part(part).variants[0].blobs]
+    return tuple({blob.digest: blob for blob in blobs}.values())
+
+
+def load_request(
+    manifest: Manifest, desired: Desired, stage: int, next_hop: pb.Hop | None, blob_folder: Path | None = None
+) -> pb.LoadStageRequest:
+    """Builds the graphs, which takes some milliseconds: call it in an executor. With the artifact's `blob_folder` the device is told to
+    check itself. Raises Corrupt when what it would check by is damaged."""
+    plan, planned, config = desired.plan, desired.plan.stages[stage], manifest.config
+    body = [part for part in planned.parts if part != HEAD]
+    first, stop = planned.first_layer, planned.stop_layer
+    golden = stage_golden(manifest, planned.parts, first, stop, plan.context, plan.kv_dtype, blob_folder) if blob_folder else None
+    return pb.LoadStageRequest(
+        generation=generation(desired),
+        pipeline_id=desired.pipeline_id,
+        manifest_digest=plan.manifest_digest,
+        epoch=desired.epoch,
+        stage=stage,
+        stages=len(plan.stages),
+        parts=planned.parts,
+        blobs=[blob.digest for blob in stage_blobs(manifest, desired, stage)],
+        shape=pb.StageShape(
+            hidden_size=config.hidden_size,
+            vocab_size=config.vocab_size,
+            first_layer=planned.first_layer,
+            stop_layer=planned.stop_layer,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            context=plan.context,
+            groups=plan.groups,
+            slots_per_group=plan.slots_per_group,
+            prefill_chunk=plan.prefill_chunk,
+            row_multiple=row_multiple(manifest),
+            kv_dtype=plan.kv_dtype,
+            wire_dtype=plan.wire_dtype,
+            prefix_whole=config.prefix_whole,
+            learned_positions=config.learned_positions,
+        ),
+        graph=build_stage_graph(manifest, body, kv_dtype=plan.kv_dtype),
+        head_graph=build_stage_graph(manifest, [HEAD]) if HEAD in planned.parts else b"",
+        next=next_hop,
+        cost=pb.StageCost(**dataclasses.asdict(stage_cost(manifest, planned.parts, plan.kv_dtype))),
+        golden=pb.Golden(**dataclasses.asdict(golden)) if golden else None,
+    )
+
+
+def row_multiple(manifest: Manifest) -> int:
+    """Some products compute a lone row, or the last of an odd number, differently: MatMulNBits at 4 bits, with blocks of 128 and more (on
+    onnxruntime 1.31, not on 1.32), and those in float32, as a router of experts is."""
+    quantization = manifest.quantization
+    return 2 if quantization.block_size not in (32, 64) or quantization.bits == 4 or manifest.config.experts else 1

@@ -1,0 +1,249 @@
+"""The one Generate stream to a pipeline's head: attached, kept up, its events routed to the sequences they are for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import grpc
+import grpc.aio
+
+from fleet.background import end, set_within
+from fleet.devices.client import DeviceClient
+from fleet.devices.liveness import Liveness
+from protos.errors import FleetError, TimedOut, Unavailable, remote
+from protos.net.verdict import Verdict
+from protos.v1 import pipeline_pb2 as pb
+
+COMES_BACK = "it comes back when its devices do: see glmfleet deployments; or deploy again to use others"
+# The head answers Attach when every stage has connected to the next.
+ATTACH_SECONDS = 30.0
+# A head that tells nothing for so long while requests are open will not tell any more. Long: a prompt of 100,000 tokens on a slow board
+# takes most of it, and a device whose link ends is known within 15 s without it (protos.transport).
+QUIET_SECONDS = 1800.0
+REDIAL = Liveness(longest_wait_seconds=5.0)
+# A client that lets this many tokens wait reads slower than the fleet writes: its sequence pauses. At 100 tok/s half a second of text.
+WAITING_TOKENS = 64
+
+
+class Sequence:
+    """One request's tokens as they come. `take` until None; then `finished` says how it ended."""
+
+    def __init__(self, number: int, send: Callable[[pb.GenerateRequest], None]) -> None:
+        self.number = number
+        self.finished: pb.Finished | None = None
+        self._send = send
+        self._waiting: list[int] = []
+        self._error: FleetError | None = None
+        self._paused = False
+        self._cancelled = False
+        self._news = asyncio.Event()
+
+    async def take(self) -> tuple[int, ...] | None:
+        """All tokens that came since the last call, at least one; None after the last. Raises what ended the stream under it."""
+        while not self._waiting:
+            if self.finished is not None:
+                return None
+            if self._error is not None:
+                raise self._error
+            self._news.clear()
+            await self._news.wait()
+        ids, self._waiting = tuple(self._waiting), []
+        if self._paused:
+            self._pause(False)
+        return ids
+
+    async def end(self) -> pb.Finished:
+        """The end, whatever tokens come before it. Raises what ended the stream under it."""
+        while await self.take() is not None:
+            pass
+        assert self.finished is not None
+        return self.finished
+
+    def cancel(self) -> None:
+        """No more tokens are wanted; `finished` still comes, and with it what the sequence cost."""
+        if not (self._cancelled or self.finished or self._error):
+            self._cancelled = True
+            self._send(pb.GenerateRequest(cancel=pb.Cancel(sequence=self.number)))
+
+    def deliver(self, token_id: int) -> None:
+        self._waiting.append(token_id)
+        self._news.set()
+        if len(self._waiting) > WAITING_TOKENS and not (self._paused or self._cancelled):
+            self._pause(True)
+
+    def finish(self, finished: pb.Finished) -> None:
+        self.finished = finished
+        self._news.set()
+
+    def fail(self, error: FleetError) -> None:
+        self._error = error
+        self._news.set()
+
+    def _pause(self, paused: bool) -> None:
+        self._paused = paused
+        if not (self.finished or self._error):
+            self._send(pb.GenerateRequest(pause=pb.Pause(sequence=self.number, paused=paused)))
+
+
+class PipelineStream:
+    """`run` it as a task. When the stream ends, its sequences fail with the reason, and it is attached anew."""
+
+    def __init__(
+        self,
+        attach: pb.Attach,
+        connect: Callable[[], DeviceClient],
+        changed: Callable[[], None],
+        rules: Liveness = REDIAL,
+        *,
+        quiet_seconds: float = QUIET_SECONDS,
+    ) -> None:
+        """`connect` gives the head's client or raises; `changed` is told of every attaching and every loss."""
+        self._attach = attach
+        self._connect = connect
+        self._changed = changed
+        self._rules = rules
+        self._quiet_seconds = quiet_seconds
+        self._deadline: asyncio.Timeout | None = None
+        self._sequences: dict[int, Sequence] = {}
+        self._last_number = 0
+        self._outgoing: asyncio.Queue[pb.GenerateRequest] | None = None
+        self._call: grpc.aio.StreamStreamCall[pb.GenerateRequest, pb.GenerateEvent] | None = None
+        self._attached = asyncio.Event()
+        self._failed = asyncio.Event()
+        self._woken = asyncio.Event()
+        self.error: FleetError | None = None  # why it is not attached
+        self.broken = False  # the ring did not stand at the last request, or the head, asked, did not attach us
+
+    @property
+    def attached(self) -> bool:
+        return self._attached.is_set()
+
+    @property
+    def open_sequences(self) -> int:
+        return len(self._sequences)
+
+    async def wait_attached(self) -> None:
+        """Until it is, or raises why the next try failed."""
+        self._failed.clear()
+        waits = [asyncio.create_task(event.wait()) for event in (self._attached, self._failed)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if not self.attached:
+            raise self.error or Unavailable("the pipeline is not attached")
+
+    def wake(self) -> None:
+        """Try now: something changed."""
+        self._woken.set()
+
+    def restart(self) -> None:
+        """Attach anew, even if the head believes that the ring is up: a stage behind it was loaded again, without its KV."""
+        if self._call is not None:
+            self._lost(Unavailable("a stage was loaded again", advice=COMES_BACK, retry_after_seconds=1.0))
+            self._call.cancel()
+        self._woken.set()
+
+    def submit(self, request: pb.Submit) -> Sequence:
+        """Start a sequence; its number is set here. Raises Unavailable while the stream is down."""
+        if self._outgoing is None or not self.attached:
+            why = self.error.detail if self.error else "the pipeline is not attached yet"
+            raise Unavailable(why, advice=COMES_BACK, retry_after_seconds=1.0)
+        self._last_number += 1
+        request.sequence = self._last_number
+        sequence = self._sequences[request.sequence] = Sequence(request.sequence, self._outgoing.put_nowait)
+        if len(self._sequences) == 1:
+            self._expect_news()
+        self._outgoing.put_nowait(pb.GenerateRequest(submit=request))
+        return sequence
+
+    async def run(self) -> None:
+        failures = 0
+        while True:
+            self._woken.clear()
+            was_attached = False
+            try:
+                client = self._connect()
+            except FleetError as error:
+                self._lost(error)  # nobody was asked yet: this says nothing of the ring
+            else:
+                try:
+                    await self._session(client)
+                except FleetError as error:
+                    was_attached, self.broken = self.attached, True
+                    self._lost(error)
+            failures = 0 if was_attached else failures + 1
+            await set_within(self._woken, self._rules.wait_seconds(failures))
+
+    async def _session(self, client: DeviceClient) -> None:
+        outgoing: asyncio.Queue[pb.GenerateRequest] = asyncio.Queue()
+        outgoing.put_nowait(pb.GenerateRequest(attach=self._attach))
+        with remote(client.name):
+            self._call = call = client.peer.pipeline_stub.Generate(metadata=client.peer.metadata)
+            verdict = Verdict(call)
+            writer = asyncio.create_task(_write(call, outgoing), name=f"writer of {self._attach.pipeline_id}")
+            try:
+                async with asyncio.timeout(ATTACH_SECONDS) as self._deadline:
+                    async for event in call:
+                        if event.attached:
+                            self._outgoing, self.error, self.broken = outgoing, None, False
+                            self._attached.set()
+                            self._changed()
+                        self._route(event)
+                        self._expect_news()
+            except grpc.aio.AioRpcError as error:
+                raise verdict.on(error) from None
+            except TimeoutError:
+                if self.attached:
+                    raise TimedOut(
+                        f"{client.name}: nothing came of {len(self._sequences)} requests for {self._quiet_seconds:.0f} s"
+                    ) from None
+                raise TimedOut(f"{client.name}: the ring did not close within {ATTACH_SECONDS:.0f} s") from None
+            finally:
+                self._call = self._deadline = None
+                call.cancel()
+                await end(writer)
+        raise Unavailable(f"{client.name}: the head ended the stream")
+
+    def _expect_news(self) -> None:
+        if self._deadline is not None and self.attached:
+            self._deadline.reschedule(asyncio.get_running_loop().time() + self._quiet_seconds if self._sequences else None)
+
+    def _route(self, event: pb.GenerateEvent) -> None:
+        for token in event.tokens:
+            if sequence := self._sequences.get(token.sequence):
+                sequence.deliver(token.token_id)
+        for finished in event.finished:
+            failed = finished.reason == pb.FINISH_REASON_ERROR and finished.failure.code == Unavailable.__name__
+            if failed and not self.broken:
+                self._changed()
+            self.broken = failed
+            if ended := self._sequences.pop(finished.sequence, None):
+                ended.finish(finished)
+
+    def _lost(self, error: FleetError) -> None:
+        was_attached = self.attached
+        self._outgoing, self.error = None, error
+        self._attached.clear()
+        self._failed.set()
+        sequences, self._sequences = self._sequences, {}
+        for sequence in sequences.values():
+            sequence.fail(error)
+        if was_attached:
+            self._changed()
+
+    def close(self) -> None:
+        """After the task was ended: fail what is still open."""
+        self._lost(Unavailable("the pipeline was taken down"))
+
+
+async def _write(
+    call: grpc.aio.StreamStreamCall[pb.GenerateRequest, pb.GenerateEvent], outgoing: asyncio.Queue[pb.GenerateRequest]
+) -> None:
+    # When the call ends, its reader says why.
+    with contextlib.suppress(grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+        while True:
+            await call.write(await outgoing.get())

@@ -1,0 +1,1 @@
+"""Finding devices, standing connections to them, and what is known of each."""

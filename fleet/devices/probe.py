@@ -1,0 +1,85 @@
+"""Learning which device answers at an address, from its certificate alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+import tempfile
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+from protos.errors import Denied, InvalidInput, TimedOut, Unavailable
+from protos.ids import DeviceId, gateway_host_name, host_name
+from protos.net.transport import Credentials, split_address
+
+_SUFFIX = host_name(DeviceId(""))
+_GATEWAY_SUFFIX = gateway_host_name(DeviceId(""))
+
+
+class Member(NamedTuple):
+    """Who answers: a device, or a gateway for those behind it."""
+
+    device_id: DeviceId
+    gateway: bool
+
+
+async def probe(address: str, credentials: Credentials, timeout_seconds: float = 5.0) -> Member:
+    """The device or gateway at "host:port", by a TLS handshake checked against our fleet's authority.
+
+    Raises Unavailable or TimedOut when nobody answers, Denied when who answers is neither of this fleet,
+    InvalidInput for a bad address.
+    """
+    host, port = split_address(address)
+    context = client_context(credentials)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            _, writer = await asyncio.open_connection(host.strip("[]"), port, ssl=context, server_hostname="", ssl_shutdown_timeout=1.0)
+    except UnicodeError as error:
+        raise InvalidInput(f"not a host name: {host[:80]!r}", advice="write host:port, for example 192.168.1.20:7420") from error
+    except ssl.SSLCertVerificationError as error:
+        raise Denied(f"{address} is not of this fleet: {error.verify_message}", advice="is it another home's device?") from error
+    except ssl.SSLError as error:
+        raise Denied(
+            f"{address} does not speak our TLS ({error.reason or 'no reason given'})", advice="is it a device, and not --insecure?"
+        ) from error
+    except TimeoutError as error:
+        raise TimedOut(
+            f"{address} did not answer within {timeout_seconds:g} s", advice="is the address right, and no firewall between?"
+        ) from error
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)  # asyncio's own text is long
+        raise Unavailable(f"{address}: {reason.lower()}", advice="is the device running?") from error
+    try:
+        return _device_in(writer.get_extra_info("peercert"), address)
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError, TimeoutError):  # ssl.SSLError is an OSError
+            await writer.wait_closed()
+
+
+def client_context(credentials: Credentials) -> ssl.SSLContext:
+    """For TLS to any member of the fleet: the authority decides, not the host's name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = False
+    context.load_verify_locations(cadata=credentials.authority.decode("ascii"))
+    context.set_alpn_protocols(["h2"])
+    # The ssl module reads keys from files only: nameless ones, so that no key is left behind whatever happens.
+    with tempfile.TemporaryFile() as certificate, tempfile.TemporaryFile() as key:
+        for file, pem in ((certificate, credentials.certificate), (key, credentials.private_key)):
+            file.write(pem)
+            file.flush()
+            file.seek(0)
+        context.load_cert_chain(f"/dev/fd/{certificate.fileno()}", f"/dev/fd/{key.fileno()}")
+    return context
+
+
+def _device_in(certificate: ssl._PeerCertRetDictType | None, address: str) -> Member:
+    names = cast("Sequence[tuple[str, str]]", (certificate or {}).get("subjectAltName", ()))
+    for kind, name in names:
+        for suffix in (_GATEWAY_SUFFIX, _SUFFIX):  # the longer first: it ends in the other
+            if kind == "DNS" and name.endswith(suffix):
+                return Member(DeviceId(name.removesuffix(suffix)), gateway=suffix == _GATEWAY_SUFFIX)
+    raise Denied(f"{address} has a certificate of this fleet that names no device")

@@ -1,0 +1,152 @@
+"""What is known of one device, from whichever connection listens to it: its description, its last sign of life, its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fleet.devices.client import DeviceClient
+from fleet.devices.liveness import Liveness
+from fleet.devices.redial import Redial
+from fleet.devices.views import DeviceState
+from protos.errors import Conflict, Denied, FleetError, PermanentError, Unavailable
+from protos.ids import PROTOCOL_VERSION, DeviceId
+from protos.plausible import implausible
+from protos.v1 import device_pb2 as pb
+from protos.v1 import telemetry_pb2
+
+
+@dataclass(frozen=True)
+class DeviceRecord:
+    """What is known of a device now. `description` is the last one it gave; None when it never answered."""
+
+    device_id: DeviceId
+    address: str
+    found_by: str
+    state: DeviceState
+    detail: str
+    connected: bool
+    description: pb.DeviceDescription | None
+    gateway: DeviceId | None = None  # that answers at the address for it
+    gauges: telemetry_pb2.Gauges | None = None  # of the last sample on this connection
+
+    @property
+    def name(self) -> str:
+        return self.description.name if self.description and self.description.name else self.device_id
+
+
+class Watched:
+    """`check` it as time passes. Tells of every change of state and every sample."""
+
+    def __init__(
+        self,
+        device: DeviceId,
+        where: Redial,
+        rules: Liveness,
+        clock: Callable[[], float],
+        take_sample: Callable[[telemetry_pb2.TelemetrySample], None],
+        changed: Callable[[], None],
+        gateway: DeviceId | None = None,
+    ) -> None:
+        self._device = device
+        self._where = where
+        self._rules = rules
+        self._clock = clock
+        self._take_sample = take_sample
+        self._changed = changed
+        self._gateway = gateway
+        self._client: DeviceClient | None = None
+        self._gauges: telemetry_pb2.Gauges | None = None
+        self._description: pb.DeviceDescription | None = None
+        self._state: DeviceState = "offline"
+        self._detail = "it has not answered yet"
+        self.heard_at: float | None = None
+
+    @property
+    def state(self) -> DeviceState:
+        return self._state
+
+    @property
+    def description(self) -> pb.DeviceDescription | None:
+        return self._description
+
+    @property
+    def connected(self) -> bool:
+        return self._client is not None
+
+    @property
+    def record(self) -> DeviceRecord:
+        where = self._where
+        return DeviceRecord(
+            self._device,
+            where.address,
+            where.found_by,
+            self._state,
+            self._detail,
+            self.connected,
+            self._description,
+            self._gateway,
+            self._gauges,
+        )
+
+    @property
+    def client(self) -> DeviceClient:
+        """Raises Unavailable while there is no connection."""
+        if self._client is None:
+            raise Unavailable(f"{self.record.name}: {self._detail or 'the device is not connected'}")
+        return self._client
+
+    def attach(self, client: DeviceClient, description: pb.DeviceDescription) -> None:
+        """It answers, and says that it is this. Raises as `accept`."""
+        client.name = description.name or self._device
+        self._client = client
+        self.accept(description)
+
+    def reattach(self, client: DeviceClient) -> None:
+        """It is heard again, with what it said of itself still true."""
+        client.name = self.record.name
+        self._client = client
+
+    def detach(self) -> None:
+        self._client = self._gauges = None
+
+    def accept(self, description: pb.DeviceDescription) -> None:
+        """Raises Conflict for another protocol, Denied when it says that it is another."""
+        if description.protocol_version != PROTOCOL_VERSION:
+            raise Conflict(
+                f"{description.name}: it speaks protocol {description.protocol_version}, this coordinator {PROTOCOL_VERSION}",
+                advice="update the older of the two",
+            )
+        if description.device_id != self._device:
+            raise Denied(f"{description.name}: it says that it is {description.device_id}, not {self._device}")
+        before, self._description = self._description, description
+        if before is None or before.boot_id != description.boot_id or before.stages != description.stages:
+            self._changed()
+
+    def hear(self, sample: telemetry_pb2.TelemetrySample) -> None:
+        self.heard_at = self._clock()
+        if sample.device_id == self._device:
+            self._take_sample(sample)
+            self._gauges = sample.gauges if implausible(sample.gauges) is None else None
+        self.check()
+
+    def lost(self, error: FleetError) -> bool:
+        """The connection ended with `error`; whether that is news."""
+        if isinstance(error, PermanentError):
+            self.heard_at = None
+        news = self._detail != error.detail
+        self._detail = error.detail
+        self.check()
+        return news
+
+    def check(self) -> None:
+        """Let silence tell."""
+        silence = None if self.heard_at is None else self._clock() - self.heard_at
+        state = self._rules.state(connected=self._client is not None, silence_seconds=silence)
+        if state == "online":
+            self._detail = ""
+        elif self._client is not None and silence is not None:
+            self._detail = f"no telemetry for {silence:.0f} s"
+        if state != self._state:
+            self._state = state
+            self._changed()

@@ -1,0 +1,62 @@
+"""What the API and the command show of devices, gateways and how they were looked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fleet.telemetry.views import Source
+
+DeviceState = Literal["online", "suspect", "offline"]
+
+
+@dataclass(frozen=True)
+class DeviceView:
+    device_id: str
+    name: str
+    address: str
+    state: DeviceState
+    simulated: bool
+    profile: str
+    pace: str
+    memory_bytes: int
+    memory_used_bytes: int
+    energy_source: Source
+    agent_version: str
+    stages: tuple[str, ...]  # "smollm2-135m stage 0 of 3: layers 0-9"
+    labels: dict[str, str]
+    found_by: str  # "mdns" or "seed"
+    detail: str = ""  # why it is not online, one line
+    hollow: bool = False  # it computes nothing
+    gateway: str = ""  # the id of the gateway that answers for it; "": it answers itself
+    # Of its last sample; None where it is not online, or does not measure that.
+    power_watts: float | None = None  # mean of about a second
+    temperature_celsius: float | None = None
+    throttled: bool = False  # runs slower, to cool down
+    battery_fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class GatewayView:
+    """One endpoint that answers for many devices."""
+
+    gateway_id: str
+    name: str
+    address: str
+    connected: bool
+    devices: int  # behind it, that it has told of
+    online: int  # of these
+    found_by: str
+    detail: str = ""  # why it is not connected, or what is wrong with what it says
+
+
+@dataclass(frozen=True)
+class DiscoveryReport:
+    """What was tried, so an empty fleet explains itself."""
+
+    fleet_id: str
+    interfaces: tuple[str, ...]  # addresses browsed by mDNS
+    seeds: tuple[str, ...]
+    other_fleets: int  # adverts seen that name another fleet
+    problems: tuple[str, ...]  # one line each
+    gateways: tuple[GatewayView, ...] = ()

@@ -1,0 +1,181 @@
+"""What a run of layers needs of a device and takes on it: bytes, nanoseconds, nanojoules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from protos.dtypes import KvDtype, WireDtype, row_bytes
+from protos.ids import Digest
+from protos.manifest import Manifest
+from protos.physics.costs import decode_work, head_work
+from protos.physics.roofline import Figures, Work, dynamic_joules, times
+from protos.physics.thermal import Thermal
+from quantize.artifact.costs import kv_bytes_per_token, stage_cost
+from quantize.parts import HEAD, layer_parts
+
+# Used where a device states no figure (0). Those of a small ARM board's CPU, so that a device which says nothing is taken for a slow one.
+DEFAULTS = Figures(
+    linear_bytes_per_second=8e9,
+    linear_macs_per_second=50e9,
+    launch_seconds=200e-6,
+    idle_watts=3.0,
+    joules_per_byte=8 * 7e-12,  # LPDDR4/5: about 7 pJ per bit
+    joules_per_mac=0.23e-12,  # 8-bit add and multiply at 45 nm (Horowitz, ISSCC 2014)
+)
+
+# One message to the next stage: half of a gRPC round trip on loopback (about 300 us), as much again for a switched network.
+HOP_SECONDS = 300e-6
+LINK_BYTES_PER_SECOND = 125e6  # 1 Gbit/s
+
+# Predictions are for a sequence of this length (its KV is read at each step): a short chat.
+REFERENCE_POSITIONS = 256
+
+PREFILL_ROWS = 256
+PREFILL_MESSAGE_BYTES = 2 * 1024 * 1024  # of hidden rows in one message, half of gRPC's limit
+
+
+@dataclass(frozen=True)
+class PlannerDevice:
+    """A device as the planner sees it, with the figures it tells."""
+
+    device_id: str
+    name: str
+    profile: str
+    simulated: bool
+    memory_bytes: int  # free for this plan
+    figures: Figures = field(default_factory=Figures)
+    thermal: Thermal | None = None
+    hollow: bool = False  # it computes nothing
+
+    @cached_property
+    def known(self) -> Figures:
+        """The figures, the defaults above for those that are not told; a cache is as fast as the weights unless told otherwise."""
+        told = replace(self.figures, **{name: value for name, value in vars(DEFAULTS).items() if value and not getattr(self.figures, name)})
+        return replace(
+            told,
+            attention_bytes_per_second=told.attention_bytes_per_second or told.linear_bytes_per_second,
+            attention_macs_per_second=told.attention_macs_per_second or told.linear_macs_per_second,
+        )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is reserved for sequences, the same on every stage."""
+
+    context: int
+    groups: int
+    slots_per_group: int
+    prefill_chunk: int
+    kv_dtype: KvDtype = "float32"
+
+    @property
+    def capacity(self) -> int:
+        """Cache rows per slot: the context, even, and one more step of two rows."""
+        return self.context + self.context % 2 + 2
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory of one stage."""
+
+    weight_bytes: int
+    kv_bytes: int
+    activation_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weight_bytes + self.kv_bytes + self.activation_bytes
+
+
+def shape_for(manifest: Manifest, *, stages: int, context: int, slots: int, kv_dtype: KvDtype = "float32") -> Shape:
+    """As many slot groups as stages, so every stage has one to work on; an even number of slots in each."""
+    per_group = max(2, _even(-(-slots // stages)))
+    rows = min(PREFILL_ROWS, PREFILL_MESSAGE_BYTES // (manifest.config.hidden_size * 4), _even(context))
+    if manifest.config.prefix_whole:  # one run, sent in as many messages as it takes
+        rows = context + context % 2
+    return Shape(context, stages, per_group, max(2, rows - rows % 2), kv_dtype)
+
+
+def weights(manifest: Manifest, parts: Iterable[str]) -> dict[Digest, int]:
+    """Bytes of each blob these parts read (first variants), each blob once: a tied head shares the embedding's."""
+    return {blob.digest: blob.size_bytes for part in parts for blob in manifest.part(part).variants[0].blobs}
+
+
+def resident_bytes(manifest: Manifest, parts: Iterable[str]) -> int:
+    """Of the weights in memory. A tied head counts although its blob is the embedding's: onnxruntime repacks it for the multiplication."""
+    return sum(manifest.part(part).cost.weight_bytes for part in parts)
+
+
+def stage_need(manifest: Manifest, parts: Sequence[str], shape: Shape) -> Need:
+    return Need(
+        weight_bytes=resident_bytes(manifest, parts),
+        kv_bytes=sum(kv_bytes_per_token(manifest.part(part).cost, shape.kv_dtype) for part in parts) * kv_tokens(shape),
+        activation_bytes=activation_bytes(manifest, shape, head=HEAD in parts),
+    )
+
+
+def kv_tokens(shape: Shape) -> int:
+    """Cache rows per layer, over all slots."""
+    return shape.capacity * shape.slots_per_group * shape.groups
+
+
+def activation_bytes(manifest: Manifest, shape: Shape, *, head: bool) -> int:
+    """An allowance, fp32: for each row of the largest run the residual, its sum, two normed copies, input and output (6 hidden), packed and
+    rotated QKV, gate and up with their product (3 intermediate); the head adds logits of one row a slot. Layers reuse one another's."""
+    config = manifest.config
+    rows = max(shape.prefill_chunk, shape.slots_per_group)
+    row = 6 * config.hidden_size + 2 * (config.query_size + 2 * config.kv_size) + 3 * config.intermediate_size
+    if config.prefix_whole:  # scores of each head
+        row += config.heads * rows
+    return 4 * (rows * row + (shape.slots_per_group * config.vocab_size if head else 0))
+
+
+def part_work(manifest: Manifest, part: str, positions: int, kv_dtype: KvDtype = "float32") -> Work:
+    """One decode step of one stream whose cache holds `positions` tokens. Padding is not counted."""
+    cost = stage_cost(manifest, [part], kv_dtype)
+    return decode_work(cost, [positions]) + head_work(cost, 1)
+
+
+def layer_work(manifest: Manifest, layer: int, positions: int, kv_dtype: KvDtype = "float32") -> Work:
+    """Of all parts of a layer."""
+    return decode_work(stage_cost(manifest, layer_parts(manifest, layer), kv_dtype), [positions])
+
+
+def work_ns(device: PlannerDevice, work: Work) -> int:
+    """Without the launch of the run."""
+    return round(1e9 * times(device.known, work, runs=0).seconds)
+
+
+def work_nj(device: PlannerDevice, work: Work) -> int:
+    """Dynamic energy, on top of the idle power."""
+    return round(1e9 * dynamic_joules(device.known, work))
+
+
+def launch_ns(device: PlannerDevice) -> int:
+    """Fixed cost of one run."""
+    return round(1e9 * device.known.launch_seconds)
+
+
+def head_runs(stages: int) -> int:
+    """Runs of the head per token: in a ring its layers at the start and the output head at the end, alone both in one."""
+    return 1 if stages == 1 else 2
+
+
+def idle_watts(device: PlannerDevice) -> float:
+    return device.known.idle_watts
+
+
+def hop_bytes(manifest: Manifest, wire_dtype: WireDtype) -> int:
+    """One hidden row between two stages."""
+    return row_bytes(manifest.config.hidden_size, wire_dtype)
+
+
+def hops_ns(manifest: Manifest, stages: int, wire_dtype: WireDtype) -> int:
+    """One token's way round a ring; a single stage has none."""
+    return 0 if stages == 1 else stages * round(1e9 * (HOP_SECONDS + hop_bytes(manifest, wire_dtype) / LINK_BYTES_PER_SECOND))
+
+
+def _even(count: int) -> int:
+    return count + count % 2

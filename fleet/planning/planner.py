@@ -1,0 +1,195 @@
+"""Which device holds which layers: the smallest group of devices that fits a model, cut where it runs best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fleet.planning import why
+from fleet.planning.costs import (
+    PlannerDevice,
+    Shape,
+    head_runs,
+    hop_bytes,
+    hops_ns,
+    idle_watts,
+    kv_tokens,
+    launch_ns,
+    stage_need,
+    weights,
+    work_nj,
+    work_ns,
+)
+from fleet.planning.plan import Plan, PlanRequest, StagePlan
+from fleet.planning.search import Layout, Search
+from protos.dtypes import WireDtype
+from protos.errors import InvalidInput, NoSpace, NotFound
+from protos.ids import Digest
+from protos.manifest import Manifest
+from protos.physics.costs import decode_work, head_work
+from protos.physics.roofline import Work
+from quantize.artifact.costs import stage_cost
+from quantize.artifact.graph import check_kv_dtype
+from quantize.parts import POSITIONS, stage_parts
+
+__all__ = ["DEFAULT_CONTEXT", "PlannerDevice", "plan"]
+
+DEFAULT_CONTEXT = 4096
+
+
+def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest, present: Mapping[str, frozenset[Digest]]) -> Plan:
+    """The plan for `request` on `devices`, whatever their order; `present` names the blobs that each device id has already.
+
+    Hollow devices are used only where there are no others, or by name.
+    As few devices as fit, or `request.stages`; among those the objective decides: the lowest time per token of one stream (latency), the
+    fastest slowest stage (throughput), the fewest joules per token (energy). Ties go to the fastest slowest stage, then to the lowest ids.
+    Raises NotFound (no such device, or none), InvalidInput (figures out of range), NoSpace (it fits nowhere; says what is missing).
+    """
+    usable = _chosen(sorted(devices, key=lambda device: device.device_id), request.devices)
+    context = _context(manifest, request)
+    check_kv_dtype(manifest, request.kv_dtype)
+    _check_stages(manifest, request, len(usable))
+    search = Search(manifest, usable, request, context)
+    counts = [request.stages] if request.stages else range(1, min(manifest.config.layers, len(usable)) + 1)
+    layout = next(filter(None, map(search.layout, counts)), None)
+    if layout is None:
+        # Of all that was tried, what asks for the least: with many stages, two slots in each group are more than were wanted.
+        raise _no_space(manifest, usable, request, min(map(search.shape, reversed(counts)), key=kv_tokens))
+    fewest = layout
+    if request.stages:
+        fewest = next(filter(None, map(search.layout, range(1, request.stages))), layout)
+    costs = _Costs.of(manifest, layout, request.wire_dtype)
+    stages = tuple(_stage(manifest, layout, costs, place, present) for place in range(len(layout.stages)))
+    joules = [stage.decode_joules for stage in stages]
+    result = Plan(
+        model=request.model,
+        manifest_digest=manifest.digest,
+        objective=request.objective,
+        context=context,
+        groups=layout.shape.groups,
+        slots_per_group=layout.shape.slots_per_group,
+        prefill_chunk=layout.shape.prefill_chunk,
+        stages=stages,
+        decode_tokens_per_second=1e9 / costs.token_ns,
+        joules_per_token=None if None in joules else sum(joule for joule in joules if joule is not None),
+        hop_bytes=hop_bytes(manifest, request.wire_dtype),
+        why=(),
+        kv_dtype=request.kv_dtype,
+        wire_dtype=request.wire_dtype,
+    )
+    fewest_ns = _Costs.of(manifest, fewest, request.wire_dtype).token_ns
+    lines = why.lines(manifest, result, usable, request, fewest_ns=fewest_ns, fewest=len(fewest.stages))
+    lines += why.hollow_lines(result, sum(device.hollow for device in devices))
+    return why.with_lines(result, lines)
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Predictions of a layout, for one token of one stream."""
+
+    stage_ns: tuple[int, ...]
+    stage_nj: tuple[int, ...]  # dynamic
+    token_ns: int
+
+    @staticmethod
+    def of(manifest: Manifest, layout: Layout, wire_dtype: WireDtype) -> _Costs:
+        ns, nj = [], []
+        for place, (device, first, stop) in enumerate(layout.stages):
+            cost = stage_cost(manifest, stage_parts(manifest, first, stop, head=place == 0), layout.shape.kv_dtype)
+            work = decode_work(cost, [layout.positions]) + head_work(cost, 1)
+            if len(layout.stages) > 1:
+                work += Work(link_bytes=hop_bytes(manifest, wire_dtype))
+            runs = head_runs(len(layout.stages)) if place == 0 else 1
+            ns.append(work_ns(device, work) + runs * launch_ns(device))
+            nj.append(work_nj(device, work))
+        return _Costs(tuple(ns), tuple(nj), sum(ns) + hops_ns(manifest, len(ns), wire_dtype))
+
+
+def _stage(manifest: Manifest, layout: Layout, costs: _Costs, place: int, present: Mapping[str, frozenset[Digest]]) -> StagePlan:
+    device, first, stop = layout.stages[place]
+    parts = stage_parts(manifest, first, stop, head=place == 0)
+    need = stage_need(manifest, parts, layout.shape)
+    here = present.get(device.device_id, frozenset())
+    # It idles while the others work, so its idle power counts for the whole token.
+    joules = costs.stage_nj[place] / 1e9 + idle_watts(device) * costs.token_ns / 1e9
+    return StagePlan(
+        device_id=device.device_id,
+        device_name=device.name,
+        profile=device.profile,
+        simulated=device.simulated,
+        first_layer=first,
+        stop_layer=stop,
+        parts=parts,
+        weight_bytes=need.weight_bytes,
+        kv_bytes=need.kv_bytes,
+        memory_bytes=device.memory_bytes,
+        push_bytes=sum(size for digest, size in weights(manifest, parts).items() if digest not in here),
+        decode_seconds=costs.stage_ns[place] / 1e9,
+        decode_joules=joules if device.figures.tells_energy else None,
+        hollow=device.hollow,
+    )
+
+
+def _chosen(devices: Sequence[PlannerDevice], wanted: Sequence[str]) -> list[PlannerDevice]:
+    if not devices:
+        raise NotFound("there is no device to plan for", advice="start some with `glmfleet sim up`, or see `glmfleet doctor`")
+    known = {device.device_id for device in devices} | {device.name for device in devices}
+    for key in wanted:
+        if key not in known:
+            raise NotFound(f"no device {key!r} is online", advice="see `glmfleet devices`")
+    if wanted:
+        return [device for device in devices if device.device_id in wanted or device.name in wanted]
+    # Beside devices that compute, those that do not are taken only by name.
+    return [device for device in devices if not device.hollow] or list(devices)
+
+
+def _context(manifest: Manifest, request: PlanRequest) -> int:
+    tables = [tensor for part in manifest.parts if part.name == POSITIONS for tensor in part.variants[0].tensors]
+    longest = min([manifest.config.max_positions, *(tensor.shape[0] for tensor in tables)])
+    context = min(longest, DEFAULT_CONTEXT) if request.context is None else request.context
+    if not 2 <= context <= longest:
+        raise InvalidInput(f"a context of {context} tokens: this model takes 2 to {longest}", advice="choose another --context")
+    if request.slots < 1:
+        raise InvalidInput(f"{request.slots} slots: at least one sequence must fit", advice="choose another --slots")
+    return context
+
+
+def _check_stages(manifest: Manifest, request: PlanRequest, devices: int) -> None:
+    if request.stages is None:
+        return
+    if not 1 <= request.stages <= manifest.config.layers:
+        raise InvalidInput(
+            f"{request.stages} stages: the model has {manifest.config.layers} layers, and each stage takes at least one",
+            advice=f"choose --stages from 1 to {min(manifest.config.layers, devices)}"
+            + (", since so many devices can be used" if devices < manifest.config.layers else ""),
+        )
+    if request.stages > devices:
+        raise NoSpace(
+            f"{request.stages} stages need {request.stages} devices; {devices} can be used", advice="add devices, or choose fewer --stages"
+        )
+
+
+def _no_space(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest, shape: Shape) -> NoSpace:
+    """What is missing: the piece that cannot be made smaller, if no device takes it, else the sum."""
+    layers = manifest.config.layers
+    largest = max(devices, key=lambda device: device.memory_bytes)  # the first of equals
+    remedy = "add devices"
+    whole = stage_need(manifest, stage_parts(manifest, 0, layers, head=True), shape)
+    if shape.groups == 1:
+        name, need = "the whole model", whole
+    else:
+        pieces = {f"layers.{i}": stage_need(manifest, stage_parts(manifest, i, i + 1), shape) for i in range(1, layers)}
+        pieces["embedding, layers.0 and head"] = stage_need(manifest, stage_parts(manifest, 0, 1, head=True), shape)
+        name, need = max(pieces.items(), key=lambda piece: piece[1].total_bytes)
+    if need.total_bytes > largest.memory_bytes:
+        room = f"the largest free device is {largest.name} with {why.size(largest.memory_bytes)}"
+        remedy = "add devices with more memory" if shape.groups > 1 else remedy
+    else:
+        name, need = f"the model in {shape.groups} stages", whole
+        free = sum(sorted((device.memory_bytes for device in devices), reverse=True)[: shape.groups])
+        room = f"the largest {shape.groups} devices have {why.size(free)} free together, at most {why.size(largest.memory_bytes)} each"
+    if request.stages and request.stages < min(layers, len(devices)):
+        remedy = "allow more --stages, " + remedy
+    memory = f"{why.size(need.weight_bytes)} plus {why.size(need.kv_bytes)} of KV cache and {why.size(need.activation_bytes)} of buffers"
+    advice = f"{remedy}, or lower --context ({shape.context}) or --slots ({request.slots})"
+    return NoSpace(f"{name} needs {memory}; {room}", advice=advice)

@@ -1,0 +1,41 @@
+"""What the API needs of a coordinator: the seam under which tests put a fake."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
+from fleet.deploying.views import DeployEvent, DeploymentView
+from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.planning.plan import Plan, PlanRequest
+from fleet.service.views import ModelView
+from fleet.telemetry.views import CostRow
+
+
+class FleetService(Protocol):
+    """Every method may raise a `protos.errors.FleetError`."""
+
+    def devices(self) -> list[DeviceView]: ...
+
+    def discovery(self) -> DiscoveryReport: ...
+
+    def models(self) -> list[ModelView]: ...
+
+    def model(self, name: str) -> ModelView: ...
+
+    def deployments(self) -> list[DeploymentView]: ...
+
+    async def plan(self, request: PlanRequest) -> Plan: ...
+
+    def deploy(self, request: PlanRequest, name: str | None = None) -> AsyncIterator[DeployEvent]:
+        """Ends with "ready"; closing it early takes back what was done."""
+        ...
+
+    async def undeploy(self, name: str) -> None: ...
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk | GenerateResult]:
+        """The result comes last; closing it early cancels the sequence."""
+        ...
+
+    async def telemetry(self, since_seconds: float, by: str) -> list[CostRow]: ...

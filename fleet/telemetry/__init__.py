@@ -1,0 +1,1 @@
+"""What devices and requests cost: taken in, stored, summed."""

@@ -1,0 +1,207 @@
+"""What the fleet has cost: samples and finished requests in, sums by device, model, deployment or request out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import BigInteger, Table, and_, cast, delete, func, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+
+from fleet.store import Store, devices, pipeline_samples, request_costs, requests, samples
+from fleet.telemetry import sums
+from fleet.telemetry.views import CostRow, FinishedRequest, Source
+from protos.v1 import telemetry_pb2 as pb
+
+By = Literal["device", "model", "deployment", "request"]
+
+# Counters only grow, so the last sample of a window tells all that the window's samples told: thinning changes no sum, only how finely a
+# period can be cut. Samples older than the first figure are kept one per window of the second; nothing is kept beyond KEEP_SECONDS.
+THINNING_SECONDS = ((3600.0, 60.0), (24 * 3600.0, 900.0))
+KEEP_SECONDS = 30 * 24 * 3600.0
+
+_SOURCES: Mapping[pb.EnergySource, Source] = {
+    pb.ENERGY_SOURCE_UNMETERED: "unmetered",
+    pb.ENERGY_SOURCE_MEASURED: "measured",
+    pb.ENERGY_SOURCE_MODELLED: "modelled",
+    pb.ENERGY_SOURCE_ESTIMATED: "estimated",
+}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The name a device bears, and whether it computes nothing."""
+
+    name: str
+    hollow: bool = False
+
+
+@dataclass(frozen=True)
+class Received:
+    """A sample, when it came by the coordinator's clock (unix seconds), and whose it is."""
+
+    sample: pb.TelemetrySample
+    received_at: float
+    device: Registered
+
+
+def source_of(source: pb.EnergySource) -> Source:
+    """The word for it; "unmetered" for one that this program does not know."""
+    return _SOURCES.get(source, "unmetered")
+
+
+class Telemetry:
+    """Over a store, with its rules: calls block and may come from any thread."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[str, Registered] = {}
+        self._lock = threading.Lock()
+        self._thinned_to: dict[float, float] = {}  # by the age from which on: until when (unix seconds)
+
+    def ingest(self, received: Iterable[Received]) -> None:
+        """Keep these samples, in one transaction; those already there (same device, boot and index) are left as they are."""
+        batch = list(received)
+        if not batch:
+            return
+        found = {one.sample.device_id: one.device for one in batch}
+        with self._lock:
+            changed = {device: registered for device, registered in found.items() if self._known.get(device) != registered}
+        with self._store.writing() as connection:
+            if changed:
+                rows = [{"device_id": device, "name": one.name, "hollow": one.hollow} for device, one in changed.items()]
+                statement = _insert(devices, connection.dialect.name)
+                update = {"name": statement.excluded.name, "hollow": statement.excluded.hollow}
+                connection.execute(statement.on_conflict_do_update(index_elements=["device_id"], set_=update), rows)
+            connection.execute(_insert(samples, connection.dialect.name).on_conflict_do_nothing(), [_sample_row(one) for one in batch])
+            pipelines = [row for one in batch for row in _pipeline_rows(one.sample)]
+            if pipelines:
+                connection.execute(_insert(pipeline_samples, connection.dialect.name).on_conflict_do_nothing(), pipelines)
+        with self._lock:
+            self._known |= changed
+
+    def record(self, request_id: str, finished_at: float, ended: FinishedRequest) -> None:
+        """Keep what one finished request took; a second record of the same id changes nothing."""
+        row = {
+            "request_id": request_id,
+            "finished_at": finished_at,
+            "model": ended.model,
+            "deployment": ended.deployment,
+            "finish_reason": ended.finish_reason,
+            "prompt_tokens": ended.prompt_tokens,
+            "completion_tokens": ended.completion_tokens,
+            "ttft_seconds": ended.ttft_seconds,
+            "tpot_seconds": ended.tpot_seconds,
+            "modelled_ttft_seconds": ended.modelled_ttft_seconds,
+            "modelled_tpot_seconds": ended.modelled_tpot_seconds,
+            "total_seconds": ended.total_seconds,
+        }
+        costs = [
+            {
+                "request_id": request_id,
+                "device_id": cost.device_id,
+                "source": cost.source,
+                "busy_seconds": cost.busy_seconds,
+                "modelled_busy_seconds": cost.modelled_busy_seconds,
+                "joules": None if cost.source == "unmetered" else cost.joules,
+            }
+            for cost in ended.devices
+        ]
+        names = [{"device_id": cost.device_id, "name": cost.device_name, "hollow": False} for cost in ended.devices]
+        with self._store.writing() as connection:
+            dialect = connection.dialect.name
+            connection.execute(_insert(requests, dialect).on_conflict_do_nothing(), [row])
+            if costs:
+                connection.execute(_insert(request_costs, dialect).on_conflict_do_nothing(), costs)
+                connection.execute(_insert(devices, dialect).on_conflict_do_nothing(), names)
+
+    def costs(self, since_seconds: float, by: By, now: float) -> list[CostRow]:
+        """What the last `since_seconds` before `now` (unix seconds) cost, one row per key and source, sorted by key.
+
+        By device, joules and seconds are the device's own counters (idle time too); otherwise they are what the finished requests used.
+        Figures of different sources are never added: a key with two sources has two rows, each with the tokens of its own requests.
+        `joules_per_token` is busy joules per token of the answers.
+        """
+        start = now - since_seconds
+        with self._store.reading() as connection:
+            if by == "device":
+                return sums.by_device(connection, start, now)
+            return sums.by_request_field(connection, start, now, by)
+
+    def thin(self, now: float) -> None:
+        """Bound the store: see THINNING_SECONDS and KEEP_SECONDS. To be called every few minutes.
+
+        What belongs to a request or a sample goes with it.
+        """
+        with self._store.writing() as connection:
+            connection.execute(delete(requests).where(requests.c.finished_at < now - KEEP_SECONDS))
+            connection.execute(delete(samples).where(samples.c.received_at < now - KEEP_SECONDS))
+        for older, window in THINNING_SECONDS:
+            horizon = now - older
+            # What was thinned before is thin already; the window that the last horizon cut in two is looked at again.
+            begin = self._thinned_to.get(older, 0.0) // window * window
+            place = func.row_number().over(
+                partition_by=(samples.c.device_id, samples.c.boot_id, cast(samples.c.received_at / window, BigInteger)),
+                order_by=samples.c.sample_index.desc(),
+            )
+            aged = and_(samples.c.received_at >= begin, samples.c.received_at < horizon)
+            ranked = select(*_SAMPLE, place.label("place")).where(aged).subquery()
+            surplus = select(ranked.c.device_id, ranked.c.boot_id, ranked.c.sample_index).where(ranked.c.place > 1)
+            # A pipeline that is gone told its sum in its last sample.
+            last_of_pipeline = select(_DEVICE, _BOOT, func.max(_INDEX)).group_by(_DEVICE, _BOOT, pipeline_samples.c.pipeline_id)
+            # A transaction each, so that a large fleet's samples wait less.
+            with self._store.writing() as connection:
+                connection.execute(delete(samples).where(tuple_(*_SAMPLE).in_(surplus), tuple_(*_SAMPLE).not_in(last_of_pipeline)))
+            self._thinned_to[older] = horizon
+
+
+_SAMPLE = (samples.c.device_id, samples.c.boot_id, samples.c.sample_index)
+_DEVICE, _BOOT, _INDEX = pipeline_samples.c.device_id, pipeline_samples.c.boot_id, pipeline_samples.c.sample_index
+
+
+def _insert(table: Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
+    """An insert that knows ON CONFLICT: standard in neither dialect, the same words in both."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+def _sample_row(received: Received) -> dict[str, Any]:
+    sample = received.sample
+    metered = sample.energy.source != pb.ENERGY_SOURCE_UNMETERED
+    gauges = sample.gauges
+    return {
+        "device_id": sample.device_id,
+        "boot_id": sample.boot_id,
+        "sample_index": sample.index,
+        "received_at": received.received_at,
+        "uptime_seconds": sample.uptime_seconds,
+        "source": source_of(sample.energy.source),
+        "busy_joules": sample.energy.busy_joules if metered else None,
+        "idle_joules": sample.energy.idle_joules if metered else None,
+        "power_watts": gauges.power_watts if metered else None,
+        "temperature_celsius": gauges.temperature_celsius if gauges.HasField("temperature_celsius") else None,
+        "memory_used_bytes": gauges.memory_used_bytes,
+        "process_rss_bytes": gauges.process_rss_bytes,
+        "process_cpu_seconds": gauges.process_cpu_seconds,
+    }
+
+
+def _pipeline_rows(sample: pb.TelemetrySample) -> Iterable[dict[str, Any]]:
+    metered = sample.energy.source != pb.ENERGY_SOURCE_UNMETERED
+    for one in sample.pipelines:
+        yield {
+            "device_id": sample.device_id,
+            "boot_id": sample.boot_id,
+            "sample_index": sample.index,
+            "pipeline_id": one.pipeline_id,
+            "manifest_digest": one.manifest_digest,
+            "prefill_tokens": one.prefill_tokens,
+            "decode_tokens": one.decode_tokens,
+            "steps": one.steps,
+            "busy_seconds": one.busy_seconds,
+            "modelled_busy_seconds": one.modelled_busy_seconds,
+            "busy_joules": one.busy_joules if metered else None,
+            "sent_bytes": one.sent_bytes,
+            "open_sequences": one.open_sequences,
+        }

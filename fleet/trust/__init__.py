@@ -1,0 +1,1 @@
+"""The fleet's authority, and keys of the API."""

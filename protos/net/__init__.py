@@ -1,0 +1,1 @@
+"""Dialling and serving: transport, roles, errors on the wire."""

@@ -1,0 +1,219 @@
+"""All dialling and serving: TLS both ways, keepalive, limits, and the name of the device each call is for.
+
+The module is a `Network`: what takes one can be given another (protos.memory) in its place.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeAlias, cast
+
+import grpc
+import grpc.aio
+
+from protos.errors import Denied, InvalidInput
+from protos.ids import DeviceId, gateway_host_name, host_name
+from protos.net.roles import OnlyItsRole
+from protos.v1 import device_pb2_grpc, gateway_pb2_grpc, pipeline_pb2_grpc
+
+DEVICE_KEY = "glmfleet-device"
+CHUNK_BYTES = 512 * 1024  # of a blob, one message: loopback reaches its best rate from about 256 KiB on
+MESSAGE_BYTES = 4 * 1024 * 1024  # gRPC's own default: larger things are streamed in chunks
+
+_LIMITS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    # A machine that loses power sends no reset: a ping each 10 s, and 5 s to answer, find it.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # without it a ping has 60 s, whatever the line above says (gRPC 1.85)
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+_CLIENT = [*_LIMITS, ("grpc.enable_retries", 0), ("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 2_000)]
+# so_reuseport off: a port in use is an error, not two agents sharing it.
+_SERVER = [
+    *_LIMITS,
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and says nothing is let go; gRPC's default is 120 s
+    ("grpc.max_concurrent_streams", 512),  # of one connection: a coordinator has one per blob and pipeline, and one for telemetry
+]
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """PEM texts: who we are, and the authority whose word we take for who others are."""
+
+    certificate: bytes
+    private_key: bytes = field(repr=False)
+    authority: bytes
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """("host", port) of "host:port". Raises InvalidInput."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+        raise InvalidInput(f"not an address: {address!r}", advice="write host:port, for example 192.168.1.20:7420")
+    return host, int(port)
+
+
+def _check_plaintext(host: str) -> None:
+    if not is_loopback(host):
+        raise Denied(f"plaintext is for loopback only, not for {host}", advice="leave --insecure out: TLS needs no set-up")
+
+
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Register: TypeAlias = "Callable[[grpc.aio.Server], None]"
+
+
+class Methods:
+    """What a device answers, by "/package.Service/Method": for a gateway, whose server answers for many."""
+
+    def __init__(self, register: Register) -> None:
+        """`register` adds servicers, as to a server."""
+        self._handlers: dict[str, _Handler] = {}
+        register(cast(grpc.aio.Server, self))
+
+    def find(self, method: str) -> _Handler | None:
+        return self._handlers.get(method)
+
+    def add_generic_rpc_handlers(self, _handlers: object) -> None:
+        """Part of what generated code does with a server; the other part tells it all."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, _Handler]) -> None:
+        self._handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A connection to one device, or gateway. Stubs' calls take `metadata=peer.metadata`; close with `await peer.channel.close()`."""
+
+    device: DeviceId
+    address: str
+    channel: grpc.aio.Channel
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        return ((DEVICE_KEY, self.device),)
+
+    def to(self, device: DeviceId) -> Peer:
+        """A device behind this gateway, over the same channel."""
+        return replace(self, device=device)
+
+    @property
+    def device_stub(self) -> device_pb2_grpc.DeviceAsyncStub:
+        return device_pb2_grpc.DeviceStub(self.channel)
+
+    @property
+    def pipeline_stub(self) -> pipeline_pb2_grpc.PipelineAsyncStub:
+        return pipeline_pb2_grpc.PipelineStub(self.channel)
+
+    @property
+    def gateway_stub(self) -> gateway_pb2_grpc.GatewayAsyncStub:
+        return gateway_pb2_grpc.GatewayStub(self.channel)
+
+
+class Served(Protocol):
+    """A server that runs. `stop` ends its calls after `grace` seconds; None: at once."""
+
+    async def stop(self, grace: float | None) -> None: ...
+
+
+class Network(Protocol):
+    """Ways to reach and to be reached; see `dial` and `serve`."""
+
+    def dial(self, address: str, device: DeviceId, credentials: Credentials | None, gateway: DeviceId | None = None) -> Peer: ...
+
+    async def serve(
+        self,
+        bind: str,
+        device: DeviceId,
+        credentials: Credentials | None,
+        register: Register,
+        behind: Mapping[DeviceId, Methods] | None = None,
+    ) -> tuple[Served, int]: ...
+
+
+def dial(address: str, device: DeviceId, credentials: Credentials | None, gateway: DeviceId | None = None) -> Peer:
+    """A channel to `device` at "host:port"; lazy, so errors come with the first call.
+
+    With credentials both sides prove who they are, and the far side must be `device`, or the `gateway` that answers for it.
+    None is plaintext, on loopback only (Denied otherwise).
+    """
+    host, _ = split_address(address)
+    if credentials is None:
+        _check_plaintext(host)
+        return Peer(device, address, grpc.aio.insecure_channel(address, options=_CLIENT))
+    tls = grpc.ssl_channel_credentials(credentials.authority, credentials.private_key, credentials.certificate)
+    name = gateway_host_name(gateway) if gateway else host_name(device)
+    return Peer(device, address, grpc.aio.secure_channel(address, tls, options=[*_CLIENT, ("grpc.ssl_target_name_override", name)]))
+
+
+class AddressedTo(grpc.aio.ServerInterceptor):
+    """Refuses calls that name another device: an address that changed hands must not get this device's work."""
+
+    def __init__(self, device: DeviceId, behind: Mapping[DeviceId, Methods] | None) -> None:
+        self._device = device
+        self._behind = behind
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]], details: grpc.HandlerCallDetails
+    ) -> _Handler | None:
+        named = [str(value) for key, value in details.invocation_metadata or () if key == DEVICE_KEY]
+        if named == [self._device]:
+            return await continuation(details)
+        if self._behind is not None and len(named) == 1 and (methods := self._behind.get(DeviceId(named[0]))):
+            return methods.find(str(details.method))
+
+        async def refuse(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            whom = named[0][:40] if named else "nobody"
+            who = f"device {self._device}" if self._behind is None else f"gateway {self._device}"
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"this is {who}, the call is for {whom}")
+
+        # A stream whatever the call is: a unary handler would first wait for a message.
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+async def serve(
+    bind: str,
+    device: DeviceId,
+    credentials: Credentials | None,
+    register: Register,
+    behind: Mapping[DeviceId, Methods] | None = None,
+) -> tuple[Served, int]:
+    """Start a server for `device` at "host:port" (port 0: any free one); returns it and the port it got.
+
+    With `behind`, `device` is a gateway, and calls that name one of these are answered by its methods; the mapping may change meanwhile.
+    With credentials callers prove that they are of the fleet, and may call what their role allows; plaintext knows no roles.
+    Raises InvalidInput when the port is taken or the host is not ours, Denied for plaintext off loopback.
+    """
+    host, _, _ = bind.rpartition(":")
+    # The role first: it then stands before what is behind a gateway, too.
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = [*([OnlyItsRole()] if credentials else []), AddressedTo(device, behind)]
+    server = grpc.aio.server(interceptors=interceptors, options=_SERVER)
+    register(server)
+    try:
+        if credentials is None:
+            _check_plaintext(host)
+            port = server.add_insecure_port(bind)
+        else:
+            pair = [(credentials.private_key, credentials.certificate)]
+            port = server.add_secure_port(bind, grpc.ssl_server_credentials(pair, credentials.authority, require_client_auth=True))
+    except RuntimeError as error:
+        raise InvalidInput(
+            f"cannot listen on {bind}: the port is in use, or the address is not this machine's", advice="choose another with --port"
+        ) from error
+    await server.start()
+    return server, port

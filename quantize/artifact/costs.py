@@ -1,0 +1,56 @@
+"""What a stage costs a device: the figures of device.proto's StageCost, summed over its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from protos.dtypes import KV_ITEM_BYTES, KvDtype
+from protos.manifest import Cost, Manifest, ModelConfig
+from protos.physics.costs import StageCost
+from quantize.parts import EMBEDDING, HEAD, POSITIONS, find_part
+
+# Nodes of the stage graphs of GlmForCausalLM, taken for every family, which differ by a few: of a layer, beside the layers (a stage with
+# layers has "positions"), of the embedding, of the output head.
+LAYER_OPERATORS, STAGE_OPERATORS, EMBEDDING_OPERATORS, HEAD_OPERATORS = 10, 3, 1, 2
+
+
+def stage_cost(manifest: Manifest, parts: Sequence[str], kv_dtype: KvDtype = "float32") -> StageCost:
+    """Summed costs of these parts; raises InvalidInput for a part that the model does not have.
+
+    A tied head counts its matrix again: onnxruntime repacks it for the multiplication, so it is resident beside the embedding.
+    """
+    layers = [find_part(manifest, name).cost for name in parts if name not in (EMBEDDING, POSITIONS, HEAD)]
+    gathered = [find_part(manifest, name).cost for name in parts if name in (EMBEDDING, POSITIONS)]
+    heads = [find_part(manifest, name).cost for name in parts if name == HEAD]
+    caches = sum(cost.kv_bytes_per_token > 0 for cost in layers)
+    return StageCost(
+        weight_bytes=sum(cost.weight_bytes for cost in [*layers, *gathered, *heads]),
+        read_bytes=sum(cost.read_bytes for cost in layers),
+        macs_per_row=sum(cost.macs for cost in layers),
+        kv_bytes_per_token=sum(kv_bytes_per_token(cost, kv_dtype) for cost in layers),
+        head_read_bytes=sum(cost.read_bytes for cost in heads),
+        head_macs_per_row=sum(cost.macs for cost in heads),
+        # Per row and position: head_dim multiply-accumulates for the score and as many for the value, in each query head.
+        attention_macs_per_position=caches * 2 * manifest.config.query_size,
+        embedding_bytes_per_row=sum(cost.read_bytes for cost in gathered),
+        activation_bytes_per_row=4 * (caches * _layer_elements(manifest.config) + (EMBEDDING in parts) * manifest.config.hidden_size),
+        operators=caches * LAYER_OPERATORS + (POSITIONS in parts) * STAGE_OPERATORS + (EMBEDDING in parts) * EMBEDDING_OPERATORS,
+        head_activation_bytes_per_row=4 * len(heads) * (3 * manifest.config.hidden_size + manifest.config.vocab_size),
+        head_operators=len(heads) * HEAD_OPERATORS,
+    )
+
+
+def kv_bytes_per_token(cost: Cost, kv_dtype: KvDtype) -> int:
+    """Of one part; the manifest counts fp32."""
+    return cost.kv_bytes_per_token * KV_ITEM_BYTES[kv_dtype] // KV_ITEM_BYTES["float32"]
+
+
+def _layer_elements(config: ModelConfig) -> int:
+    """Of one row, read and written by the ten operators of a layer of GlmForCausalLM, taken for every family: the norms 4 H each, the
+    matrices their inputs and outputs, attention what it is given and gives, the three of SwiGLU theirs."""
+    hidden, query, key, wide = config.hidden_size, config.query_size, config.kv_size, config.intermediate_size
+    norms = 2 * 4 * hidden
+    matrices = (hidden + query + 2 * key) + (query + hidden) + (hidden + 2 * wide) + (wide + hidden)
+    attention = 2 * query + 2 * key
+    swiglu = (2 * wide + 2 * wide) + 2 * wide + 3 * wide
+    return norms + matrices + attention + swiglu

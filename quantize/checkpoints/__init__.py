@@ -1,0 +1,1 @@
+"""Readers of checkpoint files, as others write them."""

@@ -1,0 +1,1 @@
+"""The operators that decoder layers are made of, in ONNX and in numpy."""

@@ -1,0 +1,125 @@
+"""The advert, seen by a plain zeroconf browser over real multicast on loopback."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from zeroconf import IPVersion, ServiceStateChange, Zeroconf
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+from device.agent.announce import Announcement, service_info
+from protos.ids import PROTOCOL_VERSION, SERVICE_TYPE, device_id, fleet_id
+from tests.support.multicast import LOOPBACK, needs_multicast
+from tests.support.waiting import wait_until
+
+FLEET = fleet_id(b"the announcing fleet")
+
+
+class Seen:
+    """What a browser hears: the names that are up, and what the cache has of them."""
+
+    def __init__(self, zeroconf: Zeroconf) -> None:
+        self.up: set[str] = set()
+        self._zeroconf = zeroconf
+
+    def heard(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+        if state_change is ServiceStateChange.Added:
+            self.up.add(name)
+        elif state_change is ServiceStateChange.Removed:
+            self.up.discard(name)
+
+    def info(self, name: str) -> AsyncServiceInfo | None:
+        info = AsyncServiceInfo(SERVICE_TYPE, name)
+        return info if name in self.up and info.load_from_cache(self._zeroconf) else None
+
+    def port(self, name: str) -> int | None:
+        info = self.info(name)
+        return info.port if info else None
+
+
+@asynccontextmanager
+async def browsing() -> AsyncIterator[Seen]:
+    async with AsyncZeroconf(interfaces=[LOOPBACK]) as listener:
+        seen = Seen(listener.zeroconf)
+        async with AsyncServiceBrowser(listener.zeroconf, SERVICE_TYPE, handlers=[seen.heard]):
+            yield seen
+
+
+def name_of(key: bytes) -> str:
+    return f"{device_id(key)}.{SERVICE_TYPE}"
+
+
+@needs_multicast
+async def test_the_advert_comes_says_what_it_must_and_goes() -> None:
+    device = device_id(b"announced")
+    name = name_of(b"announced")
+    async with browsing() as seen:
+        async with Announcement(device, FLEET, 7420, [LOOPBACK]):
+            await wait_until(lambda: seen.info(name))
+            info = seen.info(name)
+            assert info is not None
+            assert info.decoded_properties == {"txtvers": "1", "fleet": FLEET, "id": device, "p": str(PROTOCOL_VERSION)}
+            assert (info.parsed_addresses(IPVersion.V4Only), info.port) == ([LOOPBACK], 7420)
+        await wait_until(lambda: name not in seen.up)  # by a goodbye: without one it would stay for 1125 s
+
+
+@needs_multicast
+async def test_several_devices_share_one_responder_which_stays_open() -> None:
+    names = {name_of(bytes([n])) for n in range(3)}
+    async with browsing() as seen, AsyncZeroconf(interfaces=[LOOPBACK]) as shared:
+        async with (
+            Announcement(device_id(b"\0"), FLEET, 1, [LOOPBACK], shared),
+            Announcement(device_id(b"\1"), FLEET, 2, [LOOPBACK], shared),
+        ):
+            async with Announcement(device_id(b"\2"), FLEET, 3, [LOOPBACK], shared):
+                await wait_until(lambda: names <= seen.up)
+            await wait_until(lambda: name_of(b"\2") not in seen.up)
+            assert names & seen.up == {name_of(b"\0"), name_of(b"\1")}
+        await wait_until(lambda: not names & seen.up)
+        assert not shared.zeroconf.done
+
+
+@needs_multicast
+async def test_a_device_comes_back_at_another_port() -> None:
+    device, name = device_id(b"moving"), name_of(b"moving")
+    async with browsing() as seen:
+        for port in (7001, 7002):
+            async with Announcement(device, FLEET, port, [LOOPBACK]):
+                await wait_until(lambda port=port: seen.port(name) == port)
+
+
+@pytest.mark.parametrize("interface", ["192.0.2.77", "not an address"])
+async def test_without_multicast_one_warning_and_on_it_goes(interface: str, caplog: pytest.LogCaptureFixture) -> None:
+    entered = False
+    with caplog.at_level(logging.WARNING, "device.agent.announce"):
+        async with Announcement(device_id(b"x"), FLEET, 7420, [interface]):
+            entered = True
+    assert entered
+    warnings = [record.getMessage() for record in caplog.records if record.name == "device.agent.announce"]
+    assert len(warnings) == 1
+    assert interface in warnings[0]
+    assert "--seed" in warnings[0]
+
+
+async def test_a_machine_that_allows_no_socket(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def refused(*_arguments: object, **_options: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(socket, "socket", refused)
+    async with Announcement(device_id(b"x"), FLEET, 7420, [LOOPBACK]):
+        pass
+    assert "Operation not permitted" in caplog.text
+
+
+@given(st.binary(max_size=50), st.binary(max_size=50), st.integers(1, 65535))
+def test_it_fits_a_packet_whoever_it_is(device: bytes, fleet: bytes, port: int) -> None:
+    info = service_info(device_id(device), fleet_id(fleet), port, [LOOPBACK])
+    assert len(info.text) <= 200
+    assert len(info.name.removesuffix(f".{SERVICE_TYPE}")) <= 63
+    assert all(len(key) <= 9 for key in info.decoded_properties)

@@ -1,0 +1,102 @@
+"""The agent as a whole: it serves, is addressed by its id, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from device.agent.program import Agent, AgentConfig, run_agent
+from device.cpu import CpuHardware
+from protos.errors import Denied, FleetError, InvalidInput, NotFound, remote
+from protos.ids import DeviceId
+from protos.net.transport import dial
+from protos.v1 import device_pb2 as pb
+from tests.support.members import TestFleet, credentials_of
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("device.cpu.copy_bandwidth", lambda: 1.0)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> TestFleet:
+    return TestFleet.open(tmp_path)
+
+
+def config(folder: Path, port: int = 0, **changes: object) -> AgentConfig:
+    return AgentConfig(folder, "box", "127.0.0.1", port, labels={"site": "roof"}, **changes)  # type: ignore[arg-type]
+
+
+async def test_it_says_what_it_is_to_its_fleet_alone(fleet: TestFleet, tmp_path: Path) -> None:
+    identity = fleet.member("dev")
+    friend = credentials_of(fleet.member("coordinator", "coordinator"))
+    stranger = credentials_of(TestFleet.open(tmp_path / "elsewhere").member("coordinator", "coordinator"))
+    hardware = CpuHardware(1 << 20, 1)
+    async with Agent(config(tmp_path / "dev"), hardware) as address:
+        for device, credentials, error in (
+            (identity.device_id, friend, None),
+            (DeviceId("a" * 16), friend, FleetError),
+            (identity.device_id, stranger, FleetError),
+        ):
+            peer = dial(address, device, credentials)
+            try:
+                if error:
+                    with pytest.raises(error), remote("device"):
+                        await peer.device_stub.Describe(pb.DescribeRequest(), metadata=peer.metadata)
+                    continue
+                described = await peer.device_stub.Describe(pb.DescribeRequest(), metadata=peer.metadata)
+                assert (described.name, described.labels["site"], described.memory_bytes) == ("box", "roof", 1 << 20)
+                with pytest.raises(NotFound, match="the call is for nobody"), remote("device"):
+                    await peer.device_stub.Describe(pb.DescribeRequest())
+            finally:
+                await peer.channel.close()
+    hardware.close()
+
+
+async def test_a_port_in_use_is_one_line_and_leaves_nothing(fleet: TestFleet, tmp_path: Path) -> None:
+    fleet.member("one")
+    fleet.member("two")
+    first, second = CpuHardware(1 << 20, 1), CpuHardware(1 << 20, 1)
+    before = asyncio.all_tasks()
+    async with Agent(config(tmp_path / "one"), first) as address:
+        port = int(address.rpartition(":")[2])
+        running = asyncio.all_tasks()
+        with pytest.raises(InvalidInput, match="cannot listen"):
+            await Agent(config(tmp_path / "two", port), second).__aenter__()
+        await wait_until(lambda: asyncio.all_tasks() <= running)
+    await wait_until(lambda: asyncio.all_tasks() <= before)
+    async with Agent(config(tmp_path / "two", port), second) as again:
+        assert again == address
+    first.close()
+    second.close()
+
+
+async def test_plaintext_is_for_loopback_only(tmp_path: Path) -> None:
+    hardware = CpuHardware(1 << 20, 1)
+    with pytest.raises(Denied):
+        await Agent(AgentConfig(tmp_path / "open", "box", "0.0.0.0", insecure=True), hardware).__aenter__()
+    async with Agent(config(tmp_path / "dev", insecure=True), hardware) as address:
+        assert address.startswith("127.0.0.1:")
+    hardware.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it(fleet: TestFleet, tmp_path: Path, number: signal.Signals) -> None:
+    fleet.member("dev")
+    ready: list[str] = []
+    try:
+        running = asyncio.create_task(run_agent(config(tmp_path / "dev"), CpuHardware(1 << 20, 1), ready.append))
+        await wait_until(lambda: ready)
+        os.kill(os.getpid(), number)
+        async with asyncio.timeout(10):
+            await running
+    finally:
+        for one in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(one)
+    assert len(ready) == 1

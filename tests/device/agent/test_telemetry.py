@@ -1,0 +1,78 @@
+"""Samples: an index that counts, counters that grow, and joules only where somebody counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from device.agent.host import StageHost
+from device.agent.telemetry import Telemetry
+from device.blobs import BlobStore
+from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
+from protos.ids import DeviceId
+from protos.physics.roofline import Work
+from protos.v1 import telemetry_pb2 as pb
+
+
+@dataclass
+class Metered:
+    readings: list[EnergyReading]
+    memory_bytes: int = 1
+    info: AcceleratorInfo = field(default_factory=lambda: AcceleratorInfo("x", "", False, "", 1, pb.ENERGY_SOURCE_MEASURED))
+
+    async def turn(self, function: Callable[[], T], *, brief: bool = False) -> T:
+        raise NotImplementedError
+
+    def run(self, work: Work, compute: Callable[[], None]) -> RunReport:
+        raise NotImplementedError
+
+    def energy(self) -> EnergyReading:
+        return self.readings.pop(0)
+
+    def condition(self) -> Condition:
+        return Condition(41.5, throttled=True, battery_fraction=0.25)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def telemetry(tmp_path: Path) -> Callable[..., Telemetry]:
+    def make(*readings: EnergyReading) -> Telemetry:
+        hardware = Metered(list(readings))
+        host = StageHost(DeviceId("me"), hardware, BlobStore(tmp_path), None)
+        return Telemetry(DeviceId("me"), hardware, host)
+
+    return make
+
+
+def test_energy_and_mean_power_since_the_sample_before(telemetry: Callable[..., Telemetry]) -> None:
+    one = telemetry(EnergyReading(10.0, 2.0, 4.0), EnergyReading(20.0, 4.0, 6.0), EnergyReading(20.0, 4.0, 6.0))
+    first, second, third = (one.sample() for _ in range(3))
+    assert (first.energy.busy_joules, first.energy.idle_joules, first.energy.source) == (10.0, 2.0, pb.ENERGY_SOURCE_MEASURED)
+    assert first.gauges.power_watts == 3.0
+    assert second.gauges.power_watts == 6.0
+    assert third.gauges.power_watts == 0.0  # no time has passed
+
+
+def test_unmetered_joules_are_absent(telemetry: Callable[..., Telemetry]) -> None:
+    sample = telemetry(EnergyReading(None, None, 4.0)).sample()
+    assert not sample.HasField("energy")
+    assert sample.gauges.power_watts == 0
+
+
+def test_samples_count_within_a_boot(telemetry: Callable[..., Telemetry]) -> None:
+    one = telemetry(*[EnergyReading(None, None, 0.0)] * 3)
+    samples = [one.sample() for _ in range(3)]
+    assert [sample.index for sample in samples] == [0, 1, 2]
+    assert {sample.boot_id for sample in samples} == {one.boot_id} != {telemetry().boot_id}
+    assert {sample.device_id for sample in samples} == {"me"}
+    uptimes = [sample.uptime_seconds for sample in samples]
+    assert uptimes == sorted(uptimes)
+    assert samples[-1].gauges.process_rss_bytes > 1 << 20
+    assert samples[-1].gauges.process_cpu_seconds >= samples[0].gauges.process_cpu_seconds > 0
+    gauges = samples[-1].gauges
+    assert (gauges.temperature_celsius, gauges.throttled, gauges.battery_fraction) == (41.5, True, 0.25)

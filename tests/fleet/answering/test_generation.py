@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from device.text.messages import Message
+from fleet.answering.answer import Answer
+from fleet.answering.views import GenerateRequest, TokenChunk
+from fleet.deploying.stream import WAITING_TOKENS
+from protos.errors import Busy, InvalidInput, NotFound, Unavailable
+from tests.support.fake_fleet import ask, deploy, fake_fleet, wait_ready
+from tests.support.waiting import wait_until
+
+HELLO = list(b"Hello, world")
+
+
+class Bytes:
+    """Token ids are bytes; text as soon as a character is whole."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def push(self, token_ids: list[int]) -> str:
+        self._held += bytes(token_ids)
+        try:
+            text, self._held = self._held.decode(), b""
+        except UnicodeDecodeError:
+            return ""
+        return text
+
+    def finish(self) -> str:
+        text, self._held = self._held.decode(errors="replace"), b""
+        return text
+
+
+def test_answer_gives_whole_characters_with_the_tokens_they_took() -> None:
+    answer = Answer(Bytes(), ())
+    euro = list("€".encode())
+    assert answer.push(euro[:2]) is None
+    assert answer.push([euro[2]]) == TokenChunk("€", tuple(euro))
+    assert answer.push(euro[:1]) is None
+    assert answer.finish() == TokenChunk("�", (euro[0],))
+    assert answer.finish() is None
+    assert (answer.text, answer.token_ids) == ("€�", [*euro, euro[0]])
+
+
+def test_answer_ends_at_a_stop_string_and_drops_what_follows() -> None:
+    answer = Answer(Bytes(), ("END",))
+    assert answer.push(b"fine E") == TokenChunk("fine ", tuple(b"fine E"))
+    assert answer.push(b"NDless") is None
+    assert answer.stopped
+    assert answer.finish() == TokenChunk("", tuple(b"ND"))
+    assert (answer.text, bytes(answer.token_ids)) == ("fine ", b"fine END")
+
+
+def test_answer_gives_back_what_only_looked_like_a_stop() -> None:
+    answer = Answer(Bytes(), ("END",))
+    assert answer.push(b"E") is None
+    assert answer.finish() == TokenChunk("E", tuple(b"E"))
+
+
+async def test_answer_with_its_cost(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        [device] = fleet.devices
+        device.is_told.token_ids = HELLO
+        chunks, result = await ask(coordinator, GenerateRequest(prompt="hi", seed=7))
+        assert "".join(chunk.text for chunk in chunks) == result.text == "Hello, world"
+        assert [one for chunk in chunks for one in chunk.token_ids] == list(result.token_ids) == HELLO
+        assert (result.finish_reason, result.completion_tokens, result.model, result.deployment) == ("stop", 12, "tiny", "tiny")
+        assert result.ttft_seconds == pytest.approx(0.5)
+        assert result.tpot_seconds == pytest.approx(0.1)
+        assert result.modelled_ttft_seconds == pytest.approx(0.25)
+        assert result.modelled_tpot_seconds == pytest.approx(0.05)
+        [cost] = result.devices
+        assert (cost.device_name, cost.joules, cost.source, cost.joules_per_token) == (device.name, 3.0, "modelled", 0.25)
+        submit = device.submitted[0]
+        assert submit.sampling.seed == 7
+        assert list(submit.stop_token_ids) == list(fleet.manifest.config.eos_token_ids)
+        await ask(coordinator, GenerateRequest(prompt="hi", ignore_eos=True, reuse_decoded=True, max_tokens=20))
+        assert list(device.submitted[1].stop_token_ids) == []
+        assert [each.reuse_decoded for each in device.submitted] == [False, True]
+        assert result.prompt_tokens == len(submit.prompt_ids)
+        assert submit.max_tokens == coordinator.deployments()[0].context - len(submit.prompt_ids)
+        [row] = await coordinator.telemetry(600, "model")
+        assert (row.key, row.requests, row.completion_tokens, row.busy_joules, row.source) == ("tiny", 2, 24, 6.0, "modelled")
+
+
+async def test_prompt_forms_make_the_ids(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        [device] = fleet.devices
+        await ask(coordinator, GenerateRequest(prompt="hi"))
+        await ask(coordinator, GenerateRequest(messages=(Message("user", "hi"),)))
+        await ask(coordinator, GenerateRequest(prompt_ids=(1, 2, 3)))
+        await ask(coordinator, GenerateRequest(text="hi", model="tiny"))
+        templated, messages, raw_ids, text = [list(submit.prompt_ids) for submit in device.submitted]
+        assert templated == messages
+        assert raw_ids == [1, 2, 3]
+        assert 0 < len(text) < len(templated)
+        seeds = {submit.sampling.seed for submit in device.submitted}
+        assert len(seeds) == 4  # fresh ones
+
+
+async def test_unmetered_joules_are_none(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        fleet.devices[0].is_told.unmetered = True
+        fleet.devices[0].is_told.token_ids = [65]
+        _, result = await ask(coordinator, GenerateRequest(prompt="hi"))
+        [cost] = result.devices
+        assert (cost.joules, cost.joules_per_token, cost.source) == (None, None, "unmetered")
+        assert (result.tpot_seconds, result.modelled_tpot_seconds) == (None, None)  # one token
+
+
+async def test_forced_tokens_are_part_of_the_answer(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        fleet.devices[0].is_told.token_ids = HELLO[5:]
+        chunks, result = await ask(coordinator, GenerateRequest(prompt="hi", forced_ids=tuple(HELLO[:5])))
+        assert (result.text, list(result.token_ids), result.completion_tokens) == ("Hello, world", HELLO, 12)
+        assert chunks[0] == TokenChunk("Hello", tuple(HELLO[:5]))
+        assert list(fleet.devices[0].submitted[0].forced_ids) == HELLO[:5]
+
+
+async def test_length_is_told(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        fleet.devices[0].is_told.token_ids = HELLO
+        _, result = await ask(coordinator, GenerateRequest(prompt="hi", max_tokens=3))
+        assert (result.text, result.finish_reason) == ("Hel", "length")
+
+
+async def test_stop_string_cancels_and_still_knows_the_cost(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        [device] = fleet.devices
+        device.is_told.token_ids = [*HELLO, *HELLO * 10]
+        _, result = await ask(coordinator, GenerateRequest(prompt="hi", stop=("wor",)))
+        assert (result.text, result.finish_reason) == ("Hello, ", "stop")
+        assert list(result.token_ids) == HELLO[:10]
+        assert result.devices[0].joules == 3.0
+        await wait_until(lambda: device.cancelled == [1])
+
+
+async def test_leaving_early_cancels_and_the_cost_is_kept(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        [device] = fleet.devices
+        device.is_told.token_ids = HELLO * 1000
+        parts = coordinator.generate(GenerateRequest(prompt="hi", max_tokens=100_000))
+        await anext(parts)
+        await parts.aclose()
+        await wait_until(lambda: device.cancelled == [1])
+        rows = []
+
+        async def kept() -> None:
+            while not rows:
+                rows.extend(await coordinator.telemetry(600, "deployment"))
+
+        await asyncio.wait_for(kept(), 5)
+        assert rows[0].requests == 1
+
+
+async def test_cancelled_task_cancels_the_sequence(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        [device] = fleet.devices
+        device.is_told.tokens_wait = asyncio.Event()
+        asking = asyncio.create_task(ask(coordinator, GenerateRequest(prompt="hi")))
+        await wait_until(lambda: device.submitted)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await wait_until(lambda: device.cancelled == [1])
+
+
+async def test_slow_client_pauses_only_its_sequence(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        [device] = fleet.devices
+        device.is_told.token_ids = (HELLO * 100)[:200]  # what the context leaves is more
+        device.is_told.token_seconds = 0.002
+        slow = coordinator.generate(GenerateRequest(prompt="hi"))
+        parts = [await anext(slow)]
+        await wait_until(lambda: device.pauses == [True])
+        assert WAITING_TOKENS < device.told_tokens < 200
+        _, other = await ask(coordinator, GenerateRequest(prompt="hi", max_tokens=5))
+        assert other.completion_tokens == 5
+        parts += [part async for part in slow]
+        assert list(parts[-1].token_ids) == (HELLO * 100)[:200]
+        assert device.pauses[:2] == [True, False]
+
+
+async def test_many_at_once_get_their_own_tokens(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        fleet.devices[0].is_told.token_ids = HELLO
+        results = await asyncio.gather(*(ask(coordinator, GenerateRequest(prompt="hi", max_tokens=count)) for count in range(1, 9)))
+        assert [result.text for _, result in results] == ["Hello, world"[:count] for count in range(1, 9)]
+
+
+async def test_stream_loss_fails_what_is_in_flight_and_heals(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        [device] = fleet.devices
+        device.is_told.tokens_wait = asyncio.Event()
+        asking = asyncio.create_task(ask(coordinator, GenerateRequest(prompt="hi")))
+        await wait_until(lambda: device.submitted)
+        await device.stop()
+        with pytest.raises(Unavailable, match=device.name):
+            await asking
+        assert coordinator.deployments()[0].state == "degraded"
+        with pytest.raises(Unavailable):
+            await ask(coordinator, GenerateRequest(prompt="hi"))
+        device.is_told.tokens_wait = None
+        await device.start()  # its stages are still there: only the link was lost
+        await wait_ready(coordinator)
+        assert device.calls.count("LoadStage") == 1
+        _, result = await ask(coordinator, GenerateRequest(prompt="hi"))
+        assert result.finish_reason == "stop"
+
+
+async def test_heads_failure_comes_back_by_class_with_names(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        [device] = fleet.devices
+        device.is_told.failure = Busy(f"stage 1 on {device.device}: too much")
+        with pytest.raises(Busy, match=f"{device.name}: stage 1 on {device.name}: too much"):
+            await ask(coordinator, GenerateRequest(prompt="hi"))
+
+
+async def test_store_that_fails_does_not_fail_the_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        with contextlib.closing(sqlite3.connect(fleet.home.state_file)) as database:
+            database.execute("DROP TABLE requests")
+        _, result = await ask(coordinator, GenerateRequest(prompt="hi"))
+        assert result.finish_reason == "stop"
+        await wait_until(lambda: "was not recorded" in caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (GenerateRequest(), "no prompt"),
+        (GenerateRequest(prompt="a", text="b"), "more than one"),
+        (GenerateRequest(prompt="  "), "empty"),
+        (GenerateRequest(text=""), "empty"),
+        (GenerateRequest(prompt_ids=(1, 272)), "272 is not in the vocabulary"),
+        (GenerateRequest(prompt_ids=(-1,)), "-1 is not in the vocabulary"),
+        (GenerateRequest(prompt_ids=(1,), forced_ids=(999,)), "999 is not in the vocabulary"),
+        (GenerateRequest(prompt_ids=(1,) * 256), "256 tokens; this deployment's context is 256"),
+        (GenerateRequest(prompt_ids=(1,), forced_ids=(1, 2), max_tokens=2), "2 forced tokens"),
+        (GenerateRequest(prompt="a", max_tokens=0), "max_tokens is 0"),
+        (GenerateRequest(prompt="a", temperature=-1.0), "temperature"),
+        (GenerateRequest(prompt="a", temperature=float("nan")), "temperature"),
+        (GenerateRequest(prompt="a", top_p=0.0), "top_p"),
+        (GenerateRequest(prompt="a", top_k=-1), "top_k"),
+        (GenerateRequest(prompt="a", seed=-1), "seed"),
+        (GenerateRequest(prompt="a", stop=("",)), "stop string"),
+    ],
+)
+async def test_bad_requests_never_reach_a_device(deployment, request_: GenerateRequest, message: str) -> None:
+    fleet, coordinator = deployment
+    with pytest.raises(InvalidInput, match=message) as refused:
+        await ask(coordinator, request_)
+    assert refused.value.advice
+    assert fleet.devices[0].submitted == []
+
+
+@pytest.fixture
+async def deployment(tmp_path: Path):
+    async with contextlib.AsyncExitStack() as stack:
+        fleet = await stack.enter_async_context(fake_fleet(tmp_path))
+        yield fleet, await stack.enter_async_context(fleet.deployed())
+
+
+async def test_which_model(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path, 2) as fleet, fleet.coordinating() as coordinator:
+        with pytest.raises(NotFound, match="no model is deployed") as none:
+            await ask(coordinator, GenerateRequest(prompt="hi"))
+        assert "glmfleet deploy" in none.value.advice
+        await deploy(coordinator)
+        with pytest.raises(NotFound, match="'other'") as unknown:
+            await ask(coordinator, GenerateRequest(prompt="hi", model="other"))
+        assert "tiny" in unknown.value.advice
+        await deploy(coordinator, name="second")
+        with pytest.raises(InvalidInput, match="several") as several:
+            await ask(coordinator, GenerateRequest(prompt="hi"))
+        assert "second, tiny" in several.value.advice
+        _, result = await ask(coordinator, GenerateRequest(prompt="hi", model="second"))
+        assert (result.deployment, result.model) == ("second", "tiny")

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet.deploying.desired import Desired, from_json
+from fleet.deploying.reconcile import Await, Held, Load, Unload, reconcile, stale
+from fleet.planning.plan import Plan, StagePlan
+from protos.errors import Corrupt
+from protos.ids import DeviceId, PipelineId
+
+DIGEST = "0" * 64
+
+
+def stage_plan(device: str, first: int, stop: int, parts: tuple[str, ...]) -> StagePlan:
+    return StagePlan(device, device, "fake", True, first, stop, parts, 10, 20, 1000, 10, 0.01, 0.1)
+
+
+def desired(devices: tuple[str, ...] = ("a", "b"), generation: int = 3) -> Desired:
+    stages = tuple(
+        stage_plan(device, number, number + 1, ("positions", f"layers.{number}", *(("embedding", "head") if number == 0 else ())))
+        for number, device in enumerate(devices)
+    )
+    plan = Plan("tiny", DIGEST, "latency", 64, len(devices), 2, 32, stages, 10.0, None, 288, ("one line",))
+    return Desired("chat", generation, plan)
+
+
+def held(wanted: Desired, number: int) -> Held:
+    return Held(
+        deployment=wanted.name,
+        generation=wanted.generation,
+        pipeline_id=wanted.pipeline_id,
+        manifest_digest=wanted.plan.manifest_digest,
+        epoch=wanted.epoch,
+        stage=number,
+        parts=frozenset(wanted.plan.stages[number].parts),
+        memory_bytes=30,
+    )
+
+
+A, B = DeviceId("a"), DeviceId("b")
+WANTED = desired()
+DONE = {A: (held(WANTED, 0),), B: (held(WANTED, 1),)}
+
+
+def test_nothing_to_do_when_all_is_held() -> None:
+    assert reconcile(WANTED, DONE) == []
+
+
+def test_empty_devices_load_their_stages() -> None:
+    assert reconcile(WANTED, {A: (), B: ()}) == [Load(A, 0), Load(B, 1)]
+
+
+def test_absent_device_is_waited_for() -> None:
+    assert reconcile(WANTED, {B: ()}) == [Await(A, 0), Load(B, 1)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"manifest_digest": "1" * 64},
+        {"epoch": 2},
+        {"stage": 0},
+        {"parts": frozenset({"layers.1"})},
+        {"pipeline_id": PipelineId("chat-2"), "generation": 2},
+    ],
+)
+def test_another_stage_makes_room_first(change: dict[str, object]) -> None:
+    other = replace(held(WANTED, 1), **change)
+    assert reconcile(WANTED, {**DONE, B: (other,)}) == [Unload(B, "chat", 3, other.pipeline_id), Load(B, 1)]
+
+
+def test_stage_on_a_device_out_of_the_plan_is_unloaded() -> None:
+    old = replace(held(WANTED, 0), pipeline_id=PipelineId("chat-2"), generation=2)
+    assert reconcile(WANTED, {**DONE, DeviceId("c"): (old,)}) == [Unload(DeviceId("c"), "chat", 3, PipelineId("chat-2"))]
+
+
+def test_newer_generations_and_other_deployments_are_left_alone() -> None:
+    newer = replace(held(WANTED, 0), pipeline_id=PipelineId("chat-4"), generation=4)
+    other = replace(held(WANTED, 0), deployment="other", pipeline_id=PipelineId("other-1"), generation=1)
+    assert reconcile(WANTED, {**DONE, DeviceId("c"): (newer, other)}) == []
+
+
+def test_stale_of_what_is_wanted_no_more() -> None:
+    assert stale("chat", 4, DONE, keep=None) == [Unload(A, "chat", 4, PipelineId("chat-3")), Unload(B, "chat", 4, PipelineId("chat-3"))]
+    assert stale("chat", 2, DONE, keep=None) == []
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2)), max_size=3), min_size=3, max_size=3))
+def test_doing_what_it_says_leaves_nothing_to_do(found: list[list[tuple[int, int]]]) -> None:
+    """Whatever devices hold of this deployment's past, one pass is enough, and a second does nothing."""
+    wanted = desired(("a", "b"), 4)
+    observed = {
+        # A device holds one stage of a pipeline at most.
+        DeviceId(name): tuple(held(desired(("a", "b", "c"), generation), number) for generation, number in dict(stages).items())
+        for name, stages in zip("abc", found, strict=True)
+    }
+    for action in reconcile(wanted, observed):
+        match action:
+            case Unload():
+                observed[action.device] = tuple(one for one in observed[action.device] if one.pipeline_id != action.pipeline_id)
+            case Load():
+                observed[action.device] = (*observed[action.device], held(wanted, action.stage))
+            case Await():
+                raise AssertionError("all devices are there")
+    assert reconcile(wanted, observed) == []
+
+
+def test_desired_survives_the_store() -> None:
+    assert from_json("chat", 3, WANTED.to_json()) == WANTED
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"plan": {}}', '{"plan": {"stages": [{}], "why": []}}', "[]"])
+def test_damaged_desired_is_corrupt(text: str) -> None:
+    with pytest.raises(Corrupt, match="chat"):
+        from_json("chat", 3, text)

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fleet.devices.liveness import Liveness
+from fleet.devices.registry import Registry
+from protos.errors import InvalidInput, NotFound, TimedOut, Unavailable
+from protos.ids import DeviceId
+from protos.v1 import telemetry_pb2
+from tests.support.fake_device import FakeDevice
+from tests.support.fake_fleet import QUICK
+from tests.support.members import TestFleet, credentials_of
+from tests.support.waiting import wait_until
+
+IMPATIENT = replace(QUICK, suspect_intervals=4, offline_seconds=0.8)
+
+
+class Setup:
+    def __init__(self, registry: Registry, device: FakeDevice, samples: list[telemetry_pb2.TelemetrySample]) -> None:
+        self.registry = registry
+        self.device = device
+        self.samples = samples
+
+    @property
+    def record(self):
+        return self.registry.record(self.device.device)
+
+    def find(self) -> None:
+        self.registry.found(self.device.device, self.device.address, "mdns")
+
+    async def state(self, wanted: str) -> None:
+        await wait_until(lambda: self.record.state == wanted)
+
+
+@asynccontextmanager
+async def setup(folder: Path, rules: Liveness = QUICK) -> AsyncIterator[Setup]:
+    fleet = TestFleet.open(folder)
+    samples: list[telemetry_pb2.TelemetrySample] = []
+    ours = credentials_of(fleet.member("coordinator", "coordinator"))
+    async with FakeDevice(fleet.member("dev-1"), "dev-1") as device, Registry(ours, samples.append, rules=rules) as registry:
+        yield Setup(registry, device, samples)
+
+
+@pytest.mark.parametrize(
+    ("connected", "silence", "state"),
+    [
+        (True, None, "offline"),
+        (True, 0.0, "online"),
+        (True, 2.9, "online"),
+        (True, 3.0, "suspect"),
+        (False, 0.0, "suspect"),
+        (False, 14.9, "suspect"),
+        (True, 15.0, "offline"),
+        (False, 15.0, "offline"),
+    ],
+)
+def test_state_follows_silence_and_connection(connected: bool, silence: float | None, state: str) -> None:
+    assert Liveness().state(connected=connected, silence_seconds=silence) == state
+
+
+def test_wait_grows_to_its_bound() -> None:
+    waits = [Liveness().wait_seconds(failures) for failures in (0, 1, 2, 9, 100_000)]
+    assert waits == pytest.approx([0.2, 0.36, 0.648, 10.0, 10.0])
+
+
+async def test_device_comes_online_with_its_description_and_samples(tmp_path: Path) -> None:
+    async with setup(tmp_path) as s:
+        s.find()
+        await s.registry.wait_online(1, 5)
+        assert (s.record.name, s.record.address, s.record.detail) == ("dev-1", s.device.address, "")
+        await wait_until(lambda: len(s.samples) >= 3)
+        assert [sample.index for sample in s.samples[:3]] == [0, 1, 2]
+
+
+async def test_silent_device_is_suspect_then_offline_and_comes_back(tmp_path: Path) -> None:
+    async with setup(tmp_path, IMPATIENT) as s:
+        s.find()
+        await s.state("online")
+        s.device.is_told.silent = True
+        await s.state("suspect")
+        assert s.record.connected
+        assert "no telemetry" in s.record.detail
+        await s.state("offline")
+        s.device.is_told.silent = False
+        await s.state("online")
+        assert s.record.detail == ""
+
+
+async def test_broken_stream_is_suspect_at_once_and_offline_when_nobody_listens(tmp_path: Path) -> None:
+    async with setup(tmp_path, IMPATIENT) as s:
+        s.find()
+        await s.state("online")
+        await s.device.stop()
+        await s.state("suspect")
+        await s.state("offline")
+        await wait_until(lambda: s.record.detail == f"nobody listens at {s.device.address}")
+        with pytest.raises(Unavailable, match="nobody listens"):
+            s.registry.client(s.device.device)
+
+
+async def test_restart_is_described_again(tmp_path: Path) -> None:
+    async with setup(tmp_path) as s:
+        s.find()
+        await s.state("online")
+        boot = s.record.description.boot_id
+        await s.device.restart()
+        await wait_until(lambda: s.record.state == "online" and s.record.description.boot_id != boot)
+
+
+async def test_an_advert_wakes_the_reconnect_at_once(tmp_path: Path) -> None:
+    async with setup(tmp_path, replace(QUICK, first_wait_seconds=60, longest_wait_seconds=60)) as s:
+        s.find()
+        await s.state("online")
+        await s.device.restart()
+        await wait_until(lambda: not s.record.connected)
+        s.find()
+        await s.state("online")  # within wait_until's 10 s, not 60
+
+
+async def test_device_at_a_new_address_is_found_again(tmp_path: Path) -> None:
+    async with setup(tmp_path) as s:
+        s.find()
+        await s.state("online")
+        await s.device.stop()
+        s.device.port = 0
+        await s.device.start()
+        s.find()
+        await wait_until(lambda: s.record.state == "online" and s.record.address == s.device.address)
+
+
+async def test_device_of_another_fleet_is_offline_and_says_why(tmp_path: Path) -> None:
+    stranger = TestFleet.open(tmp_path / "other").member("dev-x")
+    async with setup(tmp_path / "ours") as s, FakeDevice(stranger, "dev-x") as device:
+        s.registry.found(device.device, device.address, "mdns")
+        await wait_until(lambda: "TLS" in s.registry.record(device.device).detail)
+        record = s.registry.record(device.device)
+        assert record.state == "offline"
+        assert "another fleet" in record.detail
+        assert "\n" not in record.detail
+        assert device.calls == []
+
+
+async def test_advert_for_another_id_is_refused(tmp_path: Path) -> None:
+    """A device cannot be dialled under a neighbour's name."""
+    async with setup(tmp_path) as s:
+        s.registry.found(DeviceId("a" * 16), s.device.address, "mdns")
+        await wait_until(lambda: "another device answers" in s.registry.record(DeviceId("a" * 16)).detail)
+        assert s.registry.record(DeviceId("a" * 16)).state == "offline"
+
+
+async def test_other_protocol_or_other_claim_is_offline(tmp_path: Path) -> None:
+    async with setup(tmp_path) as s:
+        s.device.is_told.protocol_version = 99
+        s.find()
+        await wait_until(lambda: "protocol 99" in s.record.detail)
+        assert s.record.state == "offline"
+        s.device.is_told.protocol_version = 1
+        s.device.is_told.claims_id = "somebody-else"
+        await wait_until(lambda: "somebody-else" in s.record.detail)
+        s.device.is_told.claims_id = None
+        await s.state("online")
+
+
+async def test_removed_advert_forgets_only_who_never_answered(tmp_path: Path) -> None:
+    async with setup(tmp_path) as s:
+        s.find()
+        await s.state("online")
+        ghost = DeviceId("b" * 16)
+        s.registry.found(ghost, "127.0.0.1:9", "mdns")
+        s.registry.gone(ghost)
+        s.registry.gone(s.device.device)
+        assert [record.name for record in s.registry.records()] == ["dev-1"]
+        assert s.record.state == "online"
+
+
+async def test_who_said_goodbye_and_is_not_needed_is_forgotten(tmp_path: Path) -> None:
+    async with setup(tmp_path) as s:
+        s.find()
+        await s.state("online")
+        s.registry.gone(s.device.device)
+        s.registry.forget_departed([])
+        assert s.record.state == "online"  # whatever the network says
+        await s.device.stop()
+        await s.state("offline")
+        s.registry.forget_departed([s.device.device])
+        assert len(s.registry.records()) == 1
+        s.registry.forget_departed([])
+        assert s.registry.records() == []
+        s.find()
+        assert len(s.registry.records()) == 1
+
+
+async def test_finding_by_name_or_id(tmp_path: Path) -> None:
+    async with setup(tmp_path) as s:
+        with pytest.raises(NotFound) as none:
+            s.registry.find("dev-1")
+        assert "doctor" in none.value.advice
+        s.find()
+        await s.state("online")
+        assert s.registry.find("dev-1") == s.registry.find(s.device.device)
+        with pytest.raises(NotFound) as unknown:
+            s.registry.find("dev-9")
+        assert "dev-1" in unknown.value.advice
+        twin = FakeDevice(TestFleet.open(tmp_path).member("twin"), "dev-1")
+        async with twin:
+            s.registry.found(twin.device, twin.address, "seed")
+            await s.registry.wait_online(2, 5)
+            with pytest.raises(InvalidInput, match="2 devices"):
+                s.registry.find("dev-1")
+
+
+async def test_waiting_for_devices_ends_with_a_count(tmp_path: Path) -> None:
+    async with setup(tmp_path) as s:
+        with pytest.raises(TimedOut, match="0 of 1"):
+            await s.registry.wait_online(1, 0.05)
+
+
+async def test_sample_out_of_turn(tmp_path: Path) -> None:
+    async with setup(tmp_path, replace(QUICK, interval_seconds=30, offline_seconds=60)) as s:
+        s.find()
+        await s.state("online")
+        before = len(s.samples)
+        await s.registry.sample()
+        assert len(s.samples) == before + 1
+
+
+async def test_closing_the_registry_fails_calls_that_are_under_way(tmp_path: Path) -> None:
+    """gRPC would raise CancelledError in a task that nobody cancelled."""
+    async with setup(tmp_path) as s:
+        s.find()
+        await s.state("online")
+        client = s.registry.client(s.device.device)
+        s.device.is_told.holds["StatBlobs"] = asyncio.Event()
+        call = asyncio.create_task(client.stat_blobs([]))
+        await wait_until(lambda: "StatBlobs" in s.device.calls)
+        await s.registry.__aexit__(None, None, None)
+        with pytest.raises(Unavailable, match="dev-1: the connection was closed"):
+            await call
+        s.device.is_told.holds["StatBlobs"].set()

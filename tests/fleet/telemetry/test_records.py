@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleet.store import Store, pipeline_samples, samples
+from fleet.telemetry.records import KEEP_SECONDS, Received, Registered, Telemetry
+from fleet.telemetry.views import CostRow, DeviceCost, FinishedRequest, Source
+from protos.v1 import telemetry_pb2 as pb
+
+NOW = 1_000_000_000.0
+HOUR = 3600.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "state.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture
+def telemetry(store: Store) -> Telemetry:
+    return Telemetry(store)
+
+
+def a_sample(
+    index: int,
+    busy: float = 0.0,
+    idle: float = 0.0,
+    *,
+    at: float,
+    device: str = "d1",
+    boot: str = "b1",
+    uptime: float = 10_000_000.0,
+    source: pb.EnergySource = pb.ENERGY_SOURCE_MODELLED,
+    pipelines: dict[str, tuple[float, float]] | None = None,
+) -> Received:
+    sample = pb.TelemetrySample(device_id=device, boot_id=boot, index=index, uptime_seconds=uptime)
+    sample.energy.source, sample.energy.busy_joules, sample.energy.idle_joules = source, busy, idle
+    for name, (wall, modelled) in (pipelines or {}).items():
+        sample.pipelines.add(pipeline_id=name, busy_seconds=wall, modelled_busy_seconds=modelled)
+    return Received(sample, at, Registered(f"name of {device}"))
+
+
+def a_cost(device: str = "d1", joules: float | None = 2.0, source: Source = "modelled", busy: float = 1.0) -> DeviceCost:
+    return DeviceCost(device, f"name of {device}", "p", True, busy, busy * 2 if source == "modelled" else None, joules, source, None)
+
+
+def a_result(*costs: DeviceCost, model: str = "m", deployment: str = "dep", tokens: int = 10) -> FinishedRequest:
+    return FinishedRequest(
+        model=model,
+        deployment=deployment,
+        finish_reason="stop",
+        prompt_tokens=5,
+        completion_tokens=tokens,
+        ttft_seconds=0.1,
+        tpot_seconds=0.01,
+        modelled_ttft_seconds=0.2,
+        modelled_tpot_seconds=0.02,
+        total_seconds=1.0,
+        devices=costs,
+    )
+
+
+def only(rows: list[CostRow]) -> CostRow:
+    (row,) = rows
+    return row
+
+
+def test_joules_of_a_period_are_what_the_counters_grew_by(telemetry: Telemetry) -> None:
+    telemetry.ingest(a_sample(i, busy=100 + i, idle=10 * i, at=NOW - 100 + i) for i in range(100))
+    row = only(telemetry.costs(50, "device", NOW))
+    # From the sample at NOW - 50 (index 50) to the last (index 99).
+    assert (row.key, row.device_id, row.source) == ("name of d1", "d1", "modelled")
+    assert (row.busy_joules, row.idle_joules) == (49.0, 490.0)
+
+
+def test_lost_samples_lose_no_joules(telemetry: Telemetry) -> None:
+    telemetry.ingest([a_sample(1, busy=100, at=NOW - 50), a_sample(40, busy=170, at=NOW - 1)])
+    assert only(telemetry.costs(60, "device", NOW)).busy_joules == 70.0
+
+
+def test_a_boot_within_the_period_counts_from_zero(telemetry: Telemetry) -> None:
+    telemetry.ingest(
+        [
+            a_sample(7, busy=100, at=NOW - 70),
+            a_sample(8, busy=130, at=NOW - 50),
+            a_sample(0, busy=5, at=NOW - 30, boot="b2", uptime=4),
+            a_sample(1, busy=9, at=NOW - 20, boot="b2", uptime=14),
+        ]
+    )
+    assert only(telemetry.costs(60, "device", NOW)).busy_joules == 30.0 + 9.0
+
+
+def test_what_a_device_did_before_it_was_first_heard_of_is_not_in_the_period(telemetry: Telemetry) -> None:
+    telemetry.ingest([a_sample(500, busy=100, at=NOW - 50, uptime=5000), a_sample(501, busy=101, at=NOW - 40, uptime=5010)])
+    assert only(telemetry.costs(60, "device", NOW)).busy_joules == 1.0
+    assert only(telemetry.costs(6000, "device", NOW)).busy_joules == 101.0
+
+
+def test_a_period_without_a_sample_is_of_no_cost_and_no_device(telemetry: Telemetry) -> None:
+    telemetry.ingest([a_sample(0, busy=100, at=NOW - 500)])
+    assert [row.busy_joules for row in telemetry.costs(60, "device", NOW)] == [0.0]
+    assert telemetry.costs(60, "device", NOW - 1000) == []
+
+
+def test_unmetered_is_none_and_not_zero(telemetry: Telemetry) -> None:
+    telemetry.ingest([a_sample(i, at=NOW - 10 + i, source=pb.ENERGY_SOURCE_UNMETERED, pipelines={"p": (i, 0)}) for i in range(5)])
+    telemetry.record("r", NOW - 1, a_result(a_cost(joules=None, source="unmetered")))
+    row = only(telemetry.costs(60, "device", NOW))
+    assert (row.busy_joules, row.idle_joules, row.joules_per_token, row.modelled_busy_seconds) == (None, None, None, None)
+    assert (row.busy_seconds, row.source) == (4.0, "unmetered")
+    row = only(telemetry.costs(60, "model", NOW))
+    assert (row.busy_joules, row.joules_per_token, row.source) == (None, None, "unmetered")
+
+
+def test_sources_are_never_added(telemetry: Telemetry) -> None:
+    telemetry.ingest(
+        [
+            a_sample(0, busy=0, at=NOW - 30, uptime=1),
+            a_sample(1, busy=10, at=NOW - 20),
+            a_sample(2, busy=13, at=NOW - 10, source=pb.ENERGY_SOURCE_MEASURED),
+        ]
+    )
+    assert {row.source: row.busy_joules for row in telemetry.costs(60, "device", NOW)} == {"modelled": 10.0, "measured": 3.0}
+    telemetry.record("r", NOW, a_result(a_cost("d1", 2.0), a_cost("d2", 5.0, "measured"), a_cost("d3", None, "unmetered")))
+    for by in ("model", "deployment", "request"):
+        rows = telemetry.costs(60, by, NOW)
+        assert {row.source: row.busy_joules for row in rows} == {"modelled": 2.0, "measured": 5.0, "unmetered": None}
+        assert {row.requests for row in rows} == {1}
+
+
+def test_pipelines_that_come_and_go_within_a_boot(telemetry: Telemetry) -> None:
+    telemetry.ingest(
+        [
+            a_sample(0, at=NOW - 90, pipelines={"old": (100.0, 200.0)}),
+            a_sample(1, at=NOW - 50, pipelines={"old": (103.0, 206.0)}),
+            a_sample(2, at=NOW - 40, pipelines={"new": (2.0, 4.0)}),
+            a_sample(3, at=NOW - 30, pipelines={"new": (5.0, 10.0)}),
+            a_sample(4, at=NOW - 20, pipelines={"new": (1.0, 2.0)}),  # loaded again: its counters began anew
+        ]
+    )
+    row = only(telemetry.costs(60, "device", NOW))
+    assert (row.busy_seconds, row.modelled_busy_seconds) == (3.0 + 5.0 + 1.0, 6.0 + 10.0 + 2.0)
+
+
+def test_requests_by_model_deployment_and_request(telemetry: Telemetry) -> None:
+    telemetry.record("r1", NOW - 30, a_result(a_cost("d1", 2.0, busy=1.0), a_cost("d2", 3.0, busy=0.5)))
+    telemetry.record("r2", NOW - 20, a_result(a_cost("d1", 4.0), tokens=30))
+    telemetry.record("r3", NOW - 10, a_result(a_cost("d1", 1.0), model="other", deployment="dep2", tokens=0))
+    telemetry.record("old", NOW - 999, a_result(a_cost("d1", 100.0)))
+    first, second = telemetry.costs(60, "model", NOW)
+    assert first == CostRow("m", "", 2, 10, 40, 2.5, 5.0, 9.0, None, 9.0 / 40, "modelled")
+    assert second == CostRow("other", "", 1, 5, 0, 1.0, 2.0, 1.0, None, None, "modelled")
+    assert [row.key for row in telemetry.costs(60, "deployment", NOW)] == ["dep", "dep2"]
+    assert [(row.key, row.busy_joules) for row in telemetry.costs(60, "request", NOW)] == [("r1", 5.0), ("r2", 4.0), ("r3", 1.0)]
+
+
+def test_a_device_row_has_the_tokens_of_its_requests(telemetry: Telemetry) -> None:
+    telemetry.ingest([a_sample(0, busy=0, at=NOW - 50), a_sample(1, busy=8, at=NOW - 1)])
+    telemetry.record("r1", NOW - 30, a_result(a_cost("d1"), a_cost("d2")))
+    telemetry.record("r2", NOW - 20, a_result(a_cost("d1"), tokens=30))
+    one, two = telemetry.costs(60, "device", NOW)
+    assert (one.requests, one.prompt_tokens, one.completion_tokens, one.joules_per_token) == (2, 10, 40, 8 / 40)
+    # No sample of d2 came: its name is known from the request, its counters are not.
+    assert (two.key, two.requests, two.busy_joules, two.joules_per_token) == ("name of d2", 1, None, None)
+
+
+def test_a_request_that_no_device_accounted_for_is_listed(telemetry: Telemetry) -> None:
+    telemetry.record("r", NOW, replace(a_result(), finish_reason="error"))
+    row = only(telemetry.costs(60, "request", NOW))
+    assert (row.requests, row.busy_seconds, row.busy_joules, row.source) == (1, 0.0, None, "unmetered")
+
+
+def test_the_same_sample_or_request_again_changes_nothing(telemetry: Telemetry) -> None:
+    batch = [a_sample(0, busy=1, at=NOW - 20, pipelines={"p": (1, 1)}), a_sample(1, busy=4, at=NOW - 10, pipelines={"p": (2, 2)})]
+    for _ in range(2):
+        telemetry.ingest(batch)
+        telemetry.record("r", NOW, a_result(a_cost()))
+    telemetry.ingest([])
+    assert only(telemetry.costs(60, "device", NOW)).busy_joules == 3.0
+    assert only(telemetry.costs(60, "device", NOW)).requests == 1
+
+
+def test_a_renamed_device_goes_by_its_new_name(telemetry: Telemetry) -> None:
+    telemetry.ingest([a_sample(0, at=NOW - 20)])
+    telemetry.ingest([replace(a_sample(1, at=NOW - 10), device=Registered("renamed"))])
+    assert only(telemetry.costs(60, "device", NOW)).key == "renamed"
+
+
+def test_thinning_keeps_every_sum_and_bounds_the_rows(store: Store, telemetry: Telemetry) -> None:
+    telemetry.ingest(
+        a_sample(i, busy=i, at=NOW - 2 * HOUR + i, uptime=1 + i, pipelines={"gone" if i < 100 else "p": (i, i)}) for i in range(7200)
+    )
+    before = telemetry.costs(3 * HOUR, "device", NOW), telemetry.costs(HOUR / 2, "device", NOW)
+    telemetry.thin(NOW)
+    assert (telemetry.costs(3 * HOUR, "device", NOW), telemetry.costs(HOUR / 2, "device", NOW)) == before
+    with store.reading() as connection:
+        kept, counters = (len(connection.execute(table.select()).all()) for table in (samples, pipeline_samples))
+    assert 3600 + 60 <= kept <= 3600 + 60 + 3
+    assert counters == kept
+    telemetry.thin(NOW + 25 * HOUR)
+    assert only(telemetry.costs(28 * HOUR, "device", NOW + 25 * HOUR)).busy_joules == 7199
+    telemetry.thin(NOW + KEEP_SECONDS + HOUR)
+    assert telemetry.costs(2 * KEEP_SECONDS, "device", NOW + KEEP_SECONDS + HOUR) == []
+
+
+def test_old_requests_go_with_their_costs(telemetry: Telemetry) -> None:
+    telemetry.record("old", NOW - KEEP_SECONDS - 1, a_result(a_cost()))
+    telemetry.record("new", NOW, a_result(a_cost()))
+    telemetry.thin(NOW)
+    assert [row.key for row in telemetry.costs(2 * KEEP_SECONDS, "request", NOW)] == ["new"]
+    assert only(telemetry.costs(2 * KEEP_SECONDS, "device", NOW)).requests == 1
+
+
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.booleans(), st.integers(1, 4000)), min_size=1, max_size=30),
+    st.booleans(),
+)
+def test_every_joule_of_a_watched_boot_is_counted_once(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, bool, int]], thinned: bool
+) -> None:
+    """Any loss, any reboot, any pause: the sum over everything is what the last sample of each boot said."""
+    boots: dict[str, tuple[float, float, int]] = {}
+    number, at, told = 0, NOW, {}
+    batch = []
+    for lost, grown, reboot, pause in steps:
+        number, at = number + reboot, at + pause
+        boot = f"b{number}"
+        joules, started, index = boots.get(boot, (0.0, at - 0.5, -1))
+        boots[boot] = joules + grown, started, index + 1 + lost
+        told[boot] = joules + grown
+        batch.append(a_sample(boots[boot][2], busy=told[boot], at=at, boot=boot, uptime=at - started))
+    with Store(tmp_path_factory.mktemp("store") / "state.sqlite") as store:
+        telemetry = Telemetry(store)
+        telemetry.ingest(batch)
+        if thinned:
+            telemetry.thin(at)
+        assert only(telemetry.costs(at - NOW + HOUR, "device", at)).busy_joules == pytest.approx(sum(told.values()))

@@ -1,0 +1,124 @@
+"""Roles: a member's certificate opens what its role may call, over real TLS, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from fleet.trust.authority import Role
+from protos.errors import Conflict, Denied, FleetError, InvalidInput, NotFound, remote
+from protos.ids import digest_of
+from protos.net.roles import roles_for, roles_in
+from protos.net.transport import Peer, dial
+from protos.v1 import device_pb2 as pb
+from protos.v1 import gateway_pb2, pipeline_pb2
+from tests.support.fake_device import FakeDevice
+from tests.support.members import TestFleet
+
+GENERATION = pb.Generation(deployment="x", number=1)
+
+
+@asynccontextmanager
+async def called_by(folder: Path, role: Role) -> AsyncIterator[tuple[FakeDevice, Peer]]:
+    fleet = TestFleet.open(folder)
+    caller = fleet.member("caller", role)
+    async with FakeDevice(fleet.member("dev-1"), "dev-1") as device:
+        peer = dial(device.address, device.device, caller.credentials)
+        try:
+            yield device, peer
+        finally:
+            await peer.channel.close()
+
+
+async def call(peer: Peer, method: str) -> None:
+    stub, how = peer.device_stub, {"metadata": peer.metadata, "timeout": 10}
+    with remote("it"):
+        match method:
+            case "Describe":
+                await stub.Describe(pb.DescribeRequest(), **how)
+            case "StatBlobs":
+                await stub.StatBlobs(pb.StatBlobsRequest(), **how)
+            case "PutBlob":
+                header = pb.PutBlobHeader(digest=digest_of(b"x"), size_bytes=1)
+                await stub.PutBlob(iter([pb.PutBlobRequest(header=header), pb.PutBlobRequest(chunk=b"x")]), **how)
+            case "RetainBlobs":
+                await stub.RetainBlobs(pb.RetainBlobsRequest(generation=GENERATION), **how)
+            case "LoadStage":
+                await stub.LoadStage(pb.LoadStageRequest(generation=GENERATION, pipeline_id="p"), **how)
+            case "UnloadStage":
+                await stub.UnloadStage(pb.UnloadStageRequest(generation=GENERATION, pipeline_id="p"), **how)
+            case "WatchTelemetry":
+                watch = stub.WatchTelemetry(pb.WatchTelemetryRequest(interval_seconds=1), **how)
+                await watch.read()
+                watch.cancel()
+            case "Generate":
+                generate = peer.pipeline_stub.Generate(**how)
+                await generate.write(pipeline_pb2.GenerateRequest())
+                await generate.read()
+            case "Flow":
+                flow = peer.pipeline_stub.Flow(**how)
+                await flow.write(pipeline_pb2.FlowMessage())
+                await flow.read()
+
+
+COMMANDS = ["Describe", "StatBlobs", "PutBlob", "RetainBlobs", "LoadStage", "UnloadStage", "WatchTelemetry", "Generate"]
+
+
+@pytest.mark.parametrize("method", COMMANDS)
+async def test_a_device_cannot_command_another(tmp_path: Path, method: str) -> None:
+    async with called_by(tmp_path, "device") as (device, peer):
+        with pytest.raises(Denied, match=f"{method} is for a coordinator; the caller is a device"):
+            await call(peer, method)
+        assert (device.calls, device.blobs, device.stages, device.attached) == ([], {}, {}, [])
+
+
+@pytest.mark.parametrize("method", COMMANDS)
+async def test_a_coordinator_can(tmp_path: Path, method: str) -> None:
+    async with called_by(tmp_path, "coordinator") as (device, peer):
+        with contextlib.suppress(InvalidInput, Conflict, NotFound):  # what the device itself says to an empty request
+            await call(peer, method)
+        assert device.calls or device.blobs or method == "Generate"
+
+
+async def test_only_a_device_is_a_neighbour_on_the_ring(tmp_path: Path) -> None:
+    async with called_by(tmp_path, "coordinator") as (_, peer):
+        with pytest.raises(Denied, match="Flow is for a device or gateway; the caller is a coordinator"):
+            await call(peer, "Flow")
+    async with called_by(tmp_path, "device") as (_, peer):
+        with pytest.raises(FleetError) as caught:
+            await call(peer, "Flow")
+        assert not isinstance(caught.value, Denied)
+
+
+def test_every_method_of_the_contract_is_for_somebody() -> None:
+    methods = [
+        f"/{service.full_name}/{method.name}"
+        for file in (pb.DESCRIPTOR, gateway_pb2.DESCRIPTOR, pipeline_pb2.DESCRIPTOR)
+        for service in file.services_by_name.values()
+        for method in service.methods
+    ]
+    assert len(methods) == 10
+    assert {roles_for(method) for method in methods} == {("coordinator",), ("device", "gateway")}
+
+
+@pytest.mark.parametrize("method", ["/glmfleet.v1.Pipeline/Forgotten", "/other.Service/Describe", "", "/"])
+def test_what_is_not_listed_is_for_nobody(method: str) -> None:
+    assert roles_for(method) == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "roles"),
+    [
+        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb"], {"device"}),
+        (["https://aaaaaaaaaaaaaaaa/coordinator/bbbbbbbbbbbbbbbb"], set()),
+        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb/coordinator/x"], set()),
+        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb\n"], set()),
+        ([], set()),
+    ],
+)
+def test_roles_in_a_certificates_names(names: list[str], roles: set[str]) -> None:
+    assert roles_in(names) == roles

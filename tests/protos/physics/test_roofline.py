@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protos.physics.costs import StageCost, decode_work, head_work, prefill_work
+from protos.physics.roofline import Figures, Load, Work, dynamic_joules, times
+
+FIGURES = Figures(
+    linear_bytes_per_second=10e9,
+    linear_macs_per_second=1e12,
+    attention_bytes_per_second=5e9,
+    attention_macs_per_second=0.5e12,
+    chip_bytes_per_second=100e9,
+    launch_seconds=1e-3,
+    operator_seconds=1e-5,
+    idle_watts=2.0,
+    cap_watts=10.0,
+    joules_per_byte=50e-12,
+    joules_per_chip_byte=10e-12,
+    joules_per_mac=1e-12,
+    joules_per_link_byte=8e-9,
+)
+COST = StageCost(10**8, 10**8, 10**8, 10**4, 3 * 10**7, 3 * 10**7, 10**4, 600, 10**5, 300, 2 * 10**5, 2)
+
+
+def test_each_class_takes_what_it_is_bound_by() -> None:
+    work = Work(
+        linear=Load(10**8, 10**6),  # bound by memory
+        attention=Load(10**3, 10**9),  # bound by arithmetic
+        elementwise=Load(10**8),
+        head=Load(10**7),
+        embedding=Load(10**6),
+        operators=100,
+    )
+    spent = times(FIGURES, work, runs=2)
+    assert (spent.linear, spent.attention, spent.elementwise) == pytest.approx((0.010, 0.002, 0.001))
+    assert (spent.head, spent.embedding, spent.launch, spent.capped) == pytest.approx((0.001, 0.0001, 0.003, 0.0))
+    assert spent.seconds == pytest.approx(0.0171)
+
+
+def test_energy_counts_each_byte_where_it_moves() -> None:
+    work = Work(linear=Load(10**8, 10**6), elementwise=Load(10**7), link_bytes=10**3)
+    assert dynamic_joules(FIGURES, work) == pytest.approx(5e-3 + 1e-6 + 1e-4 + 8e-6)
+
+
+def test_what_would_exceed_the_power_cap_takes_longer() -> None:
+    thirsty = replace(FIGURES, joules_per_byte=5e-9)
+    work = Work(linear=Load(10**8))
+    spent = times(thirsty, work)
+    # 0.5 J of memory traffic within the 8 W that idling leaves.
+    assert spent.seconds == pytest.approx(0.5 / 8.0)
+    assert spent.capped == pytest.approx(spent.seconds - 0.011)
+
+
+def test_unknown_figures_count_as_free() -> None:
+    assert times(Figures(), Work(linear=Load(10**9, 10**9), operators=5)).seconds == 0.0
+
+
+bandwidths = st.floats(1e8, 1e13)
+rows = st.integers(1, 64)
+lengths = st.integers(0, 4096)
+figures = st.builds(
+    Figures,
+    bandwidths,
+    bandwidths,
+    bandwidths,
+    bandwidths,
+    bandwidths,
+    st.floats(0, 1e-2),
+    st.floats(0, 1e-4),
+    st.floats(0.5, 10),
+    st.floats(10.1, 400),
+    st.floats(1e-12, 1e-9),
+    st.floats(0, 1e-11),
+    st.floats(0, 1e-11),
+    st.floats(0, 1e-7),
+)
+
+
+def step_seconds(figures: Figures, batch: int, length: int, cost: StageCost = COST) -> float:
+    return times(figures, decode_work(cost, [length] * batch) + head_work(cost, batch)).seconds
+
+
+@settings(derandomize=True)
+@given(figures, rows, lengths, st.integers(0, 10**9))
+def test_more_bytes_never_take_less(figures: Figures, batch: int, length: int, more: int) -> None:
+    assert step_seconds(figures, batch, length, replace(COST, read_bytes=COST.read_bytes + more)) >= step_seconds(figures, batch, length)
+
+
+@settings(derandomize=True)
+@given(figures, rows, lengths, st.floats(1, 10))
+def test_more_bandwidth_never_takes_longer(figures: Figures, batch: int, length: int, factor: float) -> None:
+    faster = replace(
+        figures,
+        linear_bytes_per_second=figures.linear_bytes_per_second * factor,
+        attention_bytes_per_second=figures.attention_bytes_per_second * factor,
+        chip_bytes_per_second=figures.chip_bytes_per_second * factor,
+    )
+    assert step_seconds(faster, batch, length) <= step_seconds(figures, batch, length)
+
+
+@settings(derandomize=True)
+@given(figures, rows, rows, lengths, st.integers(0, 512))
+def test_a_larger_batch_takes_longer_but_never_longer_per_token(figures: Figures, batch: int, more: int, length: int, later: int) -> None:
+    small, large = step_seconds(figures, batch, length), step_seconds(figures, batch + more, length)
+    assert small <= large
+    assert large / (batch + more) <= small / batch * (1 + 1e-9)
+    assert step_seconds(figures, batch, length + later) >= small
+
+
+@settings(derandomize=True)
+@given(figures, st.integers(2, 512))
+def test_a_prefill_is_no_slower_than_as_many_steps(figures: Figures, count: int) -> None:
+    """It reads the weights once, they each time; it reads its own rows of the cache twice, they all before."""
+    whole = times(figures, prefill_work(COST, 0, count)).seconds
+    steps = sum(times(figures, decode_work(COST, [position])).seconds for position in range(count))
+    assert whole <= steps * (1 + 1e-9)
+
+
+@settings(derandomize=True)
+@given(figures, rows, lengths)
+def test_power_stays_between_idle_and_the_cap(figures: Figures, batch: int, length: int) -> None:
+    work = decode_work(COST, [length] * batch)
+    seconds = times(figures, work).seconds
+    watts = figures.idle_watts + dynamic_joules(figures, work) / seconds
+    assert figures.idle_watts <= watts <= figures.cap_watts * (1 + 1e-9)
