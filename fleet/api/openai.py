@@ -30,13 +30,13 @@ def routes(coordinator: FleetService) -> APIRouter:
     @router.get("/models")
     async def list_models() -> dict[str, Any]:
         """Deployments, as models."""
-        return {"object": "list", "data": [model_entry(deployment) for deployment in coordinator.deployments()]}
+        return {"object": "list", "data": [model_entry(one) for one in coordinator.deployments() if one.state != "unreadable"]}
 
     @router.get("/models/{name:path}")
     async def show_model(name: str) -> dict[str, Any]:
         """One deployment, as a model."""
         for deployment in coordinator.deployments():
-            if deployment.name == name:
+            if deployment.name == name and deployment.state != "unreadable":
                 return model_entry(deployment)
         raise NotFound(f"no deployment {name}", advice="GET /v1/models lists them")
 

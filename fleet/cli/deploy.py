@@ -130,14 +130,17 @@ def deployments(as_json: JsonOption = False, home: HomeOption = None) -> None:
         note("nothing is deployed; deploy a model: glmfleet deploy smollm2-135m")
         return
     columns = [Column("name"), Column("model"), Column("state"), Column("devices"), Column("context", True), Column("slots", True)]
-    rows = [
-        [view.name, view.model, view.state, ", ".join(stage.device_name for stage in view.stages), str(view.context), str(view.slots)]
-        for view in found
-    ]
+    rows = [_row(view) for view in found]
     print_table(columns, rows)
     for view in found:
         if view.detail:
             note(f"{view.name}: {view.detail}")
+
+
+def _row(view: DeploymentView) -> list[str]:
+    if view.state == "unreadable":
+        return [view.name, "-", view.state, "-", "-", "-"]
+    return [view.name, view.model, view.state, ", ".join(stage.device_name for stage in view.stages), str(view.context), str(view.slots)]
 
 
 def follow(events: Iterable[DeployEvent], *, on_plan: Callable[[Plan], None]) -> DeployEvent:

@@ -136,5 +136,7 @@ def device_check(device: DeviceView) -> Check:
 def _deployment_check(deployment: DeploymentView) -> Check:
     ok = deployment.state == "ready"
     detail = deployment.state + (f": {deployment.detail}" if deployment.detail else "")
+    if deployment.state == "unreadable":
+        return Check(f"deployment {deployment.name}", ok, detail, "its detail says what can be done")
     again = f"when its devices are back it restores itself; or: glmfleet deploy {deployment.model} --name {deployment.name}"
     return Check(f"deployment {deployment.name}", ok, detail, "" if ok else again)

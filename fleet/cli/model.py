@@ -272,6 +272,8 @@ def _check_unused(home: Home, name: str) -> None:
         for deployment in coordinator.deployments():
             if deployment.model == name:
                 raise Conflict(f"{name} is deployed as {deployment.name}", advice=f"first: glmfleet undeploy {deployment.name}")
+            if deployment.state == "unreadable":
+                raise Conflict(f"deployment {deployment.name} cannot be read, and may be of {name}", advice=deployment.detail)
 
 
 def _tell(home: Home, model: ModelView, evaluate: bool, as_json: bool) -> None:

@@ -6,20 +6,21 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from fleet.background import Background, end, set_within
 from fleet.deploying.actions import Deployer, Tell
-from fleet.deploying.desired import Desired, from_json
+from fleet.deploying.desired import Desired, of_one_plan
 from fleet.deploying.reconcile import Await, Load, reconcile
+from fleet.deploying.stored import Unreadable, read, write
 from fleet.deploying.stream import PipelineStream
-from fleet.deploying.views import DeployEvent, DeploymentView
+from fleet.deploying.views import DeployEvent, DeploymentState, DeploymentView
 from fleet.devices.registry import Registry
 from fleet.planning.plan import Plan
 from fleet.store import Store
-from protos.errors import Conflict, Corrupt, FleetError, InvalidInput, NotFound, Unavailable
+from protos.errors import Conflict, FleetError, InvalidInput, NotFound, Unavailable
 from protos.ids import PROTOCOL_VERSION, DeviceId
 from protos.manifest import Manifest
 from protos.v1 import pipeline_pb2
@@ -45,6 +46,24 @@ class Live:
     addresses: tuple[str, ...] | None = None  # of its devices, as their neighbours were told last; None when not by us
 
 
+@dataclass(frozen=True)
+class _Untouched:
+    """A deployment that cannot be read: its stages are left on the devices, and its text in the store."""
+
+    unreadable: Unreadable
+    text: str
+
+    @property
+    def advice(self) -> str:
+        name = self.unreadable.name
+        return f"go back to the version that stored it, deploy it anew with --name {name}, or take it down: glmfleet undeploy {name}"
+
+    @property
+    def view(self) -> DeploymentView:
+        detail = f"what is stored of it cannot be read ({self.unreadable.why}); its stages stay on the devices: {self.advice}"
+        return DeploymentView(self.unreadable.name, "", "", "unreadable", detail, (), 0, 0, self.unreadable.generation)
+
+
 @dataclass
 class _Deploying:
     desired: Desired
@@ -62,15 +81,18 @@ class Deployments:
         self._deployer = Deployer(registry, artifacts)
         self._live: dict[str, Live] = {}
         self._deploying: dict[str, _Deploying] = {}
+        self._untouched: dict[str, _Untouched] = {}
         self._background = Background()
         self._woken = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         for stored in await asyncio.to_thread(self._store.deployments):
-            try:
-                self._enforce(from_json(stored.name, stored.generation, stored.desired))
-            except Corrupt as error:
-                _log.error("%s (%s)", error.detail, error.advice)
+            found = read(stored.name, stored.generation, stored.desired)
+            if isinstance(found, Unreadable):
+                untouched = self._untouched[found.name] = _Untouched(found, stored.desired)
+                _log.error("deployment %s: %s", found.name, untouched.view.detail)
+            else:
+                self._enforce(found)
         self._background.start(self._keep_up(), "keep deployments up")
         self._background.start(self._watch_registry(), "wake on changes of devices")
         return self
@@ -88,12 +110,18 @@ class Deployments:
 
     def views(self) -> list[DeploymentView]:
         """By name."""
-        names = sorted({*self._live, *self._deploying})
+        names = sorted({*self._live, *self._deploying, *self._untouched})
         return [self._view(name) for name in names]
 
     def serving(self, model: str | None) -> Live:
-        """The deployment to ask: of this name, else of this model, else the only one. Raises NotFound; InvalidInput for several."""
+        """The deployment to ask: of this name, else of this model, else the only one.
+
+        Raises NotFound; InvalidInput for several; Conflict for one that cannot be read.
+        """
         names = ", ".join(sorted(self._live))
+        if model in self._untouched:
+            untouched = self._untouched[model]
+            raise Conflict(f"deployment {model} cannot be read: {untouched.unreadable.why}", advice=untouched.advice)
         if not self._live:
             raise NotFound("no model is deployed", advice=f"deploy one with `glmfleet deploy {model or 'MODEL'}`")
         if model is None:
@@ -131,7 +159,7 @@ class Deployments:
         known, in_force = await self._generations(name)
         if name in self._deploying:
             raise Conflict(f"{name} is being deployed already", advice="wait for it, or stop it with Ctrl-C where it runs")
-        desired = Desired(name, known + 1, plan)
+        desired = of_one_plan(name, known + 1, plan)
         events: asyncio.Queue[DeployEvent | None] = asyncio.Queue()
         worker = asyncio.create_task(self._bring_about(desired, in_force, events.put_nowait), name=f"deploy {name}")
         worker.add_done_callback(lambda _: events.put_nowait(None))
@@ -153,11 +181,15 @@ class Deployments:
         if name in self._deploying:
             raise Conflict(f"{name} is being deployed", advice="wait for it, or stop it with Ctrl-C where it runs")
         live = self._live.get(name)
-        if live is None:
-            known = ", ".join(sorted(self._live))
+        if live is None and name not in self._untouched:
+            known = ", ".join(sorted({*self._live, *self._untouched}))
             raise NotFound(f"no deployment {name!r}", advice=f"deployments: {known}" if known else "nothing is deployed")
         known_generation, _ = await self._generations(name)
         await asyncio.to_thread(self._store.remove_deployment, name, known_generation + 1)
+        if live is None:
+            del self._untouched[name]
+            await self._clear_away()  # its pipelines are not known; its name, which every stage holds, is
+            return
         await self._retire(live)
         await self._deployer.take_back(live.desired, known_generation + 1)
 
@@ -173,7 +205,8 @@ class Deployments:
         # Nothing is in force until the blobs are there: a push that fails leaves only blobs, which the next one finds.
         await self._deployer.push(desired, manifest, range(len(desired.devices)), tell, in_force=in_force)
         previous = self._live.get(desired.name)
-        await asyncio.to_thread(self._store.put_deployment, desired.name, desired.generation, desired.to_json())
+        await asyncio.to_thread(self._store.put_deployment, desired.name, desired.generation, write(desired))
+        untouched = self._untouched.pop(desired.name, None)
         live: Live | None = None
         try:
             if previous is not None:
@@ -185,19 +218,25 @@ class Deployments:
             live.addresses = self._deployer.addresses(desired)
             await live.stream.wait_attached()
         except BaseException:
-            await self._roll_back(desired, live, previous)
+            await self._roll_back(desired, live, previous or untouched)
             raise
         tell(DeployEvent("ready", deployment=desired.name))
 
-    async def _roll_back(self, desired: Desired, live: Live | None, previous: Live | None) -> None:
+    async def _roll_back(self, desired: Desired, live: Live | None, previous: Live | _Untouched | None) -> None:
         if live is not None:
             await self._retire(live)
         if previous is None:
             await asyncio.to_thread(self._store.remove_deployment, desired.name, desired.generation)
             await self._deployer.take_back(desired, desired.generation)
             return
-        again = Desired(desired.name, desired.generation + 1, previous.desired.plan)
-        await asyncio.to_thread(self._store.put_deployment, again.name, again.generation, again.to_json())
+        if isinstance(previous, _Untouched):
+            unreadable = replace(previous.unreadable, generation=desired.generation + 1)
+            await asyncio.to_thread(self._store.put_deployment, desired.name, unreadable.generation, previous.text)
+            self._untouched[desired.name] = replace(previous, unreadable=unreadable)
+            await self._deployer.take_back(desired, unreadable.generation)
+            return
+        again = of_one_plan(desired.name, desired.generation + 1, previous.desired.plan)
+        await asyncio.to_thread(self._store.put_deployment, again.name, again.generation, write(again))
         await self._deployer.take_back(desired, again.generation)
         self._enforce(again).problem = f"generation {desired.generation} failed; the plan before it is being restored"
         self._woken.set()
@@ -292,7 +331,7 @@ class Deployments:
     async def _clear_away(self) -> None:
         """Stages left on devices that were away while their deployment was taken down."""
         observed = self._deployer.observed()
-        names = {held.deployment for stages in observed.values() for held in stages} - {*self._live, *self._deploying}
+        names = {held.deployment for stages in observed.values() for held in stages} - {*self._live, *self._deploying, *self._untouched}
         for name in sorted(names):
             try:
                 generation = await asyncio.to_thread(self._store.generation, name)
@@ -304,9 +343,11 @@ class Deployments:
 
     def _view(self, name: str) -> DeploymentView:
         live, deploying = self._live.get(name), self._deploying.get(name)
+        if live is None and deploying is None:
+            return self._untouched[name].view
         desired = live.desired if live else deploying.desired if deploying else None
         assert desired is not None
-        state: Literal["deploying", "ready", "degraded"]
+        state: DeploymentState
         detail = ""
         if deploying is not None:
             state = "deploying"

@@ -1,33 +1,43 @@
-"""What the coordinator wants a deployment to be, and its form in the store."""
+"""What the coordinator wants a deployment to be."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
 
-from fleet.planning.plan import Plan, StagePlan
-from protos.errors import Corrupt
+from fleet.planning.plan import Plan, PlanRequest
 from protos.ids import DeviceId, PipelineId
 
 
 @dataclass(frozen=True)
+class PipelineSpec:
+    """One pipeline of a deployment: a plan in force."""
+
+    pipeline_id: PipelineId
+    epoch: int  # of the plan: stages refuse steps of another
+    plan: Plan
+
+
+@dataclass(frozen=True)
 class Desired:
-    """A plan in force under a name. Each change of a deployment takes the next generation: devices refuse older ones."""
+    """Pipelines in force under a name. Each change of a deployment takes the next generation: devices refuse older ones."""
 
     name: str
     generation: int
-    plan: Plan
+    pipelines: tuple[PipelineSpec, ...]
+    request: PlanRequest | None = None  # what was asked, so that it can be planned again; None: stored by an older version
+
+    @property
+    def plan(self) -> Plan:
+        """Of its only pipeline, as all below."""
+        return self.pipelines[0].plan
 
     @property
     def epoch(self) -> int:
-        """Of the plan. A plan never changes within a generation."""
-        return self.generation
+        return self.pipelines[0].epoch
 
     @property
     def pipeline_id(self) -> PipelineId:
-        """Of its only replica."""
-        return PipelineId(f"{self.name}-{self.generation}")
+        return self.pipelines[0].pipeline_id
 
     @property
     def devices(self) -> tuple[DeviceId, ...]:
@@ -38,17 +48,7 @@ class Desired:
     def slots(self) -> int:
         return self.plan.groups * self.plan.slots_per_group
 
-    def to_json(self) -> str:
-        return json.dumps({"plan": dataclasses.asdict(self.plan)}, sort_keys=True)
 
-
-def from_json(name: str, generation: int, text: str) -> Desired:
-    """Raises Corrupt."""
-    try:
-        plain = json.loads(text)["plan"]
-        stages = tuple(StagePlan(**{**stage, "parts": tuple(stage["parts"])}) for stage in plain["stages"])
-        return Desired(name, generation, Plan(**{**plain, "stages": stages, "why": tuple(plain["why"])}))
-    except (ValueError, KeyError, TypeError) as error:
-        raise Corrupt(
-            f"the stored deployment {name} cannot be read: {' '.join(str(error).split())[:100]}", advice=f"glmfleet undeploy {name}"
-        ) from error
+def of_one_plan(name: str, generation: int, plan: Plan, request: PlanRequest | None = None) -> Desired:
+    """One pipeline, named after the deployment and its generation; its plan never changes within that."""
+    return Desired(name, generation, (PipelineSpec(PipelineId(f"{name}-{generation}"), generation, plan),), request)

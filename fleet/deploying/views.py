@@ -7,6 +7,9 @@ from typing import Literal
 
 from fleet.planning.plan import Plan, StagePlan
 
+# unreadable: stored by another version; of it only its name and generation are known, and nothing of it is touched.
+DeploymentState = Literal["deploying", "ready", "degraded", "unreadable"]
+
 
 @dataclass(frozen=True)
 class DeployEvent:
@@ -26,7 +29,7 @@ class DeploymentView:
     name: str
     model: str
     manifest_digest: str
-    state: Literal["deploying", "ready", "degraded"]
+    state: DeploymentState
     detail: str
     stages: tuple[StagePlan, ...]
     context: int

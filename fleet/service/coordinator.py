@@ -304,7 +304,7 @@ def _device_view(record: DeviceRecord, deployments: Mapping[str, DeploymentView]
 
 def _stage_line(stage: pb.StageStatus, deployment: DeploymentView | None) -> str:
     """ "smollm2-135m stage 0 of 3: layers 0-9"."""
-    of = f" of {len(deployment.stages)}" if deployment else ""
+    of = f" of {len(deployment.stages)}" if deployment and deployment.stages else ""
     numbers = sorted(number for part in stage.parts if (number := layer_number(part)) is not None)
     layers = f": layers {numbers[0]}-{numbers[-1]}" if numbers else ""
     return f"{stage.generation.deployment} stage {stage.stage}{of}{layers}"

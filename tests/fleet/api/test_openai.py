@@ -12,6 +12,7 @@ import pytest
 from device.text.messages import Message, ToolCall
 from fleet.answering.views import GenerateRequest
 from fleet.api.app import create_app
+from fleet.deploying.views import DeploymentView
 from protos.errors import Busy, InvalidInput, NotFound, Unavailable
 from tests.support.fake_coordinator import RESULT, FakeCoordinator
 from tests.support.http_server import serving
@@ -71,7 +72,8 @@ async def test_openais_client_gets_plain_completions(peer: openai.AsyncOpenAI) -
     assert "".join([chunk.choices[0].text async for chunk in stream]) == "Paris is"
 
 
-async def test_openais_client_lists_models(peer: openai.AsyncOpenAI) -> None:
+async def test_openais_client_lists_models(peer: openai.AsyncOpenAI, coordinator: FakeCoordinator) -> None:
+    coordinator.deployed.append(DeploymentView("old", "", "", "unreadable", "of another version", (), 0, 0, 1))  # it answers nobody
     assert [model.id async for model in peer.models.list()] == ["tiny"]
     assert (await peer.models.retrieve("tiny")).owned_by == "glmfleet"
     with pytest.raises(openai.NotFoundError, match="no deployment big"):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fleet.answering.views import GenerateRequest
+from fleet.deploying.views import DeploymentView
 from fleet.home import Home
 from fleet.planning.plan import PlanRequest
 from protos.errors import Busy, NotFound, Unavailable
@@ -135,6 +136,17 @@ def test_deployments_and_undeploy(glmfleet: Command, served: Home, coordinator: 
     assert coordinator.asked == ["tiny"]
     coordinator.deployed = []
     assert glmfleet("deployments", "--home", served.path) == (0, "", "nothing is deployed; deploy a model: glmfleet deploy smollm2-135m\n")
+
+
+def test_a_deployment_that_cannot_be_read_is_told_of_without_a_plan(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    coordinator.deployed = [DeploymentView("old", "", "", "unreadable", "it is of another version: do this", (), 0, 0, 3)]
+    code, out, err = glmfleet("deployments", "--home", served.path)
+    assert (code, err) == (0, "old: it is of another version: do this\n")
+    assert out.splitlines()[1].split() == ["old", "-", "unreadable", "-", "-", "-"]
+    code, out, _ = glmfleet("doctor", "--home", served.path)
+    assert code == 1
+    assert "unreadable: it is of another version: do this" in " ".join(out.split())
+    assert "glmfleet deploy  " not in out  # of no model
 
 
 def test_generate_streams_to_stdout_and_the_cost_goes_to_stderr(glmfleet: Command, served: Home) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fleet.deploying.views import DeploymentView
 from fleet.home import Home
 from quantize.artifact.store import ArtifactStore
 from tests.support.checkpoints import TinyGlm, random_tensors, write_checkpoint, write_tensors
@@ -149,4 +150,7 @@ def test_a_model_in_use_is_not_removed(glmfleet: Command, served: Home, coordina
     code, _, err = glmfleet("model", "rm", "tiny", "--home", served.path)
     assert code == 1
     assert err == "error: tiny is deployed as tiny\n  first: glmfleet undeploy tiny\n"
+    coordinator.deployed = [DeploymentView("old", "", "", "unreadable", "do this", (), 0, 0, 1)]
+    code, _, err = glmfleet("model", "rm", "tiny", "--home", served.path)
+    assert (code, err.splitlines()[0]) == (1, "error: deployment old cannot be read, and may be of tiny")
     assert json.loads(glmfleet("model", "list", "--json", "--home", served.path)[1])

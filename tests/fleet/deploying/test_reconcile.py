@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.deploying.desired import Desired, from_json
+from fleet.deploying.desired import Desired, of_one_plan
 from fleet.deploying.reconcile import Await, Held, Load, Unload, reconcile, stale
 from fleet.planning.plan import Plan, StagePlan
-from protos.errors import Corrupt
 from protos.ids import DeviceId, PipelineId
 
 DIGEST = "0" * 64
@@ -25,7 +24,7 @@ def desired(devices: tuple[str, ...] = ("a", "b"), generation: int = 3) -> Desir
         for number, device in enumerate(devices)
     )
     plan = Plan("tiny", DIGEST, "latency", 64, len(devices), 2, 32, stages, 10.0, None, 288, ("one line",))
-    return Desired("chat", generation, plan)
+    return of_one_plan("chat", generation, plan)
 
 
 def held(wanted: Desired, number: int) -> Held:
@@ -107,13 +106,3 @@ def test_doing_what_it_says_leaves_nothing_to_do(found: list[list[tuple[int, int
             case Await():
                 raise AssertionError("all devices are there")
     assert reconcile(wanted, observed) == []
-
-
-def test_desired_survives_the_store() -> None:
-    assert from_json("chat", 3, WANTED.to_json()) == WANTED
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"plan": {}}', '{"plan": {"stages": [{}], "why": []}}', "[]"])
-def test_damaged_desired_is_corrupt(text: str) -> None:
-    with pytest.raises(Corrupt, match="chat"):
-        from_json("chat", 3, text)
