@@ -27,7 +27,7 @@ from device.agent.identity import INSECURE_FLEET, Identity
 from device.agent.telemetry import ProcessReading
 from fleet.devices.liveness import Liveness
 from fleet.devices.registry import Registry
-from fleet.store import Store
+from fleet.store.database import Store
 from fleet.telemetry.ingest import Ingest
 from fleet.telemetry.records import Registered, Telemetry
 from protos.ids import DeviceId, device_id

@@ -40,6 +40,15 @@ def serve(
     ] = None,
     interface: InterfaceOption = None,
     insecure: InsecureOption = False,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store",
+            metavar="URL",
+            help="Database of deployments and telemetry: postgresql://... or sqlite:///... (default: a file in the home).",
+            show_default=False,
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, to stderr.")] = False,
     home: HomeOption = None,
 ) -> None:
@@ -57,7 +66,7 @@ def serve(
         url = _url(host, listener.getsockname()[1])
         with opened.serving(url):
             coordinator = Coordinator(
-                opened, seeds=tuple(seed or ()), interfaces=tuple(interface) if interface else None, insecure=insecure
+                opened, seeds=tuple(seed or ()), interfaces=tuple(interface) if interface else None, insecure=insecure, store=store
             )
             asyncio.run(_serve(coordinator, listener, url, opened, key))
 

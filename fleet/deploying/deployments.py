@@ -19,7 +19,7 @@ from fleet.deploying.stream import PipelineStream
 from fleet.deploying.views import DeployEvent, DeploymentState, DeploymentView
 from fleet.devices.registry import Registry
 from fleet.planning.plan import Plan
-from fleet.store import Store
+from fleet.store.database import Store
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound, Unavailable
 from protos.ids import PROTOCOL_VERSION, DeviceId
 from protos.manifest import Manifest

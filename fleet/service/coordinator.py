@@ -29,7 +29,7 @@ from fleet.planning.planner import PlannerDevice
 from fleet.planning.planner import plan as plan_for
 from fleet.service.models import model_view
 from fleet.service.views import ModelView
-from fleet.store import Store
+from fleet.store.database import Store
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
 from fleet.telemetry.records import By, Registered, Telemetry, source_of
 from fleet.telemetry.views import CostRow
@@ -63,17 +63,22 @@ class Coordinator:
         seeds: Sequence[str] = (),
         interfaces: Sequence[str] | None = None,
         insecure: bool = False,
+        store: str | None = None,
         rules: Liveness = DEFAULT_LIVENESS,
         period_seconds: float = PERIOD_SECONDS,
         batch_seconds: float = BATCH_SECONDS,
         discovery_seconds: float = DISCOVERY_SECONDS,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`seeds` and `interfaces` as of Discovery; `now` in unix seconds; the other figures are for tests."""
+        """`seeds` and `interfaces` as of Discovery; `store` a database's URL (None: the home's file); `now` in unix seconds.
+
+        The other figures are for tests.
+        """
         self._home = home
         self._seeds = tuple(seeds)
         self._interfaces = interfaces
         self._insecure = insecure
+        self._store = store
         self._rules = rules
         self._period_seconds = period_seconds
         self._batch_seconds = batch_seconds
@@ -183,6 +188,8 @@ class Coordinator:
         return authority.fleet_id, Credentials(*files)
 
     def _open_store(self) -> Store:
+        if self._store is not None:
+            return Store(self._store)
         self._home.state_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Store(self._home.state_file)
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from sqlalchemy import BigInteger, Table, and_, cast, delete, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
-from fleet.store import Store, devices, pipeline_samples, request_costs, requests, samples
+from fleet.store.database import Store
+from fleet.store.tables import devices, pipeline_samples, request_costs, requests, samples
 from fleet.telemetry import sums
 from fleet.telemetry.views import CostRow, FinishedRequest, Source
 from protos.v1 import telemetry_pb2 as pb

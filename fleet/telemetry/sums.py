@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, case, func, literal, null, or_, select
 
-from fleet.store import devices, pipeline_samples, request_costs, requests, samples
+from fleet.store.tables import devices, pipeline_samples, request_costs, requests, samples
 from fleet.telemetry.views import CostRow, Source
 
 Field = Literal["model", "deployment", "request"]

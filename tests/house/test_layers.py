@@ -28,7 +28,7 @@ FLOORS = {
     "quantize": ("", "layers", "architectures", "checkpoints", "hub", "quality", "artifact", "importing"),
     "device": ("", "text", "engine", "pipeline", "agent"),
     "sim_devices": ("", "hollow"),
-    "fleet": ("", "planning", "trust", "telemetry", "devices", "deploying", "answering", "service", "api", "cli"),
+    "fleet": ("", "store", "planning", "trust", "telemetry", "devices", "deploying", "answering", "service", "api", "cli"),
 }
 # Of the folders below, those that a folder must not import all the same: each pair is two things that change for different reasons.
 NEVER = {
@@ -39,11 +39,13 @@ NEVER = {
     "device.engine": {"device.text"},
     "device.pipeline": {"device.text"},
     "device.agent": {"device.text"},
+    "fleet.planning": {"fleet.store"},
+    "fleet.trust": {"fleet.store"},
     "fleet.telemetry": {"fleet.planning", "fleet.trust"},
-    "fleet.devices": {"fleet.planning", "fleet.trust"},
+    "fleet.devices": {"fleet.store", "fleet.planning", "fleet.trust"},
     "fleet.deploying": {"fleet.trust"},
-    "fleet.answering": {"fleet.trust", "fleet.devices"},
-    "fleet.api": {"fleet.trust"},
+    "fleet.answering": {"fleet.store", "fleet.trust", "fleet.devices"},
+    "fleet.api": {"fleet.store", "fleet.trust"},
 }
 LONGEST_FILE = 400  # lines
 # What a role's installation does not bring (pyproject.toml, extras).

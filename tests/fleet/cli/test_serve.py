@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import stat
+from pathlib import Path
 
 import httpx
 import pytest
@@ -91,3 +92,21 @@ def test_the_key_is_made_once(home: Home) -> None:
     (home.path / "api-key").write_text("\n")
     with pytest.raises(InvalidInput, match="is empty"):
         read_key(home)
+
+
+def test_the_store_may_be_a_database_elsewhere(program: Glmfleet, home: Home, tmp_path: Path) -> None:
+    with program.serving("--store", f"sqlite:///{tmp_path / 'elsewhere.sqlite'}"):
+        running = home.running_coordinator()
+        assert running is not None
+        assert httpx.get(f"{running.url}/api/v1/deployments", trust_env=False).json() == []
+        assert (tmp_path / "elsewhere.sqlite").exists()
+        assert not home.state_file.exists()
+
+
+def test_a_store_that_cannot_be_opened_is_two_lines(program: Glmfleet) -> None:
+    done = program("serve", "--port", 0, "--store", "mysql://host/fleet")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: a store is a SQLite file or a PostgreSQL database, not mysql",
+        "  for example postgresql://host/glmfleet, or sqlite:////folder/file",
+    ]

@@ -13,7 +13,7 @@ import pytest
 
 from fleet.answering.views import GenerateRequest
 from fleet.service.coordinator import Coordinator
-from fleet.store import Store
+from fleet.store.database import Store
 from protos.errors import Conflict, NoSpace, NotFound
 from tests.support.fake_fleet import FakeFleet, ask, deploy, fake_fleet, wait_ready
 from tests.support.waiting import wait_until

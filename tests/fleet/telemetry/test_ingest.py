@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.store import Store
+from fleet.store.database import Store
 from fleet.telemetry.ingest import Ingest
 from fleet.telemetry.records import Registered, Telemetry
 from protos.v1 import telemetry_pb2 as pb

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.store import Store, pipeline_samples, samples
+from fleet.store.database import Store
+from fleet.store.tables import pipeline_samples, samples
 from fleet.telemetry.records import KEEP_SECONDS, Received, Registered, Telemetry
 from fleet.telemetry.views import CostRow, DeviceCost, FinishedRequest, Source
 from protos.v1 import telemetry_pb2 as pb

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, text
 
-from fleet import store as module
-from fleet.store import Store, StoredDeployment, devices
+from fleet.store import engine
+from fleet.store.database import Store, StoredDeployment
+from fleet.store.tables import devices
 from protos.errors import Busy, Conflict, Corrupt, InvalidInput, NoSpace
 
 
@@ -73,15 +74,6 @@ def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
         assert connection.execute(devices.select()).all() == []
 
 
-def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "state.sqlite"
-    with Store(path) as store, store.writing() as connection:
-        connection.execute(text("UPDATE schema_info SET version = 99"))
-    with pytest.raises(Conflict, match="schema 99; this glmfleet reads 2") as caught:
-        Store(path)
-    assert caught.value.advice == "use the newer glmfleet"
-
-
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite"
     path.write_bytes(b"not a database, " * 100)
@@ -95,7 +87,7 @@ def test_a_folder_that_is_not_there_is_the_users_mistake(tmp_path: Path) -> None
         Store(tmp_path / "nowhere" / "state.sqlite")
 
 
-@pytest.mark.parametrize("url", ["nonsense", "sqlite://", "nosuchdatabase://host/x"])
+@pytest.mark.parametrize("url", ["nonsense", "sqlite://", "nosuchdatabase://host/x", "mysql://host/x"])
 def test_a_url_that_cannot_be_used_is_the_users_mistake(url: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         Store(url)
@@ -115,7 +107,7 @@ def test_a_full_disk_is_no_space_and_nothing_is_written(store: Store) -> None:
 
 
 def test_a_writer_that_does_not_let_go_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(engine, "BUSY_SECONDS", 0)
     path = tmp_path / "state.sqlite"
     with Store(path) as store:
         other = sqlite3.connect(path, isolation_level=None)

@@ -1,0 +1,1 @@
+"""One module a schema, each with what changed since the one before."""
