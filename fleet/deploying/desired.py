@@ -1,33 +1,23 @@
-"""What the coordinator wants a deployment to be, and its form in the store."""
+"""What the coordinator wants a deployment to be: pipelines, each with a plan in force."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
 
-from fleet.planning.plan import Plan, StagePlan
-from protos.errors import Corrupt
+from fleet.planning.plan import Plan, PlanRequest
 from protos.ids import DeviceId, PipelineId
 
 
 @dataclass(frozen=True)
-class Desired:
-    """A plan in force under a name. Each change of a deployment takes the next generation: devices refuse older ones."""
+class PipelineSpec:
+    """One pipeline of a deployment: a plan in force, on devices of its own.
 
-    name: str
-    generation: int
+    `epoch` is the plan's: a stage refuses the steps of another. It never changes while the pipeline lives.
+    """
+
+    pipeline_id: PipelineId
+    epoch: int
     plan: Plan
-
-    @property
-    def epoch(self) -> int:
-        """Of the plan. A plan never changes within a generation."""
-        return self.generation
-
-    @property
-    def pipeline_id(self) -> PipelineId:
-        """Of its only replica."""
-        return PipelineId(f"{self.name}-{self.generation}")
 
     @property
     def devices(self) -> tuple[DeviceId, ...]:
@@ -36,19 +26,38 @@ class Desired:
 
     @property
     def slots(self) -> int:
+        """Sequences at once."""
         return self.plan.groups * self.plan.slots_per_group
 
-    def to_json(self) -> str:
-        return json.dumps({"plan": dataclasses.asdict(self.plan)}, sort_keys=True)
+
+@dataclass(frozen=True)
+class Desired:
+    """A deployment: pipelines under a name. Each change takes the next generation; devices refuse older ones.
+
+    Pipelines may hold different versions of a model at a time. `request` is what was asked for each of them, so that it can be planned
+    again; None where an older version of this program stored the deployment.
+    """
+
+    name: str
+    generation: int
+    pipelines: tuple[PipelineSpec, ...]
+    request: PlanRequest | None = None
+
+    @property
+    def devices(self) -> tuple[DeviceId, ...]:
+        """Of all pipelines, each once."""
+        return tuple(dict.fromkeys(device for spec in self.pipelines for device in spec.devices))
+
+    @property
+    def models(self) -> frozenset[str]:
+        return frozenset(spec.plan.model for spec in self.pipelines)
 
 
-def from_json(name: str, generation: int, text: str) -> Desired:
-    """Raises Corrupt."""
-    try:
-        plain = json.loads(text)["plan"]
-        stages = tuple(StagePlan(**{**stage, "parts": tuple(stage["parts"])}) for stage in plain["stages"])
-        return Desired(name, generation, Plan(**{**plain, "stages": stages, "why": tuple(plain["why"])}))
-    except (ValueError, KeyError, TypeError) as error:
-        raise Corrupt(
-            f"the stored deployment {name} cannot be read: {' '.join(str(error).split())[:100]}", advice=f"glmfleet undeploy {name}"
-        ) from error
+def wanted(name: str, generation: int, plans: tuple[Plan, ...], request: PlanRequest | None) -> Desired:
+    """Pipelines for these plans, all new: their ids and epochs are those of `generation`."""
+    specs = tuple(PipelineSpec(_pipeline_id(name, generation, replica), generation, plan) for replica, plan in enumerate(plans))
+    return Desired(name, generation, specs, request)
+
+
+def _pipeline_id(name: str, generation: int, replica: int) -> PipelineId:
+    return PipelineId(f"{name}-{generation}" if replica == 0 else f"{name}-{generation}.{replica}")

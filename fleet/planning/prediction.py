@@ -105,7 +105,7 @@ def outlooks(
     """
     found = {tuple((s.profile, s.first_layer, s.stop_layer) for s in made.stages): made for made in _plans(manifest, devices, request)}
     if not found:
-        plan(manifest, devices, replace(request, stages=None), {})  # says why
+        plan(manifest, devices, replace(request, stages=None))  # says why
         raise NoSpace("no plan fits these devices", advice="add devices")
     by_id = {device.device_id: device for device in devices}
     made = [outlook(manifest, one, by_id, traffic, prices, links) for one in found.values()]
@@ -246,7 +246,7 @@ def _plans(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRe
     ]
     for choice in choices:
         try:
-            yield plan(manifest, devices, choice, {})
+            yield plan(manifest, devices, choice)
         except NoSpace:
             continue
 

@@ -35,6 +35,12 @@ def hollow_lines(plan: Plan, hollow: int) -> tuple[str, ...]:
     return (f"{hollow:,} hollow devices are left out: they compute nothing",) if hollow else ()
 
 
+def sending_line(plan: Plan) -> str:
+    """What has to be pushed."""
+    lacking = [f"{size(stage.push_bytes)} to {stage.device_name}" for stage in plan.stages if stage.push_bytes]
+    return f"to send: {', '.join(lacking)}" if lacking else "nothing has to be sent: the devices have all of it"
+
+
 def size(count_bytes: float) -> str:
     """As people read it: "12.3 MiB"."""
     if count_bytes < 1024:
@@ -115,7 +121,7 @@ def _memory(manifest: Manifest, plan: Plan) -> list[str]:
         need = stage_need(manifest, stage.parts, shape)
         found.append(
             f"{stage.device_name}: {size(need.total_bytes)} of {size(stage.memory_bytes)}: weights {size(need.weight_bytes)}, "
-            f"KV {size(need.kv_bytes)}, buffers {size(need.activation_bytes)}; {size(stage.push_bytes)} to send"
+            f"KV {size(need.kv_bytes)}, buffers {size(need.activation_bytes)}"
         )
     return found
 

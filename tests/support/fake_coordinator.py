@@ -56,6 +56,7 @@ COST = DeviceCost(DEVICE.device_id, "dev-1", "rk3588", True, 0.5, 0.25, 1.5, "mo
 RESULT = GenerateResult(
     model="tiny",
     deployment="tiny",
+    request_id="r1",
     text="Paris is",
     token_ids=(5, 6, 7),
     finish_reason="stop",
