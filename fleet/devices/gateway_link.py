@@ -95,6 +95,7 @@ class GatewayLink:
         for member in self.members.values():
             if member.heard_at is not None and now - member.heard_at >= self._rules.offline_seconds:
                 member.detach()
+                member.lost(Unavailable(f"no telemetry for {now - member.heard_at:.0f} s"))
             member.check()
 
     async def _session(self, address: str) -> None:

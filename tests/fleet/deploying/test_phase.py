@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -34,6 +31,7 @@ from fleet.deploying.phase import (
     deployment_phase,
     pipeline_phase,
 )
+from tests.support.mutation import mutated
 
 HERE = ObservedStage("dev-1", connected=True, address="a:1", holds=True)
 LOST = replace(HERE, holds=False)
@@ -334,20 +332,9 @@ MUTATIONS = {
 }
 
 
-def mutated(old: str, new: str) -> ModuleType:
-    text = Path(phase.__file__).read_text()
-    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in the module"
-    spec = importlib.util.spec_from_loader("mutated_phase", loader=None)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mutated_phase"] = module  # dataclasses look their module up
-    exec(compile(text.replace(old, new), "mutated_phase.py", "exec"), module.__dict__)
-    return module
-
-
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_the_machine_finds_a_seeded_defect(name: str) -> None:
     # The shortest way to the defect is of no interest.
     first = settings(THOROUGH, max_examples=2000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(machine_for(mutated(*MUTATIONS[name])), settings=first)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(machine_for(mutated(phase, *MUTATIONS[name])), settings=first)  # type: ignore[no-untyped-call]
