@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import shutil
 import struct
@@ -48,22 +49,27 @@ line-height: {line_height}px; }}
 def main() -> None:
     home = Path(tempfile.mkdtemp(prefix="glmfleet-picture-"))
     program = (sys.executable, "-m", "fleet.cli")
-    hidden = {"env": {**os.environ, "GLMFLEET_HOME": str(home)}, "check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environment = {**os.environ, "GLMFLEET_HOME": str(home)}
+
+    def quietly(*arguments: str) -> None:
+        subprocess.run([*program, *arguments], env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
     try:
-        subprocess.run([*program, "model", "pull", "smollm2-135m"], **hidden)
-        with subprocess.Popen([*program, "serve", "--port", "0", "--interface", "127.0.0.1"], env=hidden["env"]) as coordinator:
+        quietly("model", "pull", "smollm2-135m")
+        serve = [*program, "serve", "--port", "0", "--interface", "127.0.0.1"]
+        with subprocess.Popen(serve, env=environment, stderr=subprocess.DEVNULL) as coordinator:
             try:
-                subprocess.run([*program, "sim", "up", "--profile", PROFILES], **hidden)
+                quietly("sim", "up", "--profile", PROFILES)
                 time.sleep(5)
-                console = Console(record=True, width=COLUMNS, file=Path(os.devnull).open("w"))  # noqa: SIM115
+                console = Console(record=True, width=COLUMNS, file=io.StringIO())
                 for arguments in SHOWN:
                     typed = " ".join(f'"{word}"' if " " in word else word for word in arguments)
                     console.print(Text.assemble(("$ ", "green"), (f"glmfleet {typed}", "bold")))
-                    console.print(Text.from_ansi(run([*program, *arguments], hidden["env"])))
+                    console.print(Text.from_ansi(run([*program, *arguments], environment)))
                     console.print()
                     time.sleep(2)
             finally:
-                subprocess.run([*program, "sim", "down", "--purge"], **hidden)
+                quietly("sim", "down", "--purge")
                 coordinator.terminate()
     finally:
         shutil.rmtree(home)
