@@ -50,12 +50,12 @@ def described(block: Block, manifest: Manifest, place: str) -> Sums:
 
 
 def stored(manifest: Manifest, layer: int) -> Sums:
-    """By the manifest's tensors, the nodes of the layer's graph, and the law of costs.py."""
+    """By the manifest's tensors, the nodes and the caches of the layer's graph, and the law of costs.py."""
     parts = layer_parts(manifest, layer)
-    macs, float32_macs = graph_macs(build_stage_graph(manifest, stage_parts(manifest, layer, layer + 1)))
-    cost = stage_cost(manifest, parts)
+    graph = build_stage_graph(manifest, stage_parts(manifest, layer, layer + 1))
+    macs, float32_macs = graph_macs(graph)
     weight_bytes = sum(tensor.size_bytes for part in parts for tensor in manifest.part(part).variants[0].tensors)
-    return Sums(weight_bytes, macs, float32_macs, cost.attention_macs_per_position, cost.kv_bytes_per_token)
+    return Sums(weight_bytes, macs, float32_macs, stage_cost(manifest, parts).attention_macs_per_position, cache_bytes(graph))
 
 
 def graph_macs(graph: bytes) -> tuple[int, int]:
@@ -72,6 +72,13 @@ def graph_macs(graph: bytes) -> tuple[int, int]:
     return by_blocks, float32
 
 
+def cache_bytes(graph: bytes) -> int:
+    """Of a token, in the graph's float32 caches [batch, kv_heads, capacity, head_dim]."""
+    inputs = onnx.load_model_from_string(graph).graph.input
+    shapes = [[size.dim_value for size in value.type.tensor_type.shape.dim] for value in inputs if value.name.startswith("past_")]
+    return sum(4 * shape[1] * shape[3] for shape in shapes)
+
+
 def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
         yield node
@@ -83,7 +90,9 @@ def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 def test_a_layers_operators_add_up_to_what_is_stored_and_multiplied(manifest: Manifest) -> None:
     for layer in range(manifest.config.layers):
         block = architecture_of(manifest.config).layer(manifest.config, layer)
-        assert described(block, manifest, layer_part(layer)) == stored(manifest, layer)
+        found, cost = described(block, manifest, layer_part(layer)), stage_cost(manifest, layer_parts(manifest, layer))
+        assert found == stored(manifest, layer)
+        assert (found.weight_bytes, found.kv_bytes_per_token) == (cost.weight_bytes, cost.kv_bytes_per_token)
 
 
 def without_one(block: Block) -> Iterator[tuple[object, Block]]:
