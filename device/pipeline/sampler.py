@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
+from protos.sampling import Sampling
+
 # Enough for any usual top_p: a softmax's mass beyond its 1,024 largest is looked at only when it has to be.
 _CANDIDATES = 1024
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """temperature 0 is greedy; top_k 0 and top_p 1 leave all tokens in."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 def sample(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -> int:
@@ -33,7 +23,7 @@ def sample(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -
     with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to minus infinity, as it should
         scaled = (logits.astype(np.float64) - float(logits[largest])) / sampling.temperature
     if sampling.top_k == 0 and sampling.top_p >= 1.0:
-        return _draw(np.arange(len(scaled)), np.exp(scaled), sampling.seed, position)
+        return _draw(np.arange(len(scaled)), np.exp(scaled), sampling.seed or 0, position)
     limit = min(sampling.top_k or len(scaled), len(scaled))
     ids = _largest(scaled, min(limit, _CANDIDATES))
     if sampling.top_p < 1.0:
@@ -44,7 +34,7 @@ def sample(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -
         ids = ids[: int(np.searchsorted(mass, sampling.top_p)) + 1]
     elif len(ids) < limit:
         ids = _largest(scaled, limit)
-    return _draw(ids, np.exp(scaled[ids]), sampling.seed, position)
+    return _draw(ids, np.exp(scaled[ids]), sampling.seed or 0, position)
 
 
 def _largest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:

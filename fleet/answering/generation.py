@@ -92,7 +92,7 @@ class Generation:
         _check_solid(live.desired)
         text = await self._text(live.desired)
         prompt = await asyncio.to_thread(prompts.prompt_ids, text.model, request, text.manifest.config)
-        seed = self._fresh_seed() if request.seed is None else request.seed
+        seed = self._fresh_seed() if request.sampling.seed is None else request.sampling.seed
         submit = prompts.submit(request, prompt, text.manifest, live.desired.plan.context, seed)
         answer = Answer(text.model.stream(), request.stop)
         account = _Account(live.desired, live.stream.submit(submit), answer, len(prompt))

@@ -14,9 +14,11 @@ from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
 from fleet.api.closing import closing
 from fleet.api.deployments import failed
 from fleet.api.encode import line, plain
+from fleet.api.sampling import sampling_of, with_sampling
 from fleet.api.sse import EVENTS, ClientGone, Event, EventStream, unless_gone
 from fleet.service.protocol import FleetService
 from protos.errors import Internal
+from protos.sampling import PARAMETERS
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it, access logs do
 
@@ -46,8 +48,9 @@ class MessageBody(BaseModel):
         return Message(self.role, self.content, tuple(ToolCall(call.name, call.arguments) for call in self.tool_calls))
 
 
+@with_sampling()
 class GenerateBody(BaseModel):
-    """Exactly one of `prompt` (a user's turn), `text` (raw), `messages`, `prompt_ids`; `temperature` 0 is greedy; `tools` as JSON texts.
+    """Exactly one of `prompt` (a user's turn), `text` (raw), `messages`, `prompt_ids`; `tools` as JSON texts.
 
     With `infill` a model that fills no blanks refuses; one that does fills the first blank of `text` or `prompt` either way, or the one
     behind those whose `fills` are given, each as token ids.
@@ -63,10 +66,6 @@ class GenerateBody(BaseModel):
     prompt_ids: tuple[_TokenId, ...] = ()
     forced_ids: tuple[_TokenId, ...] = ()
     max_tokens: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
-    top_k: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    seed: Annotated[int, Field(ge=0, lt=1 << 64)] | None = None
     stop: Annotated[tuple[StopString, ...], Field(max_length=STOP_STRINGS)] = ()
     ignore_eos: bool = False
     reuse_decoded: bool = False
@@ -75,8 +74,9 @@ class GenerateBody(BaseModel):
     stream: bool = True
 
     def request(self) -> GenerateRequest:
-        fields = {name: getattr(self, name) for name in type(self).model_fields if name not in ("stream", "messages")}
-        return GenerateRequest(**fields, messages=tuple(each.message() for each in self.messages))
+        others = {"stream", "messages", *PARAMETERS}
+        fields = {name: getattr(self, name) for name in type(self).model_fields if name not in others}
+        return GenerateRequest(**fields, messages=tuple(each.message() for each in self.messages), sampling=sampling_of(self))
 
 
 def routes(coordinator: FleetService) -> APIRouter:

@@ -76,7 +76,7 @@ class CoordinatorClient:
 
     def generate(self, request: GenerateRequest) -> Generator[TokenChunk | GenerateResult]:
         """The result comes last; leaving early cancels the sequence."""
-        for kind, data in self._events("/api/v1/generate", plain(request)):
+        for kind, data in self._events("/api/v1/generate", _generate_body(request)):
             yield _decode(TokenChunk, data) if kind == "token" else _decode(GenerateResult, data)
 
     def _get(self, shape: type[_T], path: str, query: dict[str, str] | None = None) -> _T:
@@ -115,6 +115,13 @@ def parse_events(lines: Iterator[str]) -> Generator[tuple[str, Any]]:
         elif not line and data:
             yield name, json.loads(data)
             name = data = ""
+
+
+def _generate_body(request: GenerateRequest) -> dict[str, Any]:
+    """The sampling parameters are fields beside the others."""
+    body: dict[str, Any] = plain(request)
+    sampling: dict[str, Any] = body.pop("sampling")
+    return {**body, **sampling}
 
 
 def _decode(shape: type[_T], data: Any) -> _T:

@@ -10,10 +10,10 @@ import pytest
 
 from device.pipeline import clients
 from device.pipeline.clients import Client, Track, parse_submit
-from device.pipeline.sampler import Sampling
 from device.pipeline.scheduler import Ending, Request, Sequence
 from device.stage_spec import Shape
 from protos.errors import Busy, InvalidInput
+from protos.sampling import Sampling
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 
@@ -45,6 +45,7 @@ def test_a_good_request_is_taken_as_it_is() -> None:
         ({"sampling": pb.Sampling(temperature=float("nan"))}, "temperature"),
         ({"sampling": pb.Sampling(temperature=float("inf"))}, "temperature"),
         ({"sampling": pb.Sampling(top_p=1.1)}, "top_p"),
+        ({"sampling": pb.Sampling(top_p=0.0)}, "top_p"),
         ({"sampling": pb.Sampling(top_p=float("nan"))}, "top_p"),
     ],
 )

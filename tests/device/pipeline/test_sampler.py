@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device.pipeline.sampler import Sampling, sample
+from device.pipeline.sampler import sample
+from protos.sampling import Sampling
 
 Logits = npt.NDArray[np.float32]
 

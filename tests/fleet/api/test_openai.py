@@ -13,6 +13,7 @@ from device.text.messages import Message, ToolCall
 from fleet.answering.views import GenerateRequest
 from fleet.api.app import create_app
 from protos.errors import Busy, InvalidInput, NotFound, Unavailable
+from protos.sampling import Sampling
 from tests.support.fake_coordinator import RESULT, FakeCoordinator
 from tests.support.http_server import serving
 
@@ -129,7 +130,7 @@ async def test_fields_of_a_chat_become_ours(coordinator: FakeCoordinator, http: 
     assert (await http.post(CHAT, json=body)).status_code == 200
     request = asked(coordinator)
     assert [(message.role, message.content) for message in request.messages] == [("system", "be brief"), ("user", "ab"), ("assistant", "")]
-    assert (request.max_tokens, request.temperature, request.top_p, request.seed) == (7, 1.0, 0.5, (1 << 64) - 1)
+    assert (request.max_tokens, request.sampling) == (7, Sampling(temperature=1.0, top_p=0.5, seed=(1 << 64) - 1))
     assert request.stop == ("END",)
     assert not request.ignore_eos
     assert not request.reuse_decoded
