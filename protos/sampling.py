@@ -42,6 +42,7 @@ class Sampling:
     top_p: Annotated[float, Bounds(0, 1, "Sample from the likeliest that sum up to this; above 0, at most 1.", above=True)] = 1.0
     # None: the coordinator draws one for each request. The sampler has nothing to draw from: there it counts as 0.
     seed: Annotated[int | None, Bounds(0, 2**64 - 1, "Makes sampling repeat itself.")] = None
+    min_p: Annotated[float, Bounds(0, 1, "Sample from those with at least this share of the likeliest's probability; 0: from all.")] = 0.0
 
     def check(self) -> None:
         """Raises InvalidInput naming the first parameter that is out of its bounds."""

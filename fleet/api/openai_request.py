@@ -181,7 +181,6 @@ _CHANGES_THE_ANSWER: dict[str, Callable[[Any], bool]] = {
     "presence_penalty": _one_of(0),
     "frequency_penalty": _one_of(0),
     "repetition_penalty": _one_of(1, 0),
-    "min_p": _one_of(0),
     "min_tokens": _one_of(0),
     "guided_json": _empty,
     "guided_regex": _empty,

@@ -11,7 +11,7 @@ from protos.errors import InvalidInput
 from protos.sampling import GREEDY, PARAMETERS, Sampling, from_message, to_message
 from protos.v1 import pipeline_pb2 as pb
 
-WISH = Sampling(temperature=0.5, top_k=3, top_p=0.25, seed=2**64 - 1)
+WISH = Sampling(temperature=0.5, top_k=3, top_p=0.25, seed=2**64 - 1, min_p=0.125)
 UNKNOWN = b"\xf8\x06\x01"  # field 111, a varint
 
 
@@ -23,7 +23,7 @@ def test_the_message_has_the_same_parameters() -> None:
 
 def test_each_parameter_arrives() -> None:
     assert from_message(to_message(WISH)) == WISH
-    assert len(to_message(WISH).ListFields()) == 4
+    assert len(to_message(WISH).ListFields()) == len(PARAMETERS)
     for name in PARAMETERS:
         alone = replace(GREEDY, **{name: getattr(WISH, name)})
         assert from_message(to_message(alone)) == alone != GREEDY
@@ -31,7 +31,7 @@ def test_each_parameter_arrives() -> None:
 
 def test_defaults_are_not_sent_and_what_is_not_sent_is_the_default() -> None:
     assert to_message(GREEDY) == pb.Sampling()
-    assert from_message(pb.Sampling()) == GREEDY == Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=None)
+    assert from_message(pb.Sampling()) == GREEDY == Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=None, min_p=0.0)
 
 
 def test_a_seed_of_zero_is_a_seed() -> None:

@@ -49,7 +49,7 @@ async def test_every_field_of_a_request_arrives(coordinator: FakeCoordinator, ht
         "forced_ids": [1, 2],
         "stop": ["END"],
     }
-    sampling = {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "seed": (1 << 64) - 1}
+    sampling = {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "seed": (1 << 64) - 1, "min_p": 0.05}
     await http.post("/api/v1/generate", json={**body, **sampling})
     given = json.loads(json.dumps(dataclasses.asdict(coordinator.asked[0])))  # type: ignore[call-overload]
     assert {key: given[key] for key in body} == body

@@ -12,7 +12,7 @@ from protos.sampling import PARAMETERS, Sampling
 from tests.support.command import Command
 from tests.support.fake_coordinator import FakeCoordinator
 
-WISH = Sampling(temperature=0.5, top_k=3, top_p=0.9, seed=7)
+WISH = Sampling(temperature=0.5, top_k=3, top_p=0.9, seed=7, min_p=0.05)
 
 
 def option(name: str) -> str:
@@ -33,7 +33,18 @@ def test_each_parameter_is_an_option_and_arrives(
 
 @pytest.mark.parametrize("command", ["generate", "chat"])
 @pytest.mark.parametrize(
-    ("name", "value"), [("temperature", "-1"), ("temperature", "nan"), ("top_k", "-1"), ("top_p", "0"), ("top_p", "1.5"), ("seed", "-1")]
+    ("name", "value"),
+    [
+        ("temperature", "-1"),
+        ("temperature", "nan"),
+        ("top_k", "-1"),
+        ("top_p", "0"),
+        ("top_p", "1.5"),
+        ("seed", "-1"),
+        ("min_p", "-0.1"),
+        ("min_p", "1.1"),
+        ("min_p", "nan"),
+    ],
 )
 def test_a_value_out_of_bounds_is_one_line_that_names_the_option(
     glmfleet: Command, served: Home, coordinator: FakeCoordinator, command: str, name: str, value: str
