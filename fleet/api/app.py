@@ -5,14 +5,10 @@ from __future__ import annotations
 import hmac
 
 from fastapi import Depends, FastAPI, Request
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from fleet.api import deployments, devices, errors, generate, health, models, openai, plans, telemetry
-from fleet.api.guard import BoundedBody, OwnPagesOnly
+from fleet.api.guard import BoundedBody, OwnNamesOnly, OwnPagesOnly
 from fleet.service.protocol import FleetService
-
-# A page in a browser may ask for any host name that resolves to 127.0.0.1 (DNS rebinding); without a key the Host header must be ours.
-_LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]", "::1"]
 
 
 def create_app(coordinator: FleetService, *, api_key: str | None) -> FastAPI:
@@ -28,7 +24,7 @@ def create_app(coordinator: FleetService, *, api_key: str | None) -> FastAPI:
     app.add_middleware(BoundedBody)
     if api_key is None:  # with one, no page of another site can have it
         app.add_middleware(OwnPagesOnly)
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOCAL_HOSTS)
+        app.add_middleware(OwnNamesOnly)
     guarded = [Depends(_Key(api_key))]
     app.include_router(health.routes(coordinator))
     for noun in (devices, models, plans, deployments, generate, telemetry):

@@ -153,11 +153,22 @@ async def test_the_key_opens(coordinator: FakeCoordinator) -> None:
         assert (await http.get("/healthz")).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "10.0.0.1", ""])
+@pytest.mark.parametrize("host", ["evil.example", "10.0.0.1", "", "localhost.evil.example:7400", "[::1", "evil@", "127.0.0.1.evil"])
 async def test_without_a_key_a_page_cannot_reach_it_by_another_name(coordinator: FakeCoordinator, host: str) -> None:
     async with client_of(coordinator) as http:
-        assert (await http.get("/api/v1/devices", headers={"Host": host})).status_code == 400
-        assert (await http.get("/api/v1/devices", headers={"Host": "127.0.0.1:7400"})).status_code == 200
+        answer = await http.get("/api/v1/devices", headers={"Host": host})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "InvalidInput"
+        assert repr(host) in answer.json()["error"]["detail"]
+        answer = await http.get("/v1/models", headers={"Host": host})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7400", "localhost", "LocalHost:80", "[::1]:7400"])
+async def test_its_own_names_are_served(coordinator: FakeCoordinator, host: str) -> None:
+    async with client_of(coordinator) as http:
+        assert (await http.get("/api/v1/devices", headers={"Host": host})).status_code == 200
 
 
 async def test_the_openapi_document_names_every_route(http: httpx.AsyncClient) -> None:
