@@ -128,9 +128,10 @@ def stream_answer(coordinator: CoordinatorClient, request: GenerateRequest, *, e
             for part in parts:
                 ended = isinstance(part, GenerateResult)
                 if echo and ((part.text and not ended) or gap):
-                    sys.stdout.write(before if ended else before + part.text)
+                    text = before if ended else before + part.text
+                    before, written = "", True  # first: Ctrl-C may come as soon as the text is out
+                    sys.stdout.write(text)
                     sys.stdout.flush()
-                    before, written = "", True
                 if isinstance(part, GenerateResult):
                     end = gap.after if gap else "\n"
                     return part
