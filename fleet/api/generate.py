@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from device.text.messages import Message, ToolCall
 from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
+from fleet.api.caller import FleetOfCaller
 from fleet.api.closing import closing
 from fleet.api.deployments import failed
 from fleet.api.encode import line, plain
@@ -79,32 +80,32 @@ class GenerateBody(BaseModel):
         return GenerateRequest(**fields, messages=tuple(each.message() for each in self.messages), sampling=sampling_of(self))
 
 
-def routes(coordinator: FleetService) -> APIRouter:
+def routes(of_caller: FleetOfCaller) -> APIRouter:
     router = APIRouter(tags=["generate"])
 
     @router.post("/generate", responses=EVENTS)
-    async def generate(body: GenerateBody, http: Request) -> Response:
+    async def generate(body: GenerateBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
         """Events `token`, then `done` (or `error`); with `stream` false one JSON object, what `done` holds."""
         if body.stream:
-            return EventStream(_tokens(coordinator, body.request()), failed)
+            return EventStream(_tokens(fleet, body.request()), failed)
         try:
-            return JSONResponse(plain(await unless_gone(http.receive, collect(coordinator, body.request()))))
+            return JSONResponse(plain(await unless_gone(http.receive, collect(fleet, body.request()))))
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     return router
 
 
-async def collect(coordinator: FleetService, request: GenerateRequest) -> GenerateResult:
+async def collect(fleet: FleetService, request: GenerateRequest) -> GenerateResult:
     """The whole answer."""
-    async with closing(coordinator.generate(request)) as parts:
+    async with closing(fleet.generate(request)) as parts:
         async for part in parts:
             if isinstance(part, GenerateResult):
                 return part
     raise Internal("the generation ended without a result")
 
 
-async def _tokens(coordinator: FleetService, request: GenerateRequest) -> AsyncGenerator[Event]:
-    async with closing(coordinator.generate(request)) as parts:
+async def _tokens(fleet: FleetService, request: GenerateRequest) -> AsyncGenerator[Event]:
+    async with closing(fleet.generate(request)) as parts:
         async for part in parts:
             yield Event(line(part), "token" if isinstance(part, TokenChunk) else "done")

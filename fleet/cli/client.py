@@ -18,7 +18,7 @@ from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.service.views import ModelView
 from fleet.telemetry.views import CostRow
-from fleet.trust.api_key import read_key
+from fleet.trust.api_key import shown
 from protos.errors import FleetError, Internal, Unavailable, by_name
 
 _T = TypeVar("_T")
@@ -32,10 +32,8 @@ def connect(home: Home) -> Iterator[CoordinatorClient]:
     running = home.running_coordinator()
     if running is None:
         raise Unavailable(f"no coordinator is running for this home ({home.path})", advice=f"start one: glmfleet serve{home.option}")
-    key = read_key(home)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     # trust_env off: a proxy of the environment has no business on loopback.
-    with httpx.Client(base_url=running.url, headers=headers, timeout=_TIMEOUT, trust_env=False) as http:
+    with httpx.Client(base_url=running.url, headers=shown(home), timeout=_TIMEOUT, trust_env=False) as http:
         yield CoordinatorClient(http)
 
 
@@ -48,14 +46,14 @@ class CoordinatorClient:
     def devices(self) -> list[DeviceView]:
         return self._get(list[DeviceView], "/api/v1/devices")
 
-    def device(self, key: str) -> DeviceView:
-        return self._get(DeviceView, f"/api/v1/devices/{key}")
-
     def discovery(self) -> DiscoveryReport:
         return self._get(DiscoveryReport, "/api/v1/discovery")
 
     def models(self) -> list[ModelView]:
         return self._get(list[ModelView], "/api/v1/models")
+
+    def model(self, name: str) -> ModelView:
+        return self._get(ModelView, f"/api/v1/models/{name}")
 
     def deployments(self) -> list[DeploymentView]:
         return self._get(list[DeploymentView], "/api/v1/deployments")
@@ -69,7 +67,7 @@ class CoordinatorClient:
     def undeploy(self, name: str) -> None:
         self._call("DELETE", f"/api/v1/deployments/{name}")
 
-    def deploy(self, request: PlanRequest, name: str | None) -> Generator[DeployEvent]:
+    def deploy(self, request: PlanRequest, name: str | None = None) -> Generator[DeployEvent]:
         """Leaving early (closing the iterator, Ctrl-C) makes the coordinator take back what it did."""
         for _, data in self._events("/api/v1/deployments", {**plain(request), "name": name}):
             yield _decode(DeployEvent, data)

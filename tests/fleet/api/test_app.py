@@ -7,12 +7,15 @@ import pytest
 
 from fleet.api.app import create_app
 from fleet.api.errors import status_of
+from fleet.trust.api_key import authenticator
 from protos.errors import LEAVES, Busy, Conflict, FleetError, Internal, InvalidInput, NoSpace, NotFound, Unavailable
 from tests.support.fake_coordinator import DEPLOYMENT, DEVICE, MODEL, PLAN, ROW, FakeCoordinator
 
 
 def client_of(coordinator: FakeCoordinator, **how: str | None) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_app(coordinator, api_key=how.get("api_key")), raise_app_exceptions=False)
+    key = how.get("api_key")
+    app = create_app(coordinator, authenticate=authenticator(key) if key else None)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url=how.get("base_url") or "http://localhost")
 
 

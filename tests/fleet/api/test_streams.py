@@ -99,7 +99,7 @@ async def test_a_client_that_leaves_ends_the_work_at_once(
     coordinator: FakeCoordinator, path: str, body: dict[str, object], hold_at: int
 ) -> None:
     coordinator.hold_at = hold_at
-    async with serving(create_app(coordinator, api_key=None)) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+    async with serving(create_app(coordinator, authenticate=None)) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
         asking = asyncio.create_task(client.post(path, json=body))
         await wait_until(lambda: coordinator.holding, 5)
         assert coordinator.closed == 0
