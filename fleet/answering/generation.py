@@ -148,7 +148,7 @@ class Generation:
         _check_solid(deployment, spec)
         text = await self._text(deployment, spec)
         prompt = await asyncio.to_thread(prompts.prompt_ids, text.model, request, text.manifest.config)
-        seed = self._fresh_seed() if request.seed is None else request.seed
+        seed = self._fresh_seed() if request.sampling.seed is None else request.sampling.seed
         submit = prompts.submit(request, prompt, text.manifest, spec.plan.context, seed)
         answer = Answer(text.model.stream(), request.stop)
         entry.begin(deployment, spec.pipeline_id, prompt)

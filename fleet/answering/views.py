@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from device.text.messages import Message
 from fleet.telemetry.views import FinishedRequest, FinishReason
+from protos.sampling import GREEDY, Sampling
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,7 @@ class GenerateRequest:
     prompt_ids: tuple[int, ...] = ()
     forced_ids: tuple[int, ...] = ()
     max_tokens: int | None = None  # None: what the context leaves
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int | None = None  # None: a fresh one each time
+    sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False  # go on behind an end-of-sequence token, to max_tokens: for measurements
     reuse_decoded: bool = False  # inexact: see Request in device/pipeline/sequences.py

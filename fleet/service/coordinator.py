@@ -24,7 +24,10 @@ from fleet.devices.registry import DEFAULT_LIVENESS, Registry
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
+from fleet.principal import Principal
+from fleet.service.bound import bound
 from fleet.service.models import model_view
+from fleet.service.protocol import FleetService
 from fleet.service.views import ModelView
 from fleet.store import Store
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
@@ -98,6 +101,10 @@ class Coordinator:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._stack.__aexit__(kind, error, trace)
+
+    def as_(self, caller: Principal) -> FleetService:
+        """Its calls as the caller makes them."""
+        return bound(self, caller)
 
     def devices(self) -> list[DeviceView]:
         """By name."""
