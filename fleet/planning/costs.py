@@ -9,9 +9,10 @@ from functools import cached_property
 from protos.dtypes import KvDtype, WireDtype, row_bytes
 from protos.ids import Digest
 from protos.manifest import Manifest
-from protos.physics.costs import decode_work, head_work
-from protos.physics.roofline import Figures, Work, dynamic_joules, times
+from protos.physics.costs import StageCost
+from protos.physics.roofline import Figures, Roofline
 from protos.physics.thermal import Thermal
+from protos.physics.timing import Decode, StageRun, TimingModel
 from quantize.artifact.costs import kv_bytes_per_token, stage_cost
 from quantize.parts import HEAD, layer_parts
 
@@ -38,7 +39,7 @@ PREFILL_MESSAGE_BYTES = 2 * 1024 * 1024  # of hidden rows in one message, half o
 
 @dataclass(frozen=True)
 class PlannerDevice:
-    """A device as the planner sees it, with the figures it tells."""
+    """A device as the planner sees it, with the figures it tells; `timing_model` is in place of the roofline by these."""
 
     device_id: str
     name: str
@@ -48,6 +49,12 @@ class PlannerDevice:
     figures: Figures = field(default_factory=Figures)
     thermal: Thermal | None = None
     hollow: bool = False  # it computes nothing
+    timing_model: TimingModel | None = None
+
+    @cached_property
+    def timing(self) -> TimingModel:
+        """What every prediction for this device is asked of."""
+        return self.timing_model or Roofline(self.known)
 
     @cached_property
     def known(self) -> Figures:
@@ -132,30 +139,29 @@ def activation_bytes(manifest: Manifest, shape: Shape, *, head: bool) -> int:
     return 4 * (rows * row + (shape.slots_per_group * config.vocab_size if head else 0))
 
 
-def part_work(manifest: Manifest, part: str, positions: int, kv_dtype: KvDtype = "float32") -> Work:
-    """One decode step of one stream whose cache holds `positions` tokens. Padding is not counted."""
-    cost = stage_cost(manifest, [part], kv_dtype)
-    return decode_work(cost, [positions]) + head_work(cost, 1)
+def part_share(manifest: Manifest, part: str, positions: int, kv_dtype: KvDtype = "float32") -> StageRun:
+    """Of one decode step of one stream whose cache holds `positions` tokens. Padding is not counted."""
+    return StageRun(stage_cost(manifest, [part], kv_dtype), Decode((positions,)), head_rows=int(part == HEAD), launches=0)
 
 
-def layer_work(manifest: Manifest, layer: int, positions: int, kv_dtype: KvDtype = "float32") -> Work:
-    """Of all parts of a layer."""
-    return decode_work(stage_cost(manifest, layer_parts(manifest, layer), kv_dtype), [positions])
+def layer_share(manifest: Manifest, layer: int, positions: int, kv_dtype: KvDtype = "float32") -> StageRun:
+    """As `part_share`, of all parts of a layer."""
+    return StageRun(stage_cost(manifest, layer_parts(manifest, layer), kv_dtype), Decode((positions,)), launches=0)
 
 
-def work_ns(device: PlannerDevice, work: Work) -> int:
-    """Without the launch of the run."""
-    return round(1e9 * times(device.known, work, runs=0).seconds)
+def run_ns(device: PlannerDevice, run: StageRun) -> int:
+    """Nanoseconds."""
+    return round(1e9 * device.timing.estimate(run).seconds)
 
 
-def work_nj(device: PlannerDevice, work: Work) -> int:
-    """Dynamic energy, on top of the idle power."""
-    return round(1e9 * dynamic_joules(device.known, work))
+def run_nj(device: PlannerDevice, run: StageRun) -> int:
+    """Dynamic energy, on top of the idle power, in nanojoules."""
+    return round(1e9 * device.timing.estimate(run).joules)
 
 
 def launch_ns(device: PlannerDevice) -> int:
-    """Fixed cost of one run."""
-    return round(1e9 * device.known.launch_seconds)
+    """Fixed cost of one run, in nanoseconds."""
+    return run_ns(device, StageRun(StageCost()))
 
 
 def head_runs(stages: int) -> int:
@@ -164,7 +170,7 @@ def head_runs(stages: int) -> int:
 
 
 def idle_watts(device: PlannerDevice) -> float:
-    return device.known.idle_watts
+    return device.timing.idle_watts
 
 
 def hop_bytes(manifest: Manifest, wire_dtype: WireDtype) -> int:
