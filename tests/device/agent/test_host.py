@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from device.agent.host import StageHost
 from device.agent import host as host_module
+from device.agent.host import StageHost
 from device.blobs import BlobStore
 from device.cpu import CpuHardware
 from device.stage_spec import Generation, StageSpec
