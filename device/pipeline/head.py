@@ -200,7 +200,7 @@ class Head:
     def _measure(self, step: Step, started: float) -> None:
         """Stages are cut to take about the same time, so the head's own says how long a chunk holds up the ring."""
         if step.prefill:
-            self._scheduler.chunks.measured(len(step.tokens), time.perf_counter() - started)
+            self._scheduler.chunks = self._scheduler.chunks.measured(len(step.tokens), time.perf_counter() - started)
 
     async def _returned(self, message: pb.Microbatch, ring_id: str) -> None:
         """End a step's round. Where nothing else is to be decided, its next begins in the same turn: one of its own is half a hop

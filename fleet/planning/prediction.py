@@ -12,6 +12,7 @@ from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
 from fleet.planning.planner import PlannerDevice, plan
 from protos.errors import NoSpace
 from protos.manifest import Manifest
+from protos.physics.chunks import ChunkSizes
 from protos.physics.costs import StageCost
 from protos.physics.thermal import Sustained, Thermal, sustained
 from protos.physics.timing import Decode, Estimate, Prefill, StageRun
@@ -20,8 +21,6 @@ from quantize.artifact.costs import stage_cost
 OBJECTIVES: tuple[Objective, ...] = ("latency", "throughput", "energy")
 YEAR_SECONDS = 365.25 * 86400
 JOULES_PER_KWH = 3.6e6
-# Rows of a prompt that runs alone: the first chunk, and then as many as the head computes in so long; as device/pipeline/chunks.py.
-FIRST_CHUNK_ROWS, LEAST_CHUNK_ROWS, MOST_CHUNK_ROWS, CHUNK_SECONDS = 64, 32, 64, 0.25
 
 
 @dataclass(frozen=True)
@@ -199,9 +198,9 @@ class _Ring:
 
     def first_token_seconds(self, speeds: Sequence[float]) -> float:
         """Of a prompt that is alone: its chunks one after the other round the ring, then the output head."""
-        total, start, rows = 0.0, 0, min(FIRST_CHUNK_ROWS, self.plan.prefill_chunk)
+        total, start, chunks = 0.0, 0, ChunkSizes(self.plan.prefill_chunk)
         while start < self.traffic.prompt:
-            rows = min(rows, self.traffic.prompt - start, self.plan.prefill_chunk)
+            rows = min(chunks.rows(), self.traffic.prompt - start)
             last = start + rows == self.traffic.prompt
             at_head = 0.0
             for place, device in enumerate(self.devices):
@@ -211,7 +210,7 @@ class _Ring:
             # To the head goes only the row that a token is sampled from.
             total += sum(self._hops_seconds([rows] * (len(self.hops) - 1) + [int(last)]))
             start += rows
-            rows = _even(min(MOST_CHUNK_ROWS, max(LEAST_CHUNK_ROWS, int(CHUNK_SECONDS * rows / at_head))))
+            chunks = chunks.measured(rows, at_head)
         return total
 
     def _chunk_runs(self, place: int, start: int, rows: int, last: bool) -> list[StageRun]:
@@ -257,10 +256,6 @@ def _plans(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRe
 
 def _heat(device: PlannerDevice, dynamic_watts: float) -> Sustained:
     return sustained(device.thermal or Thermal(), idle_watts(device), dynamic_watts)
-
-
-def _even(count: int) -> int:
-    return max(2, count // 2 * 2)
 
 
 def _cost(made: Plan, watts: float | None, tokens_per_second: float, prices: Prices) -> float | None:
