@@ -16,7 +16,6 @@ from fleet.answering.generation import Generation
 from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
 from fleet.background import together
 from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
-from fleet.deploying.load_order import DIALECT
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.discovery import Candidate, Discovery
 from fleet.devices.liveness import Liveness
@@ -34,6 +33,7 @@ from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
 from fleet.telemetry.records import By, Registered, Telemetry, source_of
 from fleet.telemetry.views import CostRow
 from fleet.trust.authority import Authority
+from protos.dialects import DIALECT
 from protos.errors import FleetError, InvalidInput, NoSpace, NotFound, Unavailable
 from protos.ids import DeviceId, Digest, FleetId
 from protos.manifest import Manifest

@@ -219,3 +219,8 @@ def test_time_and_energy_of_runs_are_asked_through_one_seam() -> None:
         if not within(module_name(path), {"protos.physics"}):
             found = [imported for imported, _ in imports(ast.parse(path.read_text())) if within(imported, inner)]
             assert not found, f"{module_name(path)} imports {found}"
+
+
+def test_the_dialect_has_one_name() -> None:
+    holding = {module_name(path) for path in MODULES if '"com.microsoft.nbits"' in path.read_text()}
+    assert holding == {"protos.dialects"}
