@@ -21,7 +21,6 @@ from fleet.planning.costs import (
     launch_ns,
     layer_share,
     part_share,
-    resident_bytes,
     run_nj,
     run_ns,
     shape_for,
@@ -31,8 +30,8 @@ from fleet.planning.noise import evened
 from fleet.planning.plan import PlanRequest
 from protos.manifest import Manifest
 from protos.physics.timing import TimingModel
-from quantize.artifact.costs import kv_bytes_per_token
-from quantize.parts import EMBEDDING, HEAD, POSITIONS, layer_parts, stage_parts
+from quantize.artifact.costs import stage_cost
+from quantize.parts import EMBEDDING, HEAD, POSITIONS, stage_parts
 
 # Beyond this many devices only the roomiest and the fastest are looked at, which keeps a fleet of thousands below a second.
 MOST_DEVICES = 48
@@ -199,9 +198,7 @@ class Search:
 
     def _need_tables(self, shape: Shape) -> tuple[Table, Table]:
         """Memory per run of layers, bytes; FORBIDDEN where the run is empty."""
-        costs = [[self._manifest.part(part).cost for part in layer_parts(self._manifest, layer)] for layer in range(self._layers)]
-        per_token = [sum(kv_bytes_per_token(cost, shape.kv_dtype) for cost in parts) for parts in costs]
-        kv = np.cumsum([0, *per_token]) * kv_tokens(shape)
+        kv = np.cumsum([0, *(share.cost.kv_bytes_per_token for share in self._layer_shares)]) * kv_tokens(shape)
         body = self._weights_body + kv[None, :] - kv[:, None] + activation_bytes(self._manifest, shape, head=False)
         head = self._weights_head[0] + kv + activation_bytes(self._manifest, shape, head=True)
         empty = np.arange(self._layers + 1)
@@ -210,8 +207,8 @@ class Search:
     def _weight_table(self, always: tuple[str, ...]) -> Table:
         """Resident bytes of `always`, the positions where the model has them, and layers [first, stop)."""
         always = (*always, *(part.name for part in self._manifest.parts if part.name == POSITIONS))
-        layers = np.cumsum([0, *(resident_bytes(self._manifest, layer_parts(self._manifest, layer)) for layer in range(self._layers))])
-        table: Table = resident_bytes(self._manifest, always) + np.maximum(0, layers[None, :] - layers[:, None])
+        layers = np.cumsum([0, *(share.cost.weight_bytes for share in self._layer_shares)])
+        table: Table = stage_cost(self._manifest, always).weight_bytes + np.maximum(0, layers[None, :] - layers[:, None])
         return table
 
     def _may_fit(self, stages: int, whole_bytes: int) -> bool:

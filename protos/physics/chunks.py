@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from protos.even import even_down
+
 # The longest that a running decode, or another prompt, waits for a stranger's chunk; and that a prompt which runs alone may hold up
 # whoever comes next.
 BESIDE_DECODE_SECONDS = 0.08
@@ -42,7 +44,7 @@ class ChunkSizes:
             wish = self._within(BESIDE_PROMPTS_SECONDS, LEAST_BESIDE_ROWS)
         else:
             wish = min(self._within(ALONE_SECONDS, LEAST_ALONE_ROWS), MOST_ALONE_ROWS)
-        return max(2, min(wish, self.most) // 2 * 2)
+        return max(2, even_down(min(wish, self.most)))
 
     def _within(self, seconds: float, least: int) -> int:
         if self.seconds_per_row is None:
