@@ -8,18 +8,17 @@ from pathlib import Path
 from fleet.deploying.desired import Desired, PipelineSpec
 from protos.manifest import Blob, Manifest
 from protos.v1 import device_pb2 as pb
+from quantize import parts
 from quantize.artifact.costs import stage_cost
 from quantize.artifact.golden import stage_golden
 from quantize.artifact.graph import build_stage_graph
 
 HEAD = "head"
-DIALECT = "com.microsoft.nbits"  # the operators of the graphs made here
 
 
 def stage_blobs(manifest: Manifest, spec: PipelineSpec, stage: int) -> tuple[Blob, ...]:
-    """The blobs that the stage's graphs point at, each once: a tied head shares the embedding's."""
-    blobs = [blob for part in spec.plan.stages[stage].parts for blob in manifest.part(part).variants[0].blobs]
-    return tuple({blob.digest: blob for blob in blobs}.values())
+    """The blobs that the stage's graphs point at, each once."""
+    return parts.stage_blobs(manifest, spec.plan.stages[stage].parts)
 
 
 def load_request(

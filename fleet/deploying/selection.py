@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from fleet.deploying.desired import PipelineSpec
-from fleet.deploying.load_order import DIALECT
 from fleet.deploying.phase import PipelineState, Ready
 from fleet.devices.record import DeviceRecord
 from fleet.planning.costs import PlannerDevice
+from protos.dialects import DIALECT
 from protos.errors import NotFound, Unavailable
 from protos.ids import DeviceId
 from protos.physics.roofline import Figures

@@ -15,18 +15,17 @@ from fleet.planning.costs import (
     idle_watts,
     kv_tokens,
     launch_ns,
+    run_nj,
+    run_ns,
     stage_need,
     weights,
-    work_nj,
-    work_ns,
 )
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
 from fleet.planning.search import Layout, Search
 from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.manifest import Manifest
-from protos.physics.costs import decode_work, head_work
-from protos.physics.roofline import Work
+from protos.physics.timing import Decode, StageRun
 from quantize.artifact.costs import stage_cost
 from quantize.artifact.graph import check_kv_dtype
 from quantize.parts import POSITIONS, stage_parts
@@ -95,12 +94,11 @@ class _Costs:
         ns, nj = [], []
         for place, (device, first, stop) in enumerate(layout.stages):
             cost = stage_cost(manifest, stage_parts(manifest, first, stop, head=place == 0), layout.shape.kv_dtype)
-            work = decode_work(cost, [layout.positions]) + head_work(cost, 1)
-            if len(layout.stages) > 1:
-                work += Work(link_bytes=hop_bytes(manifest, wire_dtype))
+            sent = hop_bytes(manifest, wire_dtype) if len(layout.stages) > 1 else 0
+            run = StageRun(cost, Decode((layout.positions,)), head_rows=int(place == 0), link_bytes=sent, launches=0)
             runs = head_runs(len(layout.stages)) if place == 0 else 1
-            ns.append(work_ns(device, work) + runs * launch_ns(device))
-            nj.append(work_nj(device, work))
+            ns.append(run_ns(device, run) + runs * launch_ns(device))
+            nj.append(run_nj(device, run))
         return _Costs(tuple(ns), tuple(nj), sum(ns) + hops_ns(manifest, len(ns), wire_dtype))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fleet.planning.costs import REFERENCE_POSITIONS, PlannerDevice, layer_work, part_work, shape_for, stage_need, work_ns
+from fleet.planning.costs import REFERENCE_POSITIONS, PlannerDevice, layer_share, part_share, run_ns, shape_for, stage_need
 from fleet.planning.plan import Plan, PlanRequest
 from protos.manifest import Manifest
 from quantize.parts import stage_parts
@@ -80,8 +80,8 @@ def _cuts(manifest: Manifest, plan: Plan, devices: Sequence[PlannerDevice]) -> l
         return []
     by_id = {device.device_id: device for device in devices}
     head = by_id[plan.stages[0].device_id]
-    layer_ns = work_ns(head, layer_work(manifest, 0, min(plan.context, REFERENCE_POSITIONS), plan.kv_dtype))
-    head_ns = work_ns(head, part_work(manifest, "head", 0))
+    layer_ns = run_ns(head, layer_share(manifest, 0, min(plan.context, REFERENCE_POSITIONS), plan.kv_dtype))
+    head_ns = run_ns(head, part_share(manifest, "head", 0))
     found = []
     for place, stage in enumerate(plan.stages):
         count = stage.stop_layer - stage.first_layer

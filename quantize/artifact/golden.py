@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from protos.dtypes import KvDtype
 from protos.errors import Corrupt
+from protos.even import even_down
 from protos.ids import digest_of
 from protos.manifest import Blob, GoldenRows, Manifest
 from quantize.architectures.registry import architecture_of
@@ -110,7 +111,7 @@ def stage_golden(
     golden, config = manifest.golden, manifest.config
     if golden is None or context < 2:
         return None
-    tokens = min(len(golden.token_ids), context - context % 2)
+    tokens = min(len(golden.token_ids), even_down(context))
     if config.prefix_whole and tokens < len(golden.token_ids):
         return None  # each row of a prefix depends on all
     rows = unpack(_read(golden.blob, blob_folder), len(golden.token_ids), config.hidden_size)

@@ -24,9 +24,6 @@ from quantize.layers.graph_builder import GraphBuilder
 from quantize.layers.onnx_nodes import Residual, add_block, add_layer
 from quantize.parts import EMBEDDING, HEAD, KV_SCALES, find_part, layer_number, layer_part, layer_parts, stage_parts
 
-# The operator set of these graphs, as devices name it in Describe.
-DIALECT = "com.microsoft.nbits"
-
 
 def build_stage_graph(
     manifest: Manifest,

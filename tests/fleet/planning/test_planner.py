@@ -19,7 +19,9 @@ from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.ids import digest_of
 from protos.manifest import Blob, Cost, Manifest, ModelConfig, Part, Provenance, Quantization, Tensor, Variant
-from protos.physics.roofline import Figures, Work
+from protos.physics.costs import StageCost
+from protos.physics.roofline import Figures
+from protos.physics.timing import StageRun
 from quantize.parts import stage_parts
 
 MIB = 1 << 20
@@ -322,11 +324,11 @@ def every_plan(manifest: Manifest, devices: Sequence[PlannerDevice], stages: int
             for place, (device, first, stop) in enumerate(zip(ring, (0, *cuts), (*cuts, layers), strict=True)):
                 parts = stage_parts(manifest, first, stop, head=place == 0)
                 fits &= costs.stage_need(manifest, parts, shape).total_bytes <= device.memory_bytes
-                work = [costs.part_work(manifest, part, positions) for part in parts]
-                work += [Work(link_bytes=4 * manifest.config.hidden_size)] * (stages > 1)
+                shares = [costs.part_share(manifest, part, positions) for part in parts]
+                shares += [StageRun(StageCost(), link_bytes=4 * manifest.config.hidden_size, launches=0)] * (stages > 1)
                 runs = costs.head_runs(stages) if place == 0 else 1
-                ns.append(sum(costs.work_ns(device, one) for one in work) + runs * costs.launch_ns(device))
-                joules += sum(costs.work_nj(device, one) for one in work) / 1e9
+                ns.append(sum(costs.run_ns(device, one) for one in shares) + runs * costs.launch_ns(device))
+                joules += sum(costs.run_nj(device, one) for one in shares) / 1e9
             if fits:
                 seconds = (sum(ns) + costs.hops_ns(manifest, stages, "float32")) / 1e9
                 found.append((sum(ns), max(ns), joules + seconds * sum(costs.idle_watts(device) for device in ring)))
