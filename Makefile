@@ -4,36 +4,54 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROMPT ?= Name three colours.
 
-.PHONY: demo test soak lint format types protos check-protos clean
+# LOCKED=1 installs exactly what requirements.lock (with the tools: requirements-dev.lock) names, each file by its hash.
+LOCKED ?=
+HOW := $(if $(LOCKED),locked,installed)
+RUN_EXTRAS := coordinator device text sim
+PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
+
+.PHONY: demo test soak lint format types protos check-protos house lock clean
 demo: export QUESTION := $(value PROMPT)
-demo: $(VENV)/demo.installed
+demo: $(VENV)/demo.$(HOW)
 	@$(BIN)/glmfleet demo --prompt "$$QUESTION"
 
 # A third one would save a tenth of the time on two cores, and make tests late that wait for processes.
 WORKERS ?= 2
-test: $(VENV)/dev.installed
+test: $(VENV)/dev.$(HOW)
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 MINUTES ?= 30
-soak: $(VENV)/dev.installed
+soak: $(VENV)/dev.$(HOW)
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
-lint: $(VENV)/dev.installed
+lint: $(VENV)/dev.$(HOW)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(VENV)/dev.installed
+format: $(VENV)/dev.$(HOW)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(VENV)/dev.installed
+types: $(VENV)/dev.$(HOW)
 	$(BIN)/mypy protos quantize device sim_devices fleet
 
-protos: $(VENV)/dev.installed
+protos: $(VENV)/dev.$(HOW)
 	$(BIN)/python -m protos.generate
 
-check-protos: $(VENV)/dev.installed
+check-protos: $(VENV)/dev.$(HOW)
 	$(BIN)/python -m protos.generate --check
+
+# Rules of the source tree, the documents and the lock files: seconds.
+house: $(VENV)/dev.$(HOW)
+	$(BIN)/python -m pytest tests/house
+
+# Newest versions that pyproject.toml allows, for Python 3.11 and later. The second file is the first and the tools.
+COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --upgrade --no-emit-index-url \
+	--custom-compile-command 'make lock' pyproject.toml - $(addprefix --extra ,$(RUN_EXTRAS))
+lock: | $(VENV)/bin/python
+	$(PIP) uv
+	echo 'setuptools>=77' | $(COMPILE) -o requirements.lock
+	echo 'setuptools>=77' | $(COMPILE) --extra dev -c requirements.lock -o requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
@@ -43,9 +61,20 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[coordinator,device,text,sim]'
+	$(PIP) -e '.[coordinator,device,text,sim]'
 	@touch $@
 
 $(VENV)/dev.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[coordinator,device,text,sim,dev]'
+	$(PIP) -e '.[coordinator,device,text,sim,dev]'
 	@touch $@ $(VENV)/demo.installed
+
+# The project itself is built by the setuptools that is locked too.
+$(VENV)/demo.locked: requirements.lock pyproject.toml | $(VENV)/bin/python
+	$(PIP) --require-hashes -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/dev.locked: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
+	$(PIP) --require-hashes -r requirements-dev.lock
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/demo.locked

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from benchmarks.published import POINTS, Point
-from protos.physics.roofline import Figures, times
+from protos.physics.roofline import Figures, Roofline
 from sim_devices.profiles import Profile, load_profile
 
 TOLERANCE = 0.35
@@ -39,7 +39,7 @@ class Fit:
 
 def predicted(figures: Figures, point: Point) -> float:
     """In the point's unit."""
-    seconds = times(figures, point.work()).seconds
+    seconds = Roofline(figures).estimate(point.run()).seconds
     return 1 / seconds if point.phase == "decode" else seconds
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from protos.physics.costs import StageCost, decode_work, head_work, prefill_work
-from protos.physics.roofline import Work
+from protos.physics.costs import StageCost
+from protos.physics.timing import Decode, Prefill, StageRun
 
 # As in quantize.costs: operators of a decoder layer, and elements of a row that they read and write.
 _LAYER_OPERATORS, _ENDS = 10, 6
@@ -78,10 +78,9 @@ class Point:
     source: str
     prompt: int = 128
 
-    def work(self) -> Work:
-        cost = self.model.cost(self.bits)
-        body = decode_work(cost, [self.prompt]) if self.phase == "decode" else prefill_work(cost, 0, self.prompt)
-        return body + head_work(cost, 1)
+    def run(self) -> StageRun:
+        body = Decode((self.prompt,)) if self.phase == "decode" else Prefill(0, self.prompt)
+        return StageRun(self.model.cost(self.bits), body, head_rows=1)
 
 
 NVIDIA = "NVIDIA, Jetson Orin Nano Super, December 2024; MLC, 4 bit"

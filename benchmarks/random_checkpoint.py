@@ -16,7 +16,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from benchmarks.models import numbered_words
-from quantize.architectures.registry import architecture_of
+from quantize.checkpoints.huggingface import file_sources
 from quantize.checkpoints.huggingface_config import parse_config
 
 _FILE_BYTES = 1 << 30
@@ -110,8 +110,7 @@ def write(folder: Path, model: HubModel) -> int:
     (folder / "config.json").write_text(json.dumps(model.config))
     config = parse_config(model.config)
     (folder / "tokenizer.json").write_bytes(numbered_words(config.vocab_size, model.special))
-    sources = architecture_of(config).hugging_face(config).values()
-    shapes = {source.name: source.shape for parts in sources for source in parts}
+    shapes = {source.name: source.shape for parts in file_sources(config).values() for source in parts}
     files = list(_files(shapes, 2))
     places: dict[str, str] = {}
     for number, names in enumerate(files, 1):

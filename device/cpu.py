@@ -86,7 +86,7 @@ class CpuHardware:
     async def turn(self, function: Callable[[], T], *, brief: bool = False) -> T:
         return await self._thread.turn(function, brief=brief)
 
-    def run(self, work: object, compute: Callable[[], None]) -> RunReport:
+    def run(self, run: object, compute: Callable[[], None]) -> RunReport:
         if self._meter is None:
             return RunReport(timed(compute), None, None)
         before = self._meter.joules()

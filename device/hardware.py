@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from protos.physics.roofline import Figures, Work
+from protos.physics.roofline import Figures
 from protos.physics.thermal import Thermal
+from protos.physics.timing import StageRun
 from protos.v1 import telemetry_pb2
 
 T = TypeVar("T")
@@ -82,8 +83,8 @@ class Hardware(Protocol):
         """
         ...
 
-    def run(self, work: Work, compute: Callable[[], None]) -> RunReport:
-        """One run, metered; within a turn. What `compute` raises is raised."""
+    def run(self, run: StageRun, compute: Callable[[], None]) -> RunReport:
+        """Call `compute`, which does what `run` describes, metered; within a turn. What it raises is raised."""
         ...
 
     def energy(self) -> EnergyReading: ...

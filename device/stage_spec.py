@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from protos.dtypes import KV_ITEM_BYTES, KvDtype, WireDtype, kv_dtype, row_bytes, wire_dtype
+from protos.dtypes import KvDtype, WireDtype, kv_dtype, row_bytes, wire_dtype
 from protos.errors import InvalidInput
 from protos.ids import DeviceId, Digest, PipelineId, parse_digest
 from protos.net.transport import MESSAGE_BYTES, split_address
 from protos.physics.costs import StageCost
+from protos.physics.memory import cache_capacity, cache_positions, kv_position_bytes
 from protos.v1 import device_pb2 as pb
 
 # Of hidden rows in one microbatch: a message's limit, less room for the rest of it.
@@ -38,8 +39,7 @@ class Shape:
 
     @property
     def capacity(self) -> int:
-        # Padding writes one position past a full sequence, and runs are even.
-        return self.context + 2 + self.context % 2
+        return cache_capacity(self.context)
 
     @property
     def layers(self) -> range:
@@ -48,8 +48,8 @@ class Shape:
     @property
     def kv_bytes(self) -> int:
         """Of all slots at full context: keys and values."""
-        per_position = 2 * self.kv_heads * self.head_dim * KV_ITEM_BYTES[self.kv_dtype]
-        return len(self.layers) * self.groups * self.slots_per_group * self.capacity * per_position
+        positions = cache_positions(self.context, self.groups, self.slots_per_group)
+        return len(self.layers) * positions * kv_position_bytes(self.kv_heads, self.head_dim, self.kv_dtype)
 
 
 @dataclass(frozen=True)

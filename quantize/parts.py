@@ -42,7 +42,7 @@ def stage_parts(manifest: Manifest, start: int, stop: int, *, head: bool = False
 
 
 def stage_blobs(manifest: Manifest, parts: Sequence[str]) -> tuple[Blob, ...]:
-    """Blobs that these parts' default variants lie in, each once. Raises InvalidInput."""
+    """Blobs that these parts' default variants lie in, each once: a tied head shares the embedding's. Raises InvalidInput."""
     blobs = {blob.digest: blob for name in parts for blob in find_part(manifest, name).variants[0].blobs}
     return tuple(blobs.values())
 

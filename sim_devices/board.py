@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from device.hardware import Condition, EnergyReading
-from protos.physics.roofline import Figures, Work, dynamic_joules, times
 from protos.physics.thermal import Heat, Thermal, idle, run
+from protos.physics.timing import StageRun, TimingModel
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class Board:
 
     def __init__(
         self,
-        figures: Figures,
+        timing: TimingModel,
         thermal: Thermal,
         *,
         now: float,
         battery_joules: float | None = None,
         battery_empty: Callable[[], None] | None = None,
     ) -> None:
-        self._figures = figures
+        self._timing = timing
         self._thermal = thermal
-        self._heat = Heat(thermal.steady_celsius(figures.idle_watts)).checked(thermal)
+        self._heat = Heat(thermal.steady_celsius(timing.idle_watts)).checked(thermal)
         self._slowdown = 1.0
         self._running: _Running | None = None
         self._at = now  # up to here idle time is counted
@@ -53,10 +53,10 @@ class Board:
         self._left_joules = battery_joules
         self._battery_empty = battery_empty
 
-    def begin(self, now: float, work: Work) -> Modelled:
+    def begin(self, now: float, stage_run: StageRun) -> Modelled:
         """A run starts; what went before was idle. Says what it will take."""
         self._idle(now)
-        modelled, heat = self._modelled(work)
+        modelled, heat = self._modelled(stage_run)
         self._running = _Running(modelled, heat)
         return modelled
 
@@ -100,17 +100,17 @@ class Board:
             self._left_joules = self._battery_joules * fraction
             self._draw(0.0)
 
-    def _modelled(self, work: Work) -> tuple[Modelled, Heat]:
-        dynamic, idle_watts = dynamic_joules(self._figures, work), self._figures.idle_watts
-        ran = run(self._thermal, self._heat, idle_watts, times(self._figures, work).seconds * self._slowdown, dynamic)
-        return Modelled(ran.seconds, idle_watts * ran.seconds + dynamic), ran.heat
+    def _modelled(self, stage_run: StageRun) -> tuple[Modelled, Heat]:
+        estimate, idle_watts = self._timing.estimate(stage_run), self._timing.idle_watts
+        ran = run(self._thermal, self._heat, idle_watts, estimate.seconds * self._slowdown, estimate.joules)
+        return Modelled(ran.seconds, idle_watts * ran.seconds + estimate.joules), ran.heat
 
     def _idle(self, now: float) -> None:
         if self._running:
             return
         seconds = max(0.0, now - self._at)
         self._at = max(self._at, now)
-        watts = self._figures.idle_watts
+        watts = self._timing.idle_watts
         self._heat = idle(self._thermal, self._heat, watts, seconds)
         self._idle_joules += watts * seconds
         self._seconds += seconds

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, RunThread, T
-from protos.physics.roofline import Work
+from protos.physics.timing import StageRun, TimingModel
 from protos.v1 import telemetry_pb2
 from sim_devices.board import Board
 from sim_devices.profiles import Profile
@@ -24,8 +24,8 @@ class SimulatedHardware:
 
     Pace "fast" goes on as soon as this machine has computed. "realtime" holds the accelerator until the modelled time of each run has
     passed since its start; `overruns` counts the runs for which this machine alone took longer. Idle joules are the idle power times the
-    time by `clock` in which nothing ran. `clock` gives seconds, monotonic; `pause` waits that many seconds, and may return early on
-    closing. `battery_empty` is called once when a battery is used up, from any thread.
+    time by `clock` in which nothing ran. `timing` is asked in place of the profile's own model. `clock` gives seconds, monotonic; `pause`
+    waits that many seconds, and may return early on closing. `battery_empty` is called once when a battery is used up, from any thread.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class SimulatedHardware:
         profile: Profile,
         pace: Pace,
         *,
+        timing: TimingModel | None = None,
         memory_bytes: int | None = None,
         threads: int = 1,
         clock: Callable[[], float] = time.perf_counter,
@@ -48,7 +49,7 @@ class SimulatedHardware:
         # What the compute thread changes while the event loop reads it.
         self._lock = threading.RLock()
         self._board = Board(
-            profile.effective, profile.thermal, now=clock(), battery_joules=profile.battery_joules, battery_empty=battery_empty
+            timing or profile.timing, profile.thermal, now=clock(), battery_joules=profile.battery_joules, battery_empty=battery_empty
         )
         self.runs = 0
         self.overruns = 0
@@ -66,10 +67,10 @@ class SimulatedHardware:
         # One that keeps its pace sleeps, which the event loop must not.
         return await self._thread.turn(function, brief=brief and self._pace == "fast")
 
-    def run(self, work: Work, compute: Callable[[], None]) -> RunReport:
+    def run(self, run: StageRun, compute: Callable[[], None]) -> RunReport:
         start = self._clock()
         with self._lock:
-            modelled = self._board.begin(start, work)
+            modelled = self._board.begin(start, run)
         done, left = False, 0.0
         try:
             compute()

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from protos.errors import InvalidInput, NotFound
-from protos.physics.roofline import Figures
+from protos.physics.roofline import Figures, Roofline
 from protos.physics.thermal import Thermal
+from protos.physics.timing import TimingModel
 
 Trust = Literal["vendor", "press", "community", "estimated"]
 
@@ -84,6 +85,10 @@ class Profile:
             joules_per_mac=value["compute_energy"],
             joules_per_link_byte=value["link_energy"],
         )
+
+    @property
+    def timing(self) -> TimingModel:
+        return Roofline(self.effective)
 
     @property
     def thermal(self) -> Thermal:

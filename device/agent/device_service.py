@@ -15,13 +15,14 @@ from device.blobs import Blobs
 from device.hardware import AcceleratorInfo, Hardware
 from device.stage_spec import parse_generation, parse_spec
 from device.tasks import in_thread
+from protos.dialects import DIALECT
 from protos.errors import InvalidInput, TimedOut, answered
 from protos.ids import PROTOCOL_VERSION, DeviceId, Digest, PipelineId, parse_digest
 from protos.v1 import device_pb2 as pb
 from protos.v1 import device_pb2_grpc, telemetry_pb2
 
 AGENT_VERSION = "0.1.0"
-DIALECTS = ("com.microsoft.nbits",)
+DIALECTS = (DIALECT,)
 CHUNK_LIMIT_BYTES = 1 << 20
 # A sender that is silent for so long has stopped; the blob is free for another then, to be continued.
 SILENT_SECONDS = 30.0

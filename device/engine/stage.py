@@ -12,6 +12,7 @@ from device.engine.kv import SlotGroup
 from device.engine.session import Binding, Dimensions, Session, scalar_like, share
 from device.stage_spec import Shape, StageSpec
 from protos.errors import InvalidInput
+from protos.even import even_up
 
 Rows = npt.NDArray[np.float32]  # [rows, hidden]
 Tokens = npt.NDArray[np.int64]  # [rows], or [rows, 3] with the two positions of a model that has learned ones
@@ -36,7 +37,7 @@ class StageEngine:
         count = len(rows)
         lengths = self.groups[group].lengths
         # A row that pads a prefix would be seen by all others; and a prefix is never cut, so its run is the same each time.
-        width = count if self.shape.prefix_whole else count + count % 2
+        width = count if self.shape.prefix_whole else even_up(count)
         if start != lengths[slot] or start + width > self.shape.context:
             raise InvalidInput(f"prefill of [{start}, {start + count}) into a slot that holds {lengths[slot]} of {self.shape.context}")
         run = self._bind(group, slot, slot + 1, width)

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from device.pipeline.sampler import Sampling
 from device.pipeline.sequences import Ending, Request, Sequence, Span, Told
 from device.stage_spec import Shape
 from protos.errors import FleetError, InvalidInput
+from protos.sampling import from_message
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 
@@ -143,10 +143,7 @@ def parse_submit(message: pb.Submit, shape: Shape) -> Request:
         raise InvalidInput(f"{len(forced)} forced tokens leave nothing of max_tokens {message.max_tokens}")
     spans = tuple(Span(span.start, span.anchor) for span in message.spans)
     _check_prefix(message.prefix, spans, len(prompt), shape)
-    wish = message.sampling
-    if not (0.0 <= wish.temperature < math.inf and 0.0 <= wish.top_p <= 1.0):
-        raise InvalidInput("temperature must be at least 0 and top_p between 0 and 1")
-    sampling = Sampling(wish.temperature, wish.top_k, wish.top_p or 1.0, wish.seed)
+    sampling = from_message(message.sampling)
     stops = frozenset(message.stop_token_ids)
     return Request(prompt, forced, sampling, message.max_tokens, stops, message.prefix, spans, message.reuse_decoded)
 

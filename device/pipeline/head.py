@@ -25,7 +25,6 @@ from protos.dtypes import row_bytes
 from protos.errors import Conflict, FleetError, Internal, Unavailable
 from protos.ids import DeviceId
 from protos.net.transport import Credentials
-from protos.physics.costs import head_work
 from protos.v1 import pipeline_pb2 as pb
 
 # How much longer the news of a broken ring may take forward, with its route, than backward.
@@ -185,7 +184,7 @@ class Head:
             rounds.sample(hidden[-1:] if step.prefill else hidden[[step.sequences.index(sequence) for sequence in step.wanted]])
 
         rounds = Rounds(step, message, self._output, self._made, most=self._scheduler.rounds(step), enough=enough)
-        extra = Extra(head_work(self.stage.spec.cost, len(step.wanted)), sample) if step.wanted else None
+        extra = Extra(len(step.wanted), sample) if step.wanted else None
         await self.stage.step(message, tokens, extra, rounds.following)
         self._measure(step, started)
         for each in rounds.done:
@@ -201,7 +200,7 @@ class Head:
     def _measure(self, step: Step, started: float) -> None:
         """Stages are cut to take about the same time, so the head's own says how long a chunk holds up the ring."""
         if step.prefill:
-            self._scheduler.chunks.measured(len(step.tokens), time.perf_counter() - started)
+            self._scheduler.chunks = self._scheduler.chunks.measured(len(step.tokens), time.perf_counter() - started)
 
     async def _returned(self, message: pb.Microbatch, ring_id: str) -> None:
         """End a step's round. Where nothing else is to be decided, its next begins in the same turn: one of its own is half a hop
@@ -220,8 +219,7 @@ class Head:
         # While another group's rows are on their way out, what comes back is still read and told.
         most, enough = min(2, self._scheduler.rounds(step)), lambda: link.busy
         rounds = Rounds(step, message, self._output, self._made, most=most, enough=enough)
-        work = head_work(self.stage.spec.cost, len(step.wanted))
-        hidden = await self.stage.extra(message, work, lambda: rounds.sample(received), rounds.following)
+        hidden = await self.stage.extra(message, len(step.wanted), lambda: rounds.sample(received), rounds.following)
         if self.stage.ring_id != ring_id:
             raise Conflict("the ring was given up while its step was computed")
         first = rounds.done[0]

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import numpy as np
 import numpy.typing as npt
+
+from protos.sampling import Sampling
 
 # Enough for any usual top_p: a softmax's mass beyond its 1,024 largest is looked at only when it has to be.
 _CANDIDATES = 1024
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """temperature 0 is greedy; top_k 0 and top_p 1 leave all tokens in."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-
 def sample(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -> int:
-    """Token id for one row of logits [vocab]. The same arguments give the same id on every machine with the same logits."""
+    """Token id for one row of logits [vocab]. The same arguments give the same id on every machine with the same logits.
+
+    After the temperature, top_k and min_p each cut what is left to the likeliest; top_p cuts that again, by its share of what they left (as
+    vLLM does).
+    """
     largest = logits.argmax()  # the first that is not a number, if there is one
     if not np.isfinite(logits[largest]):
         # An overflow in a layer must not make every weight not-a-number: infinite becomes the largest finite number, NaN the least.
@@ -32,19 +28,22 @@ def sample(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -
         return int(largest)
     with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to minus infinity, as it should
         scaled = (logits.astype(np.float64) - float(logits[largest])) / sampling.temperature
-    if sampling.top_k == 0 and sampling.top_p >= 1.0:
-        return _draw(np.arange(len(scaled)), np.exp(scaled), sampling.seed, position)
+    cut = sampling.top_k > 0 or sampling.min_p > 0.0
+    if not cut and sampling.top_p >= 1.0:
+        return _draw(np.arange(len(scaled)), np.exp(scaled), sampling.seed or 0, position)
     limit = min(sampling.top_k or len(scaled), len(scaled))
+    if sampling.min_p > 0.0:  # the likeliest is at 0
+        limit = min(limit, int(np.count_nonzero(scaled >= math.log(sampling.min_p))))
     ids = _largest(scaled, min(limit, _CANDIDATES))
     if sampling.top_p < 1.0:
-        total = np.exp(scaled[_largest(scaled, limit)]).sum() if sampling.top_k else np.exp(scaled).sum()
+        total = np.exp(scaled[_largest(scaled, limit)]).sum() if cut else np.exp(scaled).sum()
         if np.exp(scaled[ids]).sum() < sampling.top_p * total:
             ids = _largest(scaled, limit)
         mass = np.cumsum(np.exp(scaled[ids])) / total
         ids = ids[: int(np.searchsorted(mass, sampling.top_p)) + 1]
     elif len(ids) < limit:
         ids = _largest(scaled, limit)
-    return _draw(ids, np.exp(scaled[ids]), sampling.seed, position)
+    return _draw(ids, np.exp(scaled[ids]), sampling.seed or 0, position)
 
 
 def _largest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:

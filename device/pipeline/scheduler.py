@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 
-from device.pipeline.chunks import ChunkSizes
 from device.pipeline.sequences import Ending, Request, Sequence, Step, Told
 from device.pipeline.slots import Slots
 from protos.errors import Busy
+from protos.physics.chunks import ChunkSizes
 
 WAITING_SEQUENCES = 256
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from device.pipeline.sampler import Sampling
+from protos.sampling import GREEDY, Sampling
 
 
 class Ending(Enum):
@@ -32,7 +32,7 @@ class Request:
 
     prompt_ids: tuple[int, ...]
     forced_ids: tuple[int, ...] = ()
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Sampling = GREEDY
     max_tokens: int = 1
     stop_token_ids: frozenset[int] = frozenset()
     prefix: int = 0  # so many first tokens of the prompt are one run, the others decoded; 0: all in chunks as they fit

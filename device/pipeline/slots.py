@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from device.pipeline.sequences import Request, Sequence
+from protos.even import even_down
 
 # Prompts that share fewer first tokens are not worth a copy.
 SHARED_ROWS = 16
@@ -46,7 +47,7 @@ class Held:
             return 0
         # The first length at which they differ; slices compare far faster than a loop over tokens.
         length = bisect_left(range(SHARED_ROWS, limit + 1), True, key=lambda length: prompt[:length] != tokens[:length]) + SHARED_ROWS - 1
-        return length - length % 2
+        return even_down(length)
 
 
 class Slots:

@@ -18,8 +18,7 @@ from device.stage_spec import StageSpec
 from protos.dtypes import row_bytes
 from protos.errors import InvalidInput, Unavailable
 from protos.ids import DeviceId
-from protos.physics.costs import decode_work, prefill_work
-from protos.physics.roofline import Work
+from protos.physics.timing import Decode, Prefill, StageRun
 from protos.v1 import pipeline_pb2, telemetry_pb2
 
 # Decode turns of a ring are brief (see Hardware.turn) where the last ones were over sooner than this: the way to the computing thread and
@@ -33,9 +32,9 @@ Following = Callable[[], tuple[pipeline_pb2.Microbatch, Tokens] | None]
 
 @dataclass(frozen=True)
 class Extra:
-    """A computation on a run's hidden rows that belongs to the run, such as the output head's."""
+    """The output head's computation on `rows` of a run's hidden rows, where it belongs to the run."""
 
-    work: Work
+    rows: int
     compute: Callable[[Rows], None]
 
 
@@ -114,13 +113,14 @@ class Stage:
     async def extra(
         self,
         message: pipeline_pb2.Microbatch,
-        work: Work,
-        run: Callable[[], None],
+        rows: int,
+        compute: Callable[[], None],
         following: Following = lambda: None,
     ) -> Rows | None:
-        """A further computation for the rows of `message`, such as the output head's at the end of a round; `following` and what is
-        returned as `step` has them."""
-        return await self._turn(message, lambda: (None, self.hardware.run(work, run)), following, counted=False)
+        """The output head's computation on `rows` rows at the end of a round, in a run of its own; `following` and what is returned are as
+        `step` has them."""
+        run = StageRun(self.spec.cost, head_rows=rows)
+        return await self._turn(message, lambda: (None, self.hardware.run(run, compute)), following, counted=False)
 
     async def _turn(
         self,
@@ -158,8 +158,7 @@ class Stage:
             if extra:
                 extra.compute(result[0])
 
-        work = self._work(message)
-        report = self.hardware.run(work + extra.work if extra else work, compute)
+        report = self.hardware.run(self._described(message, extra.rows if extra else 0), compute)
         return result[0], report
 
     def _change_slots(self, message: pipeline_pb2.Microbatch) -> None:
@@ -218,14 +217,18 @@ class Stage:
             return self.engine.prefill(message.group, message.slots[0], message.positions[0], rows)
         return self.engine.decode(message.group, message.slots, message.positions, rows)
 
-    def _work(self, message: pipeline_pb2.Microbatch) -> Work:
-        spec, positions = self.spec, message.positions
-        work = prefill_work(spec.cost, positions[0], message.rows) if message.prefill else decode_work(spec.cost, positions)
+    def _described(self, message: pipeline_pb2.Microbatch, head_rows: int) -> StageRun:
+        positions = message.positions
+        body = Prefill(positions[0], message.rows) if message.prefill else Decode(tuple(positions))
+        return StageRun(self.spec.cost, body, head_rows, self._sent_bytes(message))
+
+    def _sent_bytes(self, message: pipeline_pb2.Microbatch) -> int:
+        spec = self.spec
         if spec.next is None:
-            return work
+            return 0
         is_last = spec.stage == spec.stages - 1
         sent = message.rows if message.all_wanted or not is_last else len(message.wanted)
-        return work + Work(link_bytes=sent * row_bytes(spec.shape.hidden_size, spec.shape.wire_dtype))
+        return sent * row_bytes(spec.shape.hidden_size, spec.shape.wire_dtype)
 
     def _account(self, message: pipeline_pb2.Microbatch, report: RunReport, counted: bool) -> None:
         self.counters.add(report)

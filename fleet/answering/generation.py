@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
@@ -16,12 +16,15 @@ from typing import Self
 from device.text.model import TextModel
 from fleet.answering import prompts
 from fleet.answering.answer import Answer
+from fleet.answering.ledger import Entry, Ledger
 from fleet.answering.request_costs import REASONS, result
-from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
+from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.background import Background
 from fleet.deploying.deployments import Deployments
-from fleet.deploying.desired import Desired
-from fleet.deploying.stream import COMES_BACK, Sequence
+from fleet.deploying.desired import PipelineSpec
+from fleet.deploying.phase import Ready
+from fleet.deploying.pipeline import Pipeline
+from fleet.deploying.stream import COMES_BACK, TokenStream
 from fleet.telemetry.records import Telemetry
 from fleet.telemetry.views import FinishReason
 from protos.errors import Conflict, FleetError, Internal, TimedOut, Unavailable, by_name
@@ -46,12 +49,16 @@ class _Text:
 
 @dataclass(frozen=True)
 class _Account:
-    """What is needed to settle a request, however it ends."""
+    """What is needed to settle an attempt, however it ends."""
 
-    desired: Desired
-    sequence: Sequence
+    entry: Entry
+    pipeline: Pipeline
+    tokens: TokenStream
     answer: Answer
-    prompt_tokens: int
+
+    @property
+    def spec(self) -> PipelineSpec:
+        return self.pipeline.spec
 
 
 class Generation:
@@ -72,6 +79,8 @@ class Generation:
         self._telemetry = telemetry
         self._now = now
         self._fresh_seed = fresh_seed
+        self._ledger = Ledger(now=now)
+        self._running: dict[str, TokenStream] = {}  # by request
         self._texts: OrderedDict[Digest, _Text] = OrderedDict()
         self._loading = asyncio.Lock()
         self._background = Background()
@@ -82,63 +91,126 @@ class Generation:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._background.__aexit__(kind, error, trace)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
-        """Chunks, then the result. Closing the iterator early cancels the sequence.
+    def requests(self) -> list[RequestView]:
+        """Those on their way, then the last that have ended."""
+        return self._ledger.views()
 
-        Raises NotFound (nothing deployed under that name), InvalidInput, Unavailable while the pipeline is down or when it fails,
-        Busy when the head's queue is full, and what else the head says.
+    def cancel(self, request_id: str) -> None:
+        """Its client gets what there is, with the reason "cancelled". Raises NotFound when it has ended."""
+        entry = self._ledger.find(request_id)
+        if (tokens := self._running.get(entry.request_id)) is not None:
+            tokens.cancel()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
+        """Chunks, then the result. Closing the iterator early cancels the request.
+
+        While nothing was given yet, a pipeline that fails is followed by another of the deployment that answers. Raises NotFound (nothing
+        deployed under that name), InvalidInput, Unavailable while no pipeline answers or when it fails, Busy when too many requests are
+        open or the head's queue is full, TimedOut when its deadline has passed, and what else the head says.
         """
-        live = self._deployments.serving(request.model)
-        _check_solid(live.desired)
-        text = await self._text(live.desired)
+        entry = self._ledger.accept(request)
+        try:
+            async with contextlib.aclosing(self._answer(entry)) as parts:
+                async for part in parts:
+                    yield part
+        except FleetError as error:
+            self._ledger.end(entry, "error", error.detail)
+            raise
+        finally:
+            entry.client_waits = False
+            self._ledger.end(entry, "cancelled")  # unless it has ended otherwise
+
+    async def _answer(self, entry: Entry) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
+        pipeline = self._deployments.choose(entry.request.model)
+        while True:
+            try:
+                with pipeline.claimed():
+                    async with contextlib.aclosing(self._attempt(entry, pipeline)) as parts:
+                        async for part in parts:
+                            yield part
+                return
+            except FleetError as error:
+                other = self._another(entry) if entry.fail(error) else None
+                if other is None:
+                    raise
+                _log.info("request %s goes from %s to %s: %s", entry.request_id, pipeline.spec.pipeline_id, other.spec.pipeline_id, error)
+                pipeline = other
+
+    def _another(self, entry: Entry) -> Pipeline | None:
+        try:
+            other = self._deployments.choose(entry.request.model, avoid=entry.tried)
+        except FleetError:
+            return None
+        return other if isinstance(other.state, Ready) else None
+
+    async def _attempt(self, entry: Entry, pipeline: Pipeline) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
+        request, spec, deployment = entry.request, pipeline.spec, pipeline.desired.name
+        _check_solid(deployment, spec)
+        text = await self._text(deployment, spec)
         prompt = await asyncio.to_thread(prompts.prompt_ids, text.model, request, text.manifest.config)
-        seed = self._fresh_seed() if request.seed is None else request.seed
-        submit = prompts.submit(request, prompt, text.manifest, live.desired.plan.context, seed)
+        seed = self._fresh_seed() if request.sampling.seed is None else request.sampling.seed
+        submit = prompts.submit(request, prompt, text.manifest, spec.plan.context, seed)
         answer = Answer(text.model.stream(), request.stop)
-        account = _Account(live.desired, live.stream.submit(submit), answer, len(prompt))
+        entry.begin(deployment, spec.pipeline_id, prompt)
+        if not isinstance(state := pipeline.state, Ready):
+            raise Unavailable(state.detail, advice=COMES_BACK, retry_after_seconds=1.0)
+        account = _Account(entry, pipeline, pipeline.stream.submit(submit), answer)
+        self._running[entry.request_id] = account.tokens
+        overdue = self._cancel_at_deadline(account)
         settled = False
         try:
             # Forced tokens are part of the answer; the head counts them, and sends only what comes after.
             if request.forced_ids and (chunk := answer.push(request.forced_ids)):
-                yield chunk
-            while not answer.stopped and (ids := await account.sequence.take()) is not None:
+                yield _given(entry, chunk)
+            while not answer.stopped and (ids := await account.tokens.take()) is not None:
                 if chunk := answer.push(ids):
-                    yield chunk
-            account.sequence.cancel()  # of use only when a stop string ended the text
-            finished = await _end(account.sequence)
+                    yield _given(entry, chunk)
+            account.tokens.cancel()  # of use only when a stop string ended the text
+            finished = await _end(account.tokens)
             settled = True
             if finished.reason == pb.FINISH_REASON_ERROR:
-                raise _failure(finished, live.desired)
+                raise _failure(finished, spec)
             if problem := implausible(finished):
-                raise Internal(f"{live.desired.plan.stages[0].device_name}: its account of the request cannot be true: {problem}")
+                raise Internal(f"{spec.plan.stages[0].device_name}: its account of the request cannot be true: {problem}")
             if chunk := answer.finish():
-                yield chunk
+                yield _given(entry, chunk)
             ended = _result(account, finished, "stop" if answer.stopped else REASONS.get(finished.reason, "error"))
             await self._record(ended)
+            if overdue.is_set() and ended.finish_reason == "cancelled":
+                raise TimedOut(f"the request's deadline has passed, after {len(entry.tokens)} tokens", advice="give it more time")
+            self._ledger.end(entry, ended.finish_reason)
             yield ended
         finally:
+            overdue.off()
+            self._running.pop(entry.request_id, None)
             if not settled:
-                account.sequence.cancel()
-                self._background.start(self._settle(account), f"settle sequence {account.sequence.number}")
+                account.tokens.cancel()
+                self._background.start(self._settle(account), f"settle request {entry.request_id}")
 
-    async def _text(self, desired: Desired) -> _Text:
-        digest = Digest(desired.plan.manifest_digest)
+    def _cancel_at_deadline(self, account: _Account) -> _Alarm:
+        alarm = _Alarm(account.tokens.cancel)
+        if (deadline := account.entry.deadline) is not None:
+            alarm.ring_in(deadline - self._now())
+        return alarm
+
+    async def _text(self, deployment: str, spec: PipelineSpec) -> _Text:
+        digest = Digest(spec.plan.manifest_digest)
         async with self._loading:  # one load for many requests at once
             if digest not in self._texts:
-                self._texts[digest] = await asyncio.to_thread(self._load, desired)
+                self._texts[digest] = await asyncio.to_thread(self._load, deployment, spec)
                 while len(self._texts) > TEXTS:
                     self._texts.popitem(last=False)
             self._texts.move_to_end(digest)
             return self._texts[digest]
 
-    def _load(self, desired: Desired) -> _Text:
-        manifest = self._deployments.manifest(desired)
+    def _load(self, deployment: str, spec: PipelineSpec) -> _Text:
+        manifest = self._deployments.manifest(deployment, spec)
         return _Text(manifest, prompts.load_text(self._artifacts, manifest))
 
     async def _settle(self, account: _Account) -> None:
         """The client has left, or the stream failed: what the sequence cost is still worth knowing."""
         try:
-            finished = await _end(account.sequence)
+            finished = await _end(account.tokens)
         except FleetError:
             return  # the devices have freed it, and nobody will tell what it cost
         if finished.reason != pb.FINISH_REASON_ERROR and not implausible(finished):
@@ -147,36 +219,64 @@ class Generation:
     async def _record(self, ended: GenerateResult) -> None:
         """A store that fails must not fail the request."""
         try:
-            await asyncio.to_thread(self._telemetry.record, uuid.uuid4().hex, self._now(), ended)
+            await asyncio.to_thread(self._telemetry.record, ended.request_id, self._now(), ended)
         except FleetError as error:
             _log.warning("a request was not recorded: %s", error.detail)
 
 
-def _check_solid(desired: Desired) -> None:
-    """Raises Conflict for a deployment on devices that compute nothing: there is no answer that could be true."""
-    if hollow := [stage.device_name for stage in desired.plan.stages if stage.hollow]:
+class _Alarm:
+    """Calls once when its time has come, unless it was put off before."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._rang = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def ring_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self._ring)
+
+    def is_set(self) -> bool:
+        return self._rang
+
+    def off(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _ring(self) -> None:
+        self._rang = True
+        self._call()
+
+
+def _given(entry: Entry, chunk: TokenChunk) -> TokenChunk:
+    entry.give(chunk.token_ids)
+    return chunk
+
+
+def _check_solid(deployment: str, spec: PipelineSpec) -> None:
+    """Raises Conflict for a pipeline on devices that compute nothing: there is no answer that could be true."""
+    if hollow := [stage.device_name for stage in spec.plan.stages if stage.hollow]:
         raise Conflict(
-            f"{desired.name} is deployed on hollow devices ({', '.join(hollow[:3])}): they compute nothing and answer no prompt",
-            advice=f"deploy it on devices that compute: glmfleet sim up --devices 3, then glmfleet deploy {desired.plan.model}",
+            f"{deployment} is deployed on hollow devices ({', '.join(hollow[:3])}): they compute nothing and answer no prompt",
+            advice=f"deploy it on devices that compute: glmfleet sim up --devices 3, then glmfleet deploy {spec.plan.model}",
         )
 
 
-async def _end(sequence: Sequence) -> pb.Finished:
+async def _end(tokens: TokenStream) -> pb.Finished:
     """Raises TimedOut when a sequence that was cancelled does not end."""
     try:
         async with asyncio.timeout(END_SECONDS):
-            return await sequence.end()
+            return await tokens.end()
     except TimeoutError:
         raise TimedOut(f"the sequence did not end within {END_SECONDS:.0f} s") from None
 
 
-def _failure(finished: pb.Finished, desired: Desired) -> FleetError:
+def _failure(finished: pb.Finished, spec: PipelineSpec) -> FleetError:
     """The route in it names devices by id: the head knows no names, people know no ids."""
     failure = finished.failure
     detail = failure.detail or "the pipeline failed"
-    for stage in desired.plan.stages:
+    for stage in spec.plan.stages:
         detail = detail.replace(stage.device_id, stage.device_name)
-    head = desired.plan.stages[0].device_name
+    head = spec.plan.stages[0].device_name
     error = by_name(failure.code, detail, retry_after_seconds=failure.retry_after_seconds).at(head)
     if isinstance(error, Unavailable):
         error.advice = COMES_BACK
@@ -185,10 +285,12 @@ def _failure(finished: pb.Finished, desired: Desired) -> FleetError:
 
 def _result(account: _Account, finished: pb.Finished, reason: FinishReason) -> GenerateResult:
     return result(
-        account.desired,
+        account.pipeline.desired.name,
+        account.spec,
         finished,
+        request_id=account.entry.request_id,
         text=account.answer.text,
         token_ids=account.answer.token_ids,
-        prompt_tokens=account.prompt_tokens,
+        prompt_tokens=account.entry.prompt_tokens,
         reason=reason,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 from device.text.messages import Message
 from device.text.model import TextModel
@@ -10,10 +10,10 @@ from fleet.answering.infill import blank_prompt, fills_blanks, mark_blank
 from fleet.answering.views import GenerateRequest
 from protos.errors import InvalidInput
 from protos.manifest import Manifest, ModelConfig
+from protos.sampling import to_message
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact.store import ArtifactStore
 
-MAX_SEED = 2**64 - 1
 _ONE_OF = "give exactly one of prompt, text, messages and prompt ids"
 
 
@@ -67,18 +67,12 @@ def submit(request: GenerateRequest, prompt: list[int], manifest: Manifest, cont
     for token_id in (*prompt, *forced):  # not more than the context
         if not 0 <= token_id < vocabulary:
             raise InvalidInput(f"token id {token_id} is not in the vocabulary", advice=f"this model's ids are 0 to {vocabulary - 1}")
-    if not (math.isfinite(request.temperature) and request.temperature >= 0):
-        raise InvalidInput(f"temperature is {request.temperature:g}", advice="use 0 (greedy) or more")
-    if not 0 < request.top_p <= 1:
-        raise InvalidInput(f"top_p is {request.top_p:g}", advice="use more than 0, at most 1")
-    if not 0 <= request.top_k < 2**32:
-        raise InvalidInput(f"top_k is {request.top_k}", advice="use 0 (all) or more")
-    if not 0 <= seed <= MAX_SEED:
-        raise InvalidInput(f"the seed is {seed}", advice=f"use 0 to {MAX_SEED}")
+    sampling = replace(request.sampling, seed=seed)
+    sampling.check()
     message = pb.Submit(
         prompt_ids=prompt,
         forced_ids=forced,
-        sampling=pb.Sampling(temperature=request.temperature, top_k=request.top_k, top_p=request.top_p, seed=seed),
+        sampling=to_message(sampling),
         max_tokens=max_tokens,
         stop_token_ids=() if request.ignore_eos else manifest.config.eos_token_ids,
         reuse_decoded=request.reuse_decoded,

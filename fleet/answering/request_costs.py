@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fleet.answering.views import GenerateResult
-from fleet.deploying.desired import Desired
+from fleet.deploying.desired import PipelineSpec
 from fleet.planning.plan import StagePlan
 from fleet.telemetry.records import source_of
 from fleet.telemetry.views import DeviceCost, FinishReason
@@ -21,9 +21,20 @@ REASONS: Mapping[int, FinishReason] = {
 
 
 def result(
-    desired: Desired, finished: pb.Finished, *, text: str, token_ids: Sequence[int], prompt_tokens: int, reason: FinishReason
+    deployment: str,
+    spec: PipelineSpec,
+    finished: pb.Finished,
+    *,
+    request_id: str,
+    text: str,
+    token_ids: Sequence[int],
+    prompt_tokens: int,
+    reason: FinishReason,
 ) -> GenerateResult:
-    """Seconds are the head's; per output token after the first, as OpenTelemetry's gen_ai.server.time_per_output_token."""
+    """Of a request that the pipeline `spec` of `deployment` has answered.
+
+    Seconds are the head's; per output token after the first, as OpenTelemetry's gen_ai.server.time_per_output_token.
+    """
     timing = finished.timing
     first_seconds, total_seconds = timing.first_token_seconds, timing.total_seconds
     modelled = timing.HasField("modelled_first_token_seconds") and timing.HasField("modelled_total_seconds")
@@ -32,8 +43,9 @@ def result(
         (timing.modelled_total_seconds - timing.modelled_first_token_seconds) / after_first if modelled and after_first > 0 else None
     )
     return GenerateResult(
-        model=desired.plan.model,
-        deployment=desired.name,
+        request_id=request_id,
+        model=spec.plan.model,
+        deployment=deployment,
         text=text,
         token_ids=tuple(token_ids),
         finish_reason=reason,
@@ -44,7 +56,7 @@ def result(
         modelled_ttft_seconds=timing.modelled_first_token_seconds if modelled else None,
         modelled_tpot_seconds=modelled_tpot,
         total_seconds=total_seconds,
-        devices=device_costs(desired.plan.stages, finished.usage, len(token_ids)),
+        devices=device_costs(spec.plan.stages, finished.usage, len(token_ids)),
         reused_tokens=timing.reused_tokens,
     )
 

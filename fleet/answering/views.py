@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from device.text.messages import Message
-from fleet.telemetry.views import FinishedRequest
+from fleet.telemetry.views import FinishedRequest, FinishReason
+from protos.sampling import GREEDY, Sampling
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,13 @@ class GenerateRequest:
     prompt_ids: tuple[int, ...] = ()
     forced_ids: tuple[int, ...] = ()
     max_tokens: int | None = None  # None: what the context leaves
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int | None = None  # None: a fresh one each time
+    sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False  # go on behind an end-of-sequence token, to max_tokens: for measurements
     reuse_decoded: bool = False  # inexact: see Request in device/pipeline/sequences.py
     infill: bool = False  # refuse a model that fills no blanks
     fills: tuple[tuple[int, ...], ...] = ()  # of the first blanks, known already: the one behind them is filled
+    timeout_seconds: float | None = None  # from acceptance; what has not ended by then is cancelled
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,27 @@ class TokenChunk:
 class GenerateResult(FinishedRequest):
     """A request that has ended, with its answer."""
 
+    request_id: str
     text: str
     token_ids: tuple[int, ...]
     reused_tokens: int = 0  # of the prompt, whose cache rows an earlier prompt had made
+
+
+@dataclass(frozen=True)
+class RequestView:
+    """A request on its way or ended, without what was asked and answered. Times in unix seconds."""
+
+    request_id: str
+    state: str  # "accepted", "running", "ended"
+    model: str  # as it was asked for; "": the only one
+    deployment: str
+    pipeline_id: str  # of the last attempt; "": none was made
+    attempts: int
+    client_waits: bool
+    prompt_tokens: int
+    completion_tokens: int  # that the client was given
+    accepted_at: float
+    deadline: float | None
+    ended_at: float | None
+    finish_reason: FinishReason | None
+    detail: str  # why it failed

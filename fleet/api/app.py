@@ -1,22 +1,20 @@
-"""The application: routes of each noun, one error shape, one key."""
+"""The application: routes of each noun, one error shape, one place that says who calls."""
 
 from __future__ import annotations
 
-import hmac
-
-from fastapi import Depends, FastAPI, Request
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from fastapi import Depends, FastAPI
 
 from fleet.api import deployments, devices, errors, generate, health, models, openai, plans, telemetry
-from fleet.api.guard import BoundedBody, OwnPagesOnly
-from fleet.service.protocol import FleetService
-
-# A page in a browser may ask for any host name that resolves to 127.0.0.1 (DNS rebinding); without a key the Host header must be ours.
-_LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]", "::1"]
+from fleet.api.caller import Authenticate, FleetOfCaller
+from fleet.api.guard import BoundedBody, OwnNamesOnly, OwnPagesOnly
+from fleet.service.protocol import Fleet
 
 
-def create_app(coordinator: FleetService, *, api_key: str | None) -> FastAPI:
-    """The HTTP side of `coordinator`. With a key every route but /healthz and /readyz asks for it; without one only loopback is served."""
+def create_app(fleet: Fleet, *, authenticate: Authenticate | None) -> FastAPI:
+    """The HTTP side of `fleet`.
+
+    Every route but /healthz and /readyz is for those whom `authenticate` knows; without it, for everybody on loopback.
+    """
     app = FastAPI(
         title="glmfleet",
         summary="A fleet of edge devices that serves a small GLM language model.",
@@ -26,24 +24,13 @@ def create_app(coordinator: FleetService, *, api_key: str | None) -> FastAPI:
     )
     errors.install(app)
     app.add_middleware(BoundedBody)
-    if api_key is None:  # with one, no page of another site can have it
+    if authenticate is None:  # with it, no page of another site can have what it asks for
         app.add_middleware(OwnPagesOnly)
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOCAL_HOSTS)
-    guarded = [Depends(_Key(api_key))]
-    app.include_router(health.routes(coordinator))
+        app.add_middleware(OwnNamesOnly)
+    of_caller = FleetOfCaller(fleet, authenticate)
+    guarded = [Depends(of_caller)]  # also a route that would need nothing of the fleet
+    app.include_router(health.routes(fleet))
     for noun in (devices, models, plans, deployments, generate, telemetry):
-        app.include_router(noun.routes(coordinator), prefix="/api/v1", dependencies=guarded)
-    app.include_router(openai.routes(coordinator), prefix="/v1", dependencies=guarded)
+        app.include_router(noun.routes(of_caller), prefix="/api/v1", dependencies=guarded)
+    app.include_router(openai.routes(of_caller), prefix="/v1", dependencies=guarded)
     return app
-
-
-class _Key:
-    def __init__(self, expected: str | None) -> None:
-        self._expected = expected
-
-    async def __call__(self, request: Request) -> None:
-        if self._expected is None:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._expected.encode()):
-            raise errors.Unauthenticated

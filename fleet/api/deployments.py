@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 
+from fleet.api.caller import FleetOfCaller
 from fleet.api.closing import closing
 from fleet.api.encode import line
 from fleet.api.errors import fleet_body
@@ -23,23 +24,23 @@ class DeployBody(PlanBody):
     name: str | None = None
 
 
-def routes(coordinator: FleetService) -> APIRouter:
+def routes(of_caller: FleetOfCaller) -> APIRouter:
     router = APIRouter(tags=["deployments"])
 
     @router.get("/deployments")
-    async def list_deployments() -> list[DeploymentView]:
+    async def list_deployments(fleet: FleetService = Depends(of_caller)) -> list[DeploymentView]:
         """Every deployment wanted, with its state."""
-        return coordinator.deployments()
+        return fleet.deployments()
 
     @router.post("/deployments", responses=EVENTS)
-    async def deploy(body: DeployBody) -> Response:
+    async def deploy(body: DeployBody, fleet: FleetService = Depends(of_caller)) -> Response:
         """Deploys. Events: `plan`, `push` and `load` per device, and last `ready` or `error`. Leaving early takes back what was done."""
-        return EventStream(_progress(coordinator, body), failed)
+        return EventStream(_progress(fleet, body), failed)
 
     @router.delete("/deployments/{name}", status_code=204)
-    async def undeploy(name: str) -> None:
+    async def undeploy(name: str, fleet: FleetService = Depends(of_caller)) -> None:
         """Unloads it from every device and forgets it."""
-        await coordinator.undeploy(name)
+        await fleet.undeploy(name)
 
     return router
 
@@ -49,7 +50,7 @@ def failed(error: FleetError) -> Event:
     return Event(line(fleet_body(error)["error"]), "error")
 
 
-async def _progress(coordinator: FleetService, body: DeployBody) -> AsyncGenerator[Event]:
-    async with closing(coordinator.deploy(body.request(), body.name)) as events:
+async def _progress(fleet: FleetService, body: DeployBody) -> AsyncGenerator[Event]:
+    async with closing(fleet.deploy(body.request(), body.name)) as events:
         async for event in events:
             yield Event(line(event), event.kind)

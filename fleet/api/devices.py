@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
+from fleet.api.caller import FleetOfCaller
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.service.protocol import FleetService
 from protos.errors import Conflict, NotFound
 
 
-def routes(coordinator: FleetService) -> APIRouter:
+def routes(of_caller: FleetOfCaller) -> APIRouter:
     router = APIRouter(tags=["devices"])
 
     @router.get("/devices")
-    async def list_devices() -> list[DeviceView]:
+    async def list_devices(fleet: FleetService = Depends(of_caller)) -> list[DeviceView]:
         """Every device known, whatever its state."""
-        return coordinator.devices()
+        return fleet.devices()
 
     @router.get("/devices/{key}")
-    async def show_device(key: str) -> DeviceView:
+    async def show_device(key: str, fleet: FleetService = Depends(of_caller)) -> DeviceView:
         """One device by its id or its name."""
-        return find_device(coordinator.devices(), key)
+        return find_device(fleet.devices(), key)
 
     @router.get("/discovery")
-    async def discovery() -> DiscoveryReport:
+    async def discovery(fleet: FleetService = Depends(of_caller)) -> DiscoveryReport:
         """Where devices were looked for and what went wrong."""
-        return coordinator.discovery()
+        return fleet.discovery()
 
     return router
 

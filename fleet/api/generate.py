@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from device.text.messages import Message, ToolCall
 from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
+from fleet.api.caller import FleetOfCaller
 from fleet.api.closing import closing
 from fleet.api.deployments import failed
 from fleet.api.encode import line, plain
+from fleet.api.sampling import sampling_of, with_sampling
 from fleet.api.sse import EVENTS, ClientGone, Event, EventStream, unless_gone
 from fleet.service.protocol import FleetService
 from protos.errors import Internal
+from protos.sampling import PARAMETERS
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it, access logs do
 
@@ -46,8 +49,9 @@ class MessageBody(BaseModel):
         return Message(self.role, self.content, tuple(ToolCall(call.name, call.arguments) for call in self.tool_calls))
 
 
+@with_sampling()
 class GenerateBody(BaseModel):
-    """Exactly one of `prompt` (a user's turn), `text` (raw), `messages`, `prompt_ids`; `temperature` 0 is greedy; `tools` as JSON texts.
+    """Exactly one of `prompt` (a user's turn), `text` (raw), `messages`, `prompt_ids`; `tools` as JSON texts.
 
     With `infill` a model that fills no blanks refuses; one that does fills the first blank of `text` or `prompt` either way, or the one
     behind those whose `fills` are given, each as token ids.
@@ -63,48 +67,46 @@ class GenerateBody(BaseModel):
     prompt_ids: tuple[_TokenId, ...] = ()
     forced_ids: tuple[_TokenId, ...] = ()
     max_tokens: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
-    top_k: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    seed: Annotated[int, Field(ge=0, lt=1 << 64)] | None = None
     stop: Annotated[tuple[StopString, ...], Field(max_length=STOP_STRINGS)] = ()
     ignore_eos: bool = False
     reuse_decoded: bool = False
     infill: bool = False
     fills: tuple[tuple[_TokenId, ...], ...] = ()
+    timeout_seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] | None = None
     stream: bool = True
 
     def request(self) -> GenerateRequest:
-        fields = {name: getattr(self, name) for name in type(self).model_fields if name not in ("stream", "messages")}
-        return GenerateRequest(**fields, messages=tuple(each.message() for each in self.messages))
+        others = {"stream", "messages", *PARAMETERS}
+        fields = {name: getattr(self, name) for name in type(self).model_fields if name not in others}
+        return GenerateRequest(**fields, messages=tuple(each.message() for each in self.messages), sampling=sampling_of(self))
 
 
-def routes(coordinator: FleetService) -> APIRouter:
+def routes(of_caller: FleetOfCaller) -> APIRouter:
     router = APIRouter(tags=["generate"])
 
     @router.post("/generate", responses=EVENTS)
-    async def generate(body: GenerateBody, http: Request) -> Response:
+    async def generate(body: GenerateBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
         """Events `token`, then `done` (or `error`); with `stream` false one JSON object, what `done` holds."""
         if body.stream:
-            return EventStream(_tokens(coordinator, body.request()), failed)
+            return EventStream(_tokens(fleet, body.request()), failed)
         try:
-            return JSONResponse(plain(await unless_gone(http.receive, collect(coordinator, body.request()))))
+            return JSONResponse(plain(await unless_gone(http.receive, collect(fleet, body.request()))))
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     return router
 
 
-async def collect(coordinator: FleetService, request: GenerateRequest) -> GenerateResult:
+async def collect(fleet: FleetService, request: GenerateRequest) -> GenerateResult:
     """The whole answer."""
-    async with closing(coordinator.generate(request)) as parts:
+    async with closing(fleet.generate(request)) as parts:
         async for part in parts:
             if isinstance(part, GenerateResult):
                 return part
     raise Internal("the generation ended without a result")
 
 
-async def _tokens(coordinator: FleetService, request: GenerateRequest) -> AsyncGenerator[Event]:
-    async with closing(coordinator.generate(request)) as parts:
+async def _tokens(fleet: FleetService, request: GenerateRequest) -> AsyncGenerator[Event]:
+    async with closing(fleet.generate(request)) as parts:
         async for part in parts:
             yield Event(line(part), "token" if isinstance(part, TokenChunk) else "done")

@@ -1,4 +1,4 @@
-"""What is turned away before any route sees it: other sites' pages, and bodies too large to be a request."""
+"""What is turned away before any route sees it: other sites' pages, other hosts' names, and bodies too large to be a request."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleet.api.errors import respond
-from protos.errors import Denied
+from protos.errors import Denied, InvalidInput
 
 # The longest prompt that fits a context of 128k tokens is far below it, as text or as ids.
 BODY_BYTES = 4 << 20
 
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _HARMLESS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -31,6 +32,21 @@ class OwnPagesOnly:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] not in _HARMLESS and (page := _foreign_page(Headers(scope=scope))):
             error = Denied(f"a page of {page[:100]!r} may not use this coordinator", advice="only programs and its own pages may")
+            await respond(Request(scope), error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+class OwnNamesOnly:
+    """Refuses requests to another host's name: a page may ask for any name that resolves to 127.0.0.1 (DNS rebinding)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and _host_name(given := Headers(scope=scope).get("host", "")) not in _LOCAL_NAMES:
+            advice = "use http://127.0.0.1 or http://localhost, or serve with --require-key"
+            error = InvalidInput(f"{given[:100]!r} is not a name of this coordinator", advice=advice)
             await respond(Request(scope), error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -62,6 +78,14 @@ class BoundedBody:
             raise HTTPException(413, f"a body of more than {self._limit_bytes} bytes")
 
         await self._app(scope, bounded, send)
+
+
+def _host_name(host: str) -> str | None:
+    """Of a Host header, without the port; None when it is not one."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 def _foreign_page(headers: Headers) -> str | None:

@@ -7,10 +7,11 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from fleet.service.protocol import FleetService
+from fleet.principal import ANYONE
+from fleet.service.protocol import Fleet
 
 
-def routes(coordinator: FleetService) -> APIRouter:
+def routes(fleet: Fleet) -> APIRouter:
     router = APIRouter(tags=["health"])
 
     @router.get("/healthz")
@@ -21,7 +22,7 @@ def routes(coordinator: FleetService) -> APIRouter:
     @router.get("/readyz")
     async def readyz() -> Response:
         """200 when every deployment is ready (none wanted counts), 503 with the reasons otherwise."""
-        waiting = [view for view in coordinator.deployments() if view.state != "ready"]
+        waiting = [view for view in fleet.as_(ANYONE).deployments() if view.state != "ready"]
         body: dict[str, Any] = {
             "status": "waiting" if waiting else "ready",
             "waiting": [{"deployment": view.name, "state": view.state, "detail": view.detail} for view in waiting],

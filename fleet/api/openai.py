@@ -7,10 +7,11 @@ import uuid
 from collections.abc import AsyncGenerator
 from typing import Any, TypeAlias
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from fleet.answering.views import GenerateRequest, TokenChunk
+from fleet.api.caller import FleetOfCaller
 from fleet.api.closing import closing
 from fleet.api.encode import line
 from fleet.api.errors import openai_body
@@ -24,49 +25,49 @@ from protos.errors import FleetError, NotFound
 Reply: TypeAlias = ChatReply | TextReply
 
 
-def routes(coordinator: FleetService) -> APIRouter:
+def routes(of_caller: FleetOfCaller) -> APIRouter:
     router = APIRouter(tags=["openai"])
 
     @router.get("/models")
-    async def list_models() -> dict[str, Any]:
+    async def list_models(fleet: FleetService = Depends(of_caller)) -> dict[str, Any]:
         """Deployments, as models."""
-        return {"object": "list", "data": [model_entry(one) for one in coordinator.deployments() if one.state != "unreadable"]}
+        return {"object": "list", "data": [model_entry(one) for one in fleet.deployments() if one.state != "unreadable"]}
 
     @router.get("/models/{name:path}")
-    async def show_model(name: str) -> dict[str, Any]:
+    async def show_model(name: str, fleet: FleetService = Depends(of_caller)) -> dict[str, Any]:
         """One deployment, as a model."""
-        for deployment in coordinator.deployments():
+        for deployment in fleet.deployments():
             if deployment.name == name and deployment.state != "unreadable":
                 return model_entry(deployment)
         raise NotFound(f"no deployment {name}", advice="GET /v1/models lists them")
 
     @router.post("/chat/completions", responses=EVENTS)
-    async def chat_completions(body: ChatBody, http: Request) -> Response:
+    async def chat_completions(body: ChatBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
         """Chat, streamed or whole."""
         reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), body.model, body.include_usage, body.tool_names)
-        return await _answer(coordinator, http, body.request(), reply, bool(body.stream))
+        return await _answer(fleet, http, body.request(), reply, bool(body.stream))
 
     @router.post("/completions", responses=EVENTS)
-    async def completions(body: CompletionBody, http: Request) -> Response:
+    async def completions(body: CompletionBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
         """Plain text continued, without a template, streamed or whole."""
         reply = TextReply(f"cmpl-{uuid.uuid4().hex}", int(time.time()), body.model, body.include_usage)
-        return await _answer(coordinator, http, body.request(), reply, bool(body.stream))
+        return await _answer(fleet, http, body.request(), reply, bool(body.stream))
 
     return router
 
 
-async def _answer(coordinator: FleetService, http: Request, request: GenerateRequest, reply: Reply, stream: bool) -> Response:
+async def _answer(fleet: FleetService, http: Request, request: GenerateRequest, reply: Reply, stream: bool) -> Response:
     if stream:
-        return EventStream(_chunks(coordinator, request, reply), _failed)
+        return EventStream(_chunks(fleet, request, reply), _failed)
     try:
-        return JSONResponse(reply.whole(await unless_gone(http.receive, collect(coordinator, request))))
+        return JSONResponse(reply.whole(await unless_gone(http.receive, collect(fleet, request))))
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-async def _chunks(coordinator: FleetService, request: GenerateRequest, reply: Reply) -> AsyncGenerator[Event]:
+async def _chunks(fleet: FleetService, request: GenerateRequest, reply: Reply) -> AsyncGenerator[Event]:
     opening = reply.opening()  # sent with the first token, so that an error before it still has its status
-    async with closing(coordinator.generate(request)) as parts:
+    async with closing(fleet.generate(request)) as parts:
         async for part in parts:
             for chunk in opening:
                 yield Event(line(chunk))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,10 +12,19 @@ from device.text.messages import Message, ToolCall
 from fleet.answering.views import GenerateRequest
 from fleet.api.errors import UnsupportedParameter
 from fleet.api.generate import STOP_STRINGS, StopString
+from fleet.api.sampling import sampling_of, with_sampling
+from protos.sampling import PARAMETERS, Sampling
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default of /v1/completions; chat has none
 
 _SEED_SPACE = 1 << 64
+# Where OpenAI's API, or what vLLM's and llama.cpp's clients send to it (top_k -1 for all), differs from ours.
+_DEFAULT = Sampling(temperature=1.0)
+_BOUNDS = {
+    "temperature": replace(PARAMETERS["temperature"].bounds, most=2),
+    "top_k": replace(PARAMETERS["top_k"].bounds, least=-1),
+    "seed": replace(PARAMETERS["seed"].bounds, least=1 - _SEED_SPACE),
+}
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
 
@@ -23,16 +33,13 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+@with_sampling(_BOUNDS, nullable=True)
 class _Sampled(BaseModel):
     """What chat and plain completions have in common. Unknown fields are kept, to be refused when they would change the answer."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, lt=1 << 32)] | None = None  # not OpenAI's, but what vLLM's and llama.cpp's clients send
-    seed: int | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=STOP_STRINGS)] | None = None
     ignore_eos: bool | None = None  # vLLM's, as its and others' benchmarks send it
     reuse_decoded: bool | None = None  # ours: an earlier turn's answer need not be prefilled, at the price of an inexact text
@@ -48,14 +55,12 @@ class _Sampled(BaseModel):
         if self.n not in (None, 1):
             raise UnsupportedParameter("n", "only n=1 is supported: one answer a request")
         refuse_unsupported(self.model_extra or {})
+        sampling = sampling_of(self, _DEFAULT)
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return GenerateRequest(
             model=self.model,
             max_tokens=max_tokens,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=max(0, self.top_k or 0),
-            top_p=self.top_p or 1.0,  # the wire's rule too: 0 counts as 1
-            seed=None if self.seed is None else self.seed % _SEED_SPACE,
+            sampling=replace(sampling, top_k=max(0, sampling.top_k), seed=None if sampling.seed is None else sampling.seed % _SEED_SPACE),
             stop=tuple(text for text in stop if text),
             ignore_eos=bool(self.ignore_eos),
             reuse_decoded=bool(self.reuse_decoded),
@@ -176,7 +181,6 @@ _CHANGES_THE_ANSWER: dict[str, Callable[[Any], bool]] = {
     "presence_penalty": _one_of(0),
     "frequency_penalty": _one_of(0),
     "repetition_penalty": _one_of(1, 0),
-    "min_p": _one_of(0),
     "min_tokens": _one_of(0),
     "guided_json": _empty,
     "guided_regex": _empty,

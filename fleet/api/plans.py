@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
+from fleet.api.caller import FleetOfCaller
 from fleet.planning.plan import Objective, Plan, PlanRequest
 from fleet.service.protocol import FleetService
 from protos.dtypes import KvDtype, WireDtype
@@ -30,12 +31,12 @@ class PlanBody(BaseModel):
         return PlanRequest(self.model, self.objective, self.stages, self.context, self.slots, self.devices, self.kv_dtype, self.wire_dtype)
 
 
-def routes(coordinator: FleetService) -> APIRouter:
+def routes(of_caller: FleetOfCaller) -> APIRouter:
     router = APIRouter(tags=["deployments"])
 
     @router.post("/plans")
-    async def make_plan(body: PlanBody) -> Plan:
+    async def make_plan(body: PlanBody, fleet: FleetService = Depends(of_caller)) -> Plan:
         """The plan for these wishes; nothing is changed."""
-        return await coordinator.plan(body.request())
+        return await fleet.plan(body.request())
 
     return router

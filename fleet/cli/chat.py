@@ -15,28 +15,24 @@ from fleet.cli.costs import summary
 from fleet.cli.generate import (
     DEFAULT_MAX_TOKENS,
     MaxTokensOption,
-    SeedOption,
     SystemOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
     stream_answer,
 )
 from fleet.cli.options import HomeOption, ModelOption, open_home
 from fleet.cli.output import note
+from fleet.cli.sampling import with_sampling
 from protos.errors import FleetError, NotFound
+from protos.sampling import GREEDY, Sampling
 
 _PROMPT = "> "
 
 
+@with_sampling
 def chat(
     model: ModelOption = None,
     system: SystemOption = None,
     max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
-    temperature: TemperatureOption = 0.0,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 1.0,
-    seed: SeedOption = None,
+    sampling: Sampling = GREEDY,
     reuse_decoded: Annotated[
         bool,
         typer.Option("--reuse-decoded", help="Take over what the model's own answers left in the cache: sooner, less exact."),
@@ -65,10 +61,7 @@ def chat(
                 model=model,
                 messages=tuple(history),
                 max_tokens=max_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                seed=seed,
+                sampling=sampling,
                 reuse_decoded=reuse_decoded,
             )
             answer = _answer(coordinator, request)

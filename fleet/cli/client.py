@@ -18,7 +18,7 @@ from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.service.views import ModelView
 from fleet.telemetry.views import CostRow
-from fleet.trust.api_key import read_key
+from fleet.trust.api_key import shown
 from protos.errors import FleetError, Internal, Unavailable, by_name
 
 _T = TypeVar("_T")
@@ -32,10 +32,8 @@ def connect(home: Home) -> Iterator[CoordinatorClient]:
     running = home.running_coordinator()
     if running is None:
         raise Unavailable(f"no coordinator is running for this home ({home.path})", advice=f"start one: glmfleet serve{home.option}")
-    key = read_key(home)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     # trust_env off: a proxy of the environment has no business on loopback.
-    with httpx.Client(base_url=running.url, headers=headers, timeout=_TIMEOUT, trust_env=False) as http:
+    with httpx.Client(base_url=running.url, headers=shown(home), timeout=_TIMEOUT, trust_env=False) as http:
         yield CoordinatorClient(http)
 
 
@@ -48,14 +46,14 @@ class CoordinatorClient:
     def devices(self) -> list[DeviceView]:
         return self._get(list[DeviceView], "/api/v1/devices")
 
-    def device(self, key: str) -> DeviceView:
-        return self._get(DeviceView, f"/api/v1/devices/{key}")
-
     def discovery(self) -> DiscoveryReport:
         return self._get(DiscoveryReport, "/api/v1/discovery")
 
     def models(self) -> list[ModelView]:
         return self._get(list[ModelView], "/api/v1/models")
+
+    def model(self, name: str) -> ModelView:
+        return self._get(ModelView, f"/api/v1/models/{name}")
 
     def deployments(self) -> list[DeploymentView]:
         return self._get(list[DeploymentView], "/api/v1/deployments")
@@ -69,14 +67,14 @@ class CoordinatorClient:
     def undeploy(self, name: str) -> None:
         self._call("DELETE", f"/api/v1/deployments/{name}")
 
-    def deploy(self, request: PlanRequest, name: str | None) -> Generator[DeployEvent]:
+    def deploy(self, request: PlanRequest, name: str | None = None) -> Generator[DeployEvent]:
         """Leaving early (closing the iterator, Ctrl-C) makes the coordinator take back what it did."""
         for _, data in self._events("/api/v1/deployments", {**plain(request), "name": name}):
             yield _decode(DeployEvent, data)
 
     def generate(self, request: GenerateRequest) -> Generator[TokenChunk | GenerateResult]:
         """The result comes last; leaving early cancels the sequence."""
-        for kind, data in self._events("/api/v1/generate", plain(request)):
+        for kind, data in self._events("/api/v1/generate", _generate_body(request)):
             yield _decode(TokenChunk, data) if kind == "token" else _decode(GenerateResult, data)
 
     def _get(self, shape: type[_T], path: str, query: dict[str, str] | None = None) -> _T:
@@ -115,6 +113,13 @@ def parse_events(lines: Iterator[str]) -> Generator[tuple[str, Any]]:
         elif not line and data:
             yield name, json.loads(data)
             name = data = ""
+
+
+def _generate_body(request: GenerateRequest) -> dict[str, Any]:
+    """The sampling parameters are fields beside the others."""
+    body: dict[str, Any] = plain(request)
+    sampling: dict[str, Any] = body.pop("sampling")
+    return {**body, **sampling}
 
 
 def _decode(shape: type[_T], data: Any) -> _T:

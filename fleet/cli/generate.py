@@ -18,20 +18,19 @@ from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.costs import answer_json, print_cost
 from fleet.cli.options import HomeOption, JsonOption, ModelOption, open_home, parse_ids
 from fleet.cli.output import print_json
+from fleet.cli.sampling import with_sampling
 from protos.errors import Internal
+from protos.sampling import GREEDY, Sampling
 
 # A small model can lose itself in repetition: without a limit it would fill the context, minutes of it.
 DEFAULT_MAX_TOKENS = 512
 _BLANK = re.compile(r"\s*\[[gs]?MASK\]")
 
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of the answer at most, if the context leaves so many.")]
-TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, help="0 is greedy.")]
-TopKOption = Annotated[int, typer.Option("--top-k", min=0, help="Sample from the K likeliest; 0: from all.")]
-TopPOption = Annotated[float, typer.Option("--top-p", min=0, max=1, help="Sample from the likeliest that sum up to this; above 0.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Makes sampling repeat itself.", show_default=False)]
 SystemOption = Annotated[str | None, typer.Option("--system", help="A system message before the prompt.", show_default=False)]
 
 
+@with_sampling
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to ask; - reads it from standard input.", show_default=False)] = None,
     model: ModelOption = None,
@@ -41,10 +40,7 @@ def generate(
         bool, typer.Option("--infill", help=r"Fill each \[MASK], \[sMASK] and \[gMASK] of the text, show it all (original GLM only).")
     ] = False,
     max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
-    temperature: TemperatureOption = 0.0,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 1.0,
-    seed: SeedOption = None,
+    sampling: Sampling = GREEDY,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.", show_default=False)] = None,
     prompt_ids: Annotated[
         str | None, typer.Option("--prompt-ids", metavar="1,2,3", help="Token ids instead of a prompt.", show_default=False)
@@ -82,10 +78,7 @@ def generate(
         prompt_ids=given.prompt_ids,
         forced_ids=parse_ids(forced_ids),
         max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
+        sampling=sampling,
         stop=tuple(stop or ()),
         ignore_eos=ignore_eos,
         infill=infill,
@@ -135,9 +128,10 @@ def stream_answer(coordinator: CoordinatorClient, request: GenerateRequest, *, e
             for part in parts:
                 ended = isinstance(part, GenerateResult)
                 if echo and ((part.text and not ended) or gap):
-                    sys.stdout.write(before if ended else before + part.text)
+                    text = before if ended else before + part.text
+                    before, written = "", True  # first: Ctrl-C may come as soon as the text is out
+                    sys.stdout.write(text)
                     sys.stdout.flush()
-                    before, written = "", True
                 if isinstance(part, GenerateResult):
                     end = gap.after if gap else "\n"
                     return part

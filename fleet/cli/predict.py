@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,7 +117,7 @@ def _remarks(found: Sequence[Outlook], profiles: Sequence[Profile], streams: int
         times = f"{figure(1e3 * ring.hops_seconds)} of {figure(1e3 * ring.token_seconds)} ms a token"
         lines.append(f"{placement(ring)}: links take {times}")
     stage = max(best.stages, key=lambda stage: stage.busy)
-    spent = {name: seconds for name, seconds in asdict(stage.spent).items() if seconds > 0}
+    spent = {name: seconds for name, seconds in stage.spent.breakdown.items() if seconds > 0}
     order = sorted(spent.items(), key=lambda pair: -pair[1])
     parts = ", ".join(f"{name} {100 * seconds / stage.spent.seconds:.0f} %" for name, seconds in order)
     lines.append(f"{placement(best)}: a step of {stage.plan.profile} is {figure(1e3 * stage.spent.seconds)} ms: {parts}")
@@ -233,7 +233,7 @@ def _plain(one: Outlook) -> dict[str, Any]:
                 "watts": stage.watts,
                 "celsius": stage.celsius,
                 "speed": stage.speed,
-                "seconds": asdict(stage.spent),
+                "seconds": dict(stage.spent.breakdown),
             }
             for stage in one.stages
         ],

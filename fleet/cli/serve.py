@@ -16,11 +16,12 @@ import typer
 import uvicorn
 
 from fleet.api.app import create_app
+from fleet.api.caller import Authenticate
 from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home
 from fleet.cli.output import note
 from fleet.home import Home
 from fleet.service.coordinator import Coordinator
-from fleet.trust.api_key import ensure_key
+from fleet.trust.api_key import authenticator, ensure_key
 from protos.errors import Denied, InvalidInput
 from protos.net.transport import is_loopback
 
@@ -61,14 +62,14 @@ def serve(
     if not is_loopback(host) and not require_key:
         raise Denied(f"listening on {host} lets everyone in reach use the fleet", advice="add --require-key, or leave --host out")
     opened.check_not_served()  # before its port is found to be taken
-    key = ensure_key(opened) if require_key else None
+    authenticate = authenticator(ensure_key(opened)) if require_key else None
     with _listening(host, port) as listener:
         url = _url(host, listener.getsockname()[1])
         with opened.serving(url):
             coordinator = Coordinator(
                 opened, seeds=tuple(seed or ()), interfaces=tuple(interface) if interface else None, insecure=insecure, store=store
             )
-            asyncio.run(_serve(coordinator, listener, url, opened, key))
+            asyncio.run(_serve(coordinator, listener, url, opened, authenticate))
 
 
 class _Server(uvicorn.Server):
@@ -79,7 +80,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, home: Home, key: str | None) -> None:
+async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, home: Home, authenticate: Authenticate | None) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -93,7 +94,7 @@ async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, ho
         loop.add_signal_handler(number, on_signal)
     async with coordinator:
         config = uvicorn.Config(
-            create_app(coordinator, api_key=key),
+            create_app(coordinator, authenticate=authenticate),
             log_config=None,
             access_log=False,
             lifespan="off",

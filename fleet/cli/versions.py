@@ -14,6 +14,7 @@ from device.pipeline.sequences import Request, Span
 from device.stage_spec import Generation, Shape, StageSpec
 from fleet.deploying.load_order import row_multiple
 from protos.dtypes import KvDtype
+from protos.even import even_up
 from protos.ids import PipelineId
 from protos.manifest import Manifest
 from protos.physics.costs import StageCost
@@ -64,7 +65,7 @@ class EngineVersion:
         """Of the stage of layers [start, stop), with embedding and output head when it begins at 0; two slots."""
         config, first = self.manifest.config, start == 0
         body = [part for part in stage_parts(self.manifest, start, stop, head=first) if part != HEAD]
-        context = self.window + self.window % 2
+        context = even_up(self.window)
         return StageSpec(
             generation=Generation("evaluation", 1),
             pipeline=PipelineId("evaluation"),

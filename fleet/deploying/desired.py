@@ -1,4 +1,4 @@
-"""What the coordinator wants a deployment to be."""
+"""What the coordinator wants a deployment to be: pipelines, each with a plan in force."""
 
 from __future__ import annotations
 
@@ -10,34 +10,14 @@ from protos.ids import DeviceId, PipelineId
 
 @dataclass(frozen=True)
 class PipelineSpec:
-    """One pipeline of a deployment: a plan in force."""
+    """One pipeline of a deployment: a plan in force, on devices of its own.
+
+    `epoch` is the plan's: a stage refuses the steps of another. It never changes while the pipeline lives.
+    """
 
     pipeline_id: PipelineId
-    epoch: int  # of the plan: stages refuse steps of another
+    epoch: int
     plan: Plan
-
-
-@dataclass(frozen=True)
-class Desired:
-    """Pipelines in force under a name. Each change of a deployment takes the next generation: devices refuse older ones."""
-
-    name: str
-    generation: int
-    pipelines: tuple[PipelineSpec, ...]
-    request: PlanRequest | None = None  # what was asked, so that it can be planned again; None: stored by an older version
-
-    @property
-    def plan(self) -> Plan:
-        """Of its only pipeline, as all below."""
-        return self.pipelines[0].plan
-
-    @property
-    def epoch(self) -> int:
-        return self.pipelines[0].epoch
-
-    @property
-    def pipeline_id(self) -> PipelineId:
-        return self.pipelines[0].pipeline_id
 
     @property
     def devices(self) -> tuple[DeviceId, ...]:
@@ -46,9 +26,38 @@ class Desired:
 
     @property
     def slots(self) -> int:
+        """Sequences at once."""
         return self.plan.groups * self.plan.slots_per_group
 
 
-def of_one_plan(name: str, generation: int, plan: Plan, request: PlanRequest | None = None) -> Desired:
-    """One pipeline, named after the deployment and its generation; its plan never changes within that."""
-    return Desired(name, generation, (PipelineSpec(PipelineId(f"{name}-{generation}"), generation, plan),), request)
+@dataclass(frozen=True)
+class Desired:
+    """A deployment: pipelines under a name. Each change takes the next generation; devices refuse older ones.
+
+    Pipelines may hold different versions of a model at a time. `request` is what was asked for each of them, so that it can be planned
+    again; None where an older version of this program stored the deployment.
+    """
+
+    name: str
+    generation: int
+    pipelines: tuple[PipelineSpec, ...]
+    request: PlanRequest | None = None
+
+    @property
+    def devices(self) -> tuple[DeviceId, ...]:
+        """Of all pipelines, each once."""
+        return tuple(dict.fromkeys(device for spec in self.pipelines for device in spec.devices))
+
+    @property
+    def models(self) -> frozenset[str]:
+        return frozenset(spec.plan.model for spec in self.pipelines)
+
+
+def wanted(name: str, generation: int, plans: tuple[Plan, ...], request: PlanRequest | None) -> Desired:
+    """Pipelines for these plans, all new: their ids and epochs are those of `generation`."""
+    specs = tuple(PipelineSpec(_pipeline_id(name, generation, replica), generation, plan) for replica, plan in enumerate(plans))
+    return Desired(name, generation, specs, request)
+
+
+def _pipeline_id(name: str, generation: int, replica: int) -> PipelineId:
+    return PipelineId(f"{name}-{generation}" if replica == 0 else f"{name}-{generation}.{replica}")

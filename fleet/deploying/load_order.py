@@ -5,45 +5,42 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from fleet.deploying.desired import Desired
+from fleet.deploying.desired import Desired, PipelineSpec
 from protos.manifest import Blob, Manifest
 from protos.v1 import device_pb2 as pb
+from quantize import parts
 from quantize.artifact.costs import stage_cost
 from quantize.artifact.golden import stage_golden
 from quantize.artifact.graph import build_stage_graph
 
 HEAD = "head"
-DIALECT = "com.microsoft.nbits"  # the operators of the graphs made here
 
 
-def generation(desired: Desired) -> pb.Generation:
-    return pb.Generation(deployment=desired.name, number=desired.generation)
-
-
-def stage_blobs(manifest: Manifest, desired: Desired, stage: int) -> tuple[Blob, ...]:
-    """The blobs that the stage's graphs point at, each once: a tied head shares the embedding's."""
-    blobs = [blob for part in desired.plan.stages[stage].parts for blob in manifest.part(part).variants[0].blobs]
-    return tuple({blob.digest: blob for blob in blobs}.values())
+def stage_blobs(manifest: Manifest, spec: PipelineSpec, stage: int) -> tuple[Blob, ...]:
+    """The blobs that the stage's graphs point at, each once."""
+    return parts.stage_blobs(manifest, spec.plan.stages[stage].parts)
 
 
 def load_request(
-    manifest: Manifest, desired: Desired, stage: int, next_hop: pb.Hop | None, blob_folder: Path | None = None
+    manifest: Manifest, desired: Desired, spec: PipelineSpec, stage: int, next_hop: pb.Hop | None, blob_folder: Path | None = None
 ) -> pb.LoadStageRequest:
-    """Builds the graphs, which takes some milliseconds: call it in an executor. With the artifact's `blob_folder` the device is told to
-    check itself. Raises Corrupt when what it would check by is damaged."""
-    plan, planned, config = desired.plan, desired.plan.stages[stage], manifest.config
+    """For a stage of one of the pipelines of `desired`. Builds the graphs, which takes some milliseconds: call it in an executor.
+
+    With the artifact's `blob_folder` the device is told to check itself. Raises Corrupt when what it would check by is damaged.
+    """
+    plan, planned, config = spec.plan, spec.plan.stages[stage], manifest.config
     body = [part for part in planned.parts if part != HEAD]
     first, stop = planned.first_layer, planned.stop_layer
     golden = stage_golden(manifest, planned.parts, first, stop, plan.context, plan.kv_dtype, blob_folder) if blob_folder else None
     return pb.LoadStageRequest(
-        generation=generation(desired),
-        pipeline_id=desired.pipeline_id,
+        generation=pb.Generation(deployment=desired.name, number=desired.generation),
+        pipeline_id=spec.pipeline_id,
         manifest_digest=plan.manifest_digest,
-        epoch=desired.epoch,
+        epoch=spec.epoch,
         stage=stage,
         stages=len(plan.stages),
         parts=planned.parts,
-        blobs=[blob.digest for blob in stage_blobs(manifest, desired, stage)],
+        blobs=[blob.digest for blob in stage_blobs(manifest, spec, stage)],
         shape=pb.StageShape(
             hidden_size=config.hidden_size,
             vocab_size=config.vocab_size,

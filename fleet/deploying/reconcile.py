@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fleet.deploying.desired import Desired
+from fleet.deploying.desired import Desired, PipelineSpec
 from protos.ids import DeviceId, PipelineId
 from protos.v1 import device_pb2 as pb
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldStage:
     """A stage that a device says it holds."""
 
     deployment: str
@@ -40,6 +40,7 @@ class Load:
     """Bring what the stage needs, then load it."""
 
     device: DeviceId
+    pipeline_id: PipelineId
     stage: int
 
 
@@ -48,15 +49,17 @@ class Await:
     """Nothing can be done for this stage: its device is not there."""
 
     device: DeviceId
+    pipeline_id: PipelineId
     stage: int
 
 
+Observed: TypeAlias = Mapping[DeviceId, Sequence[HeldStage]]  # what the devices that answer hold
 Action: TypeAlias = Unload | Load | Await
 
 
-def held_by(description: pb.DeviceDescription) -> tuple[Held, ...]:
+def held_by(description: pb.DeviceDescription) -> tuple[HeldStage, ...]:
     return tuple(
-        Held(
+        HeldStage(
             deployment=stage.generation.deployment,
             generation=stage.generation.number,
             pipeline_id=PipelineId(stage.pipeline_id),
@@ -70,39 +73,48 @@ def held_by(description: pb.DeviceDescription) -> tuple[Held, ...]:
     )
 
 
-def reconcile(desired: Desired, observed: Mapping[DeviceId, Sequence[Held]]) -> list[Action]:
+def reconcile(desired: Desired, observed: Observed) -> list[Action]:
     """Actions for one deployment, unloads first: a device may be too small for the old stage and the new one together.
 
-    `observed` has the devices that answer. Empty when all is as it should be.
+    Empty when all is as it should be.
     """
-    unloads: list[Action] = list(stale(desired.name, desired.generation, observed, keep=desired))
-    stages: list[Action] = []
-    for number, device in enumerate(desired.devices):
-        if device not in observed:
-            stages.append(Await(device, number))
-        elif not any(_fulfils(held, desired, number) for held in observed[device]):
-            stages.append(Load(device, number))
-    return unloads + stages
+    unloads: list[Action] = list(stale(desired.name, desired.generation, observed, keep=desired.pipelines))
+    return unloads + [action for spec in desired.pipelines for action in missing(spec, observed)]
 
 
-def stale(name: str, generation: int, observed: Mapping[DeviceId, Sequence[Held]], *, keep: Desired | None) -> list[Unload]:
+def missing(spec: PipelineSpec, observed: Observed) -> list[Load | Await]:
+    """What one pipeline lacks, by stage."""
+    return [
+        Load(device, spec.pipeline_id, number) if device in observed else Await(device, spec.pipeline_id, number)
+        for number, device in enumerate(spec.devices)
+        if not holds(observed.get(device, ()), spec, number)
+    ]
+
+
+def stale(name: str, generation: int, observed: Observed, *, keep: Sequence[PipelineSpec] = ()) -> list[Unload]:
     """Stages of deployment `name` up to `generation` that `keep` does not want. Newer ones are another coordinator's: left alone."""
-    wanted = {device: number for number, device in enumerate(keep.devices)} if keep else {}
     return [
         Unload(device, name, generation, held.pipeline_id)
         for device, stages in sorted(observed.items())
         for held in stages
-        if held.deployment == name
-        and held.generation <= generation
-        and not (keep and device in wanted and _fulfils(held, keep, wanted[device]))
+        if held.deployment == name and held.generation <= generation and not _kept(device, held, keep)
     ]
 
 
-def _fulfils(held: Held, desired: Desired, number: int) -> bool:
+def holds(stages: Sequence[HeldStage], spec: PipelineSpec, number: int) -> bool:
+    """Whether these stages of a device fulfil stage `number` of the pipeline."""
+    return any(_fulfils(held, spec, number) for held in stages)
+
+
+def _kept(device: DeviceId, held: HeldStage, keep: Sequence[PipelineSpec]) -> bool:
+    return any(_fulfils(held, spec, number) for spec in keep for number, its in enumerate(spec.devices) if its == device)
+
+
+def _fulfils(held: HeldStage, spec: PipelineSpec, number: int) -> bool:
     return (
-        held.pipeline_id == desired.pipeline_id
-        and held.manifest_digest == desired.plan.manifest_digest
-        and held.epoch == desired.epoch
+        held.pipeline_id == spec.pipeline_id
+        and held.manifest_digest == spec.plan.manifest_digest
+        and held.epoch == spec.epoch
         and held.stage == number
-        and held.parts == frozenset(desired.plan.stages[number].parts)
+        and held.parts == frozenset(spec.plan.stages[number].parts)
     )

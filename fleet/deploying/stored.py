@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias, cast, get_args
 
-from fleet.deploying.desired import Desired, PipelineSpec, of_one_plan
+from fleet.deploying.desired import Desired, PipelineSpec, wanted
 from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
 from protos.dtypes import KvDtype, WireDtype
 from protos.ids import PipelineId
@@ -25,11 +25,12 @@ _Json: TypeAlias = "str | int | float | bool | list[_Json] | dict[str, _Json] | 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A deployment that this version cannot read: it is known, and left as it is."""
+    """A deployment whose stored form, `text`, this version cannot read: known, shown, and left as it is."""
 
     name: str
     generation: int
     why: str  # one line
+    text: str
 
 
 def write(desired: Desired) -> str:
@@ -47,16 +48,16 @@ def read(name: str, generation: int, text: str) -> Desired | Unreadable:
         whole = _Reader("the deployment", json.loads(text))
         form = whole.whole("form", 1)
         if form == 1:
-            return of_one_plan(name, generation, _plan_in(whole.inner("plan")))
+            return wanted(name, generation, (_plan_in(whole.inner("plan")),), None)
         if form == FORM:
             pipelines = tuple(_pipeline_in(one) for one in whole.inners("pipelines"))
             request = None if whole.lacks("request") else _request_in(whole.inner("request"))
             return Desired(name, generation, pipelines, request)
-        return Unreadable(name, generation, f"it is stored in form {form}, and this version reads forms 1 to {FORM}")
+        return Unreadable(name, generation, f"it is stored in form {form}, and this version reads forms 1 to {FORM}", text)
     except _WrongError as wrong:
-        return Unreadable(name, generation, str(wrong)[:_WHY_LENGTH])
+        return Unreadable(name, generation, str(wrong)[:_WHY_LENGTH], text)
     except (ValueError, RecursionError):
-        return Unreadable(name, generation, "it is not JSON")
+        return Unreadable(name, generation, "it is not JSON", text)
 
 
 def _plan_out(plan: Plan) -> dict[str, _Json]:

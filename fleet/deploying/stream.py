@@ -27,7 +27,7 @@ REDIAL = Liveness(longest_wait_seconds=5.0)
 WAITING_TOKENS = 64
 
 
-class Sequence:
+class TokenStream:
     """One request's tokens as they come. `take` until None; then `finished` says how it ended."""
 
     def __init__(self, number: int, send: Callable[[pb.GenerateRequest], None]) -> None:
@@ -106,7 +106,7 @@ class PipelineStream:
         self._rules = rules
         self._quiet_seconds = quiet_seconds
         self._deadline: asyncio.Timeout | None = None
-        self._sequences: dict[int, Sequence] = {}
+        self._sequences: dict[int, TokenStream] = {}
         self._last_number = 0
         self._outgoing: asyncio.Queue[pb.GenerateRequest] | None = None
         self._call: grpc.aio.StreamStreamCall[pb.GenerateRequest, pb.GenerateEvent] | None = None
@@ -114,7 +114,8 @@ class PipelineStream:
         self._failed = asyncio.Event()
         self._woken = asyncio.Event()
         self.error: FleetError | None = None  # why it is not attached
-        self.broken = False  # the ring did not stand at the last request, or the head, asked, did not attach us
+        # When (loop time) the ring last failed a request, or the head, asked, did not attach us; None while it stands.
+        self.broken_at: float | None = None
 
     @property
     def attached(self) -> bool:
@@ -147,14 +148,14 @@ class PipelineStream:
             self._call.cancel()
         self._woken.set()
 
-    def submit(self, request: pb.Submit) -> Sequence:
+    def submit(self, request: pb.Submit) -> TokenStream:
         """Start a sequence; its number is set here. Raises Unavailable while the stream is down."""
         if self._outgoing is None or not self.attached:
             why = self.error.detail if self.error else "the pipeline is not attached yet"
             raise Unavailable(why, advice=COMES_BACK, retry_after_seconds=1.0)
         self._last_number += 1
         request.sequence = self._last_number
-        sequence = self._sequences[request.sequence] = Sequence(request.sequence, self._outgoing.put_nowait)
+        sequence = self._sequences[request.sequence] = TokenStream(request.sequence, self._outgoing.put_nowait)
         if len(self._sequences) == 1:
             self._expect_news()
         self._outgoing.put_nowait(pb.GenerateRequest(submit=request))
@@ -173,7 +174,7 @@ class PipelineStream:
                 try:
                     await self._session(client)
                 except FleetError as error:
-                    was_attached, self.broken = self.attached, True
+                    was_attached, self.broken_at = self.attached, asyncio.get_running_loop().time()
                     self._lost(error)
             failures = 0 if was_attached else failures + 1
             await set_within(self._woken, self._rules.wait_seconds(failures))
@@ -189,7 +190,7 @@ class PipelineStream:
                 async with asyncio.timeout(ATTACH_SECONDS) as self._deadline:
                     async for event in call:
                         if event.attached:
-                            self._outgoing, self.error, self.broken = outgoing, None, False
+                            self._outgoing, self.error, self.broken_at = outgoing, None, None
                             self._attached.set()
                             self._changed()
                         self._route(event)
@@ -218,9 +219,9 @@ class PipelineStream:
                 sequence.deliver(token.token_id)
         for finished in event.finished:
             failed = finished.reason == pb.FINISH_REASON_ERROR and finished.failure.code == Unavailable.__name__
-            if failed and not self.broken:
+            self.broken_at = asyncio.get_running_loop().time() if failed else None
+            if failed:
                 self._changed()
-            self.broken = failed
             if ended := self._sequences.pop(finished.sequence, None):
                 ended.finish(finished)
 

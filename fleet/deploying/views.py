@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fleet.deploying.desired import Desired, PipelineSpec
+from fleet.deploying.phase import AllReady, Attaching, PipelineState, Ready, Repairing, Waiting, deployment_phase
+from fleet.deploying.stored import Unreadable
 from fleet.planning.plan import Plan, StagePlan
 
-# unreadable: stored by another version; of it only its name and generation are known, and nothing of it is touched.
-DeploymentState = Literal["deploying", "ready", "degraded", "unreadable"]
+PipelineStateName = Literal["deploying", "ready", "waiting", "repairing", "attaching"]
+
+_NAMES: dict[type[PipelineState], PipelineStateName] = {
+    Ready: "ready",
+    Waiting: "waiting",
+    Repairing: "repairing",
+    Attaching: "attaching",
+}
 
 
 @dataclass(frozen=True)
 class DeployEvent:
-    """One step of a deployment; `kind` says which fields hold something."""
+    """One step of a deployment; `kind` says which fields hold something. There is a plan for each pipeline."""
 
     kind: Literal["plan", "push", "load", "ready"]
     plan: Plan | None = None
@@ -25,13 +35,79 @@ class DeployEvent:
 
 
 @dataclass(frozen=True)
+class PipelineView:
+    """One pipeline of a deployment: devices that hold a model together. `waiting` for a device, `repairing` a stage that was lost."""
+
+    pipeline_id: str
+    state: PipelineStateName
+    detail: str  # why it is not ready, one line
+    model: str
+    manifest_digest: str
+    epoch: int
+    stages: tuple[StagePlan, ...]
+
+
+@dataclass(frozen=True)
 class DeploymentView:
+    """`stages`, `model`, `context` are those of the first pipeline; `slots` those of all. `unreadable`: stored by another version of
+    this program, and left as it is."""
+
     name: str
     model: str
     manifest_digest: str
-    state: DeploymentState
+    state: Literal["deploying", "ready", "degraded", "unreadable"]
     detail: str
     stages: tuple[StagePlan, ...]
     context: int
     slots: int
     generation: int
+    pipelines: tuple[PipelineView, ...] = ()
+
+
+def deploying_view(desired: Desired, in_force: Desired | None) -> DeploymentView:
+    """`in_force`: the generation that answers meanwhile."""
+    detail = ""
+    if in_force is not None and in_force is not desired:
+        detail = f"generation {in_force.generation} answers while generation {desired.generation} is sent"
+    shown = in_force or desired
+    return _view(shown, "deploying", detail, [_pipeline(spec, "deploying", "") for spec in shown.pipelines])
+
+
+def in_force_view(desired: Desired, states: Sequence[PipelineState]) -> DeploymentView:
+    """`states` are those of its pipelines, in order."""
+    pairs = list(zip(desired.pipelines, states, strict=True))
+    phase = deployment_phase([(spec.pipeline_id, state) for spec, state in pairs])
+    name: Literal["ready", "degraded"] = "ready" if isinstance(phase, AllReady) else "degraded"
+    return _view(desired, name, phase.detail, [_pipeline(spec, _NAMES[type(state)], state.detail) for spec, state in pairs])
+
+
+def unreadable_view(one: Unreadable) -> DeploymentView:
+    detail = f"what is stored of it cannot be read ({one.why}); its stages stay on the devices: {what_to_do(one)}"
+    return DeploymentView(one.name, "", "", "unreadable", detail, (), 0, 0, one.generation)
+
+
+def what_to_do(one: Unreadable) -> str:
+    return f"go back to the version that stored it, deploy it anew with --name {one.name}, or take it down: glmfleet undeploy {one.name}"
+
+
+def _view(
+    desired: Desired, state: Literal["deploying", "ready", "degraded"], detail: str, pipelines: Sequence[PipelineView]
+) -> DeploymentView:
+    first = desired.pipelines[0]
+    return DeploymentView(
+        name=desired.name,
+        model=first.plan.model,
+        manifest_digest=first.plan.manifest_digest,
+        state=state,
+        detail=detail,
+        stages=first.plan.stages,
+        context=first.plan.context,
+        slots=sum(spec.slots for spec in desired.pipelines),
+        generation=desired.generation,
+        pipelines=tuple(pipelines),
+    )
+
+
+def _pipeline(spec: PipelineSpec, state: PipelineStateName, detail: str) -> PipelineView:
+    plan = spec.plan
+    return PipelineView(spec.pipeline_id, state, detail, plan.model, plan.manifest_digest, spec.epoch, plan.stages)

@@ -52,9 +52,18 @@ class DeviceClient:
         return found
 
     async def put_blob(
-        self, digest: Digest, path: Path, size_bytes: int, *, progress: Callable[[int], None], tries: int = PUSH_TRIES
+        self,
+        digest: Digest,
+        path: Path,
+        size_bytes: int,
+        *,
+        progress: Callable[[int], None],
+        known: BlobState | None = None,
+        tries: int = PUSH_TRIES,
     ) -> None:
         """Send the blob in `path`, from where the device has it; `progress` is told the bytes that are there.
+
+        `known`: what the device has said of it a moment ago; None: it is asked.
 
         A cut transfer is taken up again after a wait of 0.2 s, doubled each time, `tries` times in a row without a byte of headway.
         Raises what the device said, Unavailable, or Corrupt when the file here is not `size_bytes` long.
@@ -62,7 +71,7 @@ class DeviceClient:
         failures, reached = 0, -1
         while True:
             try:
-                state = (await self.stat_blobs([digest]))[digest]
+                state, known = known or (await self.stat_blobs([digest]))[digest], None
                 if state.present_bytes > reached:
                     failures, reached = 0, state.present_bytes
                 progress(size_bytes if state.complete else state.present_bytes)

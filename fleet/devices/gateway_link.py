@@ -93,8 +93,9 @@ class GatewayLink:
         """Let silence tell. A member that is silent for too long is taken for gone from its gateway, until it is heard again."""
         now = self._clock()
         for member in self.members.values():
-            if member.heard_at is not None and now - member.heard_at >= self._rules.offline_seconds:
+            if member.connected and member.heard_at is not None and now - member.heard_at >= self._rules.offline_seconds:
                 member.detach()
+                member.lost(Unavailable(f"no telemetry for {now - member.heard_at:.0f} s"))
             member.check()
 
     async def _session(self, address: str) -> None:

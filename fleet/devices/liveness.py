@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fleet.devices.views import DeviceState
-
 
 @dataclass(frozen=True)
 class Liveness:
-    """Telemetry is the sign of life: mDNS keeps a dead device listed for up to 19 minutes (FACTS, mDNS)."""
+    """Telemetry is the sign of life: mDNS keeps a dead device listed for up to 19 minutes."""
 
     interval_seconds: float = 1.0  # between samples
     suspect_intervals: int = 3
@@ -17,14 +15,6 @@ class Liveness:
     first_wait_seconds: float = 0.2
     wait_factor: float = 1.8  # aioesphomeapi's
     longest_wait_seconds: float = 10.0
-
-    def state(self, *, connected: bool, silence_seconds: float | None) -> DeviceState:
-        """`silence_seconds` since the last sample; None: never heard, or it said something that rules it out."""
-        if silence_seconds is None or silence_seconds >= self.offline_seconds:
-            return "offline"
-        if not connected or silence_seconds >= self.suspect_intervals * self.interval_seconds:
-            return "suspect"
-        return "online"
 
     def wait_seconds(self, failures: int) -> float:
         """Before the next dial, after this many failures in a row (0: the link had stood)."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fleet.devices.client import DeviceClient
 from fleet.devices.liveness import Liveness
+from fleet.devices.phase import DeviceCondition, DevicePhase, ObservedDevice, Offline, device_phase
 from fleet.devices.redial import Redial
 from fleet.devices.views import DeviceState
 from protos.errors import Conflict, Denied, FleetError, PermanentError, Unavailable
@@ -58,13 +59,14 @@ class Watched:
         self._client: DeviceClient | None = None
         self._gauges: telemetry_pb2.Gauges | None = None
         self._description: pb.DeviceDescription | None = None
-        self._state: DeviceState = "offline"
-        self._detail = "it has not answered yet"
+        self._error = "it has not answered yet"
+        self._state: DeviceCondition = Offline(self._error)
+        self.said_goodbye = False
         self.heard_at: float | None = None
 
     @property
     def state(self) -> DeviceState:
-        return self._state
+        return self._state.name
 
     @property
     def description(self) -> pb.DeviceDescription | None:
@@ -81,8 +83,8 @@ class Watched:
             self._device,
             where.address,
             where.found_by,
-            self._state,
-            self._detail,
+            self._state.name,
+            self._state.detail,
             self.connected,
             self._description,
             self._gateway,
@@ -93,7 +95,7 @@ class Watched:
     def client(self) -> DeviceClient:
         """Raises Unavailable while there is no connection."""
         if self._client is None:
-            raise Unavailable(f"{self.record.name}: {self._detail or 'the device is not connected'}")
+            raise Unavailable(f"{self.record.name}: {self._state.detail or 'the device is not connected'}")
         return self._client
 
     def attach(self, client: DeviceClient, description: pb.DeviceDescription) -> None:
@@ -134,19 +136,19 @@ class Watched:
         """The connection ended with `error`; whether that is news."""
         if isinstance(error, PermanentError):
             self.heard_at = None
-        news = self._detail != error.detail
-        self._detail = error.detail
+        news = self._error != error.detail
+        self._error = error.detail
         self.check()
         return news
 
+    def phase(self, *, wanted: bool) -> DevicePhase:
+        """`wanted`: somebody waits for it."""
+        described = self._description is not None
+        observed = ObservedDevice(self.connected, self.heard_at, self._error, described, self.said_goodbye)
+        return device_phase(observed, self._rules, self._clock(), wanted=wanted)
+
     def check(self) -> None:
         """Let silence tell."""
-        silence = None if self.heard_at is None else self._clock() - self.heard_at
-        state = self._rules.state(connected=self._client is not None, silence_seconds=silence)
-        if state == "online":
-            self._detail = ""
-        elif self._client is not None and silence is not None:
-            self._detail = f"no telemetry for {silence:.0f} s"
-        if state != self._state:
-            self._state = state
+        before, self._state = self._state, self.phase(wanted=True).state
+        if before.name != self._state.name:
             self._changed()

@@ -67,7 +67,7 @@ class Registry:
         self._network = network
         self._direct: dict[DeviceId, _Direct] = {}
         self._gateways: dict[DeviceId, _Gateway] = {}
-        self._departed: set[DeviceId] = set()
+        self._departed: set[DeviceId] = set()  # gateways that said goodbye
         self._background = Background()
         self._changes = 0
         self._change = asyncio.Event()
@@ -81,8 +81,8 @@ class Registry:
 
     def found(self, device: DeviceId, address: str, found_by: str) -> None:
         """Discovery saw it. A hint: the device is shown, and counts once it has proven who it is."""
-        self._departed.discard(device)
         if device in self._direct:
+            self._direct[device].watched.said_goodbye = False
             self._direct[device].where.found(address, found_by)
             return
         where = Redial(address, found_by, self._rules)
@@ -114,8 +114,8 @@ class Registry:
     def gone(self, device: DeviceId) -> None:
         """Discovery heard its goodbye. A hint: one that never answered is forgotten; of the others the connection knows better."""
         if device in self._direct:
-            self._departed.add(device)
-            if self._direct[device].watched.record.description is None:
+            self._direct[device].watched.said_goodbye = True
+            if self._direct[device].watched.phase(wanted=True).forget:
                 self._forget(device)
         elif device in self._gateways:
             self._departed.add(device)
@@ -125,14 +125,13 @@ class Registry:
     def forget_departed(self, needed: Collection[DeviceId]) -> None:
         """Drop those that said goodbye and are offline, unless somebody waits for them: a fleet that was taken down is not a fault."""
         wanted = set(needed)
-        for device in self._departed - wanted:
-            if device in self._direct:
-                if self._direct[device].watched.state == "offline":
-                    self._forget(device)
-            else:
-                members = self._gateways[device].link.members
-                if members.keys().isdisjoint(wanted) and all(member.state == "offline" for member in members.values()):
-                    self._forget(device)
+        for device, one in list(self._direct.items()):
+            if one.watched.phase(wanted=device in wanted).forget:
+                self._forget(device)
+        for gateway in list(self._departed):
+            members = self._gateways[gateway].link.members
+            if members.keys().isdisjoint(wanted) and all(member.state == "offline" for member in members.values()):
+                self._forget(gateway)
 
     def records(self) -> list[DeviceRecord]:
         """By name."""

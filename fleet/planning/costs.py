@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from protos.dtypes import KvDtype, WireDtype, row_bytes
+from protos.even import even_down, even_up
 from protos.ids import Digest
 from protos.manifest import Manifest
-from protos.physics.costs import decode_work, head_work
-from protos.physics.roofline import Figures, Work, dynamic_joules, times
+from protos.physics.costs import StageCost
+from protos.physics.memory import cache_positions
+from protos.physics.roofline import Figures, Roofline
 from protos.physics.thermal import Thermal
-from quantize.artifact.costs import kv_bytes_per_token, stage_cost
-from quantize.parts import HEAD, layer_parts
+from protos.physics.timing import Decode, StageRun, TimingModel
+from quantize.artifact.costs import stage_cost
+from quantize.parts import HEAD, layer_parts, stage_blobs
 
 # Used where a device states no figure (0). Those of a small ARM board's CPU, so that a device which says nothing is taken for a slow one.
 DEFAULTS = Figures(
@@ -38,7 +41,7 @@ PREFILL_MESSAGE_BYTES = 2 * 1024 * 1024  # of hidden rows in one message, half o
 
 @dataclass(frozen=True)
 class PlannerDevice:
-    """A device as the planner sees it, with the figures it tells."""
+    """A device as the planner sees it, with the figures it tells; `timing_model` is in place of the roofline by these."""
 
     device_id: str
     name: str
@@ -48,6 +51,12 @@ class PlannerDevice:
     figures: Figures = field(default_factory=Figures)
     thermal: Thermal | None = None
     hollow: bool = False  # it computes nothing
+    timing_model: TimingModel | None = None
+
+    @cached_property
+    def timing(self) -> TimingModel:
+        """What every prediction for this device is asked of."""
+        return self.timing_model or Roofline(self.known)
 
     @cached_property
     def known(self) -> Figures:
@@ -70,11 +79,6 @@ class Shape:
     prefill_chunk: int
     kv_dtype: KvDtype = "float32"
 
-    @property
-    def capacity(self) -> int:
-        """Cache rows per slot: the context, even, and one more step of two rows."""
-        return self.context + self.context % 2 + 2
-
 
 @dataclass(frozen=True)
 class Need:
@@ -91,34 +95,31 @@ class Need:
 
 def shape_for(manifest: Manifest, *, stages: int, context: int, slots: int, kv_dtype: KvDtype = "float32") -> Shape:
     """As many slot groups as stages, so every stage has one to work on; an even number of slots in each."""
-    per_group = max(2, _even(-(-slots // stages)))
-    rows = min(PREFILL_ROWS, PREFILL_MESSAGE_BYTES // (manifest.config.hidden_size * 4), _even(context))
+    per_group = max(2, even_up(-(-slots // stages)))
+    rows = min(PREFILL_ROWS, PREFILL_MESSAGE_BYTES // (manifest.config.hidden_size * 4), even_up(context))
     if manifest.config.prefix_whole:  # one run, sent in as many messages as it takes
-        rows = context + context % 2
-    return Shape(context, stages, per_group, max(2, rows - rows % 2), kv_dtype)
+        rows = even_up(context)
+    return Shape(context, stages, per_group, max(2, even_down(rows)), kv_dtype)
 
 
-def weights(manifest: Manifest, parts: Iterable[str]) -> dict[Digest, int]:
-    """Bytes of each blob these parts read (first variants), each blob once: a tied head shares the embedding's."""
-    return {blob.digest: blob.size_bytes for part in parts for blob in manifest.part(part).variants[0].blobs}
-
-
-def resident_bytes(manifest: Manifest, parts: Iterable[str]) -> int:
-    """Of the weights in memory. A tied head counts although its blob is the embedding's: onnxruntime repacks it for the multiplication."""
-    return sum(manifest.part(part).cost.weight_bytes for part in parts)
+def weights(manifest: Manifest, parts: Sequence[str]) -> dict[Digest, int]:
+    """Bytes of each blob these parts read, each blob once. Raises InvalidInput."""
+    return {blob.digest: blob.size_bytes for blob in stage_blobs(manifest, parts)}
 
 
 def stage_need(manifest: Manifest, parts: Sequence[str], shape: Shape) -> Need:
+    """Of a stage of these parts: what its device counts when it is loaded, and an allowance for buffers. Raises InvalidInput."""
+    cost = stage_cost(manifest, parts, shape.kv_dtype)
     return Need(
-        weight_bytes=resident_bytes(manifest, parts),
-        kv_bytes=sum(kv_bytes_per_token(manifest.part(part).cost, shape.kv_dtype) for part in parts) * kv_tokens(shape),
+        weight_bytes=cost.weight_bytes,
+        kv_bytes=cost.kv_bytes_per_token * kv_tokens(shape),
         activation_bytes=activation_bytes(manifest, shape, head=HEAD in parts),
     )
 
 
 def kv_tokens(shape: Shape) -> int:
     """Cache rows per layer, over all slots."""
-    return shape.capacity * shape.slots_per_group * shape.groups
+    return cache_positions(shape.context, shape.groups, shape.slots_per_group)
 
 
 def activation_bytes(manifest: Manifest, shape: Shape, *, head: bool) -> int:
@@ -132,30 +133,29 @@ def activation_bytes(manifest: Manifest, shape: Shape, *, head: bool) -> int:
     return 4 * (rows * row + (shape.slots_per_group * config.vocab_size if head else 0))
 
 
-def part_work(manifest: Manifest, part: str, positions: int, kv_dtype: KvDtype = "float32") -> Work:
-    """One decode step of one stream whose cache holds `positions` tokens. Padding is not counted."""
-    cost = stage_cost(manifest, [part], kv_dtype)
-    return decode_work(cost, [positions]) + head_work(cost, 1)
+def part_share(manifest: Manifest, part: str, positions: int, kv_dtype: KvDtype = "float32") -> StageRun:
+    """Of one decode step of one stream whose cache holds `positions` tokens. Padding is not counted."""
+    return StageRun(stage_cost(manifest, [part], kv_dtype), Decode((positions,)), head_rows=int(part == HEAD), launches=0)
 
 
-def layer_work(manifest: Manifest, layer: int, positions: int, kv_dtype: KvDtype = "float32") -> Work:
-    """Of all parts of a layer."""
-    return decode_work(stage_cost(manifest, layer_parts(manifest, layer), kv_dtype), [positions])
+def layer_share(manifest: Manifest, layer: int, positions: int, kv_dtype: KvDtype = "float32") -> StageRun:
+    """As `part_share`, of all parts of a layer."""
+    return StageRun(stage_cost(manifest, layer_parts(manifest, layer), kv_dtype), Decode((positions,)), launches=0)
 
 
-def work_ns(device: PlannerDevice, work: Work) -> int:
-    """Without the launch of the run."""
-    return round(1e9 * times(device.known, work, runs=0).seconds)
+def run_ns(device: PlannerDevice, run: StageRun) -> int:
+    """Nanoseconds."""
+    return round(1e9 * device.timing.estimate(run).seconds)
 
 
-def work_nj(device: PlannerDevice, work: Work) -> int:
-    """Dynamic energy, on top of the idle power."""
-    return round(1e9 * dynamic_joules(device.known, work))
+def run_nj(device: PlannerDevice, run: StageRun) -> int:
+    """Dynamic energy, on top of the idle power, in nanojoules."""
+    return round(1e9 * device.timing.estimate(run).joules)
 
 
 def launch_ns(device: PlannerDevice) -> int:
-    """Fixed cost of one run."""
-    return round(1e9 * device.known.launch_seconds)
+    """Fixed cost of one run, in nanoseconds."""
+    return run_ns(device, StageRun(StageCost()))
 
 
 def head_runs(stages: int) -> int:
@@ -164,7 +164,7 @@ def head_runs(stages: int) -> int:
 
 
 def idle_watts(device: PlannerDevice) -> float:
-    return device.known.idle_watts
+    return device.timing.idle_watts
 
 
 def hop_bytes(manifest: Manifest, wire_dtype: WireDtype) -> int:
@@ -175,7 +175,3 @@ def hop_bytes(manifest: Manifest, wire_dtype: WireDtype) -> int:
 def hops_ns(manifest: Manifest, stages: int, wire_dtype: WireDtype) -> int:
     """One token's way round a ring; a single stage has none."""
     return 0 if stages == 1 else stages * round(1e9 * (HOP_SECONDS + hop_bytes(manifest, wire_dtype) / LINK_BYTES_PER_SECOND))
-
-
-def _even(count: int) -> int:
-    return count + count % 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fleet.planning import why
@@ -15,19 +15,17 @@ from fleet.planning.costs import (
     idle_watts,
     kv_tokens,
     launch_ns,
+    run_nj,
+    run_ns,
     stage_need,
     weights,
-    work_nj,
-    work_ns,
 )
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
 from fleet.planning.search import Layout, Search
 from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
-from protos.ids import Digest
 from protos.manifest import Manifest
-from protos.physics.costs import decode_work, head_work
-from protos.physics.roofline import Work
+from protos.physics.timing import Decode, StageRun
 from quantize.artifact.costs import stage_cost
 from quantize.artifact.graph import check_kv_dtype
 from quantize.parts import POSITIONS, stage_parts
@@ -37,8 +35,8 @@ __all__ = ["DEFAULT_CONTEXT", "PlannerDevice", "plan"]
 DEFAULT_CONTEXT = 4096
 
 
-def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest, present: Mapping[str, frozenset[Digest]]) -> Plan:
-    """The plan for `request` on `devices`, whatever their order; `present` names the blobs that each device id has already.
+def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest) -> Plan:
+    """The plan for `request` on `devices`, whatever their order, as if none of them had any of the model yet (see `presence.with_present`).
 
     Hollow devices are used only where there are no others, or by name.
     As few devices as fit, or `request.stages`; among those the objective decides: the lowest time per token of one stream (latency), the
@@ -59,7 +57,7 @@ def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequ
     if request.stages:
         fewest = next(filter(None, map(search.layout, range(1, request.stages))), layout)
     costs = _Costs.of(manifest, layout, request.wire_dtype)
-    stages = tuple(_stage(manifest, layout, costs, place, present) for place in range(len(layout.stages)))
+    stages = tuple(_stage(manifest, layout, costs, place) for place in range(len(layout.stages)))
     joules = [stage.decode_joules for stage in stages]
     result = Plan(
         model=request.model,
@@ -96,20 +94,18 @@ class _Costs:
         ns, nj = [], []
         for place, (device, first, stop) in enumerate(layout.stages):
             cost = stage_cost(manifest, stage_parts(manifest, first, stop, head=place == 0), layout.shape.kv_dtype)
-            work = decode_work(cost, [layout.positions]) + head_work(cost, 1)
-            if len(layout.stages) > 1:
-                work += Work(link_bytes=hop_bytes(manifest, wire_dtype))
+            sent = hop_bytes(manifest, wire_dtype) if len(layout.stages) > 1 else 0
+            run = StageRun(cost, Decode((layout.positions,)), head_rows=int(place == 0), link_bytes=sent, launches=0)
             runs = head_runs(len(layout.stages)) if place == 0 else 1
-            ns.append(work_ns(device, work) + runs * launch_ns(device))
-            nj.append(work_nj(device, work))
+            ns.append(run_ns(device, run) + runs * launch_ns(device))
+            nj.append(run_nj(device, run))
         return _Costs(tuple(ns), tuple(nj), sum(ns) + hops_ns(manifest, len(ns), wire_dtype))
 
 
-def _stage(manifest: Manifest, layout: Layout, costs: _Costs, place: int, present: Mapping[str, frozenset[Digest]]) -> StagePlan:
+def _stage(manifest: Manifest, layout: Layout, costs: _Costs, place: int) -> StagePlan:
     device, first, stop = layout.stages[place]
     parts = stage_parts(manifest, first, stop, head=place == 0)
     need = stage_need(manifest, parts, layout.shape)
-    here = present.get(device.device_id, frozenset())
     # It idles while the others work, so its idle power counts for the whole token.
     joules = costs.stage_nj[place] / 1e9 + idle_watts(device) * costs.token_ns / 1e9
     return StagePlan(
@@ -123,7 +119,7 @@ def _stage(manifest: Manifest, layout: Layout, costs: _Costs, place: int, presen
         weight_bytes=need.weight_bytes,
         kv_bytes=need.kv_bytes,
         memory_bytes=device.memory_bytes,
-        push_bytes=sum(size for digest, size in weights(manifest, parts).items() if digest not in here),
+        push_bytes=sum(weights(manifest, parts).values()),
         decode_seconds=costs.stage_ns[place] / 1e9,
         decode_joules=joules if device.figures.tells_energy else None,
         hollow=device.hollow,

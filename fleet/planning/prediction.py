@@ -7,21 +7,20 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeAlias
 
-from fleet.planning.costs import HOP_SECONDS, LINK_BYTES_PER_SECOND, hop_bytes
+from fleet.planning.costs import HOP_SECONDS, LINK_BYTES_PER_SECOND, hop_bytes, idle_watts
 from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
 from fleet.planning.planner import PlannerDevice, plan
 from protos.errors import NoSpace
 from protos.manifest import Manifest
-from protos.physics.costs import StageCost, decode_work, head_work, prefill_work
-from protos.physics.roofline import Times, Work, dynamic_joules, times
+from protos.physics.chunks import ChunkSizes
+from protos.physics.costs import StageCost
 from protos.physics.thermal import Sustained, Thermal, sustained
+from protos.physics.timing import Decode, Estimate, Prefill, StageRun
 from quantize.artifact.costs import stage_cost
 
 OBJECTIVES: tuple[Objective, ...] = ("latency", "throughput", "energy")
 YEAR_SECONDS = 365.25 * 86400
 JOULES_PER_KWH = 3.6e6
-# Rows of a prompt that runs alone: the first chunk, and then as many as the head computes in so long; as device/pipeline/chunks.py.
-FIRST_CHUNK_ROWS, LEAST_CHUNK_ROWS, MOST_CHUNK_ROWS, CHUNK_SECONDS = 64, 32, 64, 0.25
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class StageOutlook:
     watts: float
     celsius: float | None
     speed: float
-    spent: Times  # of one step
+    spent: Estimate  # of one step
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def outlooks(
     """
     found = {tuple((s.profile, s.first_layer, s.stop_layer) for s in made.stages): made for made in _plans(manifest, devices, request)}
     if not found:
-        plan(manifest, devices, replace(request, stages=None), {})  # says why
+        plan(manifest, devices, replace(request, stages=None))  # says why
         raise NoSpace("no plan fits these devices", advice="add devices")
     by_id = {device.device_id: device for device in devices}
     made = [outlook(manifest, one, by_id, traffic, prices, links) for one in found.values()]
@@ -130,7 +129,7 @@ def outlook(
         StageOutlook(
             plan=stage,
             busy=step.busy[place] / step.seconds,
-            watts=device.known.idle_watts + step.joules[place] / step.seconds,
+            watts=idle_watts(device) + step.joules[place] / step.seconds,
             celsius=heats[place].celsius if device.thermal else None,
             speed=heats[place].speed,
             spent=ring.spent(place),
@@ -181,50 +180,54 @@ class _Ring:
             around = sum(self._hops_seconds([rows] * len(self.hops)))
             hops = max(hops, around)
             for place, speed in enumerate(speeds):
-                runs = self._runs(place, rows)
-                seconds = sum(times(self.devices[place].known, work).seconds for work in runs) / speed
+                estimates = [self.devices[place].timing.estimate(run) for run in self._decode_runs(place, rows)]
+                seconds = sum(estimate.seconds for estimate in estimates) / speed
                 busy[place] += seconds
-                joules[place] += sum(dynamic_joules(self.devices[place].known, work) for work in runs)
+                joules[place] += sum(estimate.joules for estimate in estimates)
                 around += seconds
             longest = max(longest, around)
         wires = [self.traffic.streams * self._row_bytes / hop.bytes_per_second for hop in self.hops]
         return _Step(max(longest, *busy, *wires), hops, tuple(busy), tuple(joules))
 
-    def spent(self, place: int) -> Times:
+    def spent(self, place: int) -> Estimate:
         """Of one step of one group, at full speed."""
         rows = -(-self.traffic.streams // min(self.plan.groups, self.traffic.streams))
-        runs = self._runs(place, rows)
-        return times(self.devices[place].known, _together(runs), runs=len(runs))
+        first, *rest = self._decode_runs(place, rows)
+        whole = replace(first, head_rows=rest[0].head_rows, launches=2) if rest else first
+        return self.devices[place].timing.estimate(whole)
 
     def first_token_seconds(self, speeds: Sequence[float]) -> float:
         """Of a prompt that is alone: its chunks one after the other round the ring, then the output head."""
-        total, start, rows = 0.0, 0, min(FIRST_CHUNK_ROWS, self.plan.prefill_chunk)
+        total, start, chunks = 0.0, 0, ChunkSizes(self.plan.prefill_chunk)
         while start < self.traffic.prompt:
-            rows = min(rows, self.traffic.prompt - start, self.plan.prefill_chunk)
+            rows = min(chunks.rows(), self.traffic.prompt - start)
             last = start + rows == self.traffic.prompt
             at_head = 0.0
-            for place, (device, cost) in enumerate(zip(self.devices, self.costs, strict=True)):
-                work = prefill_work(cost, start, rows)
-                # The only stage runs the output head in the same turn; a ring's head in one of its own, when the rows are back.
-                runs = [work + head_work(cost, 1)] if last and len(self.devices) == 1 else [work]
-                if last and place == 0 and len(self.devices) > 1:
-                    runs.append(head_work(cost, 1))
-                seconds = [times(device.known, one).seconds / speeds[place] for one in runs]
+            for place, device in enumerate(self.devices):
+                seconds = [device.timing.estimate(run).seconds / speeds[place] for run in self._chunk_runs(place, start, rows, last)]
                 at_head = seconds[0] if place == 0 else at_head
                 total += sum(seconds)
             # To the head goes only the row that a token is sampled from.
             total += sum(self._hops_seconds([rows] * (len(self.hops) - 1) + [int(last)]))
             start += rows
-            rows = _even(min(MOST_CHUNK_ROWS, max(LEAST_CHUNK_ROWS, int(CHUNK_SECONDS * rows / at_head))))
+            chunks = chunks.measured(rows, at_head)
         return total
 
-    def _runs(self, place: int, rows: int) -> list[Work]:
-        cost, alone = self.costs[place], len(self.devices) == 1
-        body = decode_work(cost, [self.traffic.positions] * rows)
-        if alone:
-            return [body + head_work(cost, rows)]
-        body += Work(link_bytes=rows * self._row_bytes)
-        return [body, head_work(cost, rows)] if place == 0 else [body]
+    def _chunk_runs(self, place: int, start: int, rows: int, last: bool) -> list[StageRun]:
+        cost, body = self.costs[place], Prefill(start, rows)
+        if len(self.devices) == 1:
+            return [StageRun(cost, body, head_rows=int(last))]
+        sent = rows if place < len(self.devices) - 1 else int(last)
+        layers = StageRun(cost, body, link_bytes=sent * self._row_bytes)
+        # The only stage runs the output head in the same turn; a ring's head in one of its own, when the rows are back.
+        return [layers, StageRun(cost, head_rows=1)] if last and place == 0 else [layers]
+
+    def _decode_runs(self, place: int, rows: int) -> list[StageRun]:
+        cost, body = self.costs[place], Decode((self.traffic.positions,) * rows)
+        if len(self.devices) == 1:
+            return [StageRun(cost, body, head_rows=rows)]
+        layers = StageRun(cost, body, link_bytes=rows * self._row_bytes)
+        return [layers, StageRun(cost, head_rows=rows)] if place == 0 else [layers]
 
     @property
     def _row_bytes(self) -> int:
@@ -246,24 +249,13 @@ def _plans(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRe
     ]
     for choice in choices:
         try:
-            yield plan(manifest, devices, choice, {})
+            yield plan(manifest, devices, choice)
         except NoSpace:
             continue
 
 
 def _heat(device: PlannerDevice, dynamic_watts: float) -> Sustained:
-    return sustained(device.thermal or Thermal(), device.known.idle_watts, dynamic_watts)
-
-
-def _together(works: Sequence[Work]) -> Work:
-    total = works[0]
-    for work in works[1:]:
-        total += work
-    return total
-
-
-def _even(count: int) -> int:
-    return max(2, count // 2 * 2)
+    return sustained(device.thermal or Thermal(), idle_watts(device), dynamic_watts)
 
 
 def _cost(made: Plan, watts: float | None, tokens_per_second: float, prices: Prices) -> float | None:

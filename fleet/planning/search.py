@@ -19,20 +19,19 @@ from fleet.planning.costs import (
     idle_watts,
     kv_tokens,
     launch_ns,
-    layer_work,
-    part_work,
-    resident_bytes,
+    layer_share,
+    part_share,
+    run_nj,
+    run_ns,
     shape_for,
-    work_nj,
-    work_ns,
 )
 from fleet.planning.cut import FORBIDDEN, Cut, Option, Table, cheapest, fastest_slowest_stage_ns
 from fleet.planning.noise import evened
 from fleet.planning.plan import PlanRequest
 from protos.manifest import Manifest
-from protos.physics.roofline import Work
-from quantize.artifact.costs import kv_bytes_per_token
-from quantize.parts import EMBEDDING, HEAD, POSITIONS, layer_parts, stage_parts
+from protos.physics.timing import TimingModel
+from quantize.artifact.costs import stage_cost
+from quantize.parts import EMBEDDING, HEAD, POSITIONS, stage_parts
 
 # Beyond this many devices only the roomiest and the fastest are looked at, which keeps a fleet of thousands below a second.
 MOST_DEVICES = 48
@@ -50,6 +49,18 @@ class Layout:
     stages: tuple[tuple[PlannerDevice, int, int], ...]
 
 
+@dataclass(frozen=True)
+class _Shares:
+    """What one timing model says of the pieces of a decode step, as integers that add up: nanoseconds, and nanojoules above idling."""
+
+    layers_ns: Table  # [L+1]: of layers [0, stop)
+    layers_nj: Table
+    ends_ns: int  # of embedding, positions and output head
+    ends_nj: int
+    positions_ns: int
+    launch_ns: int
+
+
 class Search:
     """Finds layouts of one model on these devices, which must be in order of their ids."""
 
@@ -60,10 +71,11 @@ class Search:
         self._context = context
         self._positions = min(context, REFERENCE_POSITIONS)
         self._layers = manifest.config.layers
-        self._layer_work = [layer_work(manifest, layer, self._positions, request.kv_dtype) for layer in range(self._layers)]
+        self._layer_shares = [layer_share(manifest, layer, self._positions, request.kv_dtype) for layer in range(self._layers)]
         positions = [part.name for part in manifest.parts if part.name == POSITIONS]  # learned ones are the embedding's
-        self._end_work = [part_work(manifest, part, self._positions) for part in (EMBEDDING, *positions, HEAD)]
-        self._positions_work = part_work(manifest, POSITIONS, self._positions) if positions else Work()
+        self._end_shares = [part_share(manifest, part, self._positions) for part in (EMBEDDING, *positions, HEAD)]
+        self._positions_shares = [part_share(manifest, part, self._positions) for part in positions]
+        self._asked: dict[TimingModel, _Shares] = {}
         self._weights_head = self._weight_table(stage_parts(manifest, 0, 0, head=True))
         self._weights_body = self._weight_table(())
 
@@ -134,9 +146,10 @@ class Search:
 
     def _priced(self, option: Option, device: PlannerDevice, watts: float, token_ns: float) -> Option:
         """The same option, its costs nanojoules: its time at `watts`, its own idling for `token_ns`, its dynamic energy."""
-        dynamic = np.cumsum([0, *(work_nj(device, work) for work in self._layer_work)])
+        shares = self._shares(device)
+        dynamic = shares.layers_nj
         idling = round(idle_watts(device) * token_ns)
-        ends = idling + sum(work_nj(device, work) for work in self._end_work)
+        ends = idling + shares.ends_nj
 
         def price(ns: Table, rest: Table) -> Table:
             at_watts = np.rint(np.where(ns >= FORBIDDEN, 0, ns) * watts).astype(np.int64)
@@ -164,19 +177,28 @@ class Search:
         return ns
 
     def _option(self, device: PlannerDevice, stages: int, head_need: Table, body_need: Table) -> Option:
-        launch = launch_ns(device)
-        time = np.cumsum([0, *(work_ns(device, work) for work in self._layer_work)])
-        ends = sum(work_ns(device, work) for work in self._end_work)
-        head = np.where(head_need > device.memory_bytes, FORBIDDEN, time + ends + head_runs(stages) * launch)
-        start = work_ns(device, self._positions_work) + launch
-        body = np.where(body_need > device.memory_bytes, FORBIDDEN, time[None, :] - time[:, None] + start)
+        shares = self._shares(device)
+        time, launch = shares.layers_ns, shares.launch_ns
+        head = np.where(head_need > device.memory_bytes, FORBIDDEN, time + shares.ends_ns + head_runs(stages) * launch)
+        body = np.where(body_need > device.memory_bytes, FORBIDDEN, time[None, :] - time[:, None] + shares.positions_ns + launch)
         return Option(head, body, head, body)
+
+    def _shares(self, device: PlannerDevice) -> _Shares:
+        """Asked once of each timing model."""
+        if (known := self._asked.get(device.timing)) is None:
+            known = self._asked[device.timing] = _Shares(
+                layers_ns=np.cumsum([0, *(run_ns(device, share) for share in self._layer_shares)]),
+                layers_nj=np.cumsum([0, *(run_nj(device, share) for share in self._layer_shares)]),
+                ends_ns=sum(run_ns(device, share) for share in self._end_shares),
+                ends_nj=sum(run_nj(device, share) for share in self._end_shares),
+                positions_ns=sum(run_ns(device, share) for share in self._positions_shares),
+                launch_ns=launch_ns(device),
+            )
+        return known
 
     def _need_tables(self, shape: Shape) -> tuple[Table, Table]:
         """Memory per run of layers, bytes; FORBIDDEN where the run is empty."""
-        costs = [[self._manifest.part(part).cost for part in layer_parts(self._manifest, layer)] for layer in range(self._layers)]
-        per_token = [sum(kv_bytes_per_token(cost, shape.kv_dtype) for cost in parts) for parts in costs]
-        kv = np.cumsum([0, *per_token]) * kv_tokens(shape)
+        kv = np.cumsum([0, *(share.cost.kv_bytes_per_token for share in self._layer_shares)]) * kv_tokens(shape)
         body = self._weights_body + kv[None, :] - kv[:, None] + activation_bytes(self._manifest, shape, head=False)
         head = self._weights_head[0] + kv + activation_bytes(self._manifest, shape, head=True)
         empty = np.arange(self._layers + 1)
@@ -185,8 +207,8 @@ class Search:
     def _weight_table(self, always: tuple[str, ...]) -> Table:
         """Resident bytes of `always`, the positions where the model has them, and layers [first, stop)."""
         always = (*always, *(part.name for part in self._manifest.parts if part.name == POSITIONS))
-        layers = np.cumsum([0, *(resident_bytes(self._manifest, layer_parts(self._manifest, layer)) for layer in range(self._layers))])
-        table: Table = resident_bytes(self._manifest, always) + np.maximum(0, layers[None, :] - layers[:, None])
+        layers = np.cumsum([0, *(share.cost.weight_bytes for share in self._layer_shares)])
+        table: Table = stage_cost(self._manifest, always).weight_bytes + np.maximum(0, layers[None, :] - layers[:, None])
         return table
 
     def _may_fit(self, stages: int, whole_bytes: int) -> bool:
@@ -205,13 +227,8 @@ class Search:
                 kept.append(device)
         if len(kept) <= MOST_DEVICES:
             return kept
-        layer = self._layer_work[0]
         roomiest = sorted(kept, key=lambda device: -device.memory_bytes)[:stages]
-        by_merit = {
-            "latency": sorted(kept, key=lambda device: work_ns(device, layer)),
-            "throughput": sorted(kept, key=lambda device: work_ns(device, layer)),
-            "energy": sorted(kept, key=lambda device: idle_watts(device) * work_ns(device, layer) + work_nj(device, layer)),
-        }[self._request.objective]
+        by_merit = sorted(kept, key=self._merit)
         chosen = {device.device_id for device in roomiest}
         for device in by_merit:
             if len(chosen) >= max(MOST_DEVICES, stages):
@@ -219,10 +236,17 @@ class Search:
             chosen.add(device.device_id)
         return [device for device in kept if device.device_id in chosen]
 
+    def _merit(self, device: PlannerDevice) -> float:
+        """Of a device on its own, by its first layer: lower is better."""
+        layer = self._layer_shares[0]
+        ns = run_ns(device, layer)
+        return idle_watts(device) * ns + run_nj(device, layer) if self._request.objective == "energy" else ns
+
 
 def _kind(device: PlannerDevice) -> tuple[object, ...]:
     """Devices of one kind are interchangeable."""
     return (
         device.memory_bytes,
         device.figures,
+        device.timing_model,
     )

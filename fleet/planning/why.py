@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fleet.planning.costs import REFERENCE_POSITIONS, PlannerDevice, layer_work, part_work, shape_for, stage_need, work_ns
+from fleet.planning.costs import REFERENCE_POSITIONS, PlannerDevice, layer_share, part_share, run_ns, shape_for, stage_need
 from fleet.planning.plan import Plan, PlanRequest
 from protos.manifest import Manifest
 from quantize.parts import stage_parts
@@ -33,6 +33,12 @@ def hollow_lines(plan: Plan, hollow: int) -> tuple[str, ...]:
     if used:
         return (f"hollow: {', '.join(used)} compute nothing; this can be deployed, but will answer no prompt",)
     return (f"{hollow:,} hollow devices are left out: they compute nothing",) if hollow else ()
+
+
+def sending_line(plan: Plan) -> str:
+    """What has to be pushed."""
+    lacking = [f"{size(stage.push_bytes)} to {stage.device_name}" for stage in plan.stages if stage.push_bytes]
+    return f"to send: {', '.join(lacking)}" if lacking else "nothing has to be sent: the devices have all of it"
 
 
 def size(count_bytes: float) -> str:
@@ -74,8 +80,8 @@ def _cuts(manifest: Manifest, plan: Plan, devices: Sequence[PlannerDevice]) -> l
         return []
     by_id = {device.device_id: device for device in devices}
     head = by_id[plan.stages[0].device_id]
-    layer_ns = work_ns(head, layer_work(manifest, 0, min(plan.context, REFERENCE_POSITIONS), plan.kv_dtype))
-    head_ns = work_ns(head, part_work(manifest, "head", 0))
+    layer_ns = run_ns(head, layer_share(manifest, 0, min(plan.context, REFERENCE_POSITIONS), plan.kv_dtype))
+    head_ns = run_ns(head, part_share(manifest, "head", 0))
     found = []
     for place, stage in enumerate(plan.stages):
         count = stage.stop_layer - stage.first_layer
@@ -115,7 +121,7 @@ def _memory(manifest: Manifest, plan: Plan) -> list[str]:
         need = stage_need(manifest, stage.parts, shape)
         found.append(
             f"{stage.device_name}: {size(need.total_bytes)} of {size(stage.memory_bytes)}: weights {size(need.weight_bytes)}, "
-            f"KV {size(need.kv_bytes)}, buffers {size(need.activation_bytes)}; {size(stage.push_bytes)} to send"
+            f"KV {size(need.kv_bytes)}, buffers {size(need.activation_bytes)}"
         )
     return found
 

@@ -13,41 +13,36 @@ from types import TracebackType
 from typing import Self
 
 from fleet.answering.generation import Generation
-from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
-from fleet.background import together
+from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
-from fleet.deploying.load_order import DIALECT
+from fleet.deploying.placement import DISCOVERY_SECONDS, Placement
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.discovery import Candidate, Discovery
 from fleet.devices.liveness import Liveness
 from fleet.devices.record import DeviceRecord
-from fleet.devices.registry import ASKED_AT_ONCE, DEFAULT_LIVENESS, Registry
+from fleet.devices.registry import DEFAULT_LIVENESS, Registry
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
-from fleet.planning.planner import PlannerDevice
-from fleet.planning.planner import plan as plan_for
+from fleet.principal import Principal
+from fleet.service.bound import bound
 from fleet.service.models import model_view
+from fleet.service.protocol import FleetService
 from fleet.service.views import ModelView
 from fleet.store.database import Store
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
 from fleet.telemetry.records import By, Registered, Telemetry, source_of
 from fleet.telemetry.views import CostRow
 from fleet.trust.authority import Authority
-from protos.errors import FleetError, InvalidInput, NoSpace, NotFound, Unavailable
-from protos.ids import DeviceId, Digest, FleetId
-from protos.manifest import Manifest
+from protos.errors import FleetError, InvalidInput
+from protos.ids import DeviceId, FleetId
 from protos.net.transport import Credentials
-from protos.physics.roofline import Figures
-from protos.physics.thermal import Thermal
 from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
 from quantize.artifact.store import ArtifactStore
 from quantize.parts import layer_number
 
 INSECURE_FLEET = FleetId("insecure")
-# A plan that the devices found so far do not allow waits for others until the coordinator has looked so long (mDNS answers within 2 s).
-DISCOVERY_SECONDS = 5.0
 _GROUPINGS: Mapping[str, By] = {"device": "device", "model": "model", "deployment": "deployment", "request": "request"}
 
 _log = logging.getLogger(__name__)
@@ -83,7 +78,6 @@ class Coordinator:
         self._period_seconds = period_seconds
         self._batch_seconds = batch_seconds
         self._discovery_seconds = discovery_seconds
-        self._discovered_by = 0.0  # of the monotonic clock
         self._now = now
         self._stack = AsyncExitStack()
 
@@ -100,7 +94,7 @@ class Coordinator:
             self._registry = await stack.enter_async_context(Registry(credentials, self._ingest.add, rules=self._rules))
             discovery = Discovery(fleet, credentials, self._found, self._registry.gone, seeds=self._seeds, interfaces=self._interfaces)
             self._discovery = await stack.enter_async_context(discovery)
-            self._discovered_by = time.monotonic() + self._discovery_seconds
+            self._placement = Placement(self._registry, self._artifacts, discovery_seconds=self._discovery_seconds)
             self._deployments = await stack.enter_async_context(
                 Deployments(self._registry, self._artifacts, store, period_seconds=self._period_seconds)
             )
@@ -113,10 +107,14 @@ class Coordinator:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._stack.__aexit__(kind, error, trace)
 
+    def as_(self, caller: Principal) -> FleetService:
+        """Its calls as the caller makes them."""
+        return bound(self, caller)
+
     def devices(self) -> list[DeviceView]:
         """By name."""
-        models = {view.name: view for view in self._deployments.views()}
-        return [_device_view(record, models) for record in self._registry.records()]
+        stages = {pipeline.pipeline_id: len(pipeline.stages) for view in self._deployments.views() for pipeline in view.pipelines}
+        return [_device_view(record, stages) for record in self._registry.records()]
 
     def discovery(self) -> DiscoveryReport:
         """Where was looked and what went wrong there; what is wrong with a device that was found is in `devices`."""
@@ -138,14 +136,18 @@ class Coordinator:
 
     async def plan(self, request: PlanRequest) -> Plan:
         """What `deploy` would do now. Raises NotFound, InvalidInput, NoSpace, Unavailable (a device that was asked for is not online)."""
-        return await self._plan(request, request.model)
+        return (await self._placement.place(request, replaces=request.model)).plans[0]
 
-    async def deploy(self, request: PlanRequest, name: str | None = None) -> AsyncGenerator[DeployEvent, None]:
-        """Plan, push, load, ready events; `name` defaults to the model's. Closing the iterator before "ready" takes everything back."""
+    async def deploy(self, request: PlanRequest, name: str | None = None, replicas: int = 1) -> AsyncGenerator[DeployEvent, None]:
+        """A plan for each of `replicas` pipelines, then push, load, ready events; `name` defaults to the model's.
+
+        Closing the iterator before "ready" takes everything back.
+        """
         deployment = name or request.model
-        plan = await self._plan(request, deployment)
-        yield DeployEvent("plan", plan=plan, deployment=deployment)
-        async with contextlib.aclosing(self._deployments.deploy(plan, deployment)) as events:
+        placed = await self._placement.place(request, replaces=deployment, replicas=replicas)
+        for plan in placed.plans:
+            yield DeployEvent("plan", plan=plan, deployment=deployment)
+        async with contextlib.aclosing(self._deployments.deploy(placed, deployment)) as events:
             async for event in events:
                 yield event
 
@@ -162,6 +164,14 @@ class Coordinator:
         async with contextlib.aclosing(self._generation.generate(request)) as parts:
             async for part in parts:
                 yield part
+
+    def requests(self) -> list[RequestView]:
+        """Those on their way, then the last that have ended, newest first."""
+        return self._generation.requests()
+
+    async def cancel(self, request_id: str) -> None:
+        """Its client gets what there is, with the reason "cancelled". Raises NotFound when it is not open."""
+        self._generation.cancel(request_id)
 
     async def telemetry(self, since_seconds: float, by: str) -> list[CostRow]:
         """What the last `since_seconds` cost. Raises InvalidInput for a span or a grouping that is none."""
@@ -201,84 +211,9 @@ class Coordinator:
         description = self._registry.description(DeviceId(device))
         return Registered(description.name or device, description.accelerator.hollow) if description else Registered(device)
 
-    async def _plan(self, request: PlanRequest, deployment: str) -> Plan:
-        manifest = await asyncio.to_thread(self._artifacts.load, request.model)
-        while True:
-            changes = self._registry.changes
-            try:
-                return await self._plan_now(request, manifest, deployment)
-            except (NotFound, NoSpace, Unavailable):
-                if not await self._registry.changed_within(changes, self._discovered_by - time.monotonic()):
-                    raise
 
-    async def _plan_now(self, request: PlanRequest, manifest: Manifest, deployment: str) -> Plan:
-        request = replace(request, devices=tuple(name for key in request.devices for name in self._labelled(key)))
-        for key in request.devices:
-            record = self._registry.find(key)
-            if record.state != "online":
-                raise Unavailable(f"{record.name} is {record.state}: {record.detail}", advice="glmfleet doctor tells what was tried")
-        able = [record for record in self._registry.records() if record.description is not None and DIALECT in record.description.dialects]
-        online = [record for record in able if record.state == "online"]
-        if not online:
-            raise NotFound("no device is online", advice="start some with `glmfleet sim up`; `glmfleet doctor` tells what was tried")
-        await self._registry.refresh(record.device_id for record in online)
-        candidates = [
-            _planner_device(current.device_id, current.description, deployment)
-            for record in online
-            if (current := self._registry.record(record.device_id)) is not None and current.description is not None
-        ]
-        chosen = await asyncio.to_thread(plan_for, manifest, candidates, request, {})
-        # Only those that were chosen are asked what they have: it changes what is to be sent, not which devices are best.
-        present = await self._present(manifest, [DeviceId(stage.device_id) for stage in chosen.stages])
-        if not any(present.values()):
-            return chosen
-        return await asyncio.to_thread(plan_for, manifest, candidates, request, present)
-
-    def _labelled(self, key: str) -> tuple[str, ...]:
-        """The ids of the online devices with the label "key=value"; a name or id as it is. Raises NotFound for a label of none."""
-        name, equals, value = key.partition("=")
-        if not equals:
-            return (key,)
-        online = [record for record in self._registry.records() if record.state == "online" and record.description is not None]
-        found = tuple(record.device_id for record in online if record.description and record.description.labels.get(name) == value)
-        if not found:
-            raise NotFound(f"no device that is online has the label {key!r}", advice="see `glmfleet devices --json`")
-        return found
-
-    async def _present(self, manifest: Manifest, devices: Sequence[DeviceId]) -> dict[str, frozenset[Digest]]:
-        """Blobs of the model that each device has already; none of a device that does not answer."""
-        digests = sorted(manifest.blobs())
-
-        async def one(device: DeviceId) -> frozenset[Digest]:
-            try:
-                states = await self._registry.client(device).stat_blobs(digests)
-            except FleetError:
-                return frozenset()
-            return frozenset(digest for digest, state in states.items() if state.complete)
-
-        found = await together([one(device) for device in devices], at_once=ASKED_AT_ONCE)
-        return dict(zip(devices, found, strict=True))
-
-
-def _planner_device(device: DeviceId, description: pb.DeviceDescription, deployment: str) -> PlannerDevice:
-    """Stages of the deployment that the plan would replace count as free: they are unloaded first."""
-    accelerator = description.accelerator
-    replaced_bytes = sum(stage.memory_bytes for stage in description.stages if stage.generation.deployment == deployment)
-    return PlannerDevice(
-        device_id=device,
-        name=description.name or device,
-        profile=accelerator.profile,
-        simulated=accelerator.simulated,
-        hollow=accelerator.hollow,
-        memory_bytes=max(0, description.memory_bytes - description.memory_used_bytes + replaced_bytes),
-        figures=Figures(**{name: getattr(accelerator.figures, name) for name in Figures.__dataclass_fields__}),
-        thermal=Thermal(**{name: getattr(accelerator.thermal, name) for name in Thermal.__dataclass_fields__})
-        if accelerator.HasField("thermal")
-        else None,
-    )
-
-
-def _device_view(record: DeviceRecord, deployments: Mapping[str, DeploymentView]) -> DeviceView:
+def _device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
+    """`stages`: how many each pipeline has."""
     description = record.description or pb.DeviceDescription()
     accelerator, gauges = description.accelerator, telemetry_pb2.Gauges()
     if record.gauges is not None and record.state == "online":  # silent for some seconds: not those of now
@@ -296,7 +231,7 @@ def _device_view(record: DeviceRecord, deployments: Mapping[str, DeploymentView]
         memory_used_bytes=description.memory_used_bytes,
         energy_source=source_of(accelerator.energy_source),
         agent_version=description.agent_version,
-        stages=tuple(_stage_line(stage, deployments.get(stage.generation.deployment)) for stage in description.stages),
+        stages=tuple(_stage_line(stage, stages.get(stage.pipeline_id)) for stage in description.stages),
         labels=dict(description.labels),
         found_by=record.found_by,
         detail=record.detail,
@@ -309,9 +244,9 @@ def _device_view(record: DeviceRecord, deployments: Mapping[str, DeploymentView]
     )
 
 
-def _stage_line(stage: pb.StageStatus, deployment: DeploymentView | None) -> str:
+def _stage_line(stage: pb.StageStatus, stages: int | None) -> str:
     """ "smollm2-135m stage 0 of 3: layers 0-9"."""
-    of = f" of {len(deployment.stages)}" if deployment and deployment.stages else ""
+    of = f" of {stages}" if stages else ""
     numbers = sorted(number for part in stage.parts if (number := layer_number(part)) is not None)
     layers = f": layers {numbers[0]}-{numbers[-1]}" if numbers else ""
     return f"{stage.generation.deployment} stage {stage.stage}{of}{layers}"

@@ -9,12 +9,19 @@ from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.planning.plan import Plan, PlanRequest
+from fleet.principal import Principal
 from fleet.service.views import ModelView
 from fleet.telemetry.views import CostRow
 
 
+class Fleet(Protocol):
+    """What the API is given: there is no call to make before it is said for whom."""
+
+    def as_(self, caller: Principal) -> FleetService: ...
+
+
 class FleetService(Protocol):
-    """Every method may raise a `protos.errors.FleetError`."""
+    """What one caller can ask. Every method may raise a `protos.errors.FleetError`."""
 
     def devices(self) -> list[DeviceView]: ...
 

@@ -1,10 +1,13 @@
-"""The key that clients of a coordinator show, kept in its home."""
+"""The key of a home, by which a coordinator knows its clients."""
 
 from __future__ import annotations
 
+import hmac
 import secrets
+from collections.abc import Callable
 
 from fleet.home import Home, write_private
+from fleet.principal import LOCAL_OPERATOR, Principal
 from protos.errors import InvalidInput
 
 
@@ -29,3 +32,20 @@ def ensure_key(home: Home) -> str:
         key = secrets.token_urlsafe(32)
         write_private(home.path / "api-key", key.encode())
     return key
+
+
+def shown(home: Home) -> dict[str, str]:
+    """The headers by which a client shows the home's key; none when it has none. Raises InvalidInput as `read_key`."""
+    key = read_key(home)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def authenticator(key: str) -> Callable[[str], Principal | None]:
+    """Says who a request is from, by its Authorization header: whoever shows the key is the local operator, others are nobody."""
+
+    def authenticate(authorization: str) -> Principal | None:
+        scheme, _, given = authorization.partition(" ")
+        known = hmac.compare_digest(given.strip().encode(), key.encode())  # takes as long whatever is given
+        return LOCAL_OPERATOR if known and scheme.lower() == "bearer" else None
+
+    return authenticate

@@ -1,1 +1,1 @@
-"""Time, energy and heat of a run, by formulas that devices and planner share."""
+"""Time, energy and heat of runs, and the memory they need, by formulas that devices and planner share."""

@@ -1,9 +1,9 @@
-"""What an accelerator's figures mean: the seconds and joules of a run, by class of operator.
+"""The roofline: a timing model that takes seconds and joules of a run from an accelerator's figures.
 
-The one formula of the device models and of the planner. For each class the longer of moving its bytes and doing its arithmetic, summed,
-plus what starting a run and its operators costs (Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009):
+For each class of operators the longer of moving its bytes and doing its arithmetic, summed, plus what starting a run and its operators
+costs (Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009):
 
-    t = launch + operators x operator_seconds + sum over classes of max(bytes / bytes_per_second, macs / macs_per_second)
+    t = launches x launch_seconds + operators x operator_seconds + sum over classes of max(bytes / bytes_per_second, macs / macs_per_second)
     E = idle_watts t + DRAM bytes e_dram + on-chip bytes e_chip + MACs e_mac + link bytes e_link
 
 and where E / t would exceed the power cap, t is stretched until it does not, as a board's power limit does by lowering the clock.
@@ -11,50 +11,15 @@ and where E / t would exceed the power cap, t is stretched until it does not, as
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Load:
-    """Of the operators of one class in one run."""
-
-    bytes: int = 0
-    macs: int = 0
-
-    def __add__(self, other: Load) -> Load:
-        return Load(self.bytes + other.bytes, self.macs + other.macs)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one run moves and computes. Bytes are read from DRAM, but for `elementwise` and `link_bytes`."""
-
-    linear: Load = Load()  # the layers' matrices, read once a run
-    attention: Load = Load()  # over the KV cache, read and written
-    elementwise: Load = Load()  # activations between operators, on the chip
-    head: Load = Load()  # final norm and output head
-    embedding: Load = Load()  # gathered rows
-    operators: int = 0
-    rows: int = 0
-    link_bytes: int = 0  # hidden rows sent on; their time is the link's
-
-    def __add__(self, other: Work) -> Work:
-        """Two computations in one run, on the same rows or on others."""
-        merged = {one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self) if one.name != "rows"}
-        return Work(**merged, rows=max(self.rows, other.rows))
-
-    @property
-    def dram_bytes(self) -> int:
-        return self.linear.bytes + self.attention.bytes + self.head.bytes + self.embedding.bytes
-
-    @property
-    def macs(self) -> int:
-        return self.linear.macs + self.attention.macs + self.elementwise.macs + self.head.macs + self.embedding.macs
+from protos.physics.timing import Estimate, StageRun
+from protos.physics.work import Load, Work, work_of
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of an accelerator, effective: after efficiency. 0 is unknown, and counts as free. See device.proto, Accelerator."""
+    """Of an accelerator, effective: after efficiency, in units of SI. 0 is unknown, and counts as free. See device.proto, Figures."""
 
     linear_bytes_per_second: float = 0.0
     linear_macs_per_second: float = 0.0
@@ -92,11 +57,27 @@ class Times:
         return self.launch + self.linear + self.attention + self.elementwise + self.head + self.embedding + self.capped
 
 
-def times(figures: Figures, work: Work, runs: int = 1) -> Times:
-    """Of `work` done in `runs` runs."""
+@dataclass(frozen=True)
+class Roofline:
+    """Implements timing.TimingModel by these figures. `breakdown` has the fields of Times."""
+
+    figures: Figures
+
+    @property
+    def idle_watts(self) -> float:
+        return self.figures.idle_watts
+
+    def estimate(self, run: StageRun) -> Estimate:
+        work = work_of(run)
+        spent = times(self.figures, work, run.launches)
+        return Estimate(spent.seconds, dynamic_joules(self.figures, work), vars(spent))
+
+
+def times(figures: Figures, work: Work, launches: int = 1) -> Times:
+    """Seconds of `work` for which the accelerator is started `launches` times. Others ask Roofline."""
     linear = (figures.linear_bytes_per_second, figures.linear_macs_per_second)
     uncapped = Times(
-        launch=runs * figures.launch_seconds + work.operators * figures.operator_seconds,
+        launch=launches * figures.launch_seconds + work.operators * figures.operator_seconds,
         linear=_roof(work.linear, *linear),
         attention=_roof(work.attention, figures.attention_bytes_per_second, figures.attention_macs_per_second),
         elementwise=_roof(work.elementwise, figures.chip_bytes_per_second, 0.0),
@@ -111,7 +92,7 @@ def times(figures: Figures, work: Work, runs: int = 1) -> Times:
 
 
 def dynamic_joules(figures: Figures, work: Work) -> float:
-    """On top of the idle power."""
+    """Joules of `work` on top of the idle power. Others ask Roofline."""
     return (
         work.dram_bytes * figures.joules_per_byte
         + work.elementwise.bytes * figures.joules_per_chip_byte

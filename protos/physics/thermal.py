@@ -12,6 +12,9 @@ class Thermal:
 
     Above `throttle_celsius` everything runs at `throttled_speed` of its speed until the board is down to `resume_celsius`. Work slowed so
     takes as much dynamic energy as before over a longer time: less power. `kelvin_per_watt` 0 is a board nobody described: it never warms.
+
+    The lumped-capacitance model of Incropera and DeWitt, Fundamentals of Heat and Mass Transfer, chapter 5, whose exact solution between
+    changes of power is `after`.
     """
 
     kelvin_per_watt: float = 0.0
@@ -23,19 +26,20 @@ class Thermal:
 
     @property
     def seconds(self) -> float:
-        """The time constant."""
+        """The time constant R C, in seconds."""
         return self.kelvin_per_watt * self.joules_per_kelvin
 
     def steady_celsius(self, watts: float) -> float:
+        """Where a constant power ends up, in degrees Celsius."""
         return self.ambient_celsius + watts * self.kelvin_per_watt
 
     def after(self, celsius: float, watts: float, seconds: float) -> float:
-        """The temperature after `seconds` at a constant power, exactly."""
+        """Degrees Celsius after `seconds` at a constant power, exactly."""
         steady = self.steady_celsius(watts)
         return steady + (celsius - steady) * math.exp(-seconds / self.seconds) if self.seconds else steady
 
     def seconds_until(self, target: float, celsius: float, watts: float) -> float:
-        """Until `target` is reached from `celsius` at a constant power; infinite when it never is."""
+        """Seconds until `target` is reached from `celsius` at a constant power; infinite when it never is."""
         steady = self.steady_celsius(watts)
         if (celsius - target) * (target - steady) <= 0:
             return math.inf  # the target does not lie between
@@ -58,14 +62,14 @@ class Heat:
 
 @dataclass(frozen=True)
 class Ran:
-    """A run as the board's temperature let it be."""
+    """A run as the board's temperature let it be: the seconds it took, and the board's state at its end."""
 
     seconds: float
     heat: Heat
 
 
 def idle(thermal: Thermal, heat: Heat, watts: float, seconds: float) -> Heat:
-    """After `seconds` of no work."""
+    """The board's state after `seconds` at `watts`, in which nothing ran."""
     return Heat(thermal.after(heat.celsius, watts, seconds), heat.throttled).checked(thermal)
 
 

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from protos.v1 import telemetry_pb2 as protos_dot_v1_dot_telemetry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/v1/pipeline.proto\x12\x0bglmfleet.v1\x1a\x19protos/v1/telemetry.proto\"\xb3\x01\n\x0fGenerateRequest\x12%\n\x06\x61ttach\x18\x01 \x01(\x0b\x32\x13.glmfleet.v1.AttachH\x00\x12%\n\x06submit\x18\x02 \x01(\x0b\x32\x13.glmfleet.v1.SubmitH\x00\x12%\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x13.glmfleet.v1.CancelH\x00\x12#\n\x05pause\x18\x04 \x01(\x0b\x32\x12.glmfleet.v1.PauseH\x00\x42\x06\n\x04kind\"_\n\x06\x41ttach\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x13\n\x0bpipeline_id\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"\xe0\x01\n\x06Submit\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x12\n\nprompt_ids\x18\x02 \x03(\r\x12\x12\n\nforced_ids\x18\x03 \x03(\r\x12\'\n\x08sampling\x18\x04 \x01(\x0b\x32\x15.glmfleet.v1.Sampling\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x06 \x03(\r\x12\x15\n\rreuse_decoded\x18\x07 \x01(\x08\x12\x0e\n\x06prefix\x18\x1e \x01(\r\x12 \n\x05spans\x18\x1f \x03(\x0b\x32\x11.glmfleet.v1.Span\"%\n\x04Span\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0e\n\x06\x61nchor\x18\x02 \x01(\r\"K\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x01\x12\x0c\n\x04seed\x18\x04 \x01(\x04\"\x1a\n\x06\x43\x61ncel\x12\x10\n\x08sequence\x18\x01 \x01(\x04\")\n\x05Pause\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06paused\x18\x02 \x01(\x08\"s\n\rGenerateEvent\x12\x10\n\x08\x61ttached\x18\x01 \x01(\x08\x12\'\n\x06tokens\x18\x02 \x03(\x0b\x32\x17.glmfleet.v1.TokenEvent\x12\'\n\x08\x66inished\x18\x03 \x03(\x0b\x32\x15.glmfleet.v1.Finished\"?\n\nTokenEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\r\x12\x10\n\x08token_id\x18\x03 \x01(\r\"\xc3\x01\n\x08\x46inished\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12)\n\x06reason\x18\x02 \x01(\x0e\x32\x19.glmfleet.v1.FinishReason\x12+\n\x06timing\x18\x03 \x01(\x0b\x32\x1b.glmfleet.v1.SequenceTiming\x12&\n\x05usage\x18\x04 \x03(\x0b\x32\x17.glmfleet.v1.StageUsage\x12%\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x14.glmfleet.v1.Failure\"D\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x1b\n\x13retry_after_seconds\x18\x03 \x01(\x01\"\xc5\x02\n\x0eSequenceTiming\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x1b\n\x13\x66irst_token_seconds\x18\x02 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x03 \x01(\x01\x12)\n\x1cmodelled_first_token_seconds\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12#\n\x16modelled_total_seconds\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x15\n\rprompt_tokens\x18\x06 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x07 \x01(\r\x12\x13\n\x0btold_tokens\x18\t \x01(\r\x12\x15\n\rreused_tokens\x18\x08 \x01(\rB\x1f\n\x1d_modelled_first_token_secondsB\x19\n\x17_modelled_total_seconds\"\x82\x01\n\x0b\x46lowMessage\x12%\n\x04open\x18\x01 \x01(\x0b\x32\x15.glmfleet.v1.FlowOpenH\x00\x12-\n\nmicrobatch\x18\x02 \x01(\x0b\x32\x17.glmfleet.v1.MicrobatchH\x00\x12\x15\n\x0bhidden_part\x18\x1e \x01(\x0cH\x00\x42\x06\n\x04kind\"\xad\x01\n\x08\x46lowOpen\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x13\n\x0bpipeline_id\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x10\n\x08to_stage\x18\x05 \x01(\r\x12\x0f\n\x07ring_id\x18\x06 \x01(\t\x12\x12\n\nwire_dtype\x18\x07 \x01(\t\x12\x13\n\x0b\x66rom_device\x18\x08 \x01(\t\"-\n\tFlowReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06\x63redit\x18\x02 \x01(\r\"\xe2\x02\n\nMicrobatch\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\r\n\x05group\x18\x02 \x01(\r\x12\x0f\n\x07prefill\x18\x03 \x01(\x08\x12\r\n\x05slots\x18\x04 \x03(\r\x12\x11\n\tpositions\x18\x05 \x03(\r\x12\x0c\n\x04rows\x18\x06 \x01(\r\x12\x0e\n\x06wanted\x18\x07 \x03(\r\x12\x12\n\nall_wanted\x18\x08 \x01(\x08\x12\'\n\x08released\x18\t \x03(\x0b\x32\x15.glmfleet.v1.Released\x12%\n\x07swapped\x18\n \x03(\x0b\x32\x14.glmfleet.v1.Swapped\x12#\n\x06opened\x18\x0b \x03(\x0b\x32\x13.glmfleet.v1.Opened\x12#\n\x06\x63opied\x18\r \x03(\x0b\x32\x13.glmfleet.v1.Copied\x12\x18\n\x0bmodelled_at\x18\x0c \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06hidden\x18\x0f \x01(\x0c\x42\x0e\n\x0c_modelled_at\"R\n\x08Released\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12&\n\x05usage\x18\x03 \x03(\x0b\x32\x17.glmfleet.v1.StageUsage\"-\n\x07Swapped\x12\x11\n\tfrom_slot\x18\x01 \x01(\r\x12\x0f\n\x07to_slot\x18\x02 \x01(\r\"6\n\x06Opened\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04kept\x18\x03 \x01(\r\":\n\x06\x43opied\x12\x11\n\tfrom_slot\x18\x01 \x01(\r\x12\x0f\n\x07to_slot\x18\x02 \x01(\r\x12\x0c\n\x04rows\x18\x03 \x01(\r*\x95\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x32\x92\x01\n\x08Pipeline\x12H\n\x08Generate\x12\x1c.glmfleet.v1.GenerateRequest\x1a\x1a.glmfleet.v1.GenerateEvent(\x01\x30\x01\x12<\n\x04\x46low\x12\x18.glmfleet.v1.FlowMessage\x1a\x16.glmfleet.v1.FlowReply(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/v1/pipeline.proto\x12\x0bglmfleet.v1\x1a\x19protos/v1/telemetry.proto\"\xb3\x01\n\x0fGenerateRequest\x12%\n\x06\x61ttach\x18\x01 \x01(\x0b\x32\x13.glmfleet.v1.AttachH\x00\x12%\n\x06submit\x18\x02 \x01(\x0b\x32\x13.glmfleet.v1.SubmitH\x00\x12%\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x13.glmfleet.v1.CancelH\x00\x12#\n\x05pause\x18\x04 \x01(\x0b\x32\x12.glmfleet.v1.PauseH\x00\x42\x06\n\x04kind\"_\n\x06\x41ttach\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x13\n\x0bpipeline_id\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"\xe0\x01\n\x06Submit\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x12\n\nprompt_ids\x18\x02 \x03(\r\x12\x12\n\nforced_ids\x18\x03 \x03(\r\x12\'\n\x08sampling\x18\x04 \x01(\x0b\x32\x15.glmfleet.v1.Sampling\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x06 \x03(\r\x12\x15\n\rreuse_decoded\x18\x07 \x01(\x08\x12\x0e\n\x06prefix\x18\x1e \x01(\r\x12 \n\x05spans\x18\x1f \x03(\x0b\x32\x11.glmfleet.v1.Span\"%\n\x04Span\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0e\n\x06\x61nchor\x18\x02 \x01(\r\"\xaa\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x01H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedB\x08\n\x06_min_p\"\x1a\n\x06\x43\x61ncel\x12\x10\n\x08sequence\x18\x01 \x01(\x04\")\n\x05Pause\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06paused\x18\x02 \x01(\x08\"s\n\rGenerateEvent\x12\x10\n\x08\x61ttached\x18\x01 \x01(\x08\x12\'\n\x06tokens\x18\x02 \x03(\x0b\x32\x17.glmfleet.v1.TokenEvent\x12\'\n\x08\x66inished\x18\x03 \x03(\x0b\x32\x15.glmfleet.v1.Finished\"?\n\nTokenEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\r\x12\x10\n\x08token_id\x18\x03 \x01(\r\"\xc3\x01\n\x08\x46inished\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12)\n\x06reason\x18\x02 \x01(\x0e\x32\x19.glmfleet.v1.FinishReason\x12+\n\x06timing\x18\x03 \x01(\x0b\x32\x1b.glmfleet.v1.SequenceTiming\x12&\n\x05usage\x18\x04 \x03(\x0b\x32\x17.glmfleet.v1.StageUsage\x12%\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x14.glmfleet.v1.Failure\"D\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x1b\n\x13retry_after_seconds\x18\x03 \x01(\x01\"\xc5\x02\n\x0eSequenceTiming\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x1b\n\x13\x66irst_token_seconds\x18\x02 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x03 \x01(\x01\x12)\n\x1cmodelled_first_token_seconds\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12#\n\x16modelled_total_seconds\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x15\n\rprompt_tokens\x18\x06 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x07 \x01(\r\x12\x13\n\x0btold_tokens\x18\t \x01(\r\x12\x15\n\rreused_tokens\x18\x08 \x01(\rB\x1f\n\x1d_modelled_first_token_secondsB\x19\n\x17_modelled_total_seconds\"\x82\x01\n\x0b\x46lowMessage\x12%\n\x04open\x18\x01 \x01(\x0b\x32\x15.glmfleet.v1.FlowOpenH\x00\x12-\n\nmicrobatch\x18\x02 \x01(\x0b\x32\x17.glmfleet.v1.MicrobatchH\x00\x12\x15\n\x0bhidden_part\x18\x1e \x01(\x0cH\x00\x42\x06\n\x04kind\"\xad\x01\n\x08\x46lowOpen\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x13\n\x0bpipeline_id\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x10\n\x08to_stage\x18\x05 \x01(\r\x12\x0f\n\x07ring_id\x18\x06 \x01(\t\x12\x12\n\nwire_dtype\x18\x07 \x01(\t\x12\x13\n\x0b\x66rom_device\x18\x08 \x01(\t\"-\n\tFlowReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06\x63redit\x18\x02 \x01(\r\"\xe2\x02\n\nMicrobatch\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\r\n\x05group\x18\x02 \x01(\r\x12\x0f\n\x07prefill\x18\x03 \x01(\x08\x12\r\n\x05slots\x18\x04 \x03(\r\x12\x11\n\tpositions\x18\x05 \x03(\r\x12\x0c\n\x04rows\x18\x06 \x01(\r\x12\x0e\n\x06wanted\x18\x07 \x03(\r\x12\x12\n\nall_wanted\x18\x08 \x01(\x08\x12\'\n\x08released\x18\t \x03(\x0b\x32\x15.glmfleet.v1.Released\x12%\n\x07swapped\x18\n \x03(\x0b\x32\x14.glmfleet.v1.Swapped\x12#\n\x06opened\x18\x0b \x03(\x0b\x32\x13.glmfleet.v1.Opened\x12#\n\x06\x63opied\x18\r \x03(\x0b\x32\x13.glmfleet.v1.Copied\x12\x18\n\x0bmodelled_at\x18\x0c \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06hidden\x18\x0f \x01(\x0c\x42\x0e\n\x0c_modelled_at\"R\n\x08Released\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12&\n\x05usage\x18\x03 \x03(\x0b\x32\x17.glmfleet.v1.StageUsage\"-\n\x07Swapped\x12\x11\n\tfrom_slot\x18\x01 \x01(\r\x12\x0f\n\x07to_slot\x18\x02 \x01(\r\"6\n\x06Opened\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04kept\x18\x03 \x01(\r\":\n\x06\x43opied\x12\x11\n\tfrom_slot\x18\x01 \x01(\r\x12\x0f\n\x07to_slot\x18\x02 \x01(\r\x12\x0c\n\x04rows\x18\x03 \x01(\r*\x95\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x32\x92\x01\n\x08Pipeline\x12H\n\x08Generate\x12\x1c.glmfleet.v1.GenerateRequest\x1a\x1a.glmfleet.v1.GenerateEvent(\x01\x30\x01\x12<\n\x04\x46low\x12\x18.glmfleet.v1.FlowMessage\x1a\x16.glmfleet.v1.FlowReply(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.v1.pipeline_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2500
-  _globals['_FINISHREASON']._serialized_end=2649
+  _globals['_FINISHREASON']._serialized_start=2596
+  _globals['_FINISHREASON']._serialized_end=2745
   _globals['_GENERATEREQUEST']._serialized_start=69
   _globals['_GENERATEREQUEST']._serialized_end=248
   _globals['_ATTACH']._serialized_start=250
@@ -42,38 +42,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMIT']._serialized_end=572
   _globals['_SPAN']._serialized_start=574
   _globals['_SPAN']._serialized_end=611
-  _globals['_SAMPLING']._serialized_start=613
-  _globals['_SAMPLING']._serialized_end=688
-  _globals['_CANCEL']._serialized_start=690
-  _globals['_CANCEL']._serialized_end=716
-  _globals['_PAUSE']._serialized_start=718
-  _globals['_PAUSE']._serialized_end=759
-  _globals['_GENERATEEVENT']._serialized_start=761
-  _globals['_GENERATEEVENT']._serialized_end=876
-  _globals['_TOKENEVENT']._serialized_start=878
-  _globals['_TOKENEVENT']._serialized_end=941
-  _globals['_FINISHED']._serialized_start=944
-  _globals['_FINISHED']._serialized_end=1139
-  _globals['_FAILURE']._serialized_start=1141
-  _globals['_FAILURE']._serialized_end=1209
-  _globals['_SEQUENCETIMING']._serialized_start=1212
-  _globals['_SEQUENCETIMING']._serialized_end=1537
-  _globals['_FLOWMESSAGE']._serialized_start=1540
-  _globals['_FLOWMESSAGE']._serialized_end=1670
-  _globals['_FLOWOPEN']._serialized_start=1673
-  _globals['_FLOWOPEN']._serialized_end=1846
-  _globals['_FLOWREPLY']._serialized_start=1848
-  _globals['_FLOWREPLY']._serialized_end=1893
-  _globals['_MICROBATCH']._serialized_start=1896
-  _globals['_MICROBATCH']._serialized_end=2250
-  _globals['_RELEASED']._serialized_start=2252
-  _globals['_RELEASED']._serialized_end=2334
-  _globals['_SWAPPED']._serialized_start=2336
-  _globals['_SWAPPED']._serialized_end=2381
-  _globals['_OPENED']._serialized_start=2383
-  _globals['_OPENED']._serialized_end=2437
-  _globals['_COPIED']._serialized_start=2439
-  _globals['_COPIED']._serialized_end=2497
-  _globals['_PIPELINE']._serialized_start=2652
-  _globals['_PIPELINE']._serialized_end=2798
+  _globals['_SAMPLING']._serialized_start=614
+  _globals['_SAMPLING']._serialized_end=784
+  _globals['_CANCEL']._serialized_start=786
+  _globals['_CANCEL']._serialized_end=812
+  _globals['_PAUSE']._serialized_start=814
+  _globals['_PAUSE']._serialized_end=855
+  _globals['_GENERATEEVENT']._serialized_start=857
+  _globals['_GENERATEEVENT']._serialized_end=972
+  _globals['_TOKENEVENT']._serialized_start=974
+  _globals['_TOKENEVENT']._serialized_end=1037
+  _globals['_FINISHED']._serialized_start=1040
+  _globals['_FINISHED']._serialized_end=1235
+  _globals['_FAILURE']._serialized_start=1237
+  _globals['_FAILURE']._serialized_end=1305
+  _globals['_SEQUENCETIMING']._serialized_start=1308
+  _globals['_SEQUENCETIMING']._serialized_end=1633
+  _globals['_FLOWMESSAGE']._serialized_start=1636
+  _globals['_FLOWMESSAGE']._serialized_end=1766
+  _globals['_FLOWOPEN']._serialized_start=1769
+  _globals['_FLOWOPEN']._serialized_end=1942
+  _globals['_FLOWREPLY']._serialized_start=1944
+  _globals['_FLOWREPLY']._serialized_end=1989
+  _globals['_MICROBATCH']._serialized_start=1992
+  _globals['_MICROBATCH']._serialized_end=2346
+  _globals['_RELEASED']._serialized_start=2348
+  _globals['_RELEASED']._serialized_end=2430
+  _globals['_SWAPPED']._serialized_start=2432
+  _globals['_SWAPPED']._serialized_end=2477
+  _globals['_OPENED']._serialized_start=2479
+  _globals['_OPENED']._serialized_end=2533
+  _globals['_COPIED']._serialized_start=2535
+  _globals['_COPIED']._serialized_end=2593
+  _globals['_PIPELINE']._serialized_start=2748
+  _globals['_PIPELINE']._serialized_end=2894
 # @@protoc_insertion_point(module_scope)

@@ -10,18 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from onnx import TensorProto
-
 from protos.errors import InvalidInput
 from protos.manifest import ModelConfig
 from quantize.architectures.architecture import Architecture
+from quantize.architectures.decoder import ATTENDED, MIXED, attention, layer_norm, linear, output_head
 from quantize.config_reader import ConfigReader, wrong
-from quantize.layers import decoder
-from quantize.layers.decoder import Residual, add_attention, add_linear, add_output_head
-from quantize.layers.forward import LayerRun, Steps, gelu
-from quantize.layers.graph_builder import GraphBuilder
-from quantize.parts import EMBEDDING, HEAD, layer_part
-from quantize.sources import Shapes, Sources, shapes_of, sources_of
+from quantize.layers.operators import INPUT, Add, Block, Embed, Gelu, LearnedPositions, Parameter
+from quantize.sources import FileNames
 
 # A default of the code, in no config.json.
 _EPSILON = 1e-5
@@ -94,39 +89,36 @@ def _with_tokens(config: ModelConfig, special: Mapping[str, int]) -> ModelConfig
     return replace(config, eos_token_ids=tuple(special[token] for token in _ENDS), mask_token_ids=masks, start_token_id=special[_START])
 
 
-def _outer_parts(config: ModelConfig) -> dict[str, Shapes]:
-    hidden, table = (config.hidden_size,), (config.learned_positions, config.hidden_size)
-    vocabulary, norm = (config.vocab_size, config.hidden_size), {"norm.gain": hidden, "norm.bias": hidden}
-    return {
-        EMBEDDING: {"weight": vocabulary, "positions": table, "block_positions": table},
-        HEAD: norm if config.tied_head else {**norm, "weight": vocabulary},
-    }
+def _embedding(config: ModelConfig) -> Block:
+    """Token, position and block position, added once."""
+    shape = (config.learned_positions, config.hidden_size)
+    tables = (Parameter("", "positions", shape), Parameter("", "block_positions", shape))
+    table = Parameter("", "weight", (config.vocab_size, config.hidden_size))
+    return Block((Embed(INPUT, "rows", table), LearnedPositions("rows", "placed", tables)), "placed")
 
 
-def _layer_parts(config: ModelConfig, layer: int) -> dict[str, Shapes]:
-    """qkv is the rows of q, then k, then v."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    norms: dict[str, dict[str, tuple[int, ...]]] = {
-        name: {f"{name}.gain": (hidden,), f"{name}.bias": (hidden,)} for name in ("input_norm", "post_norm")
-    }
-    return {
-        "": {
-            **norms["input_norm"],
-            "qkv.weight": (3 * hidden, hidden),
-            "qkv.bias": (3 * hidden,),
-            "o.weight": (hidden, hidden),
-            "o.bias": (hidden,),
-            **norms["post_norm"],
-            "up.weight": (inner, hidden),
-            "up.bias": (inner,),
-            "down.weight": (hidden, inner),
-            "down.bias": (hidden,),
-        }
-    }
+def _layer(config: ModelConfig, number: int) -> Block:
+    """Attention and GELU, each on the normed residual stream; every matrix has a bias."""
+    hidden, width = config.hidden_size, config.intermediate_size
+    operators = (
+        layer_norm(config, "", "input_norm", INPUT),
+        *attention(config, "", "input_norm.out", bias=True),
+        Add(INPUT, "o.out", ATTENDED),
+        layer_norm(config, "", "post_norm", ATTENDED),
+        linear("", "up", "post_norm.out", width, hidden, bias=True),
+        Gelu("up.out", "activated", width),
+        linear("", "down", "activated", hidden, width, bias=True),
+        Add(ATTENDED, "down.out", MIXED),
+    )
+    return Block(operators, MIXED)
 
 
-def _hugging_face(config: ModelConfig) -> Sources:
-    return sources_of(config, shapes_of(config, _outer_parts(config), _layer_parts), _OUTER, "transformer.layers.{}.", _INNER)
+def _head(config: ModelConfig) -> Block:
+    return output_head(config, layer_norm(config, "", "norm", INPUT))
+
+
+def _file_names(config: ModelConfig) -> FileNames:
+    return FileNames(_OUTER, "transformer.layers.{}.", _INNER)
 
 
 def _ignored(config: ModelConfig, name: str) -> bool:
@@ -134,70 +126,15 @@ def _ignored(config: ModelConfig, name: str) -> bool:
     return not name.startswith(("transformer.", "word_embeddings."))
 
 
-def _add_embedding(builder: GraphBuilder, input_ids: str) -> str:
-    """Token, position and block position, added once; `position_ids` int64 [batch, sequence, 2] is a further input."""
-    builder.add_input("position_ids", TensorProto.INT64, ["batch", "sequence", 2])
-    rows = decoder.add_embedding(builder, input_ids)
-    builder.add_node("Split", ["position_ids"], ["position", "block_position"], axis=2, num_outputs=2)
-    for name in ("position", "block_position"):
-        builder.add_node("Squeeze", [name, builder.constant("position.axis", [2])], [f"{name}.ids"])
-        builder.add_node("Gather", [builder.weight(EMBEDDING, f"{name}s"), f"{name}.ids"], [f"{name}.rows"], axis=0)
-        builder.add_node("Add", [rows, f"{name}.rows"], [f"{name}.sum"])
-        rows = f"{name}.sum"
-    return rows
-
-
-def _add_layer(builder: GraphBuilder, layer: int, residual: Residual) -> Residual:
-    """Attention and GELU, each on the normed residual stream."""
-    part = layer_part(layer)
-    value, normed = _add_norm(builder, part, "input_norm", residual)
-    attended = add_attention(builder, layer, part, add_linear(builder, part, "qkv", normed))
-    value, normed = _add_norm(builder, part, "post_norm", Residual(value, add_linear(builder, part, "o", attended)))
-    activated = f"{part}.activated"
-    builder.add_node("Gelu", [add_linear(builder, part, "up", normed)], [activated], approximate="none")
-    return Residual(value, add_linear(builder, part, "down", activated))
-
-
-def _add_norm(builder: GraphBuilder, part: str, norm: str, residual: Residual) -> tuple[str, str]:
-    """(the residual's value, its layer norm)."""
-    value, normed = f"{part}.{norm}.sum", f"{part}.{norm}.out"
-    builder.add_node(
-        "SkipLayerNormalization",
-        [residual.stream, residual.branch, builder.weight(part, f"{norm}.gain"), builder.weight(part, f"{norm}.bias")],
-        [normed, "", "", value],
-        fused=True,
-        epsilon=builder.config.norm_epsilon,
-    )
-    return value, normed
-
-
-def _add_head(builder: GraphBuilder, hidden: str, logits: str) -> None:
-    normed = "head.norm.out"
-    weights = [builder.weight(HEAD, f"norm.{name}") for name in ("gain", "bias")]
-    builder.add_node("LayerNormalization", [hidden, *weights], [normed], axis=-1, epsilon=builder.config.norm_epsilon)
-    add_output_head(builder, normed, logits)
-
-
-def _run_layer(run: LayerRun) -> Steps:
-    attended = run.attend((yield "qkv.weight", run.layer_norm("input_norm")))
-    run.hidden += yield "o.weight", attended
-    activated = gelu((yield "up.weight", run.layer_norm("post_norm")))
-    run.hidden += yield "down.weight", activated
-
-
 BLANK_GLM = Architecture(
     names=("GLMForConditionalGeneration", "GLMModel"),
     model_type="glm-original",  # theirs is "glm" too: `architectures` tells them apart
     parse_config=_parse_config,
-    outer_parts=_outer_parts,
-    layer_parts=_layer_parts,
-    hugging_face=_hugging_face,
+    embedding=_embedding,
+    layer=_layer,
+    head=_head,
+    file_names=_file_names,
     ignored=_ignored,
-    add_embedding=_add_embedding,
-    add_layer=_add_layer,
-    add_head=_add_head,
-    run_layer=_run_layer,
-    final_norm=lambda run: run.layer_norm("norm"),
     with_tokens=_with_tokens,
     file_prefix="glm.",
 )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from protos.manifest import ModelConfig
 from quantize.architectures import glm
 from quantize.config_reader import ConfigReader, wrong
-from quantize.sources import Sources, shapes_of, sources_of
+from quantize.sources import FileNames
 
 # What these models' own code assumes where a key is left out (configuration_chatglm.py).
 _DEFAULT_EPSILON, _DEFAULT_POSITIONS, _THETA = 1e-5, 2048, 10_000.0
@@ -63,8 +63,8 @@ def parse_config(reader: ConfigReader) -> ModelConfig:
     )
 
 
-def hugging_face(config: ModelConfig) -> Sources:
-    return sources_of(config, shapes_of(config, glm.outer_parts(config), glm.layer_parts), _OUTER, _LAYER, _INNER)
+def file_names(config: ModelConfig) -> FileNames:
+    return FileNames(_OUTER, _LAYER, _INNER)
 
 
 def ignored(config: ModelConfig, name: str) -> bool:
@@ -76,6 +76,6 @@ CHATGLM = replace(
     names=("ChatGLMModel", "ChatGLMForConditionalGeneration"),
     model_type="chatglm",
     parse_config=parse_config,
-    hugging_face=hugging_face,
+    file_names=file_names,
     ignored=ignored,
 )

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from protos.manifest import ModelConfig
-from quantize.architectures.architecture import Architecture, Folding
+from quantize.architectures.architecture import Architecture
+from quantize.architectures.decoder import ATTENDED, MIXED, attention, output_head, rms_norm, swiglu
 from quantize.config_reader import ConfigReader
-from quantize.layers.decoder import (
-    Residual,
-    add_attention,
-    add_embedding,
-    add_linear,
-    add_output_head,
-    add_residual_norm,
-    add_rms_norm,
-    add_swiglu,
-)
-from quantize.layers.forward import LayerRun, Steps, swiglu
-from quantize.layers.graph_builder import GraphBuilder
-from quantize.parts import EMBEDDING, HEAD, layer_part
-from quantize.sources import Shapes, Sources, shapes_of, sources_of
+from quantize.layers.operators import INPUT, Add, Block, Embed, Parameter
+from quantize.sources import FileNames
 
 # What transformers' GlmConfig assumes when a key is left out (configuration_glm.py).
 DEFAULT_KV_HEADS, DEFAULT_HEAD_DIM, DEFAULT_EPSILON = 2, 128, 1.5625e-07
@@ -64,68 +53,38 @@ def ignored(config: ModelConfig, name: str) -> bool:
     return name.endswith("rotary_emb.inv_freq")
 
 
-def outer_parts(config: ModelConfig) -> dict[str, Shapes]:
-    vocabulary, norm = (config.vocab_size, config.hidden_size), {"norm": (config.hidden_size,)}
-    return {EMBEDDING: {"weight": vocabulary}, HEAD: norm if config.tied_head else {**norm, "weight": vocabulary}}
+def file_names(config: ModelConfig) -> FileNames:
+    return FileNames(OUTER, LAYER, INNER)
 
 
-def layer_parts(config: ModelConfig, layer: int) -> dict[str, Shapes]:
-    """qkv is the rows of q, then k, then v; gate_up is gate, then up."""
-    hidden, fused = config.hidden_size, config.query_size + 2 * config.kv_size
-    return {
-        "": {
-            "input_norm": (hidden,),
-            "qkv.weight": (fused, hidden),
-            **({"qkv.bias": (fused,)} if config.qkv_bias else {}),
-            "o.weight": (hidden, config.query_size),
-            "post_norm": (hidden,),
-            "gate_up.weight": (2 * config.intermediate_size, hidden),
-            "down.weight": (hidden, config.intermediate_size),
-        }
-    }
+def embedding(config: ModelConfig) -> Block:
+    return Block((Embed(INPUT, "rows", Parameter("", "weight", (config.vocab_size, config.hidden_size))),), "rows")
 
 
-def hugging_face(config: ModelConfig) -> Sources:
-    return sources_of(config, shapes_of(config, outer_parts(config), layer_parts), OUTER, LAYER, INNER)
-
-
-def add_layer(builder: GraphBuilder, layer: int, residual: Residual) -> Residual:
+def layer(config: ModelConfig, number: int) -> Block:
     """Attention and SwiGLU, each on the normed residual stream."""
-    part = layer_part(layer)
-    value, normed = add_residual_norm(builder, part, "input_norm", residual)
-    attended = add_attention(builder, layer, part, add_linear(builder, part, "qkv", normed))
-    value, normed = add_residual_norm(builder, part, "post_norm", Residual(value, add_linear(builder, part, "o", attended)))
-    product = add_swiglu(builder, part, add_linear(builder, part, "gate_up", normed))
-    return Residual(value, add_linear(builder, part, "down", product))
+    operators = (
+        rms_norm(config, "", "input_norm", INPUT),
+        *attention(config, "", "input_norm.out"),
+        Add(INPUT, "o.out", ATTENDED),
+        rms_norm(config, "", "post_norm", ATTENDED),
+        *swiglu("", "post_norm.out", config.hidden_size, config.intermediate_size),
+        Add(ATTENDED, "down.out", MIXED),
+    )
+    return Block(operators, MIXED)
 
 
-def add_head(builder: GraphBuilder, hidden: str, logits: str) -> None:
-    """Final norm and output head of float32 [rows, H]."""
-    add_output_head(builder, add_rms_norm(builder, HEAD, "norm", hidden), logits)
-
-
-def folding(config: ModelConfig) -> Folding:
-    return Folding(readers={"qkv.weight": "input_norm", "gate_up.weight": "post_norm"}, writers=frozenset(("o.weight", "down.weight")))
-
-
-def run_layer(run: LayerRun) -> Steps:
-    attended = run.attend((yield "qkv.weight", run.rms_norm("input_norm")))
-    run.hidden += yield "o.weight", attended
-    product = swiglu((yield "gate_up.weight", run.rms_norm("post_norm")))
-    run.hidden += yield "down.weight", product
+def head(config: ModelConfig) -> Block:
+    return output_head(config, rms_norm(config, "", "norm", INPUT))
 
 
 GLM = Architecture(
     names=("GlmForCausalLM",),
     model_type="glm",
     parse_config=parse_config,
-    outer_parts=outer_parts,
-    layer_parts=layer_parts,
-    hugging_face=hugging_face,
+    embedding=embedding,
+    layer=layer,
+    head=head,
+    file_names=file_names,
     ignored=ignored,
-    add_embedding=add_embedding,
-    add_layer=add_layer,
-    add_head=add_head,
-    run_layer=run_layer,
-    folding=folding,
 )

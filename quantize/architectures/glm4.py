@@ -6,58 +6,38 @@ from dataclasses import replace
 
 from protos.manifest import ModelConfig
 from quantize.architectures import glm
+from quantize.architectures.decoder import MIXED, rms_norm
 from quantize.config_reader import ConfigReader
-from quantize.layers.decoder import Residual, add_attention, add_linear, add_residual_norm, add_rms_norm, add_swiglu
-from quantize.layers.forward import LayerRun, Steps, swiglu
-from quantize.layers.graph_builder import GraphBuilder
-from quantize.parts import layer_part
-from quantize.sources import Shapes, Sources, shapes_of, sources_of
+from quantize.layers.operators import Add, Block, Operator
+from quantize.sources import FileNames
 
 _INNER = {
     **glm.INNER,
     "attention_norm": ("post_self_attn_layernorm.weight",),
     "mlp_norm": ("post_mlp_layernorm.weight",),
 }
-# Of each branch's last matrix.
-_NORM_BEHIND = {"o.weight": "attention_norm", "down.weight": "mlp_norm"}
+# Of what each branch adds.
+_NORM_OF = {"o.out": "attention_norm", "down.out": "mlp_norm"}
 
 
 def parse_config(reader: ConfigReader) -> ModelConfig:
     return replace(glm.parse_config(reader), architecture=GLM4.names[0])
 
 
-def layer_parts(config: ModelConfig, layer: int) -> dict[str, Shapes]:
-    """GLM's, each branch with its norm behind its last matrix."""
-    tensors: dict[str, tuple[int, ...]] = {}
-    for name, shape in glm.layer_parts(config, layer)[""].items():
-        tensors[name] = shape
-        if name in _NORM_BEHIND:
-            tensors[_NORM_BEHIND[name]] = (config.hidden_size,)
-    return {"": tensors}
+def file_names(config: ModelConfig) -> FileNames:
+    return FileNames(glm.OUTER, glm.LAYER, _INNER)
 
 
-def hugging_face(config: ModelConfig) -> Sources:
-    return sources_of(config, shapes_of(config, glm.outer_parts(config), layer_parts), glm.OUTER, glm.LAYER, _INNER)
-
-
-def add_layer(builder: GraphBuilder, layer: int, residual: Residual) -> Residual:
-    """Attention and SwiGLU, each on the normed residual stream, each normed before it is added."""
-    part = layer_part(layer)
-    value, normed = add_residual_norm(builder, part, "input_norm", residual)
-    attended = add_attention(builder, layer, part, add_linear(builder, part, "qkv", normed))
-    branch = add_rms_norm(builder, part, "attention_norm", add_linear(builder, part, "o", attended))
-    value, normed = add_residual_norm(builder, part, "post_norm", Residual(value, branch))
-    product = add_swiglu(builder, part, add_linear(builder, part, "gate_up", normed))
-    return Residual(value, add_rms_norm(builder, part, "mlp_norm", add_linear(builder, part, "down", product)))
-
-
-def run_layer(run: LayerRun) -> Steps:
-    attended = run.attend((yield "qkv.weight", run.rms_norm("input_norm")))
-    branch = yield "o.weight", attended
-    run.hidden += run.rms_norm("attention_norm", branch)
-    product = swiglu((yield "gate_up.weight", run.rms_norm("post_norm")))
-    branch = yield "down.weight", product
-    run.hidden += run.rms_norm("mlp_norm", branch)
+def layer(config: ModelConfig, number: int) -> Block:
+    """GLM's, each branch normed before it is added."""
+    operators: list[Operator] = []
+    for operator in glm.layer(config, number).operators:
+        if isinstance(operator, Add):
+            norm = rms_norm(config, "", _NORM_OF[operator.branch], operator.branch)
+            operators += [norm, replace(operator, branch=norm.output)]
+        else:
+            operators.append(operator)
+    return Block(tuple(operators), MIXED)
 
 
 GLM4 = replace(
@@ -65,10 +45,6 @@ GLM4 = replace(
     names=("Glm4ForCausalLM",),
     model_type="glm4",
     parse_config=parse_config,
-    layer_parts=layer_parts,
-    hugging_face=hugging_face,
-    add_layer=add_layer,
-    run_layer=run_layer,
-    # A branch's norm has a gain per channel, behind which a rotated branch is no rotation of what it was.
-    folding=None,
+    layer=layer,
+    file_names=file_names,
 )

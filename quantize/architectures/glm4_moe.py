@@ -7,18 +7,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
-
 from protos.manifest import Experts, ModelConfig
 from quantize.architectures import glm
-from quantize.architectures.architecture import Folding
+from quantize.architectures.decoder import ATTENDED, MIXED, attention, rms_norm, swiglu, value
 from quantize.config_reader import ConfigReader, wrong
-from quantize.layers.decoder import Residual, add_attention, add_linear, add_normed_heads, add_residual_norm, add_swiglu
-from quantize.layers.experts import add_chosen_experts, add_router
-from quantize.layers.forward import Doubles, LayerRun, Steps, swiglu
-from quantize.layers.graph_builder import GraphBuilder
-from quantize.parts import layer_part
-from quantize.sources import Shapes, Sources, shapes_of, sources_of
+from quantize.layers.operators import INPUT, Add, Block, Expert, Mixture, Parameter, Router
+from quantize.sources import FileNames
 
 # Experts in one part: what a planner moves at once.
 GROUP = 16
@@ -93,34 +87,45 @@ def expert_parts(config: ModelConfig) -> Iterator[tuple[str, range]]:
         yield f"experts.{start}-{stop - 1}", range(start, stop)
 
 
-def layer_parts(config: ModelConfig, layer: int) -> dict[str, Shapes]:
+def layer(config: ModelConfig, number: int) -> Block:
     """Dense layers are GLM's; of others the first part is what every token reads."""
-    hidden, experts = config.hidden_size, _mixture(config)
-    dense = dict(glm.layer_parts(config, layer)[""])
-    mlp = {name: dense.pop(name) for name in ("gate_up.weight", "down.weight")}
-    attention: dict[str, tuple[int, ...]] = {}
-    for name, shape in dense.items():
-        if name == "o.weight" and config.qk_norm:
-            attention |= {"q_norm": (config.head_dim,), "k_norm": (config.head_dim,)}
-        attention[name] = shape
-    if layer < experts.first_layer:
-        return {"": {**attention, **mlp}}
-    size, shared = experts.intermediate_size, experts.shared_intermediate_size
-    everyone: dict[str, tuple[int, ...]] = {
-        **attention,
-        "router": (experts.count, hidden),
-        "router_bias": (experts.count,),
-        "shared_gate_up.weight": (2 * shared, hidden),
-        "shared_down.weight": (hidden, shared),
-    }
-    parts: dict[str, Shapes] = {ATTENTION: everyone}
-    for name, numbers in expert_parts(config):
-        each = [{f"{n}.gate_up.weight": (2 * size, hidden), f"{n}.down.weight": (hidden, size)} for n in numbers]
-        parts[name] = {tensor: shape for tensors in each for tensor, shape in tensors.items()}
-    return parts
+    mixture = _mixture(config)
+    if number < mixture.first_layer:
+        return glm.layer(config, number)
+    normed, mixed, attended = (value(ATTENTION, name) for name in ("post_norm.out", "mixed", ATTENDED))
+    operators = (
+        rms_norm(config, ATTENTION, "input_norm", INPUT),
+        *attention(config, ATTENTION, value(ATTENTION, "input_norm.out")),
+        Add(INPUT, value(ATTENTION, "o.out"), attended),
+        rms_norm(config, ATTENTION, "post_norm", attended),
+        _routed(config, mixture, normed, mixed),
+        Add(attended, mixed, MIXED),
+    )
+    return Block(operators, MIXED)
 
 
-def hugging_face(config: ModelConfig) -> Sources:
+def _routed(config: ModelConfig, experts: Experts, normed: str, mixed: str) -> Mixture:
+    hidden = config.hidden_size
+    router = Router(
+        matrix=Parameter(ATTENTION, "router", (experts.count, hidden)),
+        bias=Parameter(ATTENTION, "router_bias", (experts.count,)),
+        groups=experts.groups,
+        groups_per_token=experts.groups_per_token,
+        per_token=experts.per_token,
+        normalized=experts.normalized,
+        scale=experts.scale,
+    )
+    shared = swiglu(ATTENTION, normed, hidden, experts.shared_intermediate_size, "shared_", "shared.product")
+    each = []
+    for part, numbers in expert_parts(config):
+        for number in numbers:
+            rows = f"{part}.{number}.rows"
+            operators = swiglu(part, rows, hidden, experts.intermediate_size, f"{number}.", f"{number}.product")
+            each.append(Expert(number, Block(operators, f"{part}.{number}.down.out", rows)))
+    return Mixture(normed, mixed, router, Block(shared, value(ATTENTION, "shared_down.out"), normed), tuple(each))
+
+
+def file_names(config: ModelConfig) -> FileNames:
     def mlp(name: str, prefix: str) -> dict[str, tuple[str, ...]]:
         return {
             f"{name}gate_up.weight": (f"mlp.{prefix}gate_proj.weight", f"mlp.{prefix}up_proj.weight"),
@@ -134,93 +139,13 @@ def hugging_face(config: ModelConfig) -> Sources:
     for part, numbers in expert_parts(config):
         for number in numbers:
             inner |= mlp(f"{part}.{number}.", f"experts.{number}.")
-    return sources_of(config, shapes_of(config, glm.outer_parts(config), layer_parts), glm.OUTER, glm.LAYER, inner)
+    return FileNames(glm.OUTER, glm.LAYER, inner)
 
 
 def ignored(config: ModelConfig, name: str) -> bool:
     """Layers past the last predict the token after the next."""
     layer = re.match(r"model\.layers\.(\d{1,9})\.", name)
     return glm.ignored(config, name) or (layer is not None and int(layer[1]) >= config.layers)
-
-
-def used_share(config: ModelConfig, part: str) -> float:
-    experts = _mixture(config)
-    return experts.per_token / experts.count if part.startswith("experts.") else 1.0
-
-
-def add_layer(builder: GraphBuilder, layer: int, residual: Residual) -> Residual:
-    config, experts = builder.config, _mixture(builder.config)
-    part = layer_part(layer, "" if layer < experts.first_layer else ATTENTION)
-    value, normed = add_residual_norm(builder, part, "input_norm", residual)
-    qkv = add_linear(builder, part, "qkv", normed)
-    attended = add_attention(builder, layer, part, add_normed_heads(builder, part, qkv) if config.qk_norm else qkv)
-    value, normed = add_residual_norm(builder, part, "post_norm", Residual(value, add_linear(builder, part, "o", attended)))
-    if layer < experts.first_layer:
-        product = add_swiglu(builder, part, add_linear(builder, part, "gate_up", normed))
-        return Residual(value, add_linear(builder, part, "down", product))
-
-    product = add_swiglu(builder, part, add_linear(builder, part, "shared_gate_up", normed), "shared.")
-    shared = add_linear(builder, part, "shared_down", product)
-    rows, flat, total, mixed = (f"{part}.{name}" for name in ("rows", "rows.flat", "shared.flat", "mixed"))
-    one_sequence = builder.constant("experts.sequence", [1, -1, config.hidden_size])
-    builder.add_node("Reshape", [normed, builder.constant("router.rows", [-1, config.hidden_size])], [flat])
-    builder.add_node("Reshape", [normed, one_sequence], [rows])
-    builder.add_node("Reshape", [shared, one_sequence], [total])
-    weights = add_router(builder, part, experts, flat)
-    groups = [(layer_part(layer, name), numbers) for name, numbers in expert_parts(config)]
-    total = add_chosen_experts(builder, part, experts, groups, rows, weights, total)
-    builder.add_node("Shape", [shared], [f"{mixed}.shape"])
-    builder.add_node("Reshape", [total, f"{mixed}.shape"], [mixed])
-    return Residual(value, mixed)
-
-
-def folding(config: ModelConfig) -> Folding:
-    """Router and experts read the stream and write to it like any other matrix; an expert's norm is in the layer's first part."""
-    dense = glm.folding(config)
-    readers = {**dense.readers, **{f"{ATTENTION}.{name}": f"{ATTENTION}.{norm}" for name, norm in dense.readers.items()}}
-    writers = {*dense.writers, f"{ATTENTION}.o.weight", f"{ATTENTION}.shared_down.weight"}
-    readers |= dict.fromkeys((f"{ATTENTION}.router", f"{ATTENTION}.shared_gate_up.weight"), f"{ATTENTION}.post_norm")
-    for part, numbers in expert_parts(config):
-        readers |= dict.fromkeys((f"{part}.{number}.gate_up.weight" for number in numbers), f"{ATTENTION}.post_norm")
-        writers |= {f"{part}.{number}.down.weight" for number in numbers}
-    return Folding(readers, frozenset(writers))
-
-
-def run_layer(run: LayerRun) -> Steps:
-    config = run.config
-    prefix = f"{ATTENTION}." if f"{ATTENTION}.input_norm" in run.vectors else ""
-    norms = (f"{prefix}q_norm", f"{prefix}k_norm") if config.qk_norm else (None, None)
-    qkv = yield f"{prefix}qkv.weight", run.rms_norm(f"{prefix}input_norm")
-    run.hidden += yield f"{prefix}o.weight", run.attend(qkv, *norms)
-    normed = run.rms_norm(f"{prefix}post_norm")
-    shared = "shared_" if prefix else ""
-    product = swiglu((yield f"{prefix}{shared}gate_up.weight", normed))
-    branch = yield f"{prefix}{shared}down.weight", product
-    if prefix:
-        weights = _route(_mixture(config), normed, run.vectors[f"{prefix}router"], run.vectors[f"{prefix}router_bias"])
-        for part, numbers in expert_parts(config):
-            for number in numbers:
-                rows = np.flatnonzero(weights[:, number])
-                product = swiglu((yield f"{part}.{number}.gate_up.weight", normed[rows]))
-                output = yield f"{part}.{number}.down.weight", product
-                branch[rows] += weights[rows, number, None] * output
-    run.hidden += branch
-
-
-def _route(experts: Experts, rows: Doubles, router: np.ndarray, bias: np.ndarray) -> Doubles:
-    """[rows, count], as `quantize.layers.experts.add_router`."""
-    scores: Doubles = 1 / (1 + np.exp(-(rows @ router.astype(np.float64).T)))
-    merit = (scores + bias).reshape(len(rows), experts.groups, -1)
-    if experts.groups > 1:
-        sums = np.sort(merit, axis=-1)[..., -2:].sum(axis=-1)
-        worse = np.argsort(-sums, axis=-1, kind="stable")[:, experts.groups_per_token :]
-        np.put_along_axis(merit, worse[..., None], -np.inf, axis=1)
-    chosen = np.argsort(-merit.reshape(scores.shape), axis=-1, kind="stable")[:, : experts.per_token]
-    raw = np.take_along_axis(scores, chosen, axis=-1)
-    shares = raw / (raw.sum(axis=-1, keepdims=True) + 1e-20) if experts.normalized else raw
-    weights: Doubles = np.zeros_like(scores)
-    np.put_along_axis(weights, chosen, experts.scale * shares, axis=-1)
-    return weights
 
 
 def _mixture(config: ModelConfig) -> Experts:
@@ -233,11 +158,7 @@ GLM4_MOE = replace(
     names=("Glm4MoeForCausalLM",),
     model_type="glm4_moe",
     parse_config=parse_config,
-    layer_parts=layer_parts,
-    hugging_face=hugging_face,
+    layer=layer,
+    file_names=file_names,
     ignored=ignored,
-    add_layer=add_layer,
-    run_layer=run_layer,
-    used_share=used_share,
-    folding=folding,
 )

@@ -11,15 +11,15 @@ import numpy.typing as npt
 
 from protos.dtypes import KvDtype
 from protos.errors import Corrupt
+from protos.even import even_down
 from protos.ids import digest_of
 from protos.manifest import Blob, GoldenRows, Manifest
 from quantize.architectures.registry import architecture_of
 from quantize.artifact.graph import build_stage_graph
-from quantize.artifact.part_specs import scheme_of
-from quantize.artifact.schemes import Stored
+from quantize.artifact.schemes import Stored, scheme_of
 from quantize.artifact.store import ArtifactStore
 from quantize.checkpoints.checkpoint import slabs
-from quantize.layers.forward import Doubles, LayerRun
+from quantize.layers.reference import BlockRun, Doubles
 from quantize.parts import HEAD
 
 # In rms of what a stage's layers add, see device/engine/golden.py. On the default model int8 activations are off by 0.05 at most whatever
@@ -75,7 +75,7 @@ def head_logits(manifest: Manifest, hidden: Doubles, blob_folder: Path) -> Doubl
             return np.frombuffer(file.read((stop - start) * row), tensor.dtype).reshape(stop - start, *tensor.shape[1:])
 
     vectors = {name: read(name, 0, config.hidden_size) for name in tensors if name.startswith("norm")}
-    normed = architecture_of(config).final_norm(LayerRun(config, hidden, vectors=vectors))
+    _, normed = next(BlockRun(hidden, vectors).steps(architecture_of(config).head(config)))
     scheme = scheme_of(manifest.quantization, HEAD)
     logits: Doubles = np.empty((len(hidden), config.vocab_size))
     for start, stop in slabs(config.vocab_size, config.hidden_size):
@@ -111,7 +111,7 @@ def stage_golden(
     golden, config = manifest.golden, manifest.config
     if golden is None or context < 2:
         return None
-    tokens = min(len(golden.token_ids), context - context % 2)
+    tokens = min(len(golden.token_ids), even_down(context))
     if config.prefix_whole and tokens < len(golden.token_ids):
         return None  # each row of a prefix depends on all
     rows = unpack(_read(golden.blob, blob_folder), len(golden.token_ids), config.hidden_size)

@@ -20,13 +20,9 @@ from protos.dtypes import KvDtype
 from protos.errors import InvalidInput
 from protos.manifest import Manifest
 from quantize.architectures.registry import architecture_of
-from quantize.checkpoints.checkpoint import tensor_shapes
-from quantize.layers.decoder import Residual
 from quantize.layers.graph_builder import GraphBuilder
-from quantize.parts import EMBEDDING, HEAD, KV_SCALES, find_part, layer_number, layer_parts, stage_parts
-
-# The operator set of these graphs, as devices name it in Describe.
-DIALECT = "com.microsoft.nbits"
+from quantize.layers.onnx_nodes import Residual, add_block, add_layer
+from quantize.parts import EMBEDDING, HEAD, KV_SCALES, find_part, layer_number, layer_part, layer_parts, stage_parts
 
 
 def build_stage_graph(
@@ -46,18 +42,19 @@ def build_stage_graph(
     """
     check_kv_dtype(manifest, kv_dtype)
     architecture = architecture_of(manifest.config)
-    builder = GraphBuilder(manifest, tensor_shapes(manifest.config), accuracy_level, kv_dtype)
-    hidden_size = manifest.config.hidden_size
+    builder = GraphBuilder(manifest, accuracy_level, kv_dtype)
+    config, hidden_size = manifest.config, manifest.config.hidden_size
     if list(parts) == [HEAD]:
         builder.add_input("hidden_in", TensorProto.FLOAT, ["rows", hidden_size])
-        architecture.add_head(builder, "hidden_in", "logits")
-        builder.add_output("logits", TensorProto.FLOAT, ["rows", manifest.config.vocab_size])
+        head = architecture.head(config)
+        add_block(builder, HEAD, head, "hidden_in", {head.output: "logits"})
+        builder.add_output("logits", TensorProto.FLOAT, ["rows", config.vocab_size])
         return builder.serialize("head")
 
     layers = _layers(manifest, parts)
     if EMBEDDING in parts:
         builder.add_input("input_ids", TensorProto.INT64, ["batch", "sequence"])
-        hidden = architecture.add_embedding(builder, "input_ids")
+        hidden = add_block(builder, EMBEDDING, architecture.embedding(config), "input_ids")
     else:
         builder.add_input("hidden_in", TensorProto.FLOAT, ["batch", "sequence", hidden_size])
         hidden = "hidden_in"
@@ -66,7 +63,7 @@ def build_stage_graph(
         builder.add_input("total_sequence_length", TensorProto.INT32, [1])
         residual = Residual.begin(builder, hidden)
         for layer in layers:
-            residual = architecture.add_layer(builder, layer, residual)
+            residual = add_layer(builder, layer_part(layer), architecture.layer(config, layer), residual)
             if layer_outputs:
                 builder.add_node("Add", [residual.stream, residual.branch], [f"layers.{layer}.out"])
                 builder.add_output(f"layers.{layer}.out", TensorProto.FLOAT, ["batch", "sequence", hidden_size])

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from protos.manifest import ALIGNMENT, ITEM_BYTES, Cost, ModelConfig, Quantization
 from quantize.architectures.registry import architecture_of
-from quantize.artifact.schemes import Scheme
+from quantize.artifact.operator_costs import OperatorCost, operator_costs, part_cost
+from quantize.artifact.schemes import scheme_of
 from quantize.blocks import padded
+from quantize.layers.operators import Block, Parameter, caches, parameters
 from quantize.layers.positions import table_columns
-from quantize.parts import EMBEDDING, HEAD, KV_SCALES, POSITIONS, layer_part
+from quantize.parts import EMBEDDING, HEAD, POSITIONS, layer_part
 
 # The rotary tables of 32,768 positions are 16 MB at rotary_dim 128; longer contexts do not fit the devices we are for.
 MAX_POSITIONS = 32_768
@@ -52,47 +54,47 @@ def layout_name(quantization: Quantization) -> str:
     return kind if quantization.symmetric else f"{kind}.asymmetric"
 
 
-def scheme_of(quantization: Quantization, part: str) -> Scheme:
-    """Embedding and output head are few bytes of a large model, and most of a small one's quality: they stay at `outer_bits`."""
-    outer = part in (EMBEDDING, HEAD)
-    return Scheme(quantization.outer_bits if outer else quantization.bits, quantization.block_size, outer or quantization.symmetric)
-
-
 def part_specs(config: ModelConfig, quantization: Quantization) -> Iterator[PartSpec]:
     """Every part in the manifest's order: embedding, positions (where the model has rotary ones), layers, head."""
     architecture = architecture_of(config)
-    outer = architecture.outer_parts(config)
-    embedding = _Layout(EMBEDDING, quantization)
-    for name, shape in outer[EMBEDDING].items():
-        embedding.add_table(name, *shape)
-    # One row of each table for a token.
-    row_bytes = sum(tensor.size_bytes // tensor.shape[0] for tensor in embedding.tensors)
-    yield embedding.part(read_bytes=row_bytes, macs=0)
+    embedding = architecture.embedding(config)
+    table = _Layout(EMBEDDING, quantization)
+    for parameter in parameters(embedding):
+        table.add_parameter(parameter, flat=True)  # the operator that gathers rows wants their blocks in a row
+    yield table.part(part_cost(operator_costs(embedding, scheme_of(quantization, EMBEDDING))))
 
     if config.rotary_dim:
         positions, columns = _Layout(POSITIONS, quantization), table_columns(config)
         for name in ("cos", "sin"):
             positions.add(name, "float32", (config.max_positions, columns))
-        yield positions.part(read_bytes=2 * 4 * columns, macs=0)
+        weight_bytes = sum(tensor.size_bytes for tensor in positions.tensors)
+        yield positions.part(Cost(weight_bytes, read_bytes=2 * 4 * columns, macs=0, kv_bytes_per_token=0))
 
     for layer in range(config.layers):
-        for inner, tensors in architecture.layer_parts(config, layer).items():
-            layout = _Layout(layer_part(layer, inner), quantization)
-            for name, shape in tensors.items():
-                layout.add_tensor(name, shape)
-            has_cache = inner == next(iter(architecture.layer_parts(config, layer)))
-            if has_cache:
-                for name in KV_SCALES:
-                    layout.add(name, "float32", (config.kv_size,))
-            kv_bytes = 2 * 4 * config.kv_size if has_cache else 0
-            yield layout.part(used_share=architecture.used_share(config, inner), kv_bytes_per_token=kv_bytes)
+        yield from _layer_specs(architecture.layer(config, layer), layer, quantization)
 
-    head = _Layout(HEAD, quantization)
-    for name, shape in outer[HEAD].items():
-        head.add_tensor(name, shape)
-    if config.tied_head:
-        head.share_matrix(embedding, *outer[EMBEDDING]["weight"])
-    yield head.part()
+    last, head = architecture.head(config), _Layout(HEAD, quantization)
+    for parameter in parameters(last):
+        if parameter.shared_from:
+            head.share_parameter(parameter, table)
+        else:
+            head.add_parameter(parameter)
+    yield head.part(part_cost(operator_costs(last, scheme_of(quantization, HEAD))))
+
+
+def _layer_specs(block: Block, layer: int, quantization: Quantization) -> Iterator[PartSpec]:
+    """The scales of an int8 cache come last in attention's part."""
+    layouts: dict[str, _Layout] = {}
+    scales = (scale for cache in caches(block) for scale in (cache.key_scale, cache.value_scale))
+    for parameter in (*parameters(block), *scales):
+        layout = layouts.setdefault(parameter.part, _Layout(layer_part(layer, parameter.part), quantization))
+        layout.add_parameter(parameter)
+    costs: dict[str, list[OperatorCost]] = {part: [] for part in layouts}
+    for cost in operator_costs(block, scheme_of(quantization, layer_part(layer))):
+        if cost.weight_bytes:
+            costs[cost.part].append(cost)
+    for part, layout in layouts.items():
+        yield layout.part(part_cost(costs[part]))
 
 
 class _Layout:
@@ -103,48 +105,28 @@ class _Layout:
         self._name = part
         self._scheme = scheme_of(quantization, part)
         self._end = 0
-        self._macs = 0
 
     def add(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
         tensor = TensorSpec(name, dtype, shape, self._name, padded(self._end, ALIGNMENT))
         self._end = tensor.offset + tensor.size_bytes
         self.tensors.append(tensor)
 
-    def add_tensor(self, name: str, shape: tuple[int, ...]) -> None:
-        """A neutral tensor: a matrix by blocks, anything else as it is."""
-        if name.endswith("weight"):
-            self._macs += math.prod(shape)
-            self._add_matrix(name, *shape, flat=False)
-        else:
+    def add_parameter(self, parameter: Parameter, *, flat: bool = False) -> None:
+        """A matrix by blocks, which lie in a row where `flat`; anything else as it is."""
+        name, shape = parameter.name, parameter.shape
+        if not (parameter.by_blocks and self._scheme.block_size):
             self.add(name, "float32", shape)
+            return
+        for what, (dtype, stored) in self._scheme.shapes(*shape).items():
+            rows = stored[0]
+            self.add(name.removesuffix("weight") + what, dtype, (rows, math.prod(stored[1:])) if flat and what == "weight" else stored)
 
-    def add_table(self, name: str, *shape: int) -> None:
-        """A neutral tensor of which rows are gathered; the operator wants its blocks in a row."""
-        if name.endswith("weight"):
-            rows, columns = shape
-            self._add_matrix(name, rows, columns, flat=True)
-        else:
-            self.add(name, "float32", shape)
-
-    def share_matrix(self, owner: _Layout, rows: int, columns: int) -> None:
-        """Another part's "weight", multiplied with here."""
-        self._macs += rows * columns
+    def share_parameter(self, parameter: Parameter, owner: _Layout) -> None:
+        """A matrix that another part keeps under the same name, multiplied with here."""
         theirs = [tensor for tensor in owner.tensors if tensor.name in ("weight", "scales")]
-        shapes = self._scheme.shapes(rows, columns) if self._scheme.block_size else {"weight": ("float32", (rows, columns))}
+        shapes = self._scheme.shapes(*parameter.shape) if self._scheme.block_size else {"weight": ("float32", parameter.shape)}
         for tensor, (dtype, shape) in zip(theirs, shapes.values(), strict=True):
             self.tensors.append(TensorSpec(tensor.name, dtype, shape, owner._name, tensor.offset))
 
-    def part(
-        self, *, macs: int | None = None, read_bytes: int | None = None, used_share: float = 1.0, kv_bytes_per_token: int = 0
-    ) -> PartSpec:
-        weight_bytes = sum(tensor.size_bytes for tensor in self.tensors)
-        read_bytes = round(weight_bytes * used_share) if read_bytes is None else read_bytes
-        macs = round(self._macs * used_share) if macs is None else macs
-        return PartSpec(self._name, tuple(self.tensors), self._end, Cost(weight_bytes, read_bytes, macs, kv_bytes_per_token))
-
-    def _add_matrix(self, name: str, rows: int, columns: int, *, flat: bool) -> None:
-        if not self._scheme.block_size:
-            self.add(name, "float32", (rows, columns))
-            return
-        for what, (dtype, shape) in self._scheme.shapes(rows, columns).items():
-            self.add(name.removesuffix("weight") + what, dtype, (rows, math.prod(shape[1:])) if flat and what == "weight" else shape)
+    def part(self, cost: Cost) -> PartSpec:
+        return PartSpec(self._name, tuple(self.tensors), self._end, cost)

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import InvalidInput
+from protos.manifest import Quantization
 from quantize.blocks import SMALLEST_ABSMAX, Bytes, Floats, check_block_size, check_finite, dequantize, padded, quantize
+from quantize.parts import EMBEDDING, HEAD
 
 BITS = (4, 8)
 # Of a 4-bit block's widest range: what is tried, and the one with the least square error taken.
@@ -121,6 +123,12 @@ class Scheme:
             scales = (high - low) / np.float32((1 << self.bits) - 1)
             zeros = np.rint(np.divide(-low, scales, out=np.zeros_like(low), where=~negligible))
         return np.where(negligible, np.float32(0), scales), zeros
+
+
+def scheme_of(quantization: Quantization, part: str) -> Scheme:
+    """Embedding and output head are few bytes of a large model, and most of a small one's quality: they stay at `outer_bits`."""
+    outer = part in (EMBEDDING, HEAD)
+    return Scheme(quantization.outer_bits if outer else quantization.bits, quantization.block_size, outer or quantization.symmetric)
 
 
 def _best_scales(blocks: Floats, steps: Floats, importance: Floats, otherwise: Floats) -> Floats:

@@ -8,7 +8,8 @@ from typing import Protocol
 from protos.manifest import ModelConfig, Provenance
 from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats
-from quantize.sources import shapes_of
+from quantize.layers.operators import parameters
+from quantize.parts import EMBEDDING, HEAD, layer_part
 
 # A slab of 4 M weights is 16 MB as fp32: small beside the process, large beside numpy's overhead per call.
 SLAB_ELEMENTS = 4 << 20
@@ -37,9 +38,17 @@ class Checkpoint(Protocol):
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every neutral tensor of the model (see Architecture). A tied head has no weight of its own: it is the embedding's."""
+    """Every neutral tensor of the model, layers before the head. A tied head has no weight of its own: it is the embedding's."""
     architecture = architecture_of(config)
-    return shapes_of(config, architecture.outer_parts(config), architecture.layer_parts)
+    blocks = {EMBEDDING: architecture.embedding(config)}
+    blocks |= {layer_part(number): architecture.layer(config, number) for number in range(config.layers)}
+    blocks[HEAD] = architecture.head(config)
+    return {
+        f"{place}.{parameter.path}": parameter.shape
+        for place, block in blocks.items()
+        for parameter in parameters(block)
+        if not parameter.shared_from
+    }
 
 
 def slabs(rows: int, columns: int) -> Iterator[tuple[int, int]]:

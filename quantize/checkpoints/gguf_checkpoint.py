@@ -15,7 +15,7 @@ from quantize.checkpoints.checkpoint import tensor_shapes
 from quantize.checkpoints.gguf_file import GgufFile, open_gguf_file
 from quantize.checkpoints.gguf_tokenizer import eos_token_ids, text_files
 from quantize.checkpoints.licenses import stated_license
-from quantize.sources import Sources, read_rows, sources_of
+from quantize.sources import FileNames, Sources, read_rows, sources_of
 
 _OUTER = {"embedding.weight": "token_embd.weight", "head.norm": "output_norm.weight", "head.weight": "output.weight"}
 _LAYER = "blk.{}."
@@ -140,7 +140,7 @@ def _sources(file: GgufFile, config: ModelConfig, family: Family) -> Sources:
         "attention_norm": ("post_attention_norm.weight",),
         "mlp_norm": ("post_ffw_norm.weight",),
     }
-    return sources_of(config, tensor_shapes(config), _OUTER, _LAYER, inner)
+    return sources_of(config, tensor_shapes(config), FileNames(_OUTER, _LAYER, inner))
 
 
 def _provenance(file: GgufFile, family: Family) -> Provenance:

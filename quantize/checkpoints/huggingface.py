@@ -16,13 +16,14 @@ from protos.errors import InvalidInput
 from protos.manifest import ModelConfig, Provenance
 from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats
+from quantize.checkpoints.checkpoint import tensor_shapes
 from quantize.checkpoints.gpt2_files import ADDED_FILE, MERGES_FILE, VOCABULARY_FILE, tokenizer_of_gpt2
 from quantize.checkpoints.huggingface_config import parse_config, parse_json_object
 from quantize.checkpoints.licenses import stated_license
 from quantize.checkpoints.tensor_files import TensorFiles, open_tensor_files
 from quantize.checkpoints.tiktoken_file import RANKS_FILE, tokenizer_of_ranks
 from quantize.parts import EMBEDDING, HEAD
-from quantize.sources import Sources, read_rows
+from quantize.sources import Sources, read_rows, sources_of
 
 # Says where a folder was pulled from: {"source": "ORG/NAME@commit"}.
 SOURCE_FILE = ".glmfleet.json"
@@ -58,10 +59,10 @@ def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
         architecture = architecture_of(config)
         files.remove_prefix(architecture.file_prefix)
         config = _settle_head(architecture.with_tokens(config, _special_tokens(text_files["tokenizer.json"])), files)
-        sources = _sources(config)
-        files.check(tensor for parts in sources.values() for tensor in parts)
-        _check_nothing_else(config, sources, files)
-        yield HuggingFaceCheckpoint(config, _provenance(folder, plain), text_files, files, sources)
+        own = file_sources(config)
+        files.check(tensor for parts in own.values() for tensor in parts)
+        _check_nothing_else(config, own, files)
+        yield HuggingFaceCheckpoint(config, _provenance(folder, plain), text_files, files, own)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -74,15 +75,16 @@ def read_model_config(folder: Path) -> ModelConfig:
     return parse_config(parse_json_object(_read(folder, "config.json"), "config.json"), generation)
 
 
-def _sources(config: ModelConfig) -> Sources:
-    return architecture_of(config).hugging_face(config)
+def file_sources(config: ModelConfig) -> Sources:
+    """Which of a folder's tensors, with which shapes, make up each neutral tensor of such a model."""
+    return sources_of(config, tensor_shapes(config), architecture_of(config).file_names(config))
 
 
 def _settle_head(config: ModelConfig, files: TensorFiles) -> ModelConfig:
     """A head that is stored and differs from the embedding counts, whatever `tie_word_embeddings` says (GLM-Edge-1.5B)."""
     untied = replace(config, tied_head=False)
-    sources = _sources(untied)
-    (embedding,), (head,) = (sources[f"{part}.weight"] for part in (EMBEDDING, HEAD))
+    stored = file_sources(untied)
+    (embedding,), (head,) = (stored[f"{part}.weight"] for part in (EMBEDDING, HEAD))
     if not config.tied_head or head.name not in files.names:
         return config
     files.check((embedding, head))
@@ -93,10 +95,10 @@ def _settle_head(config: ModelConfig, files: TensorFiles) -> ModelConfig:
     return config
 
 
-def _check_nothing_else(config: ModelConfig, sources: Sources, files: TensorFiles) -> None:
+def _check_nothing_else(config: ModelConfig, own: Sources, files: TensorFiles) -> None:
     """A tensor that we would leave out changes what the model says: a bias unknown to config.json, a norm of a sister architecture."""
     ignored = architecture_of(config).ignored
-    known = {tensor.name for parts in (sources, _sources(replace(config, tied_head=False))) for group in parts.values() for tensor in group}
+    known = {tensor.name for parts in (own, file_sources(replace(config, tied_head=False))) for group in parts.values() for tensor in group}
     for name in sorted(files.names - known):
         if not ignored(config, name):
             raise InvalidInput(

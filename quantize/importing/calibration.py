@@ -9,7 +9,7 @@ import numpy as np
 from protos.manifest import ModelConfig
 from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats
-from quantize.layers.forward import Doubles, LayerRun, Steps
+from quantize.layers.reference import BlockRun, Doubles, Steps
 
 # Over what the calibration's few tokens reach: on the default model 1.25 loses least of 1, 1.25, 1.5 and 2 (KL; benchmarks/README.md).
 _MARGIN = 1.25
@@ -31,7 +31,7 @@ class Calibration:
 
     def __init__(self, config: ModelConfig, token_ids: Sequence[int]) -> None:
         self._config = config
-        self._run_layer = architecture_of(config).run_layer
+        self._layers = architecture_of(config).layer
         self._token_ids = np.array(token_ids)
         self._layer = -1
         self._run = self._new_run(np.zeros((len(token_ids), config.hidden_size)))
@@ -109,14 +109,14 @@ class Calibration:
         self._stream.append(self._run.hidden[:GOLDEN_TOKENS].copy())
         self._layer, self._run, self._steps = layer, self._new_run(self._run.hidden), None
 
-    def _new_run(self, hidden: Doubles) -> LayerRun:
+    def _new_run(self, hidden: Doubles) -> BlockRun:
         """The golden tokens are a text of their own to a device, so they see no others here."""
-        return LayerRun(self._config, hidden, apart=GOLDEN_TOKENS)
+        return BlockRun(hidden, apart=GOLDEN_TOKENS)
 
     def _advance(self) -> None:
         """Gives the layer the product that it waits for; what it asks for next."""
         if self._steps is None:
-            self._steps = self._run_layer(self._run)
+            self._steps = self._run.steps(self._layers(self._config, self._layer))
             self._asked = next(self._steps)
         else:
             assert self._asked is not None

@@ -20,9 +20,22 @@ from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats, check_finite, padded
 from quantize.checkpoints.checkpoint import Checkpoint, slabs, tensor_shapes
 from quantize.importing.rotation import random_rotation
+from quantize.layers.stream import Folding, folding_of
 
 # Chosen among 24 on the default model: benchmarks/README.md, Quality, says how.
 SEED = 11
+
+
+def model_folding(config: ModelConfig) -> Folding | None:
+    """Of all layers at once; None: the residual stream may not be rotated."""
+    layers = [folding_of(architecture_of(config).layer(config, number)) for number in range(config.layers)]
+    known = [folding for folding in layers if folding]
+    if len(known) < len(layers):
+        return None
+    return Folding(
+        {reader: norm for folding in known for reader, norm in folding.readers.items()},
+        frozenset(writer for folding in known for writer in folding.writers),
+    )
 
 
 class RotatedCheckpoint:
@@ -33,11 +46,11 @@ class RotatedCheckpoint:
 
     def __init__(self, checkpoint: Checkpoint, seed: int = SEED) -> None:
         """Raises InvalidInput when the architecture has no stream that may be rotated."""
-        folding = architecture_of(checkpoint.config).folding
+        folding = model_folding(checkpoint.config)
         if folding is None:
             raise InvalidInput(f"{checkpoint.config.architecture} cannot be rotated", advice="import it without the rotation")
         self.config: ModelConfig = replace(checkpoint.config, tied_head=False)
-        self._folding = folding(checkpoint.config)
+        self._folding = folding
         self._norms = frozenset(self._folding.readers.values())
         self._checkpoint = checkpoint
         self._head_source = "embedding.weight" if checkpoint.config.tied_head else "head.weight"

@@ -12,17 +12,16 @@ import numpy as np
 
 from protos.errors import Busy, Corrupt, InvalidInput
 from protos.manifest import Blob, Manifest, ModelConfig, Part, Quantization, Tensor, TextFile, Variant
-from quantize.architectures.registry import architecture_of
 from quantize.artifact.golden import record
 from quantize.artifact.journal import Journal, Whole, open_journal, program_identity
-from quantize.artifact.part_specs import MAX_POSITIONS, PartSpec, TensorSpec, layout_name, part_specs, scheme_of
-from quantize.artifact.schemes import Scheme
+from quantize.artifact.part_specs import MAX_POSITIONS, PartSpec, TensorSpec, layout_name, part_specs
+from quantize.artifact.schemes import Scheme, scheme_of
 from quantize.artifact.store import ArtifactStore, BlobWriter
 from quantize.blocks import Bytes, Floats, check_finite
 from quantize.checkpoints.checkpoint import Checkpoint, slabs, tensor_shapes
 from quantize.importing.calibration import GOLDEN_TOKENS, Calibration
 from quantize.importing.calibration_text import calibration_ids
-from quantize.importing.folding import RotatedCheckpoint
+from quantize.importing.folding import RotatedCheckpoint, model_folding
 from quantize.layers.positions import rotary_tables
 from quantize.parts import EMBEDDING, KEY_SCALES, POSITIONS, VALUE_SCALES, layer_number
 from quantize.sources import Shapes
@@ -59,7 +58,7 @@ def import_model(
     """
     store.check_name(name)
     provenance = replace(checkpoint.provenance, parameters=_parameters(checkpoint.config))
-    rotate = (bits != 4 if rotate is None else rotate) and architecture_of(checkpoint.config).folding is not None
+    rotate = (bits != 4 if rotate is None else rotate) and model_folding(checkpoint.config) is not None
     checkpoint = RotatedCheckpoint(checkpoint) if rotate else checkpoint
     config = replace(checkpoint.config, max_positions=min(checkpoint.config.max_positions, MAX_POSITIONS))
     if bits == 32:

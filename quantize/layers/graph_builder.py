@@ -9,7 +9,6 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 from protos.dtypes import KvDtype
 from protos.manifest import Manifest, Tensor, Variant
 from quantize.parts import find_part
-from quantize.sources import Shapes
 
 _DTYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
 # IR 10 with opset 21 is read by every onnxruntime since 1.18.
@@ -17,14 +16,11 @@ _IR_VERSION, _OPSET = 10, 21
 
 
 class GraphBuilder:
-    def __init__(self, manifest: Manifest, shapes: Shapes, accuracy_level: int, kv_dtype: KvDtype) -> None:
-        """`shapes`: the model's neutral tensors (`quantize.checkpoints.checkpoint.tensor_shapes`)."""
-        self.config = manifest.config
+    def __init__(self, manifest: Manifest, accuracy_level: int, kv_dtype: KvDtype) -> None:
         self.block_size = manifest.quantization.block_size
         self.accuracy_level = accuracy_level
         self.kv_dtype = kv_dtype
         self._manifest = manifest
-        self._shapes = shapes
         self._graph = GraphProto()
         self._scope = self._graph  # that nodes go into
         self._initializers: set[str] = set()
@@ -83,10 +79,6 @@ class GraphBuilder:
         """Of each weight of a matrix that is stored by blocks."""
         *_, block_bytes = self._stored(part, tensor)[1].shape
         return 8 * block_bytes // self.block_size
-
-    def shape(self, tensor: str) -> tuple[int, ...]:
-        """Of a neutral tensor by its whole name: without what blocks pad."""
-        return self._shapes[tensor]
 
     def constant(self, name: str, values: Sequence[int]) -> str:
         """A small int64 [n] initializer kept in the graph itself; declared at the first call."""

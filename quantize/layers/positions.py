@@ -16,12 +16,18 @@ def table_columns(config: ModelConfig) -> int:
     return padded(config.rotary_dim // 2, _COLUMNS_STEP)
 
 
-def rotary_tables(config: ModelConfig) -> tuple[Floats, Floats]:
-    """(cos, sin), each float32 [max_positions, table_columns]: angle of position p and pair i is p * theta^(-2i / rotary_dim).
+def turns(rotary_dim: int, theta: float, positions: int) -> tuple[Floats, Floats]:
+    """(cos, sin), each float32 [positions, rotary_dim / 2]: angle of position p and pair i is p * theta^(-2i / rotary_dim).
 
-    Columns past rotary_dim / 2 turn by nothing. Computed in float64, rounded once. Source: RoFormer (arXiv:2104.09864), eq. 15.
+    Computed in float64, rounded once. Source: RoFormer (arXiv:2104.09864), eq. 15.
     """
-    pairs = np.arange(0, config.rotary_dim, 2, dtype=np.float64)
-    angles = np.outer(np.arange(config.max_positions, dtype=np.float64), config.rope_theta ** (-pairs / config.rotary_dim))
-    angles = np.pad(angles, ((0, 0), (0, table_columns(config) - config.rotary_dim // 2)))
+    pairs = np.arange(0, rotary_dim, 2, dtype=np.float64)
+    angles = np.outer(np.arange(positions, dtype=np.float64), theta ** (-pairs / rotary_dim))
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def rotary_tables(config: ModelConfig) -> tuple[Floats, Floats]:
+    """(cos, sin) as `turns`, each float32 [max_positions, table_columns]; columns past rotary_dim / 2 turn by nothing."""
+    cos, sin = turns(config.rotary_dim, config.rope_theta, config.max_positions)
+    more = ((0, 0), (0, table_columns(config) - config.rotary_dim // 2))
+    return np.pad(cos, more, constant_values=1), np.pad(sin, more)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
 from protos.errors import Conflict
-from protos.physics.roofline import Work
+from protos.physics.timing import StageRun
 from sim_devices.board import Board
 from sim_devices.hardware import accelerator_info
 from sim_devices.profiles import Profile
@@ -25,7 +25,7 @@ class HollowHardware:
         """`clock` in seconds, monotonic."""
         self._memory_bytes = memory_bytes or profile.memory_bytes
         self._clock = clock
-        self._board = Board(profile.effective, profile.thermal, now=clock(), battery_joules=profile.battery_joules)
+        self._board = Board(profile.timing, profile.thermal, now=clock(), battery_joules=profile.battery_joules)
         described = accelerator_info(profile, "", 1)
         self._info = replace(described, description=f"{profile.description} (hollow: computes nothing)", hollow=True)
 
@@ -41,7 +41,7 @@ class HollowHardware:
         """Raises Conflict."""
         raise refusal()
 
-    def run(self, work: Work, compute: Callable[[], None]) -> RunReport:
+    def run(self, run: StageRun, compute: Callable[[], None]) -> RunReport:
         """Raises Conflict."""
         raise refusal()
 

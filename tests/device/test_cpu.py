@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from device.cpu import CpuHardware, Rapl, copy_bandwidth
-from protos.physics.roofline import Work
+from protos.physics.costs import StageCost
+from protos.physics.timing import StageRun
 from protos.v1 import telemetry_pb2
 from tests.support.turns import run_once
 
-WORK = Work()
+RUN = StageRun(StageCost())
 RANGE_UJ = 1_000_000
 
 
@@ -100,7 +101,7 @@ async def test_busy_and_idle_joules_are_all_there_are(hardware: tuple[CpuHardwar
     cpu, file = hardware
     assert cpu.info.energy_source == telemetry_pb2.ENERGY_SOURCE_MEASURED
     file.write_text("100000")
-    report = await run_once(cpu, WORK, lambda: file.write_text("400000") and None)
+    report = await run_once(cpu, RUN, lambda: file.write_text("400000") and None)
     assert report.joules == pytest.approx(0.3)
     assert report.modelled_seconds is None
     file.write_text("500000")
@@ -111,7 +112,7 @@ async def test_busy_and_idle_joules_are_all_there_are(hardware: tuple[CpuHardwar
 async def test_a_run_does_not_pay_for_the_one_before_it(hardware: tuple[CpuHardware, Path]) -> None:
     cpu, file = hardware
     spent = ("300000", "350000")
-    first, second = await asyncio.gather(*(run_once(cpu, WORK, lambda text=text: file.write_text(text) and None) for text in spent))
+    first, second = await asyncio.gather(*(run_once(cpu, RUN, lambda text=text: file.write_text(text) and None) for text in spent))
     assert first.joules == pytest.approx(0.3)
     assert second.joules == pytest.approx(0.05)
     assert cpu.energy().busy_joules == pytest.approx(0.35)
@@ -125,13 +126,13 @@ async def test_a_failed_run_is_raised_and_paid(hardware: tuple[CpuHardware, Path
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        await run_once(cpu, WORK, fail)
+        await run_once(cpu, RUN, fail)
     assert cpu.energy().busy_joules == pytest.approx(0.2)
 
 
 async def test_unmetered_is_said_as_such(tmp_path: Path) -> None:
     cpu = CpuHardware(1 << 20, 1, powercap=tmp_path)
-    report = await run_once(cpu, WORK, lambda: None)
+    report = await run_once(cpu, RUN, lambda: None)
     reading = cpu.energy()
     cpu.close()
     assert report.joules is reading.busy_joules is reading.idle_joules is None
@@ -142,7 +143,7 @@ async def test_unmetered_is_said_as_such(tmp_path: Path) -> None:
 async def test_runs_are_in_the_order_asked(tmp_path: Path) -> None:
     cpu = CpuHardware(1 << 20, 1, powercap=tmp_path)
     order: list[int] = []
-    await asyncio.gather(*(run_once(cpu, WORK, lambda number=number: order.append(number)) for number in range(20)))
+    await asyncio.gather(*(run_once(cpu, RUN, lambda number=number: order.append(number)) for number in range(20)))
     cpu.close()
     assert order == list(range(20))
 

@@ -207,3 +207,22 @@ def test_onnxruntime_reports_to_nobody(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"} | {"TMPDIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", "import device.engine.session"], cwd=ROOT, env=environment, check=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_time_and_energy_of_runs_are_asked_through_one_seam() -> None:
+    """Beside the roofline itself nobody knows its formulas: another timing model must be able to take its place everywhere."""
+    inner = {
+        "protos.physics.roofline.times",
+        "protos.physics.roofline.dynamic_joules",
+        "protos.physics.roofline.Times",
+        "protos.physics.work",
+    }
+    for path in [*MODULES, *(ROOT / "benchmarks").glob("*.py")]:
+        if not within(module_name(path), {"protos.physics"}):
+            found = [imported for imported, _ in imports(ast.parse(path.read_text())) if within(imported, inner)]
+            assert not found, f"{module_name(path)} imports {found}"
+
+
+def test_the_dialect_has_one_name() -> None:
+    holding = {module_name(path) for path in MODULES if '"com.microsoft.nbits"' in path.read_text()}
+    assert holding == {"protos.dialects"}

@@ -15,7 +15,7 @@ from protos.dtypes import KvDtype
 from protos.manifest import Manifest
 from quantize.architectures.registry import architecture_of
 from quantize.artifact.store import ArtifactStore
-from quantize.layers.forward import LayerRun
+from quantize.layers.reference import BlockRun
 from tests.quantize.stages import Floats, Pipeline
 from tests.support import oracle
 from tests.support.goldens import NAMES, import_golden, reference
@@ -78,12 +78,15 @@ def test_what_calibrates_the_int8_cache_is_the_reference(imported: Import, golde
     hidden = weights["embedding.weight"][ids[0]].astype(np.float64)
     for layer in range(config.layers):
         inside = {name.removeprefix(f"layers.{layer}."): values for name, values in weights.items() if name.startswith(f"layers.{layer}.")}
-        steps, product = architecture.run_layer(LayerRun(config, hidden, inside)), None
+        layer_run = BlockRun(hidden, inside)
+        steps, product = layer_run.steps(architecture.layer(config, layer)), None
         with suppress(StopIteration):
             while True:
                 name, states = next(steps) if product is None else steps.send(product)
                 product = states @ inside[name].T + inside.get(f"{name.removesuffix('weight')}bias", 0)
-    normed = LayerRun(config, hidden, weights).rms_norm("head.norm")
+        hidden = layer_run.hidden
+    head = {name.removeprefix("head."): values for name, values in weights.items() if name.startswith("head.")}
+    _, normed = next(BlockRun(hidden, head).steps(architecture.head(config)))
     assert np.abs(normed @ weights["head.weight"].T - expected[0]).max() < 1e-3
     found = run(manifest, store, ids[:1], 0, "int8")
     assert 0 < np.sqrt(np.mean((found - expected[:1]) ** 2) / np.mean(expected[:1] ** 2)) < 0.1

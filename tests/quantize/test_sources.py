@@ -6,7 +6,7 @@ import pytest
 from protos.manifest import ModelConfig
 from quantize.blocks import Floats
 from quantize.checkpoints.checkpoint import tensor_shapes
-from quantize.sources import SourceTensor, read_rows, sources_of
+from quantize.sources import FileNames, SourceTensor, read_rows, sources_of
 
 _CONFIG = ModelConfig("GlmForCausalLM", 8, 2, 2, 1, 16, 10, 20, 1e-5, 1e4, 16, False, True, 64, ())
 _INNER = {
@@ -21,7 +21,9 @@ _INNER = {
 
 def test_every_neutral_tensor_has_its_sources() -> None:
     sources = sources_of(
-        _CONFIG, tensor_shapes(_CONFIG), {"embedding.weight": "E", "head.norm": "N", "head.weight": "H"}, "layer{}/", _INNER
+        _CONFIG,
+        tensor_shapes(_CONFIG),
+        FileNames({"embedding.weight": "E", "head.norm": "N", "head.weight": "H"}, "layer{}/", _INNER),
     )
     assert list(sources) == list(tensor_shapes(_CONFIG))
     assert "head.weight" not in sources  # tied

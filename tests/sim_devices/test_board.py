@@ -4,18 +4,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.physics.roofline import Figures, Load, Work
+from protos.physics.costs import StageCost
+from protos.physics.roofline import Figures, Roofline
 from protos.physics.thermal import Thermal
+from protos.physics.timing import Decode, StageRun
 from sim_devices.board import Board
 
-FIGURES = Figures(linear_bytes_per_second=1e9, idle_watts=2.0, cap_watts=20.0, joules_per_byte=5e-9)
-SECOND = Work(linear=Load(10**9))  # one second, 5 J above idle
+TIMING = Roofline(Figures(linear_bytes_per_second=1e9, idle_watts=2.0, cap_watts=20.0, joules_per_byte=5e-9))
+
+
+def streaming(count: int) -> StageRun:
+    """So many bytes: a second and 5 J above idle for 10^9."""
+    return StageRun(StageCost(read_bytes=count), Decode((0,)))
+
+
+SECOND = streaming(10**9)
 HOT = Thermal(5.0, 60.0, 25.0, 50.0, 45.0, 0.5)
 COOL = Thermal(5.0, 60.0)
 
 
 def test_a_run_takes_its_modelled_time_whatever_the_host_takes() -> None:
-    board = Board(FIGURES, COOL, now=100.0)
+    board = Board(TIMING, COOL, now=100.0)
     modelled = board.begin(103.0, SECOND)
     assert (modelled.seconds, modelled.joules) == pytest.approx((1.0, 7.0))
     board.end(150.0)
@@ -24,7 +33,7 @@ def test_a_run_takes_its_modelled_time_whatever_the_host_takes() -> None:
 
 
 def test_idle_stands_still_while_a_run_lasts_and_an_error_counts_for_nothing() -> None:
-    board = Board(FIGURES, COOL, now=0.0)
+    board = Board(TIMING, COOL, now=0.0)
     before = board.condition(1.0)
     board.begin(1.0, SECOND)
     assert board.energy(9.0).idle_joules == pytest.approx(2.0)
@@ -34,14 +43,14 @@ def test_idle_stands_still_while_a_run_lasts_and_an_error_counts_for_nothing() -
 
 
 def test_slowdown_stretches_a_run_for_the_same_dynamic_energy() -> None:
-    board = Board(FIGURES, COOL, now=0.0)
+    board = Board(TIMING, COOL, now=0.0)
     board.set_slowdown(3.0)
     modelled = board.begin(0.0, SECOND)
     assert (modelled.seconds, modelled.joules) == pytest.approx((3.0, 3 * 2.0 + 5.0))
 
 
 def test_it_warms_up_throttles_and_cools_down_with_hysteresis() -> None:
-    board = Board(FIGURES, HOT, now=0.0)
+    board = Board(TIMING, HOT, now=0.0)
     assert board.condition(0.0).temperature_celsius == pytest.approx(35.0)
     now = 0.0
     lengths = []
@@ -59,7 +68,7 @@ def test_it_warms_up_throttles_and_cools_down_with_hysteresis() -> None:
 
 
 def test_overheating_from_outside_slows_at_once() -> None:
-    board = Board(FIGURES, HOT, now=0.0)
+    board = Board(TIMING, HOT, now=0.0)
     board.set_temperature(0.0, 80.0)
     assert board.condition(0.0).throttled
     assert board.begin(0.0, SECOND).seconds == pytest.approx(2.0)
@@ -67,7 +76,7 @@ def test_overheating_from_outside_slows_at_once() -> None:
 
 def test_a_battery_runs_down_and_says_once_that_it_is_empty() -> None:
     said: list[str] = []
-    board = Board(FIGURES, COOL, now=0.0, battery_joules=100.0, battery_empty=lambda: said.append("empty"))
+    board = Board(TIMING, COOL, now=0.0, battery_joules=100.0, battery_empty=lambda: said.append("empty"))
     assert board.condition(10.0).battery_fraction == pytest.approx(0.8)
     board.set_battery(10.0, 0.1)
     board.begin(10.0, SECOND)
@@ -84,14 +93,14 @@ def test_a_battery_runs_down_and_says_once_that_it_is_empty() -> None:
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 10**10), st.floats(0, 100), st.booleans()), max_size=30))
 def test_energy_is_conserved(steps: list[tuple[float, int, float, bool]]) -> None:
     """Every joule of the counter is a run's or the idle power's, and no board draws more than its cap."""
-    board, now, runs, idle_seconds = Board(FIGURES, HOT, now=0.0), 0.0, 0.0, 0.0
+    board, now, runs, idle_seconds = Board(TIMING, HOT, now=0.0), 0.0, 0.0, 0.0
     for pause, size, host_seconds, done in steps:
         now, idle_seconds = now + pause, idle_seconds + pause
-        modelled = board.begin(now, Work(linear=Load(size)))
+        modelled = board.begin(now, streaming(size))
         now += host_seconds
         board.end(now, done)
         runs += modelled.joules * done
     reading = board.energy(now)
     assert reading.busy_joules == pytest.approx(runs)
-    assert reading.idle_joules == pytest.approx(FIGURES.idle_watts * idle_seconds)
-    assert runs + (reading.idle_joules or 0.0) <= FIGURES.cap_watts * reading.elapsed_seconds * (1 + 1e-9)
+    assert reading.idle_joules == pytest.approx(TIMING.idle_watts * idle_seconds)
+    assert runs + (reading.idle_joules or 0.0) <= TIMING.figures.cap_watts * reading.elapsed_seconds * (1 + 1e-9)

@@ -10,7 +10,8 @@ from device.blobs import BlobStore
 from device.hardware import Condition
 from protos.errors import Corrupt, InvalidInput, NoSpace, NotFound
 from protos.ids import Digest, digest_of
-from protos.physics.roofline import Load, Work
+from protos.physics.costs import StageCost
+from protos.physics.timing import Decode, StageRun
 from sim_devices.device_faults import DeviceFaults, SimulatedClock, SimulatedDisk
 from sim_devices.flip import flip_bit
 from sim_devices.hardware import SimulatedHardware
@@ -66,16 +67,16 @@ async def test_a_board_is_slowed_and_held_hot_and_its_battery_ends() -> None:
     profile = load_profile("snapdragon-8-elite").in_ambient(35.0)
     hardware = SimulatedHardware(profile, "fast", battery_empty=lambda: ended.append("empty"))
     faults = DeviceFaults(hardware, SimulatedDisk(), SimulatedClock())
-    work = Work(linear=Load(90_000_000, 1_000_000), rows=1)
+    run = StageRun(StageCost(read_bytes=90_000_000, macs_per_row=1_000_000), Decode((0,)))
     try:
         assert hardware.condition().temperature_celsius == pytest.approx(35 + profile.idle_watts * profile.thermal.kelvin_per_watt)
-        before = hardware.run(work, lambda: None).modelled_seconds
+        before = hardware.run(run, lambda: None).modelled_seconds
         await faults.handle(["slow", "4"])
-        assert hardware.run(work, lambda: None).modelled_seconds == pytest.approx(4 * before)
+        assert hardware.run(run, lambda: None).modelled_seconds == pytest.approx(4 * before)
         await faults.handle(["slow", "1"])
         await faults.handle(["temperature", "110"])
         assert hardware.condition().throttled
-        assert hardware.run(work, lambda: None).modelled_seconds == pytest.approx(before / profile.thermal.throttled_speed)
+        assert hardware.run(run, lambda: None).modelled_seconds == pytest.approx(before / profile.thermal.throttled_speed)
         await faults.handle(["temperature", "-"])
         await faults.handle(["battery", "0"])
         assert ended == ["empty"]

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from device.hardware import Condition, Hardware, RunReport
-from protos.physics.roofline import Load, Work, dynamic_joules, times
+from protos.physics.costs import StageCost
+from protos.physics.timing import Decode, StageRun
 from protos.v1 import telemetry_pb2
 from sim_devices.board import Modelled
 from sim_devices.hardware import Pace, SimulatedHardware
@@ -17,9 +18,9 @@ from sim_devices.profiles import load_profile
 from tests.support.turns import run_once
 
 PROFILE = load_profile("rk3588")
-WORK = Work(linear=Load(90_000_000, 1_000_000), attention=Load(10_000_000), rows=1)
-SECONDS = times(PROFILE.effective, WORK).seconds
-MODELLED = Modelled(SECONDS, PROFILE.idle_watts * SECONDS + dynamic_joules(PROFILE.effective, WORK))
+RUN = StageRun(StageCost(read_bytes=90_000_000, macs_per_row=1_000_000, kv_bytes_per_token=5_000_000), Decode((0,)))
+ESTIMATE = PROFILE.timing.estimate(RUN)
+MODELLED = Modelled(ESTIMATE.seconds, PROFILE.idle_watts * ESTIMATE.seconds + ESTIMATE.joules)
 
 
 class Clock:
@@ -66,7 +67,7 @@ async def test_only_a_fast_pace_may_run_in_the_event_loop() -> None:
 async def test_fast_does_not_wait_and_reports_both_times() -> None:
     clock = Clock()
     with hardware_with("fast", clock) as hardware:
-        assert await run_once(hardware, WORK, lambda: clock.pass_(0.001)) == RunReport(
+        assert await run_once(hardware, RUN, lambda: clock.pass_(0.001)) == RunReport(
             pytest.approx(0.001), MODELLED.seconds, MODELLED.joules
         )
         assert clock.now == pytest.approx(100.001)
@@ -76,7 +77,7 @@ async def test_fast_does_not_wait_and_reports_both_times() -> None:
 async def test_realtime_waits_until_the_modelled_time_has_passed() -> None:
     clock = Clock()
     with hardware_with("realtime", clock) as hardware:
-        report = await run_once(hardware, WORK, lambda: clock.pass_(MODELLED.seconds / 4))
+        report = await run_once(hardware, RUN, lambda: clock.pass_(MODELLED.seconds / 4))
         assert report.wall_seconds == pytest.approx(MODELLED.seconds)
         assert (hardware.runs, hardware.overruns) == (1, 0)
 
@@ -84,7 +85,7 @@ async def test_realtime_waits_until_the_modelled_time_has_passed() -> None:
 async def test_realtime_counts_what_this_machine_could_not_keep_up_with(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     with hardware_with("realtime", clock) as hardware, caplog.at_level(logging.WARNING):
-        report = await run_once(hardware, WORK, lambda: clock.pass_(MODELLED.seconds * 3))
+        report = await run_once(hardware, RUN, lambda: clock.pass_(MODELLED.seconds * 3))
         assert report.wall_seconds == pytest.approx(MODELLED.seconds * 3)
         assert report.modelled_seconds == MODELLED.seconds
         assert (hardware.runs, hardware.overruns) == (1, 1)
@@ -96,7 +97,7 @@ async def test_busy_and_idle_joules_add_up() -> None:
     with hardware_with("fast", clock) as hardware:
         clock.pass_(2.0)
         for _ in range(3):
-            await run_once(hardware, WORK, lambda: clock.pass_(0.5))
+            await run_once(hardware, RUN, lambda: clock.pass_(0.5))
         clock.pass_(1.0)
         reading = hardware.energy()
     assert reading.busy_joules == pytest.approx(3 * MODELLED.joules)
@@ -113,7 +114,7 @@ async def test_idle_joules_stand_still_while_a_run_lasts() -> None:
 
     with hardware_with("fast", clock) as hardware:
         clock.pass_(1.0)
-        task = asyncio.create_task(run_once(hardware, WORK, run), name="run")
+        task = asyncio.create_task(run_once(hardware, RUN, run), name="run")
         assert await asyncio.to_thread(entered.wait, 10)
         clock.pass_(5.0)
         during = hardware.energy()
@@ -125,7 +126,7 @@ async def test_idle_joules_stand_still_while_a_run_lasts() -> None:
 async def test_runs_are_executed_one_at_a_time_in_order() -> None:
     clock, order = Clock(), []
     with hardware_with("realtime", clock) as hardware:
-        await asyncio.gather(*(run_once(hardware, WORK, lambda number=number: order.append(number)) for number in range(5)))  # type: ignore[misc]
+        await asyncio.gather(*(run_once(hardware, RUN, lambda number=number: order.append(number)) for number in range(5)))  # type: ignore[misc]
         assert clock.now == pytest.approx(100 + 5 * MODELLED.seconds)
     assert order == list(range(5))
 
@@ -136,15 +137,16 @@ async def test_an_error_of_the_run_is_raised_and_costs_nothing() -> None:
 
     with hardware_with("realtime", Clock()) as hardware:
         with pytest.raises(ValueError, match="broken"):
-            await run_once(hardware, WORK, fail)
+            await run_once(hardware, RUN, fail)
         assert hardware.energy().busy_joules == 0.0
-        assert (await run_once(hardware, WORK, lambda: None)).joules == MODELLED.joules
+        assert (await run_once(hardware, RUN, lambda: None)).joules == MODELLED.joules
 
 
 async def test_closing_ends_a_wait() -> None:
     ran = threading.Event()
     hardware = SimulatedHardware(PROFILE, "realtime")
-    task = asyncio.create_task(run_once(hardware, Work(Load(10**12)), ran.set), name="run")  # a minute of modelled time
+    minute = StageRun(StageCost(read_bytes=10**12), Decode((0,)))
+    task = asyncio.create_task(run_once(hardware, minute, ran.set), name="run")
     assert await asyncio.to_thread(ran.wait, 10)
     await asyncio.wait_for(asyncio.to_thread(hardware.close), 10)
-    assert (await task).modelled_seconds == pytest.approx(times(PROFILE.effective, Work(Load(10**12))).seconds)
+    assert (await task).modelled_seconds == pytest.approx(PROFILE.timing.estimate(minute).seconds)

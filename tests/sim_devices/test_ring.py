@@ -58,7 +58,7 @@ async def test_a_prediction_is_the_modelled_time(tmp_path: Path) -> None:
     model = tiny_model(tmp_path, TinyGlm(layers=4))
     profile, prompt, count = PROFILES[1], list(range(3, 53)), 41
     board = PlannerDevice("a", "a", profile.name, True, profile.memory_bytes, profile.effective, profile.thermal)
-    made = plan(model[0], [board], PlanRequest("tiny", context=128), {})
+    made = plan(model[0], [board], PlanRequest("tiny", context=128))
     expected = outlook(model[0], made, {"a": board}, Traffic(len(prompt), count), Prices())
     async with (
         ring(tmp_path / "one", *model, 1, hardware=[SimulatedHardware(profile, "fast")], chunk=64, context=128) as one,

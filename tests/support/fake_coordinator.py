@@ -12,6 +12,9 @@ from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
+from fleet.principal import Principal
+from fleet.service.bound import bound
+from fleet.service.protocol import FleetService
 from fleet.service.views import ModelView
 from fleet.telemetry.views import CostRow, DeviceCost
 from protos.errors import FleetError, NotFound
@@ -56,6 +59,7 @@ COST = DeviceCost(DEVICE.device_id, "dev-1", "rk3588", True, 0.5, 0.25, 1.5, "mo
 RESULT = GenerateResult(
     model="tiny",
     deployment="tiny",
+    request_id="r1",
     text="Paris is",
     token_ids=(5, 6, 7),
     finish_reason="stop",
@@ -92,8 +96,13 @@ class FakeCoordinator:
     error_at: int = 0
     hold_at: int | None = None
     asked: list[object] = field(default_factory=list)
+    callers: list[Principal] = field(default_factory=list)
     holding: bool = False
     closed: int = 0  # answers and deployments that came to an end, whichever way
+
+    def as_(self, caller: Principal) -> FleetService:
+        self.callers.append(caller)
+        return bound(self, caller)
 
     def devices(self) -> list[DeviceView]:
         return self.found

@@ -15,6 +15,7 @@ from typing import Any, Self
 import grpc.aio
 
 from device.agent.identity import Identity
+from protos.dialects import DIALECT
 from protos.errors import Conflict, FleetError, NotFound, Unavailable, answered
 from protos.ids import PROTOCOL_VERSION, digest_of
 from protos.net import transport
@@ -30,7 +31,7 @@ class Behaviour:
 
     protocol_version: int = PROTOCOL_VERSION
     claims_id: str | None = None  # in Describe, instead of its own
-    dialects: Sequence[str] = ("com.microsoft.nbits",)
+    dialects: Sequence[str] = (DIALECT,)
     memory_bytes: int = 1 << 30
     storage_free_bytes: int = 1 << 30
     silent: bool = False  # no more samples, though the stream stands

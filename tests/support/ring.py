@@ -30,7 +30,7 @@ from quantize.artifact.graph import build_stage_graph
 from quantize.artifact.store import ArtifactStore
 from quantize.checkpoints.huggingface import open_huggingface
 from quantize.importing.importer import import_model
-from quantize.parts import stage_parts
+from quantize.parts import stage_blobs, stage_parts
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 from tests.support.members import TestFleet, credentials_of
 
@@ -204,7 +204,7 @@ def load_requests(
     for stage, (first, stop) in enumerate(cuts(config.layers, len(hops))):
         parts = stage_parts(manifest, first, stop, head=stage == 0)
         body = [part for part in parts if part != "head"]
-        blobs = {blob.digest for part in parts for blob in manifest.part(part).variants[0].blobs}
+        blobs = {blob.digest for blob in stage_blobs(manifest, parts)}
         golden = stage_golden(manifest, parts, first, stop, context, kv_dtype, golden_from) if golden_from else None
         requests.append(
             device_pb2.LoadStageRequest(

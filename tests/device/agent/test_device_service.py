@@ -57,11 +57,11 @@ class Halting(CpuHardware):
         self.runs = 0
         self.go = threading.Event()
 
-    def run(self, work: object, compute: Callable[[], None]) -> RunReport:
+    def run(self, run: object, compute: Callable[[], None]) -> RunReport:
         self.runs += 1
         if self.runs > 3:
             self.go.wait(30)
-        return super().run(work, compute)
+        return super().run(run, compute)
 
 
 async def describe(peer: Peer) -> pb.DeviceDescription:

@@ -13,7 +13,7 @@ from device.agent.telemetry import Telemetry
 from device.blobs import BlobStore
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
 from protos.ids import DeviceId
-from protos.physics.roofline import Work
+from protos.physics.timing import StageRun
 from protos.v1 import telemetry_pb2 as pb
 
 
@@ -26,7 +26,7 @@ class Metered:
     async def turn(self, function: Callable[[], T], *, brief: bool = False) -> T:
         raise NotImplementedError
 
-    def run(self, work: Work, compute: Callable[[], None]) -> RunReport:
+    def run(self, run: StageRun, compute: Callable[[], None]) -> RunReport:
         raise NotImplementedError
 
     def energy(self) -> EnergyReading:

@@ -10,10 +10,10 @@ import pytest
 
 from device.pipeline import clients
 from device.pipeline.clients import Client, Track, parse_submit
-from device.pipeline.sampler import Sampling
 from device.pipeline.scheduler import Ending, Request, Sequence
 from device.stage_spec import Shape
 from protos.errors import Busy, InvalidInput
+from protos.sampling import Sampling
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 
@@ -25,9 +25,9 @@ def submit(**fields: object) -> pb.Submit:
 
 
 def test_a_good_request_is_taken_as_it_is() -> None:
-    wish = pb.Sampling(temperature=0.5, top_k=3, top_p=0.25, seed=2**64 - 1)
+    wish = pb.Sampling(temperature=0.5, top_k=3, top_p=0.25, seed=2**64 - 1, min_p=0.125)
     request = parse_submit(submit(forced_ids=[4], sampling=wish, stop_token_ids=[9, 9]), SHAPE)
-    assert request == Request((1, 2), (4,), Sampling(0.5, 3, 0.25, 2**64 - 1), 3, frozenset({9}))
+    assert request == Request((1, 2), (4,), Sampling(0.5, 3, 0.25, 2**64 - 1, 0.125), 3, frozenset({9}))
     assert parse_submit(submit(), SHAPE).sampling == Sampling()
 
 
@@ -45,6 +45,10 @@ def test_a_good_request_is_taken_as_it_is() -> None:
         ({"sampling": pb.Sampling(temperature=float("nan"))}, "temperature"),
         ({"sampling": pb.Sampling(temperature=float("inf"))}, "temperature"),
         ({"sampling": pb.Sampling(top_p=1.1)}, "top_p"),
+        ({"sampling": pb.Sampling(top_p=0.0)}, "top_p"),
+        ({"sampling": pb.Sampling(min_p=-0.1)}, "min_p"),
+        ({"sampling": pb.Sampling(min_p=1.1)}, "min_p"),
+        ({"sampling": pb.Sampling(min_p=float("nan"))}, "min_p"),
         ({"sampling": pb.Sampling(top_p=float("nan"))}, "top_p"),
     ],
 )

@@ -173,6 +173,9 @@ async def test_sampling_repeats_itself(tmp_path: Path, model: tuple[Manifest, Ar
         assert first.token_ids == again.token_ids != other.token_ids
         replay = await client.ask(PROMPTS[2], 20, forced=first.token_ids[:9], temperature=1.0, seed=7)
         assert replay.token_ids == first.token_ids[9:]
+        greedy = await client.ask(PROMPTS[2], 20)
+        narrowed = await client.ask(PROMPTS[2], 20, temperature=1.0, seed=7, min_p=1.0)
+        assert narrowed.token_ids == greedy.token_ids != first.token_ids
 
 
 async def test_finished_says_why_and_what_it_cost(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
@@ -213,6 +216,7 @@ async def test_refusals_do_not_harm_others(tmp_path: Path, model: tuple[Manifest
             client.ask([1], 0),
             client.ask([1], 3, forced=[2, 3, 4]),
             client.ask([1], 3, temperature=-1.0),
+            client.ask([1], 3, min_p=1.5),
             client.ask(PROMPTS[1], 5),
         )
         assert all(isinstance(answer.error, InvalidInput) for answer in bad[:-1])

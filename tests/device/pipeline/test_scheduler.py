@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from device.pipeline.chunks import LEAST_ALONE_ROWS, LEAST_BESIDE_ROWS
 from device.pipeline.scheduler import WAITING_SEQUENCES, Scheduler
 from device.pipeline.sequences import Ending, Request, Sequence, Step, Told
 from protos.errors import Busy
+from protos.physics.chunks import LEAST_ALONE_ROWS, LEAST_BESIDE_ROWS
 
 STOP = 7
 CONTEXT = 64

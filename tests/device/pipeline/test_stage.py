@@ -17,7 +17,7 @@ from device.pipeline.stage import Extra, Stage
 from device.stage_spec import Hop
 from protos.errors import InvalidInput, Unavailable
 from protos.ids import DeviceId
-from protos.physics.roofline import Load, Work
+from protos.physics.timing import Decode, Prefill, StageRun
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 from tests.support.checkpoints import TinyGlm
@@ -33,7 +33,7 @@ class Fixed:
 
     def __init__(self, *, metered: bool = True, modelled: bool = True) -> None:
         self.report = RunReport(2.0, 3.0 if modelled else None, 5.0 if metered else None)
-        self.work: list[Work] = []
+        self.runs: list[StageRun] = []
         self.brief: list[bool] = []
         source = telemetry_pb2.ENERGY_SOURCE_MODELLED if metered else telemetry_pb2.ENERGY_SOURCE_UNMETERED
         self.info = AcceleratorInfo("fixed", "", modelled, "fast" if modelled else "", 1, source)
@@ -42,8 +42,8 @@ class Fixed:
         self.brief.append(brief)
         return function()
 
-    def run(self, work: Work, compute: Callable[[], None]) -> RunReport:
-        self.work.append(work)
+    def run(self, run: StageRun, compute: Callable[[], None]) -> RunReport:
+        self.runs.append(run)
         compute()
         return self.report
 
@@ -99,6 +99,11 @@ def decode(slots: list[int], positions: list[int], *, group: int = 0, **fields: 
     message = pb.Microbatch(group=group, slots=slots, positions=positions, rows=len(slots), all_wanted=True, **fields)  # type: ignore[arg-type]
     message.hidden = hidden(len(slots), 1).tobytes()
     return message
+
+
+def runs_of(stage: Stage) -> list[StageRun]:
+    assert isinstance(stage.hardware, Fixed)
+    return stage.hardware.runs
 
 
 async def test_what_a_sequence_cost_is_told_with_its_release(stage: Stage) -> None:
@@ -175,7 +180,7 @@ async def test_decode_turns_that_were_short_are_brief_in_a_ring(make: Callable[.
         hardware.report = dataclasses.replace(hardware.report, wall_seconds=1.0)
         await stage.step(decode([0], [8]))
         hardware.report = dataclasses.replace(hardware.report, wall_seconds=0.001)
-        await stage.extra(decode([0], [8]), Work(), lambda: None)  # the output head alone says nothing of the layers
+        await stage.extra(decode([0], [8]), 0, lambda: None)  # the output head alone says nothing of the layers
         for position in (9, 10, 11):
             await stage.step(decode([0], [position]))
         assert hardware.brief == expected
@@ -186,7 +191,7 @@ async def test_the_head_s_share_counts_no_token_twice(stage: Stage) -> None:
     message = decode([0], [4])
     await stage.step(message)
     ran: list[bool] = []
-    await stage.extra(message, Work(head=Load(1, 1)), lambda: ran.append(True))
+    await stage.extra(message, 1, lambda: ran.append(True))
     assert ran
     assert (stage.counters.decode_tokens, stage.counters.steps, stage.counters.busy_joules) == (1, 3, 15.0)
 
@@ -200,20 +205,35 @@ async def test_the_next_round_may_follow_the_head_s_share_in_one_turn(stage: Sta
     returned, after = decode([0], [3], modelled_at=50.0), decode([0], [4], modelled_at=0.0)
     more = [(after, row)]
     before = stage.counters.decode_tokens
-    hidden = await stage.extra(returned, Work(head=Load(1, 1)), lambda: None, lambda: more.pop() if more else None)
+    hidden = await stage.extra(returned, 1, lambda: None, lambda: more.pop() if more else None)
     assert hidden is not None
     assert np.array_equal(hidden, apart)
     assert stage.counters.decode_tokens == before + 1  # of the row that followed only
     assert (returned.modelled_at, after.modelled_at) == (53.0, 56.0)
-    assert await stage.extra(decode([0], [4]), Work(head=Load(1, 1)), lambda: None) is None
+    assert await stage.extra(decode([0], [4]), 1, lambda: None) is None
 
 
 async def test_extra_runs_in_the_same_turn(stage: Stage) -> None:
     seen: list[Rows] = []
-    result = await stage.step(prefill(0, 1), None, Extra(Work(head=Load(7, 9)), seen.append))
+    result = await stage.step(prefill(0, 1), None, Extra(1, seen.append))
     assert seen[0] is result
-    (work,) = stage.hardware.work  # type: ignore[attr-defined]
-    assert (work.linear.bytes, work.head) == (stage.spec.cost.read_bytes, Load(7, 9))
+    assert runs_of(stage) == [StageRun(stage.spec.cost, Prefill(0, 4), head_rows=1)]
+
+
+async def test_the_accelerator_is_told_of_each_run_what_it_takes(stage: Stage) -> None:
+    """Rows and where they stand, the output head's, and the bytes that leave: of the last stage only the rows that are wanted."""
+    row_bytes = 4 * stage.spec.shape.hidden_size
+    await stage.step(prefill(0, 1, wanted=[3]))
+    await stage.step(prefill(1, 2, 2))
+    await stage.step(decode([0, 1], [4, 2]))
+    await stage.extra(decode([0, 1], [5, 3]), 2, lambda: None)
+    cost = stage.spec.cost
+    assert runs_of(stage) == [
+        StageRun(cost, Prefill(0, 4), link_bytes=row_bytes),
+        StageRun(cost, Prefill(0, 2)),
+        StageRun(cost, Decode((4, 2)), link_bytes=2 * row_bytes),
+        StageRun(cost, head_rows=2),
+    ]
 
 
 async def test_rounds_that_follow_in_one_turn_are_those_of_turns_of_their_own(stage: Stage) -> None:
@@ -226,7 +246,7 @@ async def test_rounds_that_follow_in_one_turn_are_those_of_turns_of_their_own(st
     hidden: list[Rows] = []
     more = [(second, rows[1])]
     before = stage.counters.decode_tokens
-    last = await stage.step(first, rows[0], Extra(Work(), lambda made: hidden.append(made.copy())), lambda: more.pop() if more else None)
+    last = await stage.step(first, rows[0], Extra(0, lambda made: hidden.append(made.copy())), lambda: more.pop() if more else None)
     assert np.array_equal(hidden, apart)
     assert last is not None
     assert np.array_equal(last, apart[1])
@@ -391,7 +411,7 @@ async def test_what_was_freed_while_it_ran_is_told(stage: Stage) -> None:
         stage.free_all()
 
     with pytest.raises(Unavailable, match="given up"):
-        await stage.step(prefill(0, 1), None, Extra(Work(), given_up))
+        await stage.step(prefill(0, 1), None, Extra(0, given_up))
 
 
 async def test_unloaded_ends_those_who_wait_for_it(stage: Stage) -> None:

@@ -12,6 +12,7 @@ from fleet.answering.answer import Answer
 from fleet.answering.views import GenerateRequest, TokenChunk
 from fleet.deploying.stream import WAITING_TOKENS
 from protos.errors import Busy, InvalidInput, NotFound, Unavailable
+from protos.sampling import Sampling
 from tests.support.fake_fleet import ask, deploy, fake_fleet, wait_ready
 from tests.support.waiting import wait_until
 
@@ -67,7 +68,7 @@ async def test_answer_with_its_cost(tmp_path: Path) -> None:
     async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
         [device] = fleet.devices
         device.is_told.token_ids = HELLO
-        chunks, result = await ask(coordinator, GenerateRequest(prompt="hi", seed=7))
+        chunks, result = await ask(coordinator, GenerateRequest(prompt="hi", sampling=Sampling(seed=7)))
         assert "".join(chunk.text for chunk in chunks) == result.text == "Hello, world"
         assert [one for chunk in chunks for one in chunk.token_ids] == list(result.token_ids) == HELLO
         assert (result.finish_reason, result.completion_tokens, result.model, result.deployment) == ("stop", 12, "tiny", "tiny")
@@ -244,11 +245,11 @@ async def test_store_that_fails_does_not_fail_the_request(tmp_path: Path, caplog
         (GenerateRequest(prompt_ids=(1,) * 256), "256 tokens; this deployment's context is 256"),
         (GenerateRequest(prompt_ids=(1,), forced_ids=(1, 2), max_tokens=2), "2 forced tokens"),
         (GenerateRequest(prompt="a", max_tokens=0), "max_tokens is 0"),
-        (GenerateRequest(prompt="a", temperature=-1.0), "temperature"),
-        (GenerateRequest(prompt="a", temperature=float("nan")), "temperature"),
-        (GenerateRequest(prompt="a", top_p=0.0), "top_p"),
-        (GenerateRequest(prompt="a", top_k=-1), "top_k"),
-        (GenerateRequest(prompt="a", seed=-1), "seed"),
+        (GenerateRequest(prompt="a", sampling=Sampling(temperature=-1.0)), "temperature"),
+        (GenerateRequest(prompt="a", sampling=Sampling(temperature=float("nan"))), "temperature"),
+        (GenerateRequest(prompt="a", sampling=Sampling(top_p=0.0)), "top_p"),
+        (GenerateRequest(prompt="a", sampling=Sampling(top_k=-1)), "top_k"),
+        (GenerateRequest(prompt="a", sampling=Sampling(seed=-1)), "seed"),
         (GenerateRequest(prompt="a", stop=("",)), "stop string"),
     ],
 )

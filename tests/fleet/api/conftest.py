@@ -16,6 +16,6 @@ def coordinator() -> FakeCoordinator:
 
 @pytest.fixture
 async def http(coordinator: FakeCoordinator) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(coordinator, api_key=None), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(create_app(coordinator, authenticate=None), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client

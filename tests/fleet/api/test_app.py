@@ -7,12 +7,15 @@ import pytest
 
 from fleet.api.app import create_app
 from fleet.api.errors import status_of
+from fleet.trust.api_key import authenticator
 from protos.errors import LEAVES, Busy, Conflict, FleetError, Internal, InvalidInput, NoSpace, NotFound, Unavailable
 from tests.support.fake_coordinator import DEPLOYMENT, DEVICE, MODEL, PLAN, ROW, FakeCoordinator
 
 
 def client_of(coordinator: FakeCoordinator, **how: str | None) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_app(coordinator, api_key=how.get("api_key")), raise_app_exceptions=False)
+    key = how.get("api_key")
+    app = create_app(coordinator, authenticate=authenticator(key) if key else None)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url=how.get("base_url") or "http://localhost")
 
 
@@ -153,11 +156,22 @@ async def test_the_key_opens(coordinator: FakeCoordinator) -> None:
         assert (await http.get("/healthz")).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "10.0.0.1", ""])
+@pytest.mark.parametrize("host", ["evil.example", "10.0.0.1", "", "localhost.evil.example:7400", "[::1", "evil@", "127.0.0.1.evil"])
 async def test_without_a_key_a_page_cannot_reach_it_by_another_name(coordinator: FakeCoordinator, host: str) -> None:
     async with client_of(coordinator) as http:
-        assert (await http.get("/api/v1/devices", headers={"Host": host})).status_code == 400
-        assert (await http.get("/api/v1/devices", headers={"Host": "127.0.0.1:7400"})).status_code == 200
+        answer = await http.get("/api/v1/devices", headers={"Host": host})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "InvalidInput"
+        assert repr(host) in answer.json()["error"]["detail"]
+        answer = await http.get("/v1/models", headers={"Host": host})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7400", "localhost", "LocalHost:80", "[::1]:7400"])
+async def test_its_own_names_are_served(coordinator: FakeCoordinator, host: str) -> None:
+    async with client_of(coordinator) as http:
+        assert (await http.get("/api/v1/devices", headers={"Host": host})).status_code == 200
 
 
 async def test_the_openapi_document_names_every_route(http: httpx.AsyncClient) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from fleet.api.app import create_app
 from fleet.api.guard import BODY_BYTES
+from fleet.trust.api_key import authenticator
 from tests.support.fake_coordinator import FakeCoordinator
 
 FOREIGN = [
@@ -46,7 +47,7 @@ async def test_following_a_link_is_no_attack(http: httpx.AsyncClient) -> None:
 
 
 async def test_with_a_key_the_key_decides(coordinator: FakeCoordinator) -> None:
-    transport = httpx.ASGITransport(create_app(coordinator, api_key="secret"))
+    transport = httpx.ASGITransport(create_app(coordinator, authenticate=authenticator("secret")))
     async with httpx.AsyncClient(transport=transport, base_url="http://board.local:7400") as http:
         page = {"origin": "http://dashboard.local"}
         assert (await http.delete("/api/v1/deployments/tiny", headers=page)).status_code == 401

@@ -13,7 +13,9 @@ from device.text.messages import Message, ToolCall
 from fleet.answering.views import GenerateRequest
 from fleet.api.app import create_app
 from fleet.deploying.views import DeploymentView
+from fleet.trust.api_key import authenticator
 from protos.errors import Busy, InvalidInput, NotFound, Unavailable
+from protos.sampling import Sampling
 from tests.support.fake_coordinator import RESULT, FakeCoordinator
 from tests.support.http_server import serving
 
@@ -25,7 +27,7 @@ CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 async def peer(coordinator: FakeCoordinator) -> AsyncIterator[openai.AsyncOpenAI]:
     """OpenAI's own client, over a real socket."""
     async with (
-        serving(create_app(coordinator, api_key="secret")) as url,
+        serving(create_app(coordinator, authenticate=authenticator("secret"))) as url,
         httpx.AsyncClient(trust_env=False) as plain,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0, http_client=plain) as client,
     ):
@@ -105,7 +107,7 @@ async def test_openais_client_sees_an_error_in_the_middle(coordinator: FakeCoord
 
 
 async def test_a_wrong_key_in_openais_shape(coordinator: FakeCoordinator) -> None:
-    transport = httpx.ASGITransport(create_app(coordinator, api_key="secret"))
+    transport = httpx.ASGITransport(create_app(coordinator, authenticate=authenticator("secret")))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         answer = await http.post(CHAT, json={"model": "tiny", "messages": HELLO})
     assert answer.status_code == 401
@@ -131,7 +133,7 @@ async def test_fields_of_a_chat_become_ours(coordinator: FakeCoordinator, http: 
     assert (await http.post(CHAT, json=body)).status_code == 200
     request = asked(coordinator)
     assert [(message.role, message.content) for message in request.messages] == [("system", "be brief"), ("user", "ab"), ("assistant", "")]
-    assert (request.max_tokens, request.temperature, request.top_p, request.seed) == (7, 1.0, 0.5, (1 << 64) - 1)
+    assert (request.max_tokens, request.sampling) == (7, Sampling(temperature=1.0, top_p=0.5, seed=(1 << 64) - 1))
     assert request.stop == ("END",)
     assert not request.ignore_eos
     assert not request.reuse_decoded

@@ -10,6 +10,7 @@ import pytest
 from fleet.api.app import create_app
 from fleet.cli.client import parse_events
 from protos.errors import NotFound, Unavailable
+from protos.sampling import Sampling
 from tests.support.fake_coordinator import CHUNKS, RESULT, FakeCoordinator
 from tests.support.http_server import serving
 from tests.support.waiting import wait_until
@@ -27,7 +28,7 @@ async def test_tokens_come_as_events_and_the_result_last(coordinator: FakeCoordi
     assert events[0][1] == {"text": CHUNKS[0].text, "token_ids": [5]}
     assert events[-1][1] == json.loads(json.dumps(dataclasses.asdict(RESULT)))
     (request,) = coordinator.asked
-    assert (request.prompt, request.max_tokens, request.temperature) == ("hello", 5, 0.0)  # type: ignore[attr-defined]
+    assert (request.prompt, request.max_tokens, request.sampling) == ("hello", 5, Sampling())  # type: ignore[attr-defined]
     assert coordinator.closed == 1
 
 
@@ -46,15 +47,13 @@ async def test_every_field_of_a_request_arrives(coordinator: FakeCoordinator, ht
         ],
         "tools": ["{}"],
         "forced_ids": [1, 2],
-        "temperature": 0.5,
-        "top_k": 3,
-        "top_p": 0.9,
-        "seed": (1 << 64) - 1,
         "stop": ["END"],
     }
-    await http.post("/api/v1/generate", json=body)
+    sampling = {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "seed": (1 << 64) - 1, "min_p": 0.05}
+    await http.post("/api/v1/generate", json={**body, **sampling})
     given = json.loads(json.dumps(dataclasses.asdict(coordinator.asked[0])))  # type: ignore[call-overload]
     assert {key: given[key] for key in body} == body
+    assert given["sampling"] == sampling
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -100,7 +99,7 @@ async def test_a_client_that_leaves_ends_the_work_at_once(
     coordinator: FakeCoordinator, path: str, body: dict[str, object], hold_at: int
 ) -> None:
     coordinator.hold_at = hold_at
-    async with serving(create_app(coordinator, api_key=None)) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+    async with serving(create_app(coordinator, authenticate=None)) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
         asking = asyncio.create_task(client.post(path, json=body))
         await wait_until(lambda: coordinator.holding, 5)
         assert coordinator.closed == 0

@@ -45,7 +45,7 @@ def served(home: Home, coordinator: FakeCoordinator) -> Iterator[Home]:
 
         async def serve() -> None:
             stopping.append(asyncio.Event())
-            async with serving(create_app(coordinator, api_key=None)) as url:
+            async with serving(create_app(coordinator, authenticate=None)) as url:
                 urls.append(url)
                 started.set()
                 await stopping[0].wait()

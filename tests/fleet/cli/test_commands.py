@@ -12,6 +12,7 @@ from fleet.deploying.views import DeploymentView
 from fleet.home import Home
 from fleet.planning.plan import PlanRequest
 from protos.errors import Busy, NotFound, Unavailable
+from protos.sampling import Sampling
 from tests.support.command import Command
 from tests.support.fake_coordinator import DEPLOYMENT, DEVICE, MODEL, PLAN, RESULT, ROW, FakeCoordinator
 
@@ -193,7 +194,7 @@ def test_generate_as_json_has_exactly_the_documented_fields(glmfleet: Command, s
         (["--prompt-ids", "1,2"], {"prompt_ids": (1, 2)}),
         (["hi", "--forced-ids", "3,4", "--max-tokens", "5"], {"prompt": "hi", "forced_ids": (3, 4), "max_tokens": 5}),
         (["hi", "-m", "tiny", "--temperature", "0.5", "--top-k", "3", "--top-p", "0.9", "--seed", "7", "--stop", "a", "--stop", "b"],
-         {"prompt": "hi", "model": "tiny", "temperature": 0.5, "top_k": 3, "top_p": 0.9, "seed": 7, "stop": ("a", "b")}),
+         {"prompt": "hi", "model": "tiny", "sampling": Sampling(temperature=0.5, top_k=3, top_p=0.9, seed=7), "stop": ("a", "b")}),
     ],
 )  # fmt: skip
 def test_generate_asks_for_what_was_wished(

@@ -11,8 +11,6 @@ import httpx
 import pytest
 
 from fleet.home import Home
-from fleet.trust.api_key import ensure_key, read_key
-from protos.errors import InvalidInput
 from tests.support.command import Command
 from tests.support.processes import Glmfleet
 
@@ -82,16 +80,6 @@ def test_with_a_key_only_those_who_have_it_are_served(program: Glmfleet, home: H
         assert httpx.get(f"{running.url}/v1/models", trust_env=False).status_code == 401
         assert json.loads(program("devices", "--json").stdout) == []
     assert stat.S_IMODE(os.stat(home.path / "api-key").st_mode) == 0o600
-
-
-def test_the_key_is_made_once(home: Home) -> None:
-    assert read_key(home) is None
-    key = ensure_key(home)
-    assert len(key) >= 40
-    assert ensure_key(home) == read_key(home) == key
-    (home.path / "api-key").write_text("\n")
-    with pytest.raises(InvalidInput, match="is empty"):
-        read_key(home)
 
 
 def test_the_store_may_be_a_database_elsewhere(program: Glmfleet, home: Home, tmp_path: Path) -> None:

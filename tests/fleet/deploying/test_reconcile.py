@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.deploying.desired import Desired, of_one_plan
-from fleet.deploying.reconcile import Await, Held, Load, Unload, reconcile, stale
+from fleet.deploying.desired import Desired, wanted
+from fleet.deploying.reconcile import Await, HeldStage, Load, Unload, reconcile, stale
 from fleet.planning.plan import Plan, StagePlan
 from protos.ids import DeviceId, PipelineId
 
@@ -18,29 +18,34 @@ def stage_plan(device: str, first: int, stop: int, parts: tuple[str, ...]) -> St
     return StagePlan(device, device, "fake", True, first, stop, parts, 10, 20, 1000, 10, 0.01, 0.1)
 
 
-def desired(devices: tuple[str, ...] = ("a", "b"), generation: int = 3) -> Desired:
+def plan(devices: tuple[str, ...], digest: str = DIGEST) -> Plan:
     stages = tuple(
         stage_plan(device, number, number + 1, ("positions", f"layers.{number}", *(("embedding", "head") if number == 0 else ())))
         for number, device in enumerate(devices)
     )
-    plan = Plan("tiny", DIGEST, "latency", 64, len(devices), 2, 32, stages, 10.0, None, 288, ("one line",))
-    return of_one_plan("chat", generation, plan)
+    return Plan("tiny", digest, "latency", 64, len(devices), 2, 32, stages, 10.0, None, 288, ("one line",))
 
 
-def held(wanted: Desired, number: int) -> Held:
-    return Held(
+def desired(devices: tuple[str, ...] = ("a", "b"), generation: int = 3) -> Desired:
+    return wanted("chat", generation, (plan(devices),), None)
+
+
+def held(wanted: Desired, number: int, pipeline: int = 0) -> HeldStage:
+    spec = wanted.pipelines[pipeline]
+    return HeldStage(
         deployment=wanted.name,
         generation=wanted.generation,
-        pipeline_id=wanted.pipeline_id,
-        manifest_digest=wanted.plan.manifest_digest,
-        epoch=wanted.epoch,
+        pipeline_id=spec.pipeline_id,
+        manifest_digest=spec.plan.manifest_digest,
+        epoch=spec.epoch,
         stage=number,
-        parts=frozenset(wanted.plan.stages[number].parts),
+        parts=frozenset(spec.plan.stages[number].parts),
         memory_bytes=30,
     )
 
 
 A, B = DeviceId("a"), DeviceId("b")
+CHAT = PipelineId("chat-3")
 WANTED = desired()
 DONE = {A: (held(WANTED, 0),), B: (held(WANTED, 1),)}
 
@@ -50,11 +55,11 @@ def test_nothing_to_do_when_all_is_held() -> None:
 
 
 def test_empty_devices_load_their_stages() -> None:
-    assert reconcile(WANTED, {A: (), B: ()}) == [Load(A, 0), Load(B, 1)]
+    assert reconcile(WANTED, {A: (), B: ()}) == [Load(A, CHAT, 0), Load(B, CHAT, 1)]
 
 
 def test_absent_device_is_waited_for() -> None:
-    assert reconcile(WANTED, {B: ()}) == [Await(A, 0), Load(B, 1)]
+    assert reconcile(WANTED, {B: ()}) == [Await(A, CHAT, 0), Load(B, CHAT, 1)]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,7 @@ def test_absent_device_is_waited_for() -> None:
 )
 def test_another_stage_makes_room_first(change: dict[str, object]) -> None:
     other = replace(held(WANTED, 1), **change)
-    assert reconcile(WANTED, {**DONE, B: (other,)}) == [Unload(B, "chat", 3, other.pipeline_id), Load(B, 1)]
+    assert reconcile(WANTED, {**DONE, B: (other,)}) == [Unload(B, "chat", 3, other.pipeline_id), Load(B, CHAT, 1)]
 
 
 def test_stage_on_a_device_out_of_the_plan_is_unloaded() -> None:
@@ -84,8 +89,23 @@ def test_newer_generations_and_other_deployments_are_left_alone() -> None:
 
 
 def test_stale_of_what_is_wanted_no_more() -> None:
-    assert stale("chat", 4, DONE, keep=None) == [Unload(A, "chat", 4, PipelineId("chat-3")), Unload(B, "chat", 4, PipelineId("chat-3"))]
-    assert stale("chat", 2, DONE, keep=None) == []
+    assert stale("chat", 4, DONE) == [Unload(A, "chat", 4, PipelineId("chat-3")), Unload(B, "chat", 4, PipelineId("chat-3"))]
+    assert stale("chat", 2, DONE) == []
+
+
+def test_two_versions_of_a_model_stand_side_by_side() -> None:
+    """The ground for rollouts: each pipeline is judged by its own plan."""
+    both = wanted("chat", 3, (plan(("a",)), plan(("b",), "1" * 64)), None)
+    assert [spec.pipeline_id for spec in both.pipelines] == ["chat-3", "chat-3.1"]
+    observed = {A: (held(both, 0, 0),), B: (held(both, 0, 1),)}
+    assert reconcile(both, observed) == []
+    swapped = {A: observed[B], B: observed[A]}
+    assert reconcile(both, swapped) == [
+        Unload(A, "chat", 3, PipelineId("chat-3.1")),
+        Unload(B, "chat", 3, PipelineId("chat-3")),
+        Load(A, PipelineId("chat-3"), 0),
+        Load(B, PipelineId("chat-3.1"), 0),
+    ]
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2)), max_size=3), min_size=3, max_size=3))

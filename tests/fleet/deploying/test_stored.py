@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.deploying.desired import Desired, PipelineSpec, of_one_plan
+from fleet.deploying.desired import Desired, PipelineSpec, wanted
 from fleet.deploying.stored import FORM, Unreadable, read, write
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
 from protos.ids import PipelineId
@@ -34,7 +34,8 @@ def test_the_examples_leave_no_field_at_its_default(whole: StagePlan | Plan | Pl
 
 
 @pytest.mark.parametrize(
-    "desired", [DESIRED, replace(DESIRED, request=None), replace(DESIRED, request=PlanRequest("tiny")), of_one_plan("chat", 3, PLAN)]
+    "desired",
+    [DESIRED, replace(DESIRED, request=None), replace(DESIRED, request=PlanRequest("tiny")), wanted("chat", 3, (PLAN, PLAN), None)],
 )
 def test_what_was_written_is_read(desired: Desired) -> None:
     assert read(desired.name, desired.generation, write(desired)) == desired
@@ -50,7 +51,8 @@ def test_the_oldest_plans_of_the_first_form_lack_what_was_added_to_it() -> None:
     del old["kv_dtype"], old["wire_dtype"], old["stages"][0]["hollow"]
     found = read("chat", 3, json.dumps({"plan": old}))
     assert isinstance(found, Desired)
-    assert (found.plan.kv_dtype, found.plan.wire_dtype, found.plan.stages[0].hollow) == ("float32", "float32", False)
+    plan = found.pipelines[0].plan
+    assert (plan.kv_dtype, plan.wire_dtype, plan.stages[0].hollow) == ("float32", "float32", False)
 
 
 def test_an_unknown_key_is_passed_over() -> None:
@@ -113,7 +115,7 @@ PLAN_IN = ("pipelines", 1, "plan")
 def test_what_cannot_be_read_says_why_in_a_line(text: str, why: str) -> None:
     found = read("chat", 7, text)
     assert isinstance(found, Unreadable)
-    assert (found.name, found.generation) == ("chat", 7)
+    assert (found.name, found.generation, found.text) == ("chat", 7, text)
     assert why in found.why
     assert "\n" not in found.why
 

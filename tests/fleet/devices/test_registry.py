@@ -47,23 +47,6 @@ async def setup(folder: Path, rules: Liveness = QUICK) -> AsyncIterator[Setup]:
         yield Setup(registry, device, samples)
 
 
-@pytest.mark.parametrize(
-    ("connected", "silence", "state"),
-    [
-        (True, None, "offline"),
-        (True, 0.0, "online"),
-        (True, 2.9, "online"),
-        (True, 3.0, "suspect"),
-        (False, 0.0, "suspect"),
-        (False, 14.9, "suspect"),
-        (True, 15.0, "offline"),
-        (False, 15.0, "offline"),
-    ],
-)
-def test_state_follows_silence_and_connection(connected: bool, silence: float | None, state: str) -> None:
-    assert Liveness().state(connected=connected, silence_seconds=silence) == state
-
-
 def test_wait_grows_to_its_bound() -> None:
     waits = [Liveness().wait_seconds(failures) for failures in (0, 1, 2, 9, 100_000)]
     assert waits == pytest.approx([0.2, 0.36, 0.648, 10.0, 10.0])

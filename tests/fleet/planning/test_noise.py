@@ -21,9 +21,7 @@ def speeds(devices: list[PlannerDevice]) -> list[float]:
 
 
 def test_boards_of_one_kind_get_even_stages_whatever_each_has_measured() -> None:
-    exact, noisy = (
-        plan(a_model(), boards(*measured), PlanRequest("m", stages=4), {}) for measured in ([11.4] * 4, [11.3, 12.1, 10.6, 11.5])
-    )
+    exact, noisy = (plan(a_model(), boards(*measured), PlanRequest("m", stages=4)) for measured in ([11.4] * 4, [11.3, 12.1, 10.6, 11.5]))
     layers = [[(stage.device_id, stage.first_layer, stage.stop_layer) for stage in result.stages] for result in (exact, noisy)]
     assert layers[0] == layers[1]
     assert min(stop - first for _, first, stop in layers[1]) > 1
@@ -35,9 +33,9 @@ def test_faster_boards_stay_faster() -> None:
 
 def test_the_faster_board_is_still_chosen_and_predicted_by_what_it_measured() -> None:
     slow, fast = boards(11.0, 12.0)
-    result = plan(a_model(), [slow, fast], PlanRequest("m"), {})
+    result = plan(a_model(), [slow, fast], PlanRequest("m"))
     assert [stage.device_id for stage in result.stages] == [fast.device_id]
-    assert result.decode_tokens_per_second == plan(a_model(), [fast], PlanRequest("m"), {}).decode_tokens_per_second
+    assert result.decode_tokens_per_second == plan(a_model(), [fast], PlanRequest("m")).decode_tokens_per_second
 
 
 def test_boards_are_parted_where_the_gap_is() -> None:

@@ -11,14 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.planning import costs
+from fleet.planning import costs, why
 from fleet.planning.plan import Objective, Plan, PlanRequest
 from fleet.planning.planner import PlannerDevice, plan
+from fleet.planning.presence import with_present
 from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.ids import digest_of
 from protos.manifest import Blob, Cost, Manifest, ModelConfig, Part, Provenance, Quantization, Tensor, Variant
-from protos.physics.roofline import Figures, Work
+from protos.physics.costs import StageCost
+from protos.physics.roofline import Figures
+from protos.physics.timing import StageRun
 from quantize.parts import stage_parts
 
 MIB = 1 << 20
@@ -80,7 +83,7 @@ def need_of(manifest: Manifest, result: Plan, place: int) -> costs.Need:
 
 
 def test_one_device_takes_it_all_when_it_fits() -> None:
-    result = plan(a_model(), [a_device(2), a_device(1), a_device(3)], PlanRequest("m"), {})
+    result = plan(a_model(), [a_device(2), a_device(1), a_device(3)], PlanRequest("m"))
     (stage,) = result.stages
     assert stage.device_id == "id0001"
     assert stage.parts == ("embedding", "positions", *(f"layers.{i}" for i in range(30)), "head")
@@ -90,7 +93,7 @@ def test_one_device_takes_it_all_when_it_fits() -> None:
 
 
 def test_stages_other_than_the_head_hold_positions_and_layers_only() -> None:
-    result = plan(a_model(), [a_device(i) for i in range(3)], PlanRequest("m", stages=3), {})
+    result = plan(a_model(), [a_device(i) for i in range(3)], PlanRequest("m", stages=3))
     assert result.stages[0].parts[:2] == ("embedding", "positions")
     assert result.stages[0].parts[-1] == "head"
     for stage in result.stages[1:]:
@@ -99,47 +102,47 @@ def test_stages_other_than_the_head_hold_positions_and_layers_only() -> None:
 
 def test_identical_devices_get_even_stages_with_the_output_head_counted() -> None:
     # The output head takes as long as 7.3 layers (8, but for the cache that layers read): 37.3 layers' time in all, 12.4 a stage.
-    result = plan(a_model(), [a_device(i) for i in range(3)], PlanRequest("m", stages=3), {})
+    result = plan(a_model(), [a_device(i) for i in range(3)], PlanRequest("m", stages=3))
     assert [stage.stop_layer - stage.first_layer for stage in result.stages] == [5, 12, 13]
     assert any("takes as long as 7.3 layers" in line for line in result.why)
 
 
 def test_a_tied_head_is_resident_twice_and_pushed_once() -> None:
-    (tied,), (untied,) = (plan(a_model(tied=tied), [a_device(1)], PlanRequest("m"), {}).stages for tied in (True, False))
+    (tied,), (untied,) = (plan(a_model(tied=tied), [a_device(1)], PlanRequest("m")).stages for tied in (True, False))
     assert tied.weight_bytes == untied.weight_bytes
     assert untied.push_bytes - tied.push_bytes == 31_850_496
 
 
 def test_kv_is_counted_for_every_slot_of_every_group() -> None:
-    result = plan(a_model(), [a_device(i) for i in range(3)], PlanRequest("m", stages=3, slots=16, context=101), {})
+    result = plan(a_model(), [a_device(i) for i in range(3)], PlanRequest("m", stages=3, slots=16, context=101))
     assert (result.groups, result.slots_per_group) == (3, 6)
     assert result.stages[1].kv_bytes == 13 * 1536 * (102 + 2) * 6 * 3
 
 
 def test_an_int8_cache_is_a_quarter_and_read_faster() -> None:
     devices = [a_device(i) for i in range(3)]
-    whole, small = (plan(a_model(), devices, PlanRequest("m", stages=3, kv_dtype=kv), {}) for kv in ("float32", "int8"))
+    whole, small = (plan(a_model(), devices, PlanRequest("m", stages=3, kv_dtype=kv)) for kv in ("float32", "int8"))
     assert sum(stage.kv_bytes for stage in small.stages) * 4 == sum(stage.kv_bytes for stage in whole.stages)
     assert small.decode_tokens_per_second > whole.decode_tokens_per_second
     assert small.kv_dtype == "int8"
     assert any(line.startswith("KV cache for 18 sequences of 4096 tokens is reserved as int8") for line in small.why)
     # 3.0 GiB with fp32.
-    assert len(plan(a_model(), [a_device(i, 2 * GIB) for i in range(2)], PlanRequest("m", kv_dtype="int8"), {}).stages) == 1
+    assert len(plan(a_model(), [a_device(i, 2 * GIB) for i in range(2)], PlanRequest("m", kv_dtype="int8")).stages) == 1
 
 
 def test_an_artifact_without_scales_takes_no_int8_cache() -> None:
     old = a_model(scales=False)
-    assert plan(old, [a_device(1)], PlanRequest("m"), {}).kv_dtype == "float32"
+    assert plan(old, [a_device(1)], PlanRequest("m")).kv_dtype == "float32"
     with pytest.raises(InvalidInput, match="no scales"):
-        plan(old, [a_device(1)], PlanRequest("m", kv_dtype="int8"), {})
+        plan(old, [a_device(1)], PlanRequest("m", kv_dtype="int8"))
 
 
 @pytest.mark.parametrize(("wire", "hop_bytes"), [("float32", 576 * 4), ("float16", 576 * 2), ("int8", 576 + 9 * 4)])
 def test_the_wire_type_is_counted_and_its_effect_stated(wire: WireDtype, hop_bytes: int) -> None:
     devices = [a_device(i) for i in range(2)]
-    result = plan(a_model(), devices, PlanRequest("m", stages=2, wire_dtype=wire), {})
+    result = plan(a_model(), devices, PlanRequest("m", stages=2, wire_dtype=wire))
     assert (result.hop_bytes, result.wire_dtype) == (hop_bytes, wire)
-    slower = plan(a_model(), devices, PlanRequest("m", stages=2), {})
+    slower = plan(a_model(), devices, PlanRequest("m", stages=2))
     assert (result.decode_tokens_per_second > slower.decode_tokens_per_second) == (wire != "float32")
     assert any("may depend on where the model is cut" in line for line in result.why) == (wire != "float32")
 
@@ -147,39 +150,43 @@ def test_the_wire_type_is_counted_and_its_effect_stated(wire: WireDtype, hop_byt
 def test_only_blobs_that_are_missing_are_pushed() -> None:
     manifest = a_model()
     present = frozenset({a_blob("embedding", 0).digest, a_blob("layer 3", 0).digest})
-    fresh, again = (plan(manifest, [a_device(1)], PlanRequest("m"), {"id0001": here}).stages[0] for here in (frozenset(), present))
+    made = plan(manifest, [a_device(1)], PlanRequest("m"))
+    fresh, again = made.stages[0], with_present(manifest, made, {"id0001": present})
     assert fresh.push_bytes == sum(costs.weights(manifest, fresh.parts).values())
-    assert fresh.push_bytes - again.push_bytes == 31_850_496 + 3_982_464
+    assert fresh.push_bytes - again.stages[0].push_bytes == 31_850_496 + 3_982_464
+    assert again.why[-1] == f"to send: {why.size(again.stages[0].push_bytes)} to dev-1"
+    all_here = frozenset(costs.weights(manifest, fresh.parts))
+    assert "nothing has to be sent" in with_present(manifest, made, {"id0001": all_here}).why[-1]
 
 
 @pytest.mark.parametrize(("hidden", "rows"), [(576, 256), (2048, 256), (4096, 128), (5000, 104), (600_000, 2)])
 def test_the_prefill_chunk_is_even_and_its_message_bounded(hidden: int, rows: int) -> None:
-    assert plan(a_model(hidden=hidden), [a_device(1, 1 << 60)], PlanRequest("m"), {}).prefill_chunk == rows
+    assert plan(a_model(hidden=hidden), [a_device(1, 1 << 60)], PlanRequest("m")).prefill_chunk == rows
 
 
 def test_the_prefill_chunk_is_no_longer_than_the_context() -> None:
-    assert plan(a_model(), [a_device(1)], PlanRequest("m", context=31), {}).prefill_chunk == 32
+    assert plan(a_model(), [a_device(1)], PlanRequest("m", context=31)).prefill_chunk == 32
 
 
 def test_context_defaults_to_what_the_model_takes() -> None:
-    assert plan(a_model(max_positions=512), [a_device(1)], PlanRequest("m"), {}).context == 512
+    assert plan(a_model(max_positions=512), [a_device(1)], PlanRequest("m")).context == 512
 
 
 def test_a_forced_split_says_what_it_costs() -> None:
-    result = plan(a_model(), [a_device(i) for i in range(4)], PlanRequest("m", stages=3), {})
-    alone = plan(a_model(), [a_device(0)], PlanRequest("m"), {})
+    result = plan(a_model(), [a_device(i) for i in range(4)], PlanRequest("m", stages=3))
+    alone = plan(a_model(), [a_device(0)], PlanRequest("m"))
     percent = 100 * (alone.decode_tokens_per_second / result.decode_tokens_per_second - 1)
     assert result.why[0] == f"--stages 3 was asked for: one device would be faster by {percent:.0f} %; 1 more is left free"
 
 
 def test_a_plan_explains_why_one_device_is_too_small() -> None:
-    result = plan(a_model(), [a_device(i, 2 * GIB) for i in range(2)], PlanRequest("m"), {})
+    result = plan(a_model(), [a_device(i, 2 * GIB) for i in range(2)], PlanRequest("m"))
     assert result.why[0] == "one device is too small: the model needs 3.0 GiB, the largest has 2.0 GiB free; two hold it"
 
 
 def test_an_unmetered_device_makes_joules_unknown() -> None:
     devices = [a_device(1), a_device(2, idle_watts=0.0, joules_per_byte=0.0)]
-    result = plan(a_model(), devices, PlanRequest("m", stages=2), {})
+    result = plan(a_model(), devices, PlanRequest("m", stages=2))
     assert {stage.device_id: stage.decode_joules is None for stage in result.stages} == {"id0001": False, "id0002": True}
     assert result.joules_per_token is None
     assert "no prediction of energy: dev-2 states no power figures" in result.why
@@ -187,15 +194,15 @@ def test_an_unmetered_device_makes_joules_unknown() -> None:
 
 def test_a_device_without_figures_is_taken_for_a_slow_one() -> None:
     unknown = PlannerDevice("id0001", "box", "cpu", False, 8 * GIB)
-    result = plan(a_model(), [unknown, a_device(2)], PlanRequest("m"), {})
+    result = plan(a_model(), [unknown, a_device(2)], PlanRequest("m"))
     assert result.stages[0].device_id == "id0002"
-    alone = plan(a_model(), [unknown], PlanRequest("m"), {})
+    alone = plan(a_model(), [unknown], PlanRequest("m"))
     assert any("speed unknown" in line for line in alone.why)
 
 
 def test_named_devices_only() -> None:
     devices = [a_device(i) for i in range(4)]
-    result = plan(a_model(), devices, PlanRequest("m", stages=2, devices=("dev-3", "id0002")), {})
+    result = plan(a_model(), devices, PlanRequest("m", stages=2, devices=("dev-3", "id0002")))
     assert {stage.device_id for stage in result.stages} == {"id0002", "id0003"}
 
 
@@ -214,7 +221,7 @@ def test_named_devices_only() -> None:
 )
 def test_wrong_requests_are_refused_in_one_line(devices: Sequence[int], request_: PlanRequest, kind: type[Exception], says: str) -> None:
     with pytest.raises(kind) as caught:
-        plan(a_model(), [a_device(i) for i in devices], request_, {})
+        plan(a_model(), [a_device(i) for i in devices], request_)
     assert isinstance(caught.value, NotFound | InvalidInput | NoSpace)
     assert says in caught.value.detail
     assert caught.value.advice
@@ -223,7 +230,7 @@ def test_wrong_requests_are_refused_in_one_line(devices: Sequence[int], request_
 
 def test_no_space_names_the_biggest_piece_and_the_biggest_device() -> None:
     with pytest.raises(NoSpace) as caught:
-        plan(a_model(), [a_device(1, 64 * MIB), a_device(2, 96 * MIB)], PlanRequest("m"), {})
+        plan(a_model(), [a_device(1, 64 * MIB), a_device(2, 96 * MIB)], PlanRequest("m"))
     assert caught.value.detail.startswith("embedding, layers.0 and head needs 66.5 MiB plus ")
     assert caught.value.detail.endswith("; the largest free device is dev-2 with 96.0 MiB")
     assert caught.value.advice == "add devices with more memory, or lower --context (4096) or --slots (16)"
@@ -231,14 +238,14 @@ def test_no_space_names_the_biggest_piece_and_the_biggest_device() -> None:
 
 def test_no_space_names_the_sum_when_every_piece_fits() -> None:
     with pytest.raises(NoSpace) as caught:
-        plan(a_model(), [a_device(1, 512 * MIB), a_device(2, GIB)], PlanRequest("m"), {})
+        plan(a_model(), [a_device(1, 512 * MIB), a_device(2, GIB)], PlanRequest("m"))
     assert caught.value.detail.startswith("the model in 2 stages needs ")
     assert "the largest 2 devices have 1.5 GiB free together" in caught.value.detail
 
 
 def test_no_space_on_one_device_names_the_whole() -> None:
     with pytest.raises(NoSpace) as caught:
-        plan(a_model(), [a_device(1, 64 * MIB), a_device(2, 64 * MIB)], PlanRequest("m", stages=1), {})
+        plan(a_model(), [a_device(1, 64 * MIB), a_device(2, 64 * MIB)], PlanRequest("m", stages=1))
     assert caught.value.detail.startswith("the whole model needs ")
     assert caught.value.advice.startswith("allow more --stages, add devices")
 
@@ -262,7 +269,7 @@ SMALL = a_model(layers=7, scale=4)
 
 def plan_or_refusal(devices: Sequence[PlannerDevice], request: PlanRequest) -> Plan | str:
     try:
-        return plan(SMALL, devices, request, {})
+        return plan(SMALL, devices, request)
     except NoSpace as error:
         return error.detail
 
@@ -297,12 +304,12 @@ def test_more_memory_is_never_worse(kinds: list[tuple[int, float, float]], which
     roomier = [replace(device, memory_bytes=device.memory_bytes + more * MIB) if i == index else device for i, device in enumerate(devices)]
     request = PlanRequest("m", context=1024, slots=4)
     try:
-        before = plan(SMALL, devices, request, {})
+        before = plan(SMALL, devices, request)
     except NoSpace:
         return
-    after = plan(SMALL, roomier, request, {})
+    after = plan(SMALL, roomier, request)
     assert len(after.stages) <= len(before.stages)
-    forced = plan(SMALL, roomier, replace(request, stages=len(before.stages)), {})
+    forced = plan(SMALL, roomier, replace(request, stages=len(before.stages)))
     assert forced.decode_tokens_per_second >= before.decode_tokens_per_second
 
 
@@ -317,11 +324,11 @@ def every_plan(manifest: Manifest, devices: Sequence[PlannerDevice], stages: int
             for place, (device, first, stop) in enumerate(zip(ring, (0, *cuts), (*cuts, layers), strict=True)):
                 parts = stage_parts(manifest, first, stop, head=place == 0)
                 fits &= costs.stage_need(manifest, parts, shape).total_bytes <= device.memory_bytes
-                work = [costs.part_work(manifest, part, positions) for part in parts]
-                work += [Work(link_bytes=4 * manifest.config.hidden_size)] * (stages > 1)
+                shares = [costs.part_share(manifest, part, positions) for part in parts]
+                shares += [StageRun(StageCost(), link_bytes=4 * manifest.config.hidden_size, launches=0)] * (stages > 1)
                 runs = costs.head_runs(stages) if place == 0 else 1
-                ns.append(sum(costs.work_ns(device, one) for one in work) + runs * costs.launch_ns(device))
-                joules += sum(costs.work_nj(device, one) for one in work) / 1e9
+                ns.append(sum(costs.run_ns(device, one) for one in shares) + runs * costs.launch_ns(device))
+                joules += sum(costs.run_nj(device, one) for one in shares) / 1e9
             if fits:
                 seconds = (sum(ns) + costs.hops_ns(manifest, stages, "float32")) / 1e9
                 found.append((sum(ns), max(ns), joules + seconds * sum(costs.idle_watts(device) for device in ring)))
@@ -347,9 +354,9 @@ def test_plans_are_the_best_of_all_there_are(kinds: list[tuple[int, float, float
         request = PlanRequest("m", objective=objective, stages=stages, context=512, slots=4)
         if not everything:
             with pytest.raises(NoSpace):
-                plan(manifest, devices, request, {})
+                plan(manifest, devices, request)
             continue
-        result = plan(manifest, devices, request, {})
+        result = plan(manifest, devices, request)
         ns = [round(stage.decode_seconds * 1e9) for stage in result.stages]
         if objective == "latency":
             assert_lowest((sum(ns), max(ns)), [(total, slowest) for total, slowest, _ in everything])
@@ -364,7 +371,7 @@ def test_sixteen_different_devices_are_planned_in_under_a_second(objective: Obje
     devices = [a_device(i, 2 * GIB + i * MIB, linear_bytes_per_second=(5 + i) * 1e9, idle_watts=1 + i * 7 % 5) for i in range(16)]
     for stages in (1, 4, 16):
         start = time.process_time()
-        result = plan(a_model(layers=40), devices, PlanRequest("m", objective=objective, stages=stages, context=1024), {})
+        result = plan(a_model(layers=40), devices, PlanRequest("m", objective=objective, stages=stages, context=1024))
         assert time.process_time() - start < 1.0
         assert layers_of(result) == list(range(40))
 
@@ -373,7 +380,7 @@ def test_sixteen_different_devices_are_planned_in_under_a_second(objective: Obje
 def test_a_thousand_devices_are_planned_in_seconds(objective: Objective) -> None:
     devices = [a_device(i, 256 * MIB + i, linear_bytes_per_second=(5 + i % 17) * 1e9) for i in range(1000)]
     start = time.process_time()
-    result = plan(a_model(layers=40), devices, PlanRequest("m", objective=objective, context=1024), {})
+    result = plan(a_model(layers=40), devices, PlanRequest("m", objective=objective, context=1024))
     assert time.process_time() - start < 3.0
     assert layers_of(result) == list(range(40))
     needed = sum(need_of(a_model(layers=40), result, place).total_bytes for place in range(len(result.stages)))

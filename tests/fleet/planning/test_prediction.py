@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from device.pipeline import chunks
-from fleet.planning import prediction as whatif
+from device.pipeline.scheduler import Scheduler
+from device.pipeline.sequences import Request
 from fleet.planning.plan import PlanRequest
 from fleet.planning.planner import PlannerDevice
 from fleet.planning.prediction import Link, Links, Outlook, Prices, Traffic, outlooks, wired
 from protos.errors import NoSpace
+from protos.physics.costs import StageCost
 from protos.physics.roofline import Figures
 from protos.physics.thermal import Thermal
+from protos.physics.timing import Estimate, Prefill, StageRun
 from tests.fleet.planning.test_planner import GIB, a_device, a_model
 
 COOL = Thermal(2.0, 100.0, 25.0, 95.0, 85.0, 0.5)
@@ -101,13 +103,38 @@ def test_what_fits_nowhere_says_what_is_missing() -> None:
         look([replace(a_board(1), memory_bytes=10**6)])
 
 
+@dataclass(frozen=True)
+class Slowing:
+    """A timing model whose rows take longer the further on they are; it keeps what it was asked."""
+
+    asked: list[StageRun] = field(default_factory=list, compare=False)
+    idle_watts: float = 1.0
+
+    def estimate(self, run: StageRun) -> Estimate:
+        self.asked.append(run)
+        seconds = 0.001
+        if isinstance(run.body, Prefill):
+            seconds += sum(0.004 * (1 + (run.body.start + row) / 400) for row in range(run.body.rows))
+        return Estimate(seconds, 0.0, {"all": seconds})
+
+
 def test_prompts_are_cut_as_devices_cut_them() -> None:
-    assert (whatif.LEAST_CHUNK_ROWS, whatif.MOST_CHUNK_ROWS, whatif.CHUNK_SECONDS) == (
-        chunks.LEAST_ALONE_ROWS,
-        chunks.MOST_ALONE_ROWS,
-        chunks.ALONE_SECONDS,
-    )
-    assert chunks.ChunkSizes(1000).rows(others_prefill=False, others_decode=False) == whatif.FIRST_CHUNK_ROWS
+    """A device's own scheduler, told the times that the model predicts, makes the very chunks of the prediction."""
+    timing, prompt = Slowing(), 700
+    board = replace(a_board(1), timing_model=timing)
+    (found,) = look([board], Traffic(prompt=prompt))
+    predicted = [run.body.rows for run in timing.asked if isinstance(run.body, Prefill)]
+    scheduler = Scheduler(1, 2, 2000, found.plan.prefill_chunk)
+    scheduler.submit(Request(tuple(range(prompt)), max_tokens=1))
+    made: list[int] = []
+    while (step := scheduler.next_step()) and step.prefill:
+        rows = len(step.tokens)
+        run = StageRun(StageCost(), Prefill(sum(made), rows), head_rows=len(step.wanted))
+        scheduler.chunks = scheduler.chunks.measured(rows, timing.estimate(run).seconds)
+        scheduler.complete(step, dict.fromkeys(step.wanted, 0))
+        made.append(rows)
+    assert predicted == made
+    assert len(set(made)) > 4  # neither the most nor the least all along
 
 
 def test_links_take_their_delay_and_their_rate_of_every_token() -> None:

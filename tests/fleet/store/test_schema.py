@@ -64,8 +64,8 @@ def test_a_store_of_the_release_before_keeps_all_it_had(tmp_path: Path) -> None:
         [stored] = store.deployments()
         desired = read(stored.name, stored.generation, stored.desired)
         assert isinstance(desired, Desired)
-        assert (desired.name, desired.generation, desired.pipeline_id, desired.epoch) == ("chat", 3, "chat-3", 3)
-        assert [stage.device_name for stage in desired.plan.stages] == ["dev-1", "dev-2"]
+        assert [(spec.pipeline_id, spec.epoch) for spec in desired.pipelines] == [("chat-3", 3)]
+        assert [stage.device_name for stage in desired.pipelines[0].plan.stages] == ["dev-1", "dev-2"]
         assert store.generation("gone") == 2
         with store.reading() as connection:
             assert connection.execute(select(samples.c.busy_joules)).scalars().all() == [1.5]

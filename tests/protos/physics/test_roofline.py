@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.physics.costs import StageCost, decode_work, head_work, prefill_work
-from protos.physics.roofline import Figures, Load, Work, dynamic_joules, times
+from protos.physics.costs import StageCost
+from protos.physics.roofline import Figures, Roofline, dynamic_joules, times
+from protos.physics.timing import Decode, Prefill, StageRun
+from protos.physics.work import Load, Work
 
 FIGURES = Figures(
     linear_bytes_per_second=10e9,
@@ -36,7 +38,7 @@ def test_each_class_takes_what_it_is_bound_by() -> None:
         embedding=Load(10**6),
         operators=100,
     )
-    spent = times(FIGURES, work, runs=2)
+    spent = times(FIGURES, work, launches=2)
     assert (spent.linear, spent.attention, spent.elementwise) == pytest.approx((0.010, 0.002, 0.001))
     assert (spent.head, spent.embedding, spent.launch, spent.capped) == pytest.approx((0.001, 0.0001, 0.003, 0.0))
     assert spent.seconds == pytest.approx(0.0171)
@@ -58,6 +60,16 @@ def test_what_would_exceed_the_power_cap_takes_longer() -> None:
 
 def test_unknown_figures_count_as_free() -> None:
     assert times(Figures(), Work(linear=Load(10**9, 10**9), operators=5)).seconds == 0.0
+
+
+def test_a_share_of_a_run_has_no_start_and_the_breakdown_adds_up() -> None:
+    timing, whole = Roofline(FIGURES), StageRun(COST, Decode((7,)), head_rows=1, link_bytes=64)
+    share, twice = replace(whole, launches=0), replace(whole, launches=2)
+    seconds = [timing.estimate(run).seconds for run in (share, whole, twice)]
+    assert seconds == pytest.approx([seconds[0], seconds[0] + 1e-3, seconds[0] + 2e-3], abs=1e-12)
+    assert len({timing.estimate(run).joules for run in (share, whole, twice)}) == 1
+    assert sum(timing.estimate(whole).breakdown.values()) == pytest.approx(seconds[1])
+    assert timing.idle_watts == FIGURES.idle_watts
 
 
 bandwidths = st.floats(1e8, 1e13)
@@ -82,7 +94,7 @@ figures = st.builds(
 
 
 def step_seconds(figures: Figures, batch: int, length: int, cost: StageCost = COST) -> float:
-    return times(figures, decode_work(cost, [length] * batch) + head_work(cost, batch)).seconds
+    return Roofline(figures).estimate(StageRun(cost, Decode((length,) * batch), head_rows=batch)).seconds
 
 
 @settings(derandomize=True)
@@ -112,19 +124,19 @@ def test_a_larger_batch_takes_longer_but_never_longer_per_token(figures: Figures
     assert step_seconds(figures, batch, length + later) >= small
 
 
-@settings(derandomize=True)
+@settings(deadline=None, derandomize=True)
 @given(figures, st.integers(2, 512))
 def test_a_prefill_is_no_slower_than_as_many_steps(figures: Figures, count: int) -> None:
     """It reads the weights once, they each time; it reads its own rows of the cache twice, they all before."""
-    whole = times(figures, prefill_work(COST, 0, count)).seconds
-    steps = sum(times(figures, decode_work(COST, [position])).seconds for position in range(count))
+    timing = Roofline(figures)
+    whole = timing.estimate(StageRun(COST, Prefill(0, count))).seconds
+    steps = sum(timing.estimate(StageRun(COST, Decode((position,)))).seconds for position in range(count))
     assert whole <= steps * (1 + 1e-9)
 
 
 @settings(derandomize=True)
 @given(figures, rows, lengths)
 def test_power_stays_between_idle_and_the_cap(figures: Figures, batch: int, length: int) -> None:
-    work = decode_work(COST, [length] * batch)
-    seconds = times(figures, work).seconds
-    watts = figures.idle_watts + dynamic_joules(figures, work) / seconds
+    estimate = Roofline(figures).estimate(StageRun(COST, Decode((length,) * batch)))
+    watts = figures.idle_watts + estimate.joules / estimate.seconds
     assert figures.idle_watts <= watts <= figures.cap_watts * (1 + 1e-9)

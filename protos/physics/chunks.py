@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
+from protos.even import even_down
+
 # The longest that a running decode, or another prompt, waits for a stranger's chunk; and that a prompt which runs alone may hold up
 # whoever comes next.
 BESIDE_DECODE_SECONDS = 0.08
@@ -16,31 +20,33 @@ MOST_ALONE_ROWS = 64
 _WEIGHT = 0.3
 
 
+@dataclass(frozen=True)
 class ChunkSizes:
-    """Even numbers of rows, from the measured speed of the chunks before. `most` is what a message may carry."""
+    """What is known of a pipeline's prompts: `most` rows are what a message may carry (even), `seconds_per_row` is the speed of the chunks
+    before, None before the first. Devices cut their prompts by it, and predictions ask it what they would do."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._seconds_per_row: float | None = None
+    most: int
+    seconds_per_row: float | None = None
 
-    def measured(self, rows: int, seconds: float) -> None:
-        """A chunk of `rows` held the slowest stage for `seconds`."""
+    def measured(self, rows: int, seconds: float) -> ChunkSizes:
+        """After a chunk of `rows` that held the slowest stage for `seconds`."""
         if rows < LEAST_BESIDE_ROWS:
-            return  # mostly the weights' own traffic: says little about a row
+            return self  # mostly the weights' own traffic: says little about a row
         now = seconds / rows
-        before = now if self._seconds_per_row is None else self._seconds_per_row
-        self._seconds_per_row = before + _WEIGHT * (now - before)
+        before = now if self.seconds_per_row is None else self.seconds_per_row
+        return replace(self, seconds_per_row=before + _WEIGHT * (now - before))
 
-    def rows(self, *, others_prefill: bool, others_decode: bool) -> int:
+    def rows(self, *, others_prefill: bool = False, others_decode: bool = False) -> int:
+        """Rows of the next chunk, even and at least 2, for a prompt that runs beside others' or beside those who decode."""
         if others_decode:
             wish = self._within(BESIDE_DECODE_SECONDS, LEAST_BESIDE_ROWS)
         elif others_prefill:
             wish = self._within(BESIDE_PROMPTS_SECONDS, LEAST_BESIDE_ROWS)
         else:
             wish = min(self._within(ALONE_SECONDS, LEAST_ALONE_ROWS), MOST_ALONE_ROWS)
-        return max(2, min(wish, self._most) // 2 * 2)
+        return max(2, even_down(min(wish, self.most)))
 
     def _within(self, seconds: float, least: int) -> int:
-        if self._seconds_per_row is None:
+        if self.seconds_per_row is None:
             return 2 * least
-        return max(least, int(seconds / self._seconds_per_row))
+        return max(least, int(seconds / self.seconds_per_row))

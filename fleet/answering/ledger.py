@@ -1,0 +1,169 @@
+"""Every request from its acceptance to its end, in one place."""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from fleet.answering.views import GenerateRequest, RequestView
+from fleet.telemetry.views import FinishReason
+from protos.errors import Busy, FleetError, NotFound, TemporaryError
+from protos.ids import PipelineId
+
+OPEN_REQUESTS = 4096  # more are refused: each may hold a prompt as long as a context
+ENDED_REQUESTS = 1024  # kept to be listed, without their prompts and answers
+MOST_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """No pipeline has it yet."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A pipeline computes it."""
+
+    pipeline_id: PipelineId
+
+
+@dataclass(frozen=True)
+class Ended:
+    """`at` in unix seconds; `detail` says why it failed."""
+
+    reason: FinishReason
+    at: float
+    detail: str = ""
+
+
+RequestState: TypeAlias = Accepted | Running | Ended
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """On one pipeline; `error` is why it failed, "" while it has not."""
+
+    pipeline_id: PipelineId
+    error: str = ""
+
+
+@dataclass
+class Entry:
+    """One request. Changed by its own methods only; times in unix seconds. Prompt and tokens are dropped when it ends."""
+
+    request_id: str
+    request: GenerateRequest
+    accepted_at: float
+    deadline: float | None
+    client_waits: bool = True
+    deployment: str = ""
+    prompt_ids: Sequence[int] = ()
+    tokens: list[int] = field(default_factory=list)  # that the client was given, forced ones included
+    attempts: tuple[Attempt, ...] = ()
+    state: RequestState = field(default_factory=Accepted)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def tried(self) -> frozenset[str]:
+        """Ids of the pipelines that have failed it."""
+        return frozenset(attempt.pipeline_id for attempt in self.attempts if attempt.error)
+
+    def begin(self, deployment: str, pipeline_id: PipelineId, prompt_ids: Sequence[int]) -> None:
+        self._check_open()
+        self.deployment, self.prompt_ids, self.prompt_tokens = deployment, prompt_ids, len(prompt_ids)
+        self.attempts = (*self.attempts, Attempt(pipeline_id))
+        self.state = Running(pipeline_id)
+
+    def give(self, token_ids: Sequence[int]) -> None:
+        """The client was given these."""
+        self._check_open()
+        self.tokens.extend(token_ids)
+        self.completion_tokens += len(token_ids)
+
+    def fail(self, error: FleetError) -> bool:
+        """The attempt ended with `error`. Whether another may be made: nothing was given yet, and it may help."""
+        self._check_open()
+        if isinstance(self.state, Running):
+            self.attempts = (*self.attempts[:-1], Attempt(self.state.pipeline_id, error.detail))
+        self.state = Accepted()
+        return isinstance(error, TemporaryError) and not self.tokens and len(self.attempts) < MOST_ATTEMPTS
+
+    def _check_open(self) -> None:
+        assert not isinstance(self.state, Ended), f"request {self.request_id} has ended"
+
+    @property
+    def view(self) -> RequestView:
+        ended = self.state if isinstance(self.state, Ended) else None
+        running = self.state.pipeline_id if isinstance(self.state, Running) else ""
+        return RequestView(
+            request_id=self.request_id,
+            state=type(self.state).__name__.lower(),
+            model=self.request.model or "",
+            deployment=self.deployment,
+            pipeline_id=running or (self.attempts[-1].pipeline_id if self.attempts else ""),
+            attempts=len(self.attempts),
+            client_waits=self.client_waits,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            accepted_at=self.accepted_at,
+            deadline=self.deadline,
+            ended_at=ended.at if ended else None,
+            finish_reason=ended.reason if ended else None,
+            detail=ended.detail if ended else "",
+        )
+
+
+class Ledger:
+    """Bounded: so many open requests, so many that have ended."""
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float],
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        open_requests: int = OPEN_REQUESTS,
+        ended_requests: int = ENDED_REQUESTS,
+    ) -> None:
+        """`now` in unix seconds."""
+        self._now = now
+        self._new_id = new_id
+        self._most_open = open_requests
+        self._open: dict[str, Entry] = {}
+        self._ended: deque[Entry] = deque(maxlen=ended_requests)
+
+    def accept(self, request: GenerateRequest) -> Entry:
+        """Raises Busy when too many are open."""
+        if len(self._open) >= self._most_open:
+            raise Busy(f"{self._most_open:,} requests are open already", advice="ask again later", retry_after_seconds=1.0)
+        now = self._now()
+        deadline = None if request.timeout_seconds is None else now + request.timeout_seconds
+        entry = Entry(self._new_id(), request, now, deadline)
+        self._open[entry.request_id] = entry
+        return entry
+
+    def end(self, entry: Entry, reason: FinishReason, detail: str = "") -> None:
+        """The first end counts: a client may leave a request that is failing."""
+        if self._open.pop(entry.request_id, None) is None:
+            return
+        entry.state = Ended(reason, self._now(), detail)
+        entry.request = GenerateRequest(model=entry.request.model)
+        entry.prompt_ids, entry.tokens = (), []
+        self._ended.append(entry)
+
+    def find(self, request_id: str) -> Entry:
+        """An open one. Raises NotFound."""
+        if (entry := self._open.get(request_id)) is None:
+            raise NotFound(f"no request {request_id[:80]!r} is open", advice="see `glmfleet requests`")
+        return entry
+
+    def views(self) -> list[RequestView]:
+        """Open ones first, then those that have ended, each by age, newest first."""
+        return [entry.view for entry in [*reversed(self._open.values()), *reversed(self._ended)]]
+
+    @property
+    def open_requests(self) -> int:
+        return len(self._open)

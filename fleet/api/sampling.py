@@ -1,0 +1,38 @@
+"""The sampling parameters as fields of a request's body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field, create_model
+
+from protos.sampling import GREEDY, PARAMETERS, Bounds, Parameter, Sampling
+
+_Body = TypeVar("_Body", bound=BaseModel)
+_NONE: Mapping[str, Bounds] = {}
+
+
+def with_sampling(bounds: Mapping[str, Bounds] = _NONE, *, nullable: bool = False) -> Callable[[type[_Body]], type[_Body]]:
+    """Adds a field for each parameter to a body. `bounds` replace those of `protos.sampling`; null is a value where `nullable`."""
+
+    def extend(body: type[_Body]) -> type[_Body]:
+        added: dict[str, Any] = {
+            name: _field(parameter, bounds.get(name, parameter.bounds), nullable) for name, parameter in PARAMETERS.items()
+        }
+        return create_model(body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **added)
+
+    return extend
+
+
+def sampling_of(body: BaseModel, default: Sampling = GREEDY) -> Sampling:
+    """Of a body `with_sampling`; `default` holds for fields that are null."""
+    given = {name: value for name in PARAMETERS if (value := getattr(body, name)) is not None}
+    return replace(default, **given)
+
+
+def _field(parameter: Parameter, bounds: Bounds, nullable: bool) -> tuple[Any, float | None]:
+    least: Any = {"gt": bounds.least} if bounds.above else {"ge": bounds.least}
+    bounded: Any = Annotated[parameter.annotation, Field(**least, le=bounds.most, description=bounds.meaning)]
+    return (bounded | None, None) if nullable else (bounded, parameter.default)

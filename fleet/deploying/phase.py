@@ -1,0 +1,240 @@
+"""The state of pipelines and deployments, and what to do next: pure functions of what is observed, remembered, and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+# After a repair that failed: doubled each time. Sooner when what is observed has changed.
+FIRST_WAIT_SECONDS = 0.5
+LONGEST_WAIT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class ObservedStage:
+    """One stage's device, as it was last seen."""
+
+    device_name: str
+    connected: bool
+    why_away: str = ""  # one line; "" while connected
+    address: str = ""
+    holds: bool = False  # it says that it holds this stage of this plan
+
+
+@dataclass(frozen=True)
+class ObservedStream:
+    """The stream to the head. `broken_at`: when the ring last failed a request, or the head did not attach us; None while it stands."""
+
+    attached: bool = False
+    broken_at: float | None = None
+    why: str = ""  # it is not attached
+
+
+@dataclass(frozen=True)
+class ObservedPipeline:
+    """`replaced`: a newer generation of its deployment is being brought about, so that nothing is repaired."""
+
+    stages: tuple[ObservedStage, ...]
+    stream: ObservedStream = ObservedStream()
+    replaced: bool = False
+
+    @property
+    def addresses(self) -> tuple[str, ...] | None:
+        """Where the devices of the ring answer now; None unless all do."""
+        return tuple(stage.address for stage in self.stages) if all(stage.connected for stage in self.stages) else None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The last `count` repairs in a row failed, the latest at `at` with `detail`, while `stages` were observed."""
+
+    detail: str
+    count: int
+    at: float
+    stages: tuple[ObservedStage, ...] = ()
+
+
+@dataclass(frozen=True)
+class History:
+    """What is remembered of a pipeline. `told_addresses`: of its devices, as their neighbours were told last; None: not by us.
+
+    `stale_stream`: stages were loaded since the stream was attached; their caches are empty, whatever the head believes.
+    """
+
+    repairing: Repair | None = None
+    failure: Failure | None = None
+    told_addresses: tuple[str, ...] | None = None
+    stale_stream: bool = False
+    looked_at: float | None = None  # when its devices were asked last because the stream had failed
+
+
+@dataclass(frozen=True)
+class Ready:
+    """It answers."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A device of it is away."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
+class Repairing:
+    """A device lost its stage, which is being loaded again."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
+class Attaching:
+    """All stages are there, and the stream to the head is not."""
+
+    detail: str
+
+
+PipelineState: TypeAlias = Ready | Waiting | Repairing | Attaching
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Load the stages again that were lost. `ring`: neighbours look for each other at old addresses, so that all are told anew."""
+
+    stages: tuple[int, ...]
+    ring: bool = False
+
+
+@dataclass(frozen=True)
+class Reattach:
+    """Begin the stream anew."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Ask the devices what they hold: the stream failed, and one may have lost its stage."""
+
+
+PipelineAction: TypeAlias = Repair | Reattach | Look
+
+
+@dataclass(frozen=True)
+class Phase:
+    state: PipelineState
+    actions: tuple[PipelineAction, ...] = ()
+
+
+def pipeline_phase(observed: ObservedPipeline, history: History, now: float) -> Phase:
+    """`now` and all times are of one monotonic clock, in seconds."""
+    return Phase(_state(observed, history), _actions(observed, history, now))
+
+
+def began(history: History, repair: Repair) -> History:
+    return replace(history, repairing=repair)
+
+
+def succeeded(history: History, told_addresses: tuple[str, ...] | None, *, loaded: bool) -> History:
+    """`loaded`: anything was loaded, and not only found to be there."""
+    return replace(history, repairing=None, failure=None, told_addresses=told_addresses, stale_stream=history.stale_stream or loaded)
+
+
+def failed(history: History, detail: str, stages: tuple[ObservedStage, ...], now: float) -> History:
+    """A load whose answer was lost may have been done all the same."""
+    count = history.failure.count + 1 if history.failure else 1
+    may_have_loaded = history.repairing is not None and bool(history.repairing.stages)
+    return replace(
+        history, repairing=None, failure=Failure(detail, count, now, stages), stale_stream=history.stale_stream or may_have_loaded
+    )
+
+
+def reattached(history: History) -> History:
+    return replace(history, stale_stream=False)
+
+
+def looked(history: History, now: float) -> History:
+    return replace(history, looked_at=now)
+
+
+def _state(observed: ObservedPipeline, history: History) -> PipelineState:
+    away = next((stage for stage in observed.stages if not stage.connected), None)
+    if away is not None:
+        return Waiting(f"{away.why_away}; it waits for this device, or deploy again to use others")
+    repairing = history.repairing is not None and bool(history.repairing.stages)
+    if repairing or history.stale_stream or _lost(observed):
+        # The head may not know yet that its ring is broken: what is asked now would end with it.
+        return Repairing(history.failure.detail if history.failure else "a device lost its stage, which is being loaded again")
+    if not observed.stream.attached:
+        return Attaching(observed.stream.why or "attaching")
+    return Ready()
+
+
+def _actions(observed: ObservedPipeline, history: History, now: float) -> tuple[PipelineAction, ...]:
+    if history.repairing is not None or observed.replaced:
+        return ()
+    if history.stale_stream:
+        return (Reattach(),)
+    lost, moved = _lost(observed), _moved(observed, history)
+    if lost or moved:
+        return (Repair(lost, ring=moved),) if _may_try(observed, history, now) else ()
+    broken_at = observed.stream.broken_at
+    if broken_at is not None and (history.looked_at is None or history.looked_at < broken_at):
+        return (Look(),)
+    return ()
+
+
+def _lost(observed: ObservedPipeline) -> tuple[int, ...]:
+    """A device that is there does not hold its stage."""
+    return tuple(number for number, stage in enumerate(observed.stages) if stage.connected and not stage.holds)
+
+
+def _moved(observed: ObservedPipeline, history: History) -> bool:
+    """The ring does not stand, and a device answers elsewhere than its neighbour looks for it."""
+    addresses = observed.addresses
+    return observed.stream.broken_at is not None and addresses is not None and addresses != history.told_addresses
+
+
+def _may_try(observed: ObservedPipeline, history: History, now: float) -> bool:
+    failure = history.failure
+    if failure is None or failure.stages != observed.stages:
+        return True
+    # The exponent is bounded: a float overflows after 1,000 failures.
+    wait = min(FIRST_WAIT_SECONDS * 2.0 ** min(failure.count - 1, 10), LONGEST_WAIT_SECONDS)
+    return now >= failure.at + wait
+
+
+@dataclass(frozen=True)
+class Deploying:
+    """A generation of it is being brought about."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class AllReady:
+    """Every pipeline answers."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Degraded:
+    """At least one pipeline does not answer."""
+
+    detail: str
+
+
+DeploymentState: TypeAlias = Deploying | AllReady | Degraded
+
+
+def deployment_phase(pipelines: Sequence[tuple[str, PipelineState]]) -> AllReady | Degraded:
+    """Of the pipelines' ids and states."""
+    lame = [(name, state) for name, state in pipelines if not isinstance(state, Ready)]
+    if not lame:
+        return AllReady()
+    details = "; ".join(state.detail if len(pipelines) == 1 else f"{name}: {state.detail}" for name, state in lame)
+    if len(pipelines) == 1:
+        return Degraded(details)
+    return Degraded(f"{len(pipelines) - len(lame)} of {len(pipelines)} pipelines answer; {details}")

@@ -1,0 +1,82 @@
+"""One pipeline in force: its stream to the head, and what is observed and remembered of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fleet.background import Background, end
+from fleet.deploying.actions import missing_line
+from fleet.deploying.desired import Desired, PipelineSpec
+from fleet.deploying.phase import History, ObservedPipeline, ObservedStage, ObservedStream, Phase, PipelineState, pipeline_phase
+from fleet.deploying.reconcile import held_by, holds
+from fleet.deploying.stream import PipelineStream
+from fleet.devices.registry import Registry
+from protos.ids import PROTOCOL_VERSION
+from protos.v1 import pipeline_pb2
+
+
+class Pipeline:
+    """Made and closed on the event loop; `history` is replaced by whoever carries out its actions."""
+
+    def __init__(
+        self, desired: Desired, spec: PipelineSpec, registry: Registry, background: Background, changed: Callable[[], None]
+    ) -> None:
+        """`changed` is told of every attaching of the stream and of every loss."""
+        self.desired = desired
+        self.spec = spec
+        self.history = History()
+        self.repair: asyncio.Task[None] | None = None
+        self._requests = 0
+        self._registry = registry
+        attach = pipeline_pb2.Attach(
+            protocol_version=PROTOCOL_VERSION,
+            pipeline_id=spec.pipeline_id,
+            manifest_digest=spec.plan.manifest_digest,
+            epoch=spec.epoch,
+        )
+        head = spec.devices[0]
+        self.stream = PipelineStream(attach, lambda: registry.client(head), changed)
+        self._running = background.start(self.stream.run(), f"stream of {spec.pipeline_id}")
+
+    def observe(self, *, replaced: bool = False) -> ObservedPipeline:
+        stages = tuple(self._observe_stage(number) for number in range(len(self.spec.devices)))
+        stream = self.stream
+        why = stream.error.detail if stream.error else ""
+        return ObservedPipeline(stages, ObservedStream(stream.attached, stream.broken_at, why), replaced)
+
+    def phase(self, *, replaced: bool = False) -> Phase:
+        return pipeline_phase(self.observe(replaced=replaced), self.history, asyncio.get_running_loop().time())
+
+    @property
+    def state(self) -> PipelineState:
+        return self.phase().state
+
+    @property
+    def predicted_wait(self) -> float:
+        """Its outstanding work: requests that it has, and the one to come, by the tokens a second that one stream of it is predicted."""
+        return (self._requests + 1) / max(self.spec.plan.decode_tokens_per_second, 1e-9)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """A request counts as its own from the moment it was chosen, not only when the head has it."""
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+
+    async def close(self) -> None:
+        """Requests that are open fail; devices keep their stages."""
+        for task in (self.repair, self._running):
+            if task is not None:
+                await end(task)
+        self.stream.close()
+
+    def _observe_stage(self, number: int) -> ObservedStage:
+        name, record = self.spec.plan.stages[number].device_name, self._registry.record(self.spec.devices[number])
+        if record is None or not record.connected:
+            return ObservedStage(name, connected=False, why_away=missing_line(name, record))
+        held = held_by(record.description) if record.description is not None else ()
+        return ObservedStage(name, connected=True, address=record.address, holds=holds(held, self.spec, number))

@@ -1,0 +1,108 @@
+"""Plans for the devices that are there now."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fleet.background import together
+from fleet.deploying.actions import BlobStates
+from fleet.deploying.selection import candidates
+from fleet.devices.client import BlobState
+from fleet.devices.registry import ASKED_AT_ONCE, Registry
+from fleet.planning.costs import PlannerDevice
+from fleet.planning.plan import Plan, PlanRequest
+from fleet.planning.planner import plan
+from fleet.planning.presence import with_present
+from protos.errors import FleetError, InvalidInput, NoSpace, NotFound, Unavailable
+from protos.ids import DeviceId, Digest
+from protos.manifest import Manifest
+from quantize.artifact.store import ArtifactStore
+
+# A plan that the devices found so far do not allow waits for others until the coordinator has looked so long (mDNS answers within 2 s).
+DISCOVERY_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Plans for the pipelines of one deployment, what they were made for, and what their devices said of the model's blobs."""
+
+    request: PlanRequest
+    plans: tuple[Plan, ...]
+    blobs: BlobStates
+
+
+class Placement:
+    """Looks at the devices, then lets the planner decide. Made when discovery starts."""
+
+    def __init__(self, registry: Registry, artifacts: ArtifactStore, *, discovery_seconds: float = DISCOVERY_SECONDS) -> None:
+        self._registry = registry
+        self._artifacts = artifacts
+        self._discovered_by = time.monotonic() + discovery_seconds
+
+    async def place(self, request: PlanRequest, *, replaces: str, replicas: int = 1) -> Placed:
+        """A plan for each of so many pipelines, on devices of their own. Stages of deployment `replaces` count as free memory.
+
+        Raises NotFound, InvalidInput, NoSpace, Unavailable (a device that was asked for is not online).
+        """
+        if replicas < 1:
+            raise InvalidInput(f"{replicas} replicas: at least one pipeline must answer", advice="choose another --replicas")
+        manifest = await asyncio.to_thread(self._artifacts.load, request.model)
+        while True:
+            changes = self._registry.changes
+            try:
+                return await self._place_now(request, manifest, replaces, replicas)
+            except (NotFound, NoSpace, Unavailable):
+                if not await self._registry.changed_within(changes, self._discovered_by - time.monotonic()):
+                    raise
+
+    async def _place_now(self, asked: PlanRequest, manifest: Manifest, replaces: str, replicas: int) -> Placed:
+        request = asked
+        online = [DeviceId(device.device_id) for device in candidates(self._registry.records(), request.devices, replaces=replaces)]
+        if not online:
+            raise NotFound("no device is online", advice="start some with `glmfleet sim up`; `glmfleet doctor` tells what was tried")
+        await self._registry.refresh(online)
+        devices = candidates(self._registry.records(), request.devices, replaces=replaces)
+        if request.devices:  # by id from here on: a label is no name that the planner knows
+            request = replace(request, devices=tuple(device.device_id for device in devices))
+        made = await asyncio.to_thread(plan_replicas, manifest, devices, request, replicas)
+        present = await self._present(manifest, [DeviceId(stage.device_id) for one in made for stage in one.stages])
+        complete = {str(device): frozenset(blob for blob, state in states.items() if state.complete) for device, states in present.items()}
+        return Placed(asked, tuple(with_present(manifest, one, complete) for one in made), present)
+
+    async def _present(self, manifest: Manifest, devices: Sequence[DeviceId]) -> BlobStates:
+        """Of the model's blobs; without the devices that do not answer."""
+        digests = sorted(manifest.blobs())
+
+        async def one(device: DeviceId) -> Mapping[Digest, BlobState] | None:
+            try:
+                return await self._registry.client(device).stat_blobs(digests)
+            except FleetError:
+                return None
+
+        found = await together([one(device) for device in devices], at_once=ASKED_AT_ONCE)
+        return {device: states for device, states in zip(devices, found, strict=True) if states is not None}
+
+
+def plan_replicas(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest, replicas: int) -> tuple[Plan, ...]:
+    """One plan after the other, each on what the ones before it left free. Raises as `plan`, and NoSpace naming the replica that has no
+    room."""
+    left, made = list(devices), list[Plan]()
+    while len(made) < replicas:
+        try:
+            if made and not left:
+                raise NoSpace("no device is left")
+            wishes = replace(request, devices=tuple(device.device_id for device in left)) if request.devices else request
+            made.append(plan(manifest, left, wishes))
+        except NoSpace as error:
+            if replicas == 1:
+                raise
+            raise NoSpace(
+                f"pipeline {len(made) + 1} of {replicas}: {error.detail}",
+                advice="add devices, or ask for fewer --replicas: each pipeline takes devices of its own",
+            ) from error
+        used = {stage.device_id for stage in made[-1].stages}
+        left = [device for device in left if device.device_id not in used]
+    return tuple(made)

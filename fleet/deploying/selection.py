@@ -1,0 +1,97 @@
+"""Which devices a plan may use, and which pipeline a request goes to: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+from fleet.deploying.desired import PipelineSpec
+from fleet.deploying.phase import PipelineState, Ready
+from fleet.devices.record import DeviceRecord
+from fleet.planning.costs import PlannerDevice
+from protos.dialects import DIALECT
+from protos.errors import NotFound, Unavailable
+from protos.ids import DeviceId
+from protos.physics.roofline import Figures
+from protos.physics.thermal import Thermal
+from protos.v1 import device_pb2 as pb
+
+
+def candidates(
+    records: Sequence[DeviceRecord], keys: Sequence[str], *, replaces: str, reserved: Collection[DeviceId] = ()
+) -> list[PlannerDevice]:
+    """The devices that a plan may use: online, able to run our graphs, not `reserved`, and named by `keys` if there are any.
+
+    A key is a name, an id, or a label ("key=value"). Stages of deployment `replaces` count as free memory: they are unloaded first.
+    Raises NotFound for a key of no device, Unavailable for one of a device that is not online.
+    """
+    online = [record for record in records if record.state == "online" and _able(record)]
+    chosen = {record.device_id for key in keys for record in _named(key, records, online)}
+    free = [record for record in online if record.device_id not in reserved and (not keys or record.device_id in chosen)]
+    return [_planner_device(record.device_id, record.description, replaces) for record in free if record.description is not None]
+
+
+def _able(record: DeviceRecord) -> bool:
+    return record.description is not None and DIALECT in record.description.dialects
+
+
+def _named(key: str, records: Sequence[DeviceRecord], online: Sequence[DeviceRecord]) -> list[DeviceRecord]:
+    name, equals, value = key.partition("=")
+    if equals:
+        found = [record for record in online if record.description is not None and record.description.labels.get(name) == value]
+        if not found:
+            raise NotFound(f"no device that is online has the label {key!r}", advice="see `glmfleet devices --json`")
+        return found
+    found = [record for record in online if key in (record.device_id, record.name)]
+    if not found:
+        away = next((record for record in records if key in (record.device_id, record.name)), None)
+        if away is None:
+            known = ", ".join(record.name for record in records[:20])
+            raise NotFound(f"no device {key!r}", advice=f"devices: {known}" if known else "no device was found yet: glmfleet doctor")
+        raise Unavailable(f"{away.name} is {away.state}: {away.detail}", advice="glmfleet doctor tells what was tried")
+    return found
+
+
+def _planner_device(device: DeviceId, description: pb.DeviceDescription, replaces: str) -> PlannerDevice:
+    accelerator = description.accelerator
+    replaced_bytes = sum(stage.memory_bytes for stage in description.stages if stage.generation.deployment == replaces)
+    return PlannerDevice(
+        device_id=device,
+        name=description.name or device,
+        profile=accelerator.profile,
+        simulated=accelerator.simulated,
+        hollow=accelerator.hollow,
+        memory_bytes=max(0, description.memory_bytes - description.memory_used_bytes + replaced_bytes),
+        figures=Figures(**{name: getattr(accelerator.figures, name) for name in Figures.__dataclass_fields__}),
+        thermal=Thermal(**{name: getattr(accelerator.thermal, name) for name in Thermal.__dataclass_fields__})
+        if accelerator.HasField("thermal")
+        else None,
+    )
+
+
+class Choosable(Protocol):
+    """What is looked at of a pipeline when a request comes."""
+
+    @property
+    def spec(self) -> PipelineSpec: ...
+
+    @property
+    def state(self) -> PipelineState: ...
+
+    @property
+    def predicted_wait(self) -> float: ...
+
+
+_P = TypeVar("_P", bound=Choosable)
+
+
+def least_work(name: str, pipelines: Iterable[_P], avoid: frozenset[str] = frozenset()) -> _P:
+    """Of the pipelines of deployment `name` that answer, the one with the least outstanding work; ties go to the lowest id.
+
+    Where none answers, one that does not: what it says tells why. `avoid`: ids that have failed this request. Raises Unavailable when none
+    is left.
+    """
+    left = [pipeline for pipeline in pipelines if pipeline.spec.pipeline_id not in avoid]
+    if not left:
+        raise Unavailable(f"no other pipeline of {name} is left", retry_after_seconds=1.0)
+    return min(left, key=lambda each: (not isinstance(each.state, Ready), each.predicted_wait, each.spec.pipeline_id))

@@ -1,0 +1,93 @@
+"""The sampling parameters: what each one means, its default and its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, get_args, get_type_hints
+
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from protos.errors import InvalidInput
+from protos.v1 import pipeline_pb2 as pb
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Values from `least` (without it where `above`) to `most`; `meaning` is a help text."""
+
+    least: int
+    most: int
+    meaning: str
+    above: bool = False
+
+    def __str__(self) -> str:
+        return f"{'above' if self.above else 'at least'} {self.least} and at most {self.most}"
+
+    def check(self, name: str, value: float) -> None:
+        """Raises InvalidInput naming the parameter. Not-a-number is outside of all bounds."""
+        if not self.least <= value <= self.most or (self.above and value == self.least):
+            raise InvalidInput(f"{name} is {value}: it must be {self}", advice=f"leave {name} out, or choose another")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen from its logits. A parameter is added here, in `Sampling` of pipeline.proto and in the sampler.
+
+    The HTTP bodies, the options of the commands and the message to the device follow from these fields.
+    """
+
+    temperature: Annotated[float, Bounds(0, 100, "0 is greedy, 100 the most.")] = 0.0
+    top_k: Annotated[int, Bounds(0, 2**32 - 1, "Sample from the K likeliest; 0: from all.")] = 0
+    top_p: Annotated[float, Bounds(0, 1, "Sample from the likeliest that sum up to this; above 0, at most 1.", above=True)] = 1.0
+    # None: the coordinator draws one for each request. The sampler has nothing to draw from: there it counts as 0.
+    seed: Annotated[int | None, Bounds(0, 2**64 - 1, "Makes sampling repeat itself.")] = None
+    min_p: Annotated[float, Bounds(0, 1, "Sample from those with at least this share of the likeliest's probability; 0: from all.")] = 0.0
+
+    def check(self) -> None:
+        """Raises InvalidInput naming the first parameter that is out of its bounds."""
+        for parameter in PARAMETERS.values():
+            value = getattr(self, parameter.name)
+            if value is not None:
+                parameter.bounds.check(parameter.name, value)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A field of Sampling; `annotation` is its type without the bounds, for those who make options or fields of it."""
+
+    name: str
+    annotation: type
+    default: float | None
+    bounds: Bounds
+
+
+GREEDY = Sampling()
+
+
+def _parameters() -> Iterator[Parameter]:
+    for name, annotated in get_type_hints(Sampling, include_extras=True).items():
+        annotation, bounds = get_args(annotated)
+        yield Parameter(name, annotation, getattr(GREEDY, name), bounds)
+
+
+PARAMETERS: Mapping[str, Parameter] = {parameter.name: parameter for parameter in _parameters()}
+
+
+def to_message(sampling: Sampling) -> pb.Sampling:
+    """Only what differs from the defaults is set: a device that knows fewer parameters runs every request that needs no others."""
+    given = {name: getattr(sampling, name) for name in PARAMETERS}
+    return pb.Sampling(**{name: value for name, value in given.items() if value != PARAMETERS[name].default})
+
+
+def from_message(message: pb.Sampling) -> Sampling:
+    """What is not set is its default.
+
+    Raises InvalidInput naming the parameter that is out of its bounds, and for one that is not known here: without it the answer would be
+    another than the one asked for.
+    """
+    if len(UnknownFieldSet(message)):
+        raise InvalidInput("the request has a sampling parameter that this device does not know", advice="update the device's glmfleet")
+    sampling = Sampling(**{name: getattr(message, name) for name in PARAMETERS if message.HasField(name)})
+    sampling.check()
+    return sampling

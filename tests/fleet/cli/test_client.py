@@ -1,0 +1,59 @@
+"""Each call of FleetService through its HTTP client, a socket and its route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from device.text.messages import Message, ToolCall
+from fleet.answering.views import GenerateRequest
+from fleet.cli.client import CoordinatorClient, connect
+from fleet.home import Home
+from fleet.planning.plan import PlanRequest
+from fleet.principal import LOCAL_OPERATOR
+from fleet.service.bound import CALLS
+from protos.sampling import Sampling
+from tests.support.fake_coordinator import CHUNKS, DEPLOYMENT, DEVICE, EVENTS, MODEL, PLAN, RESULT, ROW, FakeCoordinator
+
+WISH = PlanRequest("tiny", "energy", stages=2, context=64, slots=4, devices=("dev-1",), kv_dtype="int8", wire_dtype="float16")
+ASKED = GenerateRequest(
+    model="tiny",
+    messages=(Message("user", "hi"), Message("assistant", "", (ToolCall("f", "{}"),))),
+    tools=("{}",),
+    forced_ids=(1, 2),
+    max_tokens=9,
+    sampling=Sampling(temperature=0.5, top_k=3, top_p=0.9, seed=2**64 - 1, min_p=0.05),
+    stop=("END",),
+    ignore_eos=True,
+    reuse_decoded=True,
+    infill=True,
+    fills=((7, 8),),
+)
+# Of each call: how it is made, what comes back, what the coordinator was asked.
+EXPECTED: dict[str, tuple[Callable[[CoordinatorClient], Any], Any, list[object]]] = {
+    "devices": (lambda client: client.devices(), [DEVICE], []),
+    "discovery": (lambda client: client.discovery(), FakeCoordinator().discovery(), []),
+    "models": (lambda client: client.models(), [MODEL], []),
+    "model": (lambda client: client.model("tiny"), MODEL, []),
+    "deployments": (lambda client: client.deployments(), [DEPLOYMENT], []),
+    "plan": (lambda client: client.plan(WISH), PLAN, [WISH]),
+    "deploy": (lambda client: list(client.deploy(WISH, "prod")), list(EVENTS), [(WISH, "prod")]),
+    "undeploy": (lambda client: client.undeploy("tiny"), None, ["tiny"]),
+    "generate": (lambda client: list(client.generate(ASKED)), [*CHUNKS, RESULT], [ASKED]),
+    "telemetry": (lambda client: client.telemetry(90.0, "model"), [ROW], [(90.0, "model")]),
+}
+
+
+def test_every_call_is_here() -> None:
+    assert set(EXPECTED) == CALLS
+
+
+@pytest.mark.parametrize("call", sorted(CALLS))
+def test_a_call_arrives_as_it_was_made_and_so_does_its_answer(served: Home, coordinator: FakeCoordinator, call: str) -> None:
+    make, answer, asked = EXPECTED[call]
+    with connect(served) as client:
+        assert make(client) == answer
+    assert coordinator.asked == asked
+    assert coordinator.callers == [LOCAL_OPERATOR]

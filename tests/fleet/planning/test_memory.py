@@ -1,0 +1,68 @@
+"""What a plan counts for a stage is what its device counts, reserves and is sent."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from device.agent.host import StageHost
+from device.blobs import BlobStore
+from device.cpu import CpuHardware
+from device.engine.stage import StageEngine
+from device.stage_spec import parse_spec
+from fleet.deploying.desired import Desired
+from fleet.deploying.load_order import load_request
+from fleet.planning.plan import Plan, PlanRequest
+from fleet.planning.planner import PlannerDevice, plan
+from protos.dtypes import KvDtype
+from protos.ids import DeviceId
+from protos.manifest import Manifest
+from protos.v1 import device_pb2 as pb
+from quantize.artifact.store import ArtifactStore
+from tests.support.blanks import blank_model
+from tests.support.checkpoints import TinyGlm
+from tests.support.ring import tiny_model
+
+HOP = pb.Hop(device_id="next", address="127.0.0.1:1")
+
+
+def a_model(name: str, folder: Path) -> tuple[Manifest, ArtifactStore]:
+    return blank_model(folder) if name == "blank" else tiny_model(folder, TinyGlm(layers=4, tied_head=name == "tied"))
+
+
+@pytest.mark.parametrize(
+    ("model", "stages", "context", "slots", "kv"),
+    [("untied", 1, 64, 1, "float32"), ("tied", 3, 101, 5, "float32"), ("tied", 2, 101, 6, "int8"), ("blank", 2, 63, 3, "float32")],
+)
+async def test_a_planned_stage_takes_what_its_device_says_once_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, stages: int, context: int, slots: int, kv: KvDtype
+) -> None:
+    monkeypatch.setattr("device.cpu.copy_bandwidth", lambda: 1.0)
+    manifest, artifacts = a_model(model, tmp_path)
+    boards = [PlannerDevice(f"dev-{number}", f"dev-{number}", "cpu", False, 1 << 30) for number in range(stages)]
+    made = plan(manifest, boards, PlanRequest("tiny", stages=stages, context=context, slots=slots, kv_dtype=kv), {})
+    hardware = CpuHardware(1 << 30, 1)
+    try:
+        for place in range(stages):
+            await check_stage(tmp_path / f"blobs-{place}", manifest, artifacts, made, place, hardware)
+    finally:
+        hardware.close()
+
+
+async def check_stage(folder: Path, manifest: Manifest, artifacts: ArtifactStore, made: Plan, place: int, hardware: CpuHardware) -> None:
+    planned = made.stages[place]
+    request = load_request(manifest, Desired("tiny", 1, made), place, HOP if len(made.stages) > 1 else None)
+    blobs = BlobStore(folder)
+    for digest in request.blobs:
+        shutil.copy(artifacts.blob_path(digest), blobs.folder / digest)
+    assert sum((blobs.folder / digest).stat().st_size for digest in request.blobs) == planned.push_bytes
+    async with StageHost(DeviceId("me"), hardware, blobs, None) as host:
+        await host.load(parse_spec(request))
+        (loaded,), (status,) = host.loaded, host.statuses()
+        assert status.memory_bytes == host.memory_used_bytes == planned.weight_bytes + planned.kv_bytes
+        engine = loaded.stage.engine
+        assert isinstance(engine, StageEngine)
+        caches = [value for group in engine.groups for _, _, value in group.bound(0, made.slots_per_group)]
+        assert sum(cache.numpy().nbytes for cache in caches) == planned.kv_bytes

@@ -1,0 +1,43 @@
+"""The key of a home, made, read, shown and known again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fleet.home import Home
+from fleet.principal import LOCAL_OPERATOR
+from fleet.trust.api_key import authenticator, ensure_key, read_key, shown
+from protos.errors import InvalidInput
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home.open(tmp_path)
+
+
+def test_the_key_is_made_once(home: Home) -> None:
+    assert read_key(home) is None
+    key = ensure_key(home)
+    assert len(key) >= 40
+    assert ensure_key(home) == read_key(home) == key
+    (home.path / "api-key").write_text("\n")
+    with pytest.raises(InvalidInput, match="is empty"):
+        read_key(home)
+
+
+def test_what_a_client_of_the_home_shows_is_known(home: Home) -> None:
+    assert shown(home) == {}
+    authenticate = authenticator(ensure_key(home))
+    assert authenticate(shown(home)["Authorization"]) == LOCAL_OPERATOR
+
+
+@pytest.mark.parametrize("given", ["Bearer secret", "bearer secret", "BEARER  secret "])
+def test_the_key_is_known_however_the_scheme_is_written(given: str) -> None:
+    assert authenticator("secret")(given) == LOCAL_OPERATOR
+
+
+@pytest.mark.parametrize("given", ["", "secret", "Bearer", "Bearer ", "Bearer wrong", "Basic secret", "Bearer secret2", "Bearer sécret"])
+def test_whatever_else_is_nobody(given: str) -> None:
+    assert authenticator("secret")(given) is None

@@ -1,0 +1,64 @@
+"""One definition of the sampling parameters, on the wire and off it."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from protos.errors import InvalidInput
+from protos.sampling import GREEDY, PARAMETERS, Sampling, from_message, to_message
+from protos.v1 import pipeline_pb2 as pb
+
+WISH = Sampling(temperature=0.5, top_k=3, top_p=0.25, seed=2**64 - 1, min_p=0.125)
+UNKNOWN = b"\xf8\x06\x01"  # field 111, a varint
+
+
+def test_the_message_has_the_same_parameters() -> None:
+    on_the_wire = pb.Sampling.DESCRIPTOR.fields
+    assert {field.name for field in on_the_wire} == {field.name for field in fields(Sampling)} == set(PARAMETERS)
+    assert all(field.has_presence for field in on_the_wire), "a zero that was asked for must be told from what was left out"
+
+
+def test_each_parameter_arrives() -> None:
+    assert from_message(to_message(WISH)) == WISH
+    assert len(to_message(WISH).ListFields()) == len(PARAMETERS)
+    for name in PARAMETERS:
+        alone = replace(GREEDY, **{name: getattr(WISH, name)})
+        assert from_message(to_message(alone)) == alone != GREEDY
+
+
+def test_defaults_are_not_sent_and_what_is_not_sent_is_the_default() -> None:
+    assert to_message(GREEDY) == pb.Sampling()
+    assert from_message(pb.Sampling()) == GREEDY == Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=None, min_p=0.0)
+
+
+def test_a_seed_of_zero_is_a_seed() -> None:
+    assert to_message(Sampling(seed=0)).HasField("seed")
+    assert from_message(to_message(Sampling(seed=0))).seed == 0
+
+
+def test_a_parameter_that_is_not_known_here_is_refused() -> None:
+    message = pb.Sampling.FromString(pb.Sampling(temperature=1.0).SerializeToString() + UNKNOWN)
+    with pytest.raises(InvalidInput, match="does not know"):
+        from_message(message)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_bounds_are_in_and_what_is_beyond_is_refused_by_name(name: str) -> None:
+    bounds = PARAMETERS[name].bounds
+
+    def check(value: Any) -> None:
+        replace(GREEDY, **{name: value}).check()
+
+    check(bounds.most)
+    check(bounds.least + 1 if bounds.above else bounds.least)
+    for value in (bounds.least - 1, bounds.most + 1, float("nan"), float("inf"), *([bounds.least] if bounds.above else [])):
+        with pytest.raises(InvalidInput, match=f"^{name} is {value}: it must be {bounds}$"):
+            check(value)
+
+
+def test_a_top_p_of_zero_on_the_wire_is_no_default() -> None:
+    with pytest.raises(InvalidInput, match=r"^top_p is 0\.0: it must be above 0 and at most 1$"):
+        from_message(pb.Sampling(top_p=0.0))
