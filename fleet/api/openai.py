@@ -93,7 +93,7 @@ def _told_unready(fleet: FleetService, model: str | None) -> Iterator[None]:
         yield
     except NotFound as error:
         for view in fleet.deployments():
-            if model in (view.name, view.model) and view.state != "ready":
+            if model in (view.name, view.model) and view.state in ("deploying", "degraded"):
                 why = f"{view.name} is {view.state}: {view.detail or error.detail}"
                 raise Unavailable(why, advice="try again", retry_after_seconds=RETRY_SECONDS) from error
         raise
