@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import Response
+from pydantic import Field
 
 from fleet.api.caller import FleetOfCaller
 from fleet.api.closing import closing
@@ -19,9 +21,10 @@ from protos.errors import FleetError
 
 
 class DeployBody(PlanBody):
-    """A plan's wishes, and the deployment's name (default: the model's)."""
+    """A plan's wishes, the deployment's name (default: the model's), and how many pipelines by these wishes."""
 
     name: str | None = None
+    replicas: Annotated[int, Field(ge=1, le=1024)] = 1
 
 
 def routes(of_caller: FleetOfCaller) -> APIRouter:
@@ -51,6 +54,6 @@ def failed(error: FleetError) -> Event:
 
 
 async def _progress(fleet: FleetService, body: DeployBody) -> AsyncGenerator[Event]:
-    async with closing(fleet.deploy(body.request(), body.name)) as events:
+    async with closing(fleet.deploy(body.request(), body.name, body.replicas)) as events:
         async for event in events:
             yield Event(line(event), event.kind)

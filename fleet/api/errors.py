@@ -91,7 +91,7 @@ def respond(request: Request, error: FleetError, status: int | None = None) -> R
     headers: dict[str, str] = {}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, Busy):
+    if isinstance(error, Busy | Unavailable):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
     return JSONResponse(body, status or status_of(error), headers)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from fastapi import APIRouter, Depends, Request
@@ -20,9 +21,11 @@ from fleet.api.openai_reply import DONE, ChatReply, TextReply, model_entry
 from fleet.api.openai_request import ChatBody, CompletionBody
 from fleet.api.sse import EVENTS, ClientGone, Event, EventStream, unless_gone
 from fleet.service.protocol import FleetService
-from protos.errors import FleetError, NotFound
+from protos.errors import FleetError, NotFound, Unavailable
 
 Reply: TypeAlias = ChatReply | TextReply
+
+RETRY_SECONDS = 5.0  # a deployment becomes ready in seconds to minutes
 
 
 def routes(of_caller: FleetOfCaller) -> APIRouter:
@@ -60,25 +63,40 @@ async def _answer(fleet: FleetService, http: Request, request: GenerateRequest, 
     if stream:
         return EventStream(_chunks(fleet, request, reply), _failed)
     try:
-        return JSONResponse(reply.whole(await unless_gone(http.receive, collect(fleet, request))))
+        with _told_unready(fleet, request.model):
+            return JSONResponse(reply.whole(await unless_gone(http.receive, collect(fleet, request))))
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _chunks(fleet: FleetService, request: GenerateRequest, reply: Reply) -> AsyncGenerator[Event]:
     opening = reply.opening()  # sent with the first token, so that an error before it still has its status
-    async with closing(fleet.generate(request)) as parts:
-        async for part in parts:
-            for chunk in opening:
-                yield Event(line(chunk))
-            opening = []
-            if isinstance(part, TokenChunk):
-                for chunk in reply.text(part.text) if part.text else ():
+    with _told_unready(fleet, request.model):
+        async with closing(fleet.generate(request)) as parts:
+            async for part in parts:
+                for chunk in opening:
                     yield Event(line(chunk))
-            else:
-                for chunk in reply.closing(part):
-                    yield Event(line(chunk))
+                opening = []
+                if isinstance(part, TokenChunk):
+                    for chunk in reply.text(part.text) if part.text else ():
+                        yield Event(line(chunk))
+                else:
+                    for chunk in reply.closing(part):
+                        yield Event(line(chunk))
     yield Event(DONE)
+
+
+@contextmanager
+def _told_unready(fleet: FleetService, model: str | None) -> Iterator[None]:
+    """A deployment that is listed is not told to be missing: OpenAI's clients try again after a 503, and give up at model_not_found."""
+    try:
+        yield
+    except NotFound as error:
+        for view in fleet.deployments():
+            if model in (view.name, view.model) and view.state in ("deploying", "degraded"):
+                why = f"{view.name} is {view.state}: {view.detail or error.detail}"
+                raise Unavailable(why, advice="try again", retry_after_seconds=RETRY_SECONDS) from error
+        raise
 
 
 def _failed(error: FleetError) -> Event:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
-from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
+from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.api.encode import plain
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.views import DeviceView, DiscoveryReport
@@ -67,9 +67,15 @@ class CoordinatorClient:
     def undeploy(self, name: str) -> None:
         self._call("DELETE", f"/api/v1/deployments/{name}")
 
-    def deploy(self, request: PlanRequest, name: str | None = None) -> Generator[DeployEvent]:
+    def requests(self) -> list[RequestView]:
+        return self._get(list[RequestView], "/api/v1/requests")
+
+    def cancel(self, request_id: str) -> None:
+        self._call("DELETE", f"/api/v1/requests/{request_id}")
+
+    def deploy(self, request: PlanRequest, name: str | None = None, replicas: int = 1) -> Generator[DeployEvent]:
         """Leaving early (closing the iterator, Ctrl-C) makes the coordinator take back what it did."""
-        for _, data in self._events("/api/v1/deployments", {**plain(request), "name": name}):
+        for _, data in self._events("/api/v1/deployments", {**plain(request), "name": name, "replicas": replicas}):
             yield _decode(DeployEvent, data)
 
     def generate(self, request: GenerateRequest) -> Generator[TokenChunk | GenerateResult]:

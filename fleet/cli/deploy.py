@@ -74,6 +74,7 @@ def deploy(
     devices: DevicesOption = None,
     kv: KvOption = "float32",
     wire: WireOption = "float32",
+    replicas: Annotated[int, typer.Option("--replicas", min=1, help="So many pipelines, each on devices of its own.")] = 1,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -82,7 +83,7 @@ def deploy(
     Example: glmfleet deploy smollm2-135m --stages 3 --context 2048
     """
     request = PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire)
-    with connect(open_home(home)) as coordinator, closing(coordinator.deploy(request, name)) as events:
+    with connect(open_home(home)) as coordinator, closing(coordinator.deploy(request, name, replicas)) as events:
         try:
             ready = follow(events, on_plan=_ignore if as_json else print_placement)
         except KeyboardInterrupt:
@@ -99,7 +100,7 @@ def deploy(
 
 
 def _next_step(coordinator: CoordinatorClient, view: DeploymentView) -> str:
-    if any(stage.hollow for stage in view.stages):
+    if any(stage.hollow for pipeline in view.pipelines for stage in pipeline.stages):
         return "it answers no prompt, since its devices compute nothing"
     if any(model.name == view.model and model.fills_blanks for model in coordinator.models()):
         return 'ask it: glmfleet generate --infill "text with a [MASK]"'
@@ -130,17 +131,16 @@ def deployments(as_json: JsonOption = False, home: HomeOption = None) -> None:
         note("nothing is deployed; deploy a model: glmfleet deploy smollm2-135m")
         return
     columns = [Column("name"), Column("model"), Column("state"), Column("devices"), Column("context", True), Column("slots", True)]
-    rows = [_row(view) for view in found]
+    rows = [[view.name, view.model or "-", view.state, _devices(view), str(view.context or "-"), str(view.slots or "-")] for view in found]
     print_table(columns, rows)
     for view in found:
         if view.detail:
             note(f"{view.name}: {view.detail}")
 
 
-def _row(view: DeploymentView) -> list[str]:
-    if view.state == "unreadable":
-        return [view.name, "-", view.state, "-", "-", "-"]
-    return [view.name, view.model, view.state, ", ".join(stage.device_name for stage in view.stages), str(view.context), str(view.slots)]
+def _devices(view: DeploymentView) -> str:
+    """Of each pipeline, with "|" between them."""
+    return " | ".join(", ".join(stage.device_name for stage in pipeline.stages) for pipeline in view.pipelines) or "-"
 
 
 def follow(events: Iterable[DeployEvent], *, on_plan: Callable[[Plan], None]) -> DeployEvent:

@@ -57,6 +57,7 @@ ENTRIES = (
     Entry("deployments", "fleet.cli.deploy", "deployments", "List deployments."),
     Entry("generate", "fleet.cli.generate", "generate", "One prompt, one answer, streamed."),
     Entry("chat", "fleet.cli.chat", "chat", "Talk with the deployed model."),
+    Entry("requests", "fleet.cli.requests", "requests", "List the requests on their way and the last that have ended, or cancel one."),
     Entry("telemetry", "fleet.cli.telemetry", "telemetry", "What it cost: seconds (wall and modelled) and joules, each with its source."),
     Entry("bench", "fleet.cli.bench", "app", "Measure this machine, in a checkout of the source: speed, quality."),
 )

@@ -41,13 +41,14 @@ PREFILL_MESSAGE_BYTES = 2 * 1024 * 1024  # of hidden rows in one message, half o
 
 @dataclass(frozen=True)
 class PlannerDevice:
-    """A device as the planner sees it, with the figures it tells; `timing_model` is in place of the roofline by these."""
+    """A device as the planner sees it. `memory_bytes` is what it has free for this plan, `figures` what it tells of its accelerator;
+    `timing_model` is asked in place of the roofline by these."""
 
     device_id: str
     name: str
     profile: str
     simulated: bool
-    memory_bytes: int  # free for this plan
+    memory_bytes: int
     figures: Figures = field(default_factory=Figures)
     thermal: Thermal | None = None
     hollow: bool = False  # it computes nothing
@@ -71,7 +72,8 @@ class PlannerDevice:
 
 @dataclass(frozen=True)
 class Shape:
-    """What is reserved for sequences, the same on every stage."""
+    """What is reserved for sequences, the same on every stage: `groups` of `slots_per_group` slots (even), each for `context` positions.
+    `prefill_chunk` is the most rows of a prompt in one run, even."""
 
     context: int
     groups: int
@@ -82,7 +84,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Need:
-    """Memory of one stage."""
+    """Memory of one stage, in bytes."""
 
     weight_bytes: int
     kv_bytes: int
@@ -94,7 +96,8 @@ class Need:
 
 
 def shape_for(manifest: Manifest, *, stages: int, context: int, slots: int, kv_dtype: KvDtype = "float32") -> Shape:
-    """As many slot groups as stages, so every stage has one to work on; an even number of slots in each."""
+    """For at least `slots` sequences of `context` positions: as many slot groups as stages, so that every stage has one to work on, and an
+    even number of slots in each."""
     per_group = max(2, even_up(-(-slots // stages)))
     rows = min(PREFILL_ROWS, PREFILL_MESSAGE_BYTES // (manifest.config.hidden_size * 4), even_up(context))
     if manifest.config.prefix_whole:  # one run, sent in as many messages as it takes
@@ -123,8 +126,9 @@ def kv_tokens(shape: Shape) -> int:
 
 
 def activation_bytes(manifest: Manifest, shape: Shape, *, head: bool) -> int:
-    """An allowance, fp32: for each row of the largest run the residual, its sum, two normed copies, input and output (6 hidden), packed and
-    rotated QKV, gate and up with their product (3 intermediate); the head adds logits of one row a slot. Layers reuse one another's."""
+    """Of buffers, an allowance, fp32: for each row of the largest run the residual, its sum, two normed copies, input and output (6
+    hidden), packed and rotated QKV, gate and up with their product (3 intermediate); the head adds logits of one row a slot. Layers reuse
+    one another's."""
     config = manifest.config
     rows = max(shape.prefill_chunk, shape.slots_per_group)
     row = 6 * config.hidden_size + 2 * (config.query_size + 2 * config.kv_size) + 3 * config.intermediate_size
@@ -134,7 +138,7 @@ def activation_bytes(manifest: Manifest, shape: Shape, *, head: bool) -> int:
 
 
 def part_share(manifest: Manifest, part: str, positions: int, kv_dtype: KvDtype = "float32") -> StageRun:
-    """Of one decode step of one stream whose cache holds `positions` tokens. Padding is not counted."""
+    """Of one decode step of one stream whose cache holds `positions` tokens. Padding is not counted. Raises InvalidInput."""
     return StageRun(stage_cost(manifest, [part], kv_dtype), Decode((positions,)), head_rows=int(part == HEAD), launches=0)
 
 
@@ -144,7 +148,7 @@ def layer_share(manifest: Manifest, layer: int, positions: int, kv_dtype: KvDtyp
 
 
 def run_ns(device: PlannerDevice, run: StageRun) -> int:
-    """Nanoseconds."""
+    """Nanoseconds of a run at full speed, by the device's timing model."""
     return round(1e9 * device.timing.estimate(run).seconds)
 
 
@@ -164,11 +168,12 @@ def head_runs(stages: int) -> int:
 
 
 def idle_watts(device: PlannerDevice) -> float:
+    """What it draws whether it works or not."""
     return device.timing.idle_watts
 
 
 def hop_bytes(manifest: Manifest, wire_dtype: WireDtype) -> int:
-    """One hidden row between two stages."""
+    """Of one hidden row between two stages."""
     return row_bytes(manifest.config.hidden_size, wire_dtype)
 
 

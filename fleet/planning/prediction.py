@@ -39,7 +39,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Link:
-    """One direction between two devices: the delay beyond what every hop takes, and the rate."""
+    """One direction between two devices: the delay beyond HOP_SECONDS, which every hop takes, and the rate."""
 
     delay_seconds: float = 0.0
     bytes_per_second: float = LINK_BYTES_PER_SECOND
@@ -114,7 +114,8 @@ def outlooks(
 def outlook(
     manifest: Manifest, made: Plan, devices: Mapping[str, PlannerDevice], traffic: Traffic, prices: Prices, links: Links = wired
 ) -> Outlook:
-    """Of one plan on these devices, by id."""
+    """Of one plan of this model on these devices, by id; each is asked through its timing model. Raises InvalidInput for another model's
+    plan."""
     users = [devices[stage.device_id] for stage in made.stages]
     costs = [stage_cost(manifest, stage.parts, made.kv_dtype) for stage in made.stages]
     names = [stage.device_name for stage in made.stages]

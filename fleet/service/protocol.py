@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
+from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.planning.plan import Plan, PlanRequest
@@ -35,8 +35,8 @@ class FleetService(Protocol):
 
     async def plan(self, request: PlanRequest) -> Plan: ...
 
-    def deploy(self, request: PlanRequest, name: str | None = None) -> AsyncIterator[DeployEvent]:
-        """Ends with "ready"; closing it early takes back what was done."""
+    def deploy(self, request: PlanRequest, name: str | None = None, replicas: int = 1) -> AsyncIterator[DeployEvent]:
+        """So many pipelines, each on devices of its own. Ends with "ready"; closing it early takes back what was done."""
         ...
 
     async def undeploy(self, name: str) -> None: ...
@@ -44,5 +44,11 @@ class FleetService(Protocol):
     def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk | GenerateResult]:
         """The result comes last; closing it early cancels the sequence."""
         ...
+
+    def requests(self) -> list[RequestView]:
+        """Those on their way, then the last that have ended, newest first."""
+        ...
+
+    async def cancel(self, request_id: str) -> None: ...
 
     async def telemetry(self, since_seconds: float, by: str) -> list[CostRow]: ...

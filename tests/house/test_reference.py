@@ -58,7 +58,7 @@ def test_every_variable_of_the_environment_that_the_code_reads_is_listed() -> No
 
 
 def test_every_route_is_listed() -> None:
-    schema = create_app(FakeCoordinator(), api_key=None).openapi()
+    schema = create_app(FakeCoordinator(), authenticate=None).openapi()
     routes = [(method.upper(), path) for path, methods in schema["paths"].items() for method in methods]
     assert len(routes) > 10
     for method, path in routes:

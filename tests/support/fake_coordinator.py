@@ -8,8 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
-from fleet.deploying.views import DeployEvent, DeploymentView
+from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
+from fleet.deploying.views import DeployEvent, DeploymentView, PipelineView
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
 from fleet.principal import Principal
@@ -54,7 +54,9 @@ STAGE = StagePlan(
     decode_joules=0.05,
 )
 PLAN = Plan("tiny", "d" * 64, "latency", 128, 1, 16, 64, (STAGE,), 100.0, 0.05, 256, ("fits on one device",))
-DEPLOYMENT = DeploymentView("tiny", "tiny", "d" * 64, "ready", "", (STAGE,), 128, 16, 1)
+PIPELINE = PipelineView("tiny-1", "ready", "", "tiny", "d" * 64, 1, (STAGE,))
+DEPLOYMENT = DeploymentView("tiny", "tiny", "d" * 64, "ready", "", (STAGE,), 128, 16, 1, (PIPELINE,))
+REQUEST = RequestView("r1", "ended", "tiny", "tiny", "tiny-1", 1, False, 4, 3, 100.0, None, 101.0, "stop", "")
 COST = DeviceCost(DEVICE.device_id, "dev-1", "rk3588", True, 0.5, 0.25, 1.5, "modelled", 0.5)
 RESULT = GenerateResult(
     model="tiny",
@@ -132,8 +134,14 @@ class FakeCoordinator:
         self._ask((since_seconds, by))
         return self.rows
 
-    async def deploy(self, request: PlanRequest, name: str | None = None) -> AsyncIterator[DeployEvent]:
-        self.asked.append((request, name))
+    def requests(self) -> list[RequestView]:
+        return [REQUEST]
+
+    async def cancel(self, request_id: str) -> None:
+        self._ask(request_id)
+
+    async def deploy(self, request: PlanRequest, name: str | None = None, replicas: int = 1) -> AsyncIterator[DeployEvent]:
+        self.asked.append((request, name) if replicas == 1 else (request, name, replicas))
         async with aclosing(self._play(EVENTS)) as events:
             async for event in events:
                 yield event

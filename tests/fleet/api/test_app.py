@@ -8,7 +8,7 @@ import pytest
 from fleet.api.app import create_app
 from fleet.api.errors import status_of
 from fleet.trust.api_key import authenticator
-from protos.errors import LEAVES, Busy, Conflict, FleetError, Internal, InvalidInput, NoSpace, NotFound, Unavailable
+from protos.errors import LEAVES, Busy, Conflict, FleetError, Internal, InvalidInput, NoSpace, NotFound, TimedOut, Unavailable
 from tests.support.fake_coordinator import DEPLOYMENT, DEVICE, MODEL, PLAN, ROW, FakeCoordinator
 
 
@@ -120,10 +120,30 @@ def test_every_leaf_of_the_error_tree_has_a_status_of_its_own() -> None:
     assert {name for name, status in statuses.items() if status == 500} == {"Corrupt", "Internal"}
 
 
-async def test_busy_says_when_to_come_back(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
-    coordinator.error = Busy("full", retry_after_seconds=2.2)
-    answer = await http.post("/api/v1/plans", json={"model": "tiny"})
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
+@pytest.mark.parametrize(
+    ("error", "status", "seconds"),
+    [
+        (Busy("full", retry_after_seconds=2.2), 429, "3"),
+        (Busy("full"), 429, "1"),
+        (Unavailable("gone", retry_after_seconds=2.2), 503, "3"),
+        (Unavailable("gone"), 503, "1"),
+        (TimedOut("slow"), 504, None),
+        (Conflict("no"), 409, None),
+    ],
+)
+@pytest.mark.parametrize(("path", "body"), [("/api/v1/plans", {"model": "tiny"}), ("/v1/completions", {"model": "tiny", "prompt": "x"})])
+async def test_what_may_help_later_says_when(
+    coordinator: FakeCoordinator,
+    http: httpx.AsyncClient,
+    error: FleetError,
+    status: int,
+    seconds: str | None,
+    path: str,
+    body: dict[str, str],
+) -> None:
+    coordinator.error = error
+    answer = await http.post(path, json=body)
+    assert (answer.status_code, answer.headers.get("retry-after")) == (status, seconds)
 
 
 async def test_a_defect_is_told_without_a_traceback(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:

@@ -16,7 +16,7 @@ from fleet.deploying.views import DeploymentView
 from fleet.trust.api_key import authenticator
 from protos.errors import Busy, InvalidInput, NotFound, Unavailable
 from protos.sampling import Sampling
-from tests.support.fake_coordinator import RESULT, FakeCoordinator
+from tests.support.fake_coordinator import DEPLOYMENT, RESULT, FakeCoordinator
 from tests.support.http_server import serving
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -97,6 +97,28 @@ async def test_openais_client_raises_its_own_errors(
     coordinator.error = error
     with pytest.raises(raised):
         await peer.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hello"}])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("asked_for", ["prod", "tiny"])
+@pytest.mark.parametrize("state", ["deploying", "degraded"])
+async def test_a_deployment_that_is_not_ready_is_not_a_model_that_is_missing(
+    coordinator: FakeCoordinator, http: httpx.AsyncClient, stream: bool, asked_for: str, state: Any
+) -> None:
+    coordinator.deployed = [dataclasses.replace(DEPLOYMENT, name="prod", state=state, detail="dev-1 is offline")]
+    coordinator.error = NotFound("no model is deployed")
+    answer = await http.post(TEXT, json={"model": asked_for, "prompt": "x", "stream": stream})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["type"], answer.headers["retry-after"]) == (503, None, "server_error", "5")
+    assert error["message"].startswith(f"prod is {state}: dev-1 is offline")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_model_that_nobody_deployed_is_missing(coordinator: FakeCoordinator, http: httpx.AsyncClient, stream: bool) -> None:
+    coordinator.deployed = [dataclasses.replace(DEPLOYMENT, state="deploying")]
+    coordinator.error = NotFound("no model 'big' is deployed")
+    answer = await http.post(TEXT, json={"model": "big", "prompt": "x", "stream": stream})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
 async def test_openais_client_sees_an_error_in_the_middle(coordinator: FakeCoordinator, peer: openai.AsyncOpenAI) -> None:

@@ -12,7 +12,7 @@ from device.blobs import BlobStore
 from device.cpu import CpuHardware
 from device.engine.stage import StageEngine
 from device.stage_spec import parse_spec
-from fleet.deploying.desired import Desired
+from fleet.deploying.desired import wanted
 from fleet.deploying.load_order import load_request
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.planning.planner import PlannerDevice, plan
@@ -42,7 +42,7 @@ async def test_a_planned_stage_takes_what_its_device_says_once_loaded(
     monkeypatch.setattr("device.cpu.copy_bandwidth", lambda: 1.0)
     manifest, artifacts = a_model(model, tmp_path)
     boards = [PlannerDevice(f"dev-{number}", f"dev-{number}", "cpu", False, 1 << 30) for number in range(stages)]
-    made = plan(manifest, boards, PlanRequest("tiny", stages=stages, context=context, slots=slots, kv_dtype=kv), {})
+    made = plan(manifest, boards, PlanRequest("tiny", stages=stages, context=context, slots=slots, kv_dtype=kv))
     hardware = CpuHardware(1 << 30, 1)
     try:
         for place in range(stages):
@@ -53,7 +53,8 @@ async def test_a_planned_stage_takes_what_its_device_says_once_loaded(
 
 async def check_stage(folder: Path, manifest: Manifest, artifacts: ArtifactStore, made: Plan, place: int, hardware: CpuHardware) -> None:
     planned = made.stages[place]
-    request = load_request(manifest, Desired("tiny", 1, made), place, HOP if len(made.stages) > 1 else None)
+    desired = wanted("tiny", 1, (made,), None)
+    request = load_request(manifest, desired, desired.pipelines[0], place, HOP if len(made.stages) > 1 else None)
     blobs = BlobStore(folder)
     for digest in request.blobs:
         shutil.copy(artifacts.blob_path(digest), blobs.folder / digest)

@@ -1,0 +1,61 @@
+"""The command that lists requests or cancels one."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from fleet.cli.client import connect
+from fleet.cli.options import HomeOption, JsonOption, open_home
+from fleet.cli.output import Column, note, print_json, print_table
+
+
+def requests(
+    cancel: Annotated[str | None, typer.Option("--cancel", metavar="REQUEST", help="End this one.", show_default=False)] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """List the requests on their way and the last that have ended, or cancel one.
+
+    Example: glmfleet requests
+    """
+    with connect(open_home(home)) as coordinator:
+        if cancel is not None:
+            coordinator.cancel(cancel)
+            note(f"{cancel} is being cancelled")
+            return
+        found = coordinator.requests()
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        note("no request was made since the coordinator started")
+        return
+    columns = [
+        Column("request"),
+        Column("state"),
+        Column("pipeline"),
+        Column("prompt", True),
+        Column("answer", True),
+        Column("age s", True),
+        Column("attempts", True),
+    ]
+    now = time.time()
+    rows = [
+        [
+            view.request_id,
+            view.finish_reason or view.state,
+            view.pipeline_id,
+            str(view.prompt_tokens),
+            str(view.completion_tokens),
+            f"{now - view.accepted_at:.0f}",
+            str(view.attempts),
+        ]
+        for view in found
+    ]
+    print_table(columns, rows)
+    for view in found:
+        if view.detail:
+            note(f"{view.request_id}: {view.detail}")
