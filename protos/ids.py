@@ -7,7 +7,6 @@ import hashlib
 import re
 from typing import NewType
 
-PROTOCOL_VERSION = 1
 SERVICE_TYPE = "_glmfleet._tcp.local."
 
 DeviceId = NewType("DeviceId", str)

@@ -14,8 +14,9 @@ import ifaddr
 import zeroconf
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
-from protos.ids import PROTOCOL_VERSION, SERVICE_TYPE, DeviceId, FleetId
+from protos.ids import SERVICE_TYPE, DeviceId, FleetId
 from protos.net.multicast import multicast_problem
+from protos.versions import SPOKEN
 
 TXT_VERSION = 1
 
@@ -27,7 +28,7 @@ def service_info(device: DeviceId, fleet: FleetId, port: int, addresses: Sequenc
 
     A gateway says that it is one (role), and nothing of what is behind it.
     """
-    properties = {"txtvers": str(TXT_VERSION), "fleet": fleet, "id": device, "p": str(PROTOCOL_VERSION)}
+    properties = {"txtvers": str(TXT_VERSION), "fleet": fleet, "id": device, "p": str(SPOKEN.newest)}
     return AsyncServiceInfo(
         SERVICE_TYPE,
         f"{device}.{SERVICE_TYPE}",

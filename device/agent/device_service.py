@@ -17,9 +17,10 @@ from device.stage_spec import parse_generation, parse_spec
 from device.tasks import in_thread
 from protos.dialects import DIALECT
 from protos.errors import InvalidInput, TimedOut, answered
-from protos.ids import PROTOCOL_VERSION, DeviceId, Digest, PipelineId, parse_digest
+from protos.ids import DeviceId, Digest, PipelineId, parse_digest
 from protos.v1 import device_pb2 as pb
 from protos.v1 import device_pb2_grpc, telemetry_pb2
+from protos.versions import SPOKEN
 
 AGENT_VERSION = "0.1.0"
 DIALECTS = (DIALECT,)
@@ -42,7 +43,8 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
     def describe(self) -> pb.DeviceDescription:
         info = self.hardware.info
         return pb.DeviceDescription(
-            protocol_version=PROTOCOL_VERSION,
+            protocol_version=SPOKEN.newest,
+            oldest_protocol_version=SPOKEN.oldest,
             device_id=self.device,
             name=self.name,
             agent_version=AGENT_VERSION,

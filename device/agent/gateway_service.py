@@ -12,9 +12,9 @@ import grpc.aio
 
 from device.agent.device_service import SHORTEST_INTERVAL_SECONDS
 from protos.errors import answered
-from protos.ids import PROTOCOL_VERSION
 from protos.v1 import device_pb2, gateway_pb2_grpc, telemetry_pb2
 from protos.v1 import gateway_pb2 as pb
+from protos.versions import SPOKEN
 
 # Of one report: a few hundred bytes each, and some milliseconds of the reader's loop together.
 MEMBERS_PER_REPORT = 128
@@ -60,12 +60,15 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
                 gone = [name for name in told if name not in self.members]
                 for name in gone:
                     del told[name]
-                yield pb.GatewayReport(protocol_version=PROTOCOL_VERSION, name=self.name, gone=gone, round_complete=True)
+                end = self._empty()
+                end.gone.extend(gone)
+                end.round_complete = True
+                yield end
                 due = max(due + interval, loop.time())  # a round that was late is not made up for
                 await asyncio.sleep(due - loop.time())
 
     def _report(self, names: list[str], told: dict[str, str]) -> pb.GatewayReport:
-        report = pb.GatewayReport(protocol_version=PROTOCOL_VERSION, name=self.name)
+        report = self._empty()
         for name in names:
             member = self.members.get(name)
             if member is None or not member.answers:
@@ -75,3 +78,6 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
                 report.members.add(local_name=name, description=member.describe())
             report.samples.append(member.sample())
         return report
+
+    def _empty(self) -> pb.GatewayReport:
+        return pb.GatewayReport(protocol_version=SPOKEN.newest, oldest_protocol_version=SPOKEN.oldest, name=self.name)

@@ -13,17 +13,19 @@ from device.pipeline.clients import Client
 from device.pipeline.head import Head
 from device.pipeline.relay import FlowContext, relay
 from device.tasks import first_of
-from protos.errors import Conflict, InvalidInput, TimedOut, answered
-from protos.ids import PROTOCOL_VERSION, DeviceId
+from protos.errors import InvalidInput, TimedOut, answered
+from protos.ids import DeviceId
 from protos.net.transport import Credentials
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import pipeline_pb2_grpc
+from protos.versions import in_common
 
 # Who opens a stream says at once what it is for.
 OPENING_SECONDS = 10.0
 
 # Characters of the name a neighbour gives itself, for messages: more than any device id has.
 MOST_NAMED = 64
+_US = "this device"
 
 GenerateContext = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateEvent]
 
@@ -39,7 +41,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             first = await _opening(context)
             if not isinstance(first, pb.GenerateRequest) or first.WhichOneof("kind") != "attach":
                 raise InvalidInput("the first message must be Attach")
-            _check_version(first.attach.protocol_version)
+            in_common(first.attach, "the coordinator", _US)
             head = self.host.head_for(first.attach)
             await head.connect()
             await context.write(pb.GenerateEvent(attached=True))
@@ -55,7 +57,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             first = await _opening(context)
             if not isinstance(first, pb.FlowMessage) or first.WhichOneof("kind") != "open":
                 raise InvalidInput("the first message must be FlowOpen")
-            _check_version(first.open.protocol_version)
+            in_common(first.open, f"device {first.open.from_device[:MOST_NAMED]}", _US)
             loaded = self.host.stage_for(first.open)
             ring_id = first.open.ring_id
             if not ring_id:
@@ -91,8 +93,3 @@ async def _take_requests(head: Head, client: Client, context: GenerateContext) -
 async def _tell_events(client: Client, context: GenerateContext) -> None:
     while True:
         await context.write(await client.take())
-
-
-def _check_version(version: int) -> None:
-    if version != PROTOCOL_VERSION:
-        raise Conflict(f"protocol version {version}; this device speaks {PROTOCOL_VERSION}", advice="update the older of the two")

@@ -15,7 +15,7 @@ from device.engine.stage import Rows, Tokens
 from device.pipeline.clients import TOGETHER_SECONDS, Client, Track, parse_submit, tell
 from device.pipeline.link import Link
 from device.pipeline.microbatch import check_returned, microbatch, placed_tokens
-from device.pipeline.relay import WINDOW, FlowContext, Microbatches
+from device.pipeline.relay import FlowContext, Microbatches, accepted
 from device.pipeline.rounds import Round, Rounds
 from device.pipeline.scheduler import Scheduler
 from device.pipeline.sequences import Step, Told
@@ -117,7 +117,7 @@ class Head:
         """Serve the stream to us of the last stage, on device `last`. Raises Conflict for a ring that is not ours."""
         if ring_id != self.stage.ring_id:
             raise Conflict("this ring is not the head's")
-        await context.write(pb.FlowReply(accepted=True, credit=WINDOW))
+        await context.write(accepted())
         try:
             async for message in Microbatches(context, self.stage.spec.shape):
                 await self._returned(message, ring_id)

@@ -9,9 +9,10 @@ import grpc.aio
 
 from device.stage_spec import MESSAGE_ROWS_BYTES, Hop, StageSpec
 from protos.errors import Conflict, Unavailable, remote
-from protos.ids import PROTOCOL_VERSION, DeviceId
+from protos.ids import DeviceId
 from protos.net.transport import Credentials, dial
 from protos.v1 import pipeline_pb2 as pb
+from protos.versions import SPOKEN
 
 # The next stage answers when the whole ring behind it is connected: a dial and a TLS handshake for each stage.
 CONNECT_SECONDS = 10.0
@@ -23,7 +24,8 @@ class Link:
     def __init__(self, spec: StageSpec, hop: Hop, ring_id: str, credentials: Credentials | None, own: DeviceId) -> None:
         self._hop = hop
         self._open = pb.FlowOpen(
-            protocol_version=PROTOCOL_VERSION,
+            protocol_version=SPOKEN.newest,
+            oldest_protocol_version=SPOKEN.oldest,
             pipeline_id=spec.pipeline,
             manifest_digest=spec.manifest,
             epoch=spec.epoch,

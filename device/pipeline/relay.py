@@ -13,11 +13,17 @@ from protos.dtypes import row_bytes
 from protos.errors import Conflict, Internal, InvalidInput
 from protos.net.transport import Credentials
 from protos.v1 import pipeline_pb2 as pb
+from protos.versions import SPOKEN
 
 # The head keeps at most one microbatch of each slot group in flight, so this never makes it wait; it bounds a sender gone wrong.
 WINDOW = 64
 
 FlowContext = grpc.aio.ServicerContext[pb.FlowMessage, pb.FlowReply]
+
+
+def accepted() -> pb.FlowReply:
+    """The first reply to whoever opens a stream."""
+    return pb.FlowReply(accepted=True, credit=WINDOW, protocol_version=SPOKEN.newest, oldest_protocol_version=SPOKEN.oldest)
 
 
 async def relay(stage: Stage, ring_id: str, context: FlowContext, credentials: Credentials | None) -> None:
@@ -27,7 +33,7 @@ async def relay(stage: Stage, ring_id: str, context: FlowContext, credentials: C
     stage.join_ring(ring_id)
     try:
         async with Link(stage.spec, stage.spec.next, ring_id, credentials, stage.device) as link:
-            await context.write(pb.FlowReply(accepted=True, credit=WINDOW))
+            await context.write(accepted())
             await first_of(_pass_on(stage, ring_id, context, link), link.ended())
     finally:
         if stage.ring_id == ring_id:

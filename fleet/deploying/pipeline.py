@@ -13,8 +13,8 @@ from fleet.deploying.phase import History, ObservedPipeline, ObservedStage, Obse
 from fleet.deploying.reconcile import held_by, holds
 from fleet.deploying.stream import PipelineStream
 from fleet.devices.registry import Registry
-from protos.ids import PROTOCOL_VERSION
 from protos.v1 import pipeline_pb2
+from protos.versions import SPOKEN
 
 
 class Pipeline:
@@ -31,7 +31,8 @@ class Pipeline:
         self._requests = 0
         self._registry = registry
         attach = pipeline_pb2.Attach(
-            protocol_version=PROTOCOL_VERSION,
+            protocol_version=SPOKEN.newest,
+            oldest_protocol_version=SPOKEN.oldest,
             pipeline_id=spec.pipeline_id,
             manifest_digest=spec.plan.manifest_digest,
             epoch=spec.epoch,

@@ -10,14 +10,15 @@ from collections.abc import AsyncGenerator, Callable
 from fleet.devices.client import DeviceClient
 from fleet.devices.link import explained
 from fleet.devices.liveness import Liveness
-from fleet.devices.record import Watched
+from fleet.devices.record import US, Watched
 from fleet.devices.redial import Redial
 from fleet.devices.views import GatewayView
-from protos.errors import Conflict, FleetError, TimedOut, Unavailable, remote
-from protos.ids import PROTOCOL_VERSION, DeviceId, member_id
+from protos.errors import FleetError, TimedOut, Unavailable, remote
+from protos.ids import DeviceId, member_id
 from protos.net.transport import Credentials, Network, Peer
 from protos.v1 import gateway_pb2 as pb
 from protos.v1 import telemetry_pb2
+from protos.versions import in_common
 
 MEMBERS = 20_000  # remembered of one gateway: those beyond are told of, and passed over
 ROUND_SECONDS = 10.0  # one round out of turn: a thousand devices take about 0.1 s
@@ -134,12 +135,9 @@ class GatewayLink:
         raise Unavailable(f"{name}: the gateway ended its telemetry")
 
     def _take(self, peer: Peer, report: pb.GatewayReport) -> None:
-        if report.protocol_version != PROTOCOL_VERSION:
-            raise Conflict(
-                f"{report.name}: it speaks protocol {report.protocol_version}, this coordinator {PROTOCOL_VERSION}",
-                advice="update the older of the two",
-            )
-        self._name = report.name[:NAME_LENGTH]
+        name = report.name[:NAME_LENGTH]
+        in_common(report, f"gateway {name}", US)
+        self._name = name
         for told in report.members:
             self._meet(peer, told)
         for sample in report.samples:

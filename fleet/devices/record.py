@@ -10,11 +10,14 @@ from fleet.devices.liveness import Liveness
 from fleet.devices.phase import DeviceCondition, DevicePhase, ObservedDevice, Offline, device_phase
 from fleet.devices.redial import Redial
 from fleet.devices.views import DeviceState
-from protos.errors import Conflict, Denied, FleetError, PermanentError, Unavailable
-from protos.ids import PROTOCOL_VERSION, DeviceId
+from protos.errors import Denied, FleetError, PermanentError, Unavailable
+from protos.ids import DeviceId
 from protos.plausible import implausible
 from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
+from protos.versions import in_common
+
+US = "this coordinator"
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,8 @@ class Watched:
         self._client = self._gauges = None
 
     def accept(self, description: pb.DeviceDescription) -> None:
-        """Raises Conflict for another protocol, Denied when it says that it is another."""
-        if description.protocol_version != PROTOCOL_VERSION:
-            raise Conflict(
-                f"{description.name}: it speaks protocol {description.protocol_version}, this coordinator {PROTOCOL_VERSION}",
-                advice="update the older of the two",
-            )
+        """Raises Conflict when there is no version of the protocol in common, Denied when it says that it is another."""
+        in_common(description, description.name or self._device, US)
         if description.device_id != self._device:
             raise Denied(f"{description.name}: it says that it is {description.device_id}, not {self._device}")
         before, self._description = self._description, description

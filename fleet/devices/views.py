@@ -28,6 +28,7 @@ class DeviceView:
     found_by: str  # "mdns" or "seed"
     detail: str = ""  # why it is not online, one line
     hollow: bool = False  # it computes nothing
+    protocol_version: int = 0  # the newest that it and this coordinator speak; 0: it never answered
     gateway: str = ""  # the id of the gateway that answers for it; "": it answers itself
     # Of its last sample; None where it is not online, or does not measure that.
     power_watts: float | None = None  # mean of about a second

@@ -19,7 +19,7 @@ from fleet.deploying.placement import DISCOVERY_SECONDS, Placement
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.discovery import Candidate, Discovery
 from fleet.devices.liveness import Liveness
-from fleet.devices.record import DeviceRecord
+from fleet.devices.record import US, DeviceRecord
 from fleet.devices.registry import DEFAULT_LIVENESS, Registry
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.home import Home
@@ -39,6 +39,7 @@ from protos.ids import DeviceId, FleetId
 from protos.net.transport import Credentials
 from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
+from protos.versions import in_common
 from quantize.artifact.store import ArtifactStore
 from quantize.parts import layer_number
 
@@ -236,6 +237,7 @@ def _device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
         found_by=record.found_by,
         detail=record.detail,
         hollow=accelerator.hollow,
+        protocol_version=in_common(description, record.name, US) if record.description is not None else 0,
         gateway=record.gateway or "",
         power_watts=gauges.power_watts if metered else None,
         temperature_celsius=gauges.temperature_celsius if gauges.HasField("temperature_celsius") else None,

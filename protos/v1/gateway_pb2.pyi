@@ -15,20 +15,22 @@ class WatchGatewayRequest(_message.Message):
     def __init__(self, interval_seconds: _Optional[float] = ...) -> None: ...
 
 class GatewayReport(_message.Message):
-    __slots__ = ("protocol_version", "name", "members", "samples", "gone", "round_complete")
+    __slots__ = ("protocol_version", "name", "members", "samples", "gone", "round_complete", "oldest_protocol_version")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     GONE_FIELD_NUMBER: _ClassVar[int]
     ROUND_COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     name: str
     members: _containers.RepeatedCompositeFieldContainer[GatewayMember]
     samples: _containers.RepeatedCompositeFieldContainer[_telemetry_pb2.TelemetrySample]
     gone: _containers.RepeatedScalarFieldContainer[str]
     round_complete: bool
-    def __init__(self, protocol_version: _Optional[int] = ..., name: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GatewayMember, _Mapping]]] = ..., samples: _Optional[_Iterable[_Union[_telemetry_pb2.TelemetrySample, _Mapping]]] = ..., gone: _Optional[_Iterable[str]] = ..., round_complete: _Optional[bool] = ...) -> None: ...
+    oldest_protocol_version: int
+    def __init__(self, protocol_version: _Optional[int] = ..., name: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GatewayMember, _Mapping]]] = ..., samples: _Optional[_Iterable[_Union[_telemetry_pb2.TelemetrySample, _Mapping]]] = ..., gone: _Optional[_Iterable[str]] = ..., round_complete: _Optional[bool] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
 
 class GatewayMember(_message.Message):
     __slots__ = ("local_name", "description")

@@ -34,16 +34,18 @@ class GenerateRequest(_message.Message):
     def __init__(self, attach: _Optional[_Union[Attach, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch")
+    __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch", "oldest_protocol_version")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     pipeline_id: str
     manifest_digest: str
     epoch: int
-    def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+    oldest_protocol_version: int
+    def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
 
 class Submit(_message.Message):
     __slots__ = ("sequence", "prompt_ids", "forced_ids", "sampling", "max_tokens", "stop_token_ids", "reuse_decoded", "prefix", "spans")
@@ -180,7 +182,7 @@ class FlowMessage(_message.Message):
     def __init__(self, open: _Optional[_Union[FlowOpen, _Mapping]] = ..., microbatch: _Optional[_Union[Microbatch, _Mapping]] = ..., hidden_part: _Optional[bytes] = ...) -> None: ...
 
 class FlowOpen(_message.Message):
-    __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch", "to_stage", "ring_id", "wire_dtype", "from_device")
+    __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch", "to_stage", "ring_id", "wire_dtype", "from_device", "oldest_protocol_version")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +191,7 @@ class FlowOpen(_message.Message):
     RING_ID_FIELD_NUMBER: _ClassVar[int]
     WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     FROM_DEVICE_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     pipeline_id: str
     manifest_digest: str
@@ -197,15 +200,20 @@ class FlowOpen(_message.Message):
     ring_id: str
     wire_dtype: str
     from_device: str
-    def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., to_stage: _Optional[int] = ..., ring_id: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., from_device: _Optional[str] = ...) -> None: ...
+    oldest_protocol_version: int
+    def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., to_stage: _Optional[int] = ..., ring_id: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., from_device: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
 
 class FlowReply(_message.Message):
-    __slots__ = ("accepted", "credit")
+    __slots__ = ("accepted", "credit", "protocol_version", "oldest_protocol_version")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     accepted: bool
     credit: int
-    def __init__(self, accepted: _Optional[bool] = ..., credit: _Optional[int] = ...) -> None: ...
+    protocol_version: int
+    oldest_protocol_version: int
+    def __init__(self, accepted: _Optional[bool] = ..., credit: _Optional[int] = ..., protocol_version: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
 
 class Microbatch(_message.Message):
     __slots__ = ("step", "group", "prefill", "slots", "positions", "rows", "wanted", "all_wanted", "released", "swapped", "opened", "copied", "modelled_at", "hidden")

@@ -17,10 +17,11 @@ import grpc.aio
 from device.agent.identity import Identity
 from protos.dialects import DIALECT
 from protos.errors import Conflict, FleetError, NotFound, Unavailable, answered
-from protos.ids import PROTOCOL_VERSION, digest_of
+from protos.ids import digest_of
 from protos.net import transport
 from protos.v1 import device_pb2 as pb
 from protos.v1 import device_pb2_grpc, pipeline_pb2, pipeline_pb2_grpc, telemetry_pb2
+from protos.versions import SPOKEN
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -29,7 +30,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Behaviour:
     """What a test sets; read at each call."""
 
-    protocol_version: int = PROTOCOL_VERSION
+    protocol_version: int = SPOKEN.newest
+    oldest_protocol_version: int = SPOKEN.oldest
     claims_id: str | None = None  # in Describe, instead of its own
     dialects: Sequence[str] = (DIALECT,)
     memory_bytes: int = 1 << 30
@@ -114,6 +116,7 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
         async with self._called("Describe", context):
             return pb.DeviceDescription(
                 protocol_version=self.is_told.protocol_version,
+                oldest_protocol_version=self.is_told.oldest_protocol_version,
                 device_id=self.is_told.claims_id or self.device,
                 name=self.name,
                 agent_version="fake",

@@ -19,11 +19,12 @@ from device.hardware import Hardware
 from fleet.deploying.load_order import row_multiple
 from protos.dtypes import KvDtype, WireDtype
 from protos.errors import FleetError, by_name, remote
-from protos.ids import PROTOCOL_VERSION, PipelineId
+from protos.ids import PipelineId
 from protos.manifest import Manifest
 from protos.net.transport import CHUNK_BYTES, Credentials, Peer, dial
 from protos.net.verdict import Verdict
 from protos.v1 import device_pb2, pipeline_pb2
+from protos.versions import SPOKEN
 from quantize.artifact.costs import stage_cost
 from quantize.artifact.golden import stage_golden
 from quantize.artifact.graph import build_stage_graph
@@ -289,6 +290,6 @@ async def ring(
             with remote(peer.device):
                 await peer.device_stub.LoadStage(request, metadata=peer.metadata)
         attach = pipeline_pb2.Attach(
-            protocol_version=PROTOCOL_VERSION, pipeline_id="test-1", manifest_digest=manifest.digest, epoch=requests[0].epoch
+            protocol_version=SPOKEN.newest, pipeline_id="test-1", manifest_digest=manifest.digest, epoch=requests[0].epoch
         )
         yield Ring(made, peers, attach, requests)

@@ -14,7 +14,8 @@ from zeroconf import IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from device.agent.announce import Announcement, service_info
-from protos.ids import PROTOCOL_VERSION, SERVICE_TYPE, device_id, fleet_id
+from protos.ids import SERVICE_TYPE, device_id, fleet_id
+from protos.versions import SPOKEN
 from tests.support.multicast import LOOPBACK, needs_multicast
 from tests.support.waiting import wait_until
 
@@ -64,7 +65,7 @@ async def test_the_advert_comes_says_what_it_must_and_goes() -> None:
             await wait_until(lambda: seen.info(name))
             info = seen.info(name)
             assert info is not None
-            assert info.decoded_properties == {"txtvers": "1", "fleet": FLEET, "id": device, "p": str(PROTOCOL_VERSION)}
+            assert info.decoded_properties == {"txtvers": "1", "fleet": FLEET, "id": device, "p": str(SPOKEN.newest)}
             assert (info.parsed_addresses(IPVersion.V4Only), info.port) == ([LOOPBACK], 7420)
         await wait_until(lambda: name not in seen.up)  # by a goodbye: without one it would stay for 1125 s
 

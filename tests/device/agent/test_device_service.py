@@ -19,10 +19,11 @@ from device.agent.device_service import CHUNK_LIMIT_BYTES
 from device.cpu import CpuHardware
 from device.hardware import RunReport
 from protos.errors import Busy, Conflict, Corrupt, FleetError, InvalidInput, NoSpace, NotFound, Unavailable, remote
-from protos.ids import PROTOCOL_VERSION, digest_of
+from protos.ids import digest_of
 from protos.net.transport import Peer
 from protos.v1 import device_pb2 as pb
 from protos.v1 import pipeline_pb2
+from protos.versions import SPOKEN
 from tests.support.checkpoints import TinyGlm
 from tests.support.ring import Client, agents, put_blob
 from tests.support.stage_specs import TinyStages
@@ -117,7 +118,7 @@ async def push(peer: Peer, stages: TinyStages, request: pb.LoadStageRequest) -> 
 
 def attach(request: pb.LoadStageRequest) -> pipeline_pb2.Attach:
     return pipeline_pb2.Attach(
-        protocol_version=PROTOCOL_VERSION, pipeline_id=request.pipeline_id, manifest_digest=request.manifest_digest, epoch=request.epoch
+        protocol_version=SPOKEN.newest, pipeline_id=request.pipeline_id, manifest_digest=request.manifest_digest, epoch=request.epoch
     )
 
 
@@ -199,7 +200,7 @@ async def test_a_stage_s_life(tmp_path: Path, stages: TinyStages) -> None:
 
         described = await describe(peer)
         assert (described.device_id, described.name) == (peer.device, "dev-0")
-        assert described.protocol_version == PROTOCOL_VERSION
+        assert described.protocol_version == SPOKEN.newest
         assert described.memory_used_bytes == loaded.memory_bytes == described.stages[0].memory_bytes
         assert list(described.stages[0].parts) == list(request.parts)
         assert described.storage_free_bytes > 0

@@ -23,10 +23,11 @@ from device.pipeline.link import Link
 from device.pipeline.relay import WINDOW
 from device.stage_spec import StageSpec, parse_spec
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound, Unavailable, remote
-from protos.ids import PROTOCOL_VERSION, DeviceId
+from protos.ids import DeviceId
 from protos.net.transport import Peer, dial, serve
 from protos.v1 import device_pb2, pipeline_pb2_grpc
 from protos.v1 import pipeline_pb2 as pb
+from protos.versions import SPOKEN
 from tests.support.checkpoints import TinyGlm
 from tests.support.ring import Client
 from tests.support.stage_specs import TinyStages
@@ -116,7 +117,8 @@ async def test_a_link_says_what_it_is_for_and_waits_for_credit(stages: TinyStage
     neighbour = Neighbour(pb.FlowReply(accepted=True, credit=2))
     async with linked_to(neighbour, stages) as unconnected, unconnected as link:
         assert neighbour.opening == pb.FlowOpen(
-            protocol_version=PROTOCOL_VERSION,
+            protocol_version=SPOKEN.newest,
+            oldest_protocol_version=SPOKEN.oldest,
             pipeline_id="test-1",
             manifest_digest=stages.manifest.digest,
             epoch=1,
@@ -175,7 +177,7 @@ class OneStage:
         """A stream into the stage, as the one before it would open it."""
         spec = self.spec
         fields: dict[str, object] = {"pipeline_id": spec.pipeline, "manifest_digest": spec.manifest, "epoch": spec.epoch}
-        fields |= {"protocol_version": PROTOCOL_VERSION, "to_stage": spec.stage, "ring_id": "ring", **changes}
+        fields |= {"protocol_version": SPOKEN.newest, "to_stage": spec.stage, "ring_id": "ring", **changes}
         call = self.peer.pipeline_stub.Flow(metadata=self.peer.metadata)
         try:
             await call.write(pb.FlowMessage(open=pb.FlowOpen(**fields)))  # type: ignore[arg-type]
@@ -186,7 +188,8 @@ class OneStage:
     @asynccontextmanager
     async def accepted(self, ring_id: str = "ring") -> AsyncIterator[Call]:
         async with self.flow(ring_id=ring_id) as call:
-            assert await call.read() == pb.FlowReply(accepted=True, credit=WINDOW)
+            spoken = {"protocol_version": SPOKEN.newest, "oldest_protocol_version": SPOKEN.oldest}
+            assert await call.read() == pb.FlowReply(accepted=True, credit=WINDOW, **spoken)
             yield call
 
 
@@ -240,10 +243,20 @@ def decode(slots: list[int], positions: list[int], **fields: object) -> pb.FlowM
     return pb.FlowMessage(microbatch=pb.Microbatch(**fields))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("spoken", [{"protocol_version": 1}, {"protocol_version": 2, "oldest_protocol_version": 1}], ids=str)
+async def test_a_sender_one_version_apart_is_taken(tmp_path: Path, stages: TinyStages, spoken: dict[str, object]) -> None:
+    async with one_stage(tmp_path, stages, 1) as one, one.flow(**spoken) as call:
+        reply = await call.read()
+        assert isinstance(reply, pb.FlowReply)
+        assert reply.accepted
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
+        ({"protocol_version": 0}, Conflict),
         ({"protocol_version": 99}, Conflict),
+        ({"protocol_version": 99, "oldest_protocol_version": 98}, Conflict),
         ({"pipeline_id": "x"}, NotFound),
         ({"manifest_digest": "0" * 64}, Conflict),
         ({"epoch": 2}, Conflict),
@@ -386,7 +399,7 @@ def _a_release(message: pb.Microbatch) -> None:
 @pytest.mark.parametrize("change", [_another_size, _another_step, _another_slot, _a_release])
 async def test_the_head_takes_back_only_what_it_sent(tmp_path: Path, stages: TinyStages, change: Callable[[pb.Microbatch], None]) -> None:
     async with one_stage(tmp_path, stages, 0) as one:
-        attach = pb.Attach(protocol_version=PROTOCOL_VERSION, pipeline_id="test-1", manifest_digest=one.spec.manifest, epoch=1)
+        attach = pb.Attach(protocol_version=SPOKEN.newest, pipeline_id="test-1", manifest_digest=one.spec.manifest, epoch=1)
         client = Client(one.peer, attach)
         await client.attach()
         assert one.neighbour.opening

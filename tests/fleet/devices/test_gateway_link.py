@@ -15,9 +15,10 @@ from device.agent.identity import Identity
 from fleet.devices import gateway_link as module
 from fleet.devices.registry import Registry
 from protos.errors import NotFound, Unavailable
-from protos.ids import PROTOCOL_VERSION, DeviceId, member_id
+from protos.ids import DeviceId, member_id
 from protos.net import transport
 from protos.v1 import device_pb2, gateway_pb2_grpc, telemetry_pb2
+from protos.versions import SPOKEN
 from tests.support.fake_device import FakeDevice
 from tests.support.fake_fleet import QUICK
 from tests.support.hollow_fleet import hollow_fleet, watching
@@ -134,7 +135,7 @@ class Heard:
     registry: Registry | None = None
 
 
-def words_of(device: str, name: str = "x", version: int = PROTOCOL_VERSION) -> Liar:
+def words_of(device: str, name: str = "x", version: int = SPOKEN.newest) -> Liar:
     description = device_pb2.DeviceDescription(protocol_version=version, device_id=device, name=name, boot_id="boot")
     return Liar(description, telemetry_pb2.TelemetrySample(device_id=device, boot_id="boot"))
 
@@ -228,7 +229,7 @@ async def test_another_protocol_is_said(tmp_path: Path) -> None:
     members = TestFleet.open(tmp_path)
 
     def make(gateway: DeviceId) -> dict[str, Liar]:
-        return {"1": words_of(member_id(gateway, "1"), "old", PROTOCOL_VERSION + 1)}
+        return {"1": words_of(member_id(gateway, "1"), "old", SPOKEN.newest + 1)}
 
     async with told_by(members, make, members.member("gateway", "gateway")) as heard:
         registry = heard.registry

@@ -139,14 +139,22 @@ async def test_advert_for_another_id_is_refused(tmp_path: Path) -> None:
 
 async def test_other_protocol_or_other_claim_is_offline(tmp_path: Path) -> None:
     async with setup(tmp_path) as s:
-        s.device.is_told.protocol_version = 99
+        s.device.is_told.protocol_version, s.device.is_told.oldest_protocol_version = 99, 98
         s.find()
-        await wait_until(lambda: "protocol 99" in s.record.detail)
+        await wait_until(lambda: "protocol 98 to 99, this coordinator 1; update this coordinator" in s.record.detail)
         assert s.record.state == "offline"
-        s.device.is_told.protocol_version = 1
+        s.device.is_told.protocol_version, s.device.is_told.oldest_protocol_version = 1, 0
         s.device.is_told.claims_id = "somebody-else"
         await wait_until(lambda: "somebody-else" in s.record.detail)
         s.device.is_told.claims_id = None
+        await s.state("online")
+
+
+@pytest.mark.parametrize(("newest", "oldest"), [(1, 0), (2, 1)])
+async def test_a_device_one_version_apart_is_online(tmp_path: Path, newest: int, oldest: int) -> None:
+    async with setup(tmp_path) as s:
+        s.device.is_told.protocol_version, s.device.is_told.oldest_protocol_version = newest, oldest
+        s.find()
         await s.state("online")
 
 
