@@ -81,6 +81,22 @@ async def test_an_unknown_key_changes_nothing(tmp_path: Path) -> None:
         assert unloads(fleet) == 0
 
 
+async def test_what_the_release_before_stored_goes_on_as_it_is(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path, 2) as fleet:
+        async with fleet.deployed(stages=2):
+            pass
+        with edited(fleet) as plain:
+            [pipeline] = plain["pipelines"]
+            plain.clear()
+            plain["plan"] = pipeline["plan"]
+        async with fleet.coordinator() as coordinator:
+            await wait_ready(coordinator)
+            await settled(fleet, coordinator)
+            assert [view.generation for view in coordinator.deployments()] == [1]
+        assert [device.calls.count("LoadStage") for device in fleet.devices] == [1, 1]
+        assert unloads(fleet) == 0
+
+
 async def test_undeploy_takes_it_down(tmp_path: Path) -> None:
     async with fake_fleet(tmp_path, 2) as fleet:
         async with fleet.deployed(stages=2):
