@@ -90,9 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stack.callback(boards.down)
         boards.up([DeviceSpec(options.profile)] * BOARDS)
         client = stack.enter_context(serve(home, BOARDS))
-        print(
-            f"{options.streams} streams, {options.stages} stages a pipeline, {BOARDS} {options.profile}; modelled tokens/s, prompts included\n"
-        )
+        print(f"{options.streams} streams, {options.stages} stages a pipeline, {BOARDS} {options.profile}")
+        print("tokens/s in modelled time, prompts included\n")
         print("| load | 1 replica | 2 replicas | ratio | same answers |\n|---|---|---|---|---|")
         for load in loads:
             one, two = (measure(home, client, options.model, load, options.stages, replicas, options.streams) for replicas in (1, 2))
