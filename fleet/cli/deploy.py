@@ -100,7 +100,7 @@ def deploy(
 
 
 def _next_step(coordinator: CoordinatorClient, view: DeploymentView) -> str:
-    if any(stage.hollow for pipeline in view.pipelines for stage in pipeline.stages):
+    if any(stage.hollow for stage in view.stages):
         return "it answers no prompt, since its devices compute nothing"
     if any(model.name == view.model and model.fills_blanks for model in coordinator.models()):
         return 'ask it: glmfleet generate --infill "text with a [MASK]"'

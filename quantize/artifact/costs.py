@@ -15,9 +15,15 @@ LAYER_OPERATORS, STAGE_OPERATORS, EMBEDDING_OPERATORS, HEAD_OPERATORS = 10, 3, 1
 
 
 def stage_cost(manifest: Manifest, parts: Sequence[str], kv_dtype: KvDtype = "float32") -> StageCost:
-    """Summed costs of these parts; raises InvalidInput for a part that the model does not have.
+    """What these parts cost the device that holds them: bytes, and counts for one row (a token of a sequence) of a step.
 
-    A tied head counts its matrix again: onnxruntime repacks it for the multiplication, so it is resident beside the embedding.
+        >>> cost = stage_cost(manifest, stage_parts(manifest, 1, 3), "int8")
+        >>> cost.kv_bytes_per_token  # 2 layers, keys and values of 2 heads x 16, a byte each
+        128
+
+    `parts` may be any, in any order; sums over disjoint lists add up. A tied head counts its matrix again: onnxruntime repacks it for the
+    multiplication, so it is resident beside the embedding. A row reads of experts the share that it is routed to on average.
+    Raises InvalidInput for a part that the model does not have.
     """
     layers = [find_part(manifest, name).cost for name in parts if name not in (EMBEDDING, POSITIONS, HEAD)]
     gathered = [find_part(manifest, name).cost for name in parts if name in (EMBEDDING, POSITIONS)]

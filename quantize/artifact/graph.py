@@ -33,12 +33,20 @@ def build_stage_graph(
     kv_dtype: KvDtype = "float32",
     layer_outputs: bool = False,
 ) -> bytes:
-    """A serialized ONNX model for these parts: exactly ["head"], or embedding and consecutive layers in any order, each whole, with
-    "positions" when there are layers (and the model has them).
+    """A serialized ONNX model for these parts; its inputs and outputs are told at the top of this module.
 
-    accuracy_level is MatMulNBits': 4 computes in int8 (activations quantized per row and block), 0 keeps activations in fp32. Matrices
-    that are stored as float32 are multiplied in it. With `layer_outputs` the stream after each layer i is an output, "layers.i.out", too.
-    Raises InvalidInput for a list that is no stage of this model, and as `check_kv_dtype`.
+        >>> graph = build_stage_graph(manifest, stage_parts(manifest, 1, 3), kv_dtype="int8")
+        >>> [value.name for value in onnx.load_model_from_string(graph).graph.input][:5]
+        ['hidden_in', 'seqlens_k', 'total_sequence_length', 'past_key.1', 'past_value.1']
+
+    parts: exactly ["head"], or embedding and consecutive layers in any order, each whole, with "positions" when there are layers (and the
+        model has them).
+    accuracy_level: MatMulNBits': 4 computes in int8 (activations quantized per row and block), 0 keeps activations in fp32. Matrices that
+        are stored as float32 are multiplied in it.
+    kv_dtype: of the caches, the int8 ones with a scale for each channel.
+    layer_outputs: the stream [batch, sequence, H] after each layer i is an output, "layers.i.out", too.
+
+    The same arguments give the same bytes. Raises InvalidInput for a list that is no stage of this model, and as `check_kv_dtype`.
     """
     check_kv_dtype(manifest, kv_dtype)
     architecture = architecture_of(manifest.config)

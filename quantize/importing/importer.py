@@ -47,14 +47,30 @@ def import_model(
     source: str | None = None,
     progress: Progress = lambda done, total, part: None,
 ) -> Manifest:
-    """Quantize `checkpoint` into `store` as model `name`; `progress` gets (bytes done, bytes in all, part).
+    """Quantizes `checkpoint` into `store` as model `name`, which exists when this returns and not before; returns its manifest.
 
-    The model exists when this returns and not before. `source` names the checkpoint's bytes
-    (`quantize.artifact.journal.source_identity`): an import that was broken off, however hard, goes on behind its last whole layer when
-    it is started again with the same options. Contexts beyond MAX_POSITIONS are cut to it. `rotate` is `quantize.importing.folding`'s,
-    where the architecture allows it; None: with 8 bits, since 4 lose by it (benchmarks/README.md). `bits=32` keeps weights in float32:
-    the reference that an int8 artifact is judged against, in the same graphs.
-    Raises InvalidInput (a weight that is not finite, a block size or name that cannot be), NoSpace.
+        >>> store = ArtifactStore(root)
+        >>> with open_checkpoint(path) as checkpoint:
+        ...     manifest = import_model(checkpoint, store, "tiny")
+        >>> [part.name for part in manifest.parts]
+        ['embedding', 'positions', 'layers.0', 'layers.1', 'layers.2', 'head']
+        >>> store.load("tiny").digest == manifest.digest
+        True
+
+    bits: of the layers' weights; embedding and output head have 8 beside 4. 32 keeps all in float32, the reference that an int8 artifact
+        is judged against, in the same graphs.
+    symmetric: levels lie around a zero point in their middle; else each block has one of its own.
+    block_size: weights [out, in] share a scale along `in`, 32, 64 or 128 at a time; None: `default_block_size`. 32 bits have no blocks.
+    rotate: folds a rotation of the residual stream into the weights (`quantize.importing.folding`), where the architecture allows it;
+        None: with 8 and 32 bits, since 4 lose by it (benchmarks/README.md).
+    source: names the checkpoint's bytes (`quantize.artifact.journal.source_identity`): an import that was broken off, however hard, goes
+        on behind its last whole layer when it is started again with the same options. None: it begins anew.
+    progress: gets (bytes written, bytes in all, part).
+
+    Contexts beyond MAX_POSITIONS are cut to it. Memory: a few slabs (`quantize.checkpoints.checkpoint.SLAB_ELEMENTS`), the largest matrix
+    that writes the stream where it is rotated, and 256 tokens' rows in float64.
+    Raises InvalidInput (a weight that is not finite, a block size, scheme or name that cannot be), NoSpace. What had been written is then
+    no model's: it waits for the same import with its `source`, or goes with the next `ArtifactStore.collect`.
     """
     store.check_name(name)
     provenance = replace(checkpoint.provenance, parameters=_parameters(checkpoint.config))

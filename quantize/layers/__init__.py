@@ -1,1 +1,1 @@
-"""The operators that decoder layers are made of, in ONNX and in numpy."""
+"""The operators that decoder layers are described by, and what they become in ONNX and in numpy."""

@@ -202,6 +202,17 @@ def test_the_hubs_library_is_loaded_in_one_place_where_its_reporting_is_off() ->
     assert loading == {"quantize.hub.pull"}
 
 
+def test_a_family_describes_and_computes_nothing() -> None:
+    """Of quantize.layers it knows the operators alone, so that another interpreter needs no change of it."""
+    described = {module_name(path): path for path in MODULES if within(module_name(path), {"quantize.architectures"})}
+    described["quantize.layers.operators"] = ROOT / "quantize/layers/operators.py"
+    for name, path in described.items():
+        used = {imported for imported, _ in imports(ast.parse(path.read_text()))}
+        assert not any(within(imported, {"onnx", "numpy"}) for imported in used), name
+        assert all(within(imported, {"quantize.layers.operators"}) for imported in used if within(imported, {"quantize.layers"})), name
+    assert len(described) > 6
+
+
 def test_onnxruntime_reports_to_nobody(tmp_path: Path) -> None:
     """Its reporting leaves a file in the temporary folder as soon as it is loaded."""
     environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"} | {"TMPDIR": str(tmp_path)}
