@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sim_devices import quantities
-from sim_devices.links import Shape
+from sim_devices.links import LinkShape
 from sim_devices.proxy import Door, Lane, Way
 from sim_devices.shaping import Line
 
@@ -38,7 +38,7 @@ class Delay:
 
 async def measured_delay(delay_seconds: float, messages: int = MESSAGES) -> Delay:
     seconds: list[float] = []
-    async with _through(Shape(delay_seconds=delay_seconds)) as (writer, reader):
+    async with _through(LinkShape(delay_seconds=delay_seconds)) as (writer, reader):
         for _ in range(messages):
             writer.write(struct.pack("d", time.perf_counter()).ljust(64))
             (sent,) = struct.unpack_from("d", await reader.readexactly(64))
@@ -50,7 +50,7 @@ async def measured_delay(delay_seconds: float, messages: int = MESSAGES) -> Dela
 
 async def measured_rate(bits_per_second: float, stream_seconds: float = STREAM_SECONDS) -> float:
     """Bits in a second, from the first bytes that come until the last."""
-    async with _through(Shape(rate_bits_per_second=bits_per_second)) as (writer, reader):
+    async with _through(LinkShape(rate_bits_per_second=bits_per_second)) as (writer, reader):
         sending = asyncio.create_task(_send(writer))
         try:
             await reader.readexactly(1)
@@ -71,12 +71,12 @@ async def _send(writer: asyncio.StreamWriter) -> None:
 
 
 @asynccontextmanager
-async def _through(there: Shape) -> AsyncIterator[tuple[asyncio.StreamWriter, asyncio.StreamReader]]:
+async def _through(there: LinkShape) -> AsyncIterator[tuple[asyncio.StreamWriter, asyncio.StreamReader]]:
     """A connection over a shaped line: what is written to the writer comes out of the reader at its far end."""
     accepted: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.get_running_loop().create_future()
     server = await asyncio.start_server(lambda reader, writer: accepted.set_result((reader, writer)), "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    lanes = [Lane(Line(shape, there.delay_seconds, random.Random(1))) for shape in (there, Shape())]
+    lanes = [Lane(Line(shape, there.delay_seconds, random.Random(1))) for shape in (there, LinkShape())]
 
     async def find(_reader: asyncio.StreamReader) -> Way:
         return Way(host, port, lanes[0], lanes[1])

@@ -24,7 +24,7 @@ from quantize.checkpoints.checkpoint import Checkpoint
 from quantize.checkpoints.formats import open_checkpoint
 from quantize.hub.catalog import DEFAULT_MODEL, fetch
 from quantize.importing.importer import import_model
-from quantize.quality.scores import Estimate, WindowScore, quality, score
+from quantize.quality.scores import MeanInterval, WindowScore, quality, score
 from quantize.quality.walk import Walk
 from quantize.quality.windows import DEFAULT_TEXT, WINDOW_TOKENS, TokenIds, Window, default_text, windows
 
@@ -133,7 +133,7 @@ def table(entries: Sequence[dict[str, object]]) -> Iterator[str]:
     yield "| version | KV cache | tokens | perplexity (fp32) | change % | KL | top-1 | relative rms % |"
     yield "|---|---|---|---|---|---|---|---|"
     for entry in entries:
-        found = {name: Estimate(**value) for name, value in entry.items() if isinstance(value, dict)}
+        found = {name: MeanInterval(**value) for name, value in entry.items() if isinstance(value, dict)}
         cells = [
             str(entry["version"]),
             str(entry["kv_dtype"]),
@@ -147,7 +147,7 @@ def table(entries: Sequence[dict[str, object]]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def _cell(figure: Estimate, digits: int, factor: float = 1) -> str:
+def _cell(figure: MeanInterval, digits: int, factor: float = 1) -> str:
     value, low, high = (f"{factor * number:.{digits}f}" for number in (figure.value, figure.low, figure.high))
     return f"{value} [{low}, {high}]"
 

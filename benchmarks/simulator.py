@@ -24,7 +24,7 @@ from fleet.home import Home
 from fleet.planning.costs import LINK_BYTES_PER_SECOND
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.planning.planner import PlannerDevice
-from fleet.planning.prediction import Link, Prices, Traffic, outlook
+from fleet.planning.prediction import LinkModel, Prices, Traffic, outlook
 from quantize.artifact.store import ArtifactStore
 from sim_devices.local_fleet import DeviceSpec
 from sim_devices.profiles import Profile, load_profile
@@ -41,7 +41,7 @@ def slower(base: str, factor: float) -> str:
     return text
 
 
-def predicted(home: Home, plan: Plan, profile: Profile, link: Link) -> tuple[float, float]:
+def predicted(home: Home, plan: Plan, profile: Profile, link: LinkModel) -> tuple[float, float]:
     """Seconds to the first token, and a token."""
     devices = {
         stage.device_id: PlannerDevice(
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         linked = bool(options.delay or options.rate)
         rate = f'rate = "{options.rate}kbit"' if options.rate else ""
         links = f'[[links]]\nbetween = ["dev-*", "dev-*"]\ndelay = "{options.delay}ms"\n{rate}\n'
-        link = Link(options.delay / 1e3, options.rate * 125.0 or LINK_BYTES_PER_SECOND)
+        link = LinkModel(options.delay / 1e3, options.rate * 125.0 or LINK_BYTES_PER_SECOND)
         specs = [DeviceSpec(str(path), pace="realtime", linked=linked)] * options.stages
         made = boards.up(
             specs,

@@ -29,7 +29,7 @@ from fleet.devices.liveness import Liveness
 from fleet.devices.registry import Registry
 from fleet.store.database import Store
 from fleet.telemetry.ingest import Ingest
-from fleet.telemetry.records import Registered, Telemetry
+from fleet.telemetry.records import Registered, TelemetryRecords
 from protos.ids import DeviceId, device_id
 from protos.net.memory import MemoryNetwork
 from protos.v1 import telemetry_pb2
@@ -97,7 +97,7 @@ async def _live(day: Day, folder: Path, log: Log) -> Outcome:
     rules = Liveness(interval_seconds=day.interval_seconds, offline_seconds=5 * day.interval_seconds)
     async with AsyncExitStack() as stack:
         store = stack.enter_context(Store(folder / "state.sqlite"))
-        telemetry = Telemetry(store)
+        telemetry = TelemetryRecords(store)
         names: dict[str, str] = {}
 
         def now() -> float:

@@ -18,7 +18,7 @@ MESSAGE_ROWS_BYTES = MESSAGE_BYTES - (256 << 10)
 
 
 @dataclass(frozen=True)
-class Shape:
+class StageShape:
     """See device.proto, StageShape. `capacity` is what each slot's cache holds, in positions."""
 
     hidden_size: int
@@ -60,7 +60,7 @@ class Hop:
 
 
 @dataclass(frozen=True)
-class Generation:
+class DeploymentGeneration:
     deployment: str
     number: int
 
@@ -82,7 +82,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class StageSpec:
-    generation: Generation
+    generation: DeploymentGeneration
     pipeline: PipelineId
     manifest: Digest
     epoch: int
@@ -90,7 +90,7 @@ class StageSpec:
     stages: int
     parts: tuple[str, ...]
     blobs: tuple[Digest, ...]
-    shape: Shape
+    shape: StageShape
     graph: bytes
     head_graph: bytes
     next: Hop | None
@@ -107,10 +107,10 @@ class StageSpec:
         return self.cost.weight_bytes + self.shape.kv_bytes
 
 
-def parse_generation(message: pb.Generation) -> Generation:
+def parse_generation(message: pb.Generation) -> DeploymentGeneration:
     if not message.deployment or not message.number:
         raise InvalidInput("the call names no deployment and generation")
-    return Generation(message.deployment, message.number)
+    return DeploymentGeneration(message.deployment, message.number)
 
 
 def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
@@ -147,10 +147,10 @@ def _hop(message: pb.Hop) -> Hop:
     return Hop(DeviceId(message.device_id), message.address, DeviceId(message.gateway_id) if message.gateway_id else None)
 
 
-def _shape(message: pb.StageShape) -> Shape:
+def _shape(message: pb.StageShape) -> StageShape:
     """Raises ValueError for a type that this program does not know."""
-    plain = {name: getattr(message, name) for name in Shape.__dataclass_fields__}
-    return Shape(**{**plain, "kv_dtype": kv_dtype(message.kv_dtype), "wire_dtype": wire_dtype(message.wire_dtype)})
+    plain = {name: getattr(message, name) for name in StageShape.__dataclass_fields__}
+    return StageShape(**{**plain, "kv_dtype": kv_dtype(message.kv_dtype), "wire_dtype": wire_dtype(message.wire_dtype)})
 
 
 def _golden(message: pb.Golden) -> Golden:
@@ -158,7 +158,7 @@ def _golden(message: pb.Golden) -> Golden:
     return Golden(**{**plain, "token_ids": tuple(message.token_ids)})
 
 
-def _golden_fits(golden: Golden, shape: Shape) -> bool:
+def _golden_fits(golden: Golden, shape: StageShape) -> bool:
     tokens = len(golden.token_ids)
     boundaries = (2, len(shape.layers) + 1) if golden.layers_graph else (2,)
     return (
@@ -172,7 +172,7 @@ def _golden_fits(golden: Golden, shape: Shape) -> bool:
     )
 
 
-def _golden_head_fits(golden: Golden, shape: Shape) -> bool:
+def _golden_head_fits(golden: Golden, shape: StageShape) -> bool:
     rows, rest = divmod(len(golden.logits), 2 * shape.vocab_size)
     sizes = not rest and len(golden.head_hidden) == 2 * rows * shape.hidden_size
     return sizes and math.isfinite(golden.logits_scale) and (not rows or golden.head_tolerance > 0)

@@ -23,7 +23,7 @@ _ADVICE = f"choose another folder with --home or {VARIABLE}"
 
 
 @dataclass(frozen=True)
-class Coordinator:
+class RunningCoordinator:
     """Where the running coordinator of a home answers."""
 
     url: str
@@ -129,7 +129,7 @@ class Home:
         finally:
             os.close(descriptor)
 
-    def running_coordinator(self) -> Coordinator | None:
+    def running_coordinator(self) -> RunningCoordinator | None:
         """The coordinator that serves this home now, or None."""
         try:
             descriptor = os.open(self._coordinator_lock, os.O_RDWR | os.O_CLOEXEC)
@@ -197,11 +197,11 @@ def write_private(path: Path, data: bytes) -> None:
         raise InvalidInput(f"cannot write {path}: {error.strerror}", advice=_ADVICE) from error
 
 
-def _read_coordinator(path: Path) -> Coordinator | None:
+def _read_coordinator(path: Path) -> RunningCoordinator | None:
     """What `serve` wrote; None in the moment between taking the lock and writing."""
     try:
         plain = json.loads(path.read_bytes())
-        return Coordinator(str(plain["url"]), int(plain["pid"]))
+        return RunningCoordinator(str(plain["url"]), int(plain["pid"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -53,7 +53,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Parameter:
+class SamplingParameter:
     """A field of Sampling; `annotation` is its type without the bounds, for those who make options or fields of it."""
 
     name: str
@@ -65,13 +65,13 @@ class Parameter:
 GREEDY = Sampling()
 
 
-def _parameters() -> Iterator[Parameter]:
+def _parameters() -> Iterator[SamplingParameter]:
     for name, annotated in get_type_hints(Sampling, include_extras=True).items():
         annotation, bounds = get_args(annotated)
-        yield Parameter(name, annotation, getattr(GREEDY, name), bounds)
+        yield SamplingParameter(name, annotation, getattr(GREEDY, name), bounds)
 
 
-PARAMETERS: Mapping[str, Parameter] = {parameter.name: parameter for parameter in _parameters()}
+PARAMETERS: Mapping[str, SamplingParameter] = {parameter.name: parameter for parameter in _parameters()}
 
 
 def to_message(sampling: Sampling) -> pb.Sampling:

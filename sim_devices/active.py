@@ -20,7 +20,7 @@ class Active:
 
 
 @dataclass(frozen=True)
-class Condition:
+class FaultCondition:
     """What a device is to be like; the default is healthy."""
 
     off: bool = False
@@ -32,10 +32,10 @@ class Condition:
     clock_skew_seconds: float = 0.0
 
 
-HEALTHY = Condition()
+HEALTHY = FaultCondition()
 
 
-def condition_of(device: str, faults: Iterable[Fault]) -> Condition:
+def condition_of(device: str, faults: Iterable[Fault]) -> FaultCondition:
     """Of several faults of a kind the last counts."""
     condition = HEALTHY
     for fault in faults:
@@ -64,7 +64,7 @@ def cuts_of(faults: Iterable[Fault]) -> frozenset[frozenset[str]]:
     return frozenset(pair for fault in faults for pair in fault.pairs() if len(pair) == 2)
 
 
-def words_for(before: Condition, after: Condition) -> list[list[str]]:
+def words_for(before: FaultCondition, after: FaultCondition) -> list[list[str]]:
     """What a running device is told so that `before` becomes `after`."""
     words = []
     if after.slowdown != before.slowdown:

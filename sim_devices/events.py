@@ -12,13 +12,13 @@ from types import TracebackType
 from typing import Self
 
 from protos.errors import FleetError, InvalidInput, NotFound, Unavailable
-from sim_devices.active import HEALTHY, Active, Condition, condition_of, cuts_of, healed, words_for
+from sim_devices.active import HEALTHY, Active, FaultCondition, condition_of, cuts_of, healed, words_for
 from sim_devices.control import ask
 from sim_devices.faults import COORDINATOR, INSIDE_KINDS, LINK_KINDS, Fault
 from sim_devices.flip import flip_bit
 from sim_devices.local_fleet import LocalFleet
-from sim_devices.network import Network
-from sim_devices.scenario import Act, Event, PlannedFault, log_line, timeline
+from sim_devices.network import ShapedNetwork
+from sim_devices.scenario import Act, PlannedFault, ScenarioEvent, log_line, timeline
 
 LOG = "events.jsonl"
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Events:
     done. So the log of a scenario is the same each time, while its acts follow their times as this machine can.
     """
 
-    def __init__(self, fleet: LocalFleet, network: Network, folder: Path) -> None:
+    def __init__(self, fleet: LocalFleet, network: ShapedNetwork, folder: Path) -> None:
         self._fleet = fleet
         self._network = network
         self._log_path = folder / LOG
@@ -39,8 +39,8 @@ class Events:
         self._zero = 0.0
         self._number = 0
         self._active: list[Active] = []
-        self._pending: list[Event] = []
-        self._conditions: dict[str, Condition] = {}
+        self._pending: list[ScenarioEvent] = []
+        self._conditions: dict[str, FaultCondition] = {}
         self._acting = asyncio.Lock()
         self._woken = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
@@ -100,7 +100,7 @@ class Events:
             except TimeoutError:
                 await self._do(self._pending.pop(0), raising=False)
 
-    async def _do(self, event: Event, *, raising: bool) -> None:
+    async def _do(self, event: ScenarioEvent, *, raising: bool) -> None:
         async with self._acting:
             try:
                 if event.act == "end" and all(one.number != event.number for one in self._active):
@@ -114,7 +114,7 @@ class Events:
             else:
                 self._write(event.at_ms, event.number, event.act, event.fault, detail)
 
-    async def _act(self, event: Event) -> str:
+    async def _act(self, event: ScenarioEvent) -> str:
         fault = event.fault
         if fault.kind == "flip-bit":
             return await asyncio.to_thread(self._flip, event)
@@ -147,7 +147,7 @@ class Events:
         stays, _ = healed(killed, fault.devices)
         self._active = sorted([*others, *stays], key=lambda one: one.number)
         for name in fault.devices:  # also one that ended by itself
-            self._conditions[name] = Condition(off=True)
+            self._conditions[name] = FaultCondition(off=True)
         await self._make_so(fault.devices)
 
     async def _make_so(self, devices: Sequence[str]) -> None:
@@ -157,7 +157,7 @@ class Events:
             if name != COORDINATOR:
                 await self._make_device_so(name, condition_of(name, faults))
 
-    async def _make_device_so(self, name: str, wanted: Condition) -> None:
+    async def _make_device_so(self, name: str, wanted: FaultCondition) -> None:
         before = self._conditions.get(name, HEALTHY)
         self._conditions[name] = wanted
         if wanted.off:
@@ -166,10 +166,10 @@ class Events:
                 raise NotFound(f"{name} does not run")
             return
         if before.off or (before.battery_empty and not wanted.battery_empty):
-            self._conditions[name] = Condition(off=True)  # until it has started
+            self._conditions[name] = FaultCondition(off=True)  # until it has started
             await asyncio.to_thread(self._fleet.restart, name, wanted.clock_skew_seconds)
             self._conditions[name] = wanted
-            before = Condition(clock_skew_seconds=wanted.clock_skew_seconds)
+            before = FaultCondition(clock_skew_seconds=wanted.clock_skew_seconds)
         if before.hung and not wanted.hung:
             self._fleet.send(name, signal.SIGCONT)
         for words in words_for(before, wanted):
@@ -180,7 +180,7 @@ class Events:
         if wanted.hung and not before.hung and not self._fleet.send(name, signal.SIGSTOP):
             raise NotFound(f"{name} does not run")
 
-    def _flip(self, event: Event) -> str:
+    def _flip(self, event: ScenarioEvent) -> str:
         flipped = []
         for name in event.fault.devices:
             chance = random.Random(f"{self._seed}/{event.number}/{name}")

@@ -13,7 +13,7 @@ from typing import Literal, cast
 from protos.errors import FleetError, InvalidInput, NotFound
 from sim_devices import quantities
 from sim_devices.faults import COORDINATOR, parse_fault
-from sim_devices.links import LinkRule, Shape, shape_between
+from sim_devices.links import LinkRule, LinkShape, shape_between
 from sim_devices.profiles import load_profile
 from sim_devices.scenario import PlannedFault, timeline
 from sim_devices.tables import Table, read_table, read_text
@@ -39,7 +39,7 @@ class FleetDevice:
 
 
 @dataclass(frozen=True)
-class Fleet:
+class FleetFile:
     """`seed` decides all that is left to chance: jitter, loss, and what faults leave open."""
 
     name: str
@@ -49,7 +49,7 @@ class Fleet:
     links: tuple[LinkRule, ...]
     faults: tuple[PlannedFault, ...]
 
-    def shape(self, source: str, target: str) -> Shape:
+    def shape(self, source: str, target: str) -> LinkShape:
         """Of what goes from one device, or "coordinator", to another."""
         return shape_between(self.links, source, target)
 
@@ -75,7 +75,7 @@ def gallery_text(name: str) -> str:
     return str((_gallery() / f"{name}.toml").read_text(encoding="utf-8"))
 
 
-def load_fleet(name_or_path: str) -> Fleet:
+def load_fleet(name_or_path: str) -> FleetFile:
     """A fleet of the gallery by name, or a TOML file (with a slash, or ending in .toml). Raises NotFound, InvalidInput."""
     if not is_path(name_or_path):
         return parse_fleet(name_or_path, gallery_text(name_or_path))
@@ -105,7 +105,7 @@ def is_path(name_or_path: str) -> bool:
     return "/" in name_or_path or name_or_path.endswith(".toml")
 
 
-def parse_fleet(name: str, text: str, folder: Path = Path()) -> Fleet:
+def parse_fleet(name: str, text: str, folder: Path = Path()) -> FleetFile:
     """`name` of the file, for errors; profiles that are files are sought from `folder`. Raises InvalidInput naming file and key."""
     table = read_table(name, text)
     description, seed = table.text("description", "", longest=1000), _seed(table)
@@ -126,7 +126,7 @@ def parse_fleet(name: str, text: str, folder: Path = Path()) -> Fleet:
             timeline([fault], names, seed)
         except FleetError as error:
             raise one.bad(error.detail, error.advice) from error
-    return Fleet(name, description, seed, devices, links, faults)
+    return FleetFile(name, description, seed, devices, links, faults)
 
 
 def _seed(table: Table) -> int:
@@ -174,13 +174,13 @@ def _link(table: Table, names: Sequence[str]) -> LinkRule:
     both_ways = "between" in table
     ends = table.texts("between", 2) if both_ways else (table.text("from"), table.text("to"))
     for end in ends:
-        rule = LinkRule(end, "*", Shape(), False)
+        rule = LinkRule(end, "*", LinkShape(), False)
         if not _PATTERN.fullmatch(end) or not any(rule.covers(name, name) for name in [*names, COORDINATOR]):
             raise table.bad(f"no device {end[:40]!r}", f"names of devices here, * patterns of them, or {COORDINATOR!r}")
     delay, jitter = (table.parsed(key, _delay, 0.0) for key in ("delay", "jitter"))
     if jitter > delay:
         raise table.bad("jitter is above delay", "delay is even between delay - jitter and delay + jitter")
-    shape = Shape(delay, jitter, table.parsed("rate", quantities.bits_per_second, None), table.parsed("loss", quantities.fraction, 0.0))
+    shape = LinkShape(delay, jitter, table.parsed("rate", quantities.bits_per_second, None), table.parsed("loss", quantities.fraction, 0.0))
     table.end()
     return LinkRule(ends[0], ends[1], shape, both_ways)
 

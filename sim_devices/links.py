@@ -10,7 +10,7 @@ from sim_devices import quantities
 
 
 @dataclass(frozen=True)
-class Shape:
+class LinkShape:
     """One direction of a link. `rate` counts the bits of TCP's payload; `loss` is of segments, below 1."""
 
     delay_seconds: float = 0.0
@@ -33,7 +33,7 @@ class Shape:
         return " ".join(words)
 
 
-WIRE = Shape()
+WIRE = LinkShape()
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LinkRule:
 
     source: str
     target: str
-    shape: Shape
+    shape: LinkShape
     both_ways: bool
 
     def covers(self, source: str, target: str) -> bool:
@@ -52,6 +52,6 @@ class LinkRule:
         return fnmatchcase(source, self.source) and fnmatchcase(target, self.target)
 
 
-def shape_between(rules: Sequence[LinkRule], source: str, target: str) -> Shape:
+def shape_between(rules: Sequence[LinkRule], source: str, target: str) -> LinkShape:
     """Of what goes from `source` to `target`: the last rule that covers it, as exceptions come after what they are from."""
     return next((rule.shape for rule in reversed(rules) if rule.covers(source, target)), WIRE)

@@ -20,7 +20,7 @@ import psutil
 from protos.errors import Conflict, InvalidInput, NoSpace, NotFound
 from sim_devices import processes
 from sim_devices.control import CONTROL
-from sim_devices.world_process import World
+from sim_devices.world_process import WorldProcess
 
 START_SECONDS = 60.0  # a cold start of the runtime on a busy two-core machine takes about ten
 STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL
@@ -82,7 +82,7 @@ class LocalFleet:
         self._folder = home / "sim"
         self._issue = issue
         self._issue_gateway = issue_gateway or issue
-        self.world = World(self._folder)
+        self.world = WorldProcess(self._folder)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     def up(
@@ -156,7 +156,7 @@ class LocalFleet:
     def folder(self, name: str) -> Path:
         return self._folder / name
 
-    def with_world(self) -> World:
+    def with_world(self) -> WorldProcess:
         """The world, started if it does not run yet. Raises NotFound when no device was started."""
         with self._locked():
             if not self.status():

@@ -32,7 +32,7 @@ class _Doors:
     stack: AsyncExitStack
 
 
-class Network:
+class ShapedNetwork:
     """Lives in one event loop. Ends are names of devices; everybody else is "coordinator"."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ class PlannedFault:
 
 
 @dataclass(frozen=True)
-class Event:
+class ScenarioEvent:
     """`number` is the fault's place in its file, from 1: the same for its start and its end."""
 
     at_ms: int
@@ -38,7 +38,9 @@ class Event:
         return self.at_ms, self.act == "start", self.number
 
 
-def timeline(planned: Sequence[PlannedFault], names: Sequence[str], seed: int, *, first: int = 1, zero_ms: int = 0) -> tuple[Event, ...]:
+def timeline(
+    planned: Sequence[PlannedFault], names: Sequence[str], seed: int, *, first: int = 1, zero_ms: int = 0
+) -> tuple[ScenarioEvent, ...]:
     """In order of time, by the seed alone. Each fault has its own chance, so that one more in the file changes no other.
 
     `first` is the first fault's number, `zero_ms` the log's time from which the plan counts.
@@ -51,9 +53,9 @@ def timeline(planned: Sequence[PlannedFault], names: Sequence[str], seed: int, *
         at = chance.uniform(one.earliest_seconds, one.latest_seconds)
         at_ms = zero_ms + round(at * 1000)
         fault = resolve(one.fault, names, chance)
-        events.append(Event(at_ms, number, "start", fault))
+        events.append(ScenarioEvent(at_ms, number, "start", fault))
         if one.for_seconds is not None:
-            events.append(Event(at_ms + round(one.for_seconds * 1000), number, "end", fault))
+            events.append(ScenarioEvent(at_ms + round(one.for_seconds * 1000), number, "end", fault))
     return tuple(sorted(events, key=lambda event: event.order))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from sim_devices.links import Shape
+from sim_devices.links import LinkShape
 
 SEGMENT_BYTES = 1448  # of payload in an Ethernet frame of 1,500, with TCP's timestamps
 # Linux's least retransmission timeout, which is added to the round trip (tcp_rto_min, net/ipv4/tcp_input.c).
@@ -24,14 +24,14 @@ class Line:
     (Mathis et al., The macroscopic behavior of the TCP congestion avoidance algorithm, 1997).
     """
 
-    def __init__(self, shape: Shape, round_trip_seconds: float, chance: random.Random) -> None:
+    def __init__(self, shape: LinkShape, round_trip_seconds: float, chance: random.Random) -> None:
         """`round_trip_seconds`: the delays of both directions."""
         self._chance = chance
         self._free = -math.inf  # when all that was sent has left
         self._window_at = -math.inf
         self.reshape(shape, round_trip_seconds)
 
-    def reshape(self, shape: Shape, round_trip_seconds: float) -> None:
+    def reshape(self, shape: LinkShape, round_trip_seconds: float) -> None:
         """For what is sent from now on."""
         self.shape = shape
         self.round_trip_seconds = round_trip_seconds
@@ -39,7 +39,7 @@ class Line:
     @property
     def plain(self) -> bool:
         """Nothing is changed on the way."""
-        return self.shape == Shape() and not self.round_trip_seconds
+        return self.shape == LinkShape() and not self.round_trip_seconds
 
     @property
     def piece_bytes(self) -> int:

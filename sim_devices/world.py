@@ -17,7 +17,7 @@ from sim_devices.events import Events
 from sim_devices.faults import parse_fault
 from sim_devices.fleet_file import parse_fleet, parse_scenario
 from sim_devices.local_fleet import LocalFleet
-from sim_devices.network import Network
+from sim_devices.network import ShapedNetwork
 from sim_devices.scenario import PlannedFault
 
 
@@ -28,7 +28,7 @@ class World:
     "links FILE FOLDER TEXT" of a fleet; "scenario FILE FOLDER TEXT" starts its faults; "fault AFTER FOR TEXT" ("" for none); "faults".
     """
 
-    def __init__(self, network: Network, events: Events) -> None:
+    def __init__(self, network: ShapedNetwork, events: Events) -> None:
         self._network = network
         self._events = events
 
@@ -72,7 +72,7 @@ async def _run(sim: Path, state: Path) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    network = Network()
+    network = ShapedNetwork()
     fleet = LocalFleet(sim.parent, _no_identity)
     async with Events(fleet, network, state) as events, served(state, World(network, events).handle):
         sys.stdout.write(json.dumps({"address": str(state)}) + "\n")

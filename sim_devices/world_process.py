@@ -19,7 +19,7 @@ START_SECONDS = 30.0
 STOP_SECONDS = 5.0
 
 
-class World:
+class WorldProcess:
     """Of the folder that the devices' folders lie in; calls block."""
 
     def __init__(self, sim: Path) -> None:

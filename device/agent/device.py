@@ -13,7 +13,7 @@ import grpc.aio
 from device.agent.device_service import DeviceService
 from device.agent.host import StageHost
 from device.agent.pipeline_service import PipelineService
-from device.agent.telemetry import ProcessReading, Telemetry
+from device.agent.telemetry import ProcessReading, TelemetrySampler
 from device.blobs import Blobs
 from device.engine.opening import OpenStage, open_stage
 from device.engine.prepacked import PrepackedStages
@@ -44,7 +44,7 @@ class Device:
         """`credentials` are for dialling neighbours; `boot_id`, `process` and `clock` as of Telemetry."""
         self.device_id = device_id
         self._host = StageHost(device_id, hardware, blobs, credentials, prepacked, opener)
-        self._telemetry = Telemetry(device_id, hardware, self._host, boot_id=boot_id, process=process, clock=clock)
+        self._telemetry = TelemetrySampler(device_id, hardware, self._host, boot_id=boot_id, process=process, clock=clock)
         self._service = DeviceService(device_id, name, dict(labels), hardware, blobs, self._host, self._telemetry)
         self._pipelines = PipelineService(self._host, credentials)
         self._stack = AsyncExitStack()

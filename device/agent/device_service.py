@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import grpc.aio
 
 from device.agent.host import StageHost
-from device.agent.telemetry import Telemetry
+from device.agent.telemetry import TelemetrySampler
 from device.blobs import Blobs
 from device.hardware import AcceleratorInfo, Hardware
 from device.stage_spec import parse_generation, parse_spec
@@ -38,7 +38,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
     hardware: Hardware
     blobs: Blobs
     host: StageHost
-    telemetry: Telemetry
+    telemetry: TelemetrySampler
 
     def describe(self) -> pb.DeviceDescription:
         info = self.hardware.info

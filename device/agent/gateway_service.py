@@ -23,7 +23,7 @@ LONGEST_INTERVAL_SECONDS = 3600.0
 WatchContext = grpc.aio.ServicerContext[pb.WatchGatewayRequest, pb.GatewayReport]
 
 
-class Member(Protocol):
+class GatewayMember(Protocol):
     """A device behind the gateway. None of the calls may block."""
 
     @property
@@ -43,7 +43,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
     """`members` by their local names; the mapping may change meanwhile."""
 
     name: str
-    members: Mapping[str, Member]
+    members: Mapping[str, GatewayMember]
 
     async def Watch(self, request: pb.WatchGatewayRequest, context: WatchContext) -> AsyncIterator[pb.GatewayReport]:  # noqa: N802
         async with answered(context):

@@ -15,7 +15,7 @@ from device.hardware import Hardware
 from device.pipeline.accounts import ModelledClock
 from device.pipeline.head import Head
 from device.pipeline.stage import Stage
-from device.stage_spec import Generation, StageSpec
+from device.stage_spec import DeploymentGeneration, StageSpec
 from device.tasks import in_thread
 from protos.errors import Conflict, Corrupt, InvalidInput, NoSpace, NotFound
 from protos.ids import DeviceId, Digest, PipelineId
@@ -75,7 +75,7 @@ class StageHost:
     def memory_used_bytes(self) -> int:
         return sum(loaded.stage.spec.memory_bytes for loaded in self._loaded.values())
 
-    async def retain_blobs(self, generation: Generation, keep: Set[Digest]) -> int:
+    async def retain_blobs(self, generation: DeploymentGeneration, keep: Set[Digest]) -> int:
         """Drop every blob that is neither in `keep` nor used by a stage that is loaded or loading; the bytes freed. Raises Conflict."""
         async with self._changing:
             self.admit(generation)
@@ -111,13 +111,13 @@ class StageHost:
                 self._sweeper = asyncio.create_task(self._free_orphans(), name="orphan sweeper")
         return time.perf_counter() - start
 
-    async def unload(self, generation: Generation, pipeline: PipelineId) -> None:
+    async def unload(self, generation: DeploymentGeneration, pipeline: PipelineId) -> None:
         """Idempotent. Raises Conflict for an older generation."""
         async with self._changing:
             self.admit(generation)
             await self._drop(pipeline)
 
-    def admit(self, generation: Generation) -> None:
+    def admit(self, generation: DeploymentGeneration) -> None:
         """Remember the highest generation of each deployment. Raises Conflict for a lower one."""
         highest = self._highest.get(generation.deployment, 0)
         if generation.number < highest:

@@ -34,7 +34,7 @@ def this_process() -> Callable[[], ProcessReading]:
     return read
 
 
-class Telemetry:
+class TelemetrySampler:
     """Makes samples of one boot of the agent."""
 
     def __init__(

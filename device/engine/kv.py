@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from device.engine.session import share
-from device.stage_spec import Shape
+from device.stage_spec import StageShape
 from protos.dtypes import KvDtype
 
 Cache: TypeAlias = "npt.NDArray[np.float32 | np.int8]"
@@ -27,7 +27,7 @@ class SlotGroup:
     The arrays are reserved, not touched: the system gives pages as rows are written.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: StageShape) -> None:
         size = (shape.slots_per_group, shape.kv_heads, shape.capacity, shape.head_dim)
         dtype = _NUMPY_TYPES[shape.kv_dtype]
         self._layers: list[tuple[int, Cache, Cache]]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from device.engine.kv import SlotGroup
 from device.engine.session import Binding, Dimensions, Session, scalar_like, share
-from device.stage_spec import Shape, StageSpec
+from device.stage_spec import StageShape, StageSpec
 from protos.errors import InvalidInput
 from protos.even import even_up
 
@@ -77,7 +77,9 @@ class StageEngine:
 class _Run:
     """The arrays of a run of slots [start, stop) x `width` positions, bound to the graph once."""
 
-    def __init__(self, session: Session, group: SlotGroup, slots: tuple[int, int], width: int, shape: Shape, takes_tokens: bool) -> None:
+    def __init__(
+        self, session: Session, group: SlotGroup, slots: tuple[int, int], width: int, shape: StageShape, takes_tokens: bool
+    ) -> None:
         start, stop = slots
         batch = stop - start
         self.width = width

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from device.pipeline.sequences import Ending, Request, Sequence, Span, Told
-from device.stage_spec import Shape
+from device.stage_spec import StageShape
 from protos.errors import FleetError, InvalidInput
 from protos.sampling import from_message
 from protos.v1 import pipeline_pb2 as pb
@@ -128,7 +128,7 @@ def tell(told: Iterable[Told], tracks: Mapping[int, Track]) -> None:
         client.tell(event, urgent=client in first)
 
 
-def parse_submit(message: pb.Submit, shape: Shape) -> Request:
+def parse_submit(message: pb.Submit, shape: StageShape) -> Request:
     """Raises InvalidInput for what this pipeline cannot run."""
     prompt, forced = tuple(message.prompt_ids), tuple(message.forced_ids)
     if not prompt:
@@ -148,7 +148,7 @@ def parse_submit(message: pb.Submit, shape: Shape) -> Request:
     return Request(prompt, forced, sampling, message.max_tokens, stops, message.prefix, spans, message.reuse_decoded)
 
 
-def _check_prefix(prefix: int, spans: tuple[Span, ...], prompt: int, shape: Shape) -> None:
+def _check_prefix(prefix: int, spans: tuple[Span, ...], prompt: int, shape: StageShape) -> None:
     """The rows behind the prefix need positions that the model's tables have: none exceeds the context, which is no longer than they."""
     if not shape.prefix_whole:
         if prefix or spans:

@@ -7,7 +7,7 @@ import grpc.aio
 from device.pipeline.link import Link
 from device.pipeline.stage import Stage
 from device.pipeline.wire import encode
-from device.stage_spec import Shape
+from device.stage_spec import StageShape
 from device.tasks import first_of
 from protos.dtypes import row_bytes
 from protos.errors import Conflict, Internal, InvalidInput
@@ -43,7 +43,7 @@ async def relay(stage: Stage, ring_id: str, context: FlowContext, credentials: C
 class Microbatches:
     """Iterates an inbound stream; credit goes back for each half window that was carried out."""
 
-    def __init__(self, context: FlowContext, shape: Shape) -> None:
+    def __init__(self, context: FlowContext, shape: StageShape) -> None:
         self._context = context
         self._most_bytes = shape.prefill_chunk * row_bytes(shape.hidden_size, shape.wire_dtype)
         self._done = 0

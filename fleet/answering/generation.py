@@ -16,7 +16,7 @@ from typing import Self
 from device.text.model import TextModel
 from fleet.answering import prompts
 from fleet.answering.answer import Answer
-from fleet.answering.ledger import Entry, Ledger
+from fleet.answering.ledger import Ledger, LedgerEntry
 from fleet.answering.request_costs import REASONS, result
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.background import Background
@@ -25,7 +25,7 @@ from fleet.deploying.desired import PipelineSpec
 from fleet.deploying.phase import Ready
 from fleet.deploying.pipeline import Pipeline
 from fleet.deploying.stream import COMES_BACK, TokenStream
-from fleet.telemetry.records import Telemetry
+from fleet.telemetry.records import TelemetryRecords
 from fleet.telemetry.views import FinishReason
 from protos.errors import Conflict, FleetError, Internal, TimedOut, Unavailable, by_name
 from protos.ids import Digest
@@ -51,7 +51,7 @@ class _Text:
 class _Account:
     """What is needed to settle an attempt, however it ends."""
 
-    entry: Entry
+    entry: LedgerEntry
     pipeline: Pipeline
     tokens: TokenStream
     answer: Answer
@@ -61,14 +61,14 @@ class _Account:
         return self.pipeline.spec
 
 
-class Generation:
+class GenerationService:
     """An async context manager; on exit, requests whose clients have left are settled."""
 
     def __init__(
         self,
         deployments: Deployments,
         artifacts: ArtifactStore,
-        telemetry: Telemetry,
+        telemetry: TelemetryRecords,
         *,
         now: Callable[[], float] = time.time,
         fresh_seed: Callable[[], int] = lambda: secrets.randbits(63),
@@ -120,7 +120,7 @@ class Generation:
             entry.client_waits = False
             self._ledger.end(entry, "cancelled")  # unless it has ended otherwise
 
-    async def _answer(self, entry: Entry) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
+    async def _answer(self, entry: LedgerEntry) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
         pipeline = self._deployments.choose(entry.request.model)
         while True:
             try:
@@ -136,14 +136,14 @@ class Generation:
                 _log.info("request %s goes from %s to %s: %s", entry.request_id, pipeline.spec.pipeline_id, other.spec.pipeline_id, error)
                 pipeline = other
 
-    def _another(self, entry: Entry) -> Pipeline | None:
+    def _another(self, entry: LedgerEntry) -> Pipeline | None:
         try:
             other = self._deployments.choose(entry.request.model, avoid=entry.tried)
         except FleetError:
             return None
         return other if isinstance(other.state, Ready) else None
 
-    async def _attempt(self, entry: Entry, pipeline: Pipeline) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
+    async def _attempt(self, entry: LedgerEntry, pipeline: Pipeline) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
         request, spec, deployment = entry.request, pipeline.spec, pipeline.desired.name
         _check_solid(deployment, spec)
         text = await self._text(deployment, spec)
@@ -247,7 +247,7 @@ class _Alarm:
         self._call()
 
 
-def _given(entry: Entry, chunk: TokenChunk) -> TokenChunk:
+def _given(entry: LedgerEntry, chunk: TokenChunk) -> TokenChunk:
     entry.give(chunk.token_ids)
     return chunk
 

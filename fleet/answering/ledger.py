@@ -51,7 +51,7 @@ class Attempt:
 
 
 @dataclass
-class Entry:
+class LedgerEntry:
     """One request. Changed by its own methods only; times in unix seconds. Prompt and tokens are dropped when it ends."""
 
     request_id: str
@@ -132,20 +132,20 @@ class Ledger:
         self._now = now
         self._new_id = new_id
         self._most_open = open_requests
-        self._open: dict[str, Entry] = {}
-        self._ended: deque[Entry] = deque(maxlen=ended_requests)
+        self._open: dict[str, LedgerEntry] = {}
+        self._ended: deque[LedgerEntry] = deque(maxlen=ended_requests)
 
-    def accept(self, request: GenerateRequest) -> Entry:
+    def accept(self, request: GenerateRequest) -> LedgerEntry:
         """Raises Busy when too many are open."""
         if len(self._open) >= self._most_open:
             raise Busy(f"{self._most_open:,} requests are open already", advice="ask again later", retry_after_seconds=1.0)
         now = self._now()
         deadline = None if request.timeout_seconds is None else now + request.timeout_seconds
-        entry = Entry(self._new_id(), request, now, deadline)
+        entry = LedgerEntry(self._new_id(), request, now, deadline)
         self._open[entry.request_id] = entry
         return entry
 
-    def end(self, entry: Entry, reason: FinishReason, detail: str = "") -> None:
+    def end(self, entry: LedgerEntry, reason: FinishReason, detail: str = "") -> None:
         """The first end counts: a client may leave a request that is failing."""
         if self._open.pop(entry.request_id, None) is None:
             return
@@ -154,7 +154,7 @@ class Ledger:
         entry.prompt_ids, entry.tokens = (), []
         self._ended.append(entry)
 
-    def find(self, request_id: str) -> Entry:
+    def find(self, request_id: str) -> LedgerEntry:
         """An open one. Raises NotFound."""
         if (entry := self._open.get(request_id)) is None:
             raise NotFound(f"no request {request_id[:80]!r} is open", advice="see `glmfleet requests`")

@@ -14,7 +14,7 @@ from fleet.api.closing import closing
 from fleet.api.encode import line
 from fleet.api.errors import fleet_body
 from fleet.api.plans import PlanBody
-from fleet.api.sse import EVENTS, Event, EventStream
+from fleet.api.sse import EVENTS, EventStream, ServerSentEvent
 from fleet.deploying.views import DeploymentView
 from fleet.service.protocol import FleetService
 from protos.errors import FleetError
@@ -48,12 +48,12 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
     return router
 
 
-def failed(error: FleetError) -> Event:
+def failed(error: FleetError) -> ServerSentEvent:
     """The last event of a stream that went wrong."""
-    return Event(line(fleet_body(error)["error"]), "error")
+    return ServerSentEvent(line(fleet_body(error)["error"]), "error")
 
 
-async def _progress(fleet: FleetService, body: DeployBody) -> AsyncGenerator[Event]:
+async def _progress(fleet: FleetService, body: DeployBody) -> AsyncGenerator[ServerSentEvent]:
     async with closing(fleet.deploy(body.request(), body.name, body.replicas)) as events:
         async for event in events:
-            yield Event(line(event), event.kind)
+            yield ServerSentEvent(line(event), event.kind)

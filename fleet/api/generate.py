@@ -16,7 +16,7 @@ from fleet.api.closing import closing
 from fleet.api.deployments import failed
 from fleet.api.encode import line, plain
 from fleet.api.sampling import sampling_of, with_sampling
-from fleet.api.sse import EVENTS, ClientGone, Event, EventStream, unless_gone
+from fleet.api.sse import EVENTS, ClientGone, EventStream, ServerSentEvent, unless_gone
 from fleet.service.protocol import FleetService
 from protos.errors import Internal
 from protos.sampling import PARAMETERS
@@ -106,7 +106,7 @@ async def collect(fleet: FleetService, request: GenerateRequest) -> GenerateResu
     raise Internal("the generation ended without a result")
 
 
-async def _tokens(fleet: FleetService, request: GenerateRequest) -> AsyncGenerator[Event]:
+async def _tokens(fleet: FleetService, request: GenerateRequest) -> AsyncGenerator[ServerSentEvent]:
     async with closing(fleet.generate(request)) as parts:
         async for part in parts:
-            yield Event(line(part), "token" if isinstance(part, TokenChunk) else "done")
+            yield ServerSentEvent(line(part), "token" if isinstance(part, TokenChunk) else "done")

@@ -19,7 +19,7 @@ from fleet.api.errors import openai_body
 from fleet.api.generate import CLIENT_CLOSED_REQUEST, collect
 from fleet.api.openai_reply import DONE, ChatReply, TextReply, model_entry
 from fleet.api.openai_request import ChatBody, CompletionBody
-from fleet.api.sse import EVENTS, ClientGone, Event, EventStream, unless_gone
+from fleet.api.sse import EVENTS, ClientGone, EventStream, ServerSentEvent, unless_gone
 from fleet.service.protocol import FleetService
 from protos.errors import FleetError, NotFound, Unavailable
 
@@ -69,21 +69,21 @@ async def _answer(fleet: FleetService, http: Request, request: GenerateRequest, 
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-async def _chunks(fleet: FleetService, request: GenerateRequest, reply: Reply) -> AsyncGenerator[Event]:
+async def _chunks(fleet: FleetService, request: GenerateRequest, reply: Reply) -> AsyncGenerator[ServerSentEvent]:
     opening = reply.opening()  # sent with the first token, so that an error before it still has its status
     with _told_unready(fleet, request.model):
         async with closing(fleet.generate(request)) as parts:
             async for part in parts:
                 for chunk in opening:
-                    yield Event(line(chunk))
+                    yield ServerSentEvent(line(chunk))
                 opening = []
                 if isinstance(part, TokenChunk):
                     for chunk in reply.text(part.text) if part.text else ():
-                        yield Event(line(chunk))
+                        yield ServerSentEvent(line(chunk))
                 else:
                     for chunk in reply.closing(part):
-                        yield Event(line(chunk))
-    yield Event(DONE)
+                        yield ServerSentEvent(line(chunk))
+    yield ServerSentEvent(DONE)
 
 
 @contextmanager
@@ -99,5 +99,5 @@ def _told_unready(fleet: FleetService, model: str | None) -> Iterator[None]:
         raise
 
 
-def _failed(error: FleetError) -> Event:
-    return Event(line(openai_body(error)))
+def _failed(error: FleetError) -> ServerSentEvent:
+    return ServerSentEvent(line(openai_body(error)))

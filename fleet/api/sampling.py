@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, create_model
 
-from protos.sampling import GREEDY, PARAMETERS, Bounds, Parameter, Sampling
+from protos.sampling import GREEDY, PARAMETERS, Bounds, Sampling, SamplingParameter
 
 _Body = TypeVar("_Body", bound=BaseModel)
 _NONE: Mapping[str, Bounds] = {}
@@ -32,7 +32,7 @@ def sampling_of(body: BaseModel, default: Sampling = GREEDY) -> Sampling:
     return replace(default, **given)
 
 
-def _field(parameter: Parameter, bounds: Bounds, nullable: bool) -> tuple[Any, float | None]:
+def _field(parameter: SamplingParameter, bounds: Bounds, nullable: bool) -> tuple[Any, float | None]:
     least: Any = {"gt": bounds.least} if bounds.above else {"ge": bounds.least}
     bounded: Any = Annotated[parameter.annotation, Field(**least, le=bounds.most, description=bounds.meaning)]
     return (bounded | None, None) if nullable else (bounded, parameter.default)

@@ -28,7 +28,7 @@ class ClientGone(Exception):
 
 
 @dataclass(frozen=True)
-class Event:
+class ServerSentEvent:
     """One event: `data` is a single line (JSON), `name` may be empty."""
 
     data: str
@@ -49,7 +49,11 @@ class EventStream(StreamingResponse):
     """
 
     def __init__(
-        self, events: AsyncGenerator[Event], failed: Callable[[FleetError], Event], *, stall_seconds: float = STALL_SECONDS
+        self,
+        events: AsyncGenerator[ServerSentEvent],
+        failed: Callable[[FleetError], ServerSentEvent],
+        *,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         super().__init__(iter(()), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         self._events = events

@@ -26,8 +26,7 @@ from quantize.checkpoints.formats import open_checkpoint
 from quantize.hub.catalog import fetch
 from quantize.importing.importer import import_model
 from quantize.quality.plot import draw
-from quantize.quality.reference_file import Sequence as ReferenceSequence
-from quantize.quality.reference_file import read_reference
+from quantize.quality.reference_file import ReferenceSequence, read_reference
 from quantize.quality.report import Circumstances, QualityReport, Reference, make_report
 from quantize.quality.scores import WindowScore, distance, score
 from quantize.quality.walk import Walk

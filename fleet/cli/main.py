@@ -27,39 +27,39 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 @dataclass(frozen=True)
-class Entry:
+class Command:
     """A command and its module. The module is imported when the command is called, so that `--help` stays quick."""
 
     name: str
     module: str
     attribute: str  # a function, or a Typer with commands below it
     summary: str
-    below: tuple[Entry, ...] = ()  # further commands of that Typer, which need more than its others
+    below: tuple[Command, ...] = ()  # further commands of that Typer, which need more than its others
 
 
 ENTRIES = (
-    Entry("demo", "fleet.cli.demo", "demo", "The whole thing in a minute, from nothing: three devices, one model, an answer, its cost."),
-    Entry("model", "fleet.cli.model", "app", "Models: pull, import, list, show, eval, rm."),
-    Entry(
+    Command("demo", "fleet.cli.demo", "demo", "The whole thing in a minute, from nothing: three devices, one model, an answer, its cost."),
+    Command("model", "fleet.cli.model", "app", "Models: pull, import, list, show, eval, rm."),
+    Command(
         "sim",
         "fleet.cli.sim",
         "app",
         "A local fleet of simulated devices: up, down, status, profiles, gallery, faults, predict.",
-        (Entry("predict", "fleet.cli.predict", "predict", "What a model would give on these devices, without running it."),),
+        (Command("predict", "fleet.cli.predict", "predict", "What a model would give on these devices, without running it."),),
     ),
-    Entry("device", "fleet.cli.device", "app", "The agent on a real board: run."),
-    Entry("serve", "fleet.cli.serve", "serve", "Run the coordinator: HTTP API, discovery, deployments."),
-    Entry("devices", "fleet.cli.devices", "devices", "List the fleet's devices."),
-    Entry("doctor", "fleet.cli.doctor", "doctor", "Check this installation and say why a device is missing."),
-    Entry("plan", "fleet.cli.deploy", "plan", "Show how a model would be spread over the devices, and why."),
-    Entry("deploy", "fleet.cli.deploy", "deploy", "Push a model to the devices and make it ready."),
-    Entry("undeploy", "fleet.cli.deploy", "undeploy", "Unload a deployment from its devices."),
-    Entry("deployments", "fleet.cli.deploy", "deployments", "List deployments."),
-    Entry("generate", "fleet.cli.generate", "generate", "One prompt, one answer, streamed."),
-    Entry("chat", "fleet.cli.chat", "chat", "Talk with the deployed model."),
-    Entry("requests", "fleet.cli.requests", "requests", "List the requests on their way and the last that have ended, or cancel one."),
-    Entry("telemetry", "fleet.cli.telemetry", "telemetry", "What it cost: seconds (wall and modelled) and joules, each with its source."),
-    Entry("bench", "fleet.cli.bench", "app", "Measure this machine, in a checkout of the source: speed, quality."),
+    Command("device", "fleet.cli.device", "app", "The agent on a real board: run."),
+    Command("serve", "fleet.cli.serve", "serve", "Run the coordinator: HTTP API, discovery, deployments."),
+    Command("devices", "fleet.cli.devices", "devices", "List the fleet's devices."),
+    Command("doctor", "fleet.cli.doctor", "doctor", "Check this installation and say why a device is missing."),
+    Command("plan", "fleet.cli.deploy", "plan", "Show how a model would be spread over the devices, and why."),
+    Command("deploy", "fleet.cli.deploy", "deploy", "Push a model to the devices and make it ready."),
+    Command("undeploy", "fleet.cli.deploy", "undeploy", "Unload a deployment from its devices."),
+    Command("deployments", "fleet.cli.deploy", "deployments", "List deployments."),
+    Command("generate", "fleet.cli.generate", "generate", "One prompt, one answer, streamed."),
+    Command("chat", "fleet.cli.chat", "chat", "Talk with the deployed model."),
+    Command("requests", "fleet.cli.requests", "requests", "List the requests on their way and the last that have ended, or cancel one."),
+    Command("telemetry", "fleet.cli.telemetry", "telemetry", "What it cost: seconds (wall and modelled) and joules, each with its source."),
+    Command("bench", "fleet.cli.bench", "app", "Measure this machine, in a checkout of the source: speed, quality."),
 )
 
 
@@ -107,7 +107,7 @@ def compose(arguments: Sequence[str]) -> typer.Typer:
     return app
 
 
-def _add(app: typer.Typer, entries: Sequence[Entry], arguments: Sequence[str] | None) -> None:
+def _add(app: typer.Typer, entries: Sequence[Command], arguments: Sequence[str] | None) -> None:
     """None: all are loaded."""
     for entry in entries:
         if arguments is not None and entry.name not in arguments:

@@ -16,7 +16,7 @@ from fleet.cli.output import Column, count_text, figure, note, print_json, print
 from fleet.cli.scatter import Dot, scatter
 from fleet.planning.plan import PlanRequest
 from fleet.planning.planner import PlannerDevice
-from fleet.planning.prediction import Link, Links, Outlook, Prices, Traffic, outlooks, wired
+from fleet.planning.prediction import LinkModel, LinkModels, Outlook, Prices, Traffic, outlooks, wired
 from protos.errors import NoSpace
 from quantize.artifact.store import ArtifactStore
 from sim_devices.fleet_file import load_fleet
@@ -128,10 +128,10 @@ def _remarks(found: Sequence[Outlook], profiles: Sequence[Profile], streams: int
     return lines
 
 
-def _devices(fleet: str | None, names: Sequence[str]) -> tuple[list[PlannerDevice], list[Profile], Links]:
+def _devices(fleet: str | None, names: Sequence[str]) -> tuple[list[PlannerDevice], list[Profile], LinkModels]:
     if (fleet is None) == (not names):
         raise typer.BadParameter("name the devices: either --fleet FILE or --profile A,B")
-    links: Links = wired
+    links: LinkModels = wired
     if fleet is not None:
         described = load_fleet(fleet)
         members = [(one.name, load_profile(one.profile), one.memory_bytes, one.ambient_celsius) for one in described.devices]
@@ -160,11 +160,11 @@ def _devices(fleet: str | None, names: Sequence[str]) -> tuple[list[PlannerDevic
     return devices, [loaded for _, loaded, _, _ in members], links
 
 
-def _links(rules: Sequence[LinkRule]) -> Links:
-    def between(source: str, target: str) -> Link:
+def _links(rules: Sequence[LinkRule]) -> LinkModels:
+    def between(source: str, target: str) -> LinkModel:
         shape = shape_between(rules, source, target)
         bits = shape.rate_bits_per_second
-        return Link(shape.delay_seconds, bits / 8) if bits else Link(shape.delay_seconds)
+        return LinkModel(shape.delay_seconds, bits / 8) if bits else LinkModel(shape.delay_seconds)
 
     return between
 

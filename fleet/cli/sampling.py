@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from protos.errors import InvalidInput
-from protos.sampling import PARAMETERS, Parameter, Sampling
+from protos.sampling import PARAMETERS, Sampling, SamplingParameter
 
 
 def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
@@ -30,7 +30,7 @@ def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def _option(parameter: Parameter) -> inspect.Parameter:
+def _option(parameter: SamplingParameter) -> inspect.Parameter:
     def check(value: Any) -> Any:
         try:
             if value is not None:

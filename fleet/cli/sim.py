@@ -17,7 +17,7 @@ from fleet.cli.output import Column, count_text, note, print_json, print_table
 from fleet.cli.profiles import profiles
 from fleet.cli.sim_fleet import local_fleet
 from protos.errors import InvalidInput
-from sim_devices.fleet_file import Fleet, gallery_text, is_path, load_fleet
+from sim_devices.fleet_file import FleetFile, gallery_text, is_path, load_fleet
 from sim_devices.local_fleet import DeviceSpec, LocalDevice, LocalFleet
 from sim_devices.profiles import load_profile
 
@@ -141,7 +141,7 @@ def up_fleet(local: LocalFleet, chosen: str, *, insecure: bool, with_faults: boo
     return started
 
 
-def fleet_specs(described: Fleet) -> list[DeviceSpec]:
+def fleet_specs(described: FleetFile) -> list[DeviceSpec]:
     return [
         DeviceSpec(
             device.profile,

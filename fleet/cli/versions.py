@@ -11,7 +11,7 @@ import numpy as np
 
 from device.engine.stage import OutputHead, StageEngine
 from device.pipeline.sequences import Request, Span
-from device.stage_spec import Generation, Shape, StageSpec
+from device.stage_spec import DeploymentGeneration, StageShape, StageSpec
 from fleet.deploying.load_order import row_multiple
 from protos.dtypes import KvDtype
 from protos.even import even_up
@@ -67,7 +67,7 @@ class EngineVersion:
         body = [part for part in stage_parts(self.manifest, start, stop, head=first) if part != HEAD]
         context = even_up(self.window)
         return StageSpec(
-            generation=Generation("evaluation", 1),
+            generation=DeploymentGeneration("evaluation", 1),
             pipeline=PipelineId("evaluation"),
             manifest=self.manifest.digest,
             epoch=1,
@@ -75,7 +75,7 @@ class EngineVersion:
             stages=1 if first else 2,
             parts=(*body, HEAD) if first else tuple(body),
             blobs=(),
-            shape=Shape(
+            shape=StageShape(
                 hidden_size=config.hidden_size,
                 vocab_size=config.vocab_size,
                 first_layer=start,

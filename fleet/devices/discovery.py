@@ -14,7 +14,7 @@ from zeroconf.asyncio import AsyncZeroconf
 
 from fleet.devices.interfaces import Interface, ipv4_interfaces
 from fleet.devices.mdns import AdvertBrowser
-from fleet.devices.probe import Member, probe
+from fleet.devices.probe import ProbedMember, probe
 from fleet.devices.views import DiscoveryReport
 from protos.errors import Denied, FleetError, InvalidInput
 from protos.ids import DeviceId, FleetId, parse_device_id
@@ -167,11 +167,11 @@ class Discovery:
                 self._found(Candidate(device, seed.address, "seed", gateway))
             await asyncio.sleep(_AGAIN_SECONDS)
 
-    async def _identify(self, seed: Seed) -> Member:
+    async def _identify(self, seed: Seed) -> ProbedMember:
         if self._credentials is None:
             assert seed.device_id is not None  # checked when we were made
-            return Member(seed.device_id, gateway=False)
+            return ProbedMember(seed.device_id, gateway=False)
         device, gateway = await probe(seed.address, self._credentials)
         if seed.device_id not in (None, device):
             raise Denied(f"{seed.address} is device {device}, not {seed.device_id}")
-        return Member(device, gateway)
+        return ProbedMember(device, gateway)

@@ -18,14 +18,14 @@ _SUFFIX = host_name(DeviceId(""))
 _GATEWAY_SUFFIX = gateway_host_name(DeviceId(""))
 
 
-class Member(NamedTuple):
+class ProbedMember(NamedTuple):
     """Who answers: a device, or a gateway for those behind it."""
 
     device_id: DeviceId
     gateway: bool
 
 
-async def probe(address: str, credentials: Credentials, timeout_seconds: float = 5.0) -> Member:
+async def probe(address: str, credentials: Credentials, timeout_seconds: float = 5.0) -> ProbedMember:
     """The device or gateway at "host:port", by a TLS handshake checked against our fleet's authority.
 
     Raises Unavailable or TimedOut when nobody answers, Denied when who answers is neither of this fleet,
@@ -76,10 +76,10 @@ def client_context(credentials: Credentials) -> ssl.SSLContext:
     return context
 
 
-def _device_in(certificate: ssl._PeerCertRetDictType | None, address: str) -> Member:
+def _device_in(certificate: ssl._PeerCertRetDictType | None, address: str) -> ProbedMember:
     names = cast("Sequence[tuple[str, str]]", (certificate or {}).get("subjectAltName", ()))
     for kind, name in names:
         for suffix in (_GATEWAY_SUFFIX, _SUFFIX):  # the longer first: it ends in the other
             if kind == "DNS" and name.endswith(suffix):
-                return Member(DeviceId(name.removesuffix(suffix)), gateway=suffix == _GATEWAY_SUFFIX)
+                return ProbedMember(DeviceId(name.removesuffix(suffix)), gateway=suffix == _GATEWAY_SUFFIX)
     raise Denied(f"{address} has a certificate of this fleet that names no device")

@@ -71,7 +71,7 @@ class PlannerDevice:
 
 
 @dataclass(frozen=True)
-class Shape:
+class PipelineShape:
     """What is reserved for sequences, the same on every stage: `groups` of `slots_per_group` slots (even), each for `context` positions.
     `prefill_chunk` is the most rows of a prompt in one run, even."""
 
@@ -95,14 +95,14 @@ class Need:
         return self.weight_bytes + self.kv_bytes + self.activation_bytes
 
 
-def shape_for(manifest: Manifest, *, stages: int, context: int, slots: int, kv_dtype: KvDtype = "float32") -> Shape:
+def shape_for(manifest: Manifest, *, stages: int, context: int, slots: int, kv_dtype: KvDtype = "float32") -> PipelineShape:
     """For at least `slots` sequences of `context` positions: as many slot groups as stages, so that every stage has one to work on, and an
     even number of slots in each."""
     per_group = max(2, even_up(-(-slots // stages)))
     rows = min(PREFILL_ROWS, PREFILL_MESSAGE_BYTES // (manifest.config.hidden_size * 4), even_up(context))
     if manifest.config.prefix_whole:  # one run, sent in as many messages as it takes
         rows = even_up(context)
-    return Shape(context, stages, per_group, max(2, even_down(rows)), kv_dtype)
+    return PipelineShape(context, stages, per_group, max(2, even_down(rows)), kv_dtype)
 
 
 def weights(manifest: Manifest, parts: Sequence[str]) -> dict[Digest, int]:
@@ -110,7 +110,7 @@ def weights(manifest: Manifest, parts: Sequence[str]) -> dict[Digest, int]:
     return {blob.digest: blob.size_bytes for blob in stage_blobs(manifest, parts)}
 
 
-def stage_need(manifest: Manifest, parts: Sequence[str], shape: Shape) -> Need:
+def stage_need(manifest: Manifest, parts: Sequence[str], shape: PipelineShape) -> Need:
     """Of a stage of these parts: what its device counts when it is loaded, and an allowance for buffers. Raises InvalidInput."""
     cost = stage_cost(manifest, parts, shape.kv_dtype)
     return Need(
@@ -120,12 +120,12 @@ def stage_need(manifest: Manifest, parts: Sequence[str], shape: Shape) -> Need:
     )
 
 
-def kv_tokens(shape: Shape) -> int:
+def kv_tokens(shape: PipelineShape) -> int:
     """Cache rows per layer, over all slots."""
     return cache_positions(shape.context, shape.groups, shape.slots_per_group)
 
 
-def activation_bytes(manifest: Manifest, shape: Shape, *, head: bool) -> int:
+def activation_bytes(manifest: Manifest, shape: PipelineShape, *, head: bool) -> int:
     """Of buffers, an allowance, fp32: for each row of the largest run the residual, its sum, two normed copies, input and output (6
     hidden), packed and rotated QKV, gate and up with their product (3 intermediate); the head adds logits of one row a slot. Layers reuse
     one another's."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from fleet.planning import why
 from fleet.planning.costs import (
+    PipelineShape,
     PlannerDevice,
-    Shape,
     head_runs,
     hop_bytes,
     hops_ns,
@@ -165,7 +165,7 @@ def _check_stages(manifest: Manifest, request: PlanRequest, devices: int) -> Non
         )
 
 
-def _no_space(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest, shape: Shape) -> NoSpace:
+def _no_space(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest, shape: PipelineShape) -> NoSpace:
     """What is missing: the piece that cannot be made smaller, if no device takes it, else the sum."""
     layers = manifest.config.layers
     largest = max(devices, key=lambda device: device.memory_bytes)  # the first of equals

@@ -38,19 +38,19 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Link:
+class LinkModel:
     """One direction between two devices: the delay beyond HOP_SECONDS, which every hop takes, and the rate."""
 
     delay_seconds: float = 0.0
     bytes_per_second: float = LINK_BYTES_PER_SECOND
 
 
-Links: TypeAlias = Callable[[str, str], Link]  # from and to, by name
+LinkModels: TypeAlias = Callable[[str, str], LinkModel]  # from and to, by name
 
 
-def wired(_source: str, _target: str) -> Link:
+def wired(_source: str, _target: str) -> LinkModel:
     """Where nothing is said of links."""
-    return Link()
+    return LinkModel()
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def outlooks(
     request: PlanRequest,
     traffic: Traffic,
     prices: Prices,
-    links: Links = wired,
+    links: LinkModels = wired,
 ) -> list[Outlook]:
     """One for each different placement that the planner makes of these devices: each kind alone, and every number of stages by every
     objective; the quickest first. Raises NoSpace when it fits nowhere.
@@ -112,7 +112,7 @@ def outlooks(
 
 
 def outlook(
-    manifest: Manifest, made: Plan, devices: Mapping[str, PlannerDevice], traffic: Traffic, prices: Prices, links: Links = wired
+    manifest: Manifest, made: Plan, devices: Mapping[str, PlannerDevice], traffic: Traffic, prices: Prices, links: LinkModels = wired
 ) -> Outlook:
     """Of one plan of this model on these devices, by id; each is asked through its timing model. Raises InvalidInput for another model's
     plan."""
@@ -169,7 +169,7 @@ class _Ring:
     devices: Sequence[PlannerDevice]
     costs: Sequence[StageCost]
     traffic: Traffic
-    hops: Sequence[Link]  # from each stage to the next, from the last to the head; a single stage has none
+    hops: Sequence[LinkModel]  # from each stage to the next, from the last to the head; a single stage has none
 
     def step(self, speeds: Sequence[float]) -> _Step:
         """Streams spread over the slot groups; a group goes round the ring while the others are at other stages."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from fleet.planning.costs import (
     REFERENCE_POSITIONS,
+    PipelineShape,
     PlannerDevice,
-    Shape,
     activation_bytes,
     head_runs,
     hops_ns,
@@ -44,7 +44,7 @@ DESCENT_STEPS = 8
 class Layout:
     """Stages in ring order: (device, first layer, stop layer)."""
 
-    shape: Shape
+    shape: PipelineShape
     positions: int  # of the sequence that predictions are for
     stages: tuple[tuple[PlannerDevice, int, int], ...]
 
@@ -79,7 +79,7 @@ class Search:
         self._weights_head = self._weight_table(stage_parts(manifest, 0, 0, head=True))
         self._weights_body = self._weight_table(())
 
-    def shape(self, stages: int) -> Shape:
+    def shape(self, stages: int) -> PipelineShape:
         return shape_for(self._manifest, stages=stages, context=self._context, slots=self._request.slots, kv_dtype=self._request.kv_dtype)
 
     def layout(self, stages: int) -> Layout | None:
@@ -196,7 +196,7 @@ class Search:
             )
         return known
 
-    def _need_tables(self, shape: Shape) -> tuple[Table, Table]:
+    def _need_tables(self, shape: PipelineShape) -> tuple[Table, Table]:
         """Memory per run of layers, bytes; FORBIDDEN where the run is empty."""
         kv = np.cumsum([0, *(share.cost.kv_bytes_per_token for share in self._layer_shares)]) * kv_tokens(shape)
         body = self._weights_body + kv[None, :] - kv[:, None] + activation_bytes(self._manifest, shape, head=False)

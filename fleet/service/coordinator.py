@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from fleet.answering.generation import Generation
+from fleet.answering.generation import GenerationService
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
 from fleet.deploying.placement import DISCOVERY_SECONDS, Placement
@@ -31,7 +31,7 @@ from fleet.service.protocol import FleetService
 from fleet.service.views import ModelView
 from fleet.store.database import Store
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
-from fleet.telemetry.records import By, Registered, Telemetry, source_of
+from fleet.telemetry.records import By, Registered, TelemetryRecords, source_of
 from fleet.telemetry.views import CostRow
 from fleet.trust.authority import Authority
 from protos.errors import FleetError, InvalidInput
@@ -88,7 +88,7 @@ class Coordinator:
             self._artifacts = await asyncio.to_thread(ArtifactStore, self._home.artifacts)
             store = await asyncio.to_thread(self._open_store)
             stack.callback(store.close)
-            self._telemetry = Telemetry(store)
+            self._telemetry = TelemetryRecords(store)
             self._ingest = await stack.enter_async_context(
                 Ingest(self._telemetry, self._registered, now=self._now, batch_seconds=self._batch_seconds)
             )
@@ -100,7 +100,7 @@ class Coordinator:
                 Deployments(self._registry, self._artifacts, store, period_seconds=self._period_seconds)
             )
             self._generation = await stack.enter_async_context(
-                Generation(self._deployments, self._artifacts, self._telemetry, now=self._now)
+                GenerationService(self._deployments, self._artifacts, self._telemetry, now=self._now)
             )
             self._stack = stack.pop_all()
         return self

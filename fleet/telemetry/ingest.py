@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from fleet.background import Background
-from fleet.telemetry.records import Received, Registered, Telemetry
+from fleet.telemetry.records import Received, Registered, TelemetryRecords
 from protos.errors import FleetError
 from protos.plausible import implausible
 from protos.v1 import telemetry_pb2
@@ -29,7 +29,7 @@ class Ingest:
 
     def __init__(
         self,
-        telemetry: Telemetry,
+        telemetry: TelemetryRecords,
         registered: Callable[[str], Registered],
         *,
         now: Callable[[], float] = time.time,

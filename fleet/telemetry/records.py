@@ -53,7 +53,7 @@ def source_of(source: pb.EnergySource) -> Source:
     return _SOURCES.get(source, "unmetered")
 
 
-class Telemetry:
+class TelemetryRecords:
     """Over a store, with its rules: calls block and may come from any thread."""
 
     def __init__(self, store: Store) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protos.physics.timing import Estimate, StageRun
-from protos.physics.work import Load, Work, work_of
+from protos.physics.work import OperatorLoad, Work, work_of
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def dynamic_joules(figures: Figures, work: Work) -> float:
     )
 
 
-def _roof(load: Load, bytes_per_second: float, macs_per_second: float) -> float:
+def _roof(load: OperatorLoad, bytes_per_second: float, macs_per_second: float) -> float:
     moving = load.bytes / bytes_per_second if bytes_per_second else 0.0
     computing = load.macs / macs_per_second if macs_per_second else 0.0
     return max(moving, computing)

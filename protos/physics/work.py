@@ -8,7 +8,7 @@ from protos.physics.timing import Decode, Prefill, StageRun
 
 
 @dataclass(frozen=True)
-class Load:
+class OperatorLoad:
     """Of the operators of one class in one run: bytes moved, and multiply-accumulates."""
 
     bytes: int = 0
@@ -19,11 +19,11 @@ class Load:
 class Work:
     """What one run moves and computes. Bytes are read from DRAM, but for `elementwise` and `link_bytes`."""
 
-    linear: Load = Load()  # the layers' matrices, read once a run
-    attention: Load = Load()  # over the KV cache, read and written
-    elementwise: Load = Load()  # activations between operators, on the chip
-    head: Load = Load()  # final norm and output head
-    embedding: Load = Load()  # gathered rows
+    linear: OperatorLoad = OperatorLoad()  # the layers' matrices, read once a run
+    attention: OperatorLoad = OperatorLoad()  # over the KV cache, read and written
+    elementwise: OperatorLoad = OperatorLoad()  # activations between operators, on the chip
+    head: OperatorLoad = OperatorLoad()  # final norm and output head
+    embedding: OperatorLoad = OperatorLoad()  # gathered rows
     operators: int = 0
     link_bytes: int = 0  # hidden rows sent on; their time is the link's
 
@@ -45,11 +45,11 @@ def work_of(run: StageRun) -> Work:
     cost, rows, head_rows = run.cost, _rows(run.body), run.head_rows
     cached, seen = _attended(run.body)
     return Work(
-        linear=Load(cost.read_bytes, rows * cost.macs_per_row) if run.body else Load(),
-        attention=Load(cached * cost.kv_bytes_per_token, seen * cost.attention_macs_per_position),
-        elementwise=Load(rows * cost.activation_bytes_per_row + head_rows * cost.head_activation_bytes_per_row),
-        head=Load(cost.head_read_bytes, head_rows * cost.head_macs_per_row) if head_rows else Load(),
-        embedding=Load(rows * cost.embedding_bytes_per_row),
+        linear=OperatorLoad(cost.read_bytes, rows * cost.macs_per_row) if run.body else OperatorLoad(),
+        attention=OperatorLoad(cached * cost.kv_bytes_per_token, seen * cost.attention_macs_per_position),
+        elementwise=OperatorLoad(rows * cost.activation_bytes_per_row + head_rows * cost.head_activation_bytes_per_row),
+        head=OperatorLoad(cost.head_read_bytes, head_rows * cost.head_macs_per_row) if head_rows else OperatorLoad(),
+        embedding=OperatorLoad(rows * cost.embedding_bytes_per_row),
         operators=(cost.operators if run.body else 0) + (cost.head_operators if head_rows else 0),
         link_bytes=run.link_bytes,
     )

@@ -15,7 +15,7 @@ from protos.manifest import ModelConfig
 from quantize.architectures.architecture import Architecture
 from quantize.architectures.decoder import ATTENDED, MIXED, attention, layer_norm, linear, output_head
 from quantize.config_reader import ConfigReader, wrong
-from quantize.layers.operators import INPUT, Add, Block, Embed, Gelu, LearnedPositions, Parameter
+from quantize.layers.operators import INPUT, Add, Block, Embed, Gelu, LearnedPositions, TensorParameter
 from quantize.sources import FileNames
 
 # A default of the code, in no config.json.
@@ -92,8 +92,8 @@ def _with_tokens(config: ModelConfig, special: Mapping[str, int]) -> ModelConfig
 def _embedding(config: ModelConfig) -> Block:
     """Token, position and block position, added once."""
     shape = (config.learned_positions, config.hidden_size)
-    tables = (Parameter("", "positions", shape), Parameter("", "block_positions", shape))
-    table = Parameter("", "weight", (config.vocab_size, config.hidden_size))
+    tables = (TensorParameter("", "positions", shape), TensorParameter("", "block_positions", shape))
+    table = TensorParameter("", "weight", (config.vocab_size, config.hidden_size))
     return Block((Embed(INPUT, "rows", table), LearnedPositions("rows", "placed", tables)), "placed")
 
 

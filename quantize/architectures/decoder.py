@@ -10,11 +10,11 @@ from quantize.layers.operators import (
     Linear,
     Norm,
     Operator,
-    Parameter,
     Rope,
     Rotary,
     SplitHeads,
     SwiGlu,
+    TensorParameter,
 )
 from quantize.parts import EMBEDDING, KEY_SCALES, VALUE_SCALES
 
@@ -29,18 +29,18 @@ def value(part: str, name: str) -> str:
 
 def rms_norm(config: ModelConfig, part: str, name: str, source: str) -> Norm:
     """Of whole rows: parameter and value are called `name`."""
-    return Norm(source, value(part, f"{name}.out"), Parameter(part, name, (config.hidden_size,)), None, config.norm_epsilon)
+    return Norm(source, value(part, f"{name}.out"), TensorParameter(part, name, (config.hidden_size,)), None, config.norm_epsilon)
 
 
 def layer_norm(config: ModelConfig, part: str, name: str, source: str) -> Norm:
-    gain, bias = (Parameter(part, f"{name}.{what}", (config.hidden_size,)) for what in ("gain", "bias"))
+    gain, bias = (TensorParameter(part, f"{name}.{what}", (config.hidden_size,)) for what in ("gain", "bias"))
     return Norm(source, value(part, f"{name}.out"), gain, bias, config.norm_epsilon)
 
 
 def linear(part: str, name: str, source: str, rows: int, columns: int, *, bias: bool = False) -> Linear:
     """[columns] -> [rows] by `name`.weight, and `name`.bias."""
-    weight = Parameter(part, f"{name}.weight", (rows, columns))
-    return Linear(source, value(part, f"{name}.out"), weight, Parameter(part, f"{name}.bias", (rows,)) if bias else None)
+    weight = TensorParameter(part, f"{name}.weight", (rows, columns))
+    return Linear(source, value(part, f"{name}.out"), weight, TensorParameter(part, f"{name}.bias", (rows,)) if bias else None)
 
 
 def attention(config: ModelConfig, part: str, normed: str, *, bias: bool = False) -> tuple[Operator, ...]:
@@ -54,14 +54,14 @@ def attention(config: ModelConfig, part: str, normed: str, *, bias: bool = False
     ]
     if config.qk_norm:
         for name, source, count in (("q_norm", queries, heads), ("k_norm", keys, kv_heads)):
-            gain = Parameter(part, name, (head_dim,))
+            gain = TensorParameter(part, name, (head_dim,))
             operators.append(Norm(source, f"{source}.normed", gain, None, config.norm_epsilon, count))
         queries, keys = f"{queries}.normed", f"{keys}.normed"
     if config.rotary_dim:
         rotary = Rotary(config.rotary_dim, config.rope_theta, config.rotary_halves)
         operators += (Rope(source, f"{source}.turned", rotary) for source in (queries, keys))
         queries, keys = f"{queries}.turned", f"{keys}.turned"
-    cache = Cache(*(Parameter(part, name, (config.kv_size,)) for name in (KEY_SCALES, VALUE_SCALES)))
+    cache = Cache(*(TensorParameter(part, name, (config.kv_size,)) for name in (KEY_SCALES, VALUE_SCALES)))
     attended = value(part, "attention.out")
     operators.append(
         Attention(queries, keys, values, attended, heads, kv_heads, head_dim, causal=not config.prefix_whole, cache=cache),
@@ -83,5 +83,5 @@ def swiglu(part: str, source: str, hidden: int, width: int, prefix: str = "", pr
 def output_head(config: ModelConfig, norm: Norm) -> Block:
     """Logits of normed rows; a tied head's matrix is the embedding's."""
     owner = EMBEDDING if config.tied_head else ""
-    weight = Parameter("", "weight", (config.vocab_size, config.hidden_size), shared_from=owner)
+    weight = TensorParameter("", "weight", (config.vocab_size, config.hidden_size), shared_from=owner)
     return Block((norm, Linear(norm.output, "logits", weight)), "logits")

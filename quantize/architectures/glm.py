@@ -6,7 +6,7 @@ from protos.manifest import ModelConfig
 from quantize.architectures.architecture import Architecture
 from quantize.architectures.decoder import ATTENDED, MIXED, attention, output_head, rms_norm, swiglu
 from quantize.config_reader import ConfigReader
-from quantize.layers.operators import INPUT, Add, Block, Embed, Parameter
+from quantize.layers.operators import INPUT, Add, Block, Embed, TensorParameter
 from quantize.sources import FileNames
 
 # What transformers' GlmConfig assumes when a key is left out (configuration_glm.py).
@@ -58,7 +58,7 @@ def file_names(config: ModelConfig) -> FileNames:
 
 
 def embedding(config: ModelConfig) -> Block:
-    return Block((Embed(INPUT, "rows", Parameter("", "weight", (config.vocab_size, config.hidden_size))),), "rows")
+    return Block((Embed(INPUT, "rows", TensorParameter("", "weight", (config.vocab_size, config.hidden_size))),), "rows")
 
 
 def layer(config: ModelConfig, number: int) -> Block:

@@ -11,7 +11,7 @@ from protos.manifest import Experts, ModelConfig
 from quantize.architectures import glm
 from quantize.architectures.decoder import ATTENDED, MIXED, attention, rms_norm, swiglu, value
 from quantize.config_reader import ConfigReader, wrong
-from quantize.layers.operators import INPUT, Add, Block, Expert, Mixture, Parameter, Router
+from quantize.layers.operators import INPUT, Add, Block, Expert, Mixture, Router, TensorParameter
 from quantize.sources import FileNames
 
 # Experts in one part: what a planner moves at once.
@@ -107,8 +107,8 @@ def layer(config: ModelConfig, number: int) -> Block:
 def _routed(config: ModelConfig, experts: Experts, normed: str, mixed: str) -> Mixture:
     hidden = config.hidden_size
     router = Router(
-        matrix=Parameter(ATTENTION, "router", (experts.count, hidden)),
-        bias=Parameter(ATTENTION, "router_bias", (experts.count,)),
+        matrix=TensorParameter(ATTENTION, "router", (experts.count, hidden)),
+        bias=TensorParameter(ATTENTION, "router_bias", (experts.count,)),
         groups=experts.groups,
         groups_per_token=experts.groups_per_token,
         per_token=experts.per_token,

@@ -20,10 +20,10 @@ from quantize.layers.operators import (
     Mixture,
     Norm,
     Operator,
-    Parameter,
     Rope,
     SplitHeads,
     SwiGlu,
+    TensorParameter,
 )
 
 
@@ -49,12 +49,12 @@ class OperatorCost:
 def operator_costs(block: Block, scheme: Scheme, share: float = 1.0) -> Iterator[OperatorCost]:
     """In the operators' order, matrices stored as `scheme` says."""
 
-    def read_whole(operator: Operator, *parameters: Parameter | None, macs: int = 0, float32_macs: int = 0) -> OperatorCost:
+    def read_whole(operator: Operator, *parameters: TensorParameter | None, macs: int = 0, float32_macs: int = 0) -> OperatorCost:
         size_bytes = sum(sum(stored_sizes(parameter, scheme)) for parameter in parameters if parameter)
         part = next(parameter.part for parameter in parameters if parameter)
         return OperatorCost(operator, part, size_bytes, size_bytes, macs, float32_macs, share=share)
 
-    def read_a_row(operator: Operator, *tables: Parameter) -> OperatorCost:
+    def read_a_row(operator: Operator, *tables: TensorParameter) -> OperatorCost:
         sizes = [(table.shape[0], stored_sizes(table, scheme)) for table in tables]
         row_bytes = sum(size // rows for rows, stored in sizes for size in stored)
         return OperatorCost(operator, tables[0].part, sum(sum(stored) for _, stored in sizes), row_bytes, share=share)
@@ -95,7 +95,7 @@ def part_cost(costs: Iterable[OperatorCost]) -> Cost:
     )
 
 
-def stored_sizes(parameter: Parameter, scheme: Scheme) -> tuple[int, ...]:
+def stored_sizes(parameter: TensorParameter, scheme: Scheme) -> tuple[int, ...]:
     """Bytes of the tensors that it is stored as: by blocks levels, scales and zero points, else one."""
     if not (parameter.by_blocks and scheme.block_size):
         return (ITEM_BYTES["float32"] * math.prod(parameter.shape),)

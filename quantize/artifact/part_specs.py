@@ -11,7 +11,7 @@ from quantize.architectures.registry import architecture_of
 from quantize.artifact.operator_costs import OperatorCost, operator_costs, part_cost
 from quantize.artifact.schemes import scheme_of
 from quantize.blocks import padded
-from quantize.layers.operators import Block, Parameter, caches, parameters
+from quantize.layers.operators import Block, TensorParameter, caches, parameters
 from quantize.layers.positions import table_columns
 from quantize.parts import EMBEDDING, HEAD, POSITIONS, layer_part
 
@@ -111,7 +111,7 @@ class _Layout:
         self._end = tensor.offset + tensor.size_bytes
         self.tensors.append(tensor)
 
-    def add_parameter(self, parameter: Parameter, *, flat: bool = False) -> None:
+    def add_parameter(self, parameter: TensorParameter, *, flat: bool = False) -> None:
         """A matrix by blocks, which lie in a row where `flat`; anything else as it is."""
         name, shape = parameter.name, parameter.shape
         if not (parameter.by_blocks and self._scheme.block_size):
@@ -121,7 +121,7 @@ class _Layout:
             rows = stored[0]
             self.add(name.removesuffix("weight") + what, dtype, (rows, math.prod(stored[1:])) if flat and what == "weight" else stored)
 
-    def share_parameter(self, parameter: Parameter, owner: _Layout) -> None:
+    def share_parameter(self, parameter: TensorParameter, owner: _Layout) -> None:
         """A matrix that another part keeps under the same name, multiplied with here."""
         theirs = [tensor for tensor in owner.tensors if tensor.name in ("weight", "scales")]
         shapes = self._scheme.shapes(*parameter.shape) if self._scheme.block_size else {"weight": ("float32", parameter.shape)}

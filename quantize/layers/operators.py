@@ -21,7 +21,7 @@ INPUT = "input"
 
 
 @dataclass(frozen=True)
-class Parameter:
+class TensorParameter:
     """A tensor of the model by its neutral name: `name` in `part`, which is "" or what follows "layers.N." in a part's name.
 
     `shared_from` is the part that keeps the bytes of one that is stored elsewhere (a tied head's matrix), "" where this part does.
@@ -49,7 +49,7 @@ class Embed:
 
     input: str
     output: str
-    table: Parameter
+    table: TensorParameter
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class LearnedPositions:
 
     input: str
     output: str
-    tables: tuple[Parameter, ...]
+    tables: tuple[TensorParameter, ...]
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Norm:
 
     input: str
     output: str
-    gain: Parameter
-    bias: Parameter | None
+    gain: TensorParameter
+    bias: TensorParameter | None
     epsilon: float
     heads: int = 0
 
@@ -79,8 +79,8 @@ class Linear:
 
     input: str
     output: str
-    weight: Parameter
-    bias: Parameter | None = None
+    weight: TensorParameter
+    bias: TensorParameter | None = None
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class Rope:
 class Cache:
     """Of keys and values, after `Rope`; an int8 one has a step's size for each of its channels [kv_heads x head_dim], found at import."""
 
-    key_scale: Parameter
-    value_scale: Parameter
+    key_scale: TensorParameter
+    value_scale: TensorParameter
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,8 @@ class Router:
     """Scores are sigmoid(rows x `matrix` [count, H]); the `per_token` best by score + `bias`, of the `groups_per_token` best of `groups`
     (by their two best), are chosen. A chosen one's weight is its score (over the sum of the chosen where `normalized`) times `scale`."""
 
-    matrix: Parameter
-    bias: Parameter
+    matrix: TensorParameter
+    bias: TensorParameter
     groups: int
     groups_per_token: int
     per_token: int
@@ -215,7 +215,7 @@ class Block:
     input: str = INPUT
 
 
-def parameters(block: Block) -> Iterator[Parameter]:
+def parameters(block: Block) -> Iterator[TensorParameter]:
     """What a checkpoint holds of the block, in the order of storing, which is that in which its operators come."""
     for operator in block.operators:
         match operator:
@@ -254,5 +254,5 @@ def caches(block: Block) -> Iterator[Cache]:
     yield from (operator.cache for operator in block.operators if isinstance(operator, Attention))
 
 
-def _present(first: Parameter, second: Parameter | None) -> tuple[Parameter, ...]:
+def _present(first: TensorParameter, second: TensorParameter | None) -> tuple[TensorParameter, ...]:
     return (first,) if second is None else (first, second)

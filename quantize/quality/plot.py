@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from quantize.quality.report import QualityReport
-from quantize.quality.scores import Estimate
+from quantize.quality.scores import MeanInterval
 
 _WIDTH, _HEIGHT = 760, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 124, 56
@@ -41,7 +41,7 @@ def figures(report: QualityReport) -> tuple[str, ...]:
     )
 
 
-def _interval(figure: Estimate, digits: int, factor: float = 1, sign: str = "") -> str:
+def _interval(figure: MeanInterval, digits: int, factor: float = 1, sign: str = "") -> str:
     value, low, high = (f"{factor * number:{sign}.{digits}f}" for number in (figure.value, figure.low, figure.high))
     return f"{value} [{low}, {high}]"
 
@@ -52,7 +52,7 @@ def _heading(title: str, report: QualityReport) -> Iterator[str]:
         yield f'<text x="{_LEFT}" y="{46 + 17 * number}" font-size="12" fill="{_MUTED}">{escape(line)}</text>'
 
 
-def _chart(layers: Sequence[Estimate]) -> Iterator[str]:
+def _chart(layers: Sequence[MeanInterval]) -> Iterator[str]:
     step, top = _scale(100 * max(layer.high for layer in layers))
     last = max(1, len(layers) - 1)
 

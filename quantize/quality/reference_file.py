@@ -16,14 +16,14 @@ _ADVICE = "save numpy arrays ids_0 … ids_n [S] (integers) and logits_0 … log
 
 
 @dataclass(frozen=True)
-class Sequence:
+class ReferenceSequence:
     """`logits` float32 [S, V] of `token_ids` int64 [S]."""
 
     token_ids: TokenIds
     logits: Floats
 
 
-def read_reference(path: Path, vocab_size: int, max_positions: int) -> list[Sequence]:
+def read_reference(path: Path, vocab_size: int, max_positions: int) -> list[ReferenceSequence]:
     """Sequences 0 … n of the file; nothing in it is unpickled. Raises InvalidInput with what is wrong."""
     try:
         archive = np.load(path, allow_pickle=False)
@@ -46,7 +46,7 @@ def read_reference(path: Path, vocab_size: int, max_positions: int) -> list[Sequ
         raise _bad(path, f"cannot be read: {' '.join(str(error).split())[:100]}") from error
 
 
-def _sequence(path: Path, number: int, ids: np.ndarray, logits: np.ndarray, vocab_size: int, max_positions: int) -> Sequence:
+def _sequence(path: Path, number: int, ids: np.ndarray, logits: np.ndarray, vocab_size: int, max_positions: int) -> ReferenceSequence:
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer) or not len(ids):
         raise _bad(path, f"ids_{number} is {ids.dtype} {list(ids.shape)}, not integers [S]")
     if logits.shape != (len(ids), vocab_size) or not np.issubdtype(logits.dtype, np.floating):
@@ -57,7 +57,7 @@ def _sequence(path: Path, number: int, ids: np.ndarray, logits: np.ndarray, voca
         raise _bad(path, f"ids_{number} has {len(ids)} tokens, the model takes {max_positions}")
     if not np.isfinite(logits).all():
         raise _bad(path, f"logits_{number} holds a value that is not finite")
-    return Sequence(ids.astype(np.int64), logits.astype(np.float32))
+    return ReferenceSequence(ids.astype(np.int64), logits.astype(np.float32))
 
 
 def _bad(path: Path, what: str) -> InvalidInput:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from protos.errors import Corrupt
-from quantize.quality.scores import Distance, Doubles, Estimate, Quality, WindowScore, quality, relative_rms
+from quantize.quality.scores import Distance, Doubles, MeanInterval, Quality, WindowScore, quality, relative_rms
 
 FORMAT_VERSION = 1
 
@@ -42,7 +42,7 @@ class QualityReport:
 
     circumstances: Circumstances
     quality: Quality
-    layers: tuple[Estimate, ...]
+    layers: tuple[MeanInterval, ...]
     reference: Reference | None = None
 
     def to_bytes(self) -> bytes:
@@ -64,8 +64,8 @@ def parse_report(data: bytes) -> QualityReport:
             raise ValueError(f"format {plain['format_version']}")
         return QualityReport(
             Circumstances(**plain["circumstances"]),
-            Quality(**{name: Estimate(**value) for name, value in plain["quality"].items()}),
-            tuple(Estimate(**value) for value in plain["layers"]),
+            Quality(**{name: MeanInterval(**value) for name, value in plain["quality"].items()}),
+            tuple(MeanInterval(**value) for value in plain["layers"]),
             _reference(plain["reference"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -31,7 +31,7 @@ class WindowScore:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanInterval:
     """With its 95 % interval: percentiles of the bootstrap over windows."""
 
     value: float
@@ -43,12 +43,12 @@ class Estimate:
 class Quality:
     """`perplexity_change` is perplexity / reference_perplexity - 1; `kl_divergence` KL(reference || model) in nats per token."""
 
-    reference_perplexity: Estimate
-    perplexity: Estimate
-    perplexity_change: Estimate
-    kl_divergence: Estimate
-    top1_agreement: Estimate
-    logits_relative_rms: Estimate
+    reference_perplexity: MeanInterval
+    perplexity: MeanInterval
+    perplexity_change: MeanInterval
+    kl_divergence: MeanInterval
+    top1_agreement: MeanInterval
+    logits_relative_rms: MeanInterval
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def quality(scores: Sequence[WindowScore], seed: int = 0) -> Quality:
     """Each figure over all windows, and its interval from `_RESAMPLES` draws of as many windows."""
     table = np.array([astuple(window) for window in scores], np.float64)
 
-    def estimated(figure: Callable[[Doubles], Doubles]) -> Estimate:
+    def estimated(figure: Callable[[Doubles], Doubles]) -> MeanInterval:
         return estimate(table, figure, seed)
 
     return Quality(
@@ -100,17 +100,17 @@ def quality(scores: Sequence[WindowScore], seed: int = 0) -> Quality:
     )
 
 
-def relative_rms(squares: Doubles, seed: int = 0) -> Estimate:
+def relative_rms(squares: Doubles, seed: int = 0) -> MeanInterval:
     """Of sums of squares [windows, 2]: of the error, of what it is an error of."""
     return estimate(squares, lambda sums: np.sqrt(sums[0] / sums[1]), seed)
 
 
-def estimate(table: Doubles, figure: Callable[[Doubles], Doubles], seed: int = 0) -> Estimate:
+def estimate(table: Doubles, figure: Callable[[Doubles], Doubles], seed: int = 0) -> MeanInterval:
     """`figure` of the column sums of a table [windows, columns], and of those of as many windows drawn with repetition."""
     draws = np.random.default_rng(seed).integers(0, len(table), (_RESAMPLES, len(table)))
     whole, resampled = table.sum(axis=0), table[draws].sum(axis=1)
     low, high = np.percentile(figure(resampled.T), [2.5, 97.5])
-    return Estimate(float(figure(whole)), float(low), float(high))
+    return MeanInterval(float(figure(whole)), float(low), float(high))
 
 
 def distance(pairs: Sequence[tuple[Floats, Floats]]) -> Distance:

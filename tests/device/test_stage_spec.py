@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from device.stage_spec import MESSAGE_ROWS_BYTES, Generation, Hop, parse_generation, parse_spec
+from device.stage_spec import MESSAGE_ROWS_BYTES, DeploymentGeneration, Hop, parse_generation, parse_spec
 from protos.errors import InvalidInput
 from protos.ids import DeviceId
 from protos.v1 import device_pb2 as pb
@@ -46,7 +46,7 @@ def message() -> pb.LoadStageRequest:
 
 def test_a_good_one_is_taken_as_it_is() -> None:
     spec = parse_spec(message())
-    assert spec.generation == Generation("d", 3)
+    assert spec.generation == DeploymentGeneration("d", 3)
     assert spec.next == Hop(DeviceId("n"), "127.0.0.1:7")
     assert spec.is_head
     assert spec == parse_spec(message())
@@ -121,6 +121,6 @@ def test_contradictions_are_refused(fault: str) -> None:
 
 
 def test_a_generation_has_a_name_and_a_number() -> None:
-    assert parse_generation(pb.Generation(deployment="d", number=1)) == Generation("d", 1)
+    assert parse_generation(pb.Generation(deployment="d", number=1)) == DeploymentGeneration("d", 1)
     with pytest.raises(InvalidInput):
         parse_generation(pb.Generation(number=1))

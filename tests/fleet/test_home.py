@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fleet import home as module
-from fleet.home import Coordinator, Home, locked, write_private
+from fleet.home import Home, RunningCoordinator, locked, write_private
 from protos.errors import Conflict, InvalidInput, NoSpace
 
 
@@ -116,14 +116,14 @@ def test_a_running_coordinator_is_found_and_only_one_runs(tmp_path: Path) -> Non
     home = Home.open(tmp_path)
     assert home.running_coordinator() is None
     with home.serving("http://127.0.0.1:1"):
-        assert home.running_coordinator() == Coordinator("http://127.0.0.1:1", os.getpid())
+        assert home.running_coordinator() == RunningCoordinator("http://127.0.0.1:1", os.getpid())
         assert stat.S_IMODE(home.coordinator_file.stat().st_mode) == 0o600
         with (
             pytest.raises(Conflict, match=f"already runs at http://127.0.0.1:1 \\(process {os.getpid()}\\)"),
             home.serving("http://127.0.0.1:2"),
         ):
             pytest.fail("two coordinators of one home")
-        assert home.running_coordinator() == Coordinator("http://127.0.0.1:1", os.getpid())
+        assert home.running_coordinator() == RunningCoordinator("http://127.0.0.1:1", os.getpid())
     assert home.running_coordinator() is None
     assert not home.coordinator_file.exists()
 
@@ -143,13 +143,13 @@ def test_a_killed_coordinator_is_not_taken_for_a_living_one(tmp_path: Path) -> N
     with subprocess.Popen([sys.executable, "-c", SERVE, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"serving\n"
-        assert home.running_coordinator() == Coordinator("http://127.0.0.1:3", child.pid)
+        assert home.running_coordinator() == RunningCoordinator("http://127.0.0.1:3", child.pid)
         child.kill()
         child.wait()
     assert home.coordinator_file.exists()
     assert home.running_coordinator() is None
     with home.serving("http://127.0.0.1:4"):
-        assert home.running_coordinator() == Coordinator("http://127.0.0.1:4", os.getpid())
+        assert home.running_coordinator() == RunningCoordinator("http://127.0.0.1:4", os.getpid())
 
 
 @pytest.mark.parametrize("data", ["", "{", "[]", '{"url": "x"}', '{"url": "x", "pid": "y"}'])

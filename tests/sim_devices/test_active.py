@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sim_devices.active import HEALTHY, Active, Condition, condition_of, cuts_of, healed, words_for
+from sim_devices.active import HEALTHY, Active, FaultCondition, condition_of, cuts_of, healed, words_for
 from sim_devices.faults import parse_fault
 
 
@@ -12,15 +12,15 @@ FAULTS = [parse_fault(text) for text in ("slow a,b 2", "slow a 4", "hang b", "ov
 
 
 def test_what_faults_come_to() -> None:
-    assert condition_of("a", FAULTS) == Condition(slowdown=4, clock_skew_seconds=-3600)
-    assert condition_of("b", FAULTS) == Condition(slowdown=2, hung=True)
-    assert condition_of("c", FAULTS) == Condition(celsius=95, disk_full=True)
-    assert condition_of("d", FAULTS) == Condition(off=True)
+    assert condition_of("a", FAULTS) == FaultCondition(slowdown=4, clock_skew_seconds=-3600)
+    assert condition_of("b", FAULTS) == FaultCondition(slowdown=2, hung=True)
+    assert condition_of("c", FAULTS) == FaultCondition(celsius=95, disk_full=True)
+    assert condition_of("d", FAULTS) == FaultCondition(off=True)
     assert condition_of("e", [*FAULTS, parse_fault("cut e a")]) == HEALTHY
 
 
 def test_a_device_is_told_the_difference_and_back() -> None:
-    there = Condition(slowdown=4, celsius=95, disk_full=True, battery_empty=True, clock_skew_seconds=60)
+    there = FaultCondition(slowdown=4, celsius=95, disk_full=True, battery_empty=True, clock_skew_seconds=60)
     assert words_for(HEALTHY, there) == [["slow", "4"], ["temperature", "95"], ["disk", "full"], ["battery", "0"], ["clock", "60"]]
     assert words_for(there, HEALTHY) == [["slow", "1"], ["temperature", "-"], ["disk", "ok"], ["battery", "1"], ["clock", "0"]]
     assert words_for(there, there) == []

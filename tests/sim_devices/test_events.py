@@ -17,7 +17,7 @@ import pytest
 from protos.errors import InvalidInput, NotFound, Unavailable
 from sim_devices.events import LOG, Events
 from sim_devices.faults import parse_fault
-from sim_devices.network import Network
+from sim_devices.network import ShapedNetwork
 from sim_devices.scenario import PlannedFault
 from tests.support.waiting import wait_until
 
@@ -57,8 +57,8 @@ class SignalledFleet:
 
 
 @asynccontextmanager
-async def events_of(folder: Path) -> AsyncIterator[tuple[Events, SignalledFleet, Network]]:
-    fleet, network = SignalledFleet(folder), Network()
+async def events_of(folder: Path) -> AsyncIterator[tuple[Events, SignalledFleet, ShapedNetwork]]:
+    fleet, network = SignalledFleet(folder), ShapedNetwork()
     for name in NAMES:
         await network.add(name)
     async with Events(fleet, network, folder) as events:  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from sim_devices.links import WIRE, LinkRule, Shape, shape_between
+from sim_devices.links import WIRE, LinkRule, LinkShape, shape_between
 
-SLOW, UP, WIFI = Shape(delay_seconds=0.02), Shape(rate_bits_per_second=5e6), Shape(0.003, 0.002, 8e7, 0.005)
+SLOW, UP, WIFI = LinkShape(delay_seconds=0.02), LinkShape(rate_bits_per_second=5e6), LinkShape(0.003, 0.002, 8e7, 0.005)
 RULES = [LinkRule("*", "*", SLOW, both_ways=True), LinkRule("lamp-*", "coordinator", UP, False), LinkRule("lamp-2", "gateway", WIFI, True)]
 
 

@@ -8,17 +8,17 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from sim_devices.links import LinkRule, Shape
-from sim_devices.network import Network
+from sim_devices.links import LinkRule, LinkShape
+from sim_devices.network import ShapedNetwork
 from tests.support.waiting import wait_until
 
-SLOW = Shape(delay_seconds=0.05)
+SLOW = LinkShape(delay_seconds=0.05)
 
 
 @asynccontextmanager
-async def network_of(*names: str) -> AsyncIterator[tuple[Network, dict[str, tuple[int, int]]]]:
+async def network_of(*names: str) -> AsyncIterator[tuple[ShapedNetwork, dict[str, tuple[int, int]]]]:
     """Each name answers what it is asked with its name in front."""
-    network, ports = Network(), {}
+    network, ports = ShapedNetwork(), {}
 
     def echo(name: str) -> object:
         async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,7 +79,7 @@ async def test_each_pair_has_its_own_lane() -> None:
             assert loop.time() - start >= least
             streams[1].close()
         assert network.lane("a", "b").line.shape == SLOW
-        assert network.lane("b", "a").line.shape == Shape()
+        assert network.lane("b", "a").line.shape == LinkShape()
 
 
 async def test_a_cut_is_silence_and_what_waited_passes() -> None:
@@ -127,7 +127,7 @@ async def test_a_device_keeps_its_ports_until_it_is_removed() -> None:
 async def test_order_and_bytes_are_kept_whatever_is_lost() -> None:
     data = bytes(range(256)) * 1500
     async with network_of("a") as (network, ports):
-        network.shape([LinkRule("*", "*", Shape(0.001, 0.001, 1e9, 0.002), both_ways=True)], seed=1)
+        network.shape([LinkRule("*", "*", LinkShape(0.001, 0.001, 1e9, 0.002), both_ways=True)], seed=1)
         received: list[bytes] = []
 
         async def collect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -33,7 +33,7 @@ async def test_device_and_prediction_give_one_figure(tmp_path: Path, prompt: int
     model = tiny_model(tmp_path, TinyGlm(layers=4))
     board, count = a_board("a", Paged()), 21
     assert prompt // PAGE == (prompt + count) // PAGE
-    made = plan(model[0], [board], PlanRequest("tiny", context=128), {})
+    made = plan(model[0], [board], PlanRequest("tiny", context=128))
     expected = outlook(model[0], made, {"a": board}, Traffic(prompt, count), Prices())
     hardware = SimulatedHardware(PROFILE, "fast", timing=Paged())
     async with ring(tmp_path / "one", *model, 1, hardware=[hardware], chunk=64, context=128) as one, one.client() as client:
@@ -51,7 +51,7 @@ def test_what_the_planner_says_of_a_stage_is_what_its_device_takes(tmp_path: Pat
     manifest, _ = tiny_model(tmp_path, TinyGlm(layers=4))
     for timing in (Paged(), PROFILE.timing):
         boards = [a_board(name, timing) for name in "abc"]
-        made = plan(manifest, boards, PlanRequest("tiny", stages=3, context=256), {})
+        made = plan(manifest, boards, PlanRequest("tiny", stages=3, context=256))
         for place, stage in enumerate(made.stages):
             board = Board(timing, PROFILE.thermal, now=0.0)
             cost = stage_cost(manifest, stage.parts, made.kv_dtype)
@@ -66,7 +66,7 @@ def test_the_planner_chooses_by_the_model_it_is_given(tmp_path: Path) -> None:
     manifest, _ = tiny_model(tmp_path, TinyGlm(layers=4))
     steep, flat = a_board("steep", Paged(page_seconds=1e-5)), a_board("flat", Paged(page_seconds=1e-6, launch_seconds=2e-3))
     chosen = {
-        context: plan(manifest, [steep, flat], PlanRequest("tiny", stages=1, context=context), {}).stages[0].device_name
+        context: plan(manifest, [steep, flat], PlanRequest("tiny", stages=1, context=context)).stages[0].device_name
         for context in (PAGE, 256)
     }
     assert chosen == {PAGE: "steep", 256: "flat"}
@@ -78,5 +78,5 @@ def test_devices_are_of_a_kind_only_with_the_same_model(tmp_path: Path) -> None:
     slow = [a_board(f"slow-{number}", Paged(page_seconds=1e-3)) for number in range(3)]
     quick = a_board("the quick one", Paged())
     for boards in ([*slow, quick], [*slow, replace(quick, timing_model=None)]):
-        (stage,) = plan(manifest, boards, PlanRequest("tiny", stages=1, context=128), {}).stages
+        (stage,) = plan(manifest, boards, PlanRequest("tiny", stages=1, context=128)).stages
         assert stage.device_name == "the quick one"

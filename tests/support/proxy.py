@@ -7,7 +7,7 @@ import random
 from typing import Self
 
 from protos.net.transport import split_address
-from sim_devices.links import Shape
+from sim_devices.links import LinkShape
 from sim_devices.proxy import Door, Lane, Way
 from sim_devices.shaping import Line
 
@@ -24,7 +24,7 @@ class Proxy(Door):
         self._lanes: list[Lane] = []
 
     async def __aenter__(self) -> Self:
-        self._lanes = [Lane(Line(Shape(), 0.0, random.Random(0))) for _ in range(2)]
+        self._lanes = [Lane(Line(LinkShape(), 0.0, random.Random(0))) for _ in range(2)]
         return await super().__aenter__()
 
     @property
@@ -38,7 +38,7 @@ class Proxy(Door):
     @delay_seconds.setter
     def delay_seconds(self, seconds: float) -> None:
         for lane in self._lanes:
-            lane.line.reshape(Shape(delay_seconds=seconds), 2 * seconds)
+            lane.line.reshape(LinkShape(delay_seconds=seconds), 2 * seconds)
 
     def stall(self) -> None:
         """From now on nothing passes, and nobody is told: a cable pulled."""

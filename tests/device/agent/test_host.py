@@ -15,7 +15,7 @@ from device.agent import host as host_module
 from device.agent.host import StageHost
 from device.blobs import BlobStore
 from device.cpu import CpuHardware
-from device.stage_spec import Generation, StageSpec
+from device.stage_spec import DeploymentGeneration, StageSpec
 from protos.errors import Conflict, Corrupt, FleetError, InvalidInput, NoSpace, NotFound, Unavailable
 from protos.ids import DeviceId, PipelineId
 from protos.v1 import pipeline_pb2 as pb
@@ -60,7 +60,7 @@ async def hosting(blobs: BlobStore, memory_bytes: int = 1 << 30) -> AsyncIterato
 
 
 def at(spec: StageSpec, number: int, **changes: object) -> StageSpec:
-    return replace(spec, generation=Generation("test", number), **changes)  # type: ignore[arg-type]
+    return replace(spec, generation=DeploymentGeneration("test", number), **changes)  # type: ignore[arg-type]
 
 
 def attach(spec: StageSpec, **changes: object) -> pb.Attach:
@@ -88,14 +88,14 @@ async def test_older_generations_are_refused_whatever_they_ask(blobs: BlobStore,
         await host.load(at(spec, 5))
         for asked in (
             host.load(at(spec, 4)),
-            host.unload(Generation("test", 4), PIPELINE),
-            host.retain_blobs(Generation("test", 4), set()),
+            host.unload(DeploymentGeneration("test", 4), PIPELINE),
+            host.retain_blobs(DeploymentGeneration("test", 4), set()),
         ):
             with pytest.raises(Conflict, match="at generation 5 here; 4 is older"):
                 await asked
         assert len(host.loaded) == 1
-        await host.unload(Generation("another", 1), PipelineId("unknown"))  # of no concern to this deployment
-        await host.unload(Generation("test", 6), PIPELINE)
+        await host.unload(DeploymentGeneration("another", 1), PipelineId("unknown"))  # of no concern to this deployment
+        await host.unload(DeploymentGeneration("test", 6), PIPELINE)
         with pytest.raises(Conflict):
             await host.load(at(spec, 5))  # the unloading's word holds
         assert host.loaded == []
@@ -133,10 +133,10 @@ async def test_what_does_not_fit_leaves_what_is_there(blobs: BlobStore, spec: St
 async def test_several_pipelines_side_by_side(blobs: BlobStore, spec: StageSpec) -> None:
     async with hosting(blobs) as host:
         await host.load(spec)
-        await host.load(replace(spec, pipeline=PipelineId("second"), generation=Generation("other", 1)))
+        await host.load(replace(spec, pipeline=PipelineId("second"), generation=DeploymentGeneration("other", 1)))
         assert host.memory_used_bytes == 2 * spec.memory_bytes
-        await host.unload(Generation("test", 1), PIPELINE)
-        await host.unload(Generation("test", 1), PIPELINE)
+        await host.unload(DeploymentGeneration("test", 1), PIPELINE)
+        await host.unload(DeploymentGeneration("test", 1), PIPELINE)
         assert [loaded.stage.spec.pipeline for loaded in host.loaded] == ["second"]
 
 
@@ -174,12 +174,12 @@ async def test_retain_keeps_what_is_loaded_and_what_is_loading(blobs: BlobStore,
         monkeypatch.setattr(blobs, "verify", lambda digest: (verify(digest), order.append("verified")))
         retain = blobs.retain
         monkeypatch.setattr(blobs, "retain", lambda keep: (order.append("retained"), retain(keep))[1])
-        _, freed = await asyncio.gather(host.load(spec), host.retain_blobs(Generation("test", 1), set()))
+        _, freed = await asyncio.gather(host.load(spec), host.retain_blobs(DeploymentGeneration("test", 1), set()))
         assert order == ["verified"] * len(spec.blobs) + ["retained"]
         assert all(blobs.has(digest) for digest in spec.blobs)
         assert freed >= 5
-        await host.unload(Generation("test", 1), PIPELINE)
-        await host.retain_blobs(Generation("test", 1), {spec.blobs[0]})
+        await host.unload(DeploymentGeneration("test", 1), PIPELINE)
+        await host.retain_blobs(DeploymentGeneration("test", 1), {spec.blobs[0]})
         assert [path.name for path in blobs.folder.iterdir()] == [spec.blobs[0]]
 
 

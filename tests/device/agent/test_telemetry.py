@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from device.agent.host import StageHost
-from device.agent.telemetry import Telemetry
+from device.agent.telemetry import TelemetrySampler
 from device.blobs import BlobStore
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
 from protos.ids import DeviceId
@@ -40,16 +40,16 @@ class Metered:
 
 
 @pytest.fixture
-def telemetry(tmp_path: Path) -> Callable[..., Telemetry]:
-    def make(*readings: EnergyReading) -> Telemetry:
+def telemetry(tmp_path: Path) -> Callable[..., TelemetrySampler]:
+    def make(*readings: EnergyReading) -> TelemetrySampler:
         hardware = Metered(list(readings))
         host = StageHost(DeviceId("me"), hardware, BlobStore(tmp_path), None)
-        return Telemetry(DeviceId("me"), hardware, host)
+        return TelemetrySampler(DeviceId("me"), hardware, host)
 
     return make
 
 
-def test_energy_and_mean_power_since_the_sample_before(telemetry: Callable[..., Telemetry]) -> None:
+def test_energy_and_mean_power_since_the_sample_before(telemetry: Callable[..., TelemetrySampler]) -> None:
     one = telemetry(EnergyReading(10.0, 2.0, 4.0), EnergyReading(20.0, 4.0, 6.0), EnergyReading(20.0, 4.0, 6.0))
     first, second, third = (one.sample() for _ in range(3))
     assert (first.energy.busy_joules, first.energy.idle_joules, first.energy.source) == (10.0, 2.0, pb.ENERGY_SOURCE_MEASURED)
@@ -58,13 +58,13 @@ def test_energy_and_mean_power_since_the_sample_before(telemetry: Callable[..., 
     assert third.gauges.power_watts == 0.0  # no time has passed
 
 
-def test_unmetered_joules_are_absent(telemetry: Callable[..., Telemetry]) -> None:
+def test_unmetered_joules_are_absent(telemetry: Callable[..., TelemetrySampler]) -> None:
     sample = telemetry(EnergyReading(None, None, 4.0)).sample()
     assert not sample.HasField("energy")
     assert sample.gauges.power_watts == 0
 
 
-def test_samples_count_within_a_boot(telemetry: Callable[..., Telemetry]) -> None:
+def test_samples_count_within_a_boot(telemetry: Callable[..., TelemetrySampler]) -> None:
     one = telemetry(*[EnergyReading(None, None, 0.0)] * 3)
     samples = [one.sample() for _ in range(3)]
     assert [sample.index for sample in samples] == [0, 1, 2]

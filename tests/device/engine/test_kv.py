@@ -8,9 +8,9 @@ import numpy as np
 import psutil
 
 from device.engine.kv import SlotGroup, reserved
-from device.stage_spec import Shape
+from device.stage_spec import StageShape
 
-SHAPE = Shape(
+SHAPE = StageShape(
     hidden_size=8,
     vocab_size=50,
     first_layer=3,

@@ -11,13 +11,13 @@ import pytest
 from device.pipeline import clients
 from device.pipeline.clients import Client, Track, parse_submit
 from device.pipeline.scheduler import Ending, Request, Sequence
-from device.stage_spec import Shape
+from device.stage_spec import StageShape
 from protos.errors import Busy, InvalidInput
 from protos.sampling import Sampling
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 
-SHAPE = Shape(8, 50, 0, 1, 1, 16, 20, 1, 2, 8, 1)
+SHAPE = StageShape(8, 50, 0, 1, 1, 16, 20, 1, 2, 8, 1)
 
 
 def submit(**fields: object) -> pb.Submit:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fleet.answering.ledger import MOST_ATTEMPTS, Accepted, Ended, Entry, Ledger, Running
+from fleet.answering.ledger import MOST_ATTEMPTS, Accepted, Ended, Ledger, LedgerEntry, Running
 from fleet.answering.views import GenerateRequest
 from protos.errors import Busy, Corrupt, NotFound, Unavailable
 from protos.ids import PipelineId
@@ -102,7 +102,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.ledger = ledger(open_requests=4, ended_requests=5)
-        self.open: list[Entry] = []
+        self.open: list[LedgerEntry] = []
         self.ended = 0
 
     @rule()

@@ -6,17 +6,17 @@ from collections.abc import AsyncGenerator
 from starlette.types import Message
 
 from fleet.api.deployments import failed
-from fleet.api.sse import Event, EventStream
+from fleet.api.sse import EventStream, ServerSentEvent
 
 
 async def test_a_client_that_takes_nothing_is_given_up() -> None:
     """Its connection stands, its socket is full: the answer must not hold its place for ever."""
     closed = asyncio.Event()
 
-    async def events() -> AsyncGenerator[Event]:
+    async def events() -> AsyncGenerator[ServerSentEvent]:
         try:
             while True:
-                yield Event("x")
+                yield ServerSentEvent("x")
         finally:
             closed.set()
 

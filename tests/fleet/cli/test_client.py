@@ -15,7 +15,7 @@ from fleet.planning.plan import PlanRequest
 from fleet.principal import LOCAL_OPERATOR
 from fleet.service.bound import CALLS
 from protos.sampling import Sampling
-from tests.support.fake_coordinator import CHUNKS, DEPLOYMENT, DEVICE, EVENTS, MODEL, PLAN, RESULT, ROW, FakeCoordinator
+from tests.support.fake_coordinator import CHUNKS, DEPLOYMENT, DEVICE, EVENTS, MODEL, PLAN, REQUEST, RESULT, ROW, FakeCoordinator
 
 WISH = PlanRequest("tiny", "energy", stages=2, context=64, slots=4, devices=("dev-1",), kv_dtype="int8", wire_dtype="float16")
 ASKED = GenerateRequest(
@@ -30,6 +30,7 @@ ASKED = GenerateRequest(
     reuse_decoded=True,
     infill=True,
     fills=((7, 8),),
+    timeout_seconds=2.5,
 )
 # Of each call: how it is made, what comes back, what the coordinator was asked.
 EXPECTED: dict[str, tuple[Callable[[CoordinatorClient], Any], Any, list[object]]] = {
@@ -39,7 +40,9 @@ EXPECTED: dict[str, tuple[Callable[[CoordinatorClient], Any], Any, list[object]]
     "model": (lambda client: client.model("tiny"), MODEL, []),
     "deployments": (lambda client: client.deployments(), [DEPLOYMENT], []),
     "plan": (lambda client: client.plan(WISH), PLAN, [WISH]),
-    "deploy": (lambda client: list(client.deploy(WISH, "prod")), list(EVENTS), [(WISH, "prod")]),
+    "deploy": (lambda client: list(client.deploy(WISH, "prod", 3)), list(EVENTS), [(WISH, "prod", 3)]),
+    "requests": (lambda client: client.requests(), [REQUEST], []),
+    "cancel": (lambda client: client.cancel("r1"), None, ["r1"]),
     "undeploy": (lambda client: client.undeploy("tiny"), None, ["tiny"]),
     "generate": (lambda client: list(client.generate(ASKED)), [*CHUNKS, RESULT], [ASKED]),
     "telemetry": (lambda client: client.telemetry(90.0, "model"), [ROW], [(90.0, "model")]),

@@ -78,7 +78,7 @@ def layers_of(result: Plan) -> list[int]:
 
 
 def need_of(manifest: Manifest, result: Plan, place: int) -> costs.Need:
-    shape = costs.Shape(result.context, result.groups, result.slots_per_group, result.prefill_chunk)
+    shape = costs.PipelineShape(result.context, result.groups, result.slots_per_group, result.prefill_chunk)
     return costs.stage_need(manifest, result.stages[place].parts, shape)
 
 

@@ -9,7 +9,7 @@ from device.pipeline.scheduler import Scheduler
 from device.pipeline.sequences import Request
 from fleet.planning.plan import PlanRequest
 from fleet.planning.planner import PlannerDevice
-from fleet.planning.prediction import Link, Links, Outlook, Prices, Traffic, outlooks, wired
+from fleet.planning.prediction import LinkModel, LinkModels, Outlook, Prices, Traffic, outlooks, wired
 from protos.errors import NoSpace
 from protos.physics.costs import StageCost
 from protos.physics.roofline import Figures
@@ -26,7 +26,7 @@ def a_board(number: int, profile: str = "a", thermal: Thermal = COOL, **figures:
     return replace(a_device(number, GIB * 8, cap_watts=20.0, **figures), profile=profile, thermal=thermal)
 
 
-def look(devices: Sequence[PlannerDevice], traffic: Traffic = ONE, prices: Prices = FREE, links: Links = wired) -> list[Outlook]:
+def look(devices: Sequence[PlannerDevice], traffic: Traffic = ONE, prices: Prices = FREE, links: LinkModels = wired) -> list[Outlook]:
     return outlooks(MODEL, devices, PlanRequest("m"), traffic, prices, links)
 
 
@@ -141,8 +141,8 @@ def test_links_take_their_delay_and_their_rate_of_every_token() -> None:
     """Of three directions; a device alone has none."""
     delays = {("1", "2"): 0.010, ("2", "3"): 0.020, ("3", "1"): 0.040}
 
-    def slow(source: str, target: str) -> Link:
-        return Link(delays.get((source[-1], target[-1]), 0.0), 1e4)
+    def slow(source: str, target: str) -> LinkModel:
+        return LinkModel(delays.get((source[-1], target[-1]), 0.0), 1e4)
 
     devices = [a_board(number) for number in (1, 2, 3)]
     plain, linked = ({len(one.stages): one for one in look(devices, links=links)} for links in (wired, slow))
@@ -158,6 +158,6 @@ def test_links_take_their_delay_and_their_rate_of_every_token() -> None:
 
 
 def test_a_slow_link_bounds_many_streams() -> None:
-    found = look([a_board(1), a_board(2)], Traffic(streams=16), links=lambda *_: Link(bytes_per_second=1e4))
+    found = look([a_board(1), a_board(2)], Traffic(streams=16), links=lambda *_: LinkModel(bytes_per_second=1e4))
     ring = max(found, key=lambda one: len(one.stages))
     assert ring.tokens_per_second == pytest.approx(1e4 / (MODEL.config.hidden_size * 4), rel=0.01)

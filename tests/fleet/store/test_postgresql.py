@@ -16,7 +16,7 @@ from fleet.store import schema
 from fleet.store.database import Store, StoredDeployment
 from fleet.store.engine import parse_url
 from fleet.store.tables import alembic_version, metadata, schema_info
-from fleet.telemetry.records import By, Received, Registered, Telemetry
+from fleet.telemetry.records import By, Received, Registered, TelemetryRecords
 from fleet.telemetry.views import DeviceCost, FinishedRequest
 from protos.errors import Conflict, InvalidInput
 from protos.v1 import telemetry_pb2 as pb
@@ -61,7 +61,7 @@ def test_telemetry_says_what_it_says_on_sqlite(url: str, tmp_path: Path) -> None
     said = []
     for where in (url, tmp_path / "state.sqlite"):
         with Store(where) as store:
-            telemetry = Telemetry(store)
+            telemetry = TelemetryRecords(store)
             telemetry.ingest(a_sample(index, seconds_ago) for index, seconds_ago in enumerate((100_000, 90_000, 50, 20)))
             telemetry.ingest([a_sample(3, 20)])  # again
             cost = DeviceCost("d1", "dev-1", "rk3588", True, 0.5, 0.25, 2.0, "modelled", None)

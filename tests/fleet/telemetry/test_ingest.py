@@ -7,7 +7,7 @@ import pytest
 
 from fleet.store.database import Store
 from fleet.telemetry.ingest import Ingest
-from fleet.telemetry.records import Registered, Telemetry
+from fleet.telemetry.records import Registered, TelemetryRecords
 from protos.v1 import telemetry_pb2 as pb
 
 
@@ -21,7 +21,7 @@ async def test_one_devices_nonsense_costs_the_others_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, lie: pb.TelemetrySample
 ) -> None:
     with Store(tmp_path / "state.sqlite") as store:
-        telemetry = Telemetry(store)
+        telemetry = TelemetryRecords(store)
         async with Ingest(telemetry, Registered, now=lambda: 100.0) as ingest:
             for one in (sample("good", 0, 1.0), lie, lie, sample("good", 1, 4.0)):
                 ingest.add(one)

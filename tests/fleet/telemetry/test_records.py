@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fleet.store.database import Store
 from fleet.store.tables import pipeline_samples, samples
-from fleet.telemetry.records import KEEP_SECONDS, Received, Registered, Telemetry
+from fleet.telemetry.records import KEEP_SECONDS, Received, Registered, TelemetryRecords
 from fleet.telemetry.views import CostRow, DeviceCost, FinishedRequest, Source
 from protos.v1 import telemetry_pb2 as pb
 
@@ -25,8 +25,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def telemetry(store: Store) -> Telemetry:
-    return Telemetry(store)
+def telemetry(store: Store) -> TelemetryRecords:
+    return TelemetryRecords(store)
 
 
 def a_sample(
@@ -73,7 +73,7 @@ def only(rows: list[CostRow]) -> CostRow:
     return row
 
 
-def test_joules_of_a_period_are_what_the_counters_grew_by(telemetry: Telemetry) -> None:
+def test_joules_of_a_period_are_what_the_counters_grew_by(telemetry: TelemetryRecords) -> None:
     telemetry.ingest(a_sample(i, busy=100 + i, idle=10 * i, at=NOW - 100 + i) for i in range(100))
     row = only(telemetry.costs(50, "device", NOW))
     # From the sample at NOW - 50 (index 50) to the last (index 99).
@@ -81,12 +81,12 @@ def test_joules_of_a_period_are_what_the_counters_grew_by(telemetry: Telemetry) 
     assert (row.busy_joules, row.idle_joules) == (49.0, 490.0)
 
 
-def test_lost_samples_lose_no_joules(telemetry: Telemetry) -> None:
+def test_lost_samples_lose_no_joules(telemetry: TelemetryRecords) -> None:
     telemetry.ingest([a_sample(1, busy=100, at=NOW - 50), a_sample(40, busy=170, at=NOW - 1)])
     assert only(telemetry.costs(60, "device", NOW)).busy_joules == 70.0
 
 
-def test_a_boot_within_the_period_counts_from_zero(telemetry: Telemetry) -> None:
+def test_a_boot_within_the_period_counts_from_zero(telemetry: TelemetryRecords) -> None:
     telemetry.ingest(
         [
             a_sample(7, busy=100, at=NOW - 70),
@@ -98,19 +98,19 @@ def test_a_boot_within_the_period_counts_from_zero(telemetry: Telemetry) -> None
     assert only(telemetry.costs(60, "device", NOW)).busy_joules == 30.0 + 9.0
 
 
-def test_what_a_device_did_before_it_was_first_heard_of_is_not_in_the_period(telemetry: Telemetry) -> None:
+def test_what_a_device_did_before_it_was_first_heard_of_is_not_in_the_period(telemetry: TelemetryRecords) -> None:
     telemetry.ingest([a_sample(500, busy=100, at=NOW - 50, uptime=5000), a_sample(501, busy=101, at=NOW - 40, uptime=5010)])
     assert only(telemetry.costs(60, "device", NOW)).busy_joules == 1.0
     assert only(telemetry.costs(6000, "device", NOW)).busy_joules == 101.0
 
 
-def test_a_period_without_a_sample_is_of_no_cost_and_no_device(telemetry: Telemetry) -> None:
+def test_a_period_without_a_sample_is_of_no_cost_and_no_device(telemetry: TelemetryRecords) -> None:
     telemetry.ingest([a_sample(0, busy=100, at=NOW - 500)])
     assert [row.busy_joules for row in telemetry.costs(60, "device", NOW)] == [0.0]
     assert telemetry.costs(60, "device", NOW - 1000) == []
 
 
-def test_unmetered_is_none_and_not_zero(telemetry: Telemetry) -> None:
+def test_unmetered_is_none_and_not_zero(telemetry: TelemetryRecords) -> None:
     telemetry.ingest([a_sample(i, at=NOW - 10 + i, source=pb.ENERGY_SOURCE_UNMETERED, pipelines={"p": (i, 0)}) for i in range(5)])
     telemetry.record("r", NOW - 1, a_result(a_cost(joules=None, source="unmetered")))
     row = only(telemetry.costs(60, "device", NOW))
@@ -120,7 +120,7 @@ def test_unmetered_is_none_and_not_zero(telemetry: Telemetry) -> None:
     assert (row.busy_joules, row.joules_per_token, row.source) == (None, None, "unmetered")
 
 
-def test_sources_are_never_added(telemetry: Telemetry) -> None:
+def test_sources_are_never_added(telemetry: TelemetryRecords) -> None:
     telemetry.ingest(
         [
             a_sample(0, busy=0, at=NOW - 30, uptime=1),
@@ -136,7 +136,7 @@ def test_sources_are_never_added(telemetry: Telemetry) -> None:
         assert {row.requests for row in rows} == {1}
 
 
-def test_pipelines_that_come_and_go_within_a_boot(telemetry: Telemetry) -> None:
+def test_pipelines_that_come_and_go_within_a_boot(telemetry: TelemetryRecords) -> None:
     telemetry.ingest(
         [
             a_sample(0, at=NOW - 90, pipelines={"old": (100.0, 200.0)}),
@@ -150,7 +150,7 @@ def test_pipelines_that_come_and_go_within_a_boot(telemetry: Telemetry) -> None:
     assert (row.busy_seconds, row.modelled_busy_seconds) == (3.0 + 5.0 + 1.0, 6.0 + 10.0 + 2.0)
 
 
-def test_requests_by_model_deployment_and_request(telemetry: Telemetry) -> None:
+def test_requests_by_model_deployment_and_request(telemetry: TelemetryRecords) -> None:
     telemetry.record("r1", NOW - 30, a_result(a_cost("d1", 2.0, busy=1.0), a_cost("d2", 3.0, busy=0.5)))
     telemetry.record("r2", NOW - 20, a_result(a_cost("d1", 4.0), tokens=30))
     telemetry.record("r3", NOW - 10, a_result(a_cost("d1", 1.0), model="other", deployment="dep2", tokens=0))
@@ -162,7 +162,7 @@ def test_requests_by_model_deployment_and_request(telemetry: Telemetry) -> None:
     assert [(row.key, row.busy_joules) for row in telemetry.costs(60, "request", NOW)] == [("r1", 5.0), ("r2", 4.0), ("r3", 1.0)]
 
 
-def test_a_device_row_has_the_tokens_of_its_requests(telemetry: Telemetry) -> None:
+def test_a_device_row_has_the_tokens_of_its_requests(telemetry: TelemetryRecords) -> None:
     telemetry.ingest([a_sample(0, busy=0, at=NOW - 50), a_sample(1, busy=8, at=NOW - 1)])
     telemetry.record("r1", NOW - 30, a_result(a_cost("d1"), a_cost("d2")))
     telemetry.record("r2", NOW - 20, a_result(a_cost("d1"), tokens=30))
@@ -172,13 +172,13 @@ def test_a_device_row_has_the_tokens_of_its_requests(telemetry: Telemetry) -> No
     assert (two.key, two.requests, two.busy_joules, two.joules_per_token) == ("name of d2", 1, None, None)
 
 
-def test_a_request_that_no_device_accounted_for_is_listed(telemetry: Telemetry) -> None:
+def test_a_request_that_no_device_accounted_for_is_listed(telemetry: TelemetryRecords) -> None:
     telemetry.record("r", NOW, replace(a_result(), finish_reason="error"))
     row = only(telemetry.costs(60, "request", NOW))
     assert (row.requests, row.busy_seconds, row.busy_joules, row.source) == (1, 0.0, None, "unmetered")
 
 
-def test_the_same_sample_or_request_again_changes_nothing(telemetry: Telemetry) -> None:
+def test_the_same_sample_or_request_again_changes_nothing(telemetry: TelemetryRecords) -> None:
     batch = [a_sample(0, busy=1, at=NOW - 20, pipelines={"p": (1, 1)}), a_sample(1, busy=4, at=NOW - 10, pipelines={"p": (2, 2)})]
     for _ in range(2):
         telemetry.ingest(batch)
@@ -188,13 +188,13 @@ def test_the_same_sample_or_request_again_changes_nothing(telemetry: Telemetry) 
     assert only(telemetry.costs(60, "device", NOW)).requests == 1
 
 
-def test_a_renamed_device_goes_by_its_new_name(telemetry: Telemetry) -> None:
+def test_a_renamed_device_goes_by_its_new_name(telemetry: TelemetryRecords) -> None:
     telemetry.ingest([a_sample(0, at=NOW - 20)])
     telemetry.ingest([replace(a_sample(1, at=NOW - 10), device=Registered("renamed"))])
     assert only(telemetry.costs(60, "device", NOW)).key == "renamed"
 
 
-def test_thinning_keeps_every_sum_and_bounds_the_rows(store: Store, telemetry: Telemetry) -> None:
+def test_thinning_keeps_every_sum_and_bounds_the_rows(store: Store, telemetry: TelemetryRecords) -> None:
     telemetry.ingest(
         a_sample(i, busy=i, at=NOW - 2 * HOUR + i, uptime=1 + i, pipelines={"gone" if i < 100 else "p": (i, i)}) for i in range(7200)
     )
@@ -211,7 +211,7 @@ def test_thinning_keeps_every_sum_and_bounds_the_rows(store: Store, telemetry: T
     assert telemetry.costs(2 * KEEP_SECONDS, "device", NOW + KEEP_SECONDS + HOUR) == []
 
 
-def test_old_requests_go_with_their_costs(telemetry: Telemetry) -> None:
+def test_old_requests_go_with_their_costs(telemetry: TelemetryRecords) -> None:
     telemetry.record("old", NOW - KEEP_SECONDS - 1, a_result(a_cost()))
     telemetry.record("new", NOW, a_result(a_cost()))
     telemetry.thin(NOW)
@@ -239,7 +239,7 @@ def test_every_joule_of_a_watched_boot_is_counted_once(
         told[boot] = joules + grown
         batch.append(a_sample(boots[boot][2], busy=told[boot], at=at, boot=boot, uptime=at - started))
     with Store(tmp_path_factory.mktemp("store") / "state.sqlite") as store:
-        telemetry = Telemetry(store)
+        telemetry = TelemetryRecords(store)
         telemetry.ingest(batch)
         if thinned:
             telemetry.thin(at)

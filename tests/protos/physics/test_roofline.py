@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from protos.physics.costs import StageCost
 from protos.physics.roofline import Figures, Roofline, dynamic_joules, times
 from protos.physics.timing import Decode, Prefill, StageRun
-from protos.physics.work import Load, Work
+from protos.physics.work import OperatorLoad, Work
 
 FIGURES = Figures(
     linear_bytes_per_second=10e9,
@@ -31,11 +31,11 @@ COST = StageCost(10**8, 10**8, 10**8, 10**4, 3 * 10**7, 3 * 10**7, 10**4, 600, 1
 
 def test_each_class_takes_what_it_is_bound_by() -> None:
     work = Work(
-        linear=Load(10**8, 10**6),  # bound by memory
-        attention=Load(10**3, 10**9),  # bound by arithmetic
-        elementwise=Load(10**8),
-        head=Load(10**7),
-        embedding=Load(10**6),
+        linear=OperatorLoad(10**8, 10**6),  # bound by memory
+        attention=OperatorLoad(10**3, 10**9),  # bound by arithmetic
+        elementwise=OperatorLoad(10**8),
+        head=OperatorLoad(10**7),
+        embedding=OperatorLoad(10**6),
         operators=100,
     )
     spent = times(FIGURES, work, launches=2)
@@ -45,13 +45,13 @@ def test_each_class_takes_what_it_is_bound_by() -> None:
 
 
 def test_energy_counts_each_byte_where_it_moves() -> None:
-    work = Work(linear=Load(10**8, 10**6), elementwise=Load(10**7), link_bytes=10**3)
+    work = Work(linear=OperatorLoad(10**8, 10**6), elementwise=OperatorLoad(10**7), link_bytes=10**3)
     assert dynamic_joules(FIGURES, work) == pytest.approx(5e-3 + 1e-6 + 1e-4 + 8e-6)
 
 
 def test_what_would_exceed_the_power_cap_takes_longer() -> None:
     thirsty = replace(FIGURES, joules_per_byte=5e-9)
-    work = Work(linear=Load(10**8))
+    work = Work(linear=OperatorLoad(10**8))
     spent = times(thirsty, work)
     # 0.5 J of memory traffic within the 8 W that idling leaves.
     assert spent.seconds == pytest.approx(0.5 / 8.0)
@@ -59,7 +59,7 @@ def test_what_would_exceed_the_power_cap_takes_longer() -> None:
 
 
 def test_unknown_figures_count_as_free() -> None:
-    assert times(Figures(), Work(linear=Load(10**9, 10**9), operators=5)).seconds == 0.0
+    assert times(Figures(), Work(linear=OperatorLoad(10**9, 10**9), operators=5)).seconds == 0.0
 
 
 def test_a_share_of_a_run_has_no_start_and_the_breakdown_adds_up() -> None:

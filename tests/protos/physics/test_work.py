@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from protos.physics.costs import StageCost
 from protos.physics.timing import Decode, Prefill, StageRun
-from protos.physics.work import Load, Work, work_of
+from protos.physics.work import OperatorLoad, Work, work_of
 
 COST = StageCost(
     weight_bytes=9_000,
@@ -25,14 +25,22 @@ COST = StageCost(
 def test_prefill_reads_the_weights_once_and_attends_to_all_before() -> None:
     # Rows at 10, 11, 12 see 11, 12 and 13 positions; 10 old rows are read, 3 are written and read.
     assert work_of(StageRun(COST, Prefill(10, 3))) == Work(
-        linear=Load(7_000, 1_500), attention=Load(40 * 16, 36 * 6), elementwise=Load(60), embedding=Load(30), operators=13
+        linear=OperatorLoad(7_000, 1_500),
+        attention=OperatorLoad(40 * 16, 36 * 6),
+        elementwise=OperatorLoad(60),
+        embedding=OperatorLoad(30),
+        operators=13,
     )
 
 
 def test_decode_reads_each_sequence_s_cache() -> None:
     # Rows at 4 and 9 see 5 and 10 positions, and each writes one.
     assert work_of(StageRun(COST, Decode((4, 9)))) == Work(
-        linear=Load(7_000, 1_000), attention=Load(40 * 17, 15 * 6), elementwise=Load(40), embedding=Load(20), operators=13
+        linear=OperatorLoad(7_000, 1_000),
+        attention=OperatorLoad(40 * 17, 15 * 6),
+        elementwise=OperatorLoad(40),
+        embedding=OperatorLoad(20),
+        operators=13,
     )
 
 
@@ -43,10 +51,15 @@ def test_chunks_attend_to_as_much_as_the_whole() -> None:
 
 
 def test_the_output_head_reads_no_cache() -> None:
-    assert work_of(StageRun(COST, head_rows=2)) == Work(head=Load(3_000, 1_600), elementwise=Load(60), operators=2)
+    assert work_of(StageRun(COST, head_rows=2)) == Work(head=OperatorLoad(3_000, 1_600), elementwise=OperatorLoad(60), operators=2)
 
 
 def test_layers_and_output_head_in_one_run_are_both_of_them() -> None:
     both = work_of(StageRun(COST, Decode((0,)), head_rows=1, link_bytes=5))
-    assert (both.linear, both.head, both.elementwise, both.operators) == (Load(7_000, 500), Load(3_000, 800), Load(50), 15)
+    assert (both.linear, both.head, both.elementwise, both.operators) == (
+        OperatorLoad(7_000, 500),
+        OperatorLoad(3_000, 800),
+        OperatorLoad(50),
+        15,
+    )
     assert (both.dram_bytes, both.link_bytes) == (7_000 + 3_000 + 80 + 10, 5)

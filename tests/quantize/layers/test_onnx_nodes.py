@@ -27,10 +27,10 @@ from quantize.layers.operators import (
     Linear,
     Norm,
     Operator,
-    Parameter,
     Rope,
     Rotary,
     SplitHeads,
+    TensorParameter,
     caches,
     parameters,
 )
@@ -44,20 +44,22 @@ HIDDEN, HEADS, KV_HEADS, HEAD_DIM, WIDTH, TOKENS = 48, 4, 2, 16, 80, 6
 CONFIG = ModelConfig("none", HIDDEN, 1, HEADS, KV_HEADS, HEAD_DIM, WIDTH, 10, 1e-5, 1e4, HEAD_DIM, True, True, 32, (), rotary_halves=True)
 ROTARY = Rotary(HEAD_DIM, 1e4, halves=True)
 _SIZE = HEADS * HEAD_DIM
-_KV_SCALES = Cache(Parameter("", "k_scale", (KV_HEADS * HEAD_DIM,)), Parameter("", "v_scale", (KV_HEADS * HEAD_DIM,)))
+_KV_SCALES = Cache(TensorParameter("", "k_scale", (KV_HEADS * HEAD_DIM,)), TensorParameter("", "v_scale", (KV_HEADS * HEAD_DIM,)))
 
 
 def matrix(name: str, source: str, rows: int, columns: int, *, bias: bool = False) -> Linear:
-    return Linear(source, name, Parameter("", f"{name}.weight", (rows, columns)), Parameter("", f"{name}.bias", (rows,)) if bias else None)
+    return Linear(
+        source, name, TensorParameter("", f"{name}.weight", (rows, columns)), TensorParameter("", f"{name}.bias", (rows,)) if bias else None
+    )
 
 
 # Attention and MLP side by side on one layer norm; one norm of the query heads and none of the keys'; what a norm reads is read again.
 PARALLEL = Block(
     (
-        Norm(INPUT, "normed.out", Parameter("", "norm.gain", (HIDDEN,)), Parameter("", "norm.bias", (HIDDEN,)), 1e-5),
+        Norm(INPUT, "normed.out", TensorParameter("", "norm.gain", (HIDDEN,)), TensorParameter("", "norm.bias", (HIDDEN,)), 1e-5),
         matrix("qkv", "normed.out", _SIZE + 2 * KV_HEADS * HEAD_DIM, HIDDEN, bias=True),
         SplitHeads("qkv", "q", "k", "v", HEADS, KV_HEADS, HEAD_DIM),
-        Norm("q", "q.normed", Parameter("", "q_norm", (HEAD_DIM,)), None, 1e-5, HEADS),
+        Norm("q", "q.normed", TensorParameter("", "q_norm", (HEAD_DIM,)), None, 1e-5, HEADS),
         Rope("q.normed", "q.turned", ROTARY),
         Rope("k", "k.turned", ROTARY),
         Attention("q.turned", "k.turned", "v", "attended", HEADS, KV_HEADS, HEAD_DIM, True, _KV_SCALES),

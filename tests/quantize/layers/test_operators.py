@@ -22,10 +22,10 @@ from quantize.layers.operators import (
     Mixture,
     Norm,
     Operator,
-    Parameter,
     Rope,
     SplitHeads,
     SwiGlu,
+    TensorParameter,
     caches,
     inputs,
     parameters,
@@ -138,4 +138,4 @@ def test_matrices_are_stored_by_blocks_and_nothing_else() -> None:
     found = {parameter.path: parameter.by_blocks for parameter in parameters(architecture_of(config).layer(config, 1))}
     assert not any(found[f"attention.{name}"] for name in ("input_norm", "q_norm", "router", "router_bias"))
     assert all(found[name] for name in ("attention.qkv.weight", "attention.shared_down.weight", "experts.16-23.23.gate_up.weight"))
-    assert Parameter("", "qkv.weight", (1, 1)).path == "qkv.weight"
+    assert TensorParameter("", "qkv.weight", (1, 1)).path == "qkv.weight"

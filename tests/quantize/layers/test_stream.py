@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 from quantize.architectures.registry import architecture_of
-from quantize.layers.operators import INPUT, Add, Block, Linear, Norm, Parameter
+from quantize.layers.operators import INPUT, Add, Block, Linear, Norm, TensorParameter
 from quantize.layers.stream import folding_of
 from tests.quantize.families import CONFIGS
 
-_NORM = Norm(INPUT, "normed", Parameter("", "norm", (8,)), None, 1e-5)
-_READER = Linear("normed", "inner", Parameter("", "in.weight", (8, 8)))
-_WRITER = Linear("inner", "branch", Parameter("", "out.weight", (8, 8)))
+_NORM = Norm(INPUT, "normed", TensorParameter("", "norm", (8,)), None, 1e-5)
+_READER = Linear("normed", "inner", TensorParameter("", "in.weight", (8, 8)))
+_WRITER = Linear("inner", "branch", TensorParameter("", "out.weight", (8, 8)))
 _ADD = Add(INPUT, "branch", "after")
 
 
@@ -53,7 +53,7 @@ def test_what_reads_or_writes_the_stream_otherwise_forbids_it() -> None:
         return folding_of(Block(operators, "after"))
 
     assert folding(_NORM, _READER, _WRITER, _ADD) is not None
-    assert folding(_NORM, _READER, replace(_WRITER, bias=Parameter("", "out.bias", (8,))), _ADD) is None
+    assert folding(_NORM, _READER, replace(_WRITER, bias=TensorParameter("", "out.bias", (8,))), _ADD) is None
     assert folding(_NORM, replace(_READER, input=INPUT), _WRITER, _ADD) is None
     assert folding(_NORM, _READER, _WRITER, replace(_ADD, branch="normed")) is None
-    assert folding(replace(_NORM, bias=Parameter("", "bias", (8,))), _READER, _WRITER, _ADD) is None
+    assert folding(replace(_NORM, bias=TensorParameter("", "bias", (8,))), _READER, _WRITER, _ADD) is None
