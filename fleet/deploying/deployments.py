@@ -13,12 +13,12 @@ from typing import Self
 from fleet.background import Background
 from fleet.deploying import stored
 from fleet.deploying.actions import BlobStates, Deployer, Tell
+from fleet.deploying.balancing import least_work
 from fleet.deploying.desired import Desired, PipelineSpec, wanted
 from fleet.deploying.keeper import InForce, Keeper
 from fleet.deploying.phase import Failure, History
 from fleet.deploying.pipeline import Pipeline
 from fleet.deploying.placement import Placed
-from fleet.deploying.selection import least_work
 from fleet.deploying.stored import Unreadable
 from fleet.deploying.views import DeployEvent, DeploymentView, deploying_view, in_force_view, unreadable_view, what_to_do
 from fleet.devices.registry import Registry

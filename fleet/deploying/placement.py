@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from fleet.background import together
 from fleet.deploying.actions import BlobStates
-from fleet.deploying.selection import candidates
+from fleet.deploying.candidates import candidates
 from fleet.devices.client import BlobState
 from fleet.devices.registry import ASKED_AT_ONCE, Registry
 from fleet.planning.costs import PlannerDevice

@@ -1,4 +1,4 @@
-"""When a device counts as online, and how long to wait before it is dialled again."""
+"""The times by which a device is judged, and dialled again."""
 
 from __future__ import annotations
 

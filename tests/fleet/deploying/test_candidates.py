@@ -1,18 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import pytest
 
-from fleet.deploying.desired import PipelineSpec, wanted
-from fleet.deploying.phase import PipelineState, Ready, Waiting
-from fleet.deploying.selection import candidates, least_work
+from fleet.deploying.candidates import candidates
 from fleet.devices.record import DeviceRecord
 from fleet.devices.views import DeviceState
 from protos.errors import NotFound, Unavailable
 from protos.ids import DeviceId
 from protos.v1 import device_pb2 as pb
-from tests.fleet.deploying.test_reconcile import plan
 
 GIB = 1 << 30
 
@@ -52,28 +47,3 @@ def test_stages_that_are_replaced_count_as_free() -> None:
 def test_a_key_of_nobody(key: str, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         candidates(FLEET, (key,), replaces="")
-
-
-@dataclass
-class FakePipeline:
-    spec: PipelineSpec
-    predicted_wait: float = 1.0
-    state: PipelineState = field(default_factory=Ready)
-
-
-def pipelines() -> list[FakePipeline]:
-    return [FakePipeline(spec) for spec in wanted("chat", 1, tuple(plan((name,)) for name in "abc"), None).pipelines]
-
-
-def test_the_one_with_the_least_work_that_answers() -> None:
-    first, second, third = made = pipelines()
-    assert least_work("chat", made) is first
-    first.predicted_wait = 2.0
-    assert least_work("chat", made) is second
-    second.state = Waiting("dev-2 is offline")
-    assert least_work("chat", made) is third
-    assert least_work("chat", made, frozenset({third.spec.pipeline_id})) is first
-    first.state = third.state = second.state
-    assert least_work("chat", made) is second  # none answers: what it says tells why
-    with pytest.raises(Unavailable, match="no other pipeline of chat"):
-        least_work("chat", made, frozenset(each.spec.pipeline_id for each in made))

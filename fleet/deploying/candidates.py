@@ -1,12 +1,9 @@
-"""Which devices a plan may use, and which pipeline a request goes to: pure functions."""
+"""Which devices a plan may use: a pure function of what is known of them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Collection, Sequence
 
-from fleet.deploying.desired import PipelineSpec
-from fleet.deploying.phase import PipelineState, Ready
 from fleet.devices.record import DeviceRecord
 from fleet.planning.costs import PlannerDevice
 from protos.dialects import DIALECT
@@ -67,31 +64,3 @@ def _planner_device(device: DeviceId, description: pb.DeviceDescription, replace
         if accelerator.HasField("thermal")
         else None,
     )
-
-
-class Choosable(Protocol):
-    """What is looked at of a pipeline when a request comes."""
-
-    @property
-    def spec(self) -> PipelineSpec: ...
-
-    @property
-    def state(self) -> PipelineState: ...
-
-    @property
-    def predicted_wait(self) -> float: ...
-
-
-_P = TypeVar("_P", bound=Choosable)
-
-
-def least_work(name: str, pipelines: Iterable[_P], avoid: frozenset[str] = frozenset()) -> _P:
-    """Of the pipelines of deployment `name` that answer, the one with the least outstanding work; ties go to the lowest id.
-
-    Where none answers, one that does not: what it says tells why. `avoid`: ids that have failed this request. Raises Unavailable when none
-    is left.
-    """
-    left = [pipeline for pipeline in pipelines if pipeline.spec.pipeline_id not in avoid]
-    if not left:
-        raise Unavailable(f"no other pipeline of {name} is left", retry_after_seconds=1.0)
-    return min(left, key=lambda each: (not isinstance(each.state, Ready), each.predicted_wait, each.spec.pipeline_id))
