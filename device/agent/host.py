@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -12,6 +12,7 @@ from device.blobs import Blobs
 from device.engine.opening import Engine, OpenStage, Output, open_stage
 from device.engine.prepacked import Prepacked, PrepackedStages
 from device.hardware import Hardware
+from device.memory import give_back
 from device.pipeline.accounts import ModelledClock
 from device.pipeline.head import Head
 from device.pipeline.stage import Stage
@@ -108,7 +109,7 @@ class StageHost:
             head = await Head(stage, output, self._credentials).__aenter__() if output else None
             self._loaded[spec.pipeline] = Loaded(stage, head, self._save(spec))
             if self._sweeper is None:
-                self._sweeper = asyncio.create_task(self._free_orphans(), name="orphan sweeper")
+                self._sweeper = asyncio.create_task(self._sweep(), name="orphan sweeper")
         return time.perf_counter() - start
 
     async def unload(self, generation: DeploymentGeneration, pipeline: PipelineId) -> None:
@@ -185,6 +186,10 @@ class StageHost:
         return asyncio.create_task(saving, name=f"save prepacked weights of {spec.pipeline}")
 
     async def _drop(self, pipeline: PipelineId) -> None:
+        if await self._take_down(pipeline):
+            await in_thread(give_back)
+
+    async def _take_down(self, pipeline: PipelineId) -> bool:
         if loaded := self._loaded.pop(pipeline, None):
             if loaded.saver:
                 loaded.saver.cancel()
@@ -192,16 +197,21 @@ class StageHost:
             loaded.stage.unload()
             if loaded.head:
                 await loaded.head.__aexit__(None, None, None)
+        return loaded is not None
 
-    async def _free_orphans(self) -> None:
+    async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(ORPHAN_SECONDS / 10)
-            now = time.monotonic()
-            for loaded in self._loaded.values():
-                since = loaded.stage.orphaned_since
-                if since is not None and now - since > ORPHAN_SECONDS:
-                    loaded.stage.free_all()
-                    loaded.stage.orphaned_since = None
+            _free_orphans(self.loaded, time.monotonic())
+
+
+def _free_orphans(held: Iterable[Loaded], now: float) -> None:
+    """A function of its own: a task that sleeps with a stage in a variable would keep the whole of it."""
+    for loaded in held:
+        since = loaded.stage.orphaned_since
+        if since is not None and now - since > ORPHAN_SECONDS:
+            loaded.stage.free_all()
+            loaded.stage.orphaned_since = None
 
 
 def _mib(count: int) -> str:

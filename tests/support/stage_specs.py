@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from device.blobs import BlobStore
 from device.stage_spec import StageSpec, parse_spec
 from protos.manifest import Manifest
 from protos.v1 import device_pb2
@@ -35,3 +37,11 @@ class TinyStages:
 
     def specs(self, stages: int = 1, **shape: Any) -> list[StageSpec]:
         return [parse_spec(request) for request in self.requests(stages, **shape)]
+
+
+def filled_store(stages: TinyStages, folder: Path) -> BlobStore:
+    """A device's store that has all of the model."""
+    store = BlobStore(folder)
+    for digest in stages.manifest.blobs():
+        shutil.copy(stages.store.blob_path(digest), store.folder / digest)
+    return store

@@ -20,7 +20,7 @@ from protos.errors import Conflict, Corrupt, FleetError, InvalidInput, NoSpace, 
 from protos.ids import DeviceId, PipelineId
 from protos.v1 import pipeline_pb2 as pb
 from tests.support.checkpoints import TinyGlm
-from tests.support.stage_specs import TinyStages
+from tests.support.stage_specs import TinyStages, filled_store
 from tests.support.waiting import wait_until
 
 PIPELINE = PipelineId("test-1")
@@ -38,10 +38,7 @@ def spec(stages: TinyStages) -> StageSpec:
 
 @pytest.fixture
 def blobs(tmp_path: Path, stages: TinyStages) -> BlobStore:
-    store = BlobStore(tmp_path / "blobs")
-    for digest in stages.manifest.blobs():
-        shutil.copy(stages.store.blob_path(digest), store.folder / digest)
-    return store
+    return filled_store(stages, tmp_path / "blobs")
 
 
 @pytest.fixture(autouse=True)
