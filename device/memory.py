@@ -13,7 +13,7 @@ _STATUS = Path("/proc/self/status")
 def give_back() -> None:
     """Return freed memory to the system. Blocks for some milliseconds for each GiB.
 
-    A stage's arrays and sessions refer to each other, so they wait for the collector of cycles; and glibc keeps in its arenas what was freed
+    A stage's arrays and sessions refer to each other, so they wait for the collector of cycles; glibc keeps in its arenas what was freed
     (measured: 390 of 441 MiB of a stage's weights).
     """
     gc.collect()

@@ -151,8 +151,11 @@ class StageHost:
         loaded = self._loaded.get(PipelineId(pipeline))
         if loaded is None:
             raise NotFound(f"no stage of pipeline {pipeline} is loaded here")
-        if (loaded.stage.spec.manifest, loaded.stage.spec.epoch) != (manifest, epoch):
-            raise Conflict(f"pipeline {pipeline} is at epoch {loaded.stage.spec.epoch} here, the call is for epoch {epoch}")
+        spec = loaded.stage.spec
+        if spec.epoch != epoch:
+            raise Conflict(f"pipeline {pipeline} is at epoch {spec.epoch} here, the call is for epoch {epoch}")
+        if spec.manifest != manifest:
+            raise Conflict(f"pipeline {pipeline} is of artifact {spec.manifest[:12]} here, the call is for {manifest[:12]}")
         return loaded
 
     def _build(self, spec: StageSpec) -> tuple[Stage, Output | None]:

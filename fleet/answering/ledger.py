@@ -155,10 +155,12 @@ class Ledger:
         self._ended.append(entry)
 
     def find(self, request_id: str) -> LedgerEntry:
-        """An open one. Raises NotFound."""
-        if (entry := self._open.get(request_id)) is None:
-            raise NotFound(f"no request {request_id[:80]!r} is open", advice="see `glmfleet requests`")
-        return entry
+        """An open one, by its id or an unambiguous beginning of it. Raises NotFound."""
+        found = [entry for key, entry in self._open.items() if request_id and key.startswith(request_id)]
+        if len(found) != 1:
+            several = f"{len(found)} open requests begin with" if found else "no request is open with the id"
+            raise NotFound(f"{several} {request_id[:80]!r}", advice="see `glmfleet requests`")
+        return found[0]
 
     def views(self) -> list[RequestView]:
         """Open ones first, then those that have ended, each by age, newest first."""

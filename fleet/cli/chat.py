@@ -53,6 +53,7 @@ def chat(
             raise NotFound(f"no model {model!r} is deployed", advice=f"deployed: {names}; or run `glmfleet deploy {model}`")
         if sys.stdin.isatty():
             note("Ctrl-C stops an answer, /quit or Ctrl-D ends.")
+        failed = False
         while (line := _read()) is not None:
             if not line:
                 continue
@@ -65,10 +66,13 @@ def chat(
                 reuse_decoded=reuse_decoded,
             )
             answer = _answer(coordinator, request)
-            if answer is None:
-                history.pop()  # a turn without an answer is as if it had not been
-            else:
+            failed = failed or isinstance(answer, FleetError)
+            if isinstance(answer, str):
                 history.append(Message("assistant", answer))
+            else:
+                history.pop()  # a turn without an answer is as if it had not been
+    if failed and not sys.stdin.isatty():  # nobody has seen it but the program that asked
+        raise typer.Exit(1)
 
 
 def _read() -> str | None:
@@ -85,7 +89,8 @@ def _read() -> str | None:
         return None if line in ("/quit", "/exit") else line
 
 
-def _answer(coordinator: CoordinatorClient, request: GenerateRequest) -> str | None:
+def _answer(coordinator: CoordinatorClient, request: GenerateRequest) -> str | FleetError | None:
+    """None when it was stopped."""
     try:
         result = stream_answer(coordinator, request, echo=True)
     except KeyboardInterrupt:
@@ -95,6 +100,6 @@ def _answer(coordinator: CoordinatorClient, request: GenerateRequest) -> str | N
         note(f"error: {error.detail}")
         if error.advice:
             note(f"  {error.advice}")
-        return None
+        return error
     note(summary(result))
     return result.text

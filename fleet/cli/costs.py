@@ -75,6 +75,8 @@ def summary(result: GenerateResult) -> str:
         line += f" (modelled: {modelled})"
     if result.finish_reason == "length":
         line += "; stopped at the token limit"
+    elif result.finish_reason == "cancelled":
+        line += "; cancelled before its end"
     return line
 
 

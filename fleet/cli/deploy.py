@@ -84,8 +84,10 @@ def deploy(
     """
     request = PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire)
     with connect(open_home(home)) as coordinator, closing(coordinator.deploy(request, name, replicas)) as events:
+        if not as_json:
+            _say_what_is_replaced(coordinator, name or model)
         try:
-            ready = follow(events, on_plan=_ignore if as_json else print_placement)
+            ready = follow(events, on_plan=_ignore if as_json else _Placements(replicas).show)
         except KeyboardInterrupt:
             events.close()
             _wait_taken_back(coordinator, name or model)
@@ -104,7 +106,27 @@ def _next_step(coordinator: CoordinatorClient, view: DeploymentView) -> str:
         return "it answers no prompt, since its devices compute nothing"
     if any(model.name == view.model and model.fills_blanks for model in coordinator.models()):
         return 'ask it: glmfleet generate --infill "text with a [MASK]"'
-    return "talk to it: glmfleet chat"
+    return "talk to it: glmfleet chat" + (f" --model {view.name}" if len(coordinator.deployments()) > 1 else "")
+
+
+def _say_what_is_replaced(coordinator: CoordinatorClient, name: str) -> None:
+    before = next((view for view in coordinator.deployments() if view.name == name and view.pipelines), None)
+    if before is not None:
+        note(f"this replaces {name}, {count_text(len(before.pipelines), 'pipeline')} on {_devices(before)}")
+
+
+class _Placements:
+    """Shows the plans of a deployment as they come, numbered where there are several."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._shown = 0
+
+    def show(self, made: Plan) -> None:
+        self._shown += 1
+        if self._count > 1:
+            say(f"pipeline {self._shown} of {self._count}:")
+        print_placement(made)
 
 
 def undeploy(name: Annotated[str, typer.Argument(help="A deployment of `glmfleet deployments`.")], home: HomeOption = None) -> None:
@@ -134,7 +156,11 @@ def deployments(as_json: JsonOption = False, home: HomeOption = None) -> None:
     rows = [[view.name, view.model or "-", view.state, _devices(view), str(view.context or "-"), str(view.slots or "-")] for view in found]
     print_table(columns, rows)
     for view in found:
-        if view.detail:
+        if len(view.pipelines) > 1:
+            for pipeline in view.pipelines:
+                devices = ", ".join(stage.device_name for stage in pipeline.stages)
+                note(f"  {pipeline.pipeline_id} ({devices}): {pipeline.state}{': ' if pipeline.detail else ''}{pipeline.detail}")
+        elif view.detail:
             note(f"{view.name}: {view.detail}")
 
 

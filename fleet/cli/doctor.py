@@ -138,5 +138,7 @@ def _deployment_check(deployment: DeploymentView) -> Check:
     detail = deployment.state + (f": {deployment.detail}" if deployment.detail else "")
     if deployment.state == "unreadable":
         return Check(f"deployment {deployment.name}", ok, detail, "its detail says what can be done")
-    again = f"when its devices are back it restores itself; or: glmfleet deploy {deployment.model} --name {deployment.name}"
+    options = f" --stages {len(deployment.stages)}" + (f" --replicas {len(deployment.pipelines)}" if len(deployment.pipelines) > 1 else "")
+    name = f" --name {deployment.name}" if deployment.name != deployment.model else ""
+    again = f"it answers again when its devices are back; or, on others: glmfleet deploy {deployment.model}{name}{options}"
     return Check(f"deployment {deployment.name}", ok, detail, "" if ok else again)

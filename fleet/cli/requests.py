@@ -11,9 +11,13 @@ from fleet.cli.client import connect
 from fleet.cli.options import HomeOption, JsonOption, open_home
 from fleet.cli.output import Column, note, print_json, print_table
 
+SHOWN = 12  # characters of an id, which is enough to name it
+
 
 def requests(
-    cancel: Annotated[str | None, typer.Option("--cancel", metavar="REQUEST", help="End this one.", show_default=False)] = None,
+    cancel: Annotated[
+        str | None, typer.Option("--cancel", metavar="REQUEST", help="End this one (its id, or how it begins).", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -45,7 +49,7 @@ def requests(
     now = time.time()
     rows = [
         [
-            view.request_id,
+            view.request_id[:SHOWN],
             view.finish_reason or view.state,
             view.pipeline_id,
             str(view.prompt_tokens),
@@ -58,4 +62,4 @@ def requests(
     print_table(columns, rows)
     for view in found:
         if view.detail:
-            note(f"{view.request_id}: {view.detail}")
+            note(f"{view.request_id[:SHOWN]}: {view.detail}")

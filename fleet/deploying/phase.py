@@ -161,7 +161,7 @@ def looked(history: History, now: float) -> History:
 def _state(observed: ObservedPipeline, history: History) -> PipelineState:
     away = next((stage for stage in observed.stages if not stage.connected), None)
     if away is not None:
-        return Waiting(f"{away.why_away}; it waits for this device, or deploy again to use others")
+        return Waiting("; ".join(stage.why_away for stage in observed.stages if not stage.connected))
     repairing = history.repairing is not None and bool(history.repairing.stages)
     if repairing or history.stale_stream or _lost(observed):
         # The head may not know yet that its ring is broken: what is asked now would end with it.

@@ -16,7 +16,7 @@ from protos.errors import FleetError, TimedOut, Unavailable, remote
 from protos.net.verdict import Verdict
 from protos.v1 import pipeline_pb2 as pb
 
-COMES_BACK = "it comes back when its devices do: see glmfleet deployments; or deploy again to use others"
+COMES_BACK = "ask again when its devices are back (see glmfleet deployments), or deploy it anew on those that are left"
 # The head answers Attach when every stage has connected to the next.
 ATTACH_SECONDS = 30.0
 # A head that tells nothing for so long while requests are open will not tell any more. Long: a prompt of 100,000 tokens on a slow board

@@ -90,8 +90,16 @@ def test_an_ended_request_is_not_found_and_the_first_end_counts() -> None:
     kept.end(entry, "error", "dev-1: gone")
     kept.end(entry, "cancelled")
     assert entry.state == Ended("error", 101.0, "dev-1: gone")
-    with pytest.raises(NotFound, match="'r1'"):
+    with pytest.raises(NotFound, match="no request is open with the id 'r1'"):
         kept.find("r1")
+    with pytest.raises(NotFound, match="''"):
+        kept.find("")
+    for _ in range(9):
+        kept.accept(GenerateRequest())
+    assert kept.find("r10").request_id == "r10"
+    assert kept.find("r3").request_id == "r3"
+    with pytest.raises(NotFound, match="9 open requests begin with 'r'"):
+        kept.find("r")
     with pytest.raises(AssertionError):
         entry.give((1,))
 

@@ -288,7 +288,7 @@ def test_chat_survives_an_error(glmfleet: Command, served: Home, coordinator: Fa
     coordinator.error = Busy("dev-1: full", advice="later")
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
     code, _, err = glmfleet("chat", "--home", served.path)
-    assert code == 0
+    assert code == 1  # nobody watches: the program that asked is told
     assert err.count("error: dev-1: full\n  later\n") == 2
     assert [len(request.messages) for request in coordinator.asked] == [1, 1]  # type: ignore[attr-defined]
 

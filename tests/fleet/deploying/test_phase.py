@@ -82,7 +82,7 @@ def test_each_transition(
 
 def test_a_waiting_pipeline_says_for_whom() -> None:
     found = pipeline_phase(ObservedPipeline((HERE, AWAY), UP), History(), 0.0).state
-    assert found == Waiting("dev-2 is offline: nobody listens; it waits for this device, or deploy again to use others")
+    assert found == Waiting("dev-2 is offline: nobody listens")
 
 
 def test_of_a_deployment() -> None:
