@@ -52,6 +52,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             accelerator=_accelerator(info),
             memory_bytes=self.hardware.memory_bytes,
             memory_used_bytes=self.host.memory_used_bytes,
+            memory_held_bytes=self.telemetry.held_bytes(),
             storage_free_bytes=self.blobs.free_bytes(),
             dialects=DIALECTS,
             stages=self.host.statuses(),

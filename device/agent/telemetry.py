@@ -11,6 +11,7 @@ import psutil
 
 from device.agent.host import Loaded, StageHost
 from device.hardware import Hardware
+from device.memory import held_bytes
 from protos.ids import DeviceId
 from protos.v1 import telemetry_pb2 as pb
 
@@ -21,15 +22,18 @@ class ProcessReading:
 
     rss_bytes: int
     cpu_seconds: float
+    held_bytes: int | None = None  # that no file backs, beyond what it held at first; None: nothing tells
 
 
 def this_process() -> Callable[[], ProcessReading]:
-    process = psutil.Process()
+    process, before = psutil.Process(), held_bytes()
 
     def read() -> ProcessReading:
         with process.oneshot():
             cpu = process.cpu_times()
-            return ProcessReading(process.memory_info().rss, cpu.user + cpu.system)
+            held = held_bytes()
+            beyond = None if held is None or before is None else max(0, held - before)
+            return ProcessReading(process.memory_info().rss, cpu.user + cpu.system, beyond)
 
     return read
 
@@ -58,6 +62,10 @@ class TelemetrySampler:
         self._process = process or this_process()
         self._before = (0.0, 0.0)  # joules, seconds at the sample before
 
+    def held_bytes(self) -> int | None:
+        """Memory that the stages really take, as far as it can be told."""
+        return self._process().held_bytes
+
     def sample(self) -> pb.TelemetrySample:
         process, condition = self._process(), self._hardware.condition()
         sample = pb.TelemetrySample(
@@ -72,6 +80,7 @@ class TelemetrySampler:
                 memory_used_bytes=self._host.memory_used_bytes,
                 process_rss_bytes=process.rss_bytes,
                 process_cpu_seconds=process.cpu_seconds,
+                memory_held_bytes=process.held_bytes,
             ),
             pipelines=[_counters(loaded) for loaded in self._host.loaded],
         )

@@ -11,7 +11,7 @@ import typer
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.devices import FEW, NAMED, kind
 from fleet.cli.options import HomeOption, JsonOption, open_home
-from fleet.cli.output import count_text, print_json, say
+from fleet.cli.output import bytes_text, count_text, print_json, say
 from fleet.cli.sim_fleet import local_fleet
 from fleet.deploying.views import DeploymentView
 from fleet.devices.views import DeviceView, DiscoveryReport, GatewayView
@@ -130,6 +130,10 @@ def device_check(device: DeviceView) -> Check:
     ok = device.state == "online"
     detail = f"{device.state} at {device.address}" + (f": {device.detail}" if device.detail else "")
     detail += " (hollow: it computes nothing)" if device.hollow else ""
+    if ok and device.holds_too_much:
+        held, promised = bytes_text(device.memory_held_bytes or 0), bytes_text(device.memory_used_bytes)
+        detail += f"; it holds {held} of memory, {promised} are promised"
+        return Check(f"device {device.name}", False, detail, "restart its agent, and report it")
     return Check(f"device {device.name}", ok, detail, "" if ok else "is it running, and does the network let this machine reach it?")
 
 

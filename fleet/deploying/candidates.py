@@ -51,16 +51,24 @@ def _named(key: str, records: Sequence[DeviceRecord], online: Sequence[DeviceRec
 
 def _planner_device(device: DeviceId, description: pb.DeviceDescription, replaces: str) -> PlannerDevice:
     accelerator = description.accelerator
-    replaced_bytes = sum(stage.memory_bytes for stage in description.stages if stage.generation.deployment == replaces)
     return PlannerDevice(
         device_id=device,
         name=description.name or device,
         profile=accelerator.profile,
         simulated=accelerator.simulated,
         hollow=accelerator.hollow,
-        memory_bytes=max(0, description.memory_bytes - description.memory_used_bytes + replaced_bytes),
+        memory_bytes=_free_bytes(description, replaces),
         figures=Figures(**{name: getattr(accelerator.figures, name) for name in Figures.__dataclass_fields__}),
         thermal=Thermal(**{name: getattr(accelerator.thermal, name) for name in Thermal.__dataclass_fields__})
         if accelerator.HasField("thermal")
         else None,
     )
+
+
+def _free_bytes(description: pb.DeviceDescription, replaces: str) -> int:
+    """Of the memory for stages: what is really held counts where it is more than what was promised, less the share of what is replaced."""
+    replaced = sum(stage.memory_bytes for stage in description.stages if stage.generation.deployment == replaces)
+    promised = description.memory_used_bytes
+    kept = 1.0 if not promised else max(0.0, 1 - replaced / promised)
+    beyond = max(0, description.memory_held_bytes - promised) * kept
+    return max(0, description.memory_bytes - promised + replaced - int(beyond))

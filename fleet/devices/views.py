@@ -10,6 +10,9 @@ from fleet.telemetry.views import Source
 DeviceState = Literal["online", "suspect", "offline"]
 
 
+SLACK_BYTES = 256 << 20  # what onnxruntime and gRPC keep for good, and a load takes for a moment
+
+
 @dataclass(frozen=True)
 class DeviceView:
     device_id: str
@@ -20,7 +23,7 @@ class DeviceView:
     profile: str
     pace: str
     memory_bytes: int
-    memory_used_bytes: int
+    memory_used_bytes: int  # promised to stages and their KV
     energy_source: Source
     agent_version: str
     stages: tuple[str, ...]  # "smollm2-135m stage 0 of 3: layers 0-9"
@@ -35,6 +38,12 @@ class DeviceView:
     temperature_celsius: float | None = None
     throttled: bool = False  # runs slower, to cool down
     battery_fraction: float | None = None
+    memory_held_bytes: int | None = None  # that the device really holds for its stages; None: nothing tells
+
+    @property
+    def holds_too_much(self) -> bool:
+        """More than it promised to its stages, and a tenth and SLACK_BYTES beyond."""
+        return self.memory_held_bytes is not None and self.memory_held_bytes > self.memory_used_bytes * 1.1 + SLACK_BYTES
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,7 @@ def _device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
         pace=accelerator.pace,
         memory_bytes=description.memory_bytes,
         memory_used_bytes=description.memory_used_bytes,
+        memory_held_bytes=gauges.memory_held_bytes if gauges.HasField("memory_held_bytes") else None,
         energy_source=source_of(accelerator.energy_source),
         agent_version=description.agent_version,
         stages=tuple(_stage_line(stage, stages.get(stage.pipeline_id)) for stage in description.stages),

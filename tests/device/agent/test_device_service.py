@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from device.agent.device_service import CHUNK_LIMIT_BYTES
 from device.cpu import CpuHardware
 from device.hardware import RunReport
+from device.memory import held_bytes
 from protos.errors import Busy, Conflict, Corrupt, FleetError, InvalidInput, NoSpace, NotFound, Unavailable, remote
 from protos.ids import digest_of
 from protos.net.transport import Peer
@@ -300,6 +301,7 @@ async def test_telemetry_counts_up(tmp_path: Path, stages: TinyStages) -> None:
             assert samples[2].uptime_seconds > samples[0].uptime_seconds
             assert {sample.boot_id for sample in samples} == {(await describe(peer)).boot_id}
             assert samples[0].gauges.memory_used_bytes > 0
+            assert samples[0].gauges.HasField("memory_held_bytes") == (held_bytes() is not None)
         await client.close()
 
 

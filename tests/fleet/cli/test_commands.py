@@ -293,6 +293,13 @@ def test_chat_survives_an_error(glmfleet: Command, served: Home, coordinator: Fa
     assert [len(request.messages) for request in coordinator.asked] == [1, 1]  # type: ignore[attr-defined]
 
 
+def test_doctor_warns_of_a_device_that_holds_more_than_it_promised(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    for held_bytes, problem in ((1 << 30, False), (3 << 30, True)):
+        coordinator.found = [dataclasses.replace(DEVICE, memory_held_bytes=held_bytes)]
+        _, out, _ = glmfleet("doctor", "--home", served.path)
+        assert ("it holds 3.0 GiB of memory, 1.0 GiB are promised" in " ".join(out.split())) == problem
+
+
 def test_doctor_names_problems_and_what_to_do(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
     coordinator.found = [dataclasses.replace(DEVICE, state="offline", detail="no sample for 15 s")]
     code, out, _ = glmfleet("doctor", "--home", served.path)

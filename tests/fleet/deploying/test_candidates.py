@@ -41,6 +41,15 @@ def test_stages_that_are_replaced_count_as_free() -> None:
     assert {device.memory_bytes for device in candidates(FLEET, (), replaces="chat")} == {3 * GIB + GIB // 2}
 
 
+def test_what_a_device_really_holds_counts_where_it_is_more() -> None:
+    device = record("a")
+    assert device.description is not None
+    for held, free, replaced in ((0, 3 * GIB, 3 * GIB + GIB // 2), (GIB, 3 * GIB, 3 * GIB + GIB // 2), (2 * GIB, 2 * GIB, 3 * GIB)):
+        device.description.memory_held_bytes = held
+        assert [one.memory_bytes for one in candidates([device], (), replaces="")] == [free]
+        assert [one.memory_bytes for one in candidates([device], (), replaces="chat")] == [replaced]
+
+
 @pytest.mark.parametrize(
     ("key", "error", "said"), [("z", NotFound, "no device 'z'"), ("role=door", NotFound, "label"), ("d", Unavailable, "d is offline")]
 )
