@@ -33,7 +33,7 @@ format: $(VENV)/dev.$(HOW)
 	$(BIN)/ruff format .
 
 types: $(VENV)/dev.$(HOW)
-	$(BIN)/mypy protos quantize device sim_devices fleet
+	$(BIN)/mypy protos quantize device sim_devices fleet tests benchmarks
 
 protos: $(VENV)/dev.$(HOW)
 	$(BIN)/python -m protos.generate

@@ -111,7 +111,7 @@ def _run_once(settings: Settings, model: BenchModel, start: int, record: Record,
 def _alone(stack: ExitStack, settings: Settings, model: BenchModel) -> dict[str, Measure]:
     """The contenders of one process."""
     common = ["--threads", settings.threads, "--context", CONTEXT]
-    workers = {ENGINE: stack.enter_context(Worker("benchmarks.engine", model.artifacts, model.name, *common)).ask}
+    workers: dict[str, Measure] = {ENGINE: stack.enter_context(Worker("benchmarks.engine", model.artifacts, model.name, *common)).ask}
     if settings.peer:
         workers[LLAMA] = stack.enter_context(Worker("benchmarks.peer", model.gguf, *common)).ask
     return workers

@@ -27,7 +27,7 @@ BRIEF_SECONDS = 0.02
 
 
 # Called within a turn after a run: the microbatch that is to run next in the same turn, with what enters the layers.
-Following = Callable[[], tuple[pipeline_pb2.Microbatch, Tokens] | None]
+Following = Callable[[], tuple[pipeline_pb2.Microbatch, Rows | Tokens] | None]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def find(root: Path) -> Rapl:
     meter = Rapl.find(root)
     assert meter
     return meter
+
+
+def metered(file: Path, microjoules: str) -> Callable[[], None]:
+    """A run at whose end the counter reads this."""
+
+    def run() -> None:
+        file.write_text(microjoules)
+
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +111,7 @@ async def test_busy_and_idle_joules_are_all_there_are(hardware: tuple[CpuHardwar
     cpu, file = hardware
     assert cpu.info.energy_source == telemetry_pb2.ENERGY_SOURCE_MEASURED
     file.write_text("100000")
-    report = await run_once(cpu, RUN, lambda: file.write_text("400000") and None)
+    report = await run_once(cpu, RUN, metered(file, "400000"))
     assert report.joules == pytest.approx(0.3)
     assert report.modelled_seconds is None
     file.write_text("500000")
@@ -112,7 +122,7 @@ async def test_busy_and_idle_joules_are_all_there_are(hardware: tuple[CpuHardwar
 async def test_a_run_does_not_pay_for_the_one_before_it(hardware: tuple[CpuHardware, Path]) -> None:
     cpu, file = hardware
     spent = ("300000", "350000")
-    first, second = await asyncio.gather(*(run_once(cpu, RUN, lambda text=text: file.write_text(text) and None) for text in spent))
+    first, second = await asyncio.gather(*(run_once(cpu, RUN, metered(file, text)) for text in spent))
     assert first.joules == pytest.approx(0.3)
     assert second.joules == pytest.approx(0.05)
     assert cpu.energy().busy_joules == pytest.approx(0.35)
@@ -143,7 +153,7 @@ async def test_unmetered_is_said_as_such(tmp_path: Path) -> None:
 async def test_runs_are_in_the_order_asked(tmp_path: Path) -> None:
     cpu = CpuHardware(1 << 20, 1, powercap=tmp_path)
     order: list[int] = []
-    await asyncio.gather(*(run_once(cpu, RUN, lambda number=number: order.append(number)) for number in range(20)))
+    await asyncio.gather(*(run_once(cpu, RUN, partial(order.append, number)) for number in range(20)))
     cpu.close()
     assert order == list(range(20))
 

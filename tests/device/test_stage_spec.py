@@ -81,6 +81,10 @@ def a_tail(request: pb.LoadStageRequest) -> None:
     request.stage = 1
 
 
+def size_of_zero(field: str) -> Callable[[pb.LoadStageRequest], object]:
+    return lambda message: setattr(message.shape, field, 0)
+
+
 WRONG: dict[str, Callable[[pb.LoadStageRequest], object]] = {
     "deployment and generation": lambda m: m.generation.Clear(),
     "deployment and generation (number)": lambda m: m.generation.ClearField("number"),
@@ -105,7 +109,7 @@ WRONG: dict[str, Callable[[pb.LoadStageRequest], object]] = {
     "bytes": lambda m: setattr(m.shape, "prefill_chunk", MESSAGE_ROWS_BYTES // 32 + 2),
     "bytes (slots)": lambda m: setattr(m.shape, "slots_per_group", MESSAGE_ROWS_BYTES // 32 + 2),
     **{
-        f"a size is zero ({name})": lambda m, name=name: setattr(m.shape, name, 0)
+        f"a size is zero ({name})": size_of_zero(name)
         for name in ("hidden_size", "vocab_size", "kv_heads", "head_dim", "context", "groups", "prefill_chunk")
     },
 }

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from fleet import home as module
 from fleet.home import Home, RunningCoordinator, locked, write_private
 from protos.errors import Conflict, InvalidInput, NoSpace
 
@@ -194,7 +193,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(NoSpace, match="the disk is full"):
         write_private(path, b"new")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]

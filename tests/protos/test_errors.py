@@ -73,8 +73,8 @@ def failing(error: BaseException) -> Callable[[], None]:
     return act
 
 
-async def describe(peer: Peer, **options: float) -> device_pb2.DeviceDescription:
-    return await peer.device_stub.Describe(device_pb2.DescribeRequest(), metadata=peer.metadata, **options)
+async def describe(peer: Peer, timeout: float | None = None) -> device_pb2.DeviceDescription:
+    return await peer.device_stub.Describe(device_pb2.DescribeRequest(), metadata=peer.metadata, timeout=timeout)
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
@@ -151,7 +151,7 @@ async def test_a_deadline_is_timed_out() -> None:
     held = asyncio.Event()
 
     class Slow(device_pb2_grpc.DeviceServicer):
-        async def Describe(self, request: object, context: object) -> device_pb2.DeviceDescription:  # type: ignore[override]  # noqa: N802
+        async def Describe(self, request: object, context: object) -> device_pb2.DeviceDescription:  # noqa: N802
             await held.wait()
             return device_pb2.DeviceDescription()
 

@@ -71,6 +71,7 @@ async def test_a_board_is_slowed_and_held_hot_and_its_battery_ends() -> None:
     try:
         assert hardware.condition().temperature_celsius == pytest.approx(35 + profile.idle_watts * profile.thermal.kelvin_per_watt)
         before = hardware.run(run, lambda: None).modelled_seconds
+        assert before
         await faults.handle(["slow", "4"])
         assert hardware.run(run, lambda: None).modelled_seconds == pytest.approx(4 * before)
         await faults.handle(["slow", "1"])

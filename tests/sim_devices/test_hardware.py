@@ -5,10 +5,11 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
-from device.hardware import Condition, Hardware, RunReport
+from device.hardware import Hardware
 from protos.physics.costs import StageCost
 from protos.physics.timing import Decode, StageRun
 from protos.v1 import telemetry_pb2
@@ -54,7 +55,9 @@ def test_it_describes_itself() -> None:
         assert info.energy_source == telemetry_pb2.ENERGY_SOURCE_MODELLED
         assert hardware.memory_bytes == PROFILE.memory_bytes
         warm = PROFILE.thermal.steady_celsius(PROFILE.idle_watts)
-        assert hardware.condition() == Condition(pytest.approx(warm), throttled=False, battery_fraction=None)
+        condition = hardware.condition()
+        assert condition.temperature_celsius == pytest.approx(warm)
+        assert (condition.throttled, condition.battery_fraction) == (False, None)
 
 
 async def test_only_a_fast_pace_may_run_in_the_event_loop() -> None:
@@ -67,9 +70,9 @@ async def test_only_a_fast_pace_may_run_in_the_event_loop() -> None:
 async def test_fast_does_not_wait_and_reports_both_times() -> None:
     clock = Clock()
     with hardware_with("fast", clock) as hardware:
-        assert await run_once(hardware, RUN, lambda: clock.pass_(0.001)) == RunReport(
-            pytest.approx(0.001), MODELLED.seconds, MODELLED.joules
-        )
+        report = await run_once(hardware, RUN, lambda: clock.pass_(0.001))
+        assert report.wall_seconds == pytest.approx(0.001)
+        assert (report.modelled_seconds, report.joules) == (MODELLED.seconds, MODELLED.joules)
         assert clock.now == pytest.approx(100.001)
         assert hardware.overruns == 0
 
@@ -124,9 +127,9 @@ async def test_idle_joules_stand_still_while_a_run_lasts() -> None:
 
 
 async def test_runs_are_executed_one_at_a_time_in_order() -> None:
-    clock, order = Clock(), []
+    clock, order = Clock(), list[int]()
     with hardware_with("realtime", clock) as hardware:
-        await asyncio.gather(*(run_once(hardware, RUN, lambda number=number: order.append(number)) for number in range(5)))  # type: ignore[misc]
+        await asyncio.gather(*(run_once(hardware, RUN, partial(order.append, number)) for number in range(5)))
         assert clock.now == pytest.approx(100 + 5 * MODELLED.seconds)
     assert order == list(range(5))
 

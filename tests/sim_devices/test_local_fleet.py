@@ -159,4 +159,4 @@ def replace_device(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     def popen(command: list[str], **options: object) -> object:
         return start([sys.executable, "-c", program, *command[4:]], **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(processes.subprocess, "Popen", popen)
+    monkeypatch.setattr(subprocess, "Popen", popen)

@@ -32,14 +32,15 @@ async def test_results_are_real_and_energy_is_conserved(tmp_path: Path) -> None:
         answers = await asyncio.gather(*(client.ask(prompt, 20) for prompt in PROMPTS * 3))
         after = [item.energy() for item in hardware]
     assert [answer.token_ids for answer in answers] == expected * 3
-    used = [0.0] * 3
+    used, modelled_seconds = [0.0] * 3, [0.0] * 3
     for answer in answers:
         assert answer.finished
         for usage in answer.finished.usage:
             assert usage.source == telemetry_pb2.ENERGY_SOURCE_MODELLED
             used[usage.stage] += usage.joules
+            modelled_seconds[usage.stage] += usage.modelled_busy_seconds
     for place, profile in enumerate(PROFILES):
-        busy_seconds = sum(usage.modelled_busy_seconds for answer in answers for usage in answer.finished.usage if usage.stage == place)
+        busy_seconds = modelled_seconds[place]
         first, last = before[place], after[place]
         idle_joules = profile.idle_watts * (last.elapsed_seconds - first.elapsed_seconds - busy_seconds)
         assert used[place] + idle_joules == pytest.approx(joules(last) - joules(first), rel=0.01)

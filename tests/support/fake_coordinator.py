@@ -148,7 +148,8 @@ class FakeCoordinator:
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk | GenerateResult]:
         self.asked.append(request)
-        async with aclosing(self._play((*self.chunks, self.result))) as parts:
+        told: list[TokenChunk | GenerateResult] = [*self.chunks, self.result]
+        async with aclosing(self._play(told)) as parts:
             async for part in parts:
                 yield part
 

@@ -69,7 +69,7 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
         self._identity = identity
         self._boot_id = ""
         self._samples = itertools.count()
-        self._server: grpc.aio.Server | None = None
+        self._server: transport.Served | None = None
 
     @property
     def address(self) -> str:
@@ -199,7 +199,8 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
                     yield self._sample()
                 await asyncio.sleep(request.interval_seconds)
 
-    async def Generate(self, request_iterator: object, context: Context) -> None:  # noqa: N802
+    # Both in the form of the real servicer (device/agent/pipeline_service.py), which the type stubs do not know.
+    async def Generate(self, request_iterator: object, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         async with self._called("Generate", context):
             attach = (await context.read()).attach
             stage = self.stages.get(attach.pipeline_id)
@@ -210,7 +211,7 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
             async with contextlib.AsyncExitStack() as stack:
                 await self._serve(context, stack)
 
-    async def Flow(self, request_iterator: object, context: Context) -> None:  # noqa: N802
+    async def Flow(self, request_iterator: object, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         raise NotImplementedError
 
     async def _serve(self, context: Context, stack: contextlib.AsyncExitStack) -> None:
@@ -332,7 +333,7 @@ class _Sequence:
         self.running.clear() if paused else self.running.set()
 
     async def unless_cancelled(self, wait: asyncio.Future[list[bool]]) -> None:
-        cancelled = asyncio.ensure_future(self._cancelled.wait())
-        await asyncio.wait([wait, cancelled], return_when=asyncio.FIRST_COMPLETED)
-        for one in (wait, cancelled):
+        either: list[asyncio.Future[Any]] = [wait, asyncio.ensure_future(self._cancelled.wait())]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        for one in either:
             one.cancel()

@@ -146,16 +146,25 @@ def tensors(stored: Mapping[str, npt.NDArray[Any]], layers: int, architecture: s
         else:
             found[short] = array
     if fused_qkv:
-        for layer in range(layers):
-            for kind in ("weight", "bias") if f"blk.{layer}.attn_q.bias" in found else ("weight",):
-                found[f"blk.{layer}.attn_qkv.{kind}"] = np.concatenate([found.pop(f"blk.{layer}.attn_{part}.{kind}") for part in "qkv"])
+        for number in range(layers):
+            for kind in ("weight", "bias") if f"blk.{number}.attn_q.bias" in found else ("weight",):
+                found[f"blk.{number}.attn_qkv.{kind}"] = np.concatenate([found.pop(f"blk.{number}.attn_{part}.{kind}") for part in "qkv"])
     return found
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: object) -> None:
-    kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
-    if isinstance(value, list):
-        if value:  # the package writes no empty array
+    match value:
+        case None | []:  # the package writes no empty array
+            pass
+        case list():
             writer.add_array(key, value)
-    elif value is not None:
-        kinds[type(value)](key, value)
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case _:
+            raise TypeError(f"{key}: no kind of value for {value!r}")

@@ -26,24 +26,26 @@ def load_weights(manifest: Manifest, blob_folder: Path) -> dict[str, Floats]:
     weights: dict[str, Floats] = {}
     for part in manifest.parts:
         variant = part.variants[0]
-        stored: dict[str, npt.NDArray[np.uint8] | Floats] = {}
+        packed: dict[str, npt.NDArray[np.uint8]] = {}
+        plain: dict[str, Floats] = {}
         for tensor in variant.tensors:
-            path = blob_folder / variant.blobs[tensor.blob].digest
-            dtype = {"uint8": np.uint8, "float32": "<f4"}[tensor.dtype]
-            count = int(np.prod(tensor.shape))
-            stored[tensor.name] = np.fromfile(path, dtype, count, offset=tensor.offset).reshape(tensor.shape)
-        for name, values in stored.items():
+            path, count = blob_folder / variant.blobs[tensor.blob].digest, int(np.prod(tensor.shape))
+            match tensor.dtype:
+                case "uint8":
+                    packed[tensor.name] = np.fromfile(path, np.uint8, count, offset=tensor.offset).reshape(tensor.shape)
+                case "float32":
+                    plain[tensor.name] = np.fromfile(path, "<f4", count, offset=tensor.offset).reshape(tensor.shape)
+                case other:
+                    raise ValueError(f"{part.name}.{tensor.name}: no {other} is known here")
+        for name, values in packed.items():
             if name.endswith("zero_points"):
                 continue
-            if values.dtype == np.uint8:
-                scales, zeros = (stored.get(name.removesuffix("weight") + what) for what in ("scales", "zero_points"))
-                assert scales is not None
-                blocks = _levels(values.reshape(*scales.shape, -1), manifest.quantization.block_size).astype(np.float32)
-                middle = np.float32(8 if values.size < blocks.size else 128)
-                blocks -= middle if zeros is None else _levels(zeros, scales.shape[1])[..., : scales.shape[1], None]
-                weights[f"{part.name}.{name}"] = (blocks * scales[..., None]).reshape(len(values), -1)
-            elif not name.endswith("scales"):
-                weights[f"{part.name}.{name}"] = values
+            scales, zeros = plain[name.removesuffix("weight") + "scales"], packed.get(name.removesuffix("weight") + "zero_points")
+            blocks = _levels(values.reshape(*scales.shape, -1), manifest.quantization.block_size).astype(np.float32)
+            middle = np.float32(8 if values.size < blocks.size else 128)
+            blocks -= middle if zeros is None else _levels(zeros, scales.shape[1])[..., : scales.shape[1], None]
+            weights[f"{part.name}.{name}"] = (blocks * scales[..., None]).reshape(len(values), -1)
+        weights |= {f"{part.name}.{name}": values for name, values in plain.items() if not name.endswith("scales")}
     return weights
 
 

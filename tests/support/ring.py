@@ -19,7 +19,7 @@ from device.hardware import Hardware
 from fleet.deploying.load_order import row_multiple
 from protos.dtypes import KvDtype, WireDtype
 from protos.errors import FleetError, by_name, remote
-from protos.ids import PipelineId
+from protos.ids import PipelineId, parse_digest
 from protos.manifest import Manifest
 from protos.net.transport import CHUNK_BYTES, Credentials, Peer, dial
 from protos.net.verdict import Verdict
@@ -286,7 +286,7 @@ async def ring(
         requests = load_requests(manifest, hops, golden_from=store.blob_folder, **shape)
         for peer, request in zip(peers, requests, strict=True):
             for digest in request.blobs:
-                await put_blob(peer, digest, store.blob_path(digest).read_bytes())
+                await put_blob(peer, digest, store.blob_path(parse_digest(digest)).read_bytes())
             with remote(peer.device):
                 await peer.device_stub.LoadStage(request, metadata=peer.metadata)
         attach = pipeline_pb2.Attach(

@@ -90,9 +90,13 @@ async def test_several_devices_share_one_responder_which_stays_open() -> None:
 async def test_a_device_comes_back_at_another_port() -> None:
     device, name = device_id(b"moving"), name_of(b"moving")
     async with browsing() as seen:
+
+        async def seen_at(port: int) -> None:
+            await wait_until(lambda: seen.port(name) == port)
+
         for port in (7001, 7002):
             async with Announcement(device, FLEET, port, [LOOPBACK]):
-                await wait_until(lambda port=port: seen.port(name) == port)
+                await seen_at(port)
 
 
 @pytest.mark.parametrize("interface", ["192.0.2.77", "not an address"])

@@ -20,7 +20,7 @@ from device.cpu import CpuHardware
 from device.hardware import RunReport
 from device.memory import held_bytes
 from protos.errors import Busy, Conflict, Corrupt, FleetError, InvalidInput, NoSpace, NotFound, Unavailable, remote
-from protos.ids import digest_of
+from protos.ids import digest_of, parse_digest
 from protos.net.transport import Peer
 from protos.v1 import device_pb2 as pb
 from protos.v1 import pipeline_pb2
@@ -114,7 +114,7 @@ def chunk(data: bytes) -> pb.PutBlobRequest:
 
 async def push(peer: Peer, stages: TinyStages, request: pb.LoadStageRequest) -> None:
     for digest in request.blobs:
-        await put_blob(peer, digest, stages.store.blob_path(digest).read_bytes())
+        await put_blob(peer, digest, stages.store.blob_path(parse_digest(digest)).read_bytes())
 
 
 def attach(request: pb.LoadStageRequest) -> pipeline_pb2.Attach:
@@ -234,7 +234,7 @@ async def test_a_stage_s_life(tmp_path: Path, stages: TinyStages) -> None:
         await unload(peer, request.pipeline_id, 3)
         described = await describe(peer)
         assert (described.memory_used_bytes, list(described.stages)) == (0, [])
-        assert await retain(peer, number=3) == sum(stages.store.blob_path(digest).stat().st_size for digest in request.blobs)
+        assert await retain(peer, number=3) == sum(stages.store.blob_path(parse_digest(digest)).stat().st_size for digest in request.blobs)
 
 
 @pytest.mark.parametrize("way", ["unload", "replace"])
@@ -265,7 +265,7 @@ async def test_streams_of_a_stage_that_goes_end_clearly(tmp_path: Path, stages: 
         assert len(description.stages) == (way == "replace")
 
 
-async def _status(call: grpc.aio.StreamStreamCall) -> grpc.aio.AioRpcError:  # type: ignore[type-arg]
+async def _status(call: grpc.aio.StreamStreamCall) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(await call.code(), grpc.aio.Metadata(), await call.trailing_metadata(), await call.details())
 
 
@@ -287,9 +287,10 @@ async def test_telemetry_counts_up(tmp_path: Path, stages: TinyStages) -> None:
         await client.attach()
         for interval in (float("nan"), -1.0, 0.0, float("-inf")):
             watch = peer.device_stub.WatchTelemetry(pb.WatchTelemetryRequest(interval_seconds=interval), metadata=peer.metadata)
-            samples = [await watch.read()]
+            told = aiter(watch)
+            samples = [await anext(told)]
             answer = await client.ask([1, 2, 3], 5)
-            samples += [await watch.read(), await watch.read()]
+            samples += [await anext(told), await anext(told)]
             watch.cancel()
             indices = [sample.index for sample in samples]
             assert indices == list(range(indices[0], indices[0] + 3))
@@ -368,7 +369,8 @@ async def test_malformed_messages_are_refused_and_survived(tmp_path: Path, stage
         random = np.random.default_rng(0)
         for method in pb.DESCRIPTOR.services_by_name["Device"].methods_by_name:
             for size in (1, 3, 40):
-                call = peer.channel.unary_stream(f"/glmfleet.v1.Device/{method}")(random.bytes(size), metadata=peer.metadata)
+                raw: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = peer.channel.unary_stream(f"/glmfleet.v1.Device/{method}")
+                call = raw(random.bytes(size), metadata=peer.metadata)
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     await call.read()
                 call.cancel()
@@ -377,7 +379,7 @@ async def test_malformed_messages_are_refused_and_survived(tmp_path: Path, stage
         await load(peer, good)
 
 
-def _on_loop(loop: asyncio.AbstractEventLoop, run: object) -> object:
+def _on_loop(loop: asyncio.AbstractEventLoop, run: Callable[[], object]) -> Callable[[], object]:
     """A Hypothesis test over a coroutine function, for another thread: each example runs on `loop`."""
     inner = run.hypothesis.inner_test  # type: ignore[attr-defined]
 

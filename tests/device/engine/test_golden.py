@@ -120,10 +120,10 @@ def test_a_flipped_exponent_is_refused_and_its_layer_named(model: tuple[Manifest
             open_stage(spec, store.blob_folder, 1, None)
         except Corrupt as error:
             refused.append((spec.shape.layers, error))
-    ((layers, error),) = refused  # only the stage that holds the layer
+    ((layers, refusal),) = refused  # only the stage that holds the layer
     assert 2 in layers
-    assert error.detail.startswith(f"layer 2 of layers [{layers.start}, {layers.stop}) gives other rows than its import recorded")
-    assert "import the model again" in error.advice
+    assert refusal.detail.startswith(f"layer 2 of layers [{layers.start}, {layers.stop}) gives other rows than its import recorded")
+    assert "import the model again" in refusal.advice
 
 
 def test_without_room_for_all_layers_the_range_is_named(model: tuple[Manifest, ArtifactStore], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_rows_that_contradict_the_stage_are_refused(model: tuple[Manifest, Artif
         changed = device_pb2.LoadStageRequest()
         changed.CopyFrom(request)
         plain = {field.name: getattr(request.golden, field.name) for field in dataclasses.fields(Golden)}
-        changed.golden.CopyFrom(device_pb2.Golden(**{**plain, **change}))  # type: ignore[arg-type]
+        changed.golden.CopyFrom(device_pb2.Golden(**{**plain, **change}))
         with pytest.raises(InvalidInput, match="golden rows are not of its shape"):
             parse_spec(changed)
 

@@ -56,7 +56,7 @@ def test_inputs_and_outputs_must_be_those_expected(tmp_path: Path) -> None:
         ({"x": (None, 3)}, {"y": (None, None, 3)}, "y is"),
     ):
         with pytest.raises(InvalidInput, match=fault):
-            session.expect(inputs, outputs)  # type: ignore[arg-type]
+            session.expect(inputs, outputs)
 
 
 def test_a_scalar_has_the_rank_the_graph_says() -> None:

@@ -39,7 +39,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
+@pytest.fixture(scope="module", params=list(KINDS.values()), ids=list(KINDS))
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     shape, block_size, kv_dtype = request.param
     stages = TinyStages.make(tmp_path_factory.mktemp("model"), shape, block_size)

@@ -10,7 +10,7 @@ import pytest
 
 from device.pipeline import clients
 from device.pipeline.clients import Client, Track, parse_submit
-from device.pipeline.scheduler import Ending, Request, Sequence
+from device.pipeline.sequences import Ending, Request, Sequence
 from device.stage_spec import StageShape
 from protos.errors import Busy, InvalidInput
 from protos.sampling import Sampling

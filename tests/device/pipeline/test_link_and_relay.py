@@ -36,7 +36,7 @@ from tests.support.waiting import wait_until
 SLOTS, CHUNK = 4, 8
 ROW_BYTES = 72 * 4
 HUGE = 2**32 - 1
-Call = grpc.aio.StreamStreamCall  # type: ignore[type-arg]
+Call = grpc.aio.StreamStreamCall
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +65,11 @@ class Neighbour(pipeline_pb2_grpc.PipelineServicer):
     def steps(self) -> list[int]:
         return [message.step for message in self.messages]
 
-    async def Flow(self, request_iterator: object, context: grpc.aio.ServicerContext) -> None:  # type: ignore[override, type-arg]  # noqa: N802
+    # In grpc.aio's reader/writer form, which its type stubs do not know for servicers.
+    async def Flow(self, request_iterator: object, context: grpc.aio.ServicerContext) -> None:  # type: ignore[override]  # noqa: N802
         self.opening = (await context.read()).open
-        for reply in self.replies:
-            await context.write(reply)
+        for answer in self.replies:
+            await context.write(answer)
         reader = asyncio.create_task(self._read(context))
         try:
             while reply := await self.more.get():
@@ -78,7 +79,7 @@ class Neighbour(pipeline_pb2_grpc.PipelineServicer):
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    async def _read(self, context: grpc.aio.ServicerContext) -> None:  # type: ignore[type-arg]
+    async def _read(self, context: grpc.aio.ServicerContext) -> None:
         while isinstance(message := await context.read(), pb.FlowMessage):
             self.messages.append(message.microbatch)
 

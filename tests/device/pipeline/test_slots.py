@@ -63,7 +63,8 @@ def test_a_turn_that_may_be_inexact_takes_over_the_answer_before_it() -> None:
 @pytest.mark.parametrize("reuse_decoded", [False, True])
 def test_chats_behind_one_opening_do_not_drive_each_other_out(reuse_decoded: bool) -> None:
     scheduler = Scheduler(1, 4, 400, 64)
-    system, chats = tuple(range(100, 124)), [(1, 2), (3, 4)]
+    system = tuple(range(100, 124))
+    chats: list[tuple[int, ...]] = [(1, 2), (3, 4)]
     before = [0, 0]
     for turn in range(4):
         for chat in (0, 1):

@@ -21,7 +21,8 @@ def rows(count: int = 5, size: int = 200) -> np.ndarray:
 
 
 def back(values: np.ndarray, dtype: WireDtype) -> np.ndarray:
-    return decode(encode(values, dtype), *values.shape, dtype)
+    count, size = values.shape
+    return decode(encode(values, dtype), count, size, dtype)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ class Bytes:
     def __init__(self) -> None:
         self._held = b""
 
-    def push(self, token_ids: list[int]) -> str:
+    def push(self, token_ids: Iterable[int]) -> str:
         self._held += bytes(token_ids)
         try:
             text, self._held = self._held.decode(), b""

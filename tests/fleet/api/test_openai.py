@@ -28,7 +28,7 @@ async def peer(coordinator: FakeCoordinator) -> AsyncIterator[openai.AsyncOpenAI
     """OpenAI's own client, over a real socket."""
     async with (
         serving(create_app(coordinator, authenticate=authenticator("secret"))) as url,
-        httpx.AsyncClient(trust_env=False) as plain,
+        openai.DefaultAsyncHttpxClient(trust_env=False) as plain,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0, http_client=plain) as client,
     ):
         yield client
@@ -279,7 +279,8 @@ async def test_tools_go_in_and_calls_come_out(peer: openai.AsyncOpenAI, coordina
     (choice,) = answer.choices
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content is None
-    (call,) = choice.message.tool_calls or ()
+    assert choice.message.tool_calls
+    (call,) = choice.message.tool_calls
     assert call.type == "function"
     assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Ulm"})
 

@@ -301,7 +301,7 @@ THOROUGH = settings(
 
 
 def test_whatever_is_dropped_repeated_or_reordered() -> None:
-    run_state_machine_as_test(machine_for(phase), settings=THOROUGH)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine_for(phase), settings=THOROUGH)
 
 
 # One defect for each transition: what is in the text, and what stands there instead.
@@ -337,4 +337,4 @@ def test_the_machine_finds_a_seeded_defect(name: str) -> None:
     # The shortest way to the defect is of no interest.
     first = settings(THOROUGH, max_examples=2000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(machine_for(mutated(phase, *MUTATIONS[name])), settings=first)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(machine_for(mutated(phase, *MUTATIONS[name])), settings=first)

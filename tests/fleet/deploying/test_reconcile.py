@@ -63,17 +63,16 @@ def test_absent_device_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    "other",
     [
-        {"manifest_digest": "1" * 64},
-        {"epoch": 2},
-        {"stage": 0},
-        {"parts": frozenset({"layers.1"})},
-        {"pipeline_id": PipelineId("chat-2"), "generation": 2},
+        replace(held(WANTED, 1), manifest_digest="1" * 64),
+        replace(held(WANTED, 1), epoch=2),
+        replace(held(WANTED, 1), stage=0),
+        replace(held(WANTED, 1), parts=frozenset({"layers.1"})),
+        replace(held(WANTED, 1), pipeline_id=PipelineId("chat-2"), generation=2),
     ],
 )
-def test_another_stage_makes_room_first(change: dict[str, object]) -> None:
-    other = replace(held(WANTED, 1), **change)
+def test_another_stage_makes_room_first(other: HeldStage) -> None:
     assert reconcile(WANTED, {**DONE, B: (other,)}) == [Unload(B, "chat", 3, other.pipeline_id), Load(B, CHAT, 1)]
 
 

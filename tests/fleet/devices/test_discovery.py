@@ -104,10 +104,14 @@ async def test_two_fleets_on_one_host_do_not_see_each_other() -> None:
 async def test_a_device_that_moves_is_found_again() -> None:
     """A crash says no goodbye: the new advert alone must do."""
     ear, device = Ear(), device_id(b"moving")
+
+    async def heard_at(port: int) -> None:
+        await wait_until(lambda: ear.address(device) == f"127.0.0.1:{port}")
+
     async with discovery(ear), AsyncZeroconf(interfaces=[LOOPBACK]) as responder:
         for port in (7001, 7002):
             await (await responder.async_register_service(service_info(device, OURS, port, [LOOPBACK]), cooperating_responders=True))
-            await wait_until(lambda port=port: ear.address(device) == f"127.0.0.1:{port}")
+            await heard_at(port)
             responder.zeroconf.registry.async_remove(service_info(device, OURS, port, [LOOPBACK]))
         assert len(ear.found) == 2
         assert ear.removed == []

@@ -17,7 +17,7 @@ from fleet.deploying.load_order import load_request
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.planning.planner import PlannerDevice, plan
 from protos.dtypes import KvDtype
-from protos.ids import DeviceId
+from protos.ids import DeviceId, parse_digest
 from protos.manifest import Manifest
 from protos.v1 import device_pb2 as pb
 from quantize.artifact.store import ArtifactStore
@@ -57,7 +57,7 @@ async def check_stage(folder: Path, manifest: Manifest, artifacts: ArtifactStore
     request = load_request(manifest, desired, desired.pipelines[0], place, HOP if len(made.stages) > 1 else None)
     blobs = BlobStore(folder)
     for digest in request.blobs:
-        shutil.copy(artifacts.blob_path(digest), blobs.folder / digest)
+        shutil.copy(artifacts.blob_path(parse_digest(digest)), blobs.folder / digest)
     assert sum((blobs.folder / digest).stat().st_size for digest in request.blobs) == planned.push_bytes
     async with StageHost(DeviceId("me"), hardware, blobs, None) as host:
         await host.load(parse_spec(request))

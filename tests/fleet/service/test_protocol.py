@@ -19,6 +19,7 @@ from fleet.principal import ANYONE, LOCAL_OPERATOR, Principal
 from fleet.service.bound import CALLS, bound
 from fleet.service.coordinator import Coordinator
 from fleet.service.protocol import Fleet, FleetService
+from fleet.telemetry.views import CostRow
 from tests.support.fake_coordinator import DEVICE, FakeCoordinator
 
 STREAMS = (AsyncGenerator, AsyncIterator, Generator, Iterator)
@@ -72,10 +73,13 @@ class _Drifted(CoordinatorClient):
     def undeploy(self, deployment: str) -> None:  # another name
         pass
 
-    def telemetry(self, since_seconds: int, by: str) -> list[DeviceView]:  # other types
+    def telemetry(self, since_seconds: int, by: str) -> list[CostRow]:  # type: ignore[override]  # another type
         return []
 
-    def deploy(self, request: PlanRequest, name: str | None = "x") -> Generator[DeployEvent]:  # another default
+    def discovery(self) -> list[DeviceView]:  # type: ignore[override]  # of something else
+        return []
+
+    def deploy(self, request: PlanRequest, name: str | None = "x", replicas: int = 1) -> Generator[DeployEvent]:  # another default
         yield from ()
 
     def generate(self, request: GenerateRequest) -> list[TokenChunk | GenerateResult]:  # type: ignore[override]  # no stream
@@ -84,7 +88,7 @@ class _Drifted(CoordinatorClient):
 
 def test_each_way_to_drift_is_seen() -> None:
     drifted = differences(FleetService, _Drifted)
-    assert set(drifted) >= {"devices", "undeploy", "telemetry", "deploy", "generate"}
+    assert set(drifted) >= {"devices", "undeploy", "telemetry", "discovery", "deploy", "generate"}
     assert "models" in differences(FleetService, type("Empty", (), {}))
 
 

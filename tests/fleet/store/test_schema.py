@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, select
+from sqlalchemy import Connection, create_engine, inspect, select
 
 from fleet.deploying.desired import Desired
 from fleet.deploying.stored import read
@@ -127,7 +127,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monke
     path = of_the_release_before(tmp_path / "state.sqlite")
     before = shape(path)
 
-    def fail_after_migrating(connection: object) -> None:
+    def fail_after_migrating(connection: Connection) -> None:
         migrate(connection)
         raise RuntimeError("the power went")
 
@@ -180,7 +180,7 @@ def test_whoever_comes_during_a_migration_waits_for_its_end(tmp_path: Path, monk
     migrating, go_on = threading.Event(), threading.Event()
     migrate = schema._migrate
 
-    def slowly(connection: object) -> None:
+    def slowly(connection: Connection) -> None:
         migrating.set()
         assert go_on.wait(10)
         migrate(connection)

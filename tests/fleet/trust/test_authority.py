@@ -21,6 +21,7 @@ from protos.errors import Denied, InvalidInput
 from protos.ids import device_id, host_name
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 def authority(folder: Path, now: datetime = NOW) -> Authority:
@@ -35,7 +36,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def request(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey, name: str = "dev-1") -> bytes:
+def request(key: Key, name: str = "dev-1") -> bytes:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
     alternative = x509.SubjectAlternativeName([x509.DNSName("victim.glmfleet.internal")])  # asked for, and not granted
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject).add_extension(alternative, critical=False)
@@ -178,7 +179,11 @@ def test_what_is_not_signed(tmp_path: Path) -> None:
     der = bytearray(x509.load_pem_x509_csr(good).public_bytes(serialization.Encoding.DER))
     der[-1] ^= 1  # of the proof that the asker has the key
     forged = x509.load_der_x509_csr(bytes(der)).public_bytes(serialization.Encoding.PEM)
-    others = [rsa.generate_private_key(65537, 2048), ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1())]
+    others: list[Key] = [
+        rsa.generate_private_key(65537, 2048),
+        ed25519.Ed25519PrivateKey.generate(),
+        ec.generate_private_key(ec.SECP384R1()),
+    ]
     for pem in [b"", b"nonsense", forged, *(request(key) for key in others)]:
         with pytest.raises(Denied, match="signing request"):
             fleet.sign(pem, "device")

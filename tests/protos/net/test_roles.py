@@ -35,32 +35,34 @@ async def called_by(folder: Path, role: Role) -> AsyncIterator[tuple[FakeDevice,
 
 
 async def call(peer: Peer, method: str) -> None:
-    stub, how = peer.device_stub, {"metadata": peer.metadata, "timeout": 10}
+    stub, metadata, timeout = peer.device_stub, peer.metadata, 10.0
     with remote("it"):
         match method:
             case "Describe":
-                await stub.Describe(pb.DescribeRequest(), **how)
+                await stub.Describe(pb.DescribeRequest(), metadata=metadata, timeout=timeout)
             case "StatBlobs":
-                await stub.StatBlobs(pb.StatBlobsRequest(), **how)
+                await stub.StatBlobs(pb.StatBlobsRequest(), metadata=metadata, timeout=timeout)
             case "PutBlob":
                 header = pb.PutBlobHeader(digest=digest_of(b"x"), size_bytes=1)
-                await stub.PutBlob(iter([pb.PutBlobRequest(header=header), pb.PutBlobRequest(chunk=b"x")]), **how)
+                await stub.PutBlob(
+                    iter([pb.PutBlobRequest(header=header), pb.PutBlobRequest(chunk=b"x")]), metadata=metadata, timeout=timeout
+                )
             case "RetainBlobs":
-                await stub.RetainBlobs(pb.RetainBlobsRequest(generation=GENERATION), **how)
+                await stub.RetainBlobs(pb.RetainBlobsRequest(generation=GENERATION), metadata=metadata, timeout=timeout)
             case "LoadStage":
-                await stub.LoadStage(pb.LoadStageRequest(generation=GENERATION, pipeline_id="p"), **how)
+                await stub.LoadStage(pb.LoadStageRequest(generation=GENERATION, pipeline_id="p"), metadata=metadata, timeout=timeout)
             case "UnloadStage":
-                await stub.UnloadStage(pb.UnloadStageRequest(generation=GENERATION, pipeline_id="p"), **how)
+                await stub.UnloadStage(pb.UnloadStageRequest(generation=GENERATION, pipeline_id="p"), metadata=metadata, timeout=timeout)
             case "WatchTelemetry":
-                watch = stub.WatchTelemetry(pb.WatchTelemetryRequest(interval_seconds=1), **how)
+                watch = stub.WatchTelemetry(pb.WatchTelemetryRequest(interval_seconds=1), metadata=metadata, timeout=timeout)
                 await watch.read()
                 watch.cancel()
             case "Generate":
-                generate = peer.pipeline_stub.Generate(**how)
+                generate = peer.pipeline_stub.Generate(metadata=metadata, timeout=timeout)
                 await generate.write(pipeline_pb2.GenerateRequest())
                 await generate.read()
             case "Flow":
-                flow = peer.pipeline_stub.Flow(**how)
+                flow = peer.pipeline_stub.Flow(metadata=metadata, timeout=timeout)
                 await flow.write(pipeline_pb2.FlowMessage())
                 await flow.read()
 

@@ -44,7 +44,10 @@ def manifest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def described(block: Block, manifest: Manifest, place: str) -> Sums:
     costs = list(operator_costs(block, scheme_of(manifest.quantization, place)))
     return Sums(
-        *(sum(getattr(cost, name) for cost in costs) for name in ("weight_bytes", "macs", "float32_macs", "macs_per_position")),
+        weight_bytes=sum(cost.weight_bytes for cost in costs),
+        macs=sum(cost.macs for cost in costs),
+        float32_macs=sum(cost.float32_macs for cost in costs),
+        macs_per_position=sum(cost.macs_per_position for cost in costs),
         kv_bytes_per_token=sum(cost.kv_bytes_per_token for cost in costs),
     )
 

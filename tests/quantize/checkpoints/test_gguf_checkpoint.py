@@ -109,7 +109,7 @@ def test_k_quants_are_read_by_rows(tmp_path: Path) -> None:
     """The package dequantizes but does not quantize them: any bytes will do."""
     random = np.random.default_rng(0)
     model = TinyGlm(hidden_size=256, intermediate_size=256)
-    raw = {}
+    raw: dict[gguf.GGMLQuantizationType, np.ndarray] = {}
     path = tmp_path / "k.gguf"
     original = gguf.quantize
 

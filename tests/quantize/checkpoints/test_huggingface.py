@@ -164,7 +164,7 @@ def _header(**changes: object) -> Callable[[Path], None]:
     return damage
 
 
-def _header_size(size: int) -> Callable[[Path], None]:
+def _header_size(size: int) -> Callable[[Path], object]:
     return lambda folder: (folder / "model.safetensors").write_bytes(
         size.to_bytes(8, "little") + (folder / "model.safetensors").read_bytes()[8:]
     )

@@ -67,7 +67,7 @@ def test_an_outlier_is_spread_over_the_row(order: int) -> None:
 def test_the_same_to_the_bit_everywhere(order: int, digest: str) -> None:
     """Of the factors and of a product: an artifact's digest hangs on them."""
     turn = random_rotation(order, "a")
-    matrix = (np.arange(3 * order, dtype=np.float32).reshape(3, order) - order) / 7
+    matrix = (np.arange(3 * order, dtype=np.float32).reshape(3, order) - np.float32(order)) / np.float32(7)
     data = b"".join(array.astype("<f4").tobytes() for array in (turn.signs, turn.mixing, turn.rotate_rows(matrix)))
     assert hashlib.sha256(data).hexdigest()[:16] == digest
 
