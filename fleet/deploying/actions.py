@@ -220,8 +220,10 @@ def missing_line(name: str, record: DeviceRecord | None) -> str:
 
 def _of_part(error: Corrupt, manifest: Manifest, parts: Sequence[str]) -> Corrupt:
     """A device knows blobs by their digests only; people know parts."""
-    named = [part for part in parts if any(blob.digest[:12] in error.detail for blob in manifest.part(part).variants[0].blobs)]
-    return Corrupt(f"{error.detail} ({', '.join(named)})", advice=error.advice) if named else error
+    named = [part for part in parts if any(blob.digest == error.digest for blob in manifest.part(part).variants[0].blobs)]
+    if not named:
+        return error
+    return Corrupt(f"{error.cause} ({', '.join(named)})", advice=error.advice, route=error.route, digest=error.digest)
 
 
 def _lacking(states: Mapping[Digest, BlobState], blobs: Sequence[Blob]) -> tuple[dict[Blob, BlobState], int]:

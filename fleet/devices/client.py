@@ -110,7 +110,7 @@ class DeviceClient:
                     yield sample
             finally:
                 call.cancel()
-        raise Unavailable(f"{self.name}: the device ended its telemetry")
+        raise Unavailable("the device ended its telemetry").at(self.name)
 
     async def _send(self, digest: Digest, path: Path, size_bytes: int, offset: int, progress: Callable[[int], None]) -> None:
         file = await asyncio.to_thread(_open_at, path, size_bytes, offset)
@@ -145,7 +145,7 @@ class DeviceClient:
             async with asyncio.timeout(STALL_SECONDS):
                 await step
         except TimeoutError:
-            raise TimedOut(f"{self.name}: it takes no more of a blob for {STALL_SECONDS:.0f} s") from None
+            raise TimedOut(f"it takes no more of a blob for {STALL_SECONDS:.0f} s").at(self.name) from None
 
 
 def _open_at(path: Path, size_bytes: int, offset: int) -> BinaryIO:
