@@ -272,7 +272,7 @@ async def test_too_large_for_the_memory(tmp_path: Path, stages: TinyStages) -> N
     (request,) = stages.requests()
     async with device(tmp_path, memory_bytes=1 << 20) as peer:
         request.shape.slots_per_group = 1000
-        with pytest.raises(NoSpace, match="are free"):
+        with pytest.raises(NoSpace, match="more than is free"):
             await load(peer, request)
         assert (await describe(peer)).stages == []
 
