@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import grpc.aio
@@ -201,6 +202,7 @@ async def test_a_stage_s_life(tmp_path: Path, stages: TinyStages) -> None:
         described = await describe(peer)
         assert (described.device_id, described.name) == (peer.device, "dev-0")
         assert described.protocol_version == SPOKEN.newest
+        assert described.agent_version == version("glmfleet")
         assert described.memory_used_bytes == loaded.memory_bytes == described.stages[0].memory_bytes
         assert list(described.stages[0].parts) == list(request.parts)
         assert described.storage_free_bytes > 0
