@@ -19,7 +19,7 @@ from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
 
 QUICK_SECONDS = 5.0  # calls that only look something up
-LOAD_SECONDS = 120.0  # FACTS: 5.8 s for 1.6 GB on a good board; slow ones and cold disks need far more
+LOAD_SECONDS = 120.0  # a 1.5B model takes 6 s on a workstation (benchmarks/README.md); boards and cold disks need far more
 PUSH_TRIES = 5
 STALL_SECONDS = 30.0  # a device that takes not even one chunk, or does not confirm a blob, in that time has stopped
 
