@@ -46,7 +46,7 @@ class HubModel:
     special: Mapping[str, int] = field(default_factory=dict)
 
 
-# FACTS of each: its config.json on the hub (zai-org/glm-edge-1.5b-chat, zai-org/glm-edge-4b-chat, zai-org/glm-4-9b-chat-hf, THUDM/glm-2b).
+# Of each its config.json on the hub (zai-org/glm-edge-1.5b-chat, zai-org/glm-edge-4b-chat, zai-org/glm-4-9b-chat-hf, THUDM/glm-2b).
 MODELS = {
     "glm-edge-1.5b": HubModel(
         {

@@ -114,7 +114,11 @@ class BlobStore:
             raise NotFound(f"blob {digest[:12]} is not here") from None
         if found != digest:
             path.unlink(missing_ok=True)
-            raise Corrupt(f"blob {digest[:12]} changed on the device's disk; it was dropped", advice="deploy again: it will be sent anew")
+            raise Corrupt(
+                f"blob {digest[:12]} changed on the device's disk; it was dropped",
+                advice="deploy again: it will be sent anew",
+                digest=digest,
+            )
 
     def retain(self, keep: Iterable[Digest]) -> int:
         """Drop every blob and partial that is not in `keep`; returns the bytes freed."""
@@ -185,7 +189,11 @@ class Arrival:
             raise InvalidInput(f"blob {self._digest[:12]} ended at {self.received_bytes} of {self._size_bytes} bytes")
         if self._hash.hexdigest() != self._digest:
             self._give_up()
-            raise Corrupt(f"blob {self._digest[:12]} arrived changed", advice="verify the sender's copy: glmfleet model show NAME --verify")
+            raise Corrupt(
+                f"blob {self._digest[:12]} arrived changed",
+                advice="verify the sender's copy: glmfleet model show NAME --verify",
+                digest=self._digest,
+            )
         try:
             os.fsync(self._file.fileno())
             self._path.rename(self._store.folder / self._digest)
@@ -194,7 +202,7 @@ class Arrival:
 
     def _failed(self, error: OSError) -> FleetError:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return Corrupt(f"blob {self._digest[:12]} could not be written: {error.strerror}")
+            return Corrupt(f"blob {self._digest[:12]} could not be written: {error.strerror}", digest=self._digest)
         self._give_up()
         return NoSpace(f"the disk is full after {self.received_bytes} bytes of blob {self._digest[:12]}", advice=_FREE_DISK)
 

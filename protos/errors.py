@@ -14,25 +14,34 @@ FleetError
     ├── Denied              identity or rights
     └── Internal            a defect of ours
 
-Retry policy reads the class, never the text. Each hop prefixes its device to the detail, so the message is the route.
+Programs read the class and the fields, never the text.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import grpc.aio
 
+from protos import route as routes
+from protos.ids import Digest, parse_digest
+from protos.link_failure import LinkFailure, link_failure
+from protos.route import Hop, Route
+from protos.v1 import pipeline_pb2
+
 RETRY_AFTER_KEY = "glmfleet-retry-after"
 CODE_KEY = "glmfleet-error"
 ADVICE_KEY = "glmfleet-advice-bin"  # binary: advice may name what is not ASCII
+ROUTE_KEY = "glmfleet-route-bin"  # a pipeline.proto Route
+DIGEST_KEY = "glmfleet-digest"
 LONGEST_RETRY_AFTER_SECONDS = 60.0  # whatever the far side says
 DETAIL_LENGTH = 1000  # the whole of a call's metadata has 8 KiB
 
@@ -40,19 +49,52 @@ _log = logging.getLogger(__name__)
 
 
 class FleetError(Exception):
-    """Root. `detail` is one line: what is wrong; `advice` one line: what to do, or ""."""
+    """Root. `cause` is one line: what is wrong; `advice` one line: what to do, or "".
+
+    `route`: the devices that it came through. `digest`: of the blob that it is about. `link_failure`: why gRPC had no link; None where it
+    was not gRPC that said so.
+    """
 
     status = grpc.StatusCode.UNKNOWN
 
-    def __init__(self, detail: str, *, advice: str = "", retry_after_seconds: float = 0.0) -> None:
-        super().__init__(detail)
-        self.detail = detail
+    def __init__(
+        self,
+        cause: str,
+        *,
+        advice: str = "",
+        retry_after_seconds: float = 0.0,
+        route: Route = (),
+        digest: Digest | None = None,
+        link_failure: LinkFailure | None = None,
+    ) -> None:
+        super().__init__(cause)
+        self.cause = cause
         self.advice = advice
         self.retry_after_seconds = retry_after_seconds
+        self.route = route
+        self.digest = digest
+        self.link_failure = link_failure
 
-    def at(self, where: str) -> FleetError:
-        """The same error with one more hop on its route."""
-        return type(self)(f"{where}: {self.detail}", advice=self.advice, retry_after_seconds=self.retry_after_seconds)
+    @property
+    def detail(self) -> str:
+        """One line: the route, then the cause."""
+        return routes.in_words(self.route) + self.cause
+
+    def __str__(self) -> str:
+        return self.detail
+
+    def at(self, where: Hop | str) -> Self:
+        """The same error with one more hop in front of its route; a string is a device's id or name."""
+        return self._with_route((where if isinstance(where, Hop) else Hop(where), *self.route))
+
+    def named(self, names: Mapping[str, str]) -> Self:
+        """The same error with the names of the devices whose ids `names` knows."""
+        return self._with_route(routes.named(self.route, names))
+
+    def _with_route(self, route: Route) -> Self:
+        changed = copy.copy(self)
+        changed.route = route
+        return changed
 
 
 class TemporaryError(FleetError):
@@ -124,18 +166,24 @@ _BY_STATUS[grpc.StatusCode.CANCELLED] = Unavailable
 _BY_STATUS[grpc.StatusCode.UNKNOWN] = Internal
 
 
-def by_name(name: str, detail: str, *, retry_after_seconds: float = 0.0) -> FleetError:
+def by_name(name: str, cause: str, *, retry_after_seconds: float = 0.0) -> FleetError:
     """The error of class `name`; Internal when the name is not one of ours."""
-    return _BY_NAME.get(name, Internal)(detail, retry_after_seconds=_bounded(retry_after_seconds))
+    return _BY_NAME.get(name, Internal)(cause, retry_after_seconds=_bounded(retry_after_seconds))
 
 
-# What gRPC says itself of a link, many words or odd ones, in ours.
-_PLAIN = {
-    "connection refused": "connection refused (nobody listens there)",
-    "socket closed": "the connection broke",
-    "connection reset": "the connection broke",
-    "stream removed": "the connection broke",
-}
+def to_failure(error: FleetError) -> pipeline_pb2.Failure:
+    """The error as a message, to be read by `from_failure`."""
+    route, detail = routes.to_message(error.route, error.cause)
+    return pipeline_pb2.Failure(code=type(error).__name__, detail=detail, retry_after_seconds=error.retry_after_seconds, route=route)
+
+
+def from_failure(failure: pipeline_pb2.Failure) -> FleetError:
+    """Without the route, where it comes from the release before: that has it in words only, in front of the cause."""
+    route, cause = routes.from_message(failure.route, failure.detail)
+    error = by_name(failure.code, cause, retry_after_seconds=failure.retry_after_seconds)
+    error.route = route
+    return error
+
 
 # What grpc.aio puts over the far side's status when a write finds the call ended before that status was read.
 ENDED_UNDER_A_WRITE = "Internal error from Core"
@@ -144,19 +192,49 @@ ENDED_UNDER_A_WRITE = "Internal error from Core"
 def from_rpc(error: grpc.aio.AioRpcError) -> FleetError:
     if error.code() is grpc.StatusCode.INTERNAL and error.details() == ENDED_UNDER_A_WRITE:
         return Unavailable("the link ended")
-    metadata = {
-        str(key): value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-        for key, value in (error.trailing_metadata() or ())
-    }
-    kind = _BY_NAME.get(metadata.get(CODE_KEY, "")) or _BY_STATUS.get(error.code(), Internal)
+    metadata = dict(error.trailing_metadata() or ())
+    texts = {key: value.decode(errors="replace") if isinstance(value, bytes) else str(value) for key, value in metadata.items()}
+    kind = _BY_NAME.get(texts.get(CODE_KEY, "")) or _BY_STATUS.get(error.code(), Internal)
     detail = error.details() or error.code().name.lower()
-    if CODE_KEY not in metadata:
-        detail = next((ours for theirs, ours in _PLAIN.items() if theirs in detail.lower()), detail)
+    if CODE_KEY not in texts:
+        failure = link_failure(detail)
+        return kind(failure.value if failure else detail, link_failure=failure)
+    route, cause = routes.from_bytes(_bytes(metadata.get(ROUTE_KEY)), detail)
+    return kind(
+        cause,
+        advice=texts.get(ADVICE_KEY, ""),
+        retry_after_seconds=_retry_after(texts.get(RETRY_AFTER_KEY, "0")),
+        route=route,
+        digest=_digest(texts.get(DIGEST_KEY, "")),
+    )
+
+
+def _trailing(error: FleetError, route: pipeline_pb2.Route) -> tuple[tuple[str, str | bytes], ...]:
+    required: tuple[tuple[str, str | bytes], ...] = (
+        (CODE_KEY, type(error).__name__),
+        (RETRY_AFTER_KEY, f"{error.retry_after_seconds:g}"),
+        (ADVICE_KEY, error.advice[:DETAIL_LENGTH].encode()),
+    )
+    optional = ((ROUTE_KEY, route.SerializeToString() if error.route else None), (DIGEST_KEY, error.digest))
+    return (*required, *((key, value) for key, value in optional if value is not None))
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else b""
+
+
+def _digest(text: str) -> Digest | None:
     try:
-        retry_after = _bounded(float(metadata.get(RETRY_AFTER_KEY, "0")))
+        return parse_digest(text)
     except ValueError:
-        retry_after = 0.0
-    return kind(detail, advice=metadata.get(ADVICE_KEY, ""), retry_after_seconds=retry_after)
+        return None
+
+
+def _retry_after(text: str) -> float:
+    try:
+        return _bounded(float(text))
+    except ValueError:
+        return 0.0
 
 
 def _bounded(retry_after_seconds: float) -> float:
@@ -166,21 +244,21 @@ def _bounded(retry_after_seconds: float) -> float:
 
 
 @contextmanager
-def remote(where: str) -> Iterator[None]:
-    """Around a client's call: gRPC's error becomes ours, with the device it came from in front."""
+def remote(where: Hop | str) -> Iterator[None]:
+    """Around a client's call: gRPC's error becomes ours, and the device that was called the first on its route."""
     try:
         yield
     except grpc.aio.AioRpcError as error:
         raise from_rpc(error).at(where) from error
     except grpc.aio.UsageError as error:  # the channel was closed before the call
-        raise Unavailable(f"{where}: the connection was closed") from error
+        raise Unavailable("the connection was closed").at(where) from error
     except asyncio.CancelledError as error:
         # grpc.aio also raises it in whoever awaits a call when somebody else closes the channel: nobody cancelled this task then,
         # and a TaskGroup would take the call for done.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise Unavailable(f"{where}: the connection was closed") from error
+        raise Unavailable("the connection was closed").at(where) from error
 
 
 class answered:  # noqa: N801 (reads as a word: `async with answered(context)`)
@@ -194,12 +272,8 @@ class answered:  # noqa: N801 (reads as a word: `async with answered(context)`)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(error, FleetError):
-            trailing: tuple[tuple[str, str | bytes], ...] = (
-                (CODE_KEY, type(error).__name__),
-                (RETRY_AFTER_KEY, f"{error.retry_after_seconds:g}"),
-                (ADVICE_KEY, error.advice[:DETAIL_LENGTH].encode()),
-            )
-            await self._context.abort(error.status, error.detail[:DETAIL_LENGTH], trailing)
+            route, detail = routes.to_message(error.route, error.cause)
+            await self._context.abort(error.status, detail[:DETAIL_LENGTH], _trailing(error, route))
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
             _log.error("a defect, while answering a call", exc_info=error)
             detail = f"{type(error).__name__}: {error}"

@@ -41,5 +41,5 @@ def in_common(message: Told, who: str, us: str, ours: Versions = SPOKEN) -> int:
     newest = min(theirs.newest, ours.newest)
     if newest < max(theirs.oldest, ours.oldest):
         outdated = who if theirs.newest < ours.oldest else us
-        raise Conflict(f"{who}: it speaks protocol {theirs}, {us} {ours}; update {outdated}")
+        raise Conflict(f"it speaks protocol {theirs}, {us} {ours}; update {outdated}").at(who)
     return newest

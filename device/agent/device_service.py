@@ -11,6 +11,7 @@ import grpc.aio
 
 from device.agent.host import StageHost
 from device.agent.telemetry import TelemetrySampler
+from device.agent.version import agent_version
 from device.blobs import Blobs
 from device.hardware import AcceleratorInfo, Hardware
 from device.stage_spec import parse_generation, parse_spec
@@ -22,7 +23,7 @@ from protos.v1 import device_pb2 as pb
 from protos.v1 import device_pb2_grpc, telemetry_pb2
 from protos.versions import SPOKEN
 
-AGENT_VERSION = "0.1.0"
+AGENT_VERSION = agent_version()
 DIALECTS = (DIALECT,)
 CHUNK_LIMIT_BYTES = 1 << 20
 # A sender that is silent for so long has stopped; the blob is free for another then, to be continued.

@@ -21,6 +21,7 @@ from device.tasks import in_thread
 from protos.errors import Conflict, Corrupt, InvalidInput, NoSpace, NotFound
 from protos.ids import DeviceId, Digest, PipelineId
 from protos.net.transport import Credentials
+from protos.sizes import bytes_text
 from protos.v1 import device_pb2, pipeline_pb2
 
 # How long sequences that no ring reaches keep their cache: long enough to adopt them again after a neighbour's restart.
@@ -100,8 +101,9 @@ class StageHost:
                 return 0.0
             free = self._hardware.memory_bytes - self.memory_used_bytes + (present.stage.spec.memory_bytes if present else 0)
             if spec.memory_bytes > free:
+                lacking = bytes_text(spec.memory_bytes - free)
                 raise NoSpace(
-                    f"stage {spec.stage} needs {_mib(spec.memory_bytes)} (weights and KV cache), {_mib(free)} are free",
+                    f"stage {spec.stage} needs {bytes_text(spec.memory_bytes)} (weights and KV cache), {lacking} more than is free",
                     advice="plan again with more devices, a shorter --context or fewer --slots",
                 )
             await self._drop(spec.pipeline)
@@ -215,10 +217,6 @@ def _free_orphans(held: Iterable[Loaded], now: float) -> None:
         if since is not None and now - since > ORPHAN_SECONDS:
             loaded.stage.free_all()
             loaded.stage.orphaned_since = None
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.1f} MiB"
 
 
 def _status(loaded: Loaded) -> device_pb2.StageStatus:

@@ -20,6 +20,7 @@ import psutil
 from device.engine.prepack import GRAPH_SUFFIX, INDEX, SAVED_SUFFIX, index_lines
 from device.stage_spec import StageSpec
 from device.tasks import in_thread
+from protos.sizes import bytes_text
 
 # Of entries that no loaded stage uses; the least recently used go first.
 UNUSED_LIMIT_BYTES = 8 << 30
@@ -124,7 +125,7 @@ class PrepackedStages:
         self._drop_until(lambda left: left <= self._unused_limit_bytes and self._free_bytes() >= disk_bytes, in_use)
         for what, needed, free in (("disk", disk_bytes, self._free_bytes()), ("memory", memory_bytes, self._memory_bytes())):
             if free < needed:
-                raise OSError(f"{needed >> 20} MiB of {what} are needed for it, {free >> 20} MiB are free")
+                raise OSError(f"{bytes_text(needed)} of {what} are needed for it, {bytes_text(free)} are free")
         partial.mkdir(parents=True)
         for name, graph in _graphs(spec):
             (partial / f"{name}{GRAPH_SUFFIX}").write_bytes(graph)

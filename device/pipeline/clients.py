@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from device.pipeline.sequences import Ending, Request, Sequence, Span, Told
 from device.stage_spec import StageShape
-from protos.errors import FleetError, InvalidInput
+from protos.errors import FleetError, InvalidInput, to_failure
 from protos.sampling import from_message
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
@@ -58,8 +58,7 @@ class Client:
 
     def refuse(self, number: int, error: FleetError) -> None:
         """Tell that a sequence ended by an error."""
-        failure = pb.Failure(code=type(error).__name__, detail=error.detail, retry_after_seconds=error.retry_after_seconds)
-        finished = pb.Finished(sequence=number, reason=pb.FINISH_REASON_ERROR, failure=failure)
+        finished = pb.Finished(sequence=number, reason=pb.FINISH_REASON_ERROR, failure=to_failure(error))
         self.tell(pb.GenerateEvent(finished=[finished]), urgent=True)
 
 

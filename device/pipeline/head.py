@@ -25,6 +25,7 @@ from protos.dtypes import row_bytes
 from protos.errors import Conflict, FleetError, Internal, Unavailable
 from protos.ids import DeviceId
 from protos.net.transport import Credentials
+from protos.route import Hop
 from protos.v1 import pipeline_pb2 as pb
 
 # How much longer the news of a broken ring may take forward, with its route, than backward.
@@ -71,7 +72,7 @@ class Head:
         return len(self._tracks)
 
     async def connect(self) -> None:
-        """Build the ring unless it stands. Raises what keeps it from standing, route in front."""
+        """Build the ring unless it stands. Raises what keeps it from standing."""
         async with self._connecting:
             spec = self.stage.spec
             if spec.next is None or self._link is not None:
@@ -126,7 +127,7 @@ class Head:
             raise
         finally:
             # The stream to the next stage ends too, and tells the route; it comes a little later.
-            ended = Unavailable(f"stage {self.stage.spec.stages - 1} on {last} ended its stream to the head")
+            ended = Unavailable("it ended its stream to the head").at(Hop(last, self.stage.spec.stages - 1))
             asyncio.get_running_loop().call_later(ROUTE_SECONDS, self._break, ring_id, ended)
 
     async def _run(self) -> None:

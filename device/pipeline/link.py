@@ -8,6 +8,7 @@ from types import TracebackType
 import grpc.aio
 
 from device.stage_spec import MESSAGE_ROWS_BYTES, Hop, StageSpec
+from protos import route
 from protos.errors import Conflict, Unavailable, remote
 from protos.ids import DeviceId
 from protos.net.transport import Credentials, dial
@@ -23,13 +24,14 @@ class Link:
 
     def __init__(self, spec: StageSpec, hop: Hop, ring_id: str, credentials: Credentials | None, own: DeviceId) -> None:
         self._hop = hop
+        self._where = route.Hop(hop.device, (spec.stage + 1) % spec.stages)
         self._open = pb.FlowOpen(
             protocol_version=SPOKEN.newest,
             oldest_protocol_version=SPOKEN.oldest,
             pipeline_id=spec.pipeline,
             manifest_digest=spec.manifest,
             epoch=spec.epoch,
-            to_stage=(spec.stage + 1) % spec.stages,
+            to_stage=self._where.stage,
             ring_id=ring_id,
             wire_dtype=spec.shape.wire_dtype,
             from_device=own,
@@ -43,20 +45,20 @@ class Link:
 
     async def __aenter__(self) -> Link:
         try:
-            with remote(f"stage {self._open.to_stage} on {self._hop.device}"):
+            with remote(self._where):
                 async with asyncio.timeout(CONNECT_SECONDS):
                     self._call = self._peer.pipeline_stub.Flow(metadata=self._peer.metadata)
                     await self._call.write(pb.FlowMessage(open=self._open))
                     reply = await self._call.read()
         except TimeoutError:
             await self._close()
-            raise Unavailable(f"stage {self._open.to_stage} on {self._hop.device} at {self._hop.address} does not answer") from None
+            raise Unavailable(f"it does not answer at {self._hop.address}").at(self._where) from None
         except BaseException:
             await self._close()
             raise
         if not (isinstance(reply, pb.FlowReply) and reply.accepted):
             await self._close()
-            raise Conflict(f"stage {self._open.to_stage} on {self._hop.device} did not accept the ring")
+            raise Conflict("it did not accept the ring").at(self._where)
         self._credit = reply.credit
         self._ended = asyncio.create_task(self._read_replies(), name=f"link to {self._hop.device}")
         return self
@@ -95,7 +97,7 @@ class Link:
                 await self._call.write(flow)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
             await self.ended()  # it knows why
-            raise Unavailable(f"{self._hop.device}: the link ended") from None
+            raise Unavailable("the link ended").at(self._where) from None
         return sum(flow.ByteSize() for flow in flows)
 
     async def ended(self) -> None:
@@ -105,11 +107,11 @@ class Link:
 
     async def _read_replies(self) -> None:
         assert self._call is not None
-        with remote(f"stage {self._open.to_stage} on {self._hop.device}"):
+        with remote(self._where):
             while isinstance(reply := await self._call.read(), pb.FlowReply):
                 self._credit += reply.credit
                 self._credit_came.set()
-        raise Unavailable(f"stage {self._open.to_stage} on {self._hop.device} ended the link")
+        raise Unavailable("it ended the link").at(self._where)
 
     async def _close(self) -> None:
         if self._ended:

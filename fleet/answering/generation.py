@@ -27,7 +27,7 @@ from fleet.deploying.pipeline import Pipeline
 from fleet.deploying.stream import COMES_BACK, TokenStream
 from fleet.telemetry.records import TelemetryRecords
 from fleet.telemetry.views import FinishReason
-from protos.errors import Conflict, FleetError, Internal, TimedOut, Unavailable, by_name
+from protos.errors import Conflict, FleetError, Internal, TimedOut, Unavailable, from_failure
 from protos.ids import Digest
 from protos.manifest import Manifest
 from protos.plausible import implausible
@@ -271,13 +271,12 @@ async def _end(tokens: TokenStream) -> pb.Finished:
 
 
 def _failure(finished: pb.Finished, spec: PipelineSpec) -> FleetError:
-    """The route in it names devices by id: the head knows no names, people know no ids."""
-    failure = finished.failure
-    detail = failure.detail or "the pipeline failed"
-    for stage in spec.plan.stages:
-        detail = detail.replace(stage.device_id, stage.device_name)
-    head = spec.plan.stages[0].device_name
-    error = by_name(failure.code, detail, retry_after_seconds=failure.retry_after_seconds).at(head)
+    """What the head said, with names: it knows devices by their ids."""
+    error = from_failure(finished.failure).named(spec.device_names).at(spec.plan.stages[0].device_name)
+    if not finished.failure.HasField("route"):  # the release before has the route, and with it the ids, in the text
+        for device, name in spec.device_names.items():
+            error.cause = error.cause.replace(device, name)
+    error.cause = error.cause or "the pipeline failed"
     if isinstance(error, Unavailable):
         error.advice = COMES_BACK
     return error

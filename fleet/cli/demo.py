@@ -23,7 +23,7 @@ from fleet.cli.devices import explain_none, print_devices
 from fleet.cli.generate import stream_answer
 from fleet.cli.model import pull_model
 from fleet.cli.options import HomeOption, open_home
-from fleet.cli.output import bytes_text, count_text, figure, say
+from fleet.cli.output import count_text, figure, say
 from fleet.cli.signals import Signals
 from fleet.cli.sim import device_specs
 from fleet.cli.sim_fleet import local_fleet
@@ -32,6 +32,7 @@ from fleet.home import Home
 from fleet.planning.plan import PlanRequest
 from fleet.service.models import model_view
 from protos.errors import TimedOut, Unavailable
+from protos.sizes import bytes_text
 from quantize.artifact.store import ArtifactStore
 from quantize.hub.catalog import DEFAULT_MODEL
 

@@ -11,12 +11,13 @@ import typer
 
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_names
-from fleet.cli.output import Column, bytes_text, count_text, figure, note, print_json, print_table, say
+from fleet.cli.output import Column, count_text, figure, note, print_json, print_table, say
 from fleet.cli.progress import progress
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
 from protos.dtypes import KvDtype, WireDtype
 from protos.errors import Internal, NotFound
+from protos.sizes import bytes_text
 
 TAKE_BACK_SECONDS = 60.0  # a stage that is being loaded is loaded to its end first
 _POLL_SECONDS = 0.1

@@ -10,8 +10,9 @@ import typer
 
 from fleet.cli.client import connect
 from fleet.cli.options import HomeOption, JsonOption, open_home
-from fleet.cli.output import Column, bytes_text, figure, in_order, note, print_json, print_table
+from fleet.cli.output import Column, figure, in_order, note, print_json, print_table
 from fleet.devices.views import DeviceView, DiscoveryReport
+from protos.sizes import bytes_text
 
 # More than fit on a screen are counted by kind, and only those in trouble named.
 FEW = 40

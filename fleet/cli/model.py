@@ -13,12 +13,13 @@ from fleet.api.encode import plain
 from fleet.cli.client import connect
 from fleet.cli.model_eval import eval_, measure, print_report, quality_lines
 from fleet.cli.options import HomeOption, JsonOption, open_home
-from fleet.cli.output import Column, bytes_text, figure, note, print_json, print_table, say
+from fleet.cli.output import Column, figure, note, print_json, print_table, say
 from fleet.cli.progress import progress
 from fleet.home import Home
 from fleet.service.models import model_view
 from fleet.service.views import ModelView
 from protos.errors import Conflict, Corrupt
+from protos.sizes import bytes_text
 from quantize.artifact.journal import source_identity
 from quantize.artifact.records import Source
 from quantize.artifact.schemes import Scheme

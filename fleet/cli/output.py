@@ -54,16 +54,6 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, to_
     Console(stderr=to_stderr, highlight=False).print(table)
 
 
-def bytes_text(count: int) -> str:
-    """ "1.5 GiB"."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-
-
 def figure(value: float | None) -> str:
     """Three significant digits, without an exponent where people would not want one; "-" for none."""
     if value is None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from fleet.cli.options import JsonOption
-from fleet.cli.output import Column, bytes_text, figure, note, print_json, print_table, say
+from fleet.cli.output import Column, figure, note, print_json, print_table, say
+from protos.sizes import bytes_text
 from sim_devices.profiles import Profile, list_profiles, load_profile
 
 

@@ -18,10 +18,10 @@ from fleet.deploying.views import DeployEvent
 from fleet.devices.client import BlobState, DeviceClient
 from fleet.devices.record import DeviceRecord
 from fleet.devices.registry import Registry
-from fleet.planning.why import size
 from protos.errors import Corrupt, FleetError, NoSpace, TemporaryError, Unavailable
 from protos.ids import DeviceId, Digest
 from protos.manifest import Blob, Manifest
+from protos.sizes import bytes_text
 from protos.v1 import device_pb2 as pb
 from quantize.artifact.store import ArtifactStore
 
@@ -185,7 +185,7 @@ class Deployer:
         free_bytes = (await client.describe()).storage_free_bytes
         if need_bytes > free_bytes:
             raise NoSpace(
-                f"{client.name}: its share needs {size(need_bytes)} more of disk, {size(free_bytes)} are free",
+                f"{client.name}: its share needs {bytes_text(need_bytes)} more of disk, {bytes_text(free_bytes)} are free",
                 advice="free some disk on the device, or spread the model over more devices with --stages",
             )
 
@@ -220,8 +220,10 @@ def missing_line(name: str, record: DeviceRecord | None) -> str:
 
 def _of_part(error: Corrupt, manifest: Manifest, parts: Sequence[str]) -> Corrupt:
     """A device knows blobs by their digests only; people know parts."""
-    named = [part for part in parts if any(blob.digest[:12] in error.detail for blob in manifest.part(part).variants[0].blobs)]
-    return Corrupt(f"{error.detail} ({', '.join(named)})", advice=error.advice) if named else error
+    named = [part for part in parts if any(blob.digest == error.digest for blob in manifest.part(part).variants[0].blobs)]
+    if not named:
+        return error
+    return Corrupt(f"{error.cause} ({', '.join(named)})", advice=error.advice, route=error.route, digest=error.digest)
 
 
 def _lacking(states: Mapping[Digest, BlobState], blobs: Sequence[Blob]) -> tuple[dict[Blob, BlobState], int]:

@@ -25,6 +25,11 @@ class PipelineSpec:
         return tuple(DeviceId(stage.device_id) for stage in self.plan.stages)
 
     @property
+    def device_names(self) -> dict[str, str]:
+        """By device id."""
+        return {stage.device_id: stage.device_name for stage in self.plan.stages}
+
+    @property
     def slots(self) -> int:
         """Sequences at once."""
         return self.plan.groups * self.plan.slots_per_group

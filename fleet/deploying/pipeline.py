@@ -38,7 +38,7 @@ class Pipeline:
             epoch=spec.epoch,
         )
         head = spec.devices[0]
-        self.stream = PipelineStream(attach, lambda: registry.client(head), changed)
+        self.stream = PipelineStream(attach, lambda: registry.client(head), changed, names=spec.device_names)
         self._running = background.start(self.stream.run(), f"stream of {spec.pipeline_id}")
 
     def observe(self, *, replaced: bool = False) -> ObservedPipeline:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import grpc
 import grpc.aio
@@ -97,13 +97,17 @@ class PipelineStream:
         changed: Callable[[], None],
         rules: Liveness = REDIAL,
         *,
+        names: Mapping[str, str] | None = None,
         quiet_seconds: float = QUIET_SECONDS,
     ) -> None:
-        """`connect` gives the head's client or raises; `changed` is told of every attaching and every loss."""
+        """`connect` gives the head's client or raises; `changed` is told of every attaching and every loss; `names`: of the ring's
+        devices, for errors that came along it.
+        """
         self._attach = attach
         self._connect = connect
         self._changed = changed
         self._rules = rules
+        self._names = names or {}
         self._quiet_seconds = quiet_seconds
         self._deadline: asyncio.Timeout | None = None
         self._sequences: dict[int, TokenStream] = {}
@@ -199,15 +203,14 @@ class PipelineStream:
                 raise verdict.on(error) from None
             except TimeoutError:
                 if self.attached:
-                    raise TimedOut(
-                        f"{client.name}: nothing came of {len(self._sequences)} requests for {self._quiet_seconds:.0f} s"
-                    ) from None
-                raise TimedOut(f"{client.name}: the ring did not close within {ATTACH_SECONDS:.0f} s") from None
+                    silent = f"nothing came of {len(self._sequences)} requests for {self._quiet_seconds:.0f} s"
+                    raise TimedOut(silent).at(client.name) from None
+                raise TimedOut(f"the ring did not close within {ATTACH_SECONDS:.0f} s").at(client.name) from None
             finally:
                 self._call = self._deadline = None
                 call.cancel()
                 await end(writer)
-        raise Unavailable(f"{client.name}: the head ended the stream")
+        raise Unavailable("the head ended the stream").at(client.name)
 
     def _expect_news(self) -> None:
         if self._deadline is not None and self.attached:
@@ -226,7 +229,7 @@ class PipelineStream:
                 ended.finish(finished)
 
     def _lost(self, error: FleetError) -> None:
-        was_attached = self.attached
+        was_attached, error = self.attached, error.named(self._names)
         self._outgoing, self.error = None, error
         self._attached.clear()
         self._failed.set()

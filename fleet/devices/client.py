@@ -19,7 +19,7 @@ from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
 
 QUICK_SECONDS = 5.0  # calls that only look something up
-LOAD_SECONDS = 120.0  # FACTS: 5.8 s for 1.6 GB on a good board; slow ones and cold disks need far more
+LOAD_SECONDS = 120.0  # a 1.5B model takes 6 s on a workstation (benchmarks/README.md); boards and cold disks need far more
 PUSH_TRIES = 5
 STALL_SECONDS = 30.0  # a device that takes not even one chunk, or does not confirm a blob, in that time has stopped
 
@@ -110,7 +110,7 @@ class DeviceClient:
                     yield sample
             finally:
                 call.cancel()
-        raise Unavailable(f"{self.name}: the device ended its telemetry")
+        raise Unavailable("the device ended its telemetry").at(self.name)
 
     async def _send(self, digest: Digest, path: Path, size_bytes: int, offset: int, progress: Callable[[int], None]) -> None:
         file = await asyncio.to_thread(_open_at, path, size_bytes, offset)
@@ -145,7 +145,7 @@ class DeviceClient:
             async with asyncio.timeout(STALL_SECONDS):
                 await step
         except TimeoutError:
-            raise TimedOut(f"{self.name}: it takes no more of a blob for {STALL_SECONDS:.0f} s") from None
+            raise TimedOut(f"it takes no more of a blob for {STALL_SECONDS:.0f} s").at(self.name) from None
 
 
 def _open_at(path: Path, size_bytes: int, offset: int) -> BinaryIO:

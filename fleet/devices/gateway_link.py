@@ -132,7 +132,7 @@ class GatewayLink:
                     yield report
             finally:
                 call.cancel()
-        raise Unavailable(f"{name}: the gateway ended its telemetry")
+        raise Unavailable("the gateway ended its telemetry").at(name)
 
     def _take(self, peer: Peer, report: pb.GatewayReport) -> None:
         name = report.name[:NAME_LENGTH]
@@ -176,7 +176,7 @@ class GatewayLink:
         return DeviceClient(peer.to(device), device)
 
     def _lost(self, error: FleetError) -> None:
-        said = explained(error, self._where.address, self._name or self._gateway)
+        said = explained(error, self._where.address)
         if self._detail != said.detail:
             _log.info("gateway %s at %s: %s", self._name or self._gateway, self._where.address, said.detail)
         self._detail = said.detail

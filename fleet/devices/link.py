@@ -12,8 +12,10 @@ from fleet.devices.record import Watched
 from fleet.devices.redial import Redial
 from protos.errors import Denied, FleetError, InvalidInput, Unavailable
 from protos.ids import DeviceId
+from protos.link_failure import LinkFailure
 from protos.net.transport import Credentials, Network
 
+_ASK_DOCTOR = "glmfleet doctor"
 _log = logging.getLogger(__name__)
 
 
@@ -64,20 +66,24 @@ class DeviceLink:
 
     def _lost(self, error: FleetError) -> None:
         name = self._watched.record.name
-        said = explained(error, self._where.address, name)
+        said = explained(error, self._where.address)
         if self._watched.lost(said):
             _log.info("device %s at %s: %s", name, self._where.address, said.detail)
 
 
-def explained(error: FleetError, address: str, name: str) -> FleetError:
-    """gRPC tells why a dial failed only in words, several lines of them. Without the name in front: it is shown beside the device."""
-    said = error.detail.lower()
-    if "hostname verification" in said:
-        return Denied(f"another device answers at {address}")
-    if "handshake" in said or "certificate" in said:
-        return Denied(f"TLS with {address} failed: another fleet's device, or its certificate is not valid now", advice="glmfleet doctor")
-    if "connection refused" in said:
-        return Unavailable(f"nobody listens at {address}")
+def explained(error: FleetError, address: str) -> FleetError:
+    """Why there is no connection to `address`, without the device's name: it is shown beside the device."""
+    match error.link_failure:
+        case LinkFailure.ANOTHER_MEMBER:
+            return Denied(f"another device answers at {address}")
+        case LinkFailure.ANOTHER_AUTHORITY:
+            return Denied(f"TLS with {address} failed: another fleet's device answers there", advice=_ASK_DOCTOR)
+        case LinkFailure.NOT_VALID_NOW:
+            return Denied(f"TLS with {address} failed: its certificate has expired, or is not valid yet", advice=_ASK_DOCTOR)
+        case LinkFailure.TLS:
+            return Denied(f"TLS with {address} failed: is it a device, and not --insecure?", advice=_ASK_DOCTOR)
+        case LinkFailure.REFUSED:
+            return Unavailable(f"nobody listens at {address}")
     if isinstance(error, InvalidInput):
-        return InvalidInput(f"{address}: {error.detail}")
-    return type(error)(" ".join(error.detail.removeprefix(f"{name}: ").split())[:200], advice=error.advice)
+        return InvalidInput(f"{address}: {error.cause}")
+    return type(error)(" ".join(error.cause.split())[:200], advice=error.advice)

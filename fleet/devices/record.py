@@ -119,7 +119,7 @@ class Watched:
         """Raises Conflict when there is no version of the protocol in common, Denied when it says that it is another."""
         in_common(description, description.name or self._device, US)
         if description.device_id != self._device:
-            raise Denied(f"{description.name}: it says that it is {description.device_id}, not {self._device}")
+            raise Denied(f"it says that it is {description.device_id}, not {self._device}").at(description.name)
         before, self._description = self._description, description
         if before is None or before.boot_id != description.boot_id or before.stages != description.stages:
             self._changed()

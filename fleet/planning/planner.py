@@ -26,6 +26,7 @@ from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.manifest import Manifest
 from protos.physics.timing import Decode, StageRun
+from protos.sizes import bytes_text
 from quantize.artifact.costs import stage_cost
 from quantize.artifact.graph import check_kv_dtype
 from quantize.parts import POSITIONS, stage_parts
@@ -178,14 +179,15 @@ def _no_space(manifest: Manifest, devices: Sequence[PlannerDevice], request: Pla
         pieces["embedding, layers.0 and head"] = stage_need(manifest, stage_parts(manifest, 0, 1, head=True), shape)
         name, need = max(pieces.items(), key=lambda piece: piece[1].total_bytes)
     if need.total_bytes > largest.memory_bytes:
-        room = f"the largest free device is {largest.name} with {why.size(largest.memory_bytes)}"
+        room = f"the largest free device is {largest.name} with {bytes_text(largest.memory_bytes)}"
         remedy = "add devices with more memory" if shape.groups > 1 else remedy
     else:
         name, need = f"the model in {shape.groups} stages", whole
         free = sum(sorted((device.memory_bytes for device in devices), reverse=True)[: shape.groups])
-        room = f"the largest {shape.groups} devices have {why.size(free)} free together, at most {why.size(largest.memory_bytes)} each"
+        room = f"the largest {shape.groups} devices have {bytes_text(free)} free together, at most {bytes_text(largest.memory_bytes)} each"
     if request.stages and request.stages < min(layers, len(devices)):
         remedy = "allow more --stages, " + remedy
-    memory = f"{why.size(need.weight_bytes)} plus {why.size(need.kv_bytes)} of KV cache and {why.size(need.activation_bytes)} of buffers"
+    buffers = bytes_text(need.activation_bytes)
+    memory = f"{bytes_text(need.weight_bytes)} plus {bytes_text(need.kv_bytes)} of KV cache and {buffers} of buffers"
     advice = f"{remedy}, or lower --context ({shape.context}) or --slots ({request.slots})"
     return NoSpace(f"{name} needs {memory}; {room}", advice=advice)

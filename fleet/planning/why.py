@@ -8,6 +8,7 @@ from dataclasses import replace
 from fleet.planning.costs import REFERENCE_POSITIONS, PlannerDevice, layer_share, part_share, run_ns, shape_for, stage_need
 from fleet.planning.plan import Plan, PlanRequest
 from protos.manifest import Manifest
+from protos.sizes import bytes_text
 from quantize.parts import stage_parts
 
 
@@ -37,19 +38,8 @@ def hollow_lines(plan: Plan, hollow: int) -> tuple[str, ...]:
 
 def sending_line(plan: Plan) -> str:
     """What has to be pushed."""
-    lacking = [f"{size(stage.push_bytes)} to {stage.device_name}" for stage in plan.stages if stage.push_bytes]
+    lacking = [f"{bytes_text(stage.push_bytes)} to {stage.device_name}" for stage in plan.stages if stage.push_bytes]
     return f"to send: {', '.join(lacking)}" if lacking else "nothing has to be sent: the devices have all of it"
-
-
-def size(count_bytes: float) -> str:
-    """As people read it: "12.3 MiB"."""
-    if count_bytes < 1024:
-        return f"{count_bytes:.0f} B"
-    for unit in ("KiB", "MiB"):
-        count_bytes /= 1024
-        if count_bytes < 1024:
-            return f"{count_bytes:.1f} {unit}"
-    return f"{count_bytes / 1024:.1f} GiB"
 
 
 def _count(manifest: Manifest, plan: Plan, devices: Sequence[PlannerDevice], request: PlanRequest, fewest: int, fewest_ns: int) -> str:
@@ -70,9 +60,10 @@ def _count(manifest: Manifest, plan: Plan, devices: Sequence[PlannerDevice], req
     shape = shape_for(manifest, stages=1, context=plan.context, slots=request.slots, kv_dtype=plan.kv_dtype)
     whole = stage_need(manifest, stage_parts(manifest, 0, manifest.config.layers, head=True), shape).total_bytes
     largest = max(device.memory_bytes for device in devices)
+    needed, free = bytes_text(whole), bytes_text(largest)
     if stages == 2 and whole > largest:
-        return f"one device is too small: the model needs {size(whole)}, the largest has {size(largest)} free; two hold it{left}"
-    return f"fewer than {stages} devices do not hold it: the model needs {size(whole)}, the largest device has {size(largest)} free{left}"
+        return f"one device is too small: the model needs {needed}, the largest has {free} free; two hold it{left}"
+    return f"fewer than {stages} devices do not hold it: the model needs {needed}, the largest device has {free} free{left}"
 
 
 def _cuts(manifest: Manifest, plan: Plan, devices: Sequence[PlannerDevice]) -> list[str]:
@@ -120,8 +111,8 @@ def _memory(manifest: Manifest, plan: Plan) -> list[str]:
     for stage in plan.stages:
         need = stage_need(manifest, stage.parts, shape)
         found.append(
-            f"{stage.device_name}: {size(need.total_bytes)} of {size(stage.memory_bytes)}: weights {size(need.weight_bytes)}, "
-            f"KV {size(need.kv_bytes)}, buffers {size(need.activation_bytes)}"
+            f"{stage.device_name}: {bytes_text(need.total_bytes)} of {bytes_text(stage.memory_bytes)}: "
+            f"weights {bytes_text(need.weight_bytes)}, KV {bytes_text(need.kv_bytes)}, buffers {bytes_text(need.activation_bytes)}"
         )
     return found
 
@@ -131,7 +122,7 @@ def _prediction(plan: Plan, devices: Sequence[PlannerDevice]) -> list[str]:
     found = [f"predicted: {plan.decode_tokens_per_second:.1f} tokens/s for one stream"]
     if len(plan.stages) > 1:
         found[0] += f"; the slowest stage, {slowest.device_name}, takes {slowest.decode_seconds * 1e3:.2f} ms a token"
-        found.append(f"each token crosses {len(plan.stages)} links with {size(plan.hop_bytes)}")
+        found.append(f"each token crosses {len(plan.stages)} links with {bytes_text(plan.hop_bytes)}")
         if plan.wire_dtype != "float32":
             found.append(f"rows travel as {plan.wire_dtype}: the text may depend on where the model is cut")
     if plan.joules_per_token is not None:

@@ -140,14 +140,31 @@ class Finished(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., reason: _Optional[_Union[FinishReason, str]] = ..., timing: _Optional[_Union[SequenceTiming, _Mapping]] = ..., usage: _Optional[_Iterable[_Union[_telemetry_pb2.StageUsage, _Mapping]]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
 
 class Failure(_message.Message):
-    __slots__ = ("code", "detail", "retry_after_seconds")
+    __slots__ = ("code", "detail", "retry_after_seconds", "route")
     CODE_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
     code: str
     detail: str
     retry_after_seconds: float
-    def __init__(self, code: _Optional[str] = ..., detail: _Optional[str] = ..., retry_after_seconds: _Optional[float] = ...) -> None: ...
+    route: Route
+    def __init__(self, code: _Optional[str] = ..., detail: _Optional[str] = ..., retry_after_seconds: _Optional[float] = ..., route: _Optional[_Union[Route, _Mapping]] = ...) -> None: ...
+
+class Route(_message.Message):
+    __slots__ = ("hops", "text_length")
+    class Hop(_message.Message):
+        __slots__ = ("device", "stage")
+        DEVICE_FIELD_NUMBER: _ClassVar[int]
+        STAGE_FIELD_NUMBER: _ClassVar[int]
+        device: str
+        stage: int
+        def __init__(self, device: _Optional[str] = ..., stage: _Optional[int] = ...) -> None: ...
+    HOPS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    hops: _containers.RepeatedCompositeFieldContainer[Route.Hop]
+    text_length: int
+    def __init__(self, hops: _Optional[_Iterable[_Union[Route.Hop, _Mapping]]] = ..., text_length: _Optional[int] = ...) -> None: ...
 
 class SequenceTiming(_message.Message):
     __slots__ = ("queue_seconds", "first_token_seconds", "total_seconds", "modelled_first_token_seconds", "modelled_total_seconds", "prompt_tokens", "completion_tokens", "told_tokens", "reused_tokens")

@@ -14,6 +14,7 @@ import numpy as np
 
 from protos.errors import InvalidInput
 from protos.manifest import ModelConfig, Provenance
+from protos.sizes import bytes_text
 from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats
 from quantize.checkpoints.checkpoint import tensor_shapes
@@ -182,7 +183,7 @@ def _read(folder: Path, name: str) -> bytes:
         with (folder / name).open("rb") as file:
             # Told before it is read: a read of at most so much sets that much aside.
             if os.fstat(file.fileno()).st_size > _LARGEST_TEXT_BYTES:
-                raise InvalidInput(f"{name} is larger than {_LARGEST_TEXT_BYTES >> 20} MiB", advice="get the checkpoint again")
+                raise InvalidInput(f"{name} is larger than {bytes_text(_LARGEST_TEXT_BYTES)}", advice="get the checkpoint again")
             return file.read()
     except FileNotFoundError:
         raise InvalidInput(f"{name} is missing in {folder}", advice="give a whole Hugging Face checkpoint folder") from None

@@ -30,6 +30,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from protos.errors import Busy, Corrupt, Denied, InvalidInput, NoSpace, NotFound, Unavailable
+from protos.sizes import bytes_text
 from quantize.checkpoints.huggingface import SOURCE_FILE, read_model_config
 from quantize.files import no_space_as_ours
 from quantize.hub.files import needed_files
@@ -102,7 +103,9 @@ def _fetch_all(files: list[_Remote], target: Path, repository: str, commit: str,
     kept = {file.name: _size(target / file.name) or _size(_part(parts, file)) for file in files}
     total, done = sum(file.size_bytes for file in files), sum(kept.values())
     if (missing := total - done) > shutil.disk_usage(target).free:
-        raise NoSpace(f"{repository} needs {missing >> 20} MiB more in {target.parent}", advice="free some space, or choose another --home")
+        raise NoSpace(
+            f"{repository} needs {bytes_text(missing)} more in {target.parent}", advice="free some space, or choose another --home"
+        )
 
     def report(before: int, count: int) -> None:
         progress(before + count, total)

@@ -103,5 +103,9 @@ class HollowArrival:
             raise InvalidInput(f"blob {self._digest[:12]} ended at {self.received_bytes} of {self.size_bytes} bytes")
         self._store._partial.pop(self._digest, None)
         if self._hash.hexdigest() != self._digest:
-            raise Corrupt(f"blob {self._digest[:12]} arrived changed", advice="verify the sender's copy: glmfleet model show NAME --verify")
+            raise Corrupt(
+                f"blob {self._digest[:12]} arrived changed",
+                advice="verify the sender's copy: glmfleet model show NAME --verify",
+                digest=self._digest,
+            )
         self._store._whole[self._digest] = self.size_bytes

@@ -29,7 +29,7 @@ SMALL = replace(
 
 
 def test_the_edge_model_has_its_published_size() -> None:
-    # 1.59 billion parameters: the checkpoint's file is 3.19 GB in bf16 (FACTS of GLM-Edge-1.5B).
+    # model.safetensors of zai-org/glm-edge-1.5b-chat on the hub has 3.19 GB in bf16.
     shapes = tensor_shapes(glm_edge().config)
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == pytest.approx(1.593e9, rel=0.001)
 

@@ -13,10 +13,13 @@ import pytest
 
 from protos.errors import (
     CODE_KEY,
+    DIGEST_KEY,
     LEAVES,
     RETRY_AFTER_KEY,
+    ROUTE_KEY,
     Busy,
     Conflict,
+    Corrupt,
     Denied,
     FleetError,
     Internal,
@@ -27,12 +30,15 @@ from protos.errors import (
     Unavailable,
     answered,
     by_name,
+    from_failure,
     from_rpc,
     remote,
+    to_failure,
 )
-from protos.ids import DeviceId
+from protos.ids import DeviceId, digest_of
 from protos.net.transport import Peer, dial, serve
-from protos.v1 import device_pb2, device_pb2_grpc
+from protos.route import Hop
+from protos.v1 import device_pb2, device_pb2_grpc, pipeline_pb2
 
 DEVICE = DeviceId("a" * 16)
 
@@ -83,7 +89,8 @@ async def test_every_leaf_survives_the_wire(leaf: type[FleetError]) -> None:
         with pytest.raises(FleetError) as caught, remote("dev-1"):
             await describe(peer)
     assert type(caught.value) is leaf
-    assert caught.value.detail == "dev-1: layers.3: no good"
+    assert caught.value.detail == str(caught.value) == "dev-1: layers.3: no good"
+    assert (caught.value.cause, caught.value.route, caught.value.digest) == ("layers.3: no good", (Hop("dev-1"),), None)
     assert caught.value.advice == "say “please”"
     assert caught.value.retry_after_seconds == 2.5
 
@@ -95,6 +102,14 @@ async def test_nobody_there_is_said_in_a_few_words() -> None:
     with pytest.raises(Unavailable, match=r"^dev-1: connection refused \(nobody listens there\)$"), remote("dev-1"):
         await describe(peer)
     await peer.channel.close()
+
+
+async def test_the_digest_of_what_is_damaged_survives_the_wire() -> None:
+    damaged = digest_of(b"a blob")
+    async with device(failing(Corrupt("it changed", digest=damaged))) as peer:
+        with pytest.raises(Corrupt) as caught, remote("dev-1"):
+            await describe(peer)
+    assert caught.value.digest == damaged
 
 
 async def test_the_message_is_the_route() -> None:
@@ -180,6 +195,64 @@ def test_another_hop_keeps_all_else() -> None:
     error = InvalidInput("too long", advice="shorten it", retry_after_seconds=1.0).at("dev-1")
     assert (type(error), error.detail, error.advice, error.retry_after_seconds) == (InvalidInput, "dev-1: too long", "shorten it", 1.0)
     assert str(error) == error.detail
+
+
+async def test_a_ring_s_route_comes_as_hops_and_is_shown_by_names() -> None:
+    async with device(failing(Unavailable("it ended").at(Hop("id-3", 2)))) as peer:
+        with pytest.raises(Unavailable) as caught, remote(Hop("id-2", 1)):
+            await describe(peer)
+    assert caught.value.route == (Hop("id-2", 1), Hop("id-3", 2))
+    assert caught.value.cause == "it ended"
+    assert caught.value.named({"id-3": "lamp"}).detail == "stage 1 on id-2: stage 2 on lamp: it ended"
+
+
+def of_status(detail: str, *trailing: tuple[str, str | bytes]) -> FleetError:
+    metadata = grpc.aio.Metadata((CODE_KEY, "Unavailable"), *trailing)
+    return from_rpc(grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), metadata, detail))
+
+
+def test_an_error_of_the_release_before_has_its_route_in_the_text() -> None:
+    error = of_status("stage 1 on id-2: it ended").at("head")
+    assert (error.detail, error.route) == ("head: stage 1 on id-2: it ended", (Hop("head"),))
+    failure = pipeline_pb2.Failure(code="Busy", detail="stage 1 on id-2: full", retry_after_seconds=2.0)
+    error = from_failure(failure)
+    assert (type(error), error.detail, error.route, error.retry_after_seconds) == (Busy, "stage 1 on id-2: full", (), 2.0)
+
+
+def test_the_release_before_reads_the_route_in_the_text() -> None:
+    assert to_failure(Unavailable("it ended").at(Hop("id-2", 1))).detail == "stage 1 on id-2: it ended"
+
+
+def test_a_failure_comes_back_as_it_was() -> None:
+    error = Busy("full: 3 of 3", retry_after_seconds=2.0).at(Hop("id-3", 2)).at(Hop("id-2", 0)).at("id-1")
+    back = from_failure(pipeline_pb2.Failure.FromString(to_failure(error).SerializeToString()))
+    assert (type(back), back.cause, back.route, back.retry_after_seconds) == (Busy, "full: 3 of 3", error.route, 2.0)
+
+
+@pytest.mark.parametrize("route", [b"", b"\xff\xff", b"\x0a\xff"])
+def test_a_route_that_is_none_leaves_the_text(route: bytes) -> None:
+    error = of_status("it ended", (ROUTE_KEY, route), (DIGEST_KEY, "../../etc/passwd"))
+    assert (error.detail, error.route, error.digest) == ("it ended", (), None)
+
+
+def test_what_comes_of_a_route_is_bounded() -> None:
+    hops = [pipeline_pb2.Route.Hop(device="i" * 1000, stage=stage) for stage in range(1000)]
+    route = pipeline_pb2.Route(hops=hops, text_length=4_000_000_000)
+    error = from_failure(pipeline_pb2.Failure(code="Busy", detail="full", route=route))
+    assert (error.cause, len(error.route)) == ("", 16)
+    assert len(error.detail) < 1000
+
+
+async def test_of_a_long_route_the_end_arrives_with_the_cause() -> None:
+    error: FleetError = Unavailable("it ended")
+    for stage in range(200):
+        error = error.at(Hop("i" * 1000, stage))
+    async with device(failing(error)) as peer:
+        with pytest.raises(Unavailable) as caught, remote("head"):
+            await describe(peer)
+    assert caught.value.detail.startswith("head: stage 15 on iii")
+    assert caught.value.detail.endswith("stage 0 on " + "i" * 32 + ": it ended")
+    assert len(caught.value.route) == 17
 
 
 def test_by_name() -> None:

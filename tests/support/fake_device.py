@@ -16,7 +16,7 @@ import grpc.aio
 
 from device.agent.identity import Identity
 from protos.dialects import DIALECT
-from protos.errors import Conflict, FleetError, NotFound, Unavailable, answered
+from protos.errors import Conflict, FleetError, NotFound, Unavailable, answered, to_failure
 from protos.ids import digest_of
 from protos.net import transport
 from protos.v1 import device_pb2 as pb
@@ -43,6 +43,7 @@ class Behaviour:
     token_ids: Sequence[int] = (72, 105)  # of every answer
     token_seconds: float = 0.0  # after each token
     failure: FleetError | None = None  # how every sequence ends after its tokens
+    release_before: bool = False  # speaks as it did
     tokens_wait: asyncio.Event | None = None  # before each token
     unmetered: bool = False
     gauges: telemetry_pb2.Gauges = field(default_factory=telemetry_pb2.Gauges)
@@ -274,7 +275,9 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
             )
         )
         if told.failure is not None and not sequence.is_cancelled:
-            failure = pipeline_pb2.Failure(code=type(told.failure).__name__, detail=told.failure.detail)
+            failure = to_failure(told.failure)
+            if told.release_before:
+                failure.ClearField("route")
             finished = pipeline_pb2.Finished(sequence=number, reason=pipeline_pb2.FINISH_REASON_ERROR, failure=failure)
         tell(pipeline_pb2.GenerateEvent(finished=[finished]))
 

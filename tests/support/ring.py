@@ -18,7 +18,7 @@ from device.cpu import CpuHardware
 from device.hardware import Hardware
 from fleet.deploying.load_order import row_multiple
 from protos.dtypes import KvDtype, WireDtype
-from protos.errors import FleetError, by_name, remote
+from protos.errors import FleetError, from_failure, remote
 from protos.ids import PipelineId, parse_digest
 from protos.manifest import Manifest
 from protos.net.transport import CHUNK_BYTES, Credentials, Peer, dial
@@ -137,7 +137,7 @@ class Client:
                 answer = self._answers[finished.sequence]
                 answer.finished = finished
                 if finished.HasField("failure"):
-                    answer.error = by_name(finished.failure.code, finished.failure.detail)
+                    answer.error = from_failure(finished.failure)
                 self._ends[finished.sequence].set()
 
 

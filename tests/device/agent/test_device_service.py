@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import grpc.aio
@@ -202,6 +203,7 @@ async def test_a_stage_s_life(tmp_path: Path, stages: TinyStages) -> None:
         described = await describe(peer)
         assert (described.device_id, described.name) == (peer.device, "dev-0")
         assert described.protocol_version == SPOKEN.newest
+        assert described.agent_version == version("glmfleet")
         assert described.memory_used_bytes == loaded.memory_bytes == described.stages[0].memory_bytes
         assert list(described.stages[0].parts) == list(request.parts)
         assert described.storage_free_bytes > 0
@@ -273,7 +275,7 @@ async def test_too_large_for_the_memory(tmp_path: Path, stages: TinyStages) -> N
     (request,) = stages.requests()
     async with device(tmp_path, memory_bytes=1 << 20) as peer:
         request.shape.slots_per_group = 1000
-        with pytest.raises(NoSpace, match="are free"):
+        with pytest.raises(NoSpace, match="more than is free"):
             await load(peer, request)
         assert (await describe(peer)).stages == []
 

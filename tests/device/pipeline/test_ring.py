@@ -286,7 +286,7 @@ async def test_the_end_of_the_way_back_names_the_last_stage(
         await three.agents[1].__aexit__(None, None, None)
         lost = await client.end(number)
         assert isinstance(lost.error, Unavailable)
-        assert f"stage 2 on {three.peers[2].device} ended its stream to the head" in lost.error.detail
+        assert f"stage 2 on {three.peers[2].device}: it ended its stream to the head" in lost.error.detail
 
 
 async def test_who_leaves_while_the_link_is_closed_leaves_nothing_behind(

@@ -13,6 +13,7 @@ from fleet.answering.answer import Answer
 from fleet.answering.views import GenerateRequest, TokenChunk
 from fleet.deploying.stream import WAITING_TOKENS
 from protos.errors import Busy, InvalidInput, NotFound, Unavailable
+from protos.route import Hop
 from protos.sampling import Sampling
 from tests.support.fake_fleet import ask, deploy, fake_fleet, wait_ready
 from tests.support.waiting import wait_until
@@ -219,9 +220,27 @@ async def test_stream_loss_fails_what_is_in_flight_and_heals(tmp_path: Path) -> 
 async def test_heads_failure_comes_back_by_class_with_names(tmp_path: Path) -> None:
     async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
         [device] = fleet.devices
-        device.is_told.failure = Busy(f"stage 1 on {device.device}: too much")
-        with pytest.raises(Busy, match=f"{device.name}: stage 1 on {device.name}: too much"):
+        device.is_told.failure = Busy("too much").at(Hop(device.device, 1))
+        with pytest.raises(Busy, match=f"^{device.name}: stage 1 on {device.name}: too much$") as failed:
             await ask(coordinator, GenerateRequest(prompt="hi"))
+        assert failed.value.cause == "too much"
+
+
+async def test_failure_from_the_release_before_has_names_too(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        [device] = fleet.devices
+        device.is_told.release_before = True
+        device.is_told.failure = Busy("too much").at(Hop(device.device, 1))
+        with pytest.raises(Busy, match=f"^{device.name}: stage 1 on {device.name}: too much$"):
+            await ask(coordinator, GenerateRequest(prompt="hi"))
+
+
+async def test_a_ring_that_does_not_close_is_told_with_names(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.coordinating() as coordinator:
+        [device] = fleet.devices
+        device.is_told.errors["Generate"] = Unavailable("nobody listens").at(Hop(device.device, 1))
+        with pytest.raises(Unavailable, match=f"^{device.name}: stage 1 on {device.name}: nobody listens$"):
+            await deploy(coordinator)
 
 
 async def test_store_that_fails_does_not_fail_the_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,15 +4,8 @@ import json
 
 import pytest
 
-from fleet.cli.output import Column, bytes_text, count_text, figure, in_order, print_json, print_table, wrapped
+from fleet.cli.output import Column, count_text, figure, in_order, print_json, print_table, wrapped
 from tests.support.fake_coordinator import DEVICE
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (150 << 20, "150 MiB"), (3 << 40, "3072 GiB")]
-)
-def test_bytes(count: int, text: str) -> None:
-    assert bytes_text(count) == text
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,21 @@ async def test_a_part_that_is_damaged_here_is_named(tmp_path: Path) -> None:
         assert (device.stages, coordinator.deployments()) == ({}, [])
 
 
+@pytest.mark.parametrize("knows_fields", [True, False])
+async def test_a_part_that_is_damaged_on_a_device_is_named(tmp_path: Path, knows_fields: bool) -> None:
+    """A device of the release before sends no digest: then its own words are all there is."""
+    async with fake_fleet(tmp_path) as fleet, fleet.coordinating() as coordinator:
+        [device] = fleet.devices
+        part = fleet.manifest.parts[0]
+        digest = part.variants[0].blobs[0].digest
+        words = f"blob {digest[:12]} changed; it was dropped"
+        device.is_told.errors["LoadStage"] = Corrupt(words, advice="deploy again", digest=digest if knows_fields else None)
+        with pytest.raises(Corrupt) as damaged:
+            await deploy(coordinator)
+        assert damaged.value.detail == f"{device.name}: {words}" + (f" ({part.name})" if knows_fields else "")
+        assert damaged.value.advice == "deploy again"
+
+
 async def test_refused_attach_is_the_deploys_error(tmp_path: Path) -> None:
     async with fake_fleet(tmp_path) as fleet, fleet.coordinating() as coordinator:
         [device] = fleet.devices

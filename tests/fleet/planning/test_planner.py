@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.planning import costs, why
+from fleet.planning import costs
 from fleet.planning.plan import Objective, Plan, PlanRequest
 from fleet.planning.planner import PlannerDevice, plan
 from fleet.planning.presence import with_present
@@ -22,6 +22,7 @@ from protos.manifest import Blob, Cost, Manifest, ModelConfig, Part, Provenance,
 from protos.physics.costs import StageCost
 from protos.physics.roofline import Figures
 from protos.physics.timing import StageRun
+from protos.sizes import bytes_text
 from quantize.parts import stage_parts
 
 MIB = 1 << 20
@@ -154,7 +155,7 @@ def test_only_blobs_that_are_missing_are_pushed() -> None:
     fresh, again = made.stages[0], with_present(manifest, made, {"id0001": present})
     assert fresh.push_bytes == sum(costs.weights(manifest, fresh.parts).values())
     assert fresh.push_bytes - again.stages[0].push_bytes == 31_850_496 + 3_982_464
-    assert again.why[-1] == f"to send: {why.size(again.stages[0].push_bytes)} to dev-1"
+    assert again.why[-1] == f"to send: {bytes_text(again.stages[0].push_bytes)} to dev-1"
     all_here = frozenset(costs.weights(manifest, fresh.parts))
     assert "nothing has to be sent" in with_present(manifest, made, {"id0001": all_here}).why[-1]
 

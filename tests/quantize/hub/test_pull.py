@@ -153,7 +153,7 @@ def test_offline_by_choice(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(NoSpace, match="MiB more"):
+    with pytest.raises(NoSpace, match="iB more"):
         pull(REPOSITORY, tmp_path)
     assert hub.gets == []
 
