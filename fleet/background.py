@@ -55,6 +55,19 @@ async def end(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
+async def to_its_end(work: Awaitable[_T]) -> _T:
+    """The result of `work`, which is not cut short when its caller is cancelled meanwhile: then that is raised after its end."""
+    task, cancelled = asyncio.ensure_future(work), None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()
+
+
 async def set_within(event: asyncio.Event, seconds: float) -> None:
     """Until the event is set, or the seconds have passed.
 

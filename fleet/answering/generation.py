@@ -22,7 +22,7 @@ from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, 
 from fleet.background import Background
 from fleet.deploying.deployments import Deployments
 from fleet.deploying.desired import PipelineSpec
-from fleet.deploying.phase import Ready
+from fleet.deploying.phase import Ready, Repairing
 from fleet.deploying.pipeline import Pipeline
 from fleet.deploying.stream import COMES_BACK, TokenStream
 from fleet.telemetry.records import TelemetryRecords
@@ -98,6 +98,7 @@ class GenerationService:
     def cancel(self, request_id: str) -> None:
         """Its client gets what there is, with the reason "cancelled". Raises NotFound when it has ended."""
         entry = self._ledger.find(request_id)
+        entry.unwanted = True
         if (tokens := self._running.get(entry.request_id)) is not None:
             tokens.cancel()
 
@@ -115,6 +116,9 @@ class GenerationService:
                     yield part
         except FleetError as error:
             self._ledger.end(entry, "error", error.detail)
+            raise
+        except Exception as error:
+            self._ledger.end(entry, "error", f"{type(error).__name__}: {error}")
             raise
         finally:
             entry.client_waits = False
@@ -152,10 +156,13 @@ class GenerationService:
         submit = prompts.submit(request, prompt, text.manifest, spec.plan.context, seed)
         answer = Answer(text.model.stream(), request.stop)
         entry.begin(deployment, spec.pipeline_id, prompt)
-        if not isinstance(state := pipeline.state, Ready):
-            raise Unavailable(state.detail, advice=COMES_BACK, retry_after_seconds=1.0)
+        # While only the coordinator's own link to a device has ended, the ring goes on.
+        if isinstance(state := pipeline.state, Repairing) or not pipeline.stream.attached:
+            raise Unavailable(state.detail or "the pipeline is not attached", advice=COMES_BACK, retry_after_seconds=1.0)
         account = _Account(entry, pipeline, pipeline.stream.submit(submit), answer)
         self._running[entry.request_id] = account.tokens
+        if entry.unwanted:
+            account.tokens.cancel()
         overdue = self._cancel_at_deadline(account)
         settled = False
         try:
@@ -188,7 +195,11 @@ class GenerationService:
                 self._background.start(self._settle(account), f"settle request {entry.request_id}")
 
     def _cancel_at_deadline(self, account: _Account) -> _Alarm:
-        alarm = _Alarm(account.tokens.cancel)
+        def ring() -> None:
+            account.entry.unwanted = True
+            account.tokens.cancel()
+
+        alarm = _Alarm(ring)
         if (deadline := account.entry.deadline) is not None:
             alarm.ring_in(deadline - self._now())
         return alarm

@@ -59,6 +59,7 @@ class LedgerEntry:
     accepted_at: float
     deadline: float | None
     client_waits: bool = True
+    unwanted: bool = False  # cancelled, or past its deadline
     deployment: str = ""
     prompt_ids: Sequence[int] = ()
     tokens: list[int] = field(default_factory=list)  # that the client was given, forced ones included
@@ -90,7 +91,7 @@ class LedgerEntry:
         if isinstance(self.state, Running):
             self.attempts = (*self.attempts[:-1], Attempt(self.state.pipeline_id, error.detail))
         self.state = Accepted()
-        return isinstance(error, TemporaryError) and not self.tokens and len(self.attempts) < MOST_ATTEMPTS
+        return isinstance(error, TemporaryError) and not (self.tokens or self.unwanted) and len(self.attempts) < MOST_ATTEMPTS
 
     def _check_open(self) -> None:
         assert not isinstance(self.state, Ended), f"request {self.request_id} has ended"

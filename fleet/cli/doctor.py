@@ -11,12 +11,13 @@ import typer
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.devices import FEW, NAMED, kind
 from fleet.cli.options import HomeOption, JsonOption, open_home
-from fleet.cli.output import bytes_text, count_text, print_json, say
+from fleet.cli.output import count_text, print_json, say
 from fleet.cli.sim_fleet import local_fleet
 from fleet.deploying.views import DeploymentView
 from fleet.devices.views import DeviceView, DiscoveryReport, GatewayView
 from fleet.home import Home
 from protos.errors import FleetError
+from protos.sizes import bytes_text
 from quantize.artifact.store import ArtifactStore
 from sim_devices.local_fleet import LocalDevice
 

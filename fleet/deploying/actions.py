@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -37,8 +37,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """Stage `number` of one of the pipelines of `desired`."""
+class StageWork:
+    """Stage `number` of `spec`, one of the pipelines of `desired`; `manifest` is that of its plan."""
 
     desired: Desired
     spec: PipelineSpec
@@ -52,6 +52,11 @@ class _Stage:
     @property
     def blobs(self) -> tuple[Blob, ...]:
         return stage_blobs(self.manifest, self.spec, self.number)
+
+
+def stage_work(desired: Desired, spec: PipelineSpec, manifest: Manifest) -> list[StageWork]:
+    """All stages of a pipeline."""
+    return [StageWork(desired, spec, manifest, number) for number in range(len(spec.devices))]
 
 
 class Deployer:
@@ -79,32 +84,21 @@ class Deployer:
                 if record is None or not record.connected:
                     raise Unavailable(missing_line(stage.device_name, record), advice="glmfleet doctor tells what was tried")
 
-    async def push(
-        self,
-        desired: Desired,
-        spec: PipelineSpec,
-        manifest: Manifest,
-        stages: Iterable[int],
-        tell: Tell,
-        *,
-        in_force: int,
-        known: BlobStates | None = None,
-    ) -> None:
+    async def push(self, stages: Sequence[StageWork], tell: Tell, *, in_force: int, known: BlobStates | None = None) -> None:
         """Send to each stage's device the blobs that it lacks. Raises FleetError.
 
         `in_force`: the generation devices know of (0: none). `known`: what devices have said of their blobs a moment ago.
         """
-        pushes = [self._push(_Stage(desired, spec, manifest, stage), tell, in_force, known or {}) for stage in stages]
-        await together(pushes, at_once=PUSHES_AT_ONCE)
+        await together([self._push(stage, tell, in_force, known or {}) for stage in stages], at_once=PUSHES_AT_ONCE)
 
-    async def load(self, desired: Desired, spec: PipelineSpec, manifest: Manifest, tell: Tell) -> None:
-        """Load every stage whose device can be asked; the blobs must be there. What is loaded already stays as it is. Raises FleetError.
+    async def load(self, stages: Sequence[StageWork], tell: Tell) -> bool:
+        """Load each stage whose device can be asked; the blobs must be there. Whether anything was loaded that was not there already.
 
-        All of the ring: a device that came back may have another address, which its neighbour must learn.
+        Give it all of a ring: a device that came back may have another address, which its neighbour must learn. Raises FleetError.
         """
         observed = self.observed()
-        stages = [_Stage(desired, spec, manifest, stage) for stage, device in enumerate(spec.devices) if device in observed]
-        await together([self._load(stage, tell) for stage in stages], at_once=LOADS_AT_ONCE)
+        here = [stage for stage in stages if stage.device in observed]
+        return any(await together([self._load(stage, tell) for stage in here], at_once=LOADS_AT_ONCE))
 
     async def unload(self, unloads: Sequence[Unload]) -> None:
         async def one(unload: Unload) -> None:
@@ -134,7 +128,7 @@ class Deployer:
                 await together(unloads, at_once=LOADS_AT_ONCE)
         await self._registry.refresh(desired.devices)
 
-    async def _push(self, stage: _Stage, tell: Tell, in_force: int, known: BlobStates) -> None:
+    async def _push(self, stage: StageWork, tell: Tell, in_force: int, known: BlobStates) -> None:
         """Over one connection after another: what came before a link broke stays, and the rest follows."""
         device, blobs = stage.device, stage.blobs
         failures, least_bytes = 0, sum(blob.size_bytes for blob in blobs) + 1
@@ -173,7 +167,7 @@ class Deployer:
                 await asyncio.to_thread(self._artifacts.verify, model)
                 raise
 
-    async def _make_room(self, stage: _Stage, need_bytes: int, in_force: int) -> None:
+    async def _make_room(self, stage: StageWork, need_bytes: int, in_force: int) -> None:
         """Blobs on a device are a cache: what no stage uses is dropped only when the room is needed. Raises NoSpace."""
         client = self._registry.client(stage.device)
         free_bytes = (await client.describe()).storage_free_bytes
@@ -189,7 +183,7 @@ class Deployer:
                 advice="free some disk on the device, or spread the model over more devices with --stages",
             )
 
-    async def _load(self, stage: _Stage, tell: Tell) -> None:
+    async def _load(self, stage: StageWork, tell: Tell) -> bool:
         client = self._registry.client(stage.device)
         hop = self._next_hop(stage)
         request = await asyncio.to_thread(
@@ -197,12 +191,13 @@ class Deployer:
         )
         start = time.perf_counter()
         try:
-            await client.load_stage(request)
+            reply = await client.load_stage(request)
         except Corrupt as error:
             raise _of_part(error, stage.manifest, stage.spec.plan.stages[stage.number].parts) from error
         tell(DeployEvent("load", device_name=client.name, seconds=time.perf_counter() - start))
+        return reply.load_seconds > 0
 
-    def _next_hop(self, stage: _Stage) -> pb.Hop | None:
+    def _next_hop(self, stage: StageWork) -> pb.Hop | None:
         ring = stage.spec.devices
         if len(ring) == 1:
             return None

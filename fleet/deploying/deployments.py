@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
-from fleet.background import Background
+from fleet.background import Background, to_its_end, together
 from fleet.deploying import stored
-from fleet.deploying.actions import BlobStates, Deployer, Tell
+from fleet.deploying.actions import BlobStates, Deployer, Tell, stage_work
 from fleet.deploying.balancing import least_work
 from fleet.deploying.desired import Desired, PipelineSpec, wanted
 from fleet.deploying.keeper import InForce, Keeper
@@ -50,6 +50,7 @@ class Deployments:
         self._in_force: dict[str, InForce] = {}
         self._unreadable: dict[str, Unreadable] = {}
         self._deploying: dict[str, _Deploying] = {}
+        self._ending: set[str] = set()
         self._background = Background()
         self._keeper = Keeper(
             registry,
@@ -119,14 +120,14 @@ class Deployments:
         """
         if not _NAME.fullmatch(name):
             raise InvalidInput(f"not a deployment name: {name[:80]!r}", advice="use up to 64 of a-z, 0-9, '.', '_' and '-'")
-        self._check_not_deploying(name)
+        self._check_free(name)
         known, stored_generation = await self._generations(name)
-        self._check_not_deploying(name)
+        self._check_free(name)
         desired = wanted(name, known + 1, placed.plans, placed.request)
         events: asyncio.Queue[DeployEvent | None] = asyncio.Queue()
         worker = asyncio.create_task(self._bring_about(desired, placed.blobs, stored_generation, events.put_nowait), name=f"deploy {name}")
-        worker.add_done_callback(lambda _: events.put_nowait(None))
         self._deploying[name] = _Deploying(desired, worker)
+        worker.add_done_callback(lambda _: self._deployed(name, events))
         try:
             while (event := await events.get()) is not None:
                 yield event
@@ -136,24 +137,36 @@ class Deployments:
         finally:
             _cancel_once(worker)
             await asyncio.wait([worker])
-            self._deploying.pop(name, None)
-            self._keeper.wake()
+
+    def _deployed(self, name: str, events: asyncio.Queue[DeployEvent | None]) -> None:
+        self._deploying.pop(name, None)
+        self._keeper.wake()
+        events.put_nowait(None)
 
     async def undeploy(self, name: str) -> None:
         """Raises NotFound listing the deployments, Conflict while it is being deployed. Absent devices are seen to on their return."""
-        self._check_not_deploying(name)
+        self._check_free(name)
         if name not in self._in_force and name not in self._unreadable:
             known = ", ".join(sorted({*self._in_force, *self._unreadable}))
             raise NotFound(f"no deployment {name!r}", advice=f"deployments: {known}" if known else "nothing is deployed")
+        self._ending.add(name)
+        try:
+            await self._take_down(name)
+        finally:
+            self._ending.discard(name)
+            self._keeper.wake()
+
+    async def _take_down(self, name: str) -> None:
         generation, _ = await self._generations(name)
         await asyncio.to_thread(self._store.remove_deployment, name, generation + 1)
         self._unreadable.pop(name, None)
         if (deployment := self._in_force.get(name)) is not None:
             await self._retire(deployment)
             await self._deployer.take_back(deployment.desired, generation + 1)
-        self._keeper.wake()
 
-    def _check_not_deploying(self, name: str) -> None:
+    def _check_free(self, name: str) -> None:
+        if name in self._ending:
+            raise Conflict(f"{name} is being undeployed", advice="try again in a moment")
         if name in self._deploying:
             raise Conflict(f"{name} is being deployed", advice="wait for it, or stop it with Ctrl-C where it runs")
 
@@ -164,35 +177,42 @@ class Deployments:
         return max([in_store, *held]), in_store
 
     async def _bring_about(self, desired: Desired, blobs: BlobStates, in_force: int, tell: Tell) -> None:
-        work = [(spec, await asyncio.to_thread(self.manifest, desired.name, spec)) for spec in desired.pipelines]
+        stages = [
+            stage
+            for spec in desired.pipelines
+            for stage in stage_work(desired, spec, await asyncio.to_thread(self.manifest, desired.name, spec))
+        ]
         self._deployer.check_present(desired)
         # Nothing is in force until the blobs are there: a push that fails leaves only blobs, which the next one finds.
-        for spec, manifest in work:
-            await self._deployer.push(desired, spec, manifest, range(len(spec.devices)), tell, in_force=in_force, known=blobs)
+        await self._deployer.push(stages, tell, in_force=in_force, known=blobs)
         previous = self._in_force.get(desired.name)
-        await asyncio.to_thread(self._store.put_deployment, desired.name, desired.generation, stored.write(desired))
-        unreadable = self._unreadable.pop(desired.name, None)
+        unreadable = self._unreadable.get(desired.name)
         begun: InForce | None = None
+        stored_text = stored.write(desired)
+        storing = asyncio.ensure_future(asyncio.to_thread(self._store.put_deployment, desired.name, desired.generation, stored_text))
         try:
+            await to_its_end(storing)
+            self._unreadable.pop(desired.name, None)
             if previous is not None:
                 await self._retire(previous)
             await self._deployer.wait_present(desired)
             await self._deployer.unload(self._keeper.stale(desired))
-            for spec, manifest in work:
-                await self._deployer.load(desired, spec, manifest, tell)
+            await self._deployer.load(stages, tell)
             await self._registry.refresh(desired.devices)
             begun = self._enforce(desired)
             for pipeline in begun.pipelines:
                 pipeline.history = History(told_addresses=pipeline.observe().addresses)
                 await pipeline.stream.wait_attached()
         except BaseException:
-            await self._roll_back(desired, begun, previous, unreadable)
+            if storing.exception() is None:  # else nothing has changed
+                await to_its_end(self._roll_back(desired, begun, previous, unreadable))
             raise
         tell(DeployEvent("ready", deployment=desired.name))
 
     async def _roll_back(self, desired: Desired, begun: InForce | None, previous: InForce | None, unreadable: Unreadable | None) -> None:
-        if begun is not None:
-            await self._retire(begun)
+        for deployment in (begun, previous):
+            if deployment is not None:
+                await self._retire(deployment)
         if unreadable is not None:
             kept = replace(unreadable, generation=desired.generation + 1)
             await asyncio.to_thread(self._store.put_deployment, kept.name, kept.generation, kept.text)
@@ -219,9 +239,9 @@ class Deployments:
         return deployment
 
     async def _retire(self, deployment: InForce) -> None:
-        self._in_force.pop(deployment.desired.name, None)
-        for pipeline in deployment.pipelines:
-            await pipeline.close()
+        if self._in_force.get(deployment.desired.name) is deployment:
+            del self._in_force[deployment.desired.name]
+        await to_its_end(together([pipeline.close() for pipeline in deployment.pipelines], at_once=len(deployment.pipelines)))
 
     def _find(self, model: str | None) -> InForce:
         names = ", ".join(sorted(self._in_force))

@@ -8,15 +8,29 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from fleet.background import Background, set_within
-from fleet.deploying.actions import Deployer
+from fleet.deploying.actions import Deployer, stage_work
 from fleet.deploying.desired import Desired, PipelineSpec
-from fleet.deploying.phase import Look, Ready, Reattach, Repair, began, failed, looked, reattached, succeeded
+from fleet.deploying.phase import (
+    Look,
+    ObservedPipeline,
+    Ready,
+    Reattach,
+    Repair,
+    began,
+    failed,
+    loading,
+    looked,
+    noticed,
+    pipeline_phase,
+    reattached,
+    succeeded,
+)
 from fleet.deploying.pipeline import Pipeline
 from fleet.deploying.reconcile import Unload, stale
 from fleet.deploying.views import DeployEvent
 from fleet.devices.registry import Registry
 from fleet.store.database import Store
-from protos.errors import FleetError
+from protos.errors import FleetError, Unavailable
 from protos.manifest import Manifest
 
 COALESCE_SECONDS = 0.05  # changes come in bursts: a device says three things when it comes back
@@ -83,6 +97,7 @@ class Keeper:
             await self._registry.changed_since(changes)
 
     async def _keep_up(self) -> None:
+        clearing: asyncio.Task[None] | None = None
         while True:
             await set_within(self._woken, self._period_seconds)
             await asyncio.sleep(COALESCE_SECONDS)
@@ -91,17 +106,21 @@ class Keeper:
                 replaced = deployment.desired.name in self._untouched()
                 for pipeline in deployment.pipelines:
                     self._advance(pipeline, replaced=replaced)
-            await self._clear_away()
+            if clearing is None or clearing.done():
+                clearing = self._background.start(self._clear_away(), "clear away")
             self._registry.forget_departed({device for one in self._in_force.values() for device in one.desired.devices})
 
     def _advance(self, pipeline: Pipeline, *, replaced: bool) -> None:
-        for action in pipeline.phase(replaced=replaced).actions:
+        observed, now = pipeline.observe(replaced=replaced), asyncio.get_running_loop().time()
+        pipeline.history = noticed(pipeline.history, observed)
+        for action in pipeline_phase(observed, pipeline.history, now).actions:
             match action:
                 case Reattach():
                     self._reattach(pipeline)
                 case Look():
-                    pipeline.history = looked(pipeline.history, asyncio.get_running_loop().time())
-                    self._background.start(self._look(pipeline), f"look after {pipeline.spec.pipeline_id}")
+                    if pipeline.look is None or pipeline.look.done():
+                        pipeline.history = looked(pipeline.history, now)
+                        pipeline.look = self._background.start(self._look(pipeline), f"look after {pipeline.spec.pipeline_id}")
                 case Repair():
                     pipeline.history = began(pipeline.history, action)
                     pipeline.repair = self._background.start(self._repair(pipeline, action), f"repair {pipeline.spec.pipeline_id}")
@@ -116,28 +135,44 @@ class Keeper:
 
     async def _repair(self, pipeline: Pipeline, repair: Repair) -> None:
         """Load again what its devices lost."""
-        desired, spec = pipeline.desired, pipeline.spec
         before = pipeline.observe()
         try:
-            manifest = await asyncio.to_thread(self._manifest, desired.name, spec)
-            await self._deployer.push(desired, spec, manifest, repair.stages, _unseen, in_force=desired.generation)
-            addresses = pipeline.observe().addresses
-            try:
-                await self._deployer.unload(self.stale(desired))
-                await self._deployer.load(desired, spec, manifest, _unseen)
-            finally:
-                await self._registry.refresh(spec.devices)
-            pipeline.history = succeeded(pipeline.history, addresses, loaded=True)
+            addresses, loaded = await self._load_lost(pipeline, repair)
+            if still_lost := pipeline.observe().lost:
+                name = pipeline.spec.plan.stages[still_lost[0]].device_name
+                raise Unavailable(f"{name}: it was told to load its stage, and does not hold it")
+            pipeline.history = succeeded(pipeline.history, addresses, loaded=loaded)
         except FleetError as error:
             if pipeline.history.failure is None or pipeline.history.failure.detail != error.detail:
-                _log.warning("repairing %s: %s", spec.pipeline_id, error.detail)
-            pipeline.history = failed(pipeline.history, error.detail, before.stages, asyncio.get_running_loop().time())
+                _log.warning("repairing %s: %s", pipeline.spec.pipeline_id, error.detail)
+            self._note_failure(pipeline, error.detail, before)
+        except Exception as error:  # a defect of one pipeline must not leave it in repair for ever
+            _log.exception("a defect, while repairing %s", pipeline.spec.pipeline_id)
+            self._note_failure(pipeline, f"{type(error).__name__}: {error}", before)
         if pipeline.history.stale_stream:
             self._reattach(pipeline)  # at once: what is asked meanwhile would be lost
         self.wake()
 
+    async def _load_lost(self, pipeline: Pipeline, repair: Repair) -> tuple[tuple[str, ...] | None, bool]:
+        """(the addresses that neighbours were told, whether anything was loaded)."""
+        desired, spec = pipeline.desired, pipeline.spec
+        manifest = await asyncio.to_thread(self._manifest, desired.name, spec)
+        stages = stage_work(desired, spec, manifest)
+        await self._deployer.push([stages[number] for number in repair.stages], _unseen, in_force=desired.generation)
+        addresses = pipeline.observe().addresses
+        try:
+            # Of its own devices only: one elsewhere that refuses is no reason to leave this pipeline lying.
+            await self._deployer.unload([one for one in self.stale(desired) if one.device in spec.devices])
+            pipeline.history = loading(pipeline.history)
+            return addresses, await self._deployer.load(stages, _unseen)
+        finally:
+            await self._registry.refresh(spec.devices)
+
+    def _note_failure(self, pipeline: Pipeline, detail: str, before: ObservedPipeline) -> None:
+        pipeline.history = failed(pipeline.history, detail, before.stages, asyncio.get_running_loop().time())
+
     async def _clear_away(self) -> None:
-        """Stages that no deployment wants: of earlier generations, or on devices that were away while theirs was taken down."""
+        """Stages that no deployment wants: of its earlier generations, or on devices that were away while theirs was taken down."""
         for name in sorted({held.deployment for stages in self._deployer.observed().values() for held in stages}):
             try:
                 if name not in self._untouched() and (unloads := await self._unwanted(name)):

@@ -44,10 +44,18 @@ class ObservedPipeline:
         """Where the devices of the ring answer now; None unless all do."""
         return tuple(stage.address for stage in self.stages) if all(stage.connected for stage in self.stages) else None
 
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """Stages whose device is there and does not hold them."""
+        return tuple(number for number, stage in enumerate(self.stages) if stage.connected and not stage.holds)
+
 
 @dataclass(frozen=True)
 class Failure:
-    """The last `count` repairs in a row failed, the latest at `at` with `detail`, while `stages` were observed."""
+    """The last `count` repairs in a row failed, the latest at `at` with `detail`, while `stages` were observed.
+
+    A count of 0: a repair is still to come, and `detail` says what for.
+    """
 
     detail: str
     count: int
@@ -63,6 +71,7 @@ class History:
     """
 
     repairing: Repair | None = None
+    loading: bool = False  # the repair has begun to load: what follows may find the caches empty
     failure: Failure | None = None
     told_addresses: tuple[str, ...] | None = None
     stale_stream: bool = False
@@ -129,7 +138,7 @@ class Phase:
 
 def pipeline_phase(observed: ObservedPipeline, history: History, now: float) -> Phase:
     """`now` and all times are of one monotonic clock, in seconds."""
-    return Phase(_state(observed, history), _actions(observed, history, now))
+    return Phase(pipeline_state(observed, history), _actions(observed, history, now))
 
 
 def began(history: History, repair: Repair) -> History:
@@ -138,16 +147,25 @@ def began(history: History, repair: Repair) -> History:
 
 def succeeded(history: History, told_addresses: tuple[str, ...] | None, *, loaded: bool) -> History:
     """`loaded`: anything was loaded, and not only found to be there."""
-    return replace(history, repairing=None, failure=None, told_addresses=told_addresses, stale_stream=history.stale_stream or loaded)
+    stale = history.stale_stream or loaded
+    return replace(history, repairing=None, loading=False, failure=None, told_addresses=told_addresses, stale_stream=stale)
 
 
 def failed(history: History, detail: str, stages: tuple[ObservedStage, ...], now: float) -> History:
     """A load whose answer was lost may have been done all the same."""
     count = history.failure.count + 1 if history.failure else 1
-    may_have_loaded = history.repairing is not None and bool(history.repairing.stages)
-    return replace(
-        history, repairing=None, failure=Failure(detail, count, now, stages), stale_stream=history.stale_stream or may_have_loaded
-    )
+    failure, stale = Failure(detail, count, now, stages), history.stale_stream or history.loading
+    return replace(history, repairing=None, loading=False, failure=failure, stale_stream=stale)
+
+
+def loading(history: History) -> History:
+    """The repair begins to load."""
+    return replace(history, loading=True)
+
+
+def noticed(history: History, observed: ObservedPipeline) -> History:
+    """A failure is of no more interest when all stages are there, however they came there."""
+    return history if observed.lost or history.repairing else replace(history, failure=None)
 
 
 def reattached(history: History) -> History:
@@ -158,12 +176,12 @@ def looked(history: History, now: float) -> History:
     return replace(history, looked_at=now)
 
 
-def _state(observed: ObservedPipeline, history: History) -> PipelineState:
+def pipeline_state(observed: ObservedPipeline, history: History) -> PipelineState:
     away = next((stage for stage in observed.stages if not stage.connected), None)
     if away is not None:
         return Waiting("; ".join(stage.why_away for stage in observed.stages if not stage.connected))
     repairing = history.repairing is not None and bool(history.repairing.stages)
-    if repairing or history.stale_stream or _lost(observed):
+    if repairing or history.stale_stream or observed.lost:
         # The head may not know yet that its ring is broken: what is asked now would end with it.
         return Repairing(history.failure.detail if history.failure else "a device lost its stage, which is being loaded again")
     if not observed.stream.attached:
@@ -176,18 +194,13 @@ def _actions(observed: ObservedPipeline, history: History, now: float) -> tuple[
         return ()
     if history.stale_stream:
         return (Reattach(),)
-    lost, moved = _lost(observed), _moved(observed, history)
+    lost, moved = observed.lost, _moved(observed, history)
     if lost or moved:
         return (Repair(lost, ring=moved),) if _may_try(observed, history, now) else ()
     broken_at = observed.stream.broken_at
     if broken_at is not None and (history.looked_at is None or history.looked_at < broken_at):
         return (Look(),)
     return ()
-
-
-def _lost(observed: ObservedPipeline) -> tuple[int, ...]:
-    """A device that is there does not hold its stage."""
-    return tuple(number for number, stage in enumerate(observed.stages) if stage.connected and not stage.holds)
 
 
 def _moved(observed: ObservedPipeline, history: History) -> bool:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from fleet.background import Background, end
 from fleet.deploying.actions import missing_line
 from fleet.deploying.desired import Desired, PipelineSpec
-from fleet.deploying.phase import History, ObservedPipeline, ObservedStage, ObservedStream, Phase, PipelineState, pipeline_phase
+from fleet.deploying.phase import History, ObservedPipeline, ObservedStage, ObservedStream, PipelineState, pipeline_state
 from fleet.deploying.reconcile import held_by, holds
 from fleet.deploying.stream import PipelineStream
 from fleet.devices.registry import Registry
@@ -28,6 +28,7 @@ class Pipeline:
         self.spec = spec
         self.history = History()
         self.repair: asyncio.Task[None] | None = None
+        self.look: asyncio.Task[None] | None = None
         self._requests = 0
         self._registry = registry
         attach = pipeline_pb2.Attach(
@@ -47,12 +48,9 @@ class Pipeline:
         why = stream.error.detail if stream.error else ""
         return ObservedPipeline(stages, ObservedStream(stream.attached, stream.broken_at, why), replaced)
 
-    def phase(self, *, replaced: bool = False) -> Phase:
-        return pipeline_phase(self.observe(replaced=replaced), self.history, asyncio.get_running_loop().time())
-
     @property
     def state(self) -> PipelineState:
-        return self.phase().state
+        return pipeline_state(self.observe(), self.history)
 
     @property
     def predicted_wait(self) -> float:
@@ -70,7 +68,7 @@ class Pipeline:
 
     async def close(self) -> None:
         """Requests that are open fail; devices keep their stages."""
-        for task in (self.repair, self._running):
+        for task in (self.repair, self.look, self._running):
             if task is not None:
                 await end(task)
         self.stream.close()

@@ -1,4 +1,4 @@
-"""What must be done so that devices hold what is wanted: a pure function of both, so every action can be repeated."""
+"""What devices hold against what is wanted: pure functions of both, so every action can be repeated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fleet.deploying.desired import Desired, PipelineSpec
+from fleet.deploying.desired import PipelineSpec
 from protos.ids import DeviceId, PipelineId
 from protos.v1 import device_pb2 as pb
 
@@ -35,26 +35,7 @@ class Unload:
     pipeline_id: PipelineId
 
 
-@dataclass(frozen=True)
-class Load:
-    """Bring what the stage needs, then load it."""
-
-    device: DeviceId
-    pipeline_id: PipelineId
-    stage: int
-
-
-@dataclass(frozen=True)
-class Await:
-    """Nothing can be done for this stage: its device is not there."""
-
-    device: DeviceId
-    pipeline_id: PipelineId
-    stage: int
-
-
 Observed: TypeAlias = Mapping[DeviceId, Sequence[HeldStage]]  # what the devices that answer hold
-Action: TypeAlias = Unload | Load | Await
 
 
 def held_by(description: pb.DeviceDescription) -> tuple[HeldStage, ...]:
@@ -71,24 +52,6 @@ def held_by(description: pb.DeviceDescription) -> tuple[HeldStage, ...]:
         )
         for stage in description.stages
     )
-
-
-def reconcile(desired: Desired, observed: Observed) -> list[Action]:
-    """Actions for one deployment, unloads first: a device may be too small for the old stage and the new one together.
-
-    Empty when all is as it should be.
-    """
-    unloads: list[Action] = list(stale(desired.name, desired.generation, observed, keep=desired.pipelines))
-    return unloads + [action for spec in desired.pipelines for action in missing(spec, observed)]
-
-
-def missing(spec: PipelineSpec, observed: Observed) -> list[Load | Await]:
-    """What one pipeline lacks, by stage."""
-    return [
-        Load(device, spec.pipeline_id, number) if device in observed else Await(device, spec.pipeline_id, number)
-        for number, device in enumerate(spec.devices)
-        if not holds(observed.get(device, ()), spec, number)
-    ]
 
 
 def stale(name: str, generation: int, observed: Observed, *, keep: Sequence[PipelineSpec] = ()) -> list[Unload]:

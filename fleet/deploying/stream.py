@@ -22,6 +22,7 @@ ATTACH_SECONDS = 30.0
 # A head that tells nothing for so long while requests are open will not tell any more. Long: a prompt of 100,000 tokens on a slow board
 # takes most of it, and a device whose link ends is known within 15 s without it (protos.transport).
 QUIET_SECONDS = 1800.0
+END_SECONDS = 10.0
 REDIAL = Liveness(longest_wait_seconds=5.0)
 # A client that lets this many tokens wait reads slower than the fleet writes: its sequence pauses. At 100 tok/s half a second of text.
 WAITING_TOKENS = 64
@@ -66,6 +67,11 @@ class TokenStream:
         if not (self._cancelled or self.finished or self._error):
             self._cancelled = True
             self._send(pb.GenerateRequest(cancel=pb.Cancel(sequence=self.number)))
+            asyncio.get_running_loop().call_later(END_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if not (self.finished or self._error):
+            self.fail(TimedOut(f"the sequence did not end within {END_SECONDS:.0f} s"))
 
     def deliver(self, token_id: int) -> None:
         self._waiting.append(token_id)

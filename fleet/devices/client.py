@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import grpc.aio
 
-from protos.errors import Corrupt, InvalidInput, TemporaryError, TimedOut, Unavailable, remote
+from protos.errors import Conflict, Corrupt, InvalidInput, TemporaryError, TimedOut, Unavailable, remote
 from protos.ids import Digest, PipelineId
 from protos.net.transport import CHUNK_BYTES, Peer
 from protos.net.verdict import Verdict
@@ -71,15 +71,19 @@ class DeviceClient:
         failures, reached = 0, -1
         while True:
             try:
-                state, known = known or (await self.stat_blobs([digest]))[digest], None
+                state = known if known is not None else (await self.stat_blobs([digest]))[digest]
                 if state.present_bytes > reached:
                     failures, reached = 0, state.present_bytes
                 progress(size_bytes if state.complete else state.present_bytes)
                 if not state.complete:
                     await self._send(digest, path, size_bytes, state.present_bytes, progress)
                 return
+            except (Conflict, InvalidInput):
+                if known is None:
+                    raise
+                known = None  # what it had a moment ago has changed
             except TemporaryError as error:
-                failures += 1
+                failures, known = failures + 1, None
                 if failures >= tries:
                     raise
                 await asyncio.sleep(max(0.2 * 2 ** (failures - 1), error.retry_after_seconds))

@@ -149,5 +149,7 @@ class Watched:
     def check(self) -> None:
         """Let silence tell."""
         before, self._state = self._state, self.phase(wanted=True).state
+        if self._state.name == "online":
+            self._error = ""
         if before.name != self._state.name:
             self._changed()

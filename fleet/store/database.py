@@ -9,11 +9,12 @@ from pathlib import Path
 
 from sqlalchemy import URL, Connection, insert, select, update
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from fleet.store import schema
 from fleet.store.engine import make_engine, parse_url, write_ahead
 from fleet.store.tables import deployments
-from protos.errors import Busy, Conflict, Corrupt, FleetError, Internal, InvalidInput, NoSpace
+from protos.errors import Busy, Conflict, Corrupt, FleetError, Internal, InvalidInput, NoSpace, Unavailable
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,15 @@ class StoredDeployment:
 class Store:
     """One database. Calls block (run them in an executor) and may come from any thread; each is one short transaction.
 
-    Every call raises NoSpace when the disk is full, Busy when another writer does not let go, Corrupt when the file is no database of ours.
+    Every call raises NoSpace when the disk is full, Busy when another writer does not let go, Corrupt when the file is
+    no database of ours, Unavailable while a database's server does not answer.
     """
 
     def __init__(self, where: Path | str) -> None:
         """`where`: the path of a SQLite file, or a database URL. An older version's is migrated. Raises Conflict for a newer one's."""
         url = URL.create("sqlite", database=str(where)) if isinstance(where, Path) else parse_url(where)
         self._shown = url.render_as_string(hide_password=True)
+        self._on_a_server = url.get_backend_name() != "sqlite"
         self._engine = make_engine(url)
         try:
             self._prepare()
@@ -106,6 +109,8 @@ class Store:
             yield
         except DBAPIError as error:
             raise self._ours(error) from error
+        except PoolTimeout as error:  # every connection is in use
+            raise Busy(f"{self._shown}: {' '.join(str(error).split())[:100]}", retry_after_seconds=1.0) from error
 
     def _ours(self, error: DBAPIError) -> FleetError:
         """By the database's own code: SQLite's name for it, or the SQLSTATE of others."""
@@ -118,6 +123,8 @@ class Store:
             return Busy(detail, retry_after_seconds=1.0)
         if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
             return Corrupt(detail, advice="move the file away to start a new one")
+        if code.startswith(("08", "57P")) or (isinstance(error, OperationalError) and self._on_a_server and not code):
+            return Unavailable(detail, advice="is the database server running?", retry_after_seconds=1.0)
         if isinstance(error, OperationalError):
             return InvalidInput(f"cannot use {detail}", advice="check that it exists, and may be read and written")
         return Internal(detail)

@@ -34,7 +34,8 @@ async def test_nobody_keeps_a_stage_that_was_unloaded(tmp_path: Path, monkeypatc
         [loaded] = host.loaded
         loaded.stage.engine.prefill(0, 0, 0, np.ones(4, np.int64))
         await asyncio.sleep(0.05)  # the sweeper has looked at it
-        kept = [weakref.ref(loaded.stage), weakref.ref(loaded.stage.engine), weakref.ref(loaded.stage.engine.groups[0])]
+        kept: list[weakref.ref[object]] = [weakref.ref(loaded.stage), weakref.ref(loaded.stage.engine)]
+        kept.append(weakref.ref(loaded.stage.engine.groups[0]))
         del loaded
         await host.unload(spec.generation, spec.pipeline)
         assert [each() for each in kept] == [None, None, None]
@@ -72,10 +73,10 @@ async def cycles(folder: Path) -> None:
 def test_memory_is_back_after_any_number_of_cycles_and_shapes(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", CYCLES, str(tmp_path)], capture_output=True, text=True, check=True, timeout=100)
     pairs = [tuple(map(int, line.split())) for line in ended.stdout.splitlines()]
-    (first_used, first), *others = pairs
-    assert first_used > first + 40, "a stage takes memory that can be told from noise"
-    # The first cycle brings what onnxruntime keeps for good.
-    assert all(after <= first * 1.1 + 16 for _, after in others), pairs
+    used, after = zip(*pairs, strict=True)
+    assert min(used) > min(after) + 40, f"a stage takes memory that can be told from noise: {pairs}"
+    # The first cycles bring what onnxruntime and glibc keep for good.
+    assert max(after[2:]) <= max(after[:2]) * 1.1 + 8, pairs
 
 
 def test_where_nothing_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
             self.seen: list[Any] = [self.look(number) for number in range(2)]  # what the coordinator believes
             self.delayed: list[tuple[int, Any]] = []  # observations on their way
             self.doing: Any = None
+            self.lasting: Any = None  # a failure since which all stages have been seen to be there
             self.known_told = self.addresses()  # as the coordinator has heard that they were told
             self.looked_after: float | None = None  # the break for which devices were asked last
 
@@ -200,6 +201,9 @@ def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
 
         @rule()
         def the_keeper_looks(self) -> None:
+            self.history = module.noticed(self.history, self.observe())
+            if self.doing is None and not self.observe().lost and self.history.failure is not None:
+                self.lasting = self.history.failure
             actions = self.phase().actions
             failure, lost = self.history.failure, any(stage.connected and not stage.holds for stage in self.seen)
             if lost and failure is not None and failure.stages != tuple(self.seen) and self.doing is None:
@@ -225,6 +229,7 @@ def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
                         assert self.now - failure.at >= 0.5, "a repair that failed is tried again at once"
                     self.doing = action
                     self.history = module.began(self.history, action)
+                    assert self.lasting is None or failure is not self.lasting, "an old failure is taken for a new one"
 
         @rule(told=st.booleans())
         def a_repair_is_quick(self, told: bool) -> None:
@@ -238,6 +243,9 @@ def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
             """`done`: the stages were loaded; `told`: and the answer came; `asked`: the devices said afterwards what they hold."""
             before, repair = tuple(self.seen), self.doing
             addresses, self.doing = self.observe().addresses, None
+            loads = self.loads()
+            if done or told:
+                self.history = module.loading(self.history)
             if done or told:
                 everywhere = self.addresses()
                 for board in self.boards:
@@ -248,7 +256,7 @@ def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
             if told and all(board.connected for board in self.boards):
                 for number in range(2):
                     self.seen[number] = self.look(number)
-                self.history = module.succeeded(self.history, addresses, loaded=True)
+                self.history = module.succeeded(self.history, addresses, loaded=self.loads() != loads)
                 self.known_told = addresses
             else:
                 self.history = module.failed(self.history, "it failed", before, self.now)
@@ -307,7 +315,7 @@ def test_whatever_is_dropped_repeated_or_reordered() -> None:
 # One defect for each transition: what is in the text, and what stands there instead.
 MUTATIONS = {
     "away counts as here": ("if not stage.connected), None)", "if stage.connected and not stage.holds and False), None)"),
-    "lost is not seen in the state": ("if repairing or history.stale_stream or _lost(observed):", "if repairing or history.stale_stream:"),
+    "lost is not seen in the state": ("if repairing or history.stale_stream or observed.lost:", "if repairing or history.stale_stream:"),
     "a stale stream counts as ready": ("if repairing or history.stale_stream or", "if repairing or"),
     "an ended stream counts as ready": ("if not observed.stream.attached:", "if False:"),
     "lost is never repaired": ("    if lost or moved:", "    if moved:"),
@@ -317,16 +325,20 @@ MUTATIONS = {
     "two repairs at once": ("if history.repairing is not None or observed.replaced:", "if observed.replaced:"),
     "never reattaches": ("        return (Reattach(),)", "        return ()"),
     "reattaching is not remembered": ("return replace(history, stale_stream=False)", "return history"),
-    "a success is not remembered": ("replace(history, repairing=None, failure=None,", "replace(history, failure=None,"),
-    "a load does not make the stream stale": ("stale_stream=history.stale_stream or loaded", "stale_stream=history.stale_stream"),
+    "a success is not remembered": ("replace(history, repairing=None, loading=False, failure=None,", "replace(history, failure=None,"),
+    "a load does not make the stream stale": ("stale = history.stale_stream or loaded", "stale = history.stale_stream"),
     "a load whose answer was lost is forgotten": (
-        "stale_stream=history.stale_stream or may_have_loaded",
-        "stale_stream=history.stale_stream",
+        "failure, stale = Failure(detail, count, now, stages), history.stale_stream or history.loading",
+        "failure, stale = Failure(detail, count, now, stages), history.stale_stream",
     ),
     "a failure ends all repairs": ("    if failure is None or failure.stages != observed.stages:", "    if failure is None:"),
     "a failure is tried again at once": ("    return now >= failure.at + wait", "    return True"),
     "never tries again": ("    return now >= failure.at + wait", "    return False"),
     "addresses are told again and again": ("told_addresses=told_addresses,", "told_addresses=None,"),
+    "a failure outlives its cause": (
+        "return history if observed.lost or history.repairing else replace(history, failure=None)",
+        "return history",
+    ),
     "never looks": ("        return (Look(),)", "        return ()"),
     "a look is not remembered": ("return replace(history, looked_at=now)", "return history"),
 }

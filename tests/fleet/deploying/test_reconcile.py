@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.deploying.desired import Desired, wanted
-from fleet.deploying.reconcile import Await, HeldStage, Load, Unload, reconcile, stale
+from fleet.deploying.reconcile import HeldStage, Observed, Unload, holds, stale
 from fleet.planning.plan import Plan, StagePlan
 from protos.ids import DeviceId, PipelineId
 
@@ -44,47 +45,56 @@ def held(wanted: Desired, number: int, pipeline: int = 0) -> HeldStage:
     )
 
 
-A, B = DeviceId("a"), DeviceId("b")
-CHAT = PipelineId("chat-3")
+A, B, C = DeviceId("a"), DeviceId("b"), DeviceId("c")
 WANTED = desired()
-DONE = {A: (held(WANTED, 0),), B: (held(WANTED, 1),)}
+DONE: dict[DeviceId, tuple[HeldStage, ...]] = {A: (held(WANTED, 0),), B: (held(WANTED, 1),)}
 
 
-def test_nothing_to_do_when_all_is_held() -> None:
-    assert reconcile(WANTED, DONE) == []
+def stale_of(wanted: Desired, observed: Observed) -> list[Unload]:
+    return stale(wanted.name, wanted.generation, observed, keep=wanted.pipelines)
 
 
-def test_empty_devices_load_their_stages() -> None:
-    assert reconcile(WANTED, {A: (), B: ()}) == [Load(A, CHAT, 0), Load(B, CHAT, 1)]
+def lacking(wanted: Desired, observed: Observed) -> list[tuple[DeviceId, PipelineId, int]]:
+    """Stages that their devices do not hold."""
+    return [
+        (device, spec.pipeline_id, number)
+        for spec in wanted.pipelines
+        for number, device in enumerate(spec.devices)
+        if not holds(observed.get(device, ()), spec, number)
+    ]
 
 
-def test_absent_device_is_waited_for() -> None:
-    assert reconcile(WANTED, {B: ()}) == [Await(A, CHAT, 0), Load(B, CHAT, 1)]
+def test_what_is_wanted_is_held_and_not_stale() -> None:
+    assert (lacking(WANTED, DONE), stale_of(WANTED, DONE)) == ([], [])
+    assert lacking(WANTED, {A: (), B: ()}) == [(A, "chat-3", 0), (B, "chat-3", 1)]
 
 
 @pytest.mark.parametrize(
-    "other",
+    "change",
     [
-        replace(held(WANTED, 1), manifest_digest="1" * 64),
-        replace(held(WANTED, 1), epoch=2),
-        replace(held(WANTED, 1), stage=0),
-        replace(held(WANTED, 1), parts=frozenset({"layers.1"})),
-        replace(held(WANTED, 1), pipeline_id=PipelineId("chat-2"), generation=2),
+        {"manifest_digest": "1" * 64},
+        {"epoch": 2},
+        {"stage": 0},
+        {"parts": frozenset({"layers.1"})},
+        {"pipeline_id": PipelineId("chat-2"), "generation": 2},
     ],
 )
-def test_another_stage_makes_room_first(other: HeldStage) -> None:
-    assert reconcile(WANTED, {**DONE, B: (other,)}) == [Unload(B, "chat", 3, other.pipeline_id), Load(B, CHAT, 1)]
+def test_a_stage_that_differs_in_anything_is_another(change: dict[str, Any]) -> None:
+    other = replace(held(WANTED, 1), **change)
+    found = {**DONE, B: (other,)}
+    assert stale_of(WANTED, found) == [Unload(B, "chat", 3, other.pipeline_id)]
+    assert lacking(WANTED, found) == [(B, "chat-3", 1)]
 
 
 def test_stage_on_a_device_out_of_the_plan_is_unloaded() -> None:
     old = replace(held(WANTED, 0), pipeline_id=PipelineId("chat-2"), generation=2)
-    assert reconcile(WANTED, {**DONE, DeviceId("c"): (old,)}) == [Unload(DeviceId("c"), "chat", 3, PipelineId("chat-2"))]
+    assert stale_of(WANTED, {**DONE, C: (old,)}) == [Unload(C, "chat", 3, PipelineId("chat-2"))]
 
 
 def test_newer_generations_and_other_deployments_are_left_alone() -> None:
     newer = replace(held(WANTED, 0), pipeline_id=PipelineId("chat-4"), generation=4)
     other = replace(held(WANTED, 0), deployment="other", pipeline_id=PipelineId("other-1"), generation=1)
-    assert reconcile(WANTED, {**DONE, DeviceId("c"): (newer, other)}) == []
+    assert stale_of(WANTED, {**DONE, C: (newer, other)}) == []
 
 
 def test_stale_of_what_is_wanted_no_more() -> None:
@@ -96,32 +106,24 @@ def test_two_versions_of_a_model_stand_side_by_side() -> None:
     """The ground for rollouts: each pipeline is judged by its own plan."""
     both = wanted("chat", 3, (plan(("a",)), plan(("b",), "1" * 64)), None)
     assert [spec.pipeline_id for spec in both.pipelines] == ["chat-3", "chat-3.1"]
-    observed = {A: (held(both, 0, 0),), B: (held(both, 0, 1),)}
-    assert reconcile(both, observed) == []
-    swapped = {A: observed[B], B: observed[A]}
-    assert reconcile(both, swapped) == [
-        Unload(A, "chat", 3, PipelineId("chat-3.1")),
-        Unload(B, "chat", 3, PipelineId("chat-3")),
-        Load(A, PipelineId("chat-3"), 0),
-        Load(B, PipelineId("chat-3.1"), 0),
-    ]
+    first, second = (held(both, 0, 0),), (held(both, 0, 1),)
+    assert (lacking(both, {A: first, B: second}), stale_of(both, {A: first, B: second})) == ([], [])
+    swapped = {A: second, B: first}
+    assert stale_of(both, swapped) == [Unload(A, "chat", 3, PipelineId("chat-3.1")), Unload(B, "chat", 3, PipelineId("chat-3"))]
+    assert lacking(both, swapped) == [(A, "chat-3", 0), (B, "chat-3.1", 0)]
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2)), max_size=3), min_size=3, max_size=3))
-def test_doing_what_it_says_leaves_nothing_to_do(found: list[list[tuple[int, int]]]) -> None:
-    """Whatever devices hold of this deployment's past, one pass is enough, and a second does nothing."""
+def test_unloading_what_is_stale_and_loading_what_lacks_leaves_nothing_to_do(found: list[list[tuple[int, int]]]) -> None:
+    """Whatever devices hold of this deployment's past, one pass is enough."""
     wanted = desired(("a", "b"), 4)
     observed = {
         # A device holds one stage of a pipeline at most.
         DeviceId(name): tuple(held(desired(("a", "b", "c"), generation), number) for generation, number in dict(stages).items())
         for name, stages in zip("abc", found, strict=True)
     }
-    for action in reconcile(wanted, observed):
-        match action:
-            case Unload():
-                observed[action.device] = tuple(one for one in observed[action.device] if one.pipeline_id != action.pipeline_id)
-            case Load():
-                observed[action.device] = (*observed[action.device], held(wanted, action.stage))
-            case Await():
-                raise AssertionError("all devices are there")
-    assert reconcile(wanted, observed) == []
+    for unload in stale_of(wanted, observed):
+        observed[unload.device] = tuple(one for one in observed[unload.device] if one.pipeline_id != unload.pipeline_id)
+    for device, _, number in lacking(wanted, observed):
+        observed[device] = (*observed[device], held(wanted, number))
+    assert (stale_of(wanted, observed), lacking(wanted, observed)) == ([], [])

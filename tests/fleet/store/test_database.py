@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from fleet.store import engine
 from fleet.store.database import Store, StoredDeployment
 from fleet.store.tables import devices
-from protos.errors import Busy, Conflict, Corrupt, InvalidInput, NoSpace
+from protos.errors import Busy, Conflict, Corrupt, FleetError, InvalidInput, NoSpace, Unavailable
 
 
 @pytest.fixture
@@ -125,3 +127,34 @@ def test_the_file_is_in_wal_mode(store: Store) -> None:
     with store.reading() as connection:
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert connection.execute(text("PRAGMA synchronous")).scalar() == 1
+
+
+class _Told(Exception):
+    """As a driver tells it."""
+
+    def __init__(self, said: str, sqlstate: str | None = None) -> None:
+        super().__init__(said)
+        self.sqlstate = sqlstate
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        (_Told("connection to server at 127.0.0.1 failed: Connection refused"), Unavailable),
+        (_Told("terminating connection due to administrator command", "57P01"), Unavailable),
+        (_Told("connection failure", "08006"), Unavailable),
+        (_Told("could not serialize access", "40001"), Busy),
+        (_Told("disk full", "53100"), NoSpace),
+        (_Told("database does not exist", "3D000"), InvalidInput),
+    ],
+)
+def test_what_a_server_says_becomes_an_error_of_ours(tmp_path: Path, told: _Told, kind: type[FleetError]) -> None:
+    with Store(tmp_path / "state.sqlite") as store:
+        store._on_a_server = True
+        with pytest.raises(kind), store._translated():
+            raise OperationalError("select 1", {}, told)
+
+
+def test_when_every_connection_is_in_use_it_is_busy(tmp_path: Path) -> None:
+    with Store(tmp_path / "state.sqlite") as store, pytest.raises(Busy), store._translated():
+        raise PoolTimeout("QueuePool limit of size 5 overflow 10 reached")
