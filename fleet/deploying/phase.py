@@ -206,13 +206,6 @@ def _may_try(observed: ObservedPipeline, history: History, now: float) -> bool:
 
 
 @dataclass(frozen=True)
-class Deploying:
-    """A generation of it is being brought about."""
-
-    detail: str = ""
-
-
-@dataclass(frozen=True)
 class AllReady:
     """Every pipeline answers."""
 
@@ -224,9 +217,6 @@ class Degraded:
     """At least one pipeline does not answer."""
 
     detail: str
-
-
-DeploymentState: TypeAlias = Deploying | AllReady | Degraded
 
 
 def deployment_phase(pipelines: Sequence[tuple[str, PipelineState]]) -> AllReady | Degraded:

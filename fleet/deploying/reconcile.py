@@ -1,4 +1,4 @@
-"""What must be done so that devices hold what is wanted: a pure function of both, so every action can be repeated."""
+"""Desired and observed stages compared: which a device holds as desired, and which it holds for nobody."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fleet.deploying.desired import Desired, PipelineSpec
+from fleet.deploying.desired import PipelineSpec
 from protos.ids import DeviceId, PipelineId
 from protos.v1 import device_pb2 as pb
 
@@ -35,26 +35,7 @@ class Unload:
     pipeline_id: PipelineId
 
 
-@dataclass(frozen=True)
-class Load:
-    """Bring what the stage needs, then load it."""
-
-    device: DeviceId
-    pipeline_id: PipelineId
-    stage: int
-
-
-@dataclass(frozen=True)
-class Await:
-    """Nothing can be done for this stage: its device is not there."""
-
-    device: DeviceId
-    pipeline_id: PipelineId
-    stage: int
-
-
 Observed: TypeAlias = Mapping[DeviceId, Sequence[HeldStage]]  # what the devices that answer hold
-Action: TypeAlias = Unload | Load | Await
 
 
 def held_by(description: pb.DeviceDescription) -> tuple[HeldStage, ...]:
@@ -73,26 +54,8 @@ def held_by(description: pb.DeviceDescription) -> tuple[HeldStage, ...]:
     )
 
 
-def reconcile(desired: Desired, observed: Observed) -> list[Action]:
-    """Actions for one deployment, unloads first: a device may be too small for the old stage and the new one together.
-
-    Empty when all is as it should be.
-    """
-    unloads: list[Action] = list(stale(desired.name, desired.generation, observed, keep=desired.pipelines))
-    return unloads + [action for spec in desired.pipelines for action in missing(spec, observed)]
-
-
-def missing(spec: PipelineSpec, observed: Observed) -> list[Load | Await]:
-    """What one pipeline lacks, by stage."""
-    return [
-        Load(device, spec.pipeline_id, number) if device in observed else Await(device, spec.pipeline_id, number)
-        for number, device in enumerate(spec.devices)
-        if not holds(observed.get(device, ()), spec, number)
-    ]
-
-
 def stale(name: str, generation: int, observed: Observed, *, keep: Sequence[PipelineSpec] = ()) -> list[Unload]:
-    """Stages of deployment `name` up to `generation` that `keep` does not want. Newer ones are another coordinator's: left alone."""
+    """Stages of deployment `name` up to `generation` that are none of `keep`'s. Newer ones are another coordinator's: left alone."""
     return [
         Unload(device, name, generation, held.pipeline_id)
         for device, stages in sorted(observed.items())

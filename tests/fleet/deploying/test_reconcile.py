@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.deploying.desired import Desired, wanted
-from fleet.deploying.reconcile import Await, HeldStage, Load, Unload, reconcile, stale
+from fleet.deploying.reconcile import HeldStage, Observed, Unload, holds, stale
 from fleet.planning.plan import Plan, StagePlan
 from protos.ids import DeviceId, PipelineId
 
@@ -50,16 +50,27 @@ WANTED = desired()
 DONE = {A: (held(WANTED, 0),), B: (held(WANTED, 1),)}
 
 
-def test_nothing_to_do_when_all_is_held() -> None:
-    assert reconcile(WANTED, DONE) == []
+def unloads(wanted: Desired, observed: Observed) -> list[Unload]:
+    return stale(wanted.name, wanted.generation, observed, keep=wanted.pipelines)
 
 
-def test_empty_devices_load_their_stages() -> None:
-    assert reconcile(WANTED, {A: (), B: ()}) == [Load(A, CHAT, 0), Load(B, CHAT, 1)]
+def held_as_wanted(wanted: Desired, observed: Observed) -> list[tuple[PipelineId, int]]:
+    return [
+        (spec.pipeline_id, number)
+        for spec in wanted.pipelines
+        for number, device in enumerate(spec.devices)
+        if holds(observed.get(device, ()), spec, number)
+    ]
 
 
-def test_absent_device_is_waited_for() -> None:
-    assert reconcile(WANTED, {B: ()}) == [Await(A, CHAT, 0), Load(B, CHAT, 1)]
+def test_what_is_wanted_is_kept() -> None:
+    assert unloads(WANTED, DONE) == []
+    assert held_as_wanted(WANTED, DONE) == [(CHAT, 0), (CHAT, 1)]
+
+
+def test_empty_and_absent_devices_hold_nothing() -> None:
+    assert unloads(WANTED, {A: ()}) == []
+    assert held_as_wanted(WANTED, {A: ()}) == []
 
 
 @pytest.mark.parametrize(
@@ -72,20 +83,22 @@ def test_absent_device_is_waited_for() -> None:
         {"pipeline_id": PipelineId("chat-2"), "generation": 2},
     ],
 )
-def test_another_stage_makes_room_first(change: dict[str, object]) -> None:
+def test_another_stage_makes_room(change: dict[str, object]) -> None:
     other = replace(held(WANTED, 1), **change)
-    assert reconcile(WANTED, {**DONE, B: (other,)}) == [Unload(B, "chat", 3, other.pipeline_id), Load(B, CHAT, 1)]
+    observed = {**DONE, B: (other,)}
+    assert unloads(WANTED, observed) == [Unload(B, "chat", 3, other.pipeline_id)]
+    assert held_as_wanted(WANTED, observed) == [(CHAT, 0)]
 
 
 def test_stage_on_a_device_out_of_the_plan_is_unloaded() -> None:
     old = replace(held(WANTED, 0), pipeline_id=PipelineId("chat-2"), generation=2)
-    assert reconcile(WANTED, {**DONE, DeviceId("c"): (old,)}) == [Unload(DeviceId("c"), "chat", 3, PipelineId("chat-2"))]
+    assert unloads(WANTED, {**DONE, DeviceId("c"): (old,)}) == [Unload(DeviceId("c"), "chat", 3, PipelineId("chat-2"))]
 
 
 def test_newer_generations_and_other_deployments_are_left_alone() -> None:
     newer = replace(held(WANTED, 0), pipeline_id=PipelineId("chat-4"), generation=4)
     other = replace(held(WANTED, 0), deployment="other", pipeline_id=PipelineId("other-1"), generation=1)
-    assert reconcile(WANTED, {**DONE, DeviceId("c"): (newer, other)}) == []
+    assert unloads(WANTED, {**DONE, DeviceId("c"): (newer, other)}) == []
 
 
 def test_stale_of_what_is_wanted_no_more() -> None:
@@ -98,18 +111,15 @@ def test_two_versions_of_a_model_stand_side_by_side() -> None:
     both = wanted("chat", 3, (plan(("a",)), plan(("b",), "1" * 64)), None)
     assert [spec.pipeline_id for spec in both.pipelines] == ["chat-3", "chat-3.1"]
     observed = {A: (held(both, 0, 0),), B: (held(both, 0, 1),)}
-    assert reconcile(both, observed) == []
+    assert unloads(both, observed) == []
+    assert held_as_wanted(both, observed) == [(PipelineId("chat-3"), 0), (PipelineId("chat-3.1"), 0)]
     swapped = {A: observed[B], B: observed[A]}
-    assert reconcile(both, swapped) == [
-        Unload(A, "chat", 3, PipelineId("chat-3.1")),
-        Unload(B, "chat", 3, PipelineId("chat-3")),
-        Load(A, PipelineId("chat-3"), 0),
-        Load(B, PipelineId("chat-3.1"), 0),
-    ]
+    assert unloads(both, swapped) == [Unload(A, "chat", 3, PipelineId("chat-3.1")), Unload(B, "chat", 3, PipelineId("chat-3"))]
+    assert held_as_wanted(both, swapped) == []
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2)), max_size=3), min_size=3, max_size=3))
-def test_doing_what_it_says_leaves_nothing_to_do(found: list[list[tuple[int, int]]]) -> None:
+def test_after_the_unloads_nothing_is_stale_and_what_is_wanted_is_there(found: list[list[tuple[int, int]]]) -> None:
     """Whatever devices hold of this deployment's past, one pass is enough, and a second does nothing."""
     wanted = desired(("a", "b"), 4)
     observed = {
@@ -117,12 +127,9 @@ def test_doing_what_it_says_leaves_nothing_to_do(found: list[list[tuple[int, int
         DeviceId(name): tuple(held(desired(("a", "b", "c"), generation), number) for generation, number in dict(stages).items())
         for name, stages in zip("abc", found, strict=True)
     }
-    for action in reconcile(wanted, observed):
-        match action:
-            case Unload():
-                observed[action.device] = tuple(one for one in observed[action.device] if one.pipeline_id != action.pipeline_id)
-            case Load():
-                observed[action.device] = (*observed[action.device], held(wanted, action.stage))
-            case Await():
-                raise AssertionError("all devices are there")
-    assert reconcile(wanted, observed) == []
+    before = held_as_wanted(wanted, observed)
+    for unload in unloads(wanted, observed):
+        observed[unload.device] = tuple(one for one in observed[unload.device] if one.pipeline_id != unload.pipeline_id)
+    assert unloads(wanted, observed) == []
+    assert held_as_wanted(wanted, observed) == before
+    assert sum(map(len, observed.values())) == len(before)
