@@ -12,8 +12,8 @@ from typing import Self
 
 from fleet.background import Background
 from fleet.deploying import stored
-from fleet.deploying.actions import BlobStates, Deployer, Tell
-from fleet.deploying.desired import Desired, PipelineSpec, wanted
+from fleet.deploying.actions import BlobStates, Deployer, Report
+from fleet.deploying.desired import Desired, PipelineSpec, new_desired
 from fleet.deploying.keeper import InForce, Keeper
 from fleet.deploying.phase import Failure, History
 from fleet.deploying.pipeline import Pipeline
@@ -122,7 +122,7 @@ class Deployments:
         self._check_not_deploying(name)
         known, stored_generation = await self._generations(name)
         self._check_not_deploying(name)
-        desired = wanted(name, known + 1, placed.plans, placed.request)
+        desired = new_desired(name, known + 1, placed.plans, placed.request)
         events: asyncio.Queue[DeployEvent | None] = asyncio.Queue()
         worker = asyncio.create_task(self._bring_about(desired, placed.blobs, stored_generation, events.put_nowait), name=f"deploy {name}")
         worker.add_done_callback(lambda _: events.put_nowait(None))
@@ -163,12 +163,12 @@ class Deployments:
         held = [one.generation for stages in self._deployer.observed().values() for one in stages if one.deployment == name]
         return max([in_store, *held]), in_store
 
-    async def _bring_about(self, desired: Desired, blobs: BlobStates, in_force: int, tell: Tell) -> None:
+    async def _bring_about(self, desired: Desired, blobs: BlobStates, in_force: int, report: Report) -> None:
         work = [(spec, await asyncio.to_thread(self.manifest, desired.name, spec)) for spec in desired.pipelines]
         self._deployer.check_present(desired)
         # Nothing is in force until the blobs are there: a push that fails leaves only blobs, which the next one finds.
         for spec, manifest in work:
-            await self._deployer.push(desired, spec, manifest, range(len(spec.devices)), tell, in_force=in_force, known=blobs)
+            await self._deployer.push(desired, spec, manifest, range(len(spec.devices)), report, in_force=in_force, known=blobs)
         previous = self._in_force.get(desired.name)
         await asyncio.to_thread(self._store.put_deployment, desired.name, desired.generation, stored.write(desired))
         unreadable = self._unreadable.pop(desired.name, None)
@@ -179,16 +179,16 @@ class Deployments:
             await self._deployer.wait_present(desired)
             await self._deployer.unload(self._keeper.stale(desired))
             for spec, manifest in work:
-                await self._deployer.load(desired, spec, manifest, tell)
+                await self._deployer.load(desired, spec, manifest, report)
             await self._registry.refresh(desired.devices)
             begun = self._enforce(desired)
             for pipeline in begun.pipelines:
-                pipeline.history = History(told_addresses=pipeline.observe().addresses)
+                pipeline.history = History(sent_addresses=pipeline.observe().addresses)
                 await pipeline.stream.wait_attached()
         except BaseException:
             await self._roll_back(desired, begun, previous, unreadable)
             raise
-        tell(DeployEvent("ready", deployment=desired.name))
+        report(DeployEvent("ready", deployment=desired.name))
 
     async def _roll_back(self, desired: Desired, begun: InForce | None, previous: InForce | None, unreadable: Unreadable | None) -> None:
         if begun is not None:
@@ -204,7 +204,7 @@ class Deployments:
             await self._deployer.take_back(desired, desired.generation)
             return
         before = previous.desired
-        again = wanted(desired.name, desired.generation + 1, tuple(spec.plan for spec in before.pipelines), before.request)
+        again = new_desired(desired.name, desired.generation + 1, tuple(spec.plan for spec in before.pipelines), before.request)
         await asyncio.to_thread(self._store.put_deployment, again.name, again.generation, stored.write(again))
         await self._deployer.take_back(desired, again.generation)
         why = f"generation {desired.generation} failed; the plan before it is being restored"

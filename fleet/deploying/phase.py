@@ -57,14 +57,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class History:
-    """What is remembered of a pipeline. `told_addresses`: of its devices, as their neighbours were told last; None: not by us.
+    """What is remembered of a pipeline. `sent_addresses`: of its devices, as they were sent to their neighbours last; None: not by us.
 
     `stale_stream`: stages were loaded since the stream was attached; their caches are empty, whatever the head believes.
     """
 
     repairing: Repair | None = None
     failure: Failure | None = None
-    told_addresses: tuple[str, ...] | None = None
+    sent_addresses: tuple[str, ...] | None = None
     stale_stream: bool = False
     looked_at: float | None = None  # when its devices were asked last because the stream had failed
 
@@ -136,9 +136,9 @@ def began(history: History, repair: Repair) -> History:
     return replace(history, repairing=repair)
 
 
-def succeeded(history: History, told_addresses: tuple[str, ...] | None, *, loaded: bool) -> History:
+def succeeded(history: History, sent_addresses: tuple[str, ...] | None, *, loaded: bool) -> History:
     """`loaded`: anything was loaded, and not only found to be there."""
-    return replace(history, repairing=None, failure=None, told_addresses=told_addresses, stale_stream=history.stale_stream or loaded)
+    return replace(history, repairing=None, failure=None, sent_addresses=sent_addresses, stale_stream=history.stale_stream or loaded)
 
 
 def failed(history: History, detail: str, stages: tuple[ObservedStage, ...], now: float) -> History:
@@ -193,7 +193,7 @@ def _lost(observed: ObservedPipeline) -> tuple[int, ...]:
 def _moved(observed: ObservedPipeline, history: History) -> bool:
     """The ring does not stand, and a device answers elsewhere than its neighbour looks for it."""
     addresses = observed.addresses
-    return observed.stream.broken_at is not None and addresses is not None and addresses != history.told_addresses
+    return observed.stream.broken_at is not None and addresses is not None and addresses != history.sent_addresses
 
 
 def _may_try(observed: ObservedPipeline, history: History, now: float) -> bool:

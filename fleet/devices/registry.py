@@ -167,7 +167,7 @@ class Registry:
         """Raises NotFound for a device never seen, Unavailable while there is no connection."""
         watched = self._watched(device)
         if watched is None:
-            raise NotFound(f"device {device} was not found yet", advice="glmfleet doctor tells what was tried")
+            raise NotFound(f"device {device} was not found yet", advice="glmfleet doctor shows what was tried")
         return watched.client
 
     async def wait_connected(self, devices: Sequence[DeviceId], timeout_seconds: float) -> bool:
