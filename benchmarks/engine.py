@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.worker import Ask, Figures, answer, unknown
 from device.engine.stage import OutputHead, StageEngine
 from device.stage_spec import StageSpec, parse_spec
-from fleet.deploying.desired import wanted
+from fleet.deploying.desired import new_desired
 from fleet.deploying.load_order import load_request
 from fleet.planning.plan import Plan, StagePlan
 from protos.manifest import Manifest
@@ -87,7 +87,7 @@ def whole_model_spec(manifest: Manifest, context: int, slots: int = SLOTS, chunk
         hop_bytes=0,
         why=(),
     )
-    desired = wanted("benchmark", 1, (plan,), None)
+    desired = new_desired("benchmark", 1, (plan,), None)
     return parse_spec(load_request(manifest, desired, desired.pipelines[0], 0, None))
 
 

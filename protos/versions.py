@@ -23,21 +23,21 @@ class Versions:
 SPOKEN = Versions(1, 1)
 
 
-class Told(Protocol):
+class VersionedMessage(Protocol):
     """A message that says what its sender speaks."""
 
     protocol_version: int
     oldest_protocol_version: int
 
 
-def told_by(message: Told) -> Versions:
-    """The first release told one version, and no oldest."""
+def versions_of(message: VersionedMessage) -> Versions:
+    """The first release says one version, and no oldest."""
     return Versions(message.oldest_protocol_version or message.protocol_version, message.protocol_version)
 
 
-def in_common(message: Told, who: str, us: str, ours: Versions = SPOKEN) -> int:
+def in_common(message: VersionedMessage, who: str, us: str, ours: Versions = SPOKEN) -> int:
     """The newest version that both speak. Raises Conflict saying which of the two, `who` or `us`, is to be updated."""
-    theirs = told_by(message)
+    theirs = versions_of(message)
     newest = min(theirs.newest, ours.newest)
     if newest < max(theirs.oldest, ours.oldest):
         outdated = who if theirs.newest < ours.oldest else us

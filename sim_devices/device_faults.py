@@ -96,7 +96,7 @@ class DeviceFaults:
                 self._clock.skew_seconds = float(seconds)
             case _:
                 raise InvalidInput(f"not known here: {' '.join(words)[:80]}")
-        logging.getLogger(__name__).info("told from outside: %s", " ".join(words))
+        logging.getLogger(__name__).info("a fault is set: %s", " ".join(words))
         return None
 
     def _hold(self, celsius: float | None) -> None:

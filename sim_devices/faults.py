@@ -20,7 +20,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 COORDINATOR = "coordinator"  # the other end of a link to whoever is no device of the fleet
 LINK_KINDS: tuple[Kind, ...] = ("cut", "partition")
 INSIDE_KINDS: tuple[Kind, ...] = ("slow", "overheat", "battery-empty", "full-disk", "clock-skew")  # told to a device's process
-MOMENTARY: tuple[Kind, ...] = ("flip-bit", "rejoin", "heal")  # done once; there is nothing to be undone later
 OVERHEATED_CELSIUS = 110.0  # above every profile's throttling point
 _ONE = "one:"
 _SELECTOR = re.compile(r"(one:)?[a-z0-9*][a-z0-9*-]{0,39}")

@@ -150,7 +150,7 @@ class LocalFleet:
         device = _read(self._folder / name / RECORD)
         process = _process(device, self._folder / name) if device else None
         if process:
-            processes.tell(process, number)
+            processes.send_signal(process, number)
         return process is not None
 
     def folder(self, name: str) -> Path:
@@ -242,7 +242,7 @@ class LocalFleet:
         for device in devices:
             for left in (RECORD, CONTROL):  # a killed one leaves its socket
                 (self._folder / device.name / left).unlink(missing_ok=True)
-            self.world.tell(["remove", device.name])
+            self.world.send(["remove", device.name])
             child = self._children.pop(device.pid, None)
             if child:
                 child.wait()

@@ -70,11 +70,11 @@ def living(pid: int, started: float, folder: Path) -> psutil.Process | None:
 def stop(processes: Sequence[psutil.Process], patience_seconds: float) -> None:
     """SIGTERM, then SIGKILL. One that stands still is woken, to go by itself."""
     for process in processes:
-        tell(process, signal.SIGTERM)
-        tell(process, signal.SIGCONT)
+        send_signal(process, signal.SIGTERM)
+        send_signal(process, signal.SIGCONT)
     stubborn = _wait_ended(processes, patience_seconds)
     for process in stubborn:
-        tell(process, signal.SIGKILL)
+        send_signal(process, signal.SIGKILL)
     _wait_ended(stubborn, patience_seconds)
 
 
@@ -97,7 +97,7 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def tell(process: psutil.Process, number: signal.Signals) -> None:
+def send_signal(process: psutil.Process, number: signal.Signals) -> None:
     with suppress(psutil.NoSuchProcess):
         process.send_signal(number)
 

@@ -69,7 +69,6 @@ class Door:
         self._host = host
         self.port = 0
         self.lives: list[int] = []
-        self.connections = 0  # ever accepted
         self._open: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -95,7 +94,6 @@ class Door:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
         task = asyncio.current_task()
         assert task is not None
         self._open.add(task)

@@ -55,7 +55,7 @@ class WorldProcess:
         """Raises its FleetErrors, Unavailable, TimedOut."""
         return ask(self.folder, words, timeout_seconds)
 
-    def tell(self, words: Sequence[str]) -> None:
+    def send(self, words: Sequence[str]) -> None:
         """As `ask`, if it runs."""
         if self.running:
             self.ask(*words)

@@ -47,7 +47,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             await context.write(pb.GenerateEvent(attached=True))
             client = Client()
             try:
-                await first_of(_take_requests(head, client, context), _tell_events(client, context), head.stage.unloaded())
+                await first_of(_take_requests(head, client, context), _send_events(client, context), head.stage.unloaded())
             finally:
                 for number in list(client.sequences):
                     head.cancel(client, number)
@@ -90,6 +90,6 @@ async def _take_requests(head: Head, client: Client, context: GenerateContext) -
                 raise InvalidInput("expected Submit, Cancel or Pause")
 
 
-async def _tell_events(client: Client, context: GenerateContext) -> None:
+async def _send_events(client: Client, context: GenerateContext) -> None:
     while True:
         await context.write(await client.take())

@@ -1,4 +1,4 @@
-"""The head's side of its clients: their streams' events, and what each sequence is told at its end."""
+"""The head's side of its clients: their streams' events, and what each sequence is sent at its end."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from device.pipeline.sequences import Ending, Request, Sequence, Span, Told
+from device.pipeline.sequences import Ending, Request, SampledToken, Sequence, Span
 from device.stage_spec import StageShape
 from protos.errors import FleetError, InvalidInput, to_failure
 from protos.sampling import from_message
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 
-# Tokens that follow what was told by less than this go together. A message a token costs three processes more time than a small model's
+# Tokens that follow what was sent by less than this go together. A message a token costs three processes more time than a small model's
 # whole step takes to hand on; a reader sees no difference at 40 a second.
 TOGETHER_SECONDS = 0.025
 
@@ -37,14 +37,14 @@ class Client:
     _urgent: asyncio.Event = field(default_factory=asyncio.Event)
     _taken_at: float = -math.inf
 
-    def tell(self, event: pb.GenerateEvent, *, urgent: bool) -> None:
+    def send(self, event: pb.GenerateEvent, *, urgent: bool) -> None:
         """Urgent is what somebody waits for: an end, the first token of an answer."""
         self._events.put_nowait(event)
         if urgent:
             self._urgent.set()
 
     async def take(self) -> pb.GenerateEvent:
-        """All that is to be told, as one event: at once if it is urgent, else TOGETHER_SECONDS after the one before at the soonest."""
+        """All that is to be sent, as one event: at once if it is urgent, else TOGETHER_SECONDS after the one before at the soonest."""
         event = await self._events.get()
         wait_seconds = self._taken_at + TOGETHER_SECONDS - time.monotonic()
         if wait_seconds > 0 and not self._urgent.is_set():
@@ -59,7 +59,7 @@ class Client:
     def refuse(self, number: int, error: FleetError) -> None:
         """Tell that a sequence ended by an error."""
         finished = pb.Finished(sequence=number, reason=pb.FINISH_REASON_ERROR, failure=to_failure(error))
-        self.tell(pb.GenerateEvent(finished=[finished]), urgent=True)
+        self.send(pb.GenerateEvent(finished=[finished]), urgent=True)
 
 
 @dataclass(eq=False)
@@ -110,21 +110,21 @@ class Track:
         self.client.sequences.pop(self.client_number, None)
         reason = _REASONS[self.sequence.ending]
         finished = pb.Finished(sequence=self.client_number, reason=reason, timing=timing, usage=usage)
-        self.client.tell(pb.GenerateEvent(finished=[finished]), urgent=True)
+        self.client.send(pb.GenerateEvent(finished=[finished]), urgent=True)
 
 
-def tell(told: Iterable[Told], tracks: Mapping[int, Track]) -> None:
-    """Tell a step's tokens, in one event for each client. `tracks`: by the sequence's number on the ring."""
+def send_tokens(sampled: Iterable[SampledToken], tracks: Mapping[int, Track]) -> None:
+    """Send a step's tokens, in one event for each client. `tracks`: by the sequence's number on the ring."""
     events: dict[Client, pb.GenerateEvent] = {}
     first: set[Client] = set()
-    for item in told:
+    for item in sampled:
         track = tracks[item.sequence.number]
         event = events.setdefault(track.client, pb.GenerateEvent())
         event.tokens.add(sequence=track.client_number, index=item.index, token_id=item.token)
         if item.index == len(item.sequence.request.forced_ids):
             first.add(track.client)
     for client, event in events.items():
-        client.tell(event, urgent=client in first)
+        client.send(event, urgent=client in first)
 
 
 def parse_submit(message: pb.Submit, shape: StageShape) -> Request:

@@ -12,13 +12,13 @@ import numpy as np
 
 from device.engine.opening import Output
 from device.engine.stage import Rows, Tokens
-from device.pipeline.clients import TOGETHER_SECONDS, Client, Track, parse_submit, tell
+from device.pipeline.clients import TOGETHER_SECONDS, Client, Track, parse_submit, send_tokens
 from device.pipeline.link import Link
 from device.pipeline.microbatch import check_returned, microbatch, placed_tokens
 from device.pipeline.relay import FlowContext, Microbatches, accepted
 from device.pipeline.rounds import Round, Rounds
 from device.pipeline.scheduler import Scheduler
-from device.pipeline.sequences import Step, Told
+from device.pipeline.sequences import SampledToken, Step
 from device.pipeline.stage import Extra, Stage
 from device.pipeline.wire import decode, encode
 from protos.dtypes import row_bytes
@@ -31,7 +31,7 @@ from protos.v1 import pipeline_pb2 as pb
 # How much longer the news of a broken ring may take forward, with its route, than backward.
 ROUTE_SECONDS = 0.2
 
-# Where the whole model is on this device, decode rounds follow each other for so long before they are told: see Client.take.
+# Where the whole model is on this device, decode rounds follow each other for so long before their tokens are sent: see Client.take.
 BURST_SECONDS = TOGETHER_SECONDS
 
 _log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Head:
             self._scheduler.cancel(sequence)
             if sequence.ending:
                 self._tracks[sequence.number].note(time.perf_counter(), None)
-            self._tell_unseen()
+            self._finish_unseen()
             self._wake.set()
 
     def pause(self, client: Client, number: int, paused: bool) -> None:
@@ -217,41 +217,41 @@ class Head:
         received = decode(message.hidden, len(step.wanted), shape.hidden_size, shape.wire_dtype)
         link = self._link
         assert link
-        # While another group's rows are on their way out, what comes back is still read and told.
+        # While another group's rows are on their way out, what comes back is still read, and its tokens are sent.
         most, enough = min(2, self._scheduler.rounds(step)), lambda: link.busy
         rounds = Rounds(step, message, self._output, self._made, most=most, enough=enough)
         hidden = await self.stage.extra(message, len(step.wanted), lambda: rounds.sample(received), rounds.following)
         if self.stage.ring_id != ring_id:
             raise Conflict("the ring was given up while its step was computed")
         first = rounds.done[0]
-        told = self._completed(first)
+        sampled = self._completed(first)
         try:
             for after in rounds.done[1:]:
                 self._scheduler.launched(after.step)
-                await self._send(after.step, after.message, hidden)  # before anything is told: the other stages wait for it
+                await self._send(after.step, after.message, hidden)  # before any token is sent: the other stages wait for it
         finally:
             if self.stage.ring_id == ring_id:  # else all are told that it broke
-                self._tell_round(first, told)
+                self._finish_round(first, sampled)
 
     def _round_done(self, done: Round) -> None:
-        self._tell_round(done, self._completed(done))
+        self._finish_round(done, self._completed(done))
 
-    def _completed(self, done: Round) -> list[Told]:
+    def _completed(self, done: Round) -> list[SampledToken]:
         if done.message.HasField("modelled_at"):
             self._group_ready[done.step.group] = done.message.modelled_at
         return self._scheduler.complete(done.step, done.sampled)
 
-    def _tell_round(self, done: Round, told: list[Told]) -> None:
+    def _finish_round(self, done: Round, sampled: list[SampledToken]) -> None:
         modelled = done.message.modelled_at if done.message.HasField("modelled_at") else None
         for sequence in done.step.sequences:
             self._tracks[sequence.number].note(done.ended_at, modelled)
-        tell(told, self._tracks)
+        send_tokens(sampled, self._tracks)
         for released in done.message.released:
             self._tracks.pop(released.sequence).finish(released.usage)
-        self._tell_unseen()
+        self._finish_unseen()
         self._wake.set()
 
-    def _tell_unseen(self) -> None:
+    def _finish_unseen(self) -> None:
         for sequence in self._scheduler.take_unseen():
             self._tracks.pop(sequence.number).finish(())
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from device.pipeline.sequences import Ending, Request, Sequence, Step, Told
+from device.pipeline.sequences import Ending, Request, SampledToken, Sequence, Step
 from device.pipeline.slots import Slots
 from protos.errors import Busy
 from protos.physics.chunks import ChunkSizes
@@ -87,7 +87,7 @@ class Scheduler:
         for sequence in step.sequences:
             sequence.in_flight = True
 
-    def complete(self, step: Step, sampled: dict[Sequence, int]) -> list[Told]:
+    def complete(self, step: Step, sampled: dict[Sequence, int]) -> list[SampledToken]:
         """Take a step's result: `sampled` has a token for each of `step.wanted`. What ends is released with its group's next step.
 
         Of several rounds that ran on end, the results are taken one by one; who was cancelled meanwhile ends with the first.
@@ -112,7 +112,7 @@ class Scheduler:
         self._admit()
         return told
 
-    def _append(self, sequence: Sequence, sampled: dict[Sequence, int]) -> list[Told]:
+    def _append(self, sequence: Sequence, sampled: dict[Sequence, int]) -> list[SampledToken]:
         request, index = sequence.request, len(sequence.answer)
         forced = sequence.next_is_forced
         token = request.forced_ids[index] if forced else sampled[sequence]
@@ -122,7 +122,7 @@ class Scheduler:
         sequence.answer.append(token)
         if len(sequence.answer) >= request.max_tokens or sequence.length >= self._context:
             self._end(sequence, Ending.LENGTH)
-        return [] if forced else [Told(sequence, index, token)]
+        return [] if forced else [SampledToken(sequence, index, token)]
 
     def _end(self, sequence: Sequence, ending: Ending) -> None:
         sequence.ending = ending

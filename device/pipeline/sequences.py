@@ -116,8 +116,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Told:
-    """A token for the client."""
+class SampledToken:
+    """A token that its client has not had; forced ones are not sampled."""
 
     sequence: Sequence
     index: int

@@ -59,10 +59,6 @@ class TextModel:
         template = None if source is None else ChatTemplate(source, _special_tokens(config), clock)
         return cls(tokenizer, template, eos_token_ids, vocab_size)
 
-    @property
-    def has_template(self) -> bool:
-        return self._template is not None
-
     def encode(self, text: str) -> list[int]:
         """A raw prompt, with what the tokenizer's own post-processor adds (GLM-4: [gMASK]<sop>), unless the text begins so already.
 

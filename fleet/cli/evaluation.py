@@ -34,7 +34,7 @@ from quantize.quality.windows import DEFAULT_TEXT, WINDOW_TOKENS, Window, contin
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EvaluationRequest:
     """`text` a UTF-8 file (None: the one that every Python has), `reference` an .npz of another framework's logits."""
 
     text: Path | None = None
@@ -43,7 +43,7 @@ class Wanted:
     kv_dtype: KvDtype = "float32"
 
 
-def evaluate(home: Home, name: str, wanted: Wanted) -> QualityReport:
+def evaluate(home: Home, name: str, request: EvaluationRequest) -> QualityReport:
     """Measures, keeps the report and its plot beside the model, returns it. Raises FleetError.
 
     The fp32 side is imported into a temporary folder of the home: four bytes a weight, gone afterwards.
@@ -51,8 +51,8 @@ def evaluate(home: Home, name: str, wanted: Wanted) -> QualityReport:
     store = ArtifactStore(home.artifacts)
     manifest = store.load(name)
     limit = min(WINDOW_TOKENS, manifest.config.max_positions)
-    sequences = read_reference(wanted.reference, manifest.config.vocab_size, manifest.config.max_positions) if wanted.reference else []
-    parts = _windows(store, manifest, wanted, limit)
+    sequences = read_reference(request.reference, manifest.config.vocab_size, manifest.config.max_positions) if request.reference else []
+    parts = _windows(store, manifest, request, limit)
     compared = [_window(sequence, manifest.config) for sequence in sequences]
     with tempfile.TemporaryDirectory(dir=home.path, prefix=".evaluation-") as folder, _source(home, name, manifest) as checkpoint:
         truth = ArtifactStore(Path(folder))
@@ -69,9 +69,9 @@ def evaluate(home: Home, name: str, wanted: Wanted) -> QualityReport:
         threads = os.cpu_count() or 1
         versions = (
             EngineVersion(fp32, truth.blob_folder, longest, threads),
-            EngineVersion(manifest, store.blob_folder, longest, threads, wanted.kv_dtype),
+            EngineVersion(manifest, store.blob_folder, longest, threads, request.kv_dtype),
         )
-        report = _measure(versions, parts, [*zip(sequences, compared, strict=True)], wanted)
+        report = _measure(versions, parts, [*zip(sequences, compared, strict=True)], request)
     store.records.save_quality(manifest.digest, report, draw(f"{name}: {_weights(manifest)} against fp32", report))
     return report
 
@@ -80,7 +80,7 @@ def _measure(
     versions: tuple[EngineVersion, EngineVersion],
     parts: list[Window],
     sequences: Sequence[tuple[ReferenceSequence, Window]],
-    wanted: Wanted,
+    request: EvaluationRequest,
 ) -> QualityReport:
     scores: list[WindowScore] = []
     with progress(of_bytes=False) as told:
@@ -89,15 +89,15 @@ def _measure(
             scores.append(score(truth, found, window))
     manifest = versions[1].manifest
     circumstances = Circumstances(
-        text=(wanted.text.name if wanted.text else DEFAULT_TEXT) + (" (of each window the second half)" if parts[0].prefix else ""),
+        text=(request.text.name if request.text else DEFAULT_TEXT) + (" (of each window the second half)" if parts[0].prefix else ""),
         tokens=sum(len(window.token_ids) for window in parts),
         window_tokens=max(len(window.token_ids) for window in parts),
-        kv_dtype=wanted.kv_dtype,
+        kv_dtype=request.kv_dtype,
         engine=ENGINE,
         source=manifest.provenance.source,
         date=datetime.now(UTC).date().isoformat(),
     )
-    reference = _compare(versions, sequences, wanted.reference) if wanted.reference else None
+    reference = _compare(versions, sequences, request.reference) if request.reference else None
     return make_report(circumstances, scores, walk.layer_squares[0], reference)
 
 
@@ -109,18 +109,18 @@ def _compare(versions: tuple[EngineVersion, EngineVersion], sequences: Sequence[
     return Reference(file.name, len(sequences), fp32, int8)
 
 
-def _windows(store: ArtifactStore, manifest: Manifest, wanted: Wanted, window_tokens: int) -> list[Window]:
+def _windows(store: ArtifactStore, manifest: Manifest, request: EvaluationRequest, window_tokens: int) -> list[Window]:
     model = load_text(store, manifest)
     try:
-        text = wanted.text.read_text(encoding="utf-8") if wanted.text else default_text()
+        text = request.text.read_text(encoding="utf-8") if request.text else default_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{wanted.text} cannot be read: {error}", advice="--text takes a plain UTF-8 file") from error
+        raise InvalidInput(f"{request.text} cannot be read: {error}", advice="--text takes a plain UTF-8 file") from error
     token_ids = model.encode(text)
     if not fills_blanks(manifest.config):
-        return windows(token_ids, wanted.tokens, window_tokens)
+        return windows(token_ids, request.tokens, window_tokens)
     before, behind = model.frame
     body = token_ids[len(before) : len(token_ids) - len(behind)]
-    return continued_windows(body, (before, behind), wanted.tokens, window_tokens, manifest.config)
+    return continued_windows(body, (before, behind), request.tokens, window_tokens, manifest.config)
 
 
 def _window(sequence: ReferenceSequence, config: ModelConfig) -> Window:

@@ -61,12 +61,12 @@ def measure(
 ) -> QualityReport:
     """Raises FleetError, NotFound where the engine is not installed."""
     try:
-        from fleet.cli.evaluation import Wanted, evaluate  # a coordinator has no onnxruntime
+        from fleet.cli.evaluation import EvaluationRequest, evaluate  # a coordinator has no onnxruntime
     except ModuleNotFoundError as error:
         raise NotFound(
             f"measuring runs the model here, and {error.name} is not installed", advice="pip install 'glmfleet[device]'"
         ) from error
-    return evaluate(home, name, Wanted(text, tokens, reference, kv))
+    return evaluate(home, name, EvaluationRequest(text, tokens, reference, kv))
 
 
 def print_report(report: QualityReport) -> None:

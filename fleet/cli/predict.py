@@ -205,7 +205,7 @@ def _price(text: str, option: str, example: str) -> float:
 def _plot(path: Path, model: str, found: Sequence[Outlook]) -> None:
     dots = [Dot(1e3 * one.token_seconds, one.joules_per_token, placement(one)) for one in found if one.joules_per_token]
     if not dots:
-        raise typer.BadParameter("--plot: none of these devices tells its energy")
+        raise typer.BadParameter("--plot: none of these devices reports its energy")
     try:
         path.write_text(scatter(f"{model}: predicted, lower left is better", "milliseconds per token", "joules per token", dots))
     except OSError as error:

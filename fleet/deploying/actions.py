@@ -31,7 +31,7 @@ TAKE_BACK_SECONDS = 10.0
 RETURN_SECONDS = 10.0  # what a device whose link broke has to come back
 PUSH_TRIES = 3  # in a row without headway, each over a new connection
 
-Tell = Callable[[DeployEvent], None]
+Report = Callable[[DeployEvent], None]
 BlobStates: TypeAlias = Mapping[DeviceId, Mapping[Digest, BlobState]]  # by device
 _log = logging.getLogger(__name__)
 
@@ -82,23 +82,23 @@ class Deployer:
             for device, stage in zip(spec.devices, spec.plan.stages, strict=True):
                 record = self._registry.record(device)
                 if record is None or not record.connected:
-                    raise Unavailable(missing_line(stage.device_name, record), advice="glmfleet doctor tells what was tried")
+                    raise Unavailable(missing_line(stage.device_name, record), advice="glmfleet doctor shows what was tried")
 
-    async def push(self, stages: Sequence[StageWork], tell: Tell, *, in_force: int, known: BlobStates | None = None) -> None:
+    async def push(self, stages: Sequence[StageWork], report: Report, *, in_force: int, known: BlobStates | None = None) -> None:
         """Send to each stage's device the blobs that it lacks. Raises FleetError.
 
         `in_force`: the generation devices know of (0: none). `known`: what devices have said of their blobs a moment ago.
         """
-        await together([self._push(stage, tell, in_force, known or {}) for stage in stages], at_once=PUSHES_AT_ONCE)
+        await together([self._push(stage, report, in_force, known or {}) for stage in stages], at_once=PUSHES_AT_ONCE)
 
-    async def load(self, stages: Sequence[StageWork], tell: Tell) -> bool:
+    async def load(self, stages: Sequence[StageWork], report: Report) -> bool:
         """Load each stage whose device can be asked; the blobs must be there. Whether anything was loaded that was not there already.
 
         Give it all of a ring: a device that came back may have another address, which its neighbour must learn. Raises FleetError.
         """
         observed = self.observed()
         here = [stage for stage in stages if stage.device in observed]
-        return any(await together([self._load(stage, tell) for stage in here], at_once=LOADS_AT_ONCE))
+        return any(await together([self._load(stage, report) for stage in here], at_once=LOADS_AT_ONCE))
 
     async def unload(self, unloads: Sequence[Unload]) -> None:
         async def one(unload: Unload) -> None:
@@ -128,7 +128,7 @@ class Deployer:
                 await together(unloads, at_once=LOADS_AT_ONCE)
         await self._registry.refresh(desired.devices)
 
-    async def _push(self, stage: StageWork, tell: Tell, in_force: int, known: BlobStates) -> None:
+    async def _push(self, stage: StageWork, report: Report, in_force: int, known: BlobStates) -> None:
         """Over one connection after another: what came before a link broke stays, and the rest follows."""
         device, blobs = stage.device, stage.blobs
         failures, least_bytes = 0, sum(blob.size_bytes for blob in blobs) + 1
@@ -143,7 +143,7 @@ class Deployer:
                     failures, least_bytes = 0, need_bytes
                 if lacking:
                     await self._make_room(stage, need_bytes, in_force)
-                    await self._send(client, stage.spec.plan.model, lacking, need_bytes, tell)
+                    await self._send(client, stage.spec.plan.model, lacking, need_bytes, report)
                 return
             except TemporaryError:
                 failures, states = failures + 1, None
@@ -151,13 +151,13 @@ class Deployer:
                 if failures >= PUSH_TRIES or not back or self._registry.client(device) is client:
                     raise
 
-    async def _send(self, client: DeviceClient, model: str, lacking: Mapping[Blob, BlobState], need_bytes: int, tell: Tell) -> None:
+    async def _send(self, client: DeviceClient, model: str, lacking: Mapping[Blob, BlobState], need_bytes: int, report: Report) -> None:
         sent_bytes = dict.fromkeys(lacking, 0)
         for blob in lacking:
 
             def progress(present_bytes: int, blob: Blob = blob) -> None:
                 sent_bytes[blob] = max(0, present_bytes - lacking[blob].present_bytes)
-                tell(DeployEvent("push", device_name=client.name, done_bytes=sum(sent_bytes.values()), total_bytes=need_bytes))
+                report(DeployEvent("push", device_name=client.name, done_bytes=sum(sent_bytes.values()), total_bytes=need_bytes))
 
             try:
                 path = self._artifacts.blob_path(blob.digest)
@@ -183,7 +183,7 @@ class Deployer:
                 advice="free some disk on the device, or spread the model over more devices with --stages",
             )
 
-    async def _load(self, stage: StageWork, tell: Tell) -> bool:
+    async def _load(self, stage: StageWork, report: Report) -> bool:
         client = self._registry.client(stage.device)
         hop = self._next_hop(stage)
         request = await asyncio.to_thread(
@@ -194,7 +194,7 @@ class Deployer:
             reply = await client.load_stage(request)
         except Corrupt as error:
             raise _of_part(error, stage.manifest, stage.spec.plan.stages[stage.number].parts) from error
-        tell(DeployEvent("load", device_name=client.name, seconds=time.perf_counter() - start))
+        report(DeployEvent("load", device_name=client.name, seconds=time.perf_counter() - start))
         return reply.load_seconds > 0
 
     def _next_hop(self, stage: StageWork) -> pb.Hop | None:

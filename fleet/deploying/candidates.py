@@ -45,7 +45,7 @@ def _named(key: str, records: Sequence[DeviceRecord], online: Sequence[DeviceRec
         if away is None:
             known = ", ".join(record.name for record in records[:20])
             raise NotFound(f"no device {key!r}", advice=f"devices: {known}" if known else "no device was found yet: glmfleet doctor")
-        raise Unavailable(f"{away.name} is {away.state}: {away.detail}", advice="glmfleet doctor tells what was tried")
+        raise Unavailable(f"{away.name} is {away.state}: {away.detail}", advice="glmfleet doctor shows what was tried")
     return found
 
 

@@ -12,9 +12,9 @@ from typing import Self
 
 from fleet.background import Background, to_its_end, together
 from fleet.deploying import stored
-from fleet.deploying.actions import BlobStates, Deployer, Tell, stage_work
+from fleet.deploying.actions import BlobStates, Deployer, Report, stage_work
 from fleet.deploying.balancing import least_work
-from fleet.deploying.desired import Desired, PipelineSpec, wanted
+from fleet.deploying.desired import Desired, PipelineSpec, new_desired
 from fleet.deploying.keeper import InForce, Keeper
 from fleet.deploying.phase import Failure, History
 from fleet.deploying.pipeline import Pipeline
@@ -123,7 +123,7 @@ class Deployments:
         self._check_free(name)
         known, stored_generation = await self._generations(name)
         self._check_free(name)
-        desired = wanted(name, known + 1, placed.plans, placed.request)
+        desired = new_desired(name, known + 1, placed.plans, placed.request)
         events: asyncio.Queue[DeployEvent | None] = asyncio.Queue()
         worker = asyncio.create_task(self._bring_about(desired, placed.blobs, stored_generation, events.put_nowait), name=f"deploy {name}")
         self._deploying[name] = _Deploying(desired, worker)
@@ -176,7 +176,7 @@ class Deployments:
         held = [one.generation for stages in self._deployer.observed().values() for one in stages if one.deployment == name]
         return max([in_store, *held]), in_store
 
-    async def _bring_about(self, desired: Desired, blobs: BlobStates, in_force: int, tell: Tell) -> None:
+    async def _bring_about(self, desired: Desired, blobs: BlobStates, in_force: int, report: Report) -> None:
         stages = [
             stage
             for spec in desired.pipelines
@@ -184,7 +184,7 @@ class Deployments:
         ]
         self._deployer.check_present(desired)
         # Nothing is in force until the blobs are there: a push that fails leaves only blobs, which the next one finds.
-        await self._deployer.push(stages, tell, in_force=in_force, known=blobs)
+        await self._deployer.push(stages, report, in_force=in_force, known=blobs)
         previous = self._in_force.get(desired.name)
         unreadable = self._unreadable.get(desired.name)
         begun: InForce | None = None
@@ -197,17 +197,17 @@ class Deployments:
                 await self._retire(previous)
             await self._deployer.wait_present(desired)
             await self._deployer.unload(self._keeper.stale(desired))
-            await self._deployer.load(stages, tell)
+            await self._deployer.load(stages, report)
             await self._registry.refresh(desired.devices)
             begun = self._enforce(desired)
             for pipeline in begun.pipelines:
-                pipeline.history = History(told_addresses=pipeline.observe().addresses)
+                pipeline.history = History(sent_addresses=pipeline.observe().addresses)
                 await pipeline.stream.wait_attached()
         except BaseException:
             if storing.exception() is None:  # else nothing has changed
                 await to_its_end(self._roll_back(desired, begun, previous, unreadable))
             raise
-        tell(DeployEvent("ready", deployment=desired.name))
+        report(DeployEvent("ready", deployment=desired.name))
 
     async def _roll_back(self, desired: Desired, begun: InForce | None, previous: InForce | None, unreadable: Unreadable | None) -> None:
         for deployment in (begun, previous):
@@ -224,7 +224,7 @@ class Deployments:
             await self._deployer.take_back(desired, desired.generation)
             return
         before = previous.desired
-        again = wanted(desired.name, desired.generation + 1, tuple(spec.plan for spec in before.pipelines), before.request)
+        again = new_desired(desired.name, desired.generation + 1, tuple(spec.plan for spec in before.pipelines), before.request)
         await asyncio.to_thread(self._store.put_deployment, again.name, again.generation, stored.write(again))
         await self._deployer.take_back(desired, again.generation)
         why = f"generation {desired.generation} failed; the plan before it is being restored"

@@ -58,7 +58,7 @@ class Desired:
         return frozenset(spec.plan.model for spec in self.pipelines)
 
 
-def wanted(name: str, generation: int, plans: tuple[Plan, ...], request: PlanRequest | None) -> Desired:
+def new_desired(name: str, generation: int, plans: tuple[Plan, ...], request: PlanRequest | None) -> Desired:
     """Pipelines for these plans, all new: their ids and epochs are those of `generation`."""
     specs = tuple(PipelineSpec(_pipeline_id(name, generation, replica), generation, plan) for replica, plan in enumerate(plans))
     return Desired(name, generation, specs, request)

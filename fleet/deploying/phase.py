@@ -65,7 +65,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class History:
-    """What is remembered of a pipeline. `told_addresses`: of its devices, as their neighbours were told last; None: not by us.
+    """What is remembered of a pipeline. `sent_addresses`: of its devices, as they were sent to their neighbours last; None: not by us.
 
     `stale_stream`: stages were loaded since the stream was attached; their caches are empty, whatever the head believes.
     """
@@ -73,7 +73,7 @@ class History:
     repairing: Repair | None = None
     loading: bool = False  # the repair has begun to load: what follows may find the caches empty
     failure: Failure | None = None
-    told_addresses: tuple[str, ...] | None = None
+    sent_addresses: tuple[str, ...] | None = None
     stale_stream: bool = False
     looked_at: float | None = None  # when its devices were asked last because the stream had failed
 
@@ -145,10 +145,10 @@ def began(history: History, repair: Repair) -> History:
     return replace(history, repairing=repair)
 
 
-def succeeded(history: History, told_addresses: tuple[str, ...] | None, *, loaded: bool) -> History:
+def succeeded(history: History, sent_addresses: tuple[str, ...] | None, *, loaded: bool) -> History:
     """`loaded`: anything was loaded, and not only found to be there."""
     stale = history.stale_stream or loaded
-    return replace(history, repairing=None, loading=False, failure=None, told_addresses=told_addresses, stale_stream=stale)
+    return replace(history, repairing=None, loading=False, failure=None, sent_addresses=sent_addresses, stale_stream=stale)
 
 
 def failed(history: History, detail: str, stages: tuple[ObservedStage, ...], now: float) -> History:
@@ -206,7 +206,7 @@ def _actions(observed: ObservedPipeline, history: History, now: float) -> tuple[
 def _moved(observed: ObservedPipeline, history: History) -> bool:
     """The ring does not stand, and a device answers elsewhere than its neighbour looks for it."""
     addresses = observed.addresses
-    return observed.stream.broken_at is not None and addresses is not None and addresses != history.told_addresses
+    return observed.stream.broken_at is not None and addresses is not None and addresses != history.sent_addresses
 
 
 def _may_try(observed: ObservedPipeline, history: History, now: float) -> bool:
@@ -216,13 +216,6 @@ def _may_try(observed: ObservedPipeline, history: History, now: float) -> bool:
     # The exponent is bounded: a float overflows after 1,000 failures.
     wait = min(FIRST_WAIT_SECONDS * 2.0 ** min(failure.count - 1, 10), LONGEST_WAIT_SECONDS)
     return now >= failure.at + wait
-
-
-@dataclass(frozen=True)
-class Deploying:
-    """A generation of it is being brought about."""
-
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -237,9 +230,6 @@ class Degraded:
     """At least one pipeline does not answer."""
 
     detail: str
-
-
-DeploymentState: TypeAlias = Deploying | AllReady | Degraded
 
 
 def deployment_phase(pipelines: Sequence[tuple[str, PipelineState]]) -> AllReady | Degraded:

@@ -62,7 +62,7 @@ class Placement:
         request = asked
         online = [DeviceId(device.device_id) for device in candidates(self._registry.records(), request.devices, replaces=replaces)]
         if not online:
-            raise NotFound("no device is online", advice="start some with `glmfleet sim up`; `glmfleet doctor` tells what was tried")
+            raise NotFound("no device is online", advice="start some with `glmfleet sim up`; `glmfleet doctor` shows what was tried")
         await self._registry.refresh(online)
         devices = candidates(self._registry.records(), request.devices, replaces=replaces)
         if request.devices:  # by id from here on: a label is no name that the planner knows

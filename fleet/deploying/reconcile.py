@@ -55,7 +55,7 @@ def held_by(description: pb.DeviceDescription) -> tuple[HeldStage, ...]:
 
 
 def stale(name: str, generation: int, observed: Observed, *, keep: Sequence[PipelineSpec] = ()) -> list[Unload]:
-    """Stages of deployment `name` up to `generation` that `keep` does not want. Newer ones are another coordinator's: left alone."""
+    """Stages of deployment `name` up to `generation` that are none of `keep`'s. Newer ones are another coordinator's: left alone."""
     return [
         Unload(device, name, generation, held.pipeline_id)
         for device, stages in sorted(observed.items())

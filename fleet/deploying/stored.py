@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias, cast, get_args
 
-from fleet.deploying.desired import Desired, PipelineSpec, wanted
+from fleet.deploying.desired import Desired, PipelineSpec, new_desired
 from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
 from protos.dtypes import KvDtype, WireDtype
 from protos.ids import PipelineId
@@ -48,7 +48,7 @@ def read(name: str, generation: int, text: str) -> Desired | Unreadable:
         whole = _Reader("the deployment", json.loads(text))
         form = whole.whole("form", 1)
         if form == 1:
-            return wanted(name, generation, (_plan_in(whole.inner("plan")),), None)
+            return new_desired(name, generation, (_plan_in(whole.inner("plan")),), None)
         if form == FORM:
             pipelines = tuple(_pipeline_in(one) for one in whole.inners("pipelines"))
             request = None if whole.lacks("request") else _request_in(whole.inner("request"))

@@ -18,7 +18,7 @@ from fleet.devices.liveness import Liveness
 from fleet.devices.record import DeviceRecord, Watched
 from fleet.devices.redial import Redial
 from fleet.devices.views import GatewayView
-from protos.errors import FleetError, InvalidInput, NotFound, TimedOut
+from protos.errors import FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId
 from protos.net import transport
 from protos.net.transport import Credentials, Network
@@ -167,7 +167,7 @@ class Registry:
         """Raises NotFound for a device never seen, Unavailable while there is no connection."""
         watched = self._watched(device)
         if watched is None:
-            raise NotFound(f"device {device} was not found yet", advice="glmfleet doctor tells what was tried")
+            raise NotFound(f"device {device} was not found yet", advice="glmfleet doctor shows what was tried")
         return watched.client
 
     async def wait_connected(self, devices: Sequence[DeviceId], timeout_seconds: float) -> bool:
@@ -220,21 +220,6 @@ class Registry:
             return False
         return True
 
-    async def wait_online(self, count: int, timeout_seconds: float) -> None:
-        """Until `count` devices are online. Raises TimedOut."""
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                while True:
-                    changes = self._changes
-                    if self._online() >= count:
-                        return
-                    await self.changed_since(changes)
-        except TimeoutError:
-            raise TimedOut(
-                f"{self._online()} of {count} devices are online after {timeout_seconds:.0f} s",
-                advice="glmfleet doctor tells what was tried",
-            ) from None
-
     def _forget(self, device: DeviceId) -> None:
         self._departed.discard(device)
         forgotten = self._direct.pop(device, None) or self._gateways.pop(device)
@@ -250,9 +235,6 @@ class Registry:
         behind = {device: watched for gateway in self._gateways.values() for device, watched in gateway.link.members.items()}
         yield from (one.watched for device, one in self._direct.items() if device not in behind)
         yield from behind.values()
-
-    def _online(self) -> int:
-        return sum(watched.state == "online" for watched in self._all())
 
     def _tell(self) -> None:
         self._changes += 1

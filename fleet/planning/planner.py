@@ -122,7 +122,7 @@ def _stage(manifest: Manifest, layout: Layout, costs: _Costs, place: int) -> Sta
         memory_bytes=device.memory_bytes,
         push_bytes=sum(weights(manifest, parts).values()),
         decode_seconds=costs.stage_ns[place] / 1e9,
-        decode_joules=joules if device.figures.tells_energy else None,
+        decode_joules=joules if device.figures.has_energy else None,
         hollow=device.hollow,
     )
 

@@ -137,7 +137,7 @@ def outlook(
         )
         for place, (stage, device) in enumerate(zip(made.stages, users, strict=True))
     )
-    watts = sum(stage.watts for stage in stages) if all(device.figures.tells_energy for device in users) else None
+    watts = sum(stage.watts for stage in stages) if all(device.figures.has_energy for device in users) else None
     return Outlook(
         plan=made,
         stages=stages,

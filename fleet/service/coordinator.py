@@ -185,10 +185,6 @@ class Coordinator:
         await self._ingest.flush()
         return await asyncio.to_thread(self._telemetry.costs, since_seconds, _GROUPINGS[by], self._now())
 
-    async def wait_for_devices(self, count: int, timeout_seconds: float) -> None:
-        """Until `count` devices are online. Raises TimedOut."""
-        await self._registry.wait_online(count, timeout_seconds)
-
     def _identity(self) -> tuple[FleetId, Credentials | None]:
         if self._insecure:
             return INSECURE_FLEET, None

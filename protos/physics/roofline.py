@@ -36,7 +36,7 @@ class Figures:
     joules_per_link_byte: float = 0.0
 
     @property
-    def tells_energy(self) -> bool:
+    def has_energy(self) -> bool:
         return self.idle_watts > 0 and self.joules_per_byte > 0
 
 

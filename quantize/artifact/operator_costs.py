@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from protos.manifest import ITEM_BYTES, Cost
+from protos.physics.memory import kv_position_bytes
 from quantize.artifact.schemes import Scheme
 from quantize.layers.operators import (
     Add,
@@ -113,6 +114,6 @@ def _attention_cost(attention: Attention, share: float) -> OperatorCost:
         weight_bytes=scale_bytes,
         read_bytes=scale_bytes,
         macs_per_position=2 * attention.heads * attention.head_dim,
-        kv_bytes_per_token=2 * item_bytes * attention.kv_heads * attention.head_dim,
+        kv_bytes_per_token=kv_position_bytes(attention.kv_heads, attention.head_dim, "float32"),
         share=share,
     )

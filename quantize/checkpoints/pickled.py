@@ -151,7 +151,7 @@ class _Machine:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("has a name that is none")  # not told: a value that holds itself twice over doubles as text
         if not is_allowed(Name(module, name)):
-            raise ValueError(f"wants {module[:40]}.{name[:40]}, which is no tensor")
+            raise ValueError(f"needs {module[:40]}.{name[:40]}, which is no tensor")
         self._stack.append(Name(module, name))
 
     def call(self) -> None:

@@ -31,10 +31,6 @@ class Rotation:
     def order(self) -> int:
         return len(self.signs)
 
-    def dense(self) -> Floats:
-        """Q itself, [n, n]."""
-        return self.rotate_rows(np.eye(self.order, dtype=np.float32))
-
     def rotate_rows(self, matrix: Floats) -> Floats:
         """matrix @ Q of [rows, n], as a new array."""
         rows, order = matrix.shape

@@ -17,7 +17,7 @@ Rows = Floats | TokenIds
 Run = Callable[[Rows, Window], Floats]
 # Rows to logits [S, V].
 Head = Callable[[Rows], Floats]
-Tell = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
 
 
 class Version(Protocol):
@@ -36,10 +36,10 @@ class Version(Protocol):
 class Walk:
     """What each of `versions` makes of each window, and how far the others' residual streams are from the first's."""
 
-    def __init__(self, versions: Sequence[Version], windows: Sequence[Window], tell: Tell = lambda done, total: None) -> None:
-        """Runs all layers; `tell` gets (steps done, in all), the heads included. Rows of all windows are kept: 4 x H bytes a token."""
+    def __init__(self, versions: Sequence[Version], windows: Sequence[Window], progress: Progress = lambda done, total: None) -> None:
+        """Runs all layers; `progress` gets (steps done, in all), the heads included. Rows of all windows are kept: 4 x H bytes a token."""
         self._versions = versions
-        self._tell = tell
+        self._progress = progress
         self._windows = windows
         self._total = (versions[0].layers + 1) * len(windows)
         self.layer_squares: Doubles = np.zeros((len(versions) - 1, versions[0].layers, len(windows), 2))
@@ -54,7 +54,7 @@ class Walk:
             heads = [stack.enter_context(version.head()) for version in self._versions]
             for window, rows in enumerate(zip(*self._rows, strict=True)):
                 yield tuple(_in_pieces(head, own) for head, own in zip(heads, rows, strict=True))
-                self._tell(self._versions[0].layers * len(self._rows[0]) + window + 1, self._total)
+                self._progress(self._versions[0].layers * len(self._rows[0]) + window + 1, self._total)
 
     def _step(self, layer: int) -> None:
         with ExitStack() as stack:
@@ -67,7 +67,7 @@ class Walk:
                 for version, rows in enumerate(self._rows[1:]):
                     error = np.sum(np.square(rows[window] - truth), dtype=np.float64)
                     self.layer_squares[version, layer, window] = error, square
-                self._tell(layer * len(self._rows[0]) + window + 1, self._total)
+                self._progress(layer * len(self._rows[0]) + window + 1, self._total)
 
 
 def _in_pieces(head: Head, rows: Rows) -> Floats:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from protos.errors import Conflict
 from protos.v1 import device_pb2, gateway_pb2, pipeline_pb2
-from protos.versions import SPOKEN, Versions, in_common, told_by
+from protos.versions import SPOKEN, Versions, in_common, versions_of
 
 MESSAGES = [device_pb2.DeviceDescription, gateway_pb2.GatewayReport, pipeline_pb2.Attach, pipeline_pb2.FlowOpen, pipeline_pb2.FlowReply]
 some_versions = st.tuples(st.integers(1, 9), st.integers(1, 9)).map(lambda pair: Versions(min(pair), max(pair)))
@@ -18,8 +18,8 @@ def telling(versions: Versions) -> device_pb2.DeviceDescription:
 
 @pytest.mark.parametrize("message", MESSAGES)
 def test_the_release_that_told_no_oldest_speaks_one_version(message: type[device_pb2.DeviceDescription]) -> None:
-    assert told_by(message(protocol_version=1)) == Versions(1, 1)
-    assert told_by(message(protocol_version=3, oldest_protocol_version=2)) == Versions(2, 3)
+    assert versions_of(message(protocol_version=1)) == Versions(1, 1)
+    assert versions_of(message(protocol_version=3, oldest_protocol_version=2)) == Versions(2, 3)
 
 
 def test_this_release_works_with_the_one_before() -> None:

@@ -19,7 +19,7 @@ from tests.support.checkpoints import TinyGlm
 from tests.support.fake_device import FakeDevice
 from tests.support.members import TestFleet
 from tests.support.ring import tiny_model
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_online, wait_until
 
 # Quick to find and to redial, patient with a device that shares two cores with other tests.
 QUICK = Liveness(interval_seconds=0.05, suspect_intervals=40, offline_seconds=5.0, first_wait_seconds=0.02, longest_wait_seconds=0.2)
@@ -48,7 +48,7 @@ class FakeFleet:
     async def coordinating(self) -> AsyncIterator[Coordinator]:
         """A coordinator that sees all devices."""
         async with self.coordinator() as coordinator:
-            await coordinator.wait_for_devices(len(self.devices), 10)
+            await wait_online(coordinator.devices, len(self.devices), 10)
             yield coordinator
 
     @asynccontextmanager

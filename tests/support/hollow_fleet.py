@@ -14,6 +14,7 @@ from sim_devices.hollow.fleet import HollowFleet, HollowPlan
 from sim_devices.profiles import load_profile
 from tests.support.fake_fleet import QUICK
 from tests.support.members import TestFleet, credentials_of
+from tests.support.waiting import wait_online
 
 
 def hollow_plan(count: int, name: str = "hollow-1") -> HollowPlan:
@@ -41,5 +42,5 @@ async def watching(folder: Path, count: int, rules: Liveness = QUICK) -> AsyncIt
     samples: list[telemetry_pb2.TelemetrySample] = []
     async with hollow_fleet(members, count) as fleet, Registry(ours, samples.append, rules=rules) as registry:
         registry.found_gateway(fleet.gateway, fleet.address, "mdns")
-        await registry.wait_online(count, 10)
+        await wait_online(registry.records, count, 10)
         yield Watching(registry, fleet, samples)

@@ -19,6 +19,7 @@ from tests.support.fake_fleet import QUICK, ask
 from tests.support.members import TestFleet
 from tests.support.proxy import Proxy
 from tests.support.ring import tiny_model
+from tests.support.waiting import wait_online
 
 MEMORY_BYTES = 1 << 30
 LONG = GenerateRequest(prompt_ids=(3, 1, 4, 1, 5), max_tokens=200)
@@ -80,5 +81,5 @@ async def proxied_fleet(folder: Path, count: int) -> AsyncIterator[ProxiedFleet]
             home, seeds=seeds, interfaces=(), rules=QUICK, period_seconds=0.2, batch_seconds=0.05, discovery_seconds=0.0
         )
         await stack.enter_async_context(coordinator)
-        await coordinator.wait_for_devices(count, 10)
+        await wait_online(coordinator.devices, count, 10)
         yield ProxiedFleet(coordinator, boxes)

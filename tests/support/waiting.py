@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 
 async def wait_until(predicate: Callable[[], object], timeout_seconds: float = 10.0) -> None:
@@ -12,3 +13,13 @@ async def wait_until(predicate: Callable[[], object], timeout_seconds: float = 1
     while not predicate():
         assert asyncio.get_running_loop().time() < deadline, f"not within {timeout_seconds:g} s: {predicate}"
         await asyncio.sleep(0.01)
+
+
+class WithState(Protocol):
+    @property
+    def state(self) -> str: ...
+
+
+async def wait_online(devices: Callable[[], Sequence[WithState]], count: int, timeout_seconds: float = 10.0) -> None:
+    """Until `count` of the devices that are known are online: of `registry.records` or `coordinator.devices`."""
+    await wait_until(lambda: sum(device.state == "online" for device in devices()) >= count, timeout_seconds)

@@ -80,24 +80,24 @@ def ids(event: pb.GenerateEvent) -> list[int]:
 async def test_tokens_go_together_until_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "TOGETHER_SECONDS", 3600.0)
     client = Client()
-    client.tell(tokens(1), urgent=True)
+    client.send(tokens(1), urgent=True)
     assert ids(await client.take()) == [1]
-    client.tell(tokens(2), urgent=False)
+    client.send(tokens(2), urgent=False)
     taking = asyncio.create_task(client.take())
     for _ in range(3):
         await asyncio.sleep(0)
-    client.tell(tokens(3, 4), urgent=False)
+    client.send(tokens(3, 4), urgent=False)
     assert not taking.done()
-    client.tell(tokens(5), urgent=True)
+    client.send(tokens(5), urgent=True)
     assert ids(await taking) == [2, 3, 4, 5]
 
 
 async def test_tokens_wait_for_their_like_no_longer_than_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "TOGETHER_SECONDS", 0.02)
     client = Client()
-    client.tell(tokens(1), urgent=False)
+    client.send(tokens(1), urgent=False)
     assert ids(await client.take()) == [1]  # nothing was told before
-    client.tell(tokens(2), urgent=False)
+    client.send(tokens(2), urgent=False)
     before = time.monotonic()
     assert ids(await client.take()) == [2]
     assert time.monotonic() - before >= 0.015

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from device.pipeline.scheduler import WAITING_SEQUENCES, Scheduler
-from device.pipeline.sequences import Ending, Request, Sequence, Step, Told
+from device.pipeline.sequences import Ending, Request, SampledToken, Sequence, Step
 from protos.errors import Busy
 from protos.physics.chunks import LEAST_ALONE_ROWS, LEAST_BESIDE_ROWS
 
@@ -99,7 +99,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.flying: dict[int, Step] = {}
         self.rounds: dict[int, int] = {}
         self.live: list[Sequence] = []
-        self.told: dict[Sequence, list[Told]] = {}
+        self.told: dict[Sequence, list[SampledToken]] = {}
         self.gone: list[Sequence] = []  # in the order a client hears of it
         self.admitted: list[int] = []
         self.passed_over: dict[Sequence, int] = {}

@@ -92,7 +92,6 @@ def test_which_template_counts() -> None:
 @pytest.mark.parametrize("config", [None, b"{}", b'{"chat_template": null}', b'{"chat_template": [{"name": "rag", "template": "x"}]}'])
 def test_without_template_a_chat_is_refused_and_text_is_not(config: bytes | None) -> None:
     model = load(config=config)
-    assert not model.has_template
     assert model.encode("hello")
     with pytest.raises(InvalidInput, match="no chat template") as caught:
         model.chat(USER)

@@ -9,7 +9,7 @@ import pytest
 from fleet.planning.plan import PlanRequest
 from protos.errors import Conflict, Corrupt, InvalidInput, NoSpace, NotFound, Unavailable
 from tests.support.fake_fleet import deploy, fake_fleet, wait_ready
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_online, wait_until
 
 
 async def test_deploy_pushes_loads_and_attaches(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ async def test_a_plan_waits_for_devices_that_are_being_found(tmp_path: Path) -> 
         await tail.stop()
         async with fleet.coordinator(discovery_seconds=60.0) as coordinator:
             planning = asyncio.create_task(coordinator.plan(PlanRequest("tiny", stages=2)))
-            await coordinator.wait_for_devices(1, 10)
+            await wait_online(coordinator.devices, 1, 10)
             assert not planning.done()
             with pytest.raises(InvalidInput, match="at least one sequence"):  # no device could make this one right
                 await coordinator.plan(PlanRequest("tiny", slots=0))
@@ -236,5 +236,5 @@ async def test_coordinator_that_stops_takes_back_a_deploy_under_way(tmp_path: Pa
             await running
         assert (head.stages, tail.stages) == ({}, {})
         async with fleet.coordinator() as again:
-            await again.wait_for_devices(2, 5)
+            await wait_online(again.devices, 2, 5)
             assert again.deployments() == []

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from fleet.deploying.balancing import least_work
-from fleet.deploying.desired import PipelineSpec, wanted
+from fleet.deploying.desired import PipelineSpec, new_desired
 from fleet.deploying.phase import PipelineState, Ready, Waiting
 from protos.errors import Unavailable
 from tests.fleet.deploying.test_reconcile import plan
@@ -19,7 +19,7 @@ class FakePipeline:
 
 
 def pipelines() -> list[FakePipeline]:
-    return [FakePipeline(spec) for spec in wanted("chat", 1, tuple(plan((name,)) for name in "abc"), None).pipelines]
+    return [FakePipeline(spec) for spec in new_desired("chat", 1, tuple(plan((name,)) for name in "abc"), None).pipelines]
 
 
 def test_the_one_with_the_least_work_that_answers() -> None:

@@ -38,7 +38,7 @@ LOST = replace(HERE, holds=False)
 AWAY = ObservedStage("dev-2", connected=False, why_away="dev-2 is offline: nobody listens")
 UP = ObservedStream(attached=True)
 DOWN = ObservedStream(why="dev-1: the head ended the stream")
-TOLD = History(told_addresses=("a:1",))
+TOLD = History(sent_addresses=("a:1",))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ TOLD = History(told_addresses=("a:1",))
         ((HERE,), ObservedStream(broken_at=3.0), TOLD, Attaching, (Look(),)),
         ((HERE,), ObservedStream(broken_at=3.0), replace(TOLD, looked_at=4.0), Attaching, ()),
         ((HERE,), ObservedStream(True, broken_at=5.0), replace(TOLD, looked_at=4.0), Ready(), (Look(),)),
-        ((HERE,), ObservedStream(broken_at=3.0), History(told_addresses=("old:1",)), Attaching, (Repair((), ring=True),)),
+        ((HERE,), ObservedStream(broken_at=3.0), History(sent_addresses=("old:1",)), Attaching, (Repair((), ring=True),)),
         ((HERE, AWAY), ObservedStream(broken_at=3.0), History(looked_at=4.0), Waiting, ()),  # nobody knows where it will be
     ],
 )
@@ -115,7 +115,7 @@ def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
                 board.told = self.addresses()
             self.attached_to: tuple[int, ...] | None = self.loads()  # the loads that the stream's ring was built over
             self.broken_at: float | None = None
-            self.history = module.History(told_addresses=self.addresses())
+            self.history = module.History(sent_addresses=self.addresses())
             self.seen: list[Any] = [self.look(number) for number in range(2)]  # what the coordinator believes
             self.delayed: list[tuple[int, Any]] = []  # observations on their way
             self.doing: Any = None
@@ -334,7 +334,7 @@ MUTATIONS = {
     "a failure ends all repairs": ("    if failure is None or failure.stages != observed.stages:", "    if failure is None:"),
     "a failure is tried again at once": ("    return now >= failure.at + wait", "    return True"),
     "never tries again": ("    return now >= failure.at + wait", "    return False"),
-    "addresses are told again and again": ("told_addresses=told_addresses,", "told_addresses=None,"),
+    "addresses are told again and again": ("sent_addresses=sent_addresses,", "sent_addresses=None,"),
     "a failure outlives its cause": (
         "return history if observed.lost or history.repairing else replace(history, failure=None)",
         "return history",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.deploying.desired import Desired, wanted
+from fleet.deploying.desired import Desired, new_desired
 from fleet.deploying.reconcile import HeldStage, Observed, Unload, holds, stale
 from fleet.planning.plan import Plan, StagePlan
 from protos.ids import DeviceId, PipelineId
@@ -28,7 +28,7 @@ def plan(devices: tuple[str, ...], digest: str = DIGEST) -> Plan:
 
 
 def desired(devices: tuple[str, ...] = ("a", "b"), generation: int = 3) -> Desired:
-    return wanted("chat", generation, (plan(devices),), None)
+    return new_desired("chat", generation, (plan(devices),), None)
 
 
 def held(wanted: Desired, number: int, pipeline: int = 0) -> HeldStage:
@@ -104,7 +104,7 @@ def test_stale_of_what_is_wanted_no_more() -> None:
 
 def test_two_versions_of_a_model_stand_side_by_side() -> None:
     """The ground for rollouts: each pipeline is judged by its own plan."""
-    both = wanted("chat", 3, (plan(("a",)), plan(("b",), "1" * 64)), None)
+    both = new_desired("chat", 3, (plan(("a",)), plan(("b",), "1" * 64)), None)
     assert [spec.pipeline_id for spec in both.pipelines] == ["chat-3", "chat-3.1"]
     first, second = (held(both, 0, 0),), (held(both, 0, 1),)
     assert (lacking(both, {A: first, B: second}), stale_of(both, {A: first, B: second})) == ([], [])

@@ -12,7 +12,7 @@ from fleet.planning.plan import PlanRequest
 from fleet.service.coordinator import Coordinator
 from protos.errors import InvalidInput, NoSpace, TimedOut, Unavailable
 from tests.support.fake_fleet import ask, fake_fleet, wait_ready
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_online, wait_until
 
 HI = GenerateRequest(prompt="hi")
 
@@ -109,7 +109,7 @@ async def test_replicas_outlive_the_coordinator(tmp_path: Path) -> None:
             await deploy(coordinator, 2)
         loads = [device.calls.count("LoadStage") for device in fleet.devices]
         async with fleet.coordinator() as again:
-            await again.wait_for_devices(2, 10)
+            await wait_online(again.devices, 2, 10)
             await wait_ready(again)
             assert [pipeline.pipeline_id for pipeline in again.deployments()[0].pipelines] == ["tiny-1", "tiny-1.1"]
         assert [device.calls.count("LoadStage") for device in fleet.devices] == loads

@@ -16,7 +16,7 @@ from fleet.service.coordinator import Coordinator
 from fleet.store.database import Store
 from protos.errors import Conflict, NoSpace, NotFound
 from tests.support.fake_fleet import FakeFleet, ask, deploy, fake_fleet, wait_ready
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_online, wait_until
 
 ROUNDS_SECONDS = 0.6  # three rounds of looking after deployments
 
@@ -44,7 +44,7 @@ def unloads(fleet: FakeFleet) -> int:
 
 
 async def settled(fleet: FakeFleet, coordinator: Coordinator) -> None:
-    await coordinator.wait_for_devices(len(fleet.devices), 10)
+    await wait_online(coordinator.devices, len(fleet.devices), 10)
     await asyncio.sleep(ROUNDS_SECONDS)
 
 
@@ -104,7 +104,7 @@ async def test_undeploy_takes_it_down(tmp_path: Path) -> None:
         with edited(fleet) as plain:
             of_a_later_form(plain)
         async with fleet.coordinator() as coordinator:
-            await coordinator.wait_for_devices(2, 10)
+            await wait_online(coordinator.devices, 2, 10)
             with pytest.raises(NotFound) as unknown:
                 await coordinator.undeploy("other")
             assert "tiny" in unknown.value.advice

@@ -23,7 +23,7 @@ from tests.support.fake_device import FakeDevice
 from tests.support.fake_fleet import QUICK
 from tests.support.hollow_fleet import hollow_fleet, watching
 from tests.support.members import TestFleet, credentials_of
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_online, wait_until
 
 IMPATIENT = replace(QUICK, suspect_intervals=4, offline_seconds=0.8)
 
@@ -78,7 +78,7 @@ async def test_a_gateway_that_ends_takes_all_with_it_and_brings_all_back(tmp_pat
     async with Registry(ours, lambda _sample: None, rules=IMPATIENT) as registry:
         async with hollow_fleet(members, 5) as fleet:
             registry.found_gateway(fleet.gateway, fleet.address, "mdns")
-            await registry.wait_online(5, 10)
+            await wait_online(registry.records, 5, 10)
             known = {record.device_id for record in registry.records()}
         await wait_until(lambda: {record.state for record in registry.records()} == {"offline"})
         assert all("its gateway hollow-1: nobody listens" in record.detail for record in registry.records())
@@ -93,7 +93,7 @@ async def test_after_a_goodbye_the_offline_are_forgotten_unless_needed(tmp_path:
     async with Registry(ours, lambda _sample: None, rules=IMPATIENT) as registry:
         async with hollow_fleet(members, 2) as fleet:
             registry.found_gateway(fleet.gateway, fleet.address, "mdns")
-            await registry.wait_online(2, 10)
+            await wait_online(registry.records, 2, 10)
             registry.gone(fleet.gateway)
             registry.forget_departed([])
             assert len(registry.records()) == 2  # it still answers: a goodbye is hearsay

@@ -12,7 +12,7 @@ from device.blobs import BlobStore
 from device.cpu import CpuHardware
 from device.engine.stage import StageEngine
 from device.stage_spec import parse_spec
-from fleet.deploying.desired import wanted
+from fleet.deploying.desired import new_desired
 from fleet.deploying.load_order import load_request
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.planning.planner import PlannerDevice, plan
@@ -53,7 +53,7 @@ async def test_a_planned_stage_takes_what_its_device_says_once_loaded(
 
 async def check_stage(folder: Path, manifest: Manifest, artifacts: ArtifactStore, made: Plan, place: int, hardware: CpuHardware) -> None:
     planned = made.stages[place]
-    desired = wanted("tiny", 1, (made,), None)
+    desired = new_desired("tiny", 1, (made,), None)
     request = load_request(manifest, desired, desired.pipelines[0], place, HOP if len(made.stages) > 1 else None)
     blobs = BlobStore(folder)
     for digest in request.blobs:

@@ -15,7 +15,7 @@ from protos.v1 import telemetry_pb2
 from tests.support.fake_device import FakeDevice
 from tests.support.fake_fleet import QUICK, ask, deploy, fake_fleet, wait_ready
 from tests.support.members import TestFleet
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_online, wait_until
 
 
 async def test_views_of_an_empty_home(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ async def test_restarted_coordinator_attaches_again_and_loads_nothing(tmp_path: 
         head.is_told.holds["Generate"] = asyncio.Event()
         async with fleet.coordinator() as coordinator:
             # It sees both devices while the head takes its time: that is no sign of a ring that does not stand.
-            await coordinator.wait_for_devices(2, 10)
+            await wait_online(coordinator.devices, 2, 10)
             await wait_until(lambda: head.calls.count("Generate") > asked)
             await asyncio.sleep(0.5)  # two rounds of looking after deployments
             head.is_told.holds["Generate"].set()
@@ -125,7 +125,7 @@ async def test_restarted_coordinator_waits_for_a_missing_device(tmp_path: Path) 
         tail = fleet.devices[1]
         await tail.stop()
         async with fleet.coordinator() as coordinator:
-            await coordinator.wait_for_devices(1, 5)
+            await wait_online(coordinator.devices, 1, 5)
             [view] = coordinator.deployments()
             assert view.state == "degraded"
             assert tail.name in view.detail
@@ -236,7 +236,7 @@ async def test_insecure_fleet_on_loopback(tmp_path: Path) -> None:
     async with FakeDevice(identity, "dev-1") as device:
         seeds = [f"{device.device}@{device.address}"]
         async with Coordinator(Home.open(tmp_path / "home"), seeds=seeds, interfaces=(), insecure=True, rules=QUICK) as coordinator:
-            await coordinator.wait_for_devices(1, 5)
+            await wait_online(coordinator.devices, 1, 5)
             assert coordinator.devices()[0].name == "dev-1"
 
 

@@ -20,6 +20,7 @@ from tests.support.fake_fleet import QUICK, ask, deploy
 from tests.support.hollow_fleet import hollow_fleet
 from tests.support.members import TestFleet
 from tests.support.ring import tiny_model
+from tests.support.waiting import wait_online
 
 
 @asynccontextmanager
@@ -32,7 +33,7 @@ async def coordinating(folder: Path, count: int, *seeds: str) -> AsyncIterator[t
             home, seeds=[fleet.address, *seeds], interfaces=(), rules=QUICK, period_seconds=0.2, batch_seconds=0.05, discovery_seconds=0.0
         ) as coordinator,
     ):
-        await coordinator.wait_for_devices(count + len(seeds), 10)
+        await wait_online(coordinator.devices, count + len(seeds), 10)
         yield coordinator, fleet
 
 
