@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.client import Answer, Client, decode_figures
 from benchmarks.worker import Ask
-from protos.errors import Unavailable
+from protos.errors import InvalidInput, Unavailable
 
 USAGE = {"choices": [], "usage": {"completion_tokens": 3}}
 
@@ -83,5 +83,5 @@ def test_answers_that_hardly_ran_together_tell_nothing() -> None:
 
 
 def test_what_it_cannot_measure_it_says() -> None:
-    with pytest.raises(Exception, match="juggle"):
+    with pytest.raises(InvalidInput, match="juggle"):
         Client("http://127.0.0.1:1").measure(Ask("juggle", ()))  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from benchmarks.speed import CONTEXT, Settings, _groups, _save, entry, run, tabl
 from benchmarks.targets import BUSY_CPU, ENGINE, IDLE_CPU, PRODUCT, TARGETS, key, needed_name, peak_name
 from benchmarks.worker import Ask
 from fleet.cli.versions import EngineVersion
+from protos.errors import InvalidInput
 from quantize.artifact.store import ArtifactStore
 from quantize.checkpoints.formats import open_checkpoint
 from quantize.importing.importer import import_model
@@ -56,7 +57,7 @@ def test_the_engine_decodes_what_it_should(tiny: BenchModel) -> None:
     (logits,) = next(Walk([EngineVersion(tiny.manifest, tiny.blob_folder, 64)], [Window(np.array(prompt))]).logits())
     assert first == logits[-1].argmax()
     assert engine.measure(Ask("decode", (prompt, prompt[:7]), 3))["tokens_per_second"] > 0
-    with pytest.raises(Exception, match="beside"):
+    with pytest.raises(InvalidInput, match="beside"):
         engine.measure(Ask("beside", (prompt,)))
 
 

@@ -9,10 +9,12 @@ from types import ModuleType
 
 
 def mutated(module: ModuleType, old: str, new: str) -> ModuleType:
-    """`module` with `new` in the place of `old`, which must stand in its text once."""
+    """`module` with `new` in the place of `old`. Raises LookupError unless `old` stands in its text once: no failed check, which is what
+    a mutation is for."""
     assert module.__file__ is not None
     text = Path(module.__file__).read_text()
-    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {module.__name__}"
+    if text.count(old) != 1:
+        raise LookupError(f"{old!r} stands {text.count(old)} times in {module.__name__}")
     name = f"mutated_{module.__name__.replace('.', '_')}"
     spec = importlib.util.spec_from_loader(name, loader=None)
     assert spec is not None

@@ -70,6 +70,7 @@ def test_other_shapes_and_blocks(tmp_path: Path, shape: TinyGlm, block_size: int
     manifest, store = tiny_model(tmp_path, shape, block_size)
     for stages in (1, 3):
         for spec in specs(manifest, store, stages):
+            assert spec.golden is not None
             open_stage(spec, store.blob_folder, 1, None)
 
 
@@ -192,4 +193,5 @@ def test_a_deviation_that_all_tokens_share_counts_and_one_tokens_does_not() -> N
 def test_no_second_session_without_need(model: tuple[Manifest, ArtifactStore], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(golden_module, "Session", None)
     (spec,) = specs(*model, 1)
+    assert spec.golden is not None
     check_stage(spec, StageEngine(spec, model[1].blob_folder, 1), model[1].blob_folder, 1)

@@ -389,19 +389,68 @@ microbatches = st.builds(
 )
 
 
+def next_rows(stage: Stage, prefills: bool) -> pb.Microbatch:
+    """What fits when slots 0 and 1 are open: two more rows of slot 0, or one of each."""
+    lengths = stage.engine.groups[0].lengths
+    return prefill(0, 1, 2, start=lengths[0]) if prefills else decode([0, 1], lengths[:2])
+
+
+def lengths_of(stage: Stage) -> list[list[int]]:
+    return [list(group.lengths) for group in stage.engine.groups]
+
+
+def lengths_after(message: pb.Microbatch, before: list[list[int]]) -> list[list[int]]:
+    """What slots hold once its rows were computed: they go to the end of each slot, in order of slots. Fails for others."""
+    after = [list(lengths) for lengths in before]
+    assert list(message.slots) == sorted(set(message.slots))
+    for slot, position in zip(message.slots, message.positions, strict=True):
+        assert after[message.group][slot] == position
+        after[message.group][slot] += message.rows if message.prefill else 1
+    return after
+
+
+def with_fields(message: pb.Microbatch, other: pb.Microbatch, names: set[str]) -> pb.Microbatch:
+    """`message` with these fields as `other` has them."""
+    changed, taken = pb.Microbatch(), pb.Microbatch()
+    changed.CopyFrom(message)
+    taken.CopyFrom(other)
+    for field in pb.Microbatch.DESCRIPTOR.fields:
+        (changed if field.name in names else taken).ClearField(field.name)
+    changed.MergeFrom(taken)
+    return changed
+
+
+FIELDS = ("group", "slots", "positions", "rows", "wanted", "released", "swapped", "opened", "copied", "hidden", "prefill")
+# (what fits is a prefill; the fields in which what is sent is another message instead; that message)
+changes = st.tuples(st.booleans(), st.sets(st.sampled_from(FIELDS), max_size=2), microbatches)
+
+
 @settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(messages=st.lists(microbatches, min_size=1, max_size=6))
-async def test_random_microbatches_are_carried_out_or_refused(stage: Stage, messages: list[pb.Microbatch]) -> None:
+@given(sent=st.lists(changes | st.tuples(st.booleans(), st.just(set(FIELDS)), microbatches), min_size=1, max_size=12))
+async def test_random_microbatches_are_carried_out_or_refused(stage: Stage, sent: list[tuple[bool, set[str], pb.Microbatch]]) -> None:
+    """Most of them all but fit: others are refused before they get anywhere."""
     stage.free_all()
-    for message in messages:
+    fresh = (await computed(stage, prefill(0, 1))).copy()
+    await stage.step(prefill(1, 2, 2))
+    fits = True  # until something else was sent
+    for prefills, fields, other in sent:
+        message = with_fields(next_rows(stage, prefills), other, fields)
+        before = lengths_of(stage)
+        fits = fits and not fields and max(before[0]) + 2 <= CONTEXT
         try:
             result = await stage.step(message)
         except InvalidInput:
+            assert not fits
             continue
+        if not (message.released or message.swapped or message.opened or message.copied):
+            assert lengths_of(stage) == (lengths_after(message, before) if message.rows else before)
+        assert (result is None) == (not message.rows)
         assert result is None or (len(result) == message.rows and np.isfinite(result).all())
-        for lengths in (group.lengths for group in stage.engine.groups):
+        for lengths in lengths_of(stage):
             assert len(lengths) == SLOTS
             assert all(0 <= length <= CONTEXT for length in lengths)
+    stage.free_all()
+    assert np.array_equal(await computed(stage, prefill(0, 1)), fresh)
 
 
 async def test_a_new_ring_knows_none_of_the_sequences_before(stage: Stage) -> None:

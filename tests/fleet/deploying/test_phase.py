@@ -348,5 +348,6 @@ MUTATIONS = {
 def test_the_machine_finds_a_seeded_defect(name: str) -> None:
     # The shortest way to the defect is of no interest.
     first = settings(THOROUGH, max_examples=2000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
+    defective = machine_for(mutated(phase, *MUTATIONS[name]))
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(machine_for(mutated(phase, *MUTATIONS[name])), settings=first)
+        run_state_machine_as_test(defective, settings=first)

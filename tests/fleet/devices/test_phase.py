@@ -81,5 +81,6 @@ MUTATIONS = {
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_seeded_defect_is_found(name: str) -> None:
+    defective = mutated(phase, *MUTATIONS[name])
     with pytest.raises((AssertionError, TypeError)):
-        check_all(mutated(phase, *MUTATIONS[name]))
+        check_all(defective)

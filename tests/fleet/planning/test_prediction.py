@@ -56,7 +56,7 @@ def test_one_stream_agrees_with_the_plan() -> None:
 
 def test_streams_fill_the_ring_and_share_the_weights() -> None:
     one, four, many = (look([a_board(1), a_board(2)], Traffic(streams=streams)) for streams in (1, 4, 16))
-    for alone, more, most in zip(*(sorted(found, key=lambda x: len(x.stages)) for found in (one, four, many)), strict=False):
+    for alone, more, most in zip(*(sorted(found, key=lambda x: len(x.stages)) for found in (one, four, many)), strict=True):
         assert alone.tokens_per_second < more.tokens_per_second < most.tokens_per_second
         assert alone.token_seconds <= more.token_seconds <= most.token_seconds
     ring = max(four, key=lambda x: len(x.stages))
