@@ -261,7 +261,8 @@ async def test_a_lost_stage_is_told_and_the_ring_is_built_again(tmp_path: Path, 
         await three.agents[2].__aexit__(None, None, None)
         lost = await client.end(number)
         assert isinstance(lost.error, Unavailable)
-        assert three.peers[1].device in lost.error.detail  # the route that the news took
+        # The news comes on whichever way is quicker: from the stage before the lost one, or from the lost one itself.
+        assert any(peer.device in lost.error.detail for peer in three.peers[1:])
         again = await client.ask(PROMPTS[2], 20)
         assert isinstance(again.error, Unavailable)
         assert three.peers[2].device in again.error.detail
