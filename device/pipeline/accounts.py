@@ -13,6 +13,10 @@ class ModelledClock:
     def __init__(self) -> None:
         self.free_at = 0.0
 
+    def catch_up(self, clock: float) -> None:
+        """Other devices' clocks run from other starts: this one is at least at `clock` from now on."""
+        self.free_at = max(self.free_at, clock)
+
     def occupy(self, ready_at: float, report: RunReport) -> float:
         """The modelled time at which a run that could start at `ready_at` has ended. A real device's runs count at their wall time."""
         seconds = report.wall_seconds if report.modelled_seconds is None else report.modelled_seconds

@@ -80,6 +80,7 @@ class Head:
             self.stage.join_ring(uuid.uuid4().hex)
             link = Link(spec, spec.next, self.stage.ring_id, self._credentials, self.stage.device)
             await link.__aenter__()
+            self.stage.clock.catch_up(link.modelled_clock)
             if self.stage.is_unloaded:
                 await link.__aexit__(None, None, None)
                 await self.stage.unloaded()
@@ -118,7 +119,7 @@ class Head:
         """Serve the stream to us of the last stage, on device `last`. Raises Conflict for a ring that is not ours."""
         if ring_id != self.stage.ring_id:
             raise Conflict("this ring is not the head's")
-        await context.write(accepted())
+        await context.write(accepted(self.stage.clock.free_at))
         try:
             async for message in Microbatches(context, self.stage.spec.shape):
                 await self._returned(message, ring_id)

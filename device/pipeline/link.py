@@ -12,6 +12,7 @@ from protos import route
 from protos.errors import Conflict, Unavailable, remote
 from protos.ids import DeviceId
 from protos.net.transport import Credentials, dial
+from protos.plausible import implausible
 from protos.v1 import pipeline_pb2 as pb
 from protos.versions import SPOKEN
 
@@ -39,6 +40,7 @@ class Link:
         self._peer = dial(hop.address, hop.device, credentials, hop.gateway)
         self._call: grpc.aio.StreamStreamCall[pb.FlowMessage, pb.FlowReply] | None = None
         self._credit = 0
+        self.modelled_clock = 0.0  # the latest of the stages behind, when the ring was built
         self._credit_came = asyncio.Event()
         self._sending = asyncio.Lock()
         self._ended: asyncio.Task[None] | None = None
@@ -60,6 +62,8 @@ class Link:
             await self._close()
             raise Conflict("it did not accept the ring").at(self._where)
         self._credit = reply.credit
+        if implausible(reply) is None:
+            self.modelled_clock = reply.modelled_clock
         self._ended = asyncio.create_task(self._read_replies(), name=f"link to {self._hop.device}")
         return self
 

@@ -21,9 +21,15 @@ WINDOW = 64
 FlowContext = grpc.aio.ServicerContext[pb.FlowMessage, pb.FlowReply]
 
 
-def accepted() -> pb.FlowReply:
-    """The first reply to whoever opens a stream."""
-    return pb.FlowReply(accepted=True, credit=WINDOW, protocol_version=SPOKEN.newest, oldest_protocol_version=SPOKEN.oldest)
+def accepted(modelled_clock: float) -> pb.FlowReply:
+    """The first reply to whoever opens a stream. `modelled_clock`: the latest of this stage and those behind it, in modelled seconds."""
+    return pb.FlowReply(
+        accepted=True,
+        credit=WINDOW,
+        protocol_version=SPOKEN.newest,
+        oldest_protocol_version=SPOKEN.oldest,
+        modelled_clock=modelled_clock,
+    )
 
 
 async def relay(stage: Stage, ring_id: str, context: FlowContext, credentials: Credentials | None) -> None:
@@ -33,7 +39,7 @@ async def relay(stage: Stage, ring_id: str, context: FlowContext, credentials: C
     stage.join_ring(ring_id)
     try:
         async with Link(stage.spec, stage.spec.next, ring_id, credentials, stage.device) as link:
-            await context.write(accepted())
+            await context.write(accepted(max(stage.clock.free_at, link.modelled_clock)))
             await first_of(_pass_on(stage, ring_id, context, link), link.ended())
     finally:
         if stage.ring_id == ring_id:

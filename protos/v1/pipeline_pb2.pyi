@@ -221,16 +221,18 @@ class FlowOpen(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., to_stage: _Optional[int] = ..., ring_id: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., from_device: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
 
 class FlowReply(_message.Message):
-    __slots__ = ("accepted", "credit", "protocol_version", "oldest_protocol_version")
+    __slots__ = ("accepted", "credit", "protocol_version", "oldest_protocol_version", "modelled_clock")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODELLED_CLOCK_FIELD_NUMBER: _ClassVar[int]
     accepted: bool
     credit: int
     protocol_version: int
     oldest_protocol_version: int
-    def __init__(self, accepted: _Optional[bool] = ..., credit: _Optional[int] = ..., protocol_version: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
+    modelled_clock: float
+    def __init__(self, accepted: _Optional[bool] = ..., credit: _Optional[int] = ..., protocol_version: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ..., modelled_clock: _Optional[float] = ...) -> None: ...
 
 class Microbatch(_message.Message):
     __slots__ = ("step", "group", "prefill", "slots", "positions", "rows", "wanted", "all_wanted", "released", "swapped", "opened", "copied", "modelled_at", "hidden")

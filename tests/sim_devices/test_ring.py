@@ -73,6 +73,22 @@ async def test_a_prediction_is_the_modelled_time(tmp_path: Path) -> None:
     assert per_token == pytest.approx(expected.token_seconds, rel=0.05)
 
 
+async def test_a_head_that_was_started_later_counts_no_more_than_the_others(tmp_path: Path) -> None:
+    """Its modelled clock begins anew, and theirs are ahead: a request must not seem to have waited for what they did before."""
+    model = tiny_model(tmp_path, TinyGlm(layers=4))
+    hardware = [SimulatedHardware(profile, "fast") for profile in PROFILES]
+    async with ring(tmp_path / "ring", *model, 3, hardware=hardware) as made:
+        async with made.client() as client:
+            [*_, before] = [(await client.ask([number, *PROMPTS[2]], 30)).finished for number in range(4)]
+        await made.agents[0].__aexit__(None, None, None)
+        await made.restart(0, SimulatedHardware(PROFILES[0], "fast"))
+        async with made.client() as client:
+            again = (await client.ask([9, *PROMPTS[2]], 30)).finished
+    assert again is not None
+    assert before is not None
+    assert again.timing.modelled_first_token_seconds == pytest.approx(before.timing.modelled_first_token_seconds, rel=0.2)
+
+
 @pytest.mark.parametrize("stages", [1, 2])
 async def test_in_real_time_no_token_comes_before_its_modelled_time(tmp_path: Path, stages: int) -> None:
     model = tiny_model(tmp_path, TinyGlm(layers=4))

@@ -172,11 +172,11 @@ class Ring:
             while await self.open_sequences():  # noqa: ASYNC110 (asked over the wire: nothing here tells)
                 await asyncio.sleep(0.02)
 
-    async def restart(self, stage: int) -> None:
-        """After the agent was left: a new one on the same state and port, its stage loaded again."""
+    async def restart(self, stage: int, hardware: Hardware | None = None) -> None:
+        """After the agent was left: a new one on the same state and port (and on a CPU unless told), its stage loaded again."""
         before, peer = self.agents[stage], self.peers[stage]
         config = dataclasses.replace(before.config, port=int(peer.address.rpartition(":")[2]))
-        self.agents[stage] = Agent(config, CpuHardware(1 << 30, 1))
+        self.agents[stage] = Agent(config, hardware or CpuHardware(1 << 30, 1))
         await self.agents[stage].__aenter__()
         with remote(peer.device):
             await peer.device_stub.LoadStage(self.requests[stage], metadata=peer.metadata, wait_for_ready=True)
