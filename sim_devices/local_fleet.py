@@ -25,6 +25,7 @@ from sim_devices.world_process import WorldProcess
 START_SECONDS = 60.0  # a cold start of the runtime on a busy two-core machine takes about ten
 STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL
 RECORD = "device.json"
+BOARD = "board.json"  # what its identity stands for; unlike the record it stays when the device is stopped
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
@@ -206,6 +207,8 @@ class LocalFleet:
         environment = {"grpc_proxy": f"http://{device.interface}:{back}", "no_grpc_proxy": ""} if back else {}
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
+            if not device.pid:
+                _keep_identity_of(device, folder)
             if not device.insecure and not device.pid:
                 (self._issue_gateway if device.hollow else self._issue)(folder, device.name)
             module = "sim_devices.hollow" if device.hollow else "sim_devices"
@@ -274,6 +277,23 @@ def _close(starting: Sequence[_Starting]) -> None:
     for one in starting:
         assert one.process.stdout is not None
         one.process.stdout.close()
+
+
+def _keep_identity_of(device: LocalDevice, folder: Path) -> None:
+    """An identity stands for one board: where another profile or memory takes the folder over, it gets an identity of its own.
+
+    Its blobs stay: they are what their digests say, whoever holds them.
+    """
+    board = {"profile": device.profile, "memory_bytes": device.memory_bytes}
+    path = folder / BOARD
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        before = None
+    if before is not None and before != board:
+        for key in folder.glob("*.pem"):
+            key.unlink()
+    path.write_text(json.dumps(board))
 
 
 def _described(name: str, spec: DeviceSpec, interface: str, insecure: bool) -> LocalDevice:

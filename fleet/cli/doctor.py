@@ -54,7 +54,9 @@ def examine(home: Home) -> list[Check]:
     checks = [Check("home", True, str(home.path)), _models(home)]
     local = local_fleet(home).status()
     checks += [
-        Check(f"simulated device {one.name}", False, f"ended: {one.detail}", "start it again: glmfleet sim up")
+        Check(
+            f"simulated device {one.name}", False, f"ended: {one.detail}", f"start it again as it was: glmfleet sim fault rejoin {one.name}"
+        )
         for one in local
         if not one.running
     ]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -73,6 +74,21 @@ async def test_a_device_that_dies_is_told_from_one_that_runs(fleet: LocalFleet) 
     assert fleet.status()[0].detail
     (again,) = fleet.up([RK], insecure=True)
     assert (again.name, again.device_id) == (device.name, device.device_id)
+
+
+async def test_another_board_is_another_device(fleet: LocalFleet) -> None:
+    """Killed or stopped: what was known of the one must not be believed of the other."""
+    (rock,) = fleet.up([RK], insecure=True)
+    fleet.down()
+    (larger,) = fleet.up([replace(RK, memory_bytes=1 << 30)], insecure=True)
+    os.kill(larger.pid, signal.SIGKILL)
+    await wait_until(lambda: not fleet.status()[0].running)
+    (pi,) = fleet.up([DeviceSpec("raspberry-pi-5")], insecure=True)
+    assert [device.name for device in (rock, larger, pi)] == ["dev-1"] * 3
+    assert len({device.device_id for device in (rock, larger, pi)}) == 3
+    fleet.down()
+    (again,) = fleet.up([DeviceSpec("raspberry-pi-5")], insecure=True)
+    assert again.device_id == pi.device_id
 
 
 def test_one_that_cannot_start_stops_those_that_could(fleet: LocalFleet, tmp_path: Path) -> None:
