@@ -53,7 +53,7 @@ class StageShape:
 
 
 @dataclass(frozen=True)
-class Hop:
+class NextHop:
     device: DeviceId
     address: str
     gateway: DeviceId | None = None  # that answers there for the device
@@ -93,7 +93,7 @@ class StageSpec:
     shape: StageShape
     graph: bytes
     head_graph: bytes
-    next: Hop | None
+    next: NextHop | None
     cost: StageCost
     golden: Golden | None = None
 
@@ -143,8 +143,8 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
     return spec
 
 
-def _hop(message: pb.Hop) -> Hop:
-    return Hop(DeviceId(message.device_id), message.address, DeviceId(message.gateway_id) if message.gateway_id else None)
+def _hop(message: pb.Hop) -> NextHop:
+    return NextHop(DeviceId(message.device_id), message.address, DeviceId(message.gateway_id) if message.gateway_id else None)
 
 
 def _shape(message: pb.StageShape) -> StageShape:

@@ -7,7 +7,7 @@ from types import TracebackType
 
 import grpc.aio
 
-from device.stage_spec import MESSAGE_ROWS_BYTES, Hop, StageSpec
+from device.stage_spec import MESSAGE_ROWS_BYTES, NextHop, StageSpec
 from protos import route
 from protos.errors import Conflict, Unavailable, remote
 from protos.ids import DeviceId
@@ -23,7 +23,7 @@ CONNECT_SECONDS = 10.0
 class Link:
     """Outbound half of a hop. `async with` connects: then every stage behind is connected too. Raises what the ring says."""
 
-    def __init__(self, spec: StageSpec, hop: Hop, ring_id: str, credentials: Credentials | None, own: DeviceId) -> None:
+    def __init__(self, spec: StageSpec, hop: NextHop, ring_id: str, credentials: Credentials | None, own: DeviceId) -> None:
         self._hop = hop
         self._where = route.Hop(hop.device, (spec.stage + 1) % spec.stages)
         self._open = pb.FlowOpen(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from device.stage_spec import MESSAGE_ROWS_BYTES, DeploymentGeneration, Hop, parse_generation, parse_spec
+from device.stage_spec import MESSAGE_ROWS_BYTES, DeploymentGeneration, NextHop, parse_generation, parse_spec
 from protos.errors import InvalidInput
 from protos.ids import DeviceId
 from protos.v1 import device_pb2 as pb
@@ -47,7 +47,7 @@ def message() -> pb.LoadStageRequest:
 def test_a_good_one_is_taken_as_it_is() -> None:
     spec = parse_spec(message())
     assert spec.generation == DeploymentGeneration("d", 3)
-    assert spec.next == Hop(DeviceId("n"), "127.0.0.1:7")
+    assert spec.next == NextHop(DeviceId("n"), "127.0.0.1:7")
     assert spec.is_head
     assert spec == parse_spec(message())
     assert list(spec.shape.layers) == [1, 2, 3]

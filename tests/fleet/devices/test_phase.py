@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import itertools
 from types import ModuleType
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from fleet.devices import phase
 from fleet.devices.liveness import Liveness
@@ -84,3 +88,104 @@ def test_a_seeded_defect_is_found(name: str) -> None:
     defective = mutated(phase, *MUTATIONS[name])
     with pytest.raises((AssertionError, TypeError)):
         check_all(defective)
+
+
+def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
+    """A device that is believed by what arrives of it: samples late, twice or never, links that break, goodbyes that are taken back."""
+
+    class Machine(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.now = 1000.0
+            self.connected = self.described = self.said_goodbye = self.wanted = False
+            self.heard_at: float | None = None
+            self.error = "it has not answered yet"
+            self.on_the_way = 0
+
+        def phase(self) -> Any:
+            observed = module.ObservedDevice(self.connected, self.heard_at, self.error, self.described, self.said_goodbye)
+            return module.device_phase(observed, RULES, self.now, wanted=self.wanted)
+
+        @rule(seconds=st.sampled_from([0.5, 2.0, 5.0, 20.0]))
+        def time_passes(self, seconds: float) -> None:
+            self.now += seconds
+
+        @rule(heard=st.booleans())
+        def it_connects(self, heard: bool) -> None:
+            """The first sample is asked for at once."""
+            self.connected = self.described = True
+            if heard:
+                self.heard_at = self.now
+
+        @rule(rules_it_out=st.booleans())
+        def its_link_breaks(self, rules_it_out: bool) -> None:
+            """`rules_it_out`: what it said last, such as another protocol, means that it cannot be used."""
+            self.connected, self.error, self.on_the_way = False, "nobody listens", 0
+            if rules_it_out:
+                self.heard_at = None
+
+        @precondition(lambda self: self.connected)
+        @rule(times=st.integers(1, 3))
+        def it_sends(self, times: int) -> None:
+            self.on_the_way += times
+
+        @precondition(lambda self: self.on_the_way > 0)
+        @rule(dropped=st.booleans())
+        def a_sample_arrives(self, dropped: bool) -> None:
+            self.on_the_way -= 1
+            if not dropped:
+                self.heard_at = self.now
+
+        @rule(taken_back=st.booleans())
+        def a_goodbye(self, taken_back: bool) -> None:
+            self.said_goodbye = not taken_back
+
+        @rule(wanted=st.booleans())
+        def a_deployment_needs_it(self, wanted: bool) -> None:
+            self.wanted = wanted
+
+        @invariant()
+        def what_is_believed_follows_from_what_arrived(self) -> None:
+            found, silence = self.phase(), None if self.heard_at is None else self.now - self.heard_at
+            name = found.state.name
+            if name == "online":
+                assert self.connected, "online without a link"
+                assert silence is not None, "online though it was never heard"
+                assert silence < 3.0, "online though it is silent"
+            else:
+                assert found.state.detail, "a state that is not well has its reason"
+                assert not (self.connected and silence is not None and silence < 3.0), "not online though it is heard"
+            assert (name == "offline") == (silence is None or silence >= 15.0)
+            if found.forget:
+                assert self.said_goodbye, "forgotten without a goodbye"
+                assert not self.described or (name == "offline" and not self.wanted), "forgotten though it is there, or waited for"
+
+        def teardown(self) -> None:
+            """Whatever happened: one that connects and is heard is online, and one that left and that nobody needs is forgotten."""
+            self.connected, self.described, self.heard_at = True, True, self.now
+            assert self.phase().state.name == "online"
+            self.connected, self.said_goodbye, self.wanted, self.now = False, True, False, self.now + 20.0
+            assert self.phase().forget
+            self.wanted = True
+            assert not self.phase().forget
+
+    return Machine
+
+
+THOROUGH = settings(max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+
+def test_whatever_is_dropped_repeated_or_late() -> None:
+    run_state_machine_as_test(machine_for(phase), settings=THOROUGH)
+
+
+# What the machine leaves to the table: words, and what is forgotten a moment sooner.
+FOUND_BY_THE_TABLE_ALONE = {"an old error is shown while it is silent", "a stranger's goodbye is not heard"}
+
+
+@pytest.mark.parametrize("name", sorted(MUTATIONS.keys() - FOUND_BY_THE_TABLE_ALONE))
+def test_the_machine_finds_a_seeded_defect(name: str) -> None:
+    module = mutated(phase, *MUTATIONS[name])
+    quick = settings(THOROUGH, max_examples=1000, phases=[Phase.generate], report_multiple_bugs=False)
+    with pytest.raises((AssertionError, TypeError)):
+        run_state_machine_as_test(machine_for(module), settings=quick)
