@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from fleet.background import Background, set_within
 from fleet.deploying.actions import Deployer, stage_work
+from fleet.deploying.deployment_phase import DeploymentPhase, WantedDeployment, deployment_phase
 from fleet.deploying.desired import Desired, PipelineSpec
 from fleet.deploying.phase import (
     Look,
@@ -175,19 +176,19 @@ class Keeper:
         """Stages that no deployment wants: of its earlier generations, or on devices that were away while theirs was taken down."""
         for name in sorted({held.deployment for stages in self._deployer.observed().values() for held in stages}):
             try:
-                if name not in self._untouched() and (unloads := await self._unwanted(name)):
-                    await self._deployer.unload(unloads)
+                known = 0 if name in self._in_force else await asyncio.to_thread(self._store.generation, name)
+                if name not in self._untouched():
+                    await self._deployer.unload(self._phase(name, known).unloads)
             except FleetError as error:
                 _log.warning("clearing away %s: %s", name, error.detail)
 
-    async def _unwanted(self, name: str) -> list[Unload]:
-        if (deployment := self._in_force.get(name)) is not None:
-            return self.stale(deployment.desired)
-        generation = await asyncio.to_thread(self._store.generation, name)
-        # One never stored here is another coordinator's.
-        if not generation or name in self._in_force or name in self._untouched():
-            return []
-        return stale(name, generation, self._deployer.observed())
+    def _phase(self, name: str, known: int) -> DeploymentPhase:
+        """`known`: the highest generation stored of one that is not in force."""
+        held = self._deployer.observed()
+        if (deployment := self._in_force.get(name)) is None:
+            return deployment_phase(WantedDeployment(name, known), (), held)
+        wanted = WantedDeployment(name, deployment.desired.generation, deployment.desired)
+        return deployment_phase(wanted, [pipeline.state for pipeline in deployment.pipelines], held)
 
 
 def _unseen(_event: DeployEvent) -> None:

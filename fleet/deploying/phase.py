@@ -1,8 +1,7 @@
-"""The state of pipelines and deployments, and what to do next: pure functions of what is observed, remembered, and the time."""
+"""The state of a pipeline, and what to do next: a pure function of what is observed, remembered, and the time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -216,28 +215,3 @@ def _may_try(observed: ObservedPipeline, history: History, now: float) -> bool:
     # The exponent is bounded: a float overflows after 1,000 failures.
     wait = min(FIRST_WAIT_SECONDS * 2.0 ** min(failure.count - 1, 10), LONGEST_WAIT_SECONDS)
     return now >= failure.at + wait
-
-
-@dataclass(frozen=True)
-class AllReady:
-    """Every pipeline answers."""
-
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Degraded:
-    """At least one pipeline does not answer."""
-
-    detail: str
-
-
-def deployment_phase(pipelines: Sequence[tuple[str, PipelineState]]) -> AllReady | Degraded:
-    """Of the pipelines' ids and states."""
-    lame = [(name, state) for name, state in pipelines if not isinstance(state, Ready)]
-    if not lame:
-        return AllReady()
-    details = "; ".join(state.detail if len(pipelines) == 1 else f"{name}: {state.detail}" for name, state in lame)
-    if len(pipelines) == 1:
-        return Degraded(details)
-    return Degraded(f"{len(pipelines) - len(lame)} of {len(pipelines)} pipelines answer; {details}")

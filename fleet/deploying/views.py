@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fleet.deploying.deployment_phase import AllReady, WantedDeployment, deployment_phase
 from fleet.deploying.desired import Desired, PipelineSpec
-from fleet.deploying.phase import AllReady, Attaching, PipelineState, Ready, Repairing, Waiting, deployment_phase
+from fleet.deploying.phase import Attaching, PipelineState, Ready, Repairing, Waiting
 from fleet.deploying.stored import Unreadable
 from fleet.planning.plan import Plan, StagePlan
 
@@ -66,19 +67,17 @@ class DeploymentView:
 
 def deploying_view(desired: Desired, in_force: Desired | None) -> DeploymentView:
     """`in_force`: the generation that answers meanwhile."""
-    detail = ""
-    if in_force is not None and in_force is not desired:
-        detail = f"generation {in_force.generation} answers while generation {desired.generation} is sent"
     shown = in_force or desired
-    return _view(shown, "deploying", detail, [_pipeline(spec, "deploying", "") for spec in shown.pipelines])
+    state = deployment_phase(WantedDeployment(desired.name, shown.generation, in_force, coming=desired.generation), (), {}).state
+    return _view(shown, "deploying", state.detail, [_pipeline(spec, "deploying", "") for spec in shown.pipelines])
 
 
 def in_force_view(desired: Desired, states: Sequence[PipelineState]) -> DeploymentView:
     """`states` are those of its pipelines, in order."""
     pairs = list(zip(desired.pipelines, states, strict=True))
-    phase = deployment_phase([(spec.pipeline_id, state) for spec, state in pairs])
-    name: Literal["ready", "degraded"] = "ready" if isinstance(phase, AllReady) else "degraded"
-    return _view(desired, name, phase.detail, [_pipeline(spec, _NAMES[type(state)], state.detail) for spec, state in pairs])
+    of_all = deployment_phase(WantedDeployment(desired.name, desired.generation, desired), states, {}).state
+    name: Literal["ready", "degraded"] = "ready" if isinstance(of_all, AllReady) else "degraded"
+    return _view(desired, name, of_all.detail, [_pipeline(spec, _NAMES[type(state)], state.detail) for spec, state in pairs])
 
 
 def unreadable_view(one: Unreadable) -> DeploymentView:

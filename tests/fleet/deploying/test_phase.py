@@ -14,9 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fleet.deploying import phase
 from fleet.deploying.phase import (
-    AllReady,
     Attaching,
-    Degraded,
     Failure,
     History,
     Look,
@@ -28,7 +26,6 @@ from fleet.deploying.phase import (
     Repair,
     Repairing,
     Waiting,
-    deployment_phase,
     pipeline_phase,
 )
 from tests.support.mutation import mutated
@@ -83,13 +80,6 @@ def test_each_transition(
 def test_a_waiting_pipeline_says_for_whom() -> None:
     found = pipeline_phase(ObservedPipeline((HERE, AWAY), UP), History(), 0.0).state
     assert found == Waiting("dev-2 is offline: nobody listens")
-
-
-def test_of_a_deployment() -> None:
-    waiting = Waiting("dev-2 is offline")
-    assert deployment_phase([("chat-1", Ready())]) == AllReady()
-    assert deployment_phase([("chat-1", waiting)]) == Degraded("dev-2 is offline")
-    assert deployment_phase([("chat-1", Ready()), ("chat-1.1", waiting)]) == Degraded("1 of 2 pipelines answer; chat-1.1: dev-2 is offline")
 
 
 @dataclass
