@@ -23,6 +23,7 @@ from fleet.deploying.stored import Unreadable
 from fleet.deploying.views import DeployEvent, DeploymentView, deploying_view, in_force_view, unreadable_view, what_to_do
 from fleet.devices.registry import Registry
 from fleet.store.database import Store
+from fleet.store.deployments import DeploymentRecords
 from protos.errors import Conflict, InvalidInput, NotFound, Unavailable
 from protos.manifest import Manifest
 from quantize.artifact.store import ArtifactStore
@@ -45,7 +46,7 @@ class Deployments:
     def __init__(self, registry: Registry, artifacts: ArtifactStore, store: Store, *, period_seconds: float = PERIOD_SECONDS) -> None:
         self._registry = registry
         self._artifacts = artifacts
-        self._store = store
+        self._store = DeploymentRecords(store)
         self._deployer = Deployer(registry, artifacts)
         self._in_force: dict[str, InForce] = {}
         self._unreadable: dict[str, Unreadable] = {}
@@ -55,7 +56,7 @@ class Deployments:
         self._keeper = Keeper(
             registry,
             self._deployer,
-            store,
+            self._store,
             self._background,
             in_force=self._in_force,
             untouched=lambda: {*self._deploying, *self._unreadable},

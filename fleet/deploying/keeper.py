@@ -30,7 +30,7 @@ from fleet.deploying.pipeline import Pipeline
 from fleet.deploying.reconcile import Unload, stale
 from fleet.deploying.views import DeployEvent
 from fleet.devices.registry import Registry
-from fleet.store.database import Store
+from fleet.store.deployments import DeploymentRecords
 from protos.errors import FleetError, Unavailable
 from protos.manifest import Manifest
 
@@ -58,7 +58,7 @@ class Keeper:
         self,
         registry: Registry,
         deployer: Deployer,
-        store: Store,
+        store: DeploymentRecords,
         background: Background,
         *,
         in_force: Mapping[str, InForce],

@@ -1,27 +1,18 @@
-"""The coordinator's database: transactions, and what is wanted of each deployment."""
+"""The coordinator's database: opened, brought up to date, and read and written in transactions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, insert, select, update
+from sqlalchemy import URL, Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from fleet.store import schema
 from fleet.store.engine import make_engine, parse_url, write_ahead
-from fleet.store.tables import deployments
-from protos.errors import Busy, Conflict, Corrupt, FleetError, Internal, InvalidInput, NoSpace, Unavailable
-
-
-@dataclass(frozen=True)
-class StoredDeployment:
-    name: str
-    generation: int
-    desired: str  # JSON
+from protos.errors import Busy, Corrupt, FleetError, Internal, InvalidInput, NoSpace, Unavailable
 
 
 class Store:
@@ -63,37 +54,6 @@ class Store:
         # The write lock is taken at the start: a reader that becomes a writer halfway could be refused without waiting.
         with self._translated(), self._engine.connect().execution_options(immediate=True) as connection, connection.begin():
             yield connection
-
-    def deployments(self) -> list[StoredDeployment]:
-        """Those that are wanted, by name."""
-        query = select(deployments).where(deployments.c.desired.is_not(None)).order_by(deployments.c.name)
-        with self.reading() as connection:
-            return [StoredDeployment(row.name, row.generation, row.desired) for row in connection.execute(query)]
-
-    def generation(self, name: str) -> int:
-        """The highest ever stored under this name, removed ones included; 0 when there was none."""
-        with self.reading() as connection:
-            return connection.execute(select(deployments.c.generation).where(deployments.c.name == name)).scalar() or 0
-
-    def put_deployment(self, name: str, generation: int, desired: str) -> None:
-        """Raises Conflict when a higher generation is stored."""
-        self._put(name, generation, desired)
-
-    def remove_deployment(self, name: str, generation: int) -> None:
-        """Not wanted any more; its generation stays known. Raises Conflict when a higher generation is stored."""
-        self._put(name, generation, None)
-
-    def _put(self, name: str, generation: int, desired: str | None) -> None:
-        with self.writing() as connection:
-            query = select(deployments.c.generation).where(deployments.c.name == name).with_for_update()
-            stored = connection.execute(query).scalar()
-            values = {"generation": generation, "desired": desired}
-            if stored is None:
-                connection.execute(insert(deployments).values(name=name, **values))
-            elif stored > generation:
-                raise Conflict(f"deployment {name} is at generation {stored}; this is {generation}", advice="read it again and retry")
-            else:
-                connection.execute(update(deployments).where(deployments.c.name == name).values(**values))
 
     def _prepare(self) -> None:
         with self.reading() as connection:

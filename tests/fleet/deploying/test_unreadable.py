@@ -14,6 +14,7 @@ import pytest
 from fleet.answering.views import GenerateRequest
 from fleet.service.coordinator import Coordinator
 from fleet.store.database import Store
+from fleet.store.deployments import DeploymentRecords
 from protos.errors import Conflict, NoSpace, NotFound
 from tests.support.fake_fleet import FakeFleet, ask, deploy, fake_fleet, wait_ready
 from tests.support.waiting import wait_online, wait_until
@@ -25,10 +26,10 @@ ROUNDS_SECONDS = 0.6  # three rounds of looking after deployments
 def edited(fleet: FakeFleet) -> Iterator[dict[str, Any]]:
     """The deployment's stored form, to be changed in place."""
     with Store(fleet.home.state_file) as store:
-        [stored] = store.deployments()
+        [stored] = DeploymentRecords(store).deployments()
         plain = json.loads(stored.desired)
         yield plain
-        store.put_deployment(stored.name, stored.generation, json.dumps(plain))
+        DeploymentRecords(store).put_deployment(stored.name, stored.generation, json.dumps(plain))
 
 
 def of_a_later_form(plain: dict[str, Any]) -> None:
@@ -141,5 +142,5 @@ async def test_a_replacement_that_fails_leaves_its_text_for_the_version_that_rea
             [view] = coordinator.deployments()
             assert (view.state, view.generation) == ("unreadable", 3)
         with Store(fleet.home.state_file) as store:
-            [stored] = store.deployments()
+            [stored] = DeploymentRecords(store).deployments()
         assert (stored.generation, json.loads(stored.desired)) == (3, plain)

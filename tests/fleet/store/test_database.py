@@ -12,7 +12,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from fleet.store import engine
-from fleet.store.database import Store, StoredDeployment
+from fleet.store.database import Store
+from fleet.store.deployments import DeploymentRecords, StoredDeployment
 from fleet.store.tables import devices
 from protos.errors import Busy, Conflict, Corrupt, FleetError, InvalidInput, NoSpace, Unavailable
 
@@ -25,30 +26,30 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_deployments_outlive_the_process(tmp_path: Path) -> None:
     with Store(tmp_path / "state.sqlite") as store:
-        store.put_deployment("b", 1, '{"x": 1}')
-        store.put_deployment("a", 3, "{}")
-        store.put_deployment("b", 2, '{"x": 2}')
+        DeploymentRecords(store).put_deployment("b", 1, '{"x": 1}')
+        DeploymentRecords(store).put_deployment("a", 3, "{}")
+        DeploymentRecords(store).put_deployment("b", 2, '{"x": 2}')
     with Store(f"sqlite:///{tmp_path / 'state.sqlite'}") as store:
-        assert store.deployments() == [StoredDeployment("a", 3, "{}"), StoredDeployment("b", 2, '{"x": 2}')]
+        assert DeploymentRecords(store).deployments() == [StoredDeployment("a", 3, "{}"), StoredDeployment("b", 2, '{"x": 2}')]
 
 
 def test_a_removed_deployment_keeps_its_generation(store: Store) -> None:
-    assert store.generation("a") == 0
-    store.put_deployment("a", 4, "{}")
-    store.remove_deployment("a", 5)
-    assert store.deployments() == []
-    assert store.generation("a") == 5
-    store.put_deployment("a", 6, "{}")
-    assert store.deployments() == [StoredDeployment("a", 6, "{}")]
+    assert DeploymentRecords(store).generation("a") == 0
+    DeploymentRecords(store).put_deployment("a", 4, "{}")
+    DeploymentRecords(store).remove_deployment("a", 5)
+    assert DeploymentRecords(store).deployments() == []
+    assert DeploymentRecords(store).generation("a") == 5
+    DeploymentRecords(store).put_deployment("a", 6, "{}")
+    assert DeploymentRecords(store).deployments() == [StoredDeployment("a", 6, "{}")]
 
 
 def test_a_lower_generation_is_refused(store: Store) -> None:
-    store.put_deployment("a", 4, "new")
+    DeploymentRecords(store).put_deployment("a", 4, "new")
     with pytest.raises(Conflict, match="generation 4; this is 3"):
-        store.put_deployment("a", 3, "old")
+        DeploymentRecords(store).put_deployment("a", 3, "old")
     with pytest.raises(Conflict):
-        store.remove_deployment("a", 3)
-    assert store.deployments() == [StoredDeployment("a", 4, "new")]
+        DeploymentRecords(store).remove_deployment("a", 3)
+    assert DeploymentRecords(store).deployments() == [StoredDeployment("a", 4, "new")]
 
 
 def test_threads_write_one_after_another(store: Store) -> None:
@@ -57,11 +58,11 @@ def test_threads_write_one_after_another(store: Store) -> None:
     def write(number: int) -> None:
         together.wait()
         for generation in range(1, 11):
-            store.put_deployment(f"d{number}", generation, "{}")
+            DeploymentRecords(store).put_deployment(f"d{number}", generation, "{}")
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(write, range(8)))
-    assert [deployment.generation for deployment in store.deployments()] == [10] * 8
+    assert [deployment.generation for deployment in DeploymentRecords(store).deployments()] == [10] * 8
 
 
 def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
@@ -97,15 +98,15 @@ def test_a_url_that_cannot_be_used_is_the_users_mistake(url: str) -> None:
 
 
 def test_a_full_disk_is_no_space_and_nothing_is_written(store: Store) -> None:
-    store.put_deployment("a", 1, "{}")
+    DeploymentRecords(store).put_deployment("a", 1, "{}")
     with store.reading() as connection:
         pages = connection.execute(text("PRAGMA page_count")).scalar_one()
         # The same error code as the operating system's ENOSPC gives. One connection of the pool holds the limit.
         connection.execute(text(f"PRAGMA max_page_count = {pages}"))
     with pytest.raises(NoSpace, match="full") as caught:
-        store.put_deployment("a", 2, "x" * 1_000_000)
+        DeploymentRecords(store).put_deployment("a", 2, "x" * 1_000_000)
     assert caught.value.advice
-    assert store.deployments() == [StoredDeployment("a", 1, "{}")]
+    assert DeploymentRecords(store).deployments() == [StoredDeployment("a", 1, "{}")]
 
 
 def test_a_writer_that_does_not_let_go_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,9 +117,9 @@ def test_a_writer_that_does_not_let_go_is_busy(tmp_path: Path, monkeypatch: pyte
         try:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(Busy) as caught:
-                store.put_deployment("a", 1, "{}")
+                DeploymentRecords(store).put_deployment("a", 1, "{}")
             assert caught.value.retry_after_seconds > 0
-            assert store.deployments() == []  # readers are not held up
+            assert DeploymentRecords(store).deployments() == []  # readers are not held up
         finally:
             other.close()
 

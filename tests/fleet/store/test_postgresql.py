@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import create_engine, insert, inspect, text
 
 from fleet.store import schema
-from fleet.store.database import Store, StoredDeployment
+from fleet.store.database import Store
+from fleet.store.deployments import DeploymentRecords, StoredDeployment
 from fleet.store.engine import parse_url
 from fleet.store.tables import alembic_version, metadata, schema_info
 from fleet.telemetry.records import By, Received, Registered, TelemetryRecords
@@ -47,14 +48,14 @@ def url(server: str) -> str:
 
 def test_deployments_outlive_the_process_and_lower_generations_are_refused(url: str) -> None:
     with Store(url) as store:
-        store.put_deployment("a", 3, '{"x": 1}')
-        store.put_deployment("b", 1, "{}")
-        store.remove_deployment("b", 2)
+        DeploymentRecords(store).put_deployment("a", 3, '{"x": 1}')
+        DeploymentRecords(store).put_deployment("b", 1, "{}")
+        DeploymentRecords(store).remove_deployment("b", 2)
         with pytest.raises(Conflict, match="generation 3; this is 2"):
-            store.put_deployment("a", 2, "{}")
+            DeploymentRecords(store).put_deployment("a", 2, "{}")
     with Store(url) as store:
-        assert store.deployments() == [StoredDeployment("a", 3, '{"x": 1}')]
-        assert store.generation("b") == 2
+        assert DeploymentRecords(store).deployments() == [StoredDeployment("a", 3, '{"x": 1}')]
+        assert DeploymentRecords(store).generation("b") == 2
 
 
 def test_telemetry_says_what_it_says_on_sqlite(url: str, tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_an_older_store_is_migrated_and_a_newer_one_refused(url: str) -> None:
     def opened(_: int) -> int:
         together.wait(10)
         with Store(url) as store:
-            return store.generation("nothing")
+            return DeploymentRecords(store).generation("nothing")
 
     with ThreadPoolExecutor(3) as threads:
         assert list(threads.map(opened, range(3))) == [0, 0, 0]
@@ -126,12 +127,12 @@ def test_those_who_find_it_empty_at_once_make_it_once(url: str) -> None:
     def opened(number: int) -> None:
         together.wait(10)
         with Store(url) as store:
-            store.put_deployment(f"d{number}", 1, "{}")
+            DeploymentRecords(store).put_deployment(f"d{number}", 1, "{}")
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(opened, range(4)))
     with Store(url) as store:
-        assert [one.name for one in store.deployments()] == ["d0", "d1", "d2", "d3"]
+        assert [one.name for one in DeploymentRecords(store).deployments()] == ["d0", "d1", "d2", "d3"]
 
 
 def test_a_server_that_is_not_there_is_named_without_its_password() -> None:

@@ -18,6 +18,7 @@ from fleet.deploying.desired import Desired
 from fleet.deploying.stored import read
 from fleet.store import schema
 from fleet.store.database import Store
+from fleet.store.deployments import DeploymentRecords
 from fleet.store.tables import metadata, request_costs, samples
 from protos.errors import Conflict
 
@@ -61,18 +62,18 @@ def mark(path: Path) -> tuple[object, object]:
 
 def test_a_store_of_the_release_before_keeps_all_it_had(tmp_path: Path) -> None:
     with Store(of_the_release_before(tmp_path / "state.sqlite")) as store:
-        [stored] = store.deployments()
+        [stored] = DeploymentRecords(store).deployments()
         desired = read(stored.name, stored.generation, stored.desired)
         assert isinstance(desired, Desired)
         assert [(spec.pipeline_id, spec.epoch) for spec in desired.pipelines] == [("chat-3", 3)]
         assert [stage.device_name for stage in desired.pipelines[0].plan.stages] == ["dev-1", "dev-2"]
-        assert store.generation("gone") == 2
+        assert DeploymentRecords(store).generation("gone") == 2
         with store.reading() as connection:
             assert connection.execute(select(samples.c.busy_joules)).scalars().all() == [1.5]
             assert connection.execute(select(request_costs.c.joules)).scalars().all() == [1.5]
-        store.put_deployment("chat", 4, "{}")
+        DeploymentRecords(store).put_deployment("chat", 4, "{}")
     with Store(tmp_path / "state.sqlite") as again:
-        assert again.generation("chat") == 4
+        assert DeploymentRecords(again).generation("chat") == 4
 
 
 def test_what_was_migrated_is_what_is_made_new(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_the_revisions_are_those_of_the_migrations() -> None:
 def test_a_store_of_the_next_version_is_refused_unharmed(tmp_path: Path, journal: str) -> None:
     path = tmp_path / "state.sqlite"
     with Store(path) as store:
-        store.put_deployment("chat", 1, "{}")
+        DeploymentRecords(store).put_deployment("chat", 1, "{}")
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '4'")
         connection.execute("ALTER TABLE deployments RENAME TO wishes")
@@ -138,13 +139,13 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monke
     assert shape(path) == before
     monkeypatch.undo()
     with Store(path) as store:
-        assert [one.name for one in store.deployments()] == ["chat"]
+        assert [one.name for one in DeploymentRecords(store).deployments()] == ["chat"]
 
 
 def open_and_count(path: Path, together: threading.Barrier) -> int:
     together.wait(60)
     with Store(path) as store:
-        return len(store.deployments())
+        return len(DeploymentRecords(store).deployments())
 
 
 def open_in_process(path: Path, together: threading.Barrier, counts: multiprocessing.Queue[int]) -> None:
@@ -189,7 +190,7 @@ def test_whoever_comes_during_a_migration_waits_for_its_end(tmp_path: Path, monk
 
     def opened() -> int:
         with Store(path) as store:
-            return len(store.deployments())
+            return len(DeploymentRecords(store).deployments())
 
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(opened)
