@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from protos.dtypes import KvDtype, WireDtype, kv_dtype, row_bytes, wire_dtype
 from protos.errors import InvalidInput
@@ -11,6 +12,7 @@ from protos.ids import DeviceId, Digest, PipelineId, parse_digest
 from protos.net.transport import MESSAGE_BYTES, split_address
 from protos.physics.costs import StageCost
 from protos.physics.memory import cache_capacity, cache_positions, kv_position_bytes
+from protos.physics.timing import StageIdentity
 from protos.v1 import device_pb2 as pb
 
 # Of hidden rows in one microbatch: a message's limit, less room for the rest of it.
@@ -100,6 +102,10 @@ class StageSpec:
     @property
     def is_head(self) -> bool:
         return self.stage == 0
+
+    @cached_property
+    def identity(self) -> StageIdentity:
+        return StageIdentity(self.manifest, self.parts, self.shape.kv_dtype)
 
     @property
     def memory_bytes(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from google.protobuf import json_format
 
@@ -179,7 +180,7 @@ class Manifest:
         plain = json_format.MessageToDict(_to_proto(self), preserving_proto_field_name=True)
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
-    @property
+    @cached_property
     def digest(self) -> Digest:
         return digest_of(self.to_bytes())
 

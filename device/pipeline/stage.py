@@ -119,7 +119,7 @@ class Stage:
     ) -> Rows | None:
         """The output head's computation on `rows` rows at the end of a round, in a run of its own; `following` and what is returned are as
         `step` has them."""
-        run = StageRun(self.spec.cost, head_rows=rows)
+        run = StageRun(self.spec.cost, head_rows=rows, stage=self.spec.identity)
         return await self._turn(message, lambda: (None, self.hardware.run(run, compute)), following, counted=False)
 
     async def _turn(
@@ -220,7 +220,7 @@ class Stage:
     def _described(self, message: pipeline_pb2.Microbatch, head_rows: int) -> StageRun:
         positions = message.positions
         body = Prefill(positions[0], message.rows) if message.prefill else Decode(tuple(positions))
-        return StageRun(self.spec.cost, body, head_rows, self._sent_bytes(message))
+        return StageRun(self.spec.cost, body, head_rows, self._sent_bytes(message), stage=self.spec.identity)
 
     def _sent_bytes(self, message: pipeline_pb2.Microbatch) -> int:
         spec = self.spec

@@ -14,7 +14,7 @@ from protos.physics.costs import StageCost
 from protos.physics.memory import cache_positions
 from protos.physics.roofline import Figures, Roofline
 from protos.physics.thermal import Thermal
-from protos.physics.timing import Decode, StageRun, TimingModel
+from protos.physics.timing import Decode, Prefill, StageIdentity, StageRun, TimingModel
 from quantize.artifact.costs import stage_cost
 from quantize.parts import HEAD, layer_parts, stage_blobs
 
@@ -137,14 +137,29 @@ def activation_bytes(manifest: Manifest, shape: PipelineShape, *, head: bool) ->
     return 4 * (rows * row + (shape.slots_per_group * config.vocab_size if head else 0))
 
 
+def stage_run(
+    manifest: Manifest,
+    parts: tuple[str, ...],
+    kv_dtype: KvDtype,
+    body: Prefill | Decode | None = None,
+    *,
+    head_rows: int = 0,
+    link_bytes: int = 0,
+    launches: int = 1,
+) -> StageRun:
+    """A run of the stage of these parts, as its device will ask its timing model. Raises InvalidInput."""
+    identity = StageIdentity(manifest.digest, parts, kv_dtype)
+    return StageRun(stage_cost(manifest, parts, kv_dtype), body, head_rows, link_bytes, launches, identity)
+
+
 def part_share(manifest: Manifest, part: str, positions: int, kv_dtype: KvDtype = "float32") -> StageRun:
     """Of one decode step of one stream whose cache holds `positions` tokens. Padding is not counted. Raises InvalidInput."""
-    return StageRun(stage_cost(manifest, [part], kv_dtype), Decode((positions,)), head_rows=int(part == HEAD), launches=0)
+    return stage_run(manifest, (part,), kv_dtype, Decode((positions,)), head_rows=int(part == HEAD), launches=0)
 
 
 def layer_share(manifest: Manifest, layer: int, positions: int, kv_dtype: KvDtype = "float32") -> StageRun:
     """As `part_share`, of all parts of a layer."""
-    return StageRun(stage_cost(manifest, layer_parts(manifest, layer), kv_dtype), Decode((positions,)), launches=0)
+    return stage_run(manifest, layer_parts(manifest, layer), kv_dtype, Decode((positions,)), launches=0)
 
 
 def run_ns(device: PlannerDevice, run: StageRun) -> int:

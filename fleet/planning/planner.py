@@ -18,6 +18,7 @@ from fleet.planning.costs import (
     run_nj,
     run_ns,
     stage_need,
+    stage_run,
     weights,
 )
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
@@ -25,9 +26,8 @@ from fleet.planning.search import Layout, Search
 from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.manifest import Manifest
-from protos.physics.timing import Decode, StageRun
+from protos.physics.timing import Decode
 from protos.sizes import bytes_text
-from quantize.artifact.costs import stage_cost
 from quantize.artifact.graph import check_kv_dtype
 from quantize.parts import POSITIONS, stage_parts
 
@@ -94,9 +94,10 @@ class _Costs:
     def of(manifest: Manifest, layout: Layout, wire_dtype: WireDtype) -> _Costs:
         ns, nj = [], []
         for place, (device, first, stop) in enumerate(layout.stages):
-            cost = stage_cost(manifest, stage_parts(manifest, first, stop, head=place == 0), layout.shape.kv_dtype)
+            parts = stage_parts(manifest, first, stop, head=place == 0)
             sent = hop_bytes(manifest, wire_dtype) if len(layout.stages) > 1 else 0
-            run = StageRun(cost, Decode((layout.positions,)), head_rows=int(place == 0), link_bytes=sent, launches=0)
+            body, head_rows = Decode((layout.positions,)), int(place == 0)
+            run = stage_run(manifest, parts, layout.shape.kv_dtype, body, head_rows=head_rows, link_bytes=sent, launches=0)
             runs = head_runs(len(layout.stages)) if place == 0 else 1
             ns.append(run_ns(device, run) + runs * launch_ns(device))
             nj.append(run_nj(device, run))

@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeAlias
 
-from fleet.planning.costs import HOP_SECONDS, LINK_BYTES_PER_SECOND, hop_bytes, idle_watts
+from fleet.planning.costs import HOP_SECONDS, LINK_BYTES_PER_SECOND, hop_bytes, idle_watts, stage_run
 from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
 from fleet.planning.planner import PlannerDevice, plan
 from protos.errors import NoSpace
 from protos.manifest import Manifest
 from protos.physics.chunks import ChunkSizes
-from protos.physics.costs import StageCost
 from protos.physics.thermal import Sustained, Thermal, sustained
 from protos.physics.timing import Decode, Estimate, Prefill, StageRun
-from quantize.artifact.costs import stage_cost
 
 OBJECTIVES: tuple[Objective, ...] = ("latency", "throughput", "energy")
 YEAR_SECONDS = 365.25 * 86400
@@ -117,10 +115,10 @@ def outlook(
     """Of one plan of this model on these devices, by id; each is asked through its timing model. Raises InvalidInput for another model's
     plan."""
     users = [devices[stage.device_id] for stage in made.stages]
-    costs = [stage_cost(manifest, stage.parts, made.kv_dtype) for stage in made.stages]
+    bare = [stage_run(manifest, stage.parts, made.kv_dtype) for stage in made.stages]
     names = [stage.device_name for stage in made.stages]
     hops = [links(source, target) for source, target in pairwise([*names, names[0]])] if len(names) > 1 else []
-    ring = _Ring(manifest, made, users, costs, traffic, hops)
+    ring = _Ring(manifest, made, users, bare, traffic, hops)
     # Throttling makes a step longer, and a longer step cools: the speeds are those of the load as it would be unthrottled.
     cool = ring.step([1.0] * len(users))
     heats = [_heat(device, cool.joules[place] / cool.seconds) for place, device in enumerate(users)]
@@ -167,7 +165,7 @@ class _Ring:
     manifest: Manifest
     plan: Plan
     devices: Sequence[PlannerDevice]
-    costs: Sequence[StageCost]
+    bare: Sequence[StageRun]  # of each stage, with nothing to do yet
     traffic: Traffic
     hops: Sequence[LinkModel]  # from each stage to the next, from the last to the head; a single stage has none
 
@@ -215,20 +213,20 @@ class _Ring:
         return total
 
     def _chunk_runs(self, place: int, start: int, rows: int, last: bool) -> list[StageRun]:
-        cost, body = self.costs[place], Prefill(start, rows)
+        bare, body = self.bare[place], Prefill(start, rows)
         if len(self.devices) == 1:
-            return [StageRun(cost, body, head_rows=int(last))]
+            return [replace(bare, body=body, head_rows=int(last))]
         sent = rows if place < len(self.devices) - 1 else int(last)
-        layers = StageRun(cost, body, link_bytes=sent * self._row_bytes)
+        layers = replace(bare, body=body, link_bytes=sent * self._row_bytes)
         # The only stage runs the output head in the same turn; a ring's head in one of its own, when the rows are back.
-        return [layers, StageRun(cost, head_rows=1)] if last and place == 0 else [layers]
+        return [layers, replace(bare, head_rows=1)] if last and place == 0 else [layers]
 
     def _decode_runs(self, place: int, rows: int) -> list[StageRun]:
-        cost, body = self.costs[place], Decode((self.traffic.positions,) * rows)
+        bare, body = self.bare[place], Decode((self.traffic.positions,) * rows)
         if len(self.devices) == 1:
-            return [StageRun(cost, body, head_rows=rows)]
-        layers = StageRun(cost, body, link_bytes=rows * self._row_bytes)
-        return [layers, StageRun(cost, head_rows=rows)] if place == 0 else [layers]
+            return [replace(bare, body=body, head_rows=rows)]
+        layers = replace(bare, body=body, link_bytes=rows * self._row_bytes)
+        return [layers, replace(bare, head_rows=rows)] if place == 0 else [layers]
 
     @property
     def _row_bytes(self) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from protos.dtypes import KvDtype
+from protos.ids import Digest
 from protos.physics.costs import StageCost
 
 
@@ -25,13 +27,23 @@ class Decode:
 
 
 @dataclass(frozen=True)
+class StageIdentity:
+    """Which stage runs: these parts of this model, over a cache of this type. Equal ones compute the same, whatever device they are on."""
+
+    manifest_digest: Digest
+    parts: tuple[str, ...]
+    kv_dtype: KvDtype
+
+
+@dataclass(frozen=True)
 class StageRun:
     """One run of a stage, as it is known before it runs.
 
-    `cost` is the stage's. `body` are the rows that go through its layers, None where only the output head runs; `head_rows` rows go through
-    final norm and output head behind them. `link_bytes` are sent to the next stage: they cost energy here, their time is the link's.
-    `launches` is how often the accelerator is started for all this: 0 asks for a share of a longer run whose start is counted elsewhere, 2
-    for layers and output head that run one after the other.
+    `stage` says which it is, for models that time a program of its own; None where no stage is meant: a bare start of the accelerator, a
+    model known by its shape alone. `cost` is the stage's. `body` are the rows that go through its layers, None where only the output head
+    runs; `head_rows` rows go through final norm and output head behind them. `link_bytes` are sent to the next stage: they cost energy
+    here, their time is the link's. `launches` is how often the accelerator is started for all this: 0 asks for a share of a longer run
+    whose start is counted elsewhere, 2 for layers and output head that run one after the other.
     """
 
     cost: StageCost
@@ -39,6 +51,7 @@ class StageRun:
     head_rows: int = 0
     link_bytes: int = 0
     launches: int = 1
+    stage: StageIdentity | None = None
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from fleet.planning.costs import REFERENCE_POSITIONS
+from fleet.planning.costs import REFERENCE_POSITIONS, stage_run
 from fleet.planning.plan import PlanRequest
 from fleet.planning.planner import PlannerDevice, plan
 from fleet.planning.prediction import Prices, Traffic, outlook
-from protos.physics.timing import Decode, StageRun, TimingModel
-from quantize.artifact.costs import stage_cost
+from protos.physics.timing import Decode, TimingModel
 from sim_devices.board import Board
 from sim_devices.hardware import SimulatedHardware
 from sim_devices.profiles import load_profile
 from tests.support.checkpoints import TinyGlm
+from tests.support.compiled_timing import Compiled
 from tests.support.paged_timing import PAGE, Paged
 from tests.support.ring import ring, tiny_model
 
@@ -49,16 +49,31 @@ async def test_device_and_prediction_give_one_figure(tmp_path: Path, prompt: int
 def test_what_the_planner_says_of_a_stage_is_what_its_device_takes(tmp_path: Path) -> None:
     """To the nanoseconds that each run is rounded to; of every stage of a ring, by either model."""
     manifest, _ = tiny_model(tmp_path, TinyGlm(layers=4))
-    for timing in (Paged(), PROFILE.timing):
+    for timing in (Paged(), Compiled(), PROFILE.timing):
         boards = [a_board(name, timing) for name in "abc"]
         made = plan(manifest, boards, PlanRequest("tiny", stages=3, context=256))
         for place, stage in enumerate(made.stages):
             board = Board(timing, PROFILE.thermal, now=0.0)
-            cost = stage_cost(manifest, stage.parts, made.kv_dtype)
-            runs = [StageRun(cost, Decode((REFERENCE_POSITIONS,)), link_bytes=made.hop_bytes)]
-            runs += [StageRun(cost, head_rows=1)] * (place == 0)
+            body = Decode((REFERENCE_POSITIONS,))
+            runs = [stage_run(manifest, stage.parts, made.kv_dtype, body, link_bytes=made.hop_bytes)]
+            runs += [stage_run(manifest, stage.parts, made.kv_dtype, head_rows=1)] * (place == 0)
             seconds = [board.begin(0.0, run).seconds for run in runs]
             assert stage.decode_seconds == pytest.approx(sum(seconds), abs=3e-9)
+
+
+async def test_a_program_of_each_stage_is_timed_alike_by_device_and_prediction(tmp_path: Path) -> None:
+    """It answers by which stage runs, not by what the stage costs: everybody who asks says which it is."""
+    model, board = tiny_model(tmp_path, TinyGlm(layers=4)), a_board("a", Compiled())
+    made = plan(model[0], [board], PlanRequest("tiny", context=128))
+    expected = outlook(model[0], made, {"a": board}, Traffic(33, 21), Prices())
+    hardware = SimulatedHardware(PROFILE, "fast", timing=Compiled())
+    async with ring(tmp_path / "one", *model, 1, hardware=[hardware], chunk=64, context=128) as one, one.client() as client:
+        answer = await client.ask(list(range(3, 36)), 21)
+    assert answer.finished
+    timing = answer.finished.timing
+    per_token = (timing.modelled_total_seconds - timing.modelled_first_token_seconds) / 20
+    assert timing.modelled_first_token_seconds == pytest.approx(expected.first_token_seconds, rel=1e-9)
+    assert per_token == pytest.approx(expected.token_seconds, rel=1e-9)
 
 
 def test_the_planner_chooses_by_the_model_it_is_given(tmp_path: Path) -> None:

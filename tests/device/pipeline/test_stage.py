@@ -15,7 +15,7 @@ from device.pipeline.stage import Extra, Stage
 from device.stage_spec import NextHop
 from protos.errors import Unavailable
 from protos.ids import DeviceId
-from protos.physics.timing import Decode, Prefill, StageRun
+from protos.physics.timing import Decode, Prefill, StageIdentity, StageRun
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 from tests.support.checkpoints import TinyGlm
@@ -222,7 +222,7 @@ async def test_extra_runs_in_the_same_turn(stage: Stage) -> None:
     seen: list[Rows] = []
     result = await stage.step(prefill(0, 1), None, Extra(1, seen.append))
     assert seen[0] is result
-    assert runs_of(stage) == [StageRun(stage.spec.cost, Prefill(0, 4), head_rows=1)]
+    assert runs_of(stage) == [StageRun(stage.spec.cost, Prefill(0, 4), head_rows=1, stage=stage.spec.identity)]
 
 
 async def test_the_accelerator_is_told_of_each_run_what_it_takes(stage: Stage) -> None:
@@ -232,12 +232,12 @@ async def test_the_accelerator_is_told_of_each_run_what_it_takes(stage: Stage) -
     await stage.step(prefill(1, 2, 2))
     await stage.step(decode([0, 1], [4, 2]))
     await stage.extra(decode([0, 1], [5, 3]), 2, lambda: None)
-    cost = stage.spec.cost
+    cost, which = stage.spec.cost, StageIdentity(stage.spec.manifest, ("positions", "layers.1"), "float32")
     assert runs_of(stage) == [
-        StageRun(cost, Prefill(0, 4), link_bytes=row_bytes),
-        StageRun(cost, Prefill(0, 2)),
-        StageRun(cost, Decode((4, 2)), link_bytes=2 * row_bytes),
-        StageRun(cost, head_rows=2),
+        StageRun(cost, Prefill(0, 4), link_bytes=row_bytes, stage=which),
+        StageRun(cost, Prefill(0, 2), stage=which),
+        StageRun(cost, Decode((4, 2)), link_bytes=2 * row_bytes, stage=which),
+        StageRun(cost, head_rows=2, stage=which),
     ]
 
 
