@@ -15,16 +15,23 @@ from fleet.api.encode import line
 from fleet.api.errors import fleet_body
 from fleet.api.plans import PlanBody
 from fleet.api.sse import EVENTS, EventStream, ServerSentEvent
+from fleet.deploying.desired import REPLAN_AFTER_SECONDS, Policy
 from fleet.deploying.views import DeploymentView
 from fleet.service.protocol import FleetService
 from protos.errors import FleetError
 
+MONTH_SECONDS = 30 * 86400.0
+
 
 class DeployBody(PlanBody):
-    """A plan's wishes, the deployment's name (default: the model's), and how many pipelines by these wishes."""
+    """A plan's wishes, the deployment's name (default: the model's), and how many pipelines by these wishes.
+
+    `replan_after_seconds`: a pipeline that lacks a device for so long is moved to others; null: never.
+    """
 
     name: str | None = None
     replicas: Annotated[int, Field(ge=1, le=1024)] = 1
+    replan_after_seconds: Annotated[float, Field(gt=0, le=MONTH_SECONDS)] | None = REPLAN_AFTER_SECONDS
 
 
 def routes(of_caller: FleetOfCaller) -> APIRouter:
@@ -54,6 +61,6 @@ def failed(error: FleetError) -> ServerSentEvent:
 
 
 async def _progress(fleet: FleetService, body: DeployBody) -> AsyncGenerator[ServerSentEvent]:
-    async with closing(fleet.deploy(body.request(), body.name, body.replicas)) as events:
+    async with closing(fleet.deploy(body.request(), body.name, body.replicas, Policy(body.replan_after_seconds))) as events:
         async for event in events:
             yield ServerSentEvent(line(event), event.kind)

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.api.encode import plain
+from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.home import Home
@@ -73,9 +74,11 @@ class CoordinatorClient:
     def cancel(self, request_id: str) -> None:
         self._call("DELETE", f"/api/v1/requests/{request_id}")
 
-    def deploy(self, request: PlanRequest, name: str | None = None, replicas: int = 1) -> Generator[DeployEvent]:
+    def deploy(
+        self, request: PlanRequest, name: str | None = None, replicas: int = 1, policy: Policy = DEFAULT_POLICY
+    ) -> Generator[DeployEvent]:
         """Leaving early (closing the iterator, Ctrl-C) makes the coordinator take back what it did."""
-        for _, data in self._events("/api/v1/deployments", {**plain(request), "name": name, "replicas": replicas}):
+        for _, data in self._events("/api/v1/deployments", {**plain(request), **plain(policy), "name": name, "replicas": replicas}):
             yield _decode(DeployEvent, data)
 
     def generate(self, request: GenerateRequest) -> Generator[TokenChunk | GenerateResult]:

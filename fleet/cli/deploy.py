@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -13,10 +14,11 @@ from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_names
 from fleet.cli.output import Column, count_text, figure, note, print_json, print_table, say
 from fleet.cli.progress import progress
+from fleet.deploying.desired import REPLAN_AFTER_SECONDS, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
 from protos.dtypes import KvDtype, WireDtype
-from protos.errors import Internal, NotFound
+from protos.errors import Internal, InvalidInput, NotFound
 from protos.sizes import bytes_text
 
 TAKE_BACK_SECONDS = 60.0  # a stage that is being loaded is loaded to its end first
@@ -76,6 +78,9 @@ def deploy(
     kv: KvOption = "float32",
     wire: WireOption = "float32",
     replicas: Annotated[int, typer.Option("--replicas", min=1, help="So many pipelines, each on devices of its own.")] = 1,
+    replan_after: Annotated[
+        str, typer.Option("--replan-after", help="Seconds without a device until its pipeline is moved to others, or: never.")
+    ] = f"{REPLAN_AFTER_SECONDS:g}",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -84,7 +89,8 @@ def deploy(
     Example: glmfleet deploy smollm2-135m --stages 3 --context 2048
     """
     request = PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire)
-    with connect(open_home(home)) as coordinator, closing(coordinator.deploy(request, name, replicas)) as events:
+    policy = Policy(_replan_after(replan_after))
+    with connect(open_home(home)) as coordinator, closing(coordinator.deploy(request, name, replicas, policy)) as events:
         if not as_json:
             _say_what_is_replaced(coordinator, name or model)
         try:
@@ -100,6 +106,18 @@ def deploy(
             print_json(view)
         else:
             note(f"{view.name} is ready; {_next_step(coordinator, view)}")
+
+
+def _replan_after(text: str) -> float | None:
+    if text == "never":
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not (0 < seconds < math.inf):
+        raise InvalidInput(f"--replan-after {text}: neither seconds above 0 nor the word never", advice="for example --replan-after 300")
+    return seconds
 
 
 def _next_step(coordinator: CoordinatorClient, view: DeploymentView) -> str:

@@ -71,14 +71,14 @@ class Deployer:
         records = self._registry.records()
         return {record.device_id: held_by(record.description) for record in records if record.connected and record.description is not None}
 
-    async def wait_present(self, desired: Desired) -> None:
+    async def wait_present(self, specs: Sequence[PipelineSpec]) -> None:
         """As `check_present`, but a device whose link broke a moment ago has the time to come back."""
-        await self._registry.wait_connected(desired.devices, RETURN_SECONDS)
-        self.check_present(desired)
+        await self._registry.wait_connected([device for spec in specs for device in spec.devices], RETURN_SECONDS)
+        self.check_present(specs)
 
-    def check_present(self, desired: Desired) -> None:
-        """Raises Unavailable naming the first device of its plans that is not there."""
-        for spec in desired.pipelines:
+    def check_present(self, specs: Sequence[PipelineSpec]) -> None:
+        """Raises Unavailable naming the first device of these pipelines that is not there."""
+        for spec in specs:
             for device, stage in zip(spec.devices, spec.plan.stages, strict=True):
                 record = self._registry.record(device)
                 if record is None or not record.connected:
@@ -108,25 +108,26 @@ class Deployer:
         await together([one(unload) for unload in unloads], at_once=LOADS_AT_ONCE)
         await self._registry.refresh({unload.device for unload in unloads})
 
-    async def take_back(self, desired: Desired, generation: int) -> None:
-        """Unload every stage of `desired`, by the word of `generation`; devices that do not answer within 10 s are left to reconcile."""
+    async def take_back(self, name: str, generation: int, specs: Sequence[PipelineSpec]) -> None:
+        """Unload every stage of these pipelines of deployment `name`, by the word of `generation`; devices that do not answer within 10 s
+        are left to reconcile."""
 
-        async def one(spec: PipelineSpec, device: DeviceId, name: str) -> None:
+        async def one(spec: PipelineSpec, device: DeviceId, device_name: str) -> None:
             try:
-                message = pb.Generation(deployment=desired.name, number=generation)
+                message = pb.Generation(deployment=name, number=generation)
                 await self._registry.client(device).unload_stage(message, spec.pipeline_id)
             except FleetError as error:
-                _log.warning("%s of %s could not be unloaded: %s", spec.pipeline_id, name, error.detail)
+                _log.warning("%s of %s could not be unloaded: %s", spec.pipeline_id, device_name, error.detail)
 
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TAKE_BACK_SECONDS):
                 unloads = [
                     one(spec, device, stage.device_name)
-                    for spec in desired.pipelines
+                    for spec in specs
                     for device, stage in zip(spec.devices, spec.plan.stages, strict=True)
                 ]
                 await together(unloads, at_once=LOADS_AT_ONCE)
-        await self._registry.refresh(desired.devices)
+        await self._registry.refresh({device for spec in specs for device in spec.devices})
 
     async def _push(self, stage: StageWork, report: Report, in_force: int, known: BlobStates) -> None:
         """Over one connection after another: what came before a link broke stays, and the rest follows."""

@@ -1,13 +1,15 @@
-"""Which pipeline of a deployment a request goes to: a pure function of what they are doing."""
+"""Which deployment a request means, and which of its pipelines it goes to: pure functions of what they are doing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from fleet.deploying.desired import PipelineSpec
+from fleet.deploying.desired import Desired, PipelineSpec
 from fleet.deploying.phase import PipelineState, Ready
-from protos.errors import Unavailable
+from fleet.deploying.stored import Unreadable
+from fleet.deploying.views import what_to_do
+from protos.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 
 class Choosable(Protocol):
@@ -23,7 +25,37 @@ class Choosable(Protocol):
     def predicted_wait(self) -> float: ...
 
 
+class Serving(Protocol):
+    """A deployment that is in force."""
+
+    @property
+    def desired(self) -> Desired: ...
+
+    @property
+    def answers(self) -> bool: ...
+
+
 _P = TypeVar("_P", bound=Choosable)
+_D = TypeVar("_D", bound=Serving)
+
+
+def find(model: str | None, in_force: Mapping[str, _D], coming: Sequence[Desired], unreadable: Mapping[str, Unreadable]) -> _D:
+    """The deployment of this name, else of this model, else the only one. Raises NotFound; InvalidInput when several are possible;
+    Conflict for one that cannot be read; Unavailable for one of those that are being deployed and do not answer yet (`coming`)."""
+    names = ", ".join(sorted(in_force))
+    if model is not None and model in unreadable and model not in in_force:
+        raise Conflict(f"deployment {model} cannot be read: {unreadable[model].why}", advice=what_to_do(unreadable[model]))
+    meant = [one for one in in_force.values() if model in (None, one.desired.name, *one.desired.models)]
+    if not meant:
+        if begun := [one.name for one in coming if model in (None, one.name, *one.models)]:
+            raise Unavailable(f"{begun[0]} is being deployed", advice="try again in a moment", retry_after_seconds=1.0)
+        if not in_force:
+            raise NotFound("no model is deployed", advice=f"deploy one with `glmfleet deploy {model or 'MODEL'}`")
+        raise NotFound(f"no model {model!r} is deployed", advice=f"deployed: {names}; or run `glmfleet deploy {model}`")
+    if model is None and len(meant) > 1:
+        raise InvalidInput("several models are deployed", advice=f"say which with --model: {names}")
+    # A name comes before a model; of several deployments of one model the one that answers, of these the first by name.
+    return min(meant, key=lambda one: (one.desired.name != model, not one.answers, one.desired.name))
 
 
 def least_work(name: str, pipelines: Iterable[_P], avoid: frozenset[str] = frozenset()) -> _P:

@@ -28,18 +28,30 @@ def candidates(
     return [_planner_device(record.device_id, record.description, replaces) for record in free if record.description is not None]
 
 
+def of_those_here(records: Sequence[DeviceRecord], keys: Sequence[str]) -> tuple[str, ...]:
+    """The keys that name a device which may be used now. Raises NotFound when there were some and none does."""
+    online = [record for record in records if record.state == "online" and _able(record)]
+    here = tuple(key for key in keys if any(_names(key, record) for record in online))
+    if keys and not here:
+        raise NotFound(f"none of the devices that it was asked for is online: {', '.join(keys)}", advice="glmfleet devices")
+    return here
+
+
+def _names(key: str, record: DeviceRecord) -> bool:
+    name, equals, value = key.partition("=")
+    if equals:
+        return record.description is not None and record.description.labels.get(name) == value
+    return key in (record.device_id, record.name)
+
+
 def _able(record: DeviceRecord) -> bool:
     return record.description is not None and DIALECT in record.description.dialects
 
 
 def _named(key: str, records: Sequence[DeviceRecord], online: Sequence[DeviceRecord]) -> list[DeviceRecord]:
-    name, equals, value = key.partition("=")
-    if equals:
-        found = [record for record in online if record.description is not None and record.description.labels.get(name) == value]
-        if not found:
-            raise NotFound(f"no device that is online has the label {key!r}", advice="see `glmfleet devices --json`")
-        return found
-    found = [record for record in online if key in (record.device_id, record.name)]
+    found = [record for record in online if _names(key, record)]
+    if not found and "=" in key:
+        raise NotFound(f"no device that is online has the label {key!r}", advice="see `glmfleet devices --json`")
     if not found:
         away = next((record for record in records if key in (record.device_id, record.name)), None)
         if away is None:

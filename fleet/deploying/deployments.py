@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -13,14 +13,14 @@ from typing import Self
 from fleet.background import Background, to_its_end, together
 from fleet.deploying import stored
 from fleet.deploying.actions import BlobStates, Deployer, Report, stage_work
-from fleet.deploying.balancing import least_work
-from fleet.deploying.desired import Desired, PipelineSpec, new_desired
+from fleet.deploying.balancing import find, least_work
+from fleet.deploying.desired import DEFAULT_POLICY, Desired, PipelineSpec, Policy, new_desired, with_plans
 from fleet.deploying.keeper import InForce, Keeper
 from fleet.deploying.phase import Failure, History
 from fleet.deploying.pipeline import Pipeline
-from fleet.deploying.placement import Placed
+from fleet.deploying.placement import Placed, Placement
 from fleet.deploying.stored import Unreadable
-from fleet.deploying.views import DeployEvent, DeploymentView, deploying_view, in_force_view, unreadable_view, what_to_do
+from fleet.deploying.views import DeployEvent, DeploymentView, deploying_view, in_force_view, unreadable_view
 from fleet.devices.registry import Registry
 from fleet.store.database import Store
 from fleet.store.deployments import DeploymentRecords
@@ -43,8 +43,11 @@ class _Deploying:
 class Deployments:
     """An async context manager. On entry, what the store wants is taken up again; on exit, devices keep their stages."""
 
-    def __init__(self, registry: Registry, artifacts: ArtifactStore, store: Store, *, period_seconds: float = PERIOD_SECONDS) -> None:
+    def __init__(
+        self, registry: Registry, artifacts: ArtifactStore, store: Store, placement: Placement, *, period_seconds: float = PERIOD_SECONDS
+    ) -> None:
         self._registry = registry
+        self._placement = placement
         self._artifacts = artifacts
         self._store = DeploymentRecords(store)
         self._deployer = Deployer(registry, artifacts)
@@ -61,6 +64,7 @@ class Deployments:
             in_force=self._in_force,
             untouched=lambda: {*self._deploying, *self._unreadable},
             manifest=self.manifest,
+            move=self._move,
             period_seconds=period_seconds,
         )
 
@@ -96,10 +100,11 @@ class Deployments:
         """The pipeline to ask: of the deployment of this name, else of this model, else of the only one; of its pipelines that answer the
         one with the least outstanding work. `avoid`: ids of pipelines that have failed this request.
 
-        Raises NotFound; InvalidInput when several deployments are possible; Conflict for one that cannot be read; Unavailable when all of
-        its pipelines are to be avoided.
+        Raises NotFound; InvalidInput when several deployments are possible; Conflict for one that cannot be read; Unavailable while it is
+        being deployed, and when all of its pipelines are to be avoided.
         """
-        deployment = self._find(model)
+        coming = [one.desired for one in self._deploying.values()]
+        deployment = find(model, self._in_force, coming, self._unreadable)
         return least_work(deployment.desired.name, deployment.pipelines, avoid)
 
     def manifest(self, name: str, spec: PipelineSpec) -> Manifest:
@@ -112,7 +117,7 @@ class Deployments:
             )
         return manifest
 
-    async def deploy(self, placed: Placed, name: str) -> AsyncGenerator[DeployEvent, None]:
+    async def deploy(self, placed: Placed, name: str, policy: Policy = DEFAULT_POLICY) -> AsyncGenerator[DeployEvent, None]:
         """Bring a pipeline about for each plan under `name`: push, load and ready events.
 
         Closing the iterator early, or an error, takes everything back. A deployment of this name is replaced: it answers while blobs are
@@ -124,11 +129,10 @@ class Deployments:
         self._check_free(name)
         known, stored_generation = await self._generations(name)
         self._check_free(name)
-        desired = new_desired(name, known + 1, placed.plans, placed.request)
+        desired = new_desired(name, known + 1, placed.plans, placed.request, policy)
         events: asyncio.Queue[DeployEvent | None] = asyncio.Queue()
-        worker = asyncio.create_task(self._bring_about(desired, placed.blobs, stored_generation, events.put_nowait), name=f"deploy {name}")
-        self._deploying[name] = _Deploying(desired, worker)
-        worker.add_done_callback(lambda _: self._deployed(name, events))
+        worker = self._begin(desired, placed.blobs, stored_generation, events.put_nowait)
+        worker.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
                 yield event
@@ -139,10 +143,31 @@ class Deployments:
             _cancel_once(worker)
             await asyncio.wait([worker])
 
-    def _deployed(self, name: str, events: asyncio.Queue[DeployEvent | None]) -> None:
-        self._deploying.pop(name, None)
-        self._keeper.wake()
-        events.put_nowait(None)
+    def _begin(self, desired: Desired, blobs: BlobStates, in_force: int, report: Report) -> asyncio.Task[None]:
+        def done(_: asyncio.Task[None]) -> None:
+            self._deploying.pop(desired.name, None)
+            self._keeper.wake()
+
+        worker = asyncio.create_task(self._bring_about(desired, blobs, in_force, report), name=f"deploy {desired.name}")
+        self._deploying[desired.name] = _Deploying(desired, worker)
+        worker.add_done_callback(done)
+        return worker
+
+    async def _move(self, lost: Pipeline) -> None:
+        """Put a pipeline on other devices; the others of its deployment go on. Raises FleetError, and has then changed nothing."""
+        name = lost.desired.name
+        placed = await self._placement.move(lost.desired, lost.spec)
+        known, stored_generation = await self._generations(name)
+        deployment = self._in_force.get(name)
+        if deployment is None or lost not in deployment.pipelines or name in self._deploying or name in self._ending:
+            return  # replaced, or taken down, meanwhile
+        desired = with_plans(deployment.desired, known + 1, {lost.spec.pipeline_id: placed.plans[0]})
+        worker = self._begin(desired, placed.blobs, stored_generation, lambda event: None)
+        await asyncio.wait([worker])
+        if not worker.cancelled():
+            worker.result()
+            devices = ", ".join(stage.device_name for stage in placed.plans[0].stages)
+            _log.warning("%s was moved to %s", lost.spec.pipeline_id, devices)
 
     async def undeploy(self, name: str) -> None:
         """Raises NotFound listing the deployments, Conflict while it is being deployed. Absent devices are seen to on their return."""
@@ -163,7 +188,7 @@ class Deployments:
         self._unreadable.pop(name, None)
         if (deployment := self._in_force.get(name)) is not None:
             await self._retire(deployment)
-            await self._deployer.take_back(deployment.desired, generation + 1)
+            await self._deployer.take_back(name, generation + 1, deployment.desired.pipelines)
 
     def _check_free(self, name: str) -> None:
         if name in self._ending:
@@ -178,15 +203,13 @@ class Deployments:
         return max([in_store, *held]), in_store
 
     async def _bring_about(self, desired: Desired, blobs: BlobStates, in_force: int, report: Report) -> None:
-        stages = [
-            stage
-            for spec in desired.pipelines
-            for stage in stage_work(desired, spec, await asyncio.to_thread(self.manifest, desired.name, spec))
-        ]
-        self._deployer.check_present(desired)
+        previous = self._in_force.get(desired.name)
+        kept = _in_both(previous, desired)
+        new = [spec for spec in desired.pipelines if spec not in [pipeline.spec for pipeline in kept]]
+        stages = [stage for spec in new for stage in stage_work(desired, spec, await asyncio.to_thread(self.manifest, desired.name, spec))]
+        self._deployer.check_present(new)
         # Nothing is in force until the blobs are there: a push that fails leaves only blobs, which the next one finds.
         await self._deployer.push(stages, report, in_force=in_force, known=blobs)
-        previous = self._in_force.get(desired.name)
         unreadable = self._unreadable.get(desired.name)
         begun: InForce | None = None
         stored_text = stored.write(desired)
@@ -195,13 +218,13 @@ class Deployments:
             await to_its_end(storing)
             self._unreadable.pop(desired.name, None)
             if previous is not None:
-                await self._retire(previous)
-            await self._deployer.wait_present(desired)
+                await self._retire(previous, kept)
+            await self._deployer.wait_present(new)
             await self._deployer.unload(self._keeper.stale(desired))
             await self._deployer.load(stages, report)
             await self._registry.refresh(desired.devices)
-            begun = self._enforce(desired)
-            for pipeline in begun.pipelines:
+            begun = self._enforce(desired, kept)
+            for pipeline in _without(begun.pipelines, kept):
                 pipeline.history = History(sent_addresses=pipeline.observe().addresses)
                 await pipeline.stream.wait_attached()
         except BaseException:
@@ -211,57 +234,50 @@ class Deployments:
         report(DeployEvent("ready", deployment=desired.name))
 
     async def _roll_back(self, desired: Desired, begun: InForce | None, previous: InForce | None, unreadable: Unreadable | None) -> None:
+        kept = _in_both(previous, desired)
+        new = [spec for spec in desired.pipelines if spec not in [pipeline.spec for pipeline in kept]]
         for deployment in (begun, previous):
             if deployment is not None:
-                await self._retire(deployment)
+                await self._retire(deployment, kept)
         if unreadable is not None:
-            kept = replace(unreadable, generation=desired.generation + 1)
-            await asyncio.to_thread(self._store.put_deployment, kept.name, kept.generation, kept.text)
-            self._unreadable[kept.name] = kept
-            await self._deployer.take_back(desired, kept.generation)
+            again = replace(unreadable, generation=desired.generation + 1)
+            await asyncio.to_thread(self._store.put_deployment, again.name, again.generation, again.text)
+            self._unreadable[again.name] = again
+            await self._deployer.take_back(desired.name, again.generation, new)
             return
         if previous is None:
             await asyncio.to_thread(self._store.remove_deployment, desired.name, desired.generation)
-            await self._deployer.take_back(desired, desired.generation)
+            await self._deployer.take_back(desired.name, desired.generation, new)
             return
-        before = previous.desired
-        again = new_desired(desired.name, desired.generation + 1, tuple(spec.plan for spec in before.pipelines), before.request)
-        await asyncio.to_thread(self._store.put_deployment, again.name, again.generation, stored.write(again))
-        await self._deployer.take_back(desired, again.generation)
+        lost = {pipeline.spec.pipeline_id: pipeline.spec.plan for pipeline in _without(previous.pipelines, kept)}
+        restored = with_plans(previous.desired, desired.generation + 1, lost)
+        await asyncio.to_thread(self._store.put_deployment, restored.name, restored.generation, stored.write(restored))
+        await self._deployer.take_back(desired.name, restored.generation, new)
         why = f"generation {desired.generation} failed; the plan before it is being restored"
-        for pipeline in self._enforce(again).pipelines:
+        for pipeline in _without(self._enforce(restored, kept).pipelines, kept):
             pipeline.history = History(failure=Failure(why, 0, asyncio.get_running_loop().time()))
         self._keeper.wake()
 
-    def _enforce(self, desired: Desired) -> InForce:
-        """From now on, keep it up."""
-        pipelines = tuple(Pipeline(desired, spec, self._registry, self._background, self._keeper.wake) for spec in desired.pipelines)
+    def _enforce(self, desired: Desired, kept: Sequence[Pipeline] = ()) -> InForce:
+        """From now on, keep it up. Pipelines that are `kept` go on under the new generation."""
+        running = {pipeline.spec: pipeline for pipeline in kept}
+        for pipeline in kept:
+            pipeline.desired = desired
+        pipelines = tuple(
+            running.get(spec) or Pipeline(desired, spec, self._registry, self._background, self._keeper.wake) for spec in desired.pipelines
+        )
         self._in_force[desired.name] = deployment = InForce(desired, pipelines)
         return deployment
 
-    async def _retire(self, deployment: InForce) -> None:
-        if self._in_force.get(deployment.desired.name) is deployment:
-            del self._in_force[deployment.desired.name]
-        await to_its_end(together([pipeline.close() for pipeline in deployment.pipelines], at_once=len(deployment.pipelines)))
-
-    def _find(self, model: str | None) -> InForce:
-        names = ", ".join(sorted(self._in_force))
-        if model in self._unreadable and model not in self._in_force:
-            unreadable = self._unreadable[model]
-            raise Conflict(f"deployment {model} cannot be read: {unreadable.why}", advice=what_to_do(unreadable))
-        if not self._in_force:
-            raise NotFound("no model is deployed", advice=f"deploy one with `glmfleet deploy {model or 'MODEL'}`")
-        if model is None:
-            if len(self._in_force) > 1:
-                raise InvalidInput("several models are deployed", advice=f"say which with --model: {names}")
-            return next(iter(self._in_force.values()))
-        if model in self._in_force:
-            return self._in_force[model]
-        of_model = [deployment for deployment in self._in_force.values() if model in deployment.desired.models]
-        if not of_model:
-            raise NotFound(f"no model {model!r} is deployed", advice=f"deployed: {names}; or run `glmfleet deploy {model}`")
-        # Several deployments of one model: the one that answers, of these the first by name.
-        return min(of_model, key=lambda deployment: (not deployment.answers, deployment.desired.name))
+    async def _retire(self, deployment: InForce, kept: Sequence[Pipeline] = ()) -> None:
+        """Close its pipelines but those that are `kept`: they alone answer for it now."""
+        desired, closing = deployment.desired, _without(deployment.pipelines, kept)
+        if kept:
+            specs = tuple(pipeline.spec for pipeline in kept)
+            self._in_force[desired.name] = InForce(replace(desired, pipelines=specs), tuple(kept))
+        elif self._in_force.get(desired.name) is deployment:
+            del self._in_force[desired.name]
+        await to_its_end(together([pipeline.close() for pipeline in closing], at_once=max(1, len(closing))))
 
     def _view(self, name: str) -> DeploymentView:
         deployment = self._in_force.get(name)
@@ -270,6 +286,15 @@ class Deployments:
         if deployment is not None:
             return in_force_view(deployment.desired, [pipeline.state for pipeline in deployment.pipelines])
         return unreadable_view(self._unreadable[name])
+
+
+def _in_both(previous: InForce | None, desired: Desired) -> list[Pipeline]:
+    """Pipelines that are in force and wanted as they are."""
+    return [pipeline for pipeline in previous.pipelines if pipeline.spec in desired.pipelines] if previous else []
+
+
+def _without(pipelines: Sequence[Pipeline], kept: Sequence[Pipeline]) -> list[Pipeline]:
+    return [pipeline for pipeline in pipelines if pipeline not in kept]
 
 
 def _cancel_once(task: asyncio.Task[None]) -> None:

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from fleet.planning.plan import Plan, PlanRequest
 from protos.ids import DeviceId, PipelineId
+
+# A board that restarts is back within a minute; moving its layers takes as long as sending them.
+REPLAN_AFTER_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What becomes of a deployment by itself. `replan_after_seconds`: a pipeline that lacks a device for so long is planned anew over the
+    devices there are; None: never."""
+
+    replan_after_seconds: float | None = REPLAN_AFTER_SECONDS
+
+
+DEFAULT_POLICY = Policy()
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,7 @@ class Desired:
     generation: int
     pipelines: tuple[PipelineSpec, ...]
     request: PlanRequest | None = None
+    policy: Policy = DEFAULT_POLICY
 
     @property
     def devices(self) -> tuple[DeviceId, ...]:
@@ -58,10 +74,25 @@ class Desired:
         return frozenset(spec.plan.model for spec in self.pipelines)
 
 
-def new_desired(name: str, generation: int, plans: tuple[Plan, ...], request: PlanRequest | None) -> Desired:
+def new_desired(
+    name: str, generation: int, plans: tuple[Plan, ...], request: PlanRequest | None, policy: Policy = DEFAULT_POLICY
+) -> Desired:
     """Pipelines for these plans, all new: their ids and epochs are those of `generation`."""
-    specs = tuple(PipelineSpec(_pipeline_id(name, generation, replica), generation, plan) for replica, plan in enumerate(plans))
-    return Desired(name, generation, specs, request)
+    specs = tuple(_new_spec(name, generation, replica, plan) for replica, plan in enumerate(plans))
+    return Desired(name, generation, specs, request, policy)
+
+
+def with_plans(desired: Desired, generation: int, plans: Mapping[PipelineId, Plan]) -> Desired:
+    """The next generation, in which new pipelines by these plans stand in the place of those named; the others stay as they are."""
+    specs = tuple(
+        _new_spec(desired.name, generation, replica, plans[spec.pipeline_id]) if spec.pipeline_id in plans else spec
+        for replica, spec in enumerate(desired.pipelines)
+    )
+    return replace(desired, generation=generation, pipelines=specs)
+
+
+def _new_spec(name: str, generation: int, replica: int, plan: Plan) -> PipelineSpec:
+    return PipelineSpec(_pipeline_id(name, generation, replica), generation, plan)
 
 
 def _pipeline_id(name: str, generation: int, replica: int) -> PipelineId:

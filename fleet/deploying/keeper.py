@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from fleet.background import Background, set_within
@@ -17,6 +17,7 @@ from fleet.deploying.phase import (
     Ready,
     Reattach,
     Repair,
+    Replan,
     began,
     failed,
     loading,
@@ -24,6 +25,8 @@ from fleet.deploying.phase import (
     noticed,
     pipeline_phase,
     reattached,
+    replan_began,
+    replan_failed,
     succeeded,
 )
 from fleet.deploying.pipeline import Pipeline
@@ -64,9 +67,11 @@ class Keeper:
         in_force: Mapping[str, InForce],
         untouched: Callable[[], Collection[str]],
         manifest: Callable[[str, PipelineSpec], Manifest],
+        move: Callable[[Pipeline], Awaitable[None]],
         period_seconds: float,
     ) -> None:
-        """`untouched`: names of deployments of which nothing is repaired or cleared away now. `manifest` may block."""
+        """`untouched`: names of deployments of which nothing is repaired or cleared away now. `manifest` may block. `move` puts a pipeline
+        on other devices."""
         self._registry = registry
         self._deployer = deployer
         self._store = store
@@ -74,6 +79,7 @@ class Keeper:
         self._in_force = in_force
         self._untouched = untouched
         self._manifest = manifest
+        self._move = move
         self._period_seconds = period_seconds
         self._woken = asyncio.Event()
 
@@ -113,8 +119,9 @@ class Keeper:
 
     def _advance(self, pipeline: Pipeline, *, replaced: bool) -> None:
         observed, now = pipeline.observe(replaced=replaced), asyncio.get_running_loop().time()
-        pipeline.history = noticed(pipeline.history, observed)
-        for action in pipeline_phase(observed, pipeline.history, now).actions:
+        pipeline.history = noticed(pipeline.history, observed, now)
+        replan_after = pipeline.desired.policy.replan_after_seconds
+        for action in pipeline_phase(observed, pipeline.history, now, replan_after=replan_after).actions:
             match action:
                 case Reattach():
                     self._reattach(pipeline)
@@ -122,6 +129,9 @@ class Keeper:
                     if pipeline.look is None or pipeline.look.done():
                         pipeline.history = looked(pipeline.history, now)
                         pipeline.look = self._background.start(self._look(pipeline), f"look after {pipeline.spec.pipeline_id}")
+                case Replan():
+                    pipeline.history = replan_began(pipeline.history)
+                    self._background.start(self._replan(pipeline), f"move {pipeline.spec.pipeline_id}")
                 case Repair():
                     pipeline.history = began(pipeline.history, action)
                     pipeline.repair = self._background.start(self._repair(pipeline, action), f"repair {pipeline.spec.pipeline_id}")
@@ -132,6 +142,21 @@ class Keeper:
 
     async def _look(self, pipeline: Pipeline) -> None:
         await self._registry.refresh(pipeline.spec.devices)
+        self.wake()
+
+    async def _replan(self, pipeline: Pipeline) -> None:
+        name, detail = pipeline.spec.pipeline_id, ""
+        _log.info("%s lacks a device for too long: planning it anew", name)
+        try:
+            await self._move(pipeline)
+        except FleetError as error:
+            detail = error.detail
+            _log.warning("%s could not be moved to other devices: %s", name, detail)
+        except Exception as error:  # a defect of one pipeline must not leave it so for ever
+            detail = f"{type(error).__name__}: {error}"
+            _log.exception("a defect, while moving %s", name)
+        if detail:
+            pipeline.history = replan_failed(pipeline.history, detail, asyncio.get_running_loop().time())
         self.wake()
 
     async def _repair(self, pipeline: Pipeline, repair: Repair) -> None:

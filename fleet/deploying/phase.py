@@ -8,6 +8,7 @@ from typing import TypeAlias
 # After a repair that failed: doubled each time. Sooner when what is observed has changed.
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 5.0
+REPLAN_WAIT_SECONDS = 15.0  # after a plan that could not be made or brought about
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ class History:
     sent_addresses: tuple[str, ...] | None = None
     stale_stream: bool = False
     looked_at: float | None = None  # when its devices were asked last because the stream had failed
+    away_since: float | None = None  # a device of it was seen to be away at each look since
+    replanning: bool = False
+    replan_failure: Failure | None = None  # the last, while devices are away
 
 
 @dataclass(frozen=True)
@@ -122,11 +126,16 @@ class Reattach:
 
 
 @dataclass(frozen=True)
+class Replan:
+    """Plan it anew over the devices there are: one of its own has been away for too long."""
+
+
+@dataclass(frozen=True)
 class Look:
     """Ask the devices what they hold: the stream failed, and one may have lost its stage."""
 
 
-PipelineAction: TypeAlias = Repair | Reattach | Look
+PipelineAction: TypeAlias = Repair | Reattach | Replan | Look
 
 
 @dataclass(frozen=True)
@@ -135,9 +144,9 @@ class Phase:
     actions: tuple[PipelineAction, ...] = ()
 
 
-def pipeline_phase(observed: ObservedPipeline, history: History, now: float) -> Phase:
-    """`now` and all times are of one monotonic clock, in seconds."""
-    return Phase(pipeline_state(observed, history), _actions(observed, history, now))
+def pipeline_phase(observed: ObservedPipeline, history: History, now: float, *, replan_after: float | None = None) -> Phase:
+    """`now` and all times are of one monotonic clock, in seconds. `replan_after`: so long may a device be away; None: for ever."""
+    return Phase(pipeline_state(observed, history), _actions(observed, history, now, replan_after))
 
 
 def began(history: History, repair: Repair) -> History:
@@ -162,13 +171,25 @@ def loading(history: History) -> History:
     return replace(history, loading=True)
 
 
-def noticed(history: History, observed: ObservedPipeline) -> History:
-    """A failure is of no more interest when all stages are there, however they came there."""
-    return history if observed.lost or history.repairing else replace(history, failure=None)
+def noticed(history: History, observed: ObservedPipeline, now: float) -> History:
+    """A failure is of no more interest when what it was about is over, however that came."""
+    if not (observed.lost or history.repairing):
+        history = replace(history, failure=None)
+    if all(stage.connected for stage in observed.stages):
+        return replace(history, away_since=None, replan_failure=None)
+    return replace(history, away_since=now if history.away_since is None else history.away_since)
 
 
 def reattached(history: History) -> History:
     return replace(history, stale_stream=False)
+
+
+def replan_began(history: History) -> History:
+    return replace(history, replanning=True)
+
+
+def replan_failed(history: History, detail: str, now: float) -> History:
+    return replace(history, replanning=False, replan_failure=Failure(detail, 1, now))
 
 
 def looked(history: History, now: float) -> History:
@@ -178,7 +199,9 @@ def looked(history: History, now: float) -> History:
 def pipeline_state(observed: ObservedPipeline, history: History) -> PipelineState:
     away = next((stage for stage in observed.stages if not stage.connected), None)
     if away is not None:
-        return Waiting("; ".join(stage.why_away for stage in observed.stages if not stage.connected))
+        why = "; ".join(stage.why_away for stage in observed.stages if not stage.connected)
+        failure = history.replan_failure
+        return Waiting(why if failure is None else f"{why}; it could not be moved to other devices: {failure.detail}")
     repairing = history.repairing is not None and bool(history.repairing.stages)
     if repairing or history.stale_stream or observed.lost:
         # The head may not know yet that its ring is broken: what is asked now would end with it.
@@ -188,9 +211,11 @@ def pipeline_state(observed: ObservedPipeline, history: History) -> PipelineStat
     return Ready()
 
 
-def _actions(observed: ObservedPipeline, history: History, now: float) -> tuple[PipelineAction, ...]:
-    if history.repairing is not None or observed.replaced:
+def _actions(observed: ObservedPipeline, history: History, now: float, replan_after: float | None) -> tuple[PipelineAction, ...]:
+    if history.repairing is not None or history.replanning or observed.replaced:
         return ()
+    if _must_move(history, now, replan_after):
+        return (Replan(),)
     if history.stale_stream:
         return (Reattach(),)
     lost, moved = observed.lost, _moved(observed, history)
@@ -206,6 +231,12 @@ def _moved(observed: ObservedPipeline, history: History) -> bool:
     """The ring does not stand, and a device answers elsewhere than its neighbour looks for it."""
     addresses = observed.addresses
     return observed.stream.broken_at is not None and addresses is not None and addresses != history.sent_addresses
+
+
+def _must_move(history: History, now: float, replan_after: float | None) -> bool:
+    if replan_after is None or history.away_since is None or now < history.away_since + replan_after:
+        return False
+    return history.replan_failure is None or now >= history.replan_failure.at + REPLAN_WAIT_SECONDS
 
 
 def _may_try(observed: ObservedPipeline, history: History, now: float) -> bool:

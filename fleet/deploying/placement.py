@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fleet.background import together
 from fleet.deploying.actions import BlobStates
-from fleet.deploying.candidates import candidates
+from fleet.deploying.candidates import candidates, of_those_here
+from fleet.deploying.desired import Desired, PipelineSpec
 from fleet.devices.client import BlobState
 from fleet.devices.registry import ASKED_AT_ONCE, Registry
 from fleet.planning.costs import PlannerDevice
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.planning.planner import plan
 from fleet.planning.presence import with_present
-from protos.errors import FleetError, InvalidInput, NoSpace, NotFound, Unavailable
+from protos.errors import Conflict, FleetError, InvalidInput, NoSpace, NotFound, Unavailable
 from protos.ids import DeviceId, Digest
 from protos.manifest import Manifest
 from quantize.artifact.store import ArtifactStore
@@ -58,13 +59,40 @@ class Placement:
                 if not await self._registry.changed_within(changes, self._discovered_by - time.monotonic()):
                     raise
 
-    async def _place_now(self, asked: PlanRequest, manifest: Manifest, replaces: str, replicas: int) -> Placed:
+    async def move(self, desired: Desired, lost: PipelineSpec) -> Placed:
+        """A plan for the pipeline `lost` over the devices that are there now and hold none of its deployment's other pipelines: as it was
+        asked for, and if that fits nowhere with as few stages as fit.
+
+        Raises Conflict (nobody knows what was asked for; the model's name means another version now), NotFound, NoSpace, Unavailable.
+        """
+        again = f"deploy it again: glmfleet deploy {lost.plan.model}"
+        if desired.request is None:
+            raise Conflict("an older version of glmfleet stored it without its wishes", advice=again)
+        manifest = await asyncio.to_thread(self._artifacts.load, lost.plan.model)
+        if manifest.digest != lost.plan.manifest_digest:
+            raise Conflict(f"{lost.plan.model} is another version here now", advice=again)
+        request = replace(desired.request, devices=of_those_here(self._registry.records(), desired.request.devices))
+        reserved = frozenset(device for spec in desired.pipelines if spec is not lost for device in spec.devices)
+        try:
+            return await self._place_now(request, manifest, desired.name, 1, reserved)
+        except NoSpace:
+            if request.stages is None:
+                raise
+        return await self._place_now(replace(request, stages=None), manifest, desired.name, 1, reserved)
+
+    async def _place_now(
+        self, asked: PlanRequest, manifest: Manifest, replaces: str, replicas: int, reserved: Collection[DeviceId] = ()
+    ) -> Placed:
+        def found() -> list[PlannerDevice]:
+            return candidates(self._registry.records(), asked.devices, replaces=replaces, reserved=reserved)
+
         request = asked
-        online = [DeviceId(device.device_id) for device in candidates(self._registry.records(), request.devices, replaces=replaces)]
+        online = [DeviceId(device.device_id) for device in found()]
         if not online:
-            raise NotFound("no device is online", advice="start some with `glmfleet sim up`; `glmfleet doctor` shows what was tried")
+            which = "no other device is online" if reserved else "no device is online"
+            raise NotFound(which, advice="start some with `glmfleet sim up`; `glmfleet doctor` shows what was tried")
         await self._registry.refresh(online)
-        devices = candidates(self._registry.records(), request.devices, replaces=replaces)
+        devices = found()
         if request.devices:  # by id from here on: a label is no name that the planner knows
             request = replace(request, devices=tuple(device.device_id for device in devices))
         made = await asyncio.to_thread(plan_replicas, manifest, devices, request, replicas)

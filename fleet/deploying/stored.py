@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias, cast, get_args
 
-from fleet.deploying.desired import Desired, PipelineSpec, new_desired
+from fleet.deploying.desired import DEFAULT_POLICY, Desired, PipelineSpec, Policy, new_desired
 from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
 from protos.dtypes import KvDtype, WireDtype
 from protos.ids import PipelineId
@@ -39,7 +39,8 @@ def write(desired: Desired) -> str:
         {"pipeline_id": one.pipeline_id, "epoch": one.epoch, "plan": _plan_out(one.plan)} for one in desired.pipelines
     ]
     request = None if desired.request is None else _request_out(desired.request)
-    return json.dumps({"form": FORM, "pipelines": pipelines, "request": request}, sort_keys=True)
+    policy: _Json = {"replan_after_seconds": desired.policy.replan_after_seconds}
+    return json.dumps({"form": FORM, "pipelines": pipelines, "request": request, "policy": policy}, sort_keys=True)
 
 
 def read(name: str, generation: int, text: str) -> Desired | Unreadable:
@@ -52,7 +53,8 @@ def read(name: str, generation: int, text: str) -> Desired | Unreadable:
         if form == FORM:
             pipelines = tuple(_pipeline_in(one) for one in whole.inners("pipelines"))
             request = None if whole.lacks("request") else _request_in(whole.inner("request"))
-            return Desired(name, generation, pipelines, request)
+            policy = DEFAULT_POLICY if whole.lacks("policy") else _policy_in(whole.inner("policy"))
+            return Desired(name, generation, pipelines, request, policy)
         return Unreadable(name, generation, f"it is stored in form {form}, and this version reads forms 1 to {FORM}", text)
     except _WrongError as wrong:
         return Unreadable(name, generation, str(wrong)[:_WHY_LENGTH], text)
@@ -166,6 +168,13 @@ def _request_in(request: _Reader) -> PlanRequest:
     )
 
 
+def _policy_in(policy: _Reader) -> Policy:
+    """Null means never; a missing key the default."""
+    if not policy.has("replan_after_seconds"):
+        return DEFAULT_POLICY
+    return Policy(None if policy.lacks("replan_after_seconds") else policy.number("replan_after_seconds"))
+
+
 def _objective(of: _Reader) -> Objective:
     return cast(Objective, of.one_of("objective", get_args(Objective)))
 
@@ -190,6 +199,10 @@ class _Reader:
             raise _WrongError(f"{place} is no JSON object")
         self._place = place
         self._values: Mapping[str, object] = value
+
+    def has(self, key: str) -> bool:
+        """There, be it null."""
+        return key in self._values
 
     def lacks(self, key: str) -> bool:
         """Missing, or null."""

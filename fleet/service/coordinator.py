@@ -15,6 +15,7 @@ from typing import Self
 from fleet.answering.generation import GenerationService
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
+from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.placement import DISCOVERY_SECONDS, Placement
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.discovery import Candidate, Discovery
@@ -97,7 +98,7 @@ class Coordinator:
             self._discovery = await stack.enter_async_context(discovery)
             self._placement = Placement(self._registry, self._artifacts, discovery_seconds=self._discovery_seconds)
             self._deployments = await stack.enter_async_context(
-                Deployments(self._registry, self._artifacts, store, period_seconds=self._period_seconds)
+                Deployments(self._registry, self._artifacts, store, self._placement, period_seconds=self._period_seconds)
             )
             self._generation = await stack.enter_async_context(
                 GenerationService(self._deployments, self._artifacts, self._telemetry, now=self._now)
@@ -139,7 +140,9 @@ class Coordinator:
         """What `deploy` would do now. Raises NotFound, InvalidInput, NoSpace, Unavailable (a device that was asked for is not online)."""
         return (await self._placement.place(request, replaces=request.model)).plans[0]
 
-    async def deploy(self, request: PlanRequest, name: str | None = None, replicas: int = 1) -> AsyncGenerator[DeployEvent, None]:
+    async def deploy(
+        self, request: PlanRequest, name: str | None = None, replicas: int = 1, policy: Policy = DEFAULT_POLICY
+    ) -> AsyncGenerator[DeployEvent, None]:
         """A plan for each of `replicas` pipelines, then push, load, ready events; `name` defaults to the model's.
 
         Closing the iterator before "ready" takes everything back.
@@ -148,7 +151,7 @@ class Coordinator:
         placed = await self._placement.place(request, replaces=deployment, replicas=replicas)
         for plan in placed.plans:
             yield DeployEvent("plan", plan=plan, deployment=deployment)
-        async with contextlib.aclosing(self._deployments.deploy(placed, deployment)) as events:
+        async with contextlib.aclosing(self._deployments.deploy(placed, deployment, policy)) as events:
             async for event in events:
                 yield event
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
+from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.planning.plan import Plan, PlanRequest
@@ -35,7 +36,9 @@ class FleetService(Protocol):
 
     async def plan(self, request: PlanRequest) -> Plan: ...
 
-    def deploy(self, request: PlanRequest, name: str | None = None, replicas: int = 1) -> AsyncIterator[DeployEvent]:
+    def deploy(
+        self, request: PlanRequest, name: str | None = None, replicas: int = 1, policy: Policy = DEFAULT_POLICY
+    ) -> AsyncIterator[DeployEvent]:
         """So many pipelines, each on devices of its own. Ends with "ready"; closing it early takes back what was done."""
         ...
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
+from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView, PipelineView
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
@@ -140,8 +141,11 @@ class FakeCoordinator:
     async def cancel(self, request_id: str) -> None:
         self._ask(request_id)
 
-    async def deploy(self, request: PlanRequest, name: str | None = None, replicas: int = 1) -> AsyncIterator[DeployEvent]:
-        self.asked.append((request, name) if replicas == 1 else (request, name, replicas))
+    async def deploy(
+        self, request: PlanRequest, name: str | None = None, replicas: int = 1, policy: Policy = DEFAULT_POLICY
+    ) -> AsyncIterator[DeployEvent]:
+        asked = (request, name) if replicas == 1 else (request, name, replicas)
+        self.asked.append(asked if policy == DEFAULT_POLICY else (*asked, policy))
         async with aclosing(self._play(EVENTS)) as events:
             async for event in events:
                 yield event

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from fleet.deploying.balancing import least_work
-from fleet.deploying.desired import PipelineSpec, new_desired
+from fleet.deploying.balancing import find, least_work
+from fleet.deploying.desired import Desired, PipelineSpec, new_desired
 from fleet.deploying.phase import PipelineState, Ready, Waiting
-from protos.errors import Unavailable
+from fleet.deploying.stored import Unreadable
+from protos.errors import Conflict, FleetError, InvalidInput, NotFound, Unavailable
 from tests.fleet.deploying.test_reconcile import plan
 
 
@@ -34,3 +35,48 @@ def test_the_one_with_the_least_work_that_answers() -> None:
     assert least_work("chat", made) is second  # none answers: what it says tells why
     with pytest.raises(Unavailable, match="no other pipeline of chat"):
         least_work("chat", made, frozenset(each.spec.pipeline_id for each in made))
+
+
+@dataclass
+class FakeServing:
+    desired: Desired
+    answers: bool = True
+
+
+def serving(name: str, model: str = "tiny", answers: bool = True) -> FakeServing:
+    return FakeServing(new_desired(name, 1, (replace(plan(("a",)), model=model),), None), answers)
+
+
+@pytest.mark.parametrize(
+    ("model", "in_force", "found"),
+    [
+        ("chat", [serving("chat")], "chat"),
+        ("tiny", [serving("chat")], "chat"),
+        (None, [serving("chat")], "chat"),
+        ("tiny", [serving("b"), serving("a")], "a"),
+        ("tiny", [serving("b"), serving("a", answers=False)], "b"),
+        ("tiny", [serving("a"), serving("tiny", "other", answers=False)], "tiny"),  # a name comes before a model
+    ],
+)
+def test_which_deployment_is_meant(model: str | None, in_force: list[FakeServing], found: str) -> None:
+    assert find(model, {one.desired.name: one for one in in_force}, [], {}).desired.name == found
+
+
+BROKEN = Unreadable("chat", 3, "plan has no stages", "{}")
+
+
+@pytest.mark.parametrize(
+    ("model", "in_force", "coming", "error", "detail"),
+    [
+        (None, [], [], NotFound, "no model is deployed"),
+        ("x", [serving("chat")], [], NotFound, "no model 'x' is deployed"),
+        (None, [serving("a"), serving("b")], [], InvalidInput, "several models"),
+        ("chat", [], [], Conflict, "plan has no stages"),
+        ("new", [serving("a")], ["new"], Unavailable, "new is being deployed"),
+        ("tiny", [], ["new"], Unavailable, "new is being deployed"),
+        (None, [], ["new"], Unavailable, "new is being deployed"),
+    ],
+)
+def test_why_none_is_meant(model: str | None, in_force: list[FakeServing], coming: list[str], error: type[FleetError], detail: str) -> None:
+    with pytest.raises(error, match=detail):
+        find(model, {one.desired.name: one for one in in_force}, [serving(name).desired for name in coming], {"chat": BROKEN})

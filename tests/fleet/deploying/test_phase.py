@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -25,6 +26,7 @@ from fleet.deploying.phase import (
     Reattach,
     Repair,
     Repairing,
+    Replan,
     Waiting,
     pipeline_phase,
 )
@@ -77,9 +79,33 @@ def test_each_transition(
     assert pipeline_phase(ObservedPipeline(stages, stream, replaced=True), history, now=10.0) == phase.Phase(found.state, ())
 
 
+@pytest.mark.parametrize(
+    ("stages", "history", "replan_after", "actions"),
+    [
+        ((HERE, AWAY), History(away_since=4.0), 6.0, (Replan(),)),
+        ((HERE, AWAY), History(away_since=4.1), 6.0, ()),  # too soon
+        ((HERE, AWAY), History(away_since=4.0), None, ()),  # never
+        ((HERE, AWAY), History(away_since=4.0, replanning=True), 6.0, ()),
+        ((LOST, AWAY), History(away_since=4.0), 6.0, (Replan(),)),  # no use in loading what is to be moved
+        ((LOST, AWAY), History(away_since=4.0, repairing=Repair((0,))), 6.0, ()),
+        ((HERE, AWAY), History(away_since=-90.0, replan_failure=Failure("no room", 1, -4.9)), 6.0, ()),
+        ((HERE, AWAY), History(away_since=-90.0, replan_failure=Failure("no room", 1, -5.0)), 6.0, (Replan(),)),
+        ((HERE, HERE), History(), 6.0, ()),
+    ],
+)
+def test_who_lacks_a_device_for_too_long_is_moved(
+    stages: tuple[ObservedStage, ...], history: History, replan_after: float | None, actions: tuple[object, ...]
+) -> None:
+    assert pipeline_phase(ObservedPipeline(stages, UP), history, 10.0, replan_after=replan_after).actions == actions
+    assert pipeline_phase(ObservedPipeline(stages, UP, replaced=True), history, 10.0, replan_after=replan_after).actions == ()
+
+
 def test_a_waiting_pipeline_says_for_whom() -> None:
     found = pipeline_phase(ObservedPipeline((HERE, AWAY), UP), History(), 0.0).state
     assert found == Waiting("dev-2 is offline: nobody listens")
+    stuck = phase.replan_failed(History(), "no room", 9.0)
+    found = pipeline_phase(ObservedPipeline((HERE, AWAY), UP), stuck, 10.0).state
+    assert found == Waiting("dev-2 is offline: nobody listens; it could not be moved to other devices: no room")
 
 
 @dataclass
@@ -93,8 +119,9 @@ class Board:
     told: tuple[str, ...] = ()  # where its neighbours are, as it was told
 
 
-def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
+def machine_for(module: ModuleType, replan_after: float | None = None) -> type[RuleBasedStateMachine]:
     """A pipeline of two devices, kept up by what `module` decides from observations that may be old, repeated or lost."""
+    patience = math.inf if replan_after is None else replan_after
 
     class Machine(RuleBasedStateMachine):
         def __init__(self) -> None:
@@ -112,6 +139,9 @@ def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
             self.lasting: Any = None  # a failure since which all stages have been seen to be there
             self.known_told = self.addresses()  # as the coordinator has heard that they were told
             self.looked_after: float | None = None  # the break for which devices were asked last
+            self.away_since: float | None = None  # a board was away at every look since
+            self.moving = False
+            self.moved_at = -1000.0  # when the last move failed
 
         def addresses(self) -> tuple[str, ...]:
             return tuple(board.address for board in self.boards)
@@ -130,7 +160,7 @@ def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
             return module.ObservedPipeline(tuple(self.seen), module.ObservedStream(attached, self.broken_at, "" if attached else "no"))
 
         def phase(self) -> Any:
-            return module.pipeline_phase(self.observe(), self.history, self.now)
+            return module.pipeline_phase(self.observe(), self.history, self.now, replan_after=replan_after)
 
         @rule(number=st.integers(0, 1), noticed=st.booleans())
         def a_board_loses_its_stage(self, number: int, noticed: bool) -> None:
@@ -191,12 +221,17 @@ def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
 
         @rule()
         def the_keeper_looks(self) -> None:
-            self.history = module.noticed(self.history, self.observe())
+            self.history = module.noticed(self.history, self.observe(), self.now)
             if self.doing is None and not self.observe().lost and self.history.failure is not None:
                 self.lasting = self.history.failure
             actions = self.phase().actions
             failure, lost = self.history.failure, any(stage.connected and not stage.holds for stage in self.seen)
-            if lost and failure is not None and failure.stages != tuple(self.seen) and self.doing is None:
+            away = any(not stage.connected for stage in self.seen)
+            self.away_since = (self.now if self.away_since is None else self.away_since) if away else None
+            overdue = self.away_since is not None and self.now - self.away_since >= patience and self.now - self.moved_at >= 15.0
+            if overdue and self.doing is None and not self.moving:
+                assert [type(action).__name__ for action in actions] == ["Replan"], "a device is away for long, and nothing is done"
+            if lost and not (overdue or self.moving) and failure is not None and failure.stages != tuple(self.seen) and self.doing is None:
                 assert actions, "something has changed, and nothing is tried"
             for action in actions:
                 kind = type(action).__name__
@@ -209,6 +244,11 @@ def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
                     self.history = module.looked(self.history, self.now)
                     for number in range(2):
                         self.seen[number] = self.look(number)
+                elif kind == "Replan":
+                    assert not self.moving, "two moves at once"
+                    assert overdue, "moved too soon"
+                    self.moving = True
+                    self.history = module.replan_began(self.history)
                 else:
                     assert self.doing is None, "two repairs at once"
                     assert action.stages or action.ring, "a repair of nothing"
@@ -220,6 +260,13 @@ def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
                     self.doing = action
                     self.history = module.began(self.history, action)
                     assert self.lasting is None or failure is not self.lasting, "an old failure is taken for a new one"
+
+        @precondition(lambda self: self.moving)
+        @rule()
+        def a_move_finds_no_room(self) -> None:
+            """One that succeeds ends this pipeline, and another begins."""
+            self.moving, self.moved_at = False, self.now
+            self.history = module.replan_failed(self.history, "no room", self.now)
 
         @rule(told=st.booleans())
         def a_repair_is_quick(self, told: bool) -> None:
@@ -279,6 +326,8 @@ def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
                 if not self.seen[number].connected or self.seen[number].address != board.address:
                     self.seen[number] = self.look(number)
             self.delayed.clear()
+            if self.moving:
+                self.a_move_finds_no_room()
             for _ in range(20):
                 if self.doing is not None:
                     self.a_repair_ends(done=True, told=True)
@@ -300,6 +349,7 @@ THOROUGH = settings(
 
 def test_whatever_is_dropped_repeated_or_reordered() -> None:
     run_state_machine_as_test(machine_for(phase), settings=THOROUGH)
+    run_state_machine_as_test(machine_for(phase, replan_after=15.0), settings=settings(THOROUGH, max_examples=50))
 
 
 # One defect for each transition: what is in the text, and what stands there instead.
@@ -312,7 +362,7 @@ MUTATIONS = {
     "moved is never repaired": ("    if lost or moved:", "    if lost:"),
     "loads on a device that is away": ("if stage.connected and not stage.holds)", "if not stage.holds)"),
     "loads what is there": ("if stage.connected and not stage.holds)", "if stage.connected)"),
-    "two repairs at once": ("if history.repairing is not None or observed.replaced:", "if observed.replaced:"),
+    "two repairs at once": ("if history.repairing is not None or history.replanning or", "if history.replanning or"),
     "never reattaches": ("        return (Reattach(),)", "        return ()"),
     "reattaching is not remembered": ("return replace(history, stale_stream=False)", "return history"),
     "a success is not remembered": ("replace(history, repairing=None, loading=False, failure=None,", "replace(history, failure=None,"),
@@ -326,18 +376,31 @@ MUTATIONS = {
     "never tries again": ("    return now >= failure.at + wait", "    return False"),
     "addresses are told again and again": ("sent_addresses=sent_addresses,", "sent_addresses=None,"),
     "a failure outlives its cause": (
-        "return history if observed.lost or history.repairing else replace(history, failure=None)",
-        "return history",
+        "        history = replace(history, failure=None)",
+        "        pass",
     ),
     "never looks": ("        return (Look(),)", "        return ()"),
     "a look is not remembered": ("return replace(history, looked_at=now)", "return history"),
 }
+# Of those that have a time after which they are planned anew.
+MOVES = {
+    "moves at once": ("now < history.away_since + replan_after:", "False:"),
+    "never moves": ("        return (Replan(),)", "        pass"),
+    "two moves at once": ("return replace(history, replanning=True)", "return history"),
+    "a failed move is tried again at once": ("now >= history.replan_failure.at + REPLAN_WAIT_SECONDS", "True"),
+    "a failed move is the last": ("replanning=False, replan_failure=Failure", "replan_failure=Failure"),
+    "times away add up": ("return replace(history, away_since=None, replan_failure=None)", "return history"),
+    "the time away begins anew at each look": ("now if history.away_since is None else history.away_since", "now"),
+}
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.parametrize("name", [*MUTATIONS, *MOVES])
 def test_the_machine_finds_a_seeded_defect(name: str) -> None:
     # The shortest way to the defect is of no interest.
     first = settings(THOROUGH, max_examples=2000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
-    defective = machine_for(mutated(phase, *MUTATIONS[name]))
+    if name in MOVES:
+        defective = machine_for(mutated(phase, *MOVES[name]), replan_after=15.0)
+    else:
+        defective = machine_for(mutated(phase, *MUTATIONS[name]))
     with pytest.raises(AssertionError):
         run_state_machine_as_test(defective, settings=first)

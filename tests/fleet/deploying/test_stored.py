@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.deploying.desired import Desired, PipelineSpec, new_desired
+from fleet.deploying.desired import Desired, PipelineSpec, Policy, new_desired
 from fleet.deploying.stored import FORM, Unreadable, read, write
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
 from protos.ids import PipelineId
@@ -35,7 +35,14 @@ def test_the_examples_leave_no_field_at_its_default(whole: StagePlan | Plan | Pl
 
 @pytest.mark.parametrize(
     "desired",
-    [DESIRED, replace(DESIRED, request=None), replace(DESIRED, request=PlanRequest("tiny")), new_desired("chat", 3, (PLAN, PLAN), None)],
+    [
+        DESIRED,
+        replace(DESIRED, policy=Policy(None)),
+        replace(DESIRED, policy=Policy(7.5)),
+        replace(DESIRED, request=None),
+        replace(DESIRED, request=PlanRequest("tiny")),
+        new_desired("chat", 3, (PLAN, PLAN), None),
+    ],
 )
 def test_what_was_written_is_read(desired: Desired) -> None:
     assert read(desired.name, desired.generation, write(desired)) == desired

@@ -12,6 +12,7 @@ import pytest
 
 from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
 from fleet.cli.client import CoordinatorClient
+from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent
 from fleet.devices.views import DeviceView
 from fleet.planning.plan import PlanRequest
@@ -79,7 +80,9 @@ class _Drifted(CoordinatorClient):
     def discovery(self) -> list[DeviceView]:  # type: ignore[override]  # of something else
         return []
 
-    def deploy(self, request: PlanRequest, name: str | None = "x", replicas: int = 1) -> Generator[DeployEvent]:  # another default
+    def deploy(
+        self, request: PlanRequest, name: str | None = "x", replicas: int = 1, policy: Policy = DEFAULT_POLICY
+    ) -> Generator[DeployEvent]:  # another default
         yield from ()
 
     def generate(self, request: GenerateRequest) -> list[TokenChunk | GenerateResult]:  # type: ignore[override]  # no stream

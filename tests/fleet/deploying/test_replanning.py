@@ -1,0 +1,148 @@
+"""A pipeline whose device stays away is planned anew over the devices there are; nothing else is disturbed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fleet.answering.views import GenerateRequest
+from fleet.deploying import phase
+from fleet.deploying.desired import Policy
+from fleet.planning.plan import PlanRequest
+from fleet.service.coordinator import Coordinator
+from protos.errors import InvalidInput
+from tests.support.fake_fleet import FakeFleet, ask, fake_fleet, wait_ready
+from tests.support.waiting import wait_online, wait_until
+
+SOON = Policy(replan_after_seconds=0.3)
+HI = GenerateRequest(prompt="hi")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phase, "REPLAN_WAIT_SECONDS", 0.3)
+
+
+@asynccontextmanager
+async def deployed(
+    folder: Path, devices: int, request: PlanRequest, replicas: int = 1, policy: Policy = SOON
+) -> AsyncIterator[tuple[FakeFleet, Coordinator]]:
+    async with fake_fleet(folder, devices) as fleet, fleet.coordinating() as coordinator:
+        async for _ in coordinator.deploy(request, None, replicas, policy):
+            pass
+        yield fleet, coordinator
+
+
+def pipelines(coordinator: Coordinator) -> dict[str, list[str]]:
+    """Names of devices, by pipeline."""
+    [view] = coordinator.deployments()
+    return {pipeline.pipeline_id: [stage.device_name for stage in pipeline.stages] for pipeline in view.pipelines}
+
+
+def held(fleet: FakeFleet) -> dict[str, list[str]]:
+    return {device.name: sorted(device.stages) for device in fleet.devices if device.stages}
+
+
+async def test_it_moves_to_a_device_that_was_spare(tmp_path: Path) -> None:
+    async with deployed(tmp_path, 3, PlanRequest("tiny", stages=2)) as (fleet, coordinator):
+        first, second, spare = fleet.devices
+        await second.stop()
+        await wait_until(lambda: pipelines(coordinator) == {"tiny-2": [first.name, spare.name]})
+        await wait_ready(coordinator)
+        assert (await ask(coordinator, HI))[1].finish_reason == "stop"
+        assert held(fleet)[first.name] == ["tiny-2"]
+        assert held(fleet)[spare.name] == ["tiny-2"]
+        # The one that comes back is cleared, and is not waited for.
+        await second.start()
+        await wait_until(lambda: second.name not in held(fleet))
+        assert pipelines(coordinator) == {"tiny-2": [first.name, spare.name]}
+
+
+async def test_fewer_stages_than_were_asked_for_are_better_than_none(tmp_path: Path) -> None:
+    async with deployed(tmp_path, 2, PlanRequest("tiny", stages=2)) as (fleet, coordinator):
+        first, second = fleet.devices
+        await first.stop()
+        await wait_until(lambda: pipelines(coordinator) == {"tiny-2": [second.name]})
+        await wait_ready(coordinator)
+
+
+async def test_other_pipelines_go_on(tmp_path: Path) -> None:
+    async with deployed(tmp_path, 3, PlanRequest("tiny", stages=1), replicas=2) as (fleet, coordinator):
+        lost, other, spare = fleet.devices
+        lost.is_told.tokens_wait = other.is_told.tokens_wait = gate = asyncio.Event()
+        asking = [asyncio.create_task(ask(coordinator, HI)) for _ in range(2)]
+        await wait_until(lambda: lost.submitted and other.submitted)
+        calls = other.calls.copy()
+        await lost.stop()
+        await wait_until(lambda: pipelines(coordinator) == {"tiny-2": [spare.name], "tiny-1.1": [other.name]})
+        await wait_until(lambda: coordinator.deployments()[0].state == "ready")
+        gate.set()
+        assert {result.finish_reason for _, result in await asyncio.gather(*asking)} == {"stop"}
+        # Its stream, its stage and its blobs were left alone.
+        for call in ("Generate", "LoadStage", "UnloadStage", "PutBlob"):
+            assert other.calls.count(call) == calls.count(call)
+
+
+async def test_never_means_never(tmp_path: Path) -> None:
+    async with deployed(tmp_path, 3, PlanRequest("tiny", stages=1), policy=Policy(None)) as (fleet, coordinator):
+        await fleet.devices[0].stop()
+        await asyncio.sleep(0.8)
+        assert pipelines(coordinator) == {"tiny-1": [fleet.devices[0].name]}
+        assert coordinator.deployments()[0].pipelines[0].state == "waiting"
+
+
+@pytest.mark.parametrize("asked", [PlanRequest("tiny", stages=1), PlanRequest("tiny", devices=("dev-1",))])
+async def test_where_there_is_no_room_it_waits_and_says_why(tmp_path: Path, asked: PlanRequest) -> None:
+    """Only the devices that were asked for may be used, however many others there are."""
+    async with deployed(tmp_path, 2 if asked.devices else 1, asked) as (fleet, coordinator):
+        device = next(device for device in fleet.devices if device.stages)
+        await device.stop()
+        await wait_until(lambda: "could not be moved to other devices" in coordinator.deployments()[0].detail)
+        assert device.name in coordinator.deployments()[0].detail
+        await device.start()
+        await wait_ready(coordinator)
+        assert pipelines(coordinator) == {"tiny-1": [device.name]}
+
+
+async def test_a_move_that_fails_changes_nothing(tmp_path: Path) -> None:
+    async with deployed(tmp_path, 3, PlanRequest("tiny", stages=1), replicas=2) as (fleet, coordinator):
+        lost, other, spare = fleet.devices
+        spare.is_told.errors = {"LoadStage": InvalidInput("no such operator")}
+        await lost.stop()
+        await wait_until(lambda: spare.calls.count("LoadStage") > 0)
+        await wait_until(lambda: pipelines(coordinator).get("tiny-3") == [lost.name])
+        assert pipelines(coordinator)["tiny-1.1"] == [other.name]
+        assert (await ask(coordinator, HI))[1].finish_reason == "stop"
+        spare.is_told.errors = {}
+        await lost.start()
+        await wait_ready(coordinator)
+        await wait_until(lambda: sorted(held(fleet)) == sorted([lost.name, other.name]) or spare.name in held(fleet))
+
+
+async def test_a_new_version_does_not_come_in_by_the_back_door(tmp_path: Path) -> None:
+    async with deployed(tmp_path, 2, PlanRequest("tiny", stages=1)) as (fleet, coordinator):
+        other = replace(fleet.manifest, provenance=replace(fleet.manifest.provenance, source="elsewhere"))
+        fleet.artifacts.save("tiny", other)
+        await fleet.devices[0].stop()
+        await wait_until(lambda: "is another version here now" in coordinator.deployments()[0].detail)
+
+
+async def test_it_outlives_the_coordinator(tmp_path: Path) -> None:
+    """What was asked for and the policy are stored; a plan made anew is."""
+    async with fake_fleet(tmp_path, 2) as fleet:
+        async with fleet.coordinating() as coordinator:
+            async for _ in coordinator.deploy(PlanRequest("tiny", stages=1), None, 1, SOON):
+                pass
+        await fleet.devices[0].stop()
+        async with fleet.coordinator() as coordinator:
+            await wait_online(coordinator.devices, 1, 10)
+            await wait_until(lambda: pipelines(coordinator) == {"tiny-2": [fleet.devices[1].name]})
+            await wait_ready(coordinator)
+        async with fleet.coordinator() as coordinator:
+            assert pipelines(coordinator) == {"tiny-2": [fleet.devices[1].name]}
+            await wait_ready(coordinator)
