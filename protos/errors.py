@@ -53,6 +53,9 @@ class FleetError(Exception):
 
     `route`: the devices that it came through. `digest`: of the blob that it is about. `link_failure`: why gRPC had no link; None where it
     was not gRPC that said so.
+
+    >>> str(NotFound("no blob 1f2e").at(Hop("dev-2", stage=1)).at("dev-1"))
+    'dev-1: stage 1 on dev-2: no blob 1f2e'
     """
 
     status = grpc.StatusCode.UNKNOWN

@@ -36,7 +36,12 @@ def versions_of(message: VersionedMessage) -> Versions:
 
 
 def in_common(message: VersionedMessage, who: str, us: str, ours: Versions = SPOKEN) -> int:
-    """The newest version that both speak. Raises Conflict saying which of the two, `who` or `us`, is to be updated."""
+    """The newest version that both speak. Raises Conflict saying which of the two, `who` or `us`, is to be updated.
+
+    >>> from protos.v1.pipeline_pb2 import Attach
+    >>> in_common(Attach(protocol_version=3, oldest_protocol_version=2), "dev-1", "the coordinator", Versions(1, 2))
+    2
+    """
     theirs = versions_of(message)
     newest = min(theirs.newest, ours.newest)
     if newest < max(theirs.oldest, ours.oldest):

@@ -135,6 +135,9 @@ def load_profile(name_or_path: str) -> Profile:
     """A profile that comes with the program, or a TOML file of one's own (a name with a slash, or ending in .toml).
 
     Raises NotFound, or InvalidInput when the file is not a profile.
+
+    >>> load_profile("raspberry-pi-5").memory_bytes > 2**32
+    True
     """
     if "/" in name_or_path or name_or_path.endswith(".toml"):
         path = Path(name_or_path)

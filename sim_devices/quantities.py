@@ -14,7 +14,11 @@ _LONGEST = 24  # characters: beyond it no quantity of ours makes sense
 
 
 def seconds(text: str) -> float:
-    """Of "250us", "20ms", "1.5s", "10m", "2h", "1d". Raises ValueError."""
+    """Of "250us", "20ms", "1.5s", "10m", "2h", "1d". Raises ValueError.
+
+    >>> seconds("20ms"), seconds("2h")
+    (0.02, 7200.0)
+    """
     match = _match(_DURATION, text, 'a number with us, ms, s, m, h or d, for example "20ms"')
     return float(match[1]) * _SECONDS[match[2]]
 

@@ -16,6 +16,12 @@ _CANDIDATES = 1024
 def sample(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -> int:
     """Token id for one row of logits [vocab]. The same arguments give the same id on every machine with the same logits.
 
+    >>> logits = np.array([0.0, 3.0, 2.9], np.float32)
+    >>> sample(logits, Sampling(temperature=0.0), 7)  # greedy: the largest
+    1
+    >>> {sample(logits, Sampling(temperature=1.0, top_k=2, seed=5), position) for position in range(20)}
+    {1, 2}
+
     After the temperature, top_k and min_p each cut what is left to the likeliest; top_p cuts that again, by its share of what they left (as
     vLLM does).
     """

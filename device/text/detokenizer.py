@@ -24,6 +24,10 @@ class ByteLevelDetokenizer:
 
     `token_bytes(id)` is b"" for tokens that are not text. Invalid bytes become U+FFFD as in the tokenizer's own decoder:
     Python and Rust both replace maximal subparts (Unicode 15 section 3.9, U+FFFD substitution).
+
+    >>> euro = ByteLevelDetokenizer([b"5 ", b"\\xe2\\x82", b"\\xac"].__getitem__)
+    >>> euro.push([0, 1]), euro.push([2]), euro.finish()
+    ('5 ', '€', '')
     """
 
     def __init__(self, token_bytes: Callable[[int], bytes]) -> None:

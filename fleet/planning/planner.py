@@ -43,6 +43,10 @@ def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequ
     As few devices as fit, or `request.stages`; among those the objective decides: the lowest time per token of one stream (latency), the
     fastest slowest stage (throughput), the fewest joules per token (energy). Ties go to the fastest slowest stage, then to the lowest ids.
     Raises NotFound (no such device, or none), InvalidInput (figures out of range), NoSpace (it fits nowhere; says what is missing).
+
+    >>> boards = [PlannerDevice(device_id=name, name=name, profile="", simulated=False, memory_bytes=10**9) for name in "ab"]
+    >>> [(stage.device_name, stage.first_layer, stage.stop_layer) for stage in plan(manifest, boards, PlanRequest("tiny")).stages]
+    [('a', 0, 3)]
     """
     usable = _chosen(sorted(devices, key=lambda device: device.device_id), request.devices)
     context = _context(manifest, request)

@@ -18,5 +18,9 @@ def cache_positions(context: int, groups: int, slots_per_group: int) -> int:
 
 
 def kv_position_bytes(kv_heads: int, head_dim: int, dtype: KvDtype) -> int:
-    """Bytes of one position in one layer: a key and a value of `head_dim` elements in each KV head."""
+    """Bytes of one position in one layer: a key and a value of `head_dim` elements in each KV head.
+
+    >>> kv_position_bytes(2, 128, "int8")
+    512
+    """
     return 2 * kv_heads * head_dim * KV_ITEM_BYTES[dtype]

@@ -108,7 +108,12 @@ class Sustained:
 
 
 def sustained(thermal: Thermal, idle_watts: float, dynamic_watts: float) -> Sustained:
-    """Under work that draws `dynamic_watts` on top of the idle power when it runs at full speed."""
+    """Under work that draws `dynamic_watts` on top of the idle power when it runs at full speed.
+
+    >>> board = Thermal(kelvin_per_watt=5, joules_per_kelvin=40, ambient_celsius=25, throttle_celsius=80, resume_celsius=75)
+    >>> sustained(board, idle_watts=2, dynamic_watts=6)
+    Sustained(celsius=65, watts=8, speed=1.0)
+    """
     full = idle_watts + dynamic_watts
     if thermal.steady_celsius(full) <= thermal.throttle_celsius:  # which it only approaches
         return Sustained(thermal.steady_celsius(full), full, 1.0)
