@@ -167,6 +167,20 @@ _BY_STATUS[grpc.StatusCode.UNAUTHENTICATED] = Denied
 _BY_STATUS[grpc.StatusCode.UNIMPLEMENTED] = Conflict
 _BY_STATUS[grpc.StatusCode.CANCELLED] = Unavailable
 _BY_STATUS[grpc.StatusCode.UNKNOWN] = Internal
+# In our words: gRPC's own ("Locally cancelled by application!") are written for those who program with it.
+_SAID = {
+    grpc.StatusCode.CANCELLED: "the call was broken off",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "no answer in time",
+    grpc.StatusCode.UNAVAILABLE: "nobody of glmfleet answers there, or it is stopping",
+    grpc.StatusCode.UNIMPLEMENTED: "it does not know this call: another version of glmfleet runs there",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "it has no room for the message, or the message is too long",
+    grpc.StatusCode.UNAUTHENTICATED: "it does not know who calls",
+    grpc.StatusCode.PERMISSION_DENIED: "it refuses the call",
+    grpc.StatusCode.UNKNOWN: "it failed without saying why; its log may tell",
+}
+_SAID_OTHERWISE = "the call failed inside gRPC"
+# gRPC never makes these itself (its document statuscodes.md): the text is ours, of a release that did not yet name the class everywhere.
+_NOT_ITS_OWN = {leaf.status for leaf in (InvalidInput, NotFound, Conflict, NoSpace, Corrupt)}
 
 
 def by_name(name: str, cause: str, *, retry_after_seconds: float = 0.0) -> FleetError:
@@ -193,15 +207,20 @@ ENDED_UNDER_A_WRITE = "Internal error from Core"
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> FleetError:
+    """What the far side said, or in our words what gRPC did: its own are for the debug log."""
     if error.code() is grpc.StatusCode.INTERNAL and error.details() == ENDED_UNDER_A_WRITE:
         return Unavailable("the link ended")
     metadata = dict(error.trailing_metadata() or ())
     texts = {key: value.decode(errors="replace") if isinstance(value, bytes) else str(value) for key, value in metadata.items()}
     kind = _BY_NAME.get(texts.get(CODE_KEY, "")) or _BY_STATUS.get(error.code(), Internal)
-    detail = error.details() or error.code().name.lower()
+    detail = error.details() or ""
     if CODE_KEY not in texts:
-        failure = link_failure(detail)
-        return kind(failure.value if failure else detail, link_failure=failure)
+        _log.debug("gRPC says: %s: %s", error.code().name, detail)
+        # It also calls a stream "removed" whose time was up.
+        failure = None if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else link_failure(detail)
+        if error.code() in _NOT_ITS_OWN and detail:
+            return kind(detail)
+        return kind(failure.value if failure else _SAID.get(error.code(), _SAID_OTHERWISE), link_failure=failure)
     route, cause = routes.from_bytes(_bytes(metadata.get(ROUTE_KEY)), detail)
     return kind(
         cause,
@@ -210,6 +229,15 @@ def from_rpc(error: grpc.aio.AioRpcError) -> FleetError:
         route=route,
         digest=_digest(texts.get(DIGEST_KEY, "")),
     )
+
+
+def as_fleet_error(error: Exception) -> FleetError:
+    """What `error` is told as, whatever it is: a call's failure that nobody named in our words, anything else as a defect, in one line."""
+    if isinstance(error, FleetError):
+        return error
+    if isinstance(error, grpc.aio.AioRpcError):
+        return from_rpc(error)
+    return Internal(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def _trailing(error: FleetError, route: pipeline_pb2.Route) -> tuple[tuple[str, str | bytes], ...]:
@@ -279,5 +307,5 @@ class answered:  # noqa: N801 (reads as a word: `async with answered(context)`)
             await self._context.abort(error.status, detail[:DETAIL_LENGTH], _trailing(error, route))
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
             _log.error("a defect, while answering a call", exc_info=error)
-            detail = f"{type(error).__name__}: {error}"
-            await self._context.abort(grpc.StatusCode.INTERNAL, detail[:DETAIL_LENGTH], ((CODE_KEY, "Internal"),))
+            told = as_fleet_error(error)
+            await self._context.abort(told.status, told.detail[:DETAIL_LENGTH], ((CODE_KEY, type(told).__name__),))

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from protos.errors import FleetError, Internal, TimedOut, Unavailable, by_name
+from protos.errors import Internal, TimedOut, Unavailable, as_fleet_error, by_name
 
 CONTROL = "control"  # the socket's name in the program's folder
 ANSWER_SECONDS = 5.0
@@ -76,11 +76,11 @@ async def _answer(handle: Handle, line: bytes) -> dict[str, object]:
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise Internal("not a list of words")
         return {"answer": await handle(words)}
-    except FleetError as error:
-        return {"error": type(error).__name__, "detail": error.detail, "advice": error.advice}
     except Exception as error:
-        _log.error("a defect, while answering on the control socket", exc_info=error)
-        return {"error": "Internal", "detail": f"{type(error).__name__}: {error}", "advice": ""}
+        told = as_fleet_error(error)
+        if told is not error:
+            _log.error("a defect, while answering on the control socket", exc_info=error)
+        return {"error": type(told).__name__, "detail": told.detail, "advice": told.advice}
 
 
 @contextmanager

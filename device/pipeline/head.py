@@ -22,7 +22,7 @@ from device.pipeline.sequences import SampledToken, Step
 from device.pipeline.stage import Extra, Stage
 from device.pipeline.wire import decode, encode
 from protos.dtypes import row_bytes
-from protos.errors import Conflict, FleetError, Internal, Unavailable
+from protos.errors import Conflict, FleetError, Unavailable, as_fleet_error
 from protos.ids import DeviceId
 from protos.net.transport import Credentials
 from protos.route import Hop
@@ -147,7 +147,7 @@ class Head:
                 await self._fail(error)
             except Exception as error:
                 _log.exception("a defect in the head's loop")
-                await self._fail(Internal(f"{type(error).__name__}: {error}"))
+                await self._fail(as_fleet_error(error))
 
     async def _launch(self, step: Step) -> None:
         (message, tokens), tracks = self._made(step), [self._tracks[sequence.number] for sequence in step.sequences]

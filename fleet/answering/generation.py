@@ -27,7 +27,7 @@ from fleet.deploying.pipeline import Pipeline
 from fleet.deploying.stream import COMES_BACK, TokenStream
 from fleet.telemetry.records import TelemetryRecords
 from fleet.telemetry.views import FinishReason
-from protos.errors import Conflict, FleetError, Internal, TimedOut, Unavailable, from_failure
+from protos.errors import Conflict, FleetError, Internal, TimedOut, Unavailable, as_fleet_error, from_failure
 from protos.ids import Digest
 from protos.manifest import Manifest
 from protos.plausible import implausible
@@ -118,7 +118,7 @@ class GenerationService:
             self._ledger.end(entry, "error", error.detail)
             raise
         except Exception as error:
-            self._ledger.end(entry, "error", f"{type(error).__name__}: {error}")
+            self._ledger.end(entry, "error", as_fleet_error(error).detail)
             raise
         finally:
             entry.client_waits = False

@@ -12,7 +12,20 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from protos.errors import Busy, Conflict, Corrupt, Denied, FleetError, Internal, InvalidInput, NoSpace, NotFound, TimedOut, Unavailable
+from protos.errors import (
+    Busy,
+    Conflict,
+    Corrupt,
+    Denied,
+    FleetError,
+    Internal,
+    InvalidInput,
+    NoSpace,
+    NotFound,
+    TimedOut,
+    Unavailable,
+    as_fleet_error,
+)
 
 OPENAI_PREFIX = "/v1/"
 
@@ -118,7 +131,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 async def _on_defect(request: Request, error: Exception) -> Response:
     _log.error("a defect, while answering %s %s", request.method, request.url.path, exc_info=error)
-    return respond(request, Internal(f"{type(error).__name__}: {error}"))
+    return respond(request, as_fleet_error(error))
 
 
 def _first_problem(problems: Sequence[Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from protos.errors import FleetError, Internal
+from protos.errors import FleetError, as_fleet_error
 
 # A client that takes nothing for so long is gone, whatever its connection says: its sequence holds a slot that others wait for.
 STALL_SECONDS = 60.0
@@ -113,7 +113,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def _named(error: Exception) -> FleetError:
-    if isinstance(error, FleetError):
-        return error
-    _log.error("a defect, in the middle of an answer", exc_info=error)
-    return Internal(f"{type(error).__name__}: {error}")
+    told = as_fleet_error(error)
+    if told is not error:
+        _log.error("a defect, in the middle of an answer", exc_info=error)
+    return told

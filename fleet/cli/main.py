@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from fleet.cli.output import note, say
-from protos.errors import FleetError
+from protos.errors import FleetError, as_fleet_error
 
 DEBUG = "GLMFLEET_DEBUG"
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as error:
-        detail = f"{type(error).__name__}: {error}".splitlines()[0]
+        detail = as_fleet_error(error).detail
         return _failed(error, f"a defect of glmfleet: {detail}", f"{DEBUG}=1 shows where; please report it", EXIT_FAILED)
     if code == EXIT_INTERRUPTED:
         note("\ninterrupted")

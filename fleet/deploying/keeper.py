@@ -34,7 +34,7 @@ from fleet.deploying.reconcile import Unload, stale
 from fleet.deploying.views import DeployEvent
 from fleet.devices.registry import Registry
 from fleet.store.deployments import DeploymentRecords
-from protos.errors import FleetError, Unavailable
+from protos.errors import FleetError, Unavailable, as_fleet_error
 from protos.manifest import Manifest
 
 COALESCE_SECONDS = 0.05  # changes come in bursts: a device says three things when it comes back
@@ -174,7 +174,7 @@ class Keeper:
             self._note_failure(pipeline, error.detail, before)
         except Exception as error:  # a defect of one pipeline must not leave it in repair for ever
             _log.exception("a defect, while repairing %s", pipeline.spec.pipeline_id)
-            self._note_failure(pipeline, f"{type(error).__name__}: {error}", before)
+            self._note_failure(pipeline, as_fleet_error(error).detail, before)
         if pipeline.history.stale_stream:
             self._reattach(pipeline)  # at once: what is asked meanwhile would be lost
         self.wake()

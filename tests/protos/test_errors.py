@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -29,6 +32,7 @@ from protos.errors import (
     TimedOut,
     Unavailable,
     answered,
+    as_fleet_error,
     by_name,
     from_failure,
     from_rpc,
@@ -185,6 +189,74 @@ async def test_a_call_on_a_closed_channel_is_unavailable() -> None:
             await describe(peer)
 
 
+GRPC_SAYS = [
+    (grpc.StatusCode.CANCELLED, "Locally cancelled by application!", Unavailable, "the call was broken off"),
+    (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", TimedOut, "no answer in time"),
+    (grpc.StatusCode.DEADLINE_EXCEEDED, "Stream removed (Deadline Exceeded)", TimedOut, "no answer in time"),
+    (grpc.StatusCode.UNAVAILABLE, "Cancelling all calls", Unavailable, "nobody of glmfleet answers there, or it is stopping"),
+    (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses; last error: x", Unavailable, "nobody of glmfleet answers there"),
+    (grpc.StatusCode.UNIMPLEMENTED, "Method not found!", Conflict, "another version of glmfleet runs there"),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER: Sent message larger than max (5242885 vs. 4194304)", Busy, "the message is too long"),
+    (grpc.StatusCode.UNKNOWN, "Unexpected <class 'ValueError'>: boom", Internal, "it failed without saying why"),
+    (grpc.StatusCode.INTERNAL, "Exception deserializing response!", Internal, "the call failed inside gRPC"),
+    (grpc.StatusCode.ABORTED, "", Internal, "the call failed inside gRPC"),
+]
+
+
+@pytest.mark.parametrize(("status", "words", "kind", "ours"), GRPC_SAYS)
+def test_words_of_grpc_reach_nobody(status: grpc.StatusCode, words: str, kind: type[FleetError], ours: str) -> None:
+    error = from_rpc(grpc.aio.AioRpcError(status, grpc.aio.Metadata(), grpc.aio.Metadata(), words))
+    assert type(error) is kind
+    assert ours in error.detail
+    assert error.link_failure is None
+    assert not words or words not in error.detail
+
+
+def test_a_call_s_failure_that_nobody_named_is_told_in_our_words() -> None:
+    failed = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, grpc.aio.Metadata(), grpc.aio.Metadata(), "Locally cancelled by application!")
+    assert str(as_fleet_error(failed)) == "the call was broken off"
+    assert str(as_fleet_error(ZeroDivisionError("by zero\nand more"))) == "ZeroDivisionError: by zero"
+    named = Busy("full")
+    assert as_fleet_error(named) is named
+
+
+async def test_a_relay_s_call_that_nobody_named_is_told_in_our_words() -> None:
+    failed = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, grpc.aio.Metadata(), grpc.aio.Metadata(), "Locally cancelled by application!")
+    async with device(failing(failed)) as peer:
+        with pytest.raises(Unavailable, match=r"^dev-1: the call was broken off$"), remote("dev-1"):
+            await describe(peer)
+
+
+async def test_words_of_grpc_go_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "protos.errors"):
+        from_rpc(grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, grpc.aio.Metadata(), grpc.aio.Metadata(), "Cancelling all calls"))
+    assert "CANCELLED: Cancelling all calls" in caplog.text
+
+
+async def test_a_device_that_stops_under_a_call_is_told_in_our_words() -> None:
+    held = asyncio.Event()
+
+    class Slow(device_pb2_grpc.DeviceServicer):
+        async def Describe(self, request: object, context: object) -> device_pb2.DeviceDescription:  # noqa: N802
+            held.set()
+            await asyncio.Event().wait()
+            return device_pb2.DeviceDescription()
+
+    server, port = await serve("127.0.0.1:0", DEVICE, None, lambda server: device_pb2_grpc.add_DeviceServicer_to_server(Slow(), server))
+    peer = dial(f"127.0.0.1:{port}", DEVICE, None)
+
+    async def called() -> None:
+        with remote("dev-1"):
+            await describe(peer)
+
+    call = asyncio.create_task(called())
+    await held.wait()
+    await server.stop(None)
+    with pytest.raises(Unavailable, match=r"^dev-1: (nobody of glmfleet answers there|the connection broke)"):
+        await call
+    await peer.channel.close()
+
+
 def test_retry_policy_reads_the_class() -> None:
     for leaf in LEAVES:
         assert issubclass(leaf, TemporaryError) != issubclass(leaf, PermanentError)
@@ -274,3 +346,36 @@ async def test_an_error_as_long_as_a_book_still_arrives() -> None:
         with pytest.raises(Conflict) as caught, remote("it"):
             await describe(peer)
     assert 500 < len(caught.value.detail) < 2000
+
+
+def test_grpc_tells_people_nothing_on_its_own() -> None:
+    """It writes a line to stderr for each connection that a far side ends."""
+    program = """
+import asyncio, protos
+from protos.ids import DeviceId
+from protos.net.transport import dial, serve
+from protos.v1 import device_pb2 as pb, device_pb2_grpc
+
+class Slow(device_pb2_grpc.DeviceServicer):
+    async def Describe(self, request, context):
+        called.set()
+        await asyncio.Event().wait()
+
+async def main():
+    global called
+    called, one = asyncio.Event(), DeviceId("a" * 16)
+    server, port = await serve("127.0.0.1:0", one, None, lambda server: device_pb2_grpc.add_DeviceServicer_to_server(Slow(), server))
+    peer = dial(f"127.0.0.1:{port}", one, None)
+    async def call():
+        await peer.device_stub.Describe(pb.DescribeRequest(), metadata=peer.metadata)
+    task = asyncio.ensure_future(call())
+    await called.wait()
+    await server.stop(None)
+    await asyncio.gather(task, return_exceptions=True)
+    await peer.channel.close()
+
+asyncio.run(main())
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "GRPC_VERBOSITY"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr == ""
