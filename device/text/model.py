@@ -18,6 +18,7 @@ from device.text.tools import Dialect, Plain, find_dialect, in_dialect, needs_di
 from protos.errors import Corrupt, InvalidInput
 
 _SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_HELLO = (Message("user", "Hello"),)
 _REIMPORT = "import the model again"
 
 
@@ -44,7 +45,7 @@ class TextModel:
         """From "tokenizer.json" and, when present, "tokenizer_config.json" and "chat_template.jinja" (which outdoes the config's).
 
         Takes up to a second for a large vocabulary: call in an executor. Raises Corrupt when a file cannot be read, InvalidInput when
-        there is no tokenizer or the template is none.
+        there is no tokenizer. The template is not looked at: raw prompts do not need it.
         """
         if "tokenizer.json" not in files:
             raise InvalidInput("the model has no tokenizer.json", advice="add it to the checkpoint and import it again, or use token ids")
@@ -95,6 +96,16 @@ class TextModel:
                 )
             told, objects = in_dialect(messages, tools, self._dialect)
         return self._encode(self._template.render(told, objects, add_generation_prompt=add_generation_prompt), add_special_tokens=False)
+
+    def chat_problem(self) -> str:
+        """Why nobody can talk with the model although it has a chat template; "" where one can, or it has none."""
+        if self._template is None:
+            return ""
+        try:
+            self.chat(_HELLO)
+        except InvalidInput as error:
+            return error.detail
+        return ""
 
     @cached_property
     def _dialect(self) -> Dialect | None:
@@ -149,10 +160,7 @@ def _config(data: bytes) -> dict[str, Any]:
 def _template_source(file: bytes | None, configured: object) -> str | None:
     """The file's, else the config's: a string, or a list of named ones of which "default" counts."""
     if file is not None:
-        try:
-            return file.decode()
-        except UnicodeDecodeError as error:
-            raise Corrupt("the model's chat_template.jinja is not UTF-8", advice=_REIMPORT) from error
+        return file.decode(errors="surrogateescape")  # what is not UTF-8 is no template: ChatTemplate says so when it is asked for
     if isinstance(configured, list):
         named = {one.get("name"): one.get("template") for one in configured if isinstance(one, dict)}
         configured = named.get("default")

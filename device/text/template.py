@@ -6,48 +6,46 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import jinja2
-
-from device.text.sandbox import compile_template, one_line
-from device.text.template_process import Killed, TemplateProcess
+from device.text.template_process import Killed, NoTemplate, TemplateProcess
 from protos.errors import InvalidInput
 
 MAX_CHARACTERS = 4 * 1024 * 1024  # of a prompt's text: far beyond any context
 _LONGEST_SOURCE = 1 << 20
 _ADVICE = "check the messages' roles and order, or send a raw prompt"
+_NO_CHAT = "send a raw prompt, or repair the template and import the model again"
 
 
 class ChatTemplate:
-    """From Jinja source. What templates of the Hugging Face hub expect is there: `messages`, `tools`, `add_generation_prompt`,
-    special tokens by name, `raise_exception`, `strftime_now`, `tojson`, loop controls.
+    """From Jinja source. What transformers gives a template is there: `messages`, `tools`, `documents`, `add_generation_prompt`, special
+    tokens by name, and what `device.text.sandbox` adds to Jinja.
 
-    The source comes with the model, from strangers: it sees no Python internals, its output is bounded, and it runs in another process, so
-    that one that is written to burn time or memory takes neither from ours. Raises InvalidInput when the source is not a template.
+    The source comes with the model, from strangers: it is compiled and run in another process, sees no Python internals there, and its
+    output is bounded, so that one that is written to burn time or memory takes neither from ours.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], clock: Callable[[], datetime]) -> None:
-        if len(source) > _LONGEST_SOURCE:
-            raise InvalidInput(f"the model's chat template is longer than {_LONGEST_SOURCE} characters", advice="import another model")
-        try:
-            compile_template(source, clock)
-        except (jinja2.TemplateError, SyntaxError, ValueError, OverflowError, MemoryError, RecursionError) as error:  # Python compiles it
-            raise InvalidInput(
-                f"the model's chat template is no template: {one_line(error)}", advice="repair it and import the model again"
-            ) from error
+        self._problem = _problem(source)
         self._special_tokens = dict(special_tokens)
         self._clock = clock
         self._process = TemplateProcess(source)
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), *, add_generation_prompt: bool) -> str:
-        """Raises InvalidInput when the template refuses the messages, fails, takes too much, or writes more than MAX_CHARACTERS."""
+        """Raises InvalidInput when the source is no template, and when it refuses the messages, fails, takes too much, or writes more than
+        MAX_CHARACTERS.
+        """
+        if self._problem:
+            raise InvalidInput(f"the model's chat template is {self._problem}", advice=_NO_CHAT)
         variables = {
             **self._special_tokens,
             "messages": [dict(message) for message in messages],
+            "tools": [dict(tool) for tool in tools] or None,
+            "documents": None,
             "add_generation_prompt": add_generation_prompt,
-            **({"tools": [dict(tool) for tool in tools]} if tools else {}),
         }
         try:
             answer = self._process.call({"variables": variables, "now": self._clock().isoformat(), "most_characters": MAX_CHARACTERS})
+        except NoTemplate as error:
+            raise InvalidInput(f"the model's chat template is no template: {error}", advice=_NO_CHAT) from None
         except Killed:
             raise InvalidInput("the model's chat template took too much time or memory", advice=_ADVICE) from None
         if "too_long" in answer:
@@ -56,3 +54,10 @@ class ChatTemplate:
             raise InvalidInput(f"the model's chat template refuses these messages: {answer['error']}", advice=_ADVICE)
         text: str = answer["text"]
         return text
+
+
+def _problem(source: str) -> str:
+    """What can be seen without compiling it; "": nothing."""
+    if len(source) > _LONGEST_SOURCE:
+        return f"longer than {_LONGEST_SOURCE} characters"
+    return "not UTF-8" if any("\ud800" <= character <= "\udfff" for character in source) else ""

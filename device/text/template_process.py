@@ -20,6 +20,10 @@ class Killed(Exception):
     """It took more time or memory than it may."""
 
 
+class NoTemplate(Exception):
+    """The source is no template."""
+
+
 class TemplateProcess:
     """Started at the first call, and again after it was killed; ends with this object. Safe to use from several threads."""
 
@@ -29,12 +33,14 @@ class TemplateProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def call(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """What `device.text.template_worker` answers. Raises Killed."""
+        """What `device.text.template_worker` answers. Raises Killed, NoTemplate."""
         with self._lock:
             process = self._process
             if process is None or process.poll() is not None:
                 process = self._process = _start(self)
-                _exchange(process, {"source": self._source})
+                if problem := _exchange(process, {"source": self._source}).get("error"):
+                    _end(process)
+                    raise NoTemplate(problem)
             return _exchange(process, asked)
 
 

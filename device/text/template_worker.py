@@ -1,7 +1,7 @@
 """The process in which a chat template runs: with little memory and time, and nothing to gain. It ends with its input.
 
-A line of JSON in, a line out. First {"source": …}, answered by {}; then for each conversation {"variables": …, "now": ISO 8601,
-"most_characters": …}, answered by {"text": …}, {"too_long": true} or {"error": …}.
+A line of JSON in, a line out. First {"source": …}, answered by {}, or by {"error": …} at the end where that is no template; then for each
+conversation {"variables": …, "now": ISO 8601, "most_characters": …}, answered by {"text": …}, {"too_long": true} or {"error": …}.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ CPU_SECONDS = 10  # the parent is gone: nobody kills us
 def main() -> None:
     _limit_memory()
     now = [datetime.now()]  # noqa: DTZ005 (each conversation brings its own)
-    template = compile_template(json.loads(sys.stdin.readline())["source"], lambda: now[0])
+    try:
+        template = compile_template(json.loads(sys.stdin.readline())["source"], lambda: now[0])
+    except Exception as error:  # Jinja's own, and Python's, which compiles what Jinja makes of it
+        _answer({"error": one_line(error)})
+        return
     _answer({})
     for line in sys.stdin:
         used = resource.getrusage(resource.RUSAGE_SELF)

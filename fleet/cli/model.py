@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from fleet.answering.prompts import load_text
 from fleet.api.encode import plain
 from fleet.cli.client import connect
 from fleet.cli.model_eval import eval_, measure, print_report, quality_lines
@@ -18,7 +19,8 @@ from fleet.cli.progress import progress
 from fleet.home import Home
 from fleet.service.models import model_view
 from fleet.service.views import ModelView
-from protos.errors import Conflict, Corrupt
+from protos.errors import Conflict, Corrupt, FleetError
+from protos.manifest import Manifest
 from protos.sizes import bytes_text
 from quantize.artifact.journal import source_identity
 from quantize.artifact.records import Source
@@ -241,7 +243,19 @@ def _quantize(store: ArtifactStore, path: Path, name: str, how: How, pulled: str
             progress=lambda done, total, part: report(f"quantize to int{how.bits}", done, total),
         )
     store.records.save_source(manifest.digest, Source(str(path.absolute()), pulled))
+    _note_text(store, name, manifest)
     return model_view(name, manifest)
+
+
+def _note_text(store: ArtifactStore, name: str, manifest: Manifest) -> None:
+    """What of its text will not work, told now and not when it is deployed."""
+    try:
+        problem = load_text(store, manifest).chat_problem()
+    except FleetError as error:
+        note(f"{name} can be given token ids only: {error.detail}")
+        return
+    if problem:
+        note(f"{name} can be given raw prompts only: {problem}")
 
 
 def _on_hub(model: str) -> bool:

@@ -98,6 +98,32 @@ def test_without_template_a_chat_is_refused_and_text_is_not(config: bytes | None
     assert caught.value.advice
 
 
+@pytest.mark.parametrize("template", [b"{% nosuch %}", b"{% if %}", b"{{ messages | nosuch }}", b"x" * (1 << 20) + b"y", b"\xff\xfe"])
+def test_a_template_that_is_none_is_no_ones_business_but_a_chats(template: bytes) -> None:
+    model = load(template=template)
+    assert model.decode(model.encode("hello")) == "hello"
+    with pytest.raises(InvalidInput, match="chat template is") as caught:
+        model.chat(USER)
+    assert "raw prompt" in caught.value.advice
+    assert "chat template is" in model.chat_problem()
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        (files.CHATML.encode(), ""),
+        (None, ""),
+        (b"{{ 1 / 0 }}", "refuses these messages: division by zero"),
+        (b"{% if messages[0].role != 'user' %}{{ raise_exception('no') }}{% endif %}", ""),
+    ],
+)
+def test_whether_one_can_talk_with_a_model_is_known_beforehand(template: bytes | None, problem: str) -> None:
+    config = b"{}" if template is None else CONFIG
+    found = load(template=template, config=config).chat_problem()
+    assert problem in found
+    assert bool(found) == bool(problem)
+
+
 def test_bad_messages_are_refused() -> None:
     with pytest.raises(InvalidInput, match="no messages"):
         load().chat([])
@@ -136,8 +162,6 @@ def test_other_damaged_files_are_one_line() -> None:
         load(config=b"{")
     with pytest.raises(Corrupt, match=r"tokenizer_config\.json is not an object"):
         load(config=b"[]")
-    with pytest.raises(Corrupt, match="not UTF-8"):
-        load(template=b"\xff\xfe")
     with pytest.raises(InvalidInput, match=r"no tokenizer\.json"):
         load(tokenizer=None)
 

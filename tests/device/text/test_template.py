@@ -50,8 +50,32 @@ def test_what_models_use() -> None:
         render("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n * 3 % 4 }}{{ '-' * 3 }}")
         == "2---"
     )
-    assert render("{{ tools is defined }}") == "False"
     assert render("{{ ' x '.strip().upper() }}{{ 'a,b'.split(',')[-1] }}{{ '%s!' % 'y' }}") == "Xby!"
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (
+            "{% for m in messages %}{% generation %}{% set x = m.role %}{{ x }}{% endgeneration %},{% endfor %}{{ x is defined }}",
+            "system,user,False",
+        ),
+        ("{%- generation -%} {{ messages[1].role }} {%- endgeneration -%}", "user"),
+        ("{{ '%s has %05.1f' | format('it', 2.25) }}", "it has 002.2"),
+        ("{{ '%-6s|' | format('ab') }}{{ '{:>4}|{n}'.format('ab', n=1) }}", "ab    |  ab|1"),
+        ("{{ 'a\nb' | indent(2) }}{{ 'a\nb' | indent(width=1, first=true) }}", "a\n  b a\n b"),
+        (
+            "{{ 'x' | center(5) }}|{{ 'x'.ljust(3) }}|{{ 'x'.center(3) }}|{{ '7'.zfill(3) }}|{{ 'a\t'.expandtabs(2) }}",
+            "  x  |x  | x |007|a ",
+        ),
+        ("{{ '-' * 12000 }}{{ '%1000d' % 7 }}{{ 2 ** 70 }}", "-" * 12000 + " " * 999 + "7" + str(2**70)),
+        ("{{ tools is defined }}{{ tools is none }}{{ documents is none }}{{ builtin_tools is defined }}", "TrueTrueTrueFalse"),
+        ("{{ dict(a=1) | tojson(separators=(',', ':')) }}{{ [1] | tojson(indent=20) }}", '{"a":1}[\n' + " " * 20 + "1\n]"),
+    ],
+)
+def test_what_transformers_renders_is_rendered(source: str, text: str) -> None:
+    """The values are those of its apply_chat_template, with tokenize=False."""
+    assert render(source) == text
 
 
 def test_what_the_template_says_no_to_is_one_line() -> None:
@@ -84,8 +108,11 @@ def test_a_failing_template_is_an_input_error(source: str) -> None:
     ids=["if", "open", "for", "tag", "loops", "branches", "number", "brackets"],
 )
 def test_a_template_that_is_none(source: str) -> None:
-    with pytest.raises(InvalidInput, match="is no template"):
-        ChatTemplate(source, {}, lambda: datetime.now(UTC))
+    template = ChatTemplate(source, {}, lambda: datetime.now(UTC))
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match="is no template") as caught:
+            template.render(MESSAGES, add_generation_prompt=True)
+        assert caught.value.advice
 
 
 @pytest.mark.parametrize(
@@ -99,7 +126,6 @@ def test_a_template_that_is_none(source: str) -> None:
         "{{ 'x' * 1000000000 }}",
         "{{ 1000000000 * 'x' }}",
         "{{ [0] * 1000000000 }}",
-        "{{ 10 ** 10 ** 10 }}",
         "{{ '%999999999d' % 1 }}",
         "{{ '%*d' % (999999999, 1) }}",
         "{{ 'x'.ljust(1000000000) }}",
@@ -127,6 +153,7 @@ def test_the_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
         "{% set n = namespace(x='xxxxxxxx') %}{% for a in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x | length }}",
+        "{{ 10 ** (10 ** 10) }}",
         "{% set n = namespace(x=[1]) %}{% for a in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
         "{{ ('a' * 9999) | replace('a', 'b' * 9999) | replace('b', 'c' * 9999) }}",
     ],

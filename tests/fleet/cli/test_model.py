@@ -37,6 +37,22 @@ def test_import_list_show_rm(glmfleet: Command, home: Home, checkpoint: Path) ->
     assert not list((home.artifacts / "blobs" / "sha256").iterdir())
 
 
+def test_an_import_tells_of_a_chat_template_that_is_none(glmfleet: Command, home: Home, checkpoint: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_text("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}")
+    assert "raw prompts" not in glmfleet("model", "import", checkpoint, "--name", "fine", "--home", home.path)[2]
+    (checkpoint / "chat_template.jinja").write_text("{% for m in messages %}")
+    code, _, err = glmfleet("model", "import", checkpoint, "--name", "mute", "--home", home.path)
+    assert code == 0
+    (told,) = [line for line in err.splitlines() if "raw prompts" in line]
+    assert told.startswith("mute can be given raw prompts only: the model's chat template is no template: Unexpected end of template")
+    tokenizer = json.loads((checkpoint / "tokenizer.json").read_bytes())
+    (checkpoint / "tokenizer.json").write_text(json.dumps({**tokenizer, "decoder": {"type": "XYZ"}}))
+    assert (
+        "numb can be given token ids only: the model's tokenizer.json"
+        in glmfleet("model", "import", checkpoint, "--name", "numb", "--home", home.path)[2]
+    )
+
+
 def test_pull_from_a_hub(glmfleet: Command, home: Home, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (checkpoint / "README.md").write_text("---\nlicense: mit\n---\n")
     with serving_hub(FakeHub({"zai-org/GLM-Tiny": checkpoint})) as hub:
