@@ -185,6 +185,30 @@ def test_every_way_to_end_an_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "has_prefix"),
+    [
+        ("{#  Unsloth template fixes  #}", True),
+        ("\n{#- one -#}\n{# two, with {{ and %} #} ", True),
+        ("{%- set tools = tools or [] -%}{% set ns = namespace(n='{#') %}", True),
+        ("{%- set greeting %}Hello{% endset -%}", True),
+        ("{% macro text(content) -%}{{ content }}{%- endmacro %}", True),
+        ("{{- '", True),
+        ('{{ "', True),
+        ("Hello ", False),
+        ("{% if tools %}Tools{% endif %}", False),
+        ("{# never closed ", False),
+        ("{{ bos_token }}", False),
+    ],
+)
+def test_what_a_template_begins_with_is_before_a_raw_prompt(tmp_path: Path, before: str, has_prefix: bool) -> None:
+    after = f"{before[-1]}}}}}" if before[-1] in "'\"" else ""
+    template = f"{before}[gMASK]<sop>{after}{{% for m in messages %}}{{{{ m['content'] }}}}{{% endfor %}}"
+    with open_gguf(write_gguf(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": template})) as checkpoint:
+        tokenizer = tokenizers.Tokenizer.from_str(checkpoint.text_files["tokenizer.json"].decode())
+    assert tokenizer.encode("Hi").tokens == [*(["[gMASK]", "<sop>"] if has_prefix else []), "H", "i"]
+
+
+@pytest.mark.parametrize(
     ("add", "pre", "first"), [(True, "gpt-2", "<|endoftext|>"), (None, "llama-bpe", "<|endoftext|>"), (False, "llama-bpe", "H")]
 )
 def test_a_begin_token_where_it_is_asked_for(tmp_path: Path, add: bool | None, pre: str, first: str) -> None:
