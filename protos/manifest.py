@@ -34,6 +34,15 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """How the pairs of a scaled rotary embedding turn; see manifest.proto."""
+
+    kind: str
+    frequencies: tuple[float, ...]
+    magnitude: float
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Shapes and constants of a decoder (manifest.proto says what each is)."""
 
@@ -55,6 +64,7 @@ class ModelConfig:
     rotary_halves: bool = False
     qk_norm: bool = False
     experts: Experts | None = None
+    rope_scaling: RopeScaling | None = None
     prefix_whole: bool = False
     learned_positions: int = 0
     mask_token_ids: tuple[int, ...] = ()
@@ -203,6 +213,10 @@ def parse(data: bytes) -> Manifest:
 
 
 def _check(manifest: Manifest) -> None:
+    if (scaling := manifest.config.rope_scaling) is not None:
+        values = (*scaling.frequencies, scaling.magnitude)
+        if len(scaling.frequencies) * 2 != manifest.config.rotary_dim or not all(map(math.isfinite, values)):
+            raise ValueError("the rotary frequencies are not of the model's shape")
     names = [part.name for part in manifest.parts]
     if len(set(names)) != len(names):
         raise ValueError("a part is named twice")
@@ -238,8 +252,9 @@ def _to_proto(manifest: Manifest) -> pb.Manifest:
     return pb.Manifest(
         format_version=manifest.format_version,
         config=pb.ModelConfig(
-            **{name: getattr(config, name) for name in config.__dataclass_fields__ if name != "experts"},
+            **{name: getattr(config, name) for name in config.__dataclass_fields__ if name not in ("experts", "rope_scaling")},
             experts=pb.Experts(**vars(config.experts)) if config.experts else None,
+            rope_scaling=pb.RopeScaling(**vars(config.rope_scaling)) if config.rope_scaling else None,
         ),
         quantization=pb.Quantization(**vars(manifest.quantization)),
         provenance=pb.Provenance(**vars(manifest.provenance)),
@@ -288,14 +303,27 @@ def _cost(message: pb.Cost) -> Cost:
     return Cost(message.weight_bytes, message.read_bytes, message.macs, message.kv_bytes_per_token)
 
 
+def _rope_scaling(message: pb.RopeScaling) -> RopeScaling:
+    return RopeScaling(message.kind, tuple(message.frequencies), message.magnitude)
+
+
+# Fields of ModelConfig that are not the message's values as they are.
+_CONFIG_OBJECTS = ("eos_token_ids", "mask_token_ids", "experts", "rope_scaling")
+
+
 def _from_proto(message: pb.Manifest) -> Manifest:
     c = message.config
     return Manifest(
         config=ModelConfig(
-            **{name: getattr(c, name) for name in ModelConfig.__dataclass_fields__ if not name.endswith(("token_ids", "experts"))},
+            **{
+                name: getattr(c, name)
+                for name in ModelConfig.__dataclass_fields__
+                if not name.endswith(("token_ids", "experts", "scaling"))
+            },
             eos_token_ids=tuple(c.eos_token_ids),
             mask_token_ids=tuple(c.mask_token_ids),
             experts=Experts(**{name: getattr(c.experts, name) for name in Experts.__dataclass_fields__}) if c.HasField("experts") else None,
+            rope_scaling=_rope_scaling(c.rope_scaling) if c.HasField("rope_scaling") else None,
         ),
         quantization=Quantization(**{name: getattr(message.quantization, name) for name in Quantization.__dataclass_fields__}),
         provenance=Provenance(**{name: getattr(message.provenance, name) for name in Provenance.__dataclass_fields__}),

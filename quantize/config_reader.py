@@ -11,12 +11,15 @@ from protos.errors import InvalidInput
 _DEFAULT_THETA = 10_000.0
 # onnxruntime's GroupQueryAttention takes no other head sizes with rotary positions.
 _HEAD_DIM_STEP = 16
+# What the old form of rotary settings has beside the rest.
+_BESIDE = ("rope_theta", "partial_rotary_factor")
 
 
 class ConfigReader:
     """`config` is config.json's object, `generation` generation_config.json's.
 
-    Takes the old form of rotary settings (rope_theta, partial_rotary_factor beside the rest) and the new one (in rope_parameters).
+    Takes the old form of rotary settings (rope_theta, partial_rotary_factor beside the rest, rope_scaling) and the new one (in
+    rope_parameters); where both are there, in transformers' order (configuration_utils.py, convert_rope_params_to_dict).
     Everything raises InvalidInput naming the key at fault.
     """
 
@@ -30,11 +33,21 @@ class ConfigReader:
             wrong(f"{key} must be a whole number from {low} to {high}, not {short(value)}")
         return value
 
-    def number(self, key: str, low: float, high: float, default: float) -> float:
+    def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
             wrong(f"{key} must be a number from {low:g} to {high:g}, not {short(value)}")
         return float(value)
+
+    def has(self, key: str) -> bool:
+        """Whether it is there, and not null."""
+        return self._values.get(key) is not None
+
+    def text(self, key: str, default: str) -> str:
+        value = self._get(key, default)
+        if not isinstance(value, str):
+            wrong(f"{key} must be a text, not {short(value)}")
+        return value
 
     def boolean(self, key: str, default: bool = False) -> bool:
         value = self._get(key, default)
@@ -62,13 +75,25 @@ class ConfigReader:
         return head_dim
 
     def rotary_dim(self, head_dim: int, default_fraction: float) -> int:
-        rotary_dim = int(head_dim * self._rope().number("partial_rotary_factor", 1e-6, 1.0, default_fraction))
+        rotary_dim = int(head_dim * self.rope().number("partial_rotary_factor", 1e-6, 1.0, default_fraction))
         if rotary_dim < 2 or rotary_dim % 2:
             wrong(f"head_dim x partial_rotary_factor ({rotary_dim}) is not an even number")
         return rotary_dim
 
     def rope_theta(self) -> float:
-        return self._rope().number("rope_theta", 1.0, 1e12, _DEFAULT_THETA)
+        return self.rope().number("rope_theta", 1.0, 1e12, _DEFAULT_THETA)
+
+    def rope(self) -> ConfigReader:
+        """Rotary settings: rope_scaling's where there is anything in it, else rope_parameters'; what they lack stands beside the rest."""
+        chosen: dict[str, Any] = {}
+        for key in ("rope_parameters", "rope_scaling"):
+            parameters = self._values.get(key)
+            if parameters is not None and not isinstance(parameters, dict):
+                wrong(f"{key} must be an object, not {short(parameters)}")
+            chosen = parameters or chosen
+        if nested := [key for key, value in chosen.items() if isinstance(value, dict)]:
+            wrong(f"rotary positions of their own for {short(nested[0])} are not supported")
+        return ConfigReader({**{key: self._values.get(key) for key in _BESIDE}, **chosen})
 
     def vocab_size(self, key: str = "vocab_size") -> int:
         return self.integer(key, 2, 1 << 22)
@@ -84,19 +109,6 @@ class ConfigReader:
                     wrong(f"eos_token_id must be a token id below vocab_size ({vocab_size}), not {short(value)}")
                 ids.append(value)
         return tuple(dict.fromkeys(ids))
-
-    def _rope(self) -> ConfigReader:
-        for key in ("rope_parameters", "rope_scaling"):
-            parameters = self._values.get(key)
-            if parameters is None:
-                continue
-            if not isinstance(parameters, dict):
-                wrong(f"{key} must be an object, not {short(parameters)}")
-            kind = parameters.get("rope_type", parameters.get("type", "default"))
-            if kind != "default":
-                wrong(f"{key}: rope type {short(kind)} is not supported, only default")
-            return ConfigReader({**self._values, **parameters})
-        return self
 
     def _get(self, key: str, default: Any) -> Any:
         value = self._values.get(key)

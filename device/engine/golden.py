@@ -2,7 +2,8 @@
 
 A digest says that bytes arrived as they were sent. This finds what a digest cannot: weights that were wrong when they were hashed, memory
 or kernels that are wrong here. The recorded rows are those of fp32 activations on the weights as they are stored, so a right stage is off
-by its int8 rounding; the tolerance lies above that on every kind of processor.
+by its int8 rounding; the tolerance lies above that on every kind of processor. They are float16, so what layers that add next to nothing
+add is known to its last place only: an error within that place is none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from device.engine.stage import OutputHead, Rows, StageEngine, Tokens
 from device.stage_spec import Golden, StageSpec
 from protos.errors import Corrupt
 
+# float16 keeps 11 bits of a value, and nothing below its smallest step.
+_HALF_PLACE, _SMALLEST_STEP = 2.0**-11, 2.0**-24
 _ADVICE = "import the model again and deploy it; if that changes nothing, this device computes wrongly: take another"
 
 
@@ -33,7 +36,8 @@ def check_stage(spec: StageSpec, engine: StageEngine, blob_folder: Path, threads
     recorded = _recorded(spec, golden)
     found = engine.prefill(0, 0, 0, _tokens(spec, golden) if spec.is_head else recorded[0])
     with np.errstate(over="ignore", invalid="ignore"):
-        off = deviation(found - recorded[-1], recorded[-1] - recorded[0])
+        left_open = _left_open(golden.scale, recorded[0], recorded[-1])
+        off = deviation(found - recorded[-1], recorded[-1] - recorded[0], left_open)
     engine.groups[0].free_all()
     if off <= golden.tolerance:
         return
@@ -54,7 +58,7 @@ def check_head(spec: StageSpec, output: OutputHead) -> None:
     hidden = _scaled(golden.head_hidden, golden.scale).reshape(-1, spec.shape.hidden_size)
     recorded = _scaled(golden.logits, golden.logits_scale).reshape(len(hidden), -1)
     with np.errstate(over="ignore", invalid="ignore"):
-        off = deviation(output.logits(hidden) - recorded, recorded)
+        off = deviation(output.logits(hidden) - recorded, recorded, _left_open(golden.logits_scale, recorded))
     if off > golden.head_tolerance:
         raise Corrupt(
             f"the output head gives other logits than its import recorded (off by {off:.2g}, {golden.head_tolerance:.2g} may be rounding)",
@@ -62,21 +66,28 @@ def check_head(spec: StageSpec, output: OutputHead) -> None:
         )
 
 
-def deviation(error: Rows, added: Rows) -> float:
-    """Of rows [tokens, H], in rms of what the layers added to the stream: the largest over elements of the median over tokens.
+def deviation(error: Rows, added: Rows, left_open: Rows) -> float:
+    """Of rows [tokens, H], in rms of what the layers added to the stream: the largest over elements of the median over tokens. `left_open`
+    is how much of each element's error the recording may be itself.
 
     int8 rounding is independent from token to token, a wrong weight is not; and single tokens may be unusual (a first one's rows are
     ten times as long, and rounded accordingly).
     """
     scale = np.sqrt(np.mean(np.square(added), axis=1, keepdims=True)) + np.finfo(np.float32).tiny
     with np.errstate(over="ignore", invalid="ignore"):
-        off = np.nan_to_num(np.abs(error) / scale, nan=np.inf, posinf=np.inf)
+        off = np.nan_to_num(np.maximum(np.abs(error) - left_open, 0) / scale, nan=np.inf, posinf=np.inf)
     return float(np.sort(off, axis=0)[len(off) // 2].max())
 
 
 def _recorded(spec: StageSpec, golden: Golden) -> Rows:
     """[layers + 1, tokens, H]."""
     return _scaled(golden.hidden, golden.scale).reshape(-1, len(golden.token_ids), spec.shape.hidden_size)
+
+
+def _left_open(scale: float, *recorded: Rows) -> Rows:
+    """What rounding these rows to float16, in units of `scale`, may have changed in a difference of them."""
+    widest: Rows = np.sum([np.abs(rows) * np.float32(_HALF_PLACE) for rows in recorded], axis=0)
+    return widest + np.float32(len(recorded) * scale * _SMALLEST_STEP)
 
 
 def _scaled(data: bytes, scale: float) -> Rows:
@@ -95,7 +106,10 @@ def _wrong_layer(spec: StageSpec, golden: Golden, recorded: Rows, blob_folder: P
     found = _trace(spec, golden, recorded[0], blob_folder, threads)
     with np.errstate(over="ignore", invalid="ignore"):
         errors = [np.zeros_like(recorded[0]), *(rows - own for rows, own in zip(found, recorded[1:], strict=True))]
-        offs = [deviation(b - a, after - before) for (a, b), (before, after) in zip(pairwise(errors), pairwise(recorded), strict=True)]
+        offs = [
+            deviation(b - a, after - before, _left_open(golden.scale, before, after))
+            for (a, b), (before, after) in zip(pairwise(errors), pairwise(recorded), strict=True)
+        ]
     beyond = [layer for layer, off in enumerate(offs) if off > golden.tolerance]
     return spec.shape.first_layer + (beyond[0] if beyond else int(np.argmax(offs)))
 

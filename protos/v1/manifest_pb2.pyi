@@ -25,7 +25,7 @@ class Manifest(_message.Message):
     def __init__(self, format_version: _Optional[int] = ..., config: _Optional[_Union[ModelConfig, _Mapping]] = ..., quantization: _Optional[_Union[Quantization, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., text_files: _Optional[_Iterable[_Union[TextFile, _Mapping]]] = ..., golden: _Optional[_Union[GoldenRows, _Mapping]] = ...) -> None: ...
 
 class ModelConfig(_message.Message):
-    __slots__ = ("architecture", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size", "vocab_size", "norm_epsilon", "rope_theta", "rotary_dim", "qkv_bias", "tied_head", "max_positions", "eos_token_ids", "rotary_halves", "qk_norm", "experts", "prefix_whole", "learned_positions", "mask_token_ids", "start_token_id")
+    __slots__ = ("architecture", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size", "vocab_size", "norm_epsilon", "rope_theta", "rotary_dim", "qkv_bias", "tied_head", "max_positions", "eos_token_ids", "rotary_halves", "qk_norm", "experts", "rope_scaling", "prefix_whole", "learned_positions", "mask_token_ids", "start_token_id")
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +44,7 @@ class ModelConfig(_message.Message):
     ROTARY_HALVES_FIELD_NUMBER: _ClassVar[int]
     QK_NORM_FIELD_NUMBER: _ClassVar[int]
     EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    ROPE_SCALING_FIELD_NUMBER: _ClassVar[int]
     PREFIX_WHOLE_FIELD_NUMBER: _ClassVar[int]
     LEARNED_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     MASK_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -66,11 +67,22 @@ class ModelConfig(_message.Message):
     rotary_halves: bool
     qk_norm: bool
     experts: Experts
+    rope_scaling: RopeScaling
     prefix_whole: bool
     learned_positions: int
     mask_token_ids: _containers.RepeatedScalarFieldContainer[int]
     start_token_id: int
-    def __init__(self, architecture: _Optional[str] = ..., hidden_size: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., intermediate_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., norm_epsilon: _Optional[float] = ..., rope_theta: _Optional[float] = ..., rotary_dim: _Optional[int] = ..., qkv_bias: _Optional[bool] = ..., tied_head: _Optional[bool] = ..., max_positions: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., rotary_halves: _Optional[bool] = ..., qk_norm: _Optional[bool] = ..., experts: _Optional[_Union[Experts, _Mapping]] = ..., prefix_whole: _Optional[bool] = ..., learned_positions: _Optional[int] = ..., mask_token_ids: _Optional[_Iterable[int]] = ..., start_token_id: _Optional[int] = ...) -> None: ...
+    def __init__(self, architecture: _Optional[str] = ..., hidden_size: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., intermediate_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., norm_epsilon: _Optional[float] = ..., rope_theta: _Optional[float] = ..., rotary_dim: _Optional[int] = ..., qkv_bias: _Optional[bool] = ..., tied_head: _Optional[bool] = ..., max_positions: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., rotary_halves: _Optional[bool] = ..., qk_norm: _Optional[bool] = ..., experts: _Optional[_Union[Experts, _Mapping]] = ..., rope_scaling: _Optional[_Union[RopeScaling, _Mapping]] = ..., prefix_whole: _Optional[bool] = ..., learned_positions: _Optional[int] = ..., mask_token_ids: _Optional[_Iterable[int]] = ..., start_token_id: _Optional[int] = ...) -> None: ...
+
+class RopeScaling(_message.Message):
+    __slots__ = ("kind", "frequencies", "magnitude")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    FREQUENCIES_FIELD_NUMBER: _ClassVar[int]
+    MAGNITUDE_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    frequencies: _containers.RepeatedScalarFieldContainer[float]
+    magnitude: float
+    def __init__(self, kind: _Optional[str] = ..., frequencies: _Optional[_Iterable[float]] = ..., magnitude: _Optional[float] = ...) -> None: ...
 
 class Experts(_message.Message):
     __slots__ = ("first_layer", "count", "per_token", "intermediate_size", "shared_intermediate_size", "groups", "groups_per_token", "normalized", "scale")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from protos.manifest import ModelConfig
 from quantize.architectures import glm
 from quantize.config_reader import ConfigReader, wrong
+from quantize.rope_settings import check_unscaled
 from quantize.sources import FileNames
 
 # What these models' own code assumes where a key is left out (configuration_chatglm.py).
@@ -38,6 +39,7 @@ def parse_config(reader: ConfigReader) -> ModelConfig:
             wrong(f"{key} must be {str(wanted).lower()}: other ChatGLM models are not supported")
     if reader.boolean("original_rope", True) is not True:
         wrong("original_rope must be true: other ChatGLM models are not supported")
+    check_unscaled(reader)
     heads = reader.integer("num_attention_heads", 1, 1024)
     kv_heads = reader.integer("multi_query_group_num", 1, 1024) if reader.boolean("multi_query_attention") else heads
     if heads % kv_heads:

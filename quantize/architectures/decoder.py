@@ -58,7 +58,7 @@ def attention(config: ModelConfig, part: str, normed: str, *, bias: bool = False
             operators.append(Norm(source, f"{source}.normed", gain, None, config.norm_epsilon, count))
         queries, keys = f"{queries}.normed", f"{keys}.normed"
     if config.rotary_dim:
-        rotary = Rotary(config.rotary_dim, config.rope_theta, config.rotary_halves)
+        rotary = Rotary(config.rotary_dim, config.rope_theta, config.rotary_halves, config.rope_scaling)
         operators += (Rope(source, f"{source}.turned", rotary) for source in (queries, keys))
         queries, keys = f"{queries}.turned", f"{keys}.turned"
     cache = Cache(*(TensorParameter(part, name, (config.kv_size,)) for name in (KEY_SCALES, VALUE_SCALES)))

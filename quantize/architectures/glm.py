@@ -7,6 +7,7 @@ from quantize.architectures.architecture import Architecture
 from quantize.architectures.decoder import ATTENDED, MIXED, attention, output_head, rms_norm, swiglu
 from quantize.config_reader import ConfigReader
 from quantize.layers.operators import INPUT, Add, Block, Embed, TensorParameter
+from quantize.rope_settings import max_positions, rope_scaling
 from quantize.sources import FileNames
 
 # What transformers' GlmConfig assumes when a key is left out (configuration_glm.py).
@@ -30,6 +31,7 @@ def parse_config(reader: ConfigReader) -> ModelConfig:
     reader.check_activation("silu", "swish")
     heads, kv_heads = reader.heads(DEFAULT_KV_HEADS)
     head_dim = reader.head_dim(DEFAULT_HEAD_DIM)
+    rotary_dim = reader.rotary_dim(head_dim, DEFAULT_ROTARY_FRACTION)
     return ModelConfig(
         architecture=GLM.names[0],
         hidden_size=reader.integer("hidden_size", 1, 1 << 16),
@@ -41,11 +43,12 @@ def parse_config(reader: ConfigReader) -> ModelConfig:
         vocab_size=reader.vocab_size(),
         norm_epsilon=reader.number("rms_norm_eps", 1e-20, 0.1, DEFAULT_EPSILON),
         rope_theta=reader.rope_theta(),
-        rotary_dim=reader.rotary_dim(head_dim, DEFAULT_ROTARY_FRACTION),
+        rotary_dim=rotary_dim,
         qkv_bias=reader.boolean("attention_bias"),
         tied_head=reader.boolean("tie_word_embeddings"),
-        max_positions=reader.integer("max_position_embeddings", 1, 1 << 24, DEFAULT_POSITIONS),
+        max_positions=max_positions(reader, DEFAULT_POSITIONS),
         eos_token_ids=reader.eos_token_ids(),
+        rope_scaling=rope_scaling(reader, rotary_dim, DEFAULT_POSITIONS),
     )
 
 

@@ -12,6 +12,7 @@ from quantize.architectures import glm
 from quantize.architectures.decoder import ATTENDED, MIXED, attention, rms_norm, swiglu, value
 from quantize.config_reader import ConfigReader, wrong
 from quantize.layers.operators import INPUT, Add, Block, Expert, Mixture, Router, TensorParameter
+from quantize.rope_settings import max_positions, rope_scaling
 from quantize.sources import FileNames
 
 # Experts in one part: what a planner moves at once.
@@ -51,8 +52,9 @@ def parse_config(reader: ConfigReader) -> ModelConfig:
         rotary_dim=rotary_dim,
         qkv_bias=reader.boolean("attention_bias"),
         tied_head=reader.boolean("tie_word_embeddings"),
-        max_positions=reader.integer("max_position_embeddings", 1, 1 << 24, _DEFAULT_POSITIONS),
+        max_positions=max_positions(reader, _DEFAULT_POSITIONS),
         eos_token_ids=reader.eos_token_ids(),
+        rope_scaling=rope_scaling(reader, rotary_dim, _DEFAULT_POSITIONS),
         rotary_halves=True,
         qk_norm=reader.boolean("use_qk_norm"),
         experts=_experts(reader, layers),

@@ -13,6 +13,7 @@ from protos.manifest import ModelConfig, Provenance
 from quantize.blocks import Floats
 from quantize.checkpoints.checkpoint import tensor_shapes
 from quantize.checkpoints.gguf_file import GgufFile, open_gguf_file
+from quantize.checkpoints.gguf_rope import rope_scaling
 from quantize.checkpoints.gguf_tokenizer import eos_token_ids, text_files
 from quantize.checkpoints.licenses import stated_license
 from quantize.sources import FileNames, Sources, read_rows, sources_of
@@ -102,8 +103,7 @@ def _config(file: GgufFile, family: Family) -> ModelConfig:
     for key in ("expert_count", "attention.sliding_window", "attention.clamp_kqv"):
         if file.has(f"{own}.{key}"):
             file.refuse(f"{own}.{key} is not supported")
-    if file.text(f"{own}.rope.scaling.type", "none") != "none" or file.has(f"{own}.rope.dimension_sections"):
-        file.refuse("scaled or sectioned rotary positions are not supported")
+    theta, positions = file.number(f"{own}.rope.freq_base", 1.0, 1e12, 10_000.0), file.integer(f"{own}.context_length", 1, 1 << 24)
     return ModelConfig(
         architecture=family.architecture,
         hidden_size=hidden,
@@ -114,12 +114,13 @@ def _config(file: GgufFile, family: Family) -> ModelConfig:
         intermediate_size=file.integer(f"{own}.feed_forward_length", 1, 1 << 20),
         vocab_size=file.rows(_OUTER["embedding.weight"]),
         norm_epsilon=file.number(f"{own}.attention.layer_norm_rms_epsilon", 1e-20, 0.1),
-        rope_theta=file.number(f"{own}.rope.freq_base", 1.0, 1e12, 10_000.0),
+        rope_theta=theta,
         rotary_dim=rotary_dim,
         qkv_bias=bool({"blk.0.attn_qkv.bias", "blk.0.attn_q.bias"} & file.tensor_names),
         tied_head=_OUTER["head.weight"] not in file.tensor_names,
-        max_positions=file.integer(f"{own}.context_length", 1, 1 << 24),
+        max_positions=positions,
         eos_token_ids=eos_token_ids(file),
+        rope_scaling=rope_scaling(file, theta, rotary_dim, positions),
     )
 
 

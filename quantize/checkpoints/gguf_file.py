@@ -47,6 +47,9 @@ class GgufFile:
     def has(self, key: str) -> bool:
         return key in self._fields
 
+    def keys(self, prefix: str) -> tuple[str, ...]:
+        return tuple(key for key in self._fields if key.startswith(prefix))
+
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

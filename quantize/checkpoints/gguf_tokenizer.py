@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,15 @@ from quantize.checkpoints.gguf_file import GgufFile
 
 _LIST = "tokenizer.ggml.tokens"
 _PLAIN = (TokenType.NORMAL, TokenType.BYTE)
-_PREFIX = "[gMASK]<sop>"
+# GLM-4's prefix where a chat template prints it first: behind what prints nothing, as text or as a constant.
+_SILENT = re.compile(
+    r"""\s*(?:\{\#.*?\#\}
+        | \{%-?\s*macro\b.*?\{%-?\s*endmacro\s*-?%\}
+        | \{%-?\s*set\s[^=]*?%\}.*?\{%-?\s*endset\s*-?%\}
+        | \{%-?\s*set\s.*?%\})""",
+    re.DOTALL | re.VERBOSE,
+)
+_PREFIX = re.compile(r"\s*(?:\{\{-?\s*['\"])?\[gMASK\]<sop>")
 
 
 @dataclass(frozen=True)
@@ -95,13 +104,20 @@ def _tokenizer(file: GgufFile, template: str) -> bytes:
 
 def _prefix(file: GgufFile, cut: _Cut, template: str, added: Mapping[str, AddedToken]) -> list[AddedToken]:
     """What stands before a raw prompt: for GLM-4 what its template begins with too, else the begin token where it is asked for."""
-    if template.lstrip().startswith(_PREFIX) and {"[gMASK]", "<sop>"} <= set(added):
+    if _begins_with_prefix(template) and {"[gMASK]", "<sop>"} <= set(added):
         return [added["[gMASK]"], added["<sop>"]]
     key = "tokenizer.ggml.bos_token_id"
     if not (file.has(key) and file.flag("tokenizer.ggml.add_bos_token", cut.begin)):
         return []
     token = file.texts(_LIST)[file.integer(key, 0, len(file.texts(_LIST)) - 1)]
     return [added[token]] if token in added else []
+
+
+def _begins_with_prefix(template: str) -> bool:
+    start = 0
+    while silent := _SILENT.match(template, start):
+        start = silent.end()
+    return _PREFIX.match(template, start) is not None
 
 
 def _kinds(file: GgufFile) -> list[int]:

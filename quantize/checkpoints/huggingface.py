@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from protos.manifest import ModelConfig, Provenance
 from protos.sizes import bytes_text
 from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats
+from quantize.checkpoints.added_tokens import SPECIAL_MAP_FILE, TokenFiles, complete_tokenizer, named_token
 from quantize.checkpoints.checkpoint import tensor_shapes
 from quantize.checkpoints.gpt2_files import ADDED_FILE, MERGES_FILE, VOCABULARY_FILE, tokenizer_of_gpt2
 from quantize.checkpoints.huggingface_config import parse_config, parse_json_object
@@ -55,11 +57,13 @@ def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
         raise InvalidInput(f"{folder} is not a folder", advice="give a checkpoint folder with config.json in it, or a GGUF file")
     plain = parse_json_object(_read(folder, "config.json"), "config.json")
     config = read_model_config(folder)
-    text_files = _text_files(folder)
+    text_files = _text_files(folder, config.vocab_size)
     with open_tensor_files(folder) as files:
         architecture = architecture_of(config)
         files.remove_prefix(architecture.file_prefix)
-        config = _settle_head(architecture.with_tokens(config, _special_tokens(text_files["tokenizer.json"])), files)
+        tokens = _added_tokens(text_files["tokenizer.json"])
+        config = _with_end_token(architecture.with_tokens(config, tokens), text_files, tokens)
+        config = _settle_head(config, files)
         own = file_sources(config)
         files.check(tensor for parts in own.values() for tensor in parts)
         _check_nothing_else(config, own, files)
@@ -68,12 +72,7 @@ def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
 
 def read_model_config(folder: Path) -> ModelConfig:
     """What config.json and, where there is one, generation_config.json say, before any weight is there. Raises InvalidInput."""
-    generation = (
-        parse_json_object(_read(folder, "generation_config.json"), "generation_config.json")
-        if _has(folder, "generation_config.json")
-        else {}
-    )
-    return parse_config(parse_json_object(_read(folder, "config.json"), "config.json"), generation)
+    return parse_config(parse_json_object(_read(folder, "config.json"), "config.json"), _object(folder, "generation_config.json"))
 
 
 def file_sources(config: ModelConfig) -> Sources:
@@ -108,13 +107,15 @@ def _check_nothing_else(config: ModelConfig, own: Sources, files: TensorFiles) -
             )
 
 
-def _text_files(folder: Path) -> dict[str, bytes]:
+def _text_files(folder: Path, vocab_size: int) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    settings: dict[str, Any] = {}
+    tokens = TokenFiles(*(_object(folder, name) for name in ("tokenizer_config.json", SPECIAL_MAP_FILE, ADDED_FILE)))
+    settings = tokens.merged
     if _has(folder, "tokenizer_config.json"):
         files["tokenizer_config.json"] = _read(folder, "tokenizer_config.json")
-        settings = parse_json_object(files["tokenizer_config.json"], "tokenizer_config.json")
-    files["tokenizer.json"] = _tokenizer(folder, settings)
+    if settings != tokens.settings:
+        files["tokenizer_config.json"] = json.dumps(settings, ensure_ascii=False, sort_keys=True).encode()
+    files["tokenizer.json"] = _tokenizer(folder, tokens, vocab_size)
     if _has(folder, "chat_template.jinja"):
         files["chat_template.jinja"] = _read(folder, "chat_template.jinja")
     elif template := _default_template(settings.get("chat_template")):
@@ -126,20 +127,28 @@ def _text_files(folder: Path) -> dict[str, bytes]:
     return files
 
 
-def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> bytes:
+def _tokenizer(folder: Path, tokens: TokenFiles, vocab_size: int) -> bytes:
     if not _has(folder, "tokenizer.json") and _has(folder, RANKS_FILE):
-        return tokenizer_of_ranks(_read(folder, RANKS_FILE), settings)
+        return tokenizer_of_ranks(_read(folder, RANKS_FILE), tokens.settings)
     if not _has(folder, "tokenizer.json") and _has(folder, VOCABULARY_FILE):
         vocabulary = parse_json_object(_read(folder, VOCABULARY_FILE), VOCABULARY_FILE)
-        added = parse_json_object(_read(folder, ADDED_FILE), ADDED_FILE) if _has(folder, ADDED_FILE) else {}
-        return tokenizer_of_gpt2(vocabulary, _read(folder, MERGES_FILE), added, settings)
+        return tokenizer_of_gpt2(vocabulary, _read(folder, MERGES_FILE), tokens.added, tokens.settings)
     data = _read(folder, "tokenizer.json")
-    if "model" not in parse_json_object(data, "tokenizer.json"):
+    if not isinstance(parse_json_object(data, "tokenizer.json").get("model"), dict):
         raise InvalidInput("tokenizer.json has no model", advice="get the checkpoint again")
-    return data
+    return complete_tokenizer(data, tokens, vocab_size)
 
 
-def _special_tokens(tokenizer: bytes) -> dict[str, int]:
+def _with_end_token(config: ModelConfig, text_files: Mapping[str, bytes], tokens: Mapping[str, int]) -> ModelConfig:
+    """With the end token that tokenizer_config.json names, unless the model knows it already: it would talk on behind it otherwise."""
+    settings = parse_json_object(text_files.get("tokenizer_config.json", b"{}"), "tokenizer_config.json")
+    number = tokens.get(named_token(settings, "eos_token") or "", config.vocab_size)
+    if number >= config.vocab_size or number in config.eos_token_ids:
+        return config
+    return replace(config, eos_token_ids=(*config.eos_token_ids, number))
+
+
+def _added_tokens(tokenizer: bytes) -> dict[str, int]:
     """By text; what is malformed is left out, and missed by whoever needs it."""
     added = parse_json_object(tokenizer, "tokenizer.json").get("added_tokens")
     tokens = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
@@ -158,8 +167,7 @@ def _default_template(value: object) -> str:
 def _provenance(folder: Path, config: Mapping[str, Any]) -> Provenance:
     """No path of this machine, and the same from whatever folder the files are read: the manifest's digest hangs on it."""
     name = config.get("_name_or_path")
-    if _has(folder, SOURCE_FILE):
-        name = parse_json_object(_read(folder, SOURCE_FILE), SOURCE_FILE).get("source")
+    name = _object(folder, SOURCE_FILE).get("source", name)
     hub_name = name if isinstance(name, str) and re.fullmatch(rf"{_HUB_NAME}(@[0-9a-f]+)?", name) else ""
     return Provenance(f"Hugging Face checkpoint {hub_name}".rstrip(), _license(folder), "")
 
@@ -172,6 +180,11 @@ def _license(folder: Path) -> str:
     header = re.match(r"---\r?\n(.*?)\n---", card, re.DOTALL)
     stated = dict(re.findall(r"^(license(?:_name)?):\s*['\"]?([\w.+-]{1,64})", header[1], re.MULTILINE)) if header else {}
     return stated_license(stated.get("license", ""), stated.get("license_name", ""))
+
+
+def _object(folder: Path, name: str) -> Mapping[str, Any]:
+    """{} where there is no such file."""
+    return parse_json_object(_read(folder, name), name) if _has(folder, name) else {}
 
 
 def _has(folder: Path, name: str) -> bool:

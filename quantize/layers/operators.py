@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
+from protos.manifest import RopeScaling
+
 # The value that a block is given: the residual stream [tokens, H], or token ids [tokens] of an embedding.
 INPUT = "input"
 
@@ -99,11 +101,12 @@ class SplitHeads:
 @dataclass(frozen=True)
 class Rotary:
     """Which pairs of a head's first `dim` elements turn: (2i, 2i + 1), or half of `dim` apart where `halves`, pair i at position p by
-    p * theta^(-2i / dim). Source: RoFormer (arXiv:2104.09864), eq. 15."""
+    p * theta^(-2i / dim) unless `scaling` says otherwise. Source: RoFormer (arXiv:2104.09864), eq. 15."""
 
     dim: int
     theta: float
     halves: bool
+    scaling: RopeScaling | None = None
 
 
 @dataclass(frozen=True)

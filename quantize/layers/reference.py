@@ -164,18 +164,19 @@ def _pairs(rotary: Rotary) -> tuple[slice, slice]:
 
 def _reach(states: Doubles, rotary: Rotary | None = None) -> Doubles:
     """[heads x head_dim] of [heads, tokens, head_dim]: the largest magnitude that each element has, or can get when it is turned to any
-    position. A pair turns within its length."""
+    position. A pair turns within its length, times the rotation's magnitude."""
     reach: Doubles = np.abs(states).max(axis=1)
     if rotary:
         first, second = _pairs(rotary)
-        reach[:, first] = reach[:, second] = np.hypot(states[..., first], states[..., second]).max(axis=1)
+        length = rotary.scaling.magnitude if rotary.scaling else 1.0
+        reach[:, first] = reach[:, second] = length * np.hypot(states[..., first], states[..., second]).max(axis=1)
     return reach.reshape(-1)
 
 
 def _rotate(rotary: Rotary, states: Doubles) -> Doubles:
     """Of [heads, tokens, head_dim], the tokens at positions from 0 on."""
     first, second = _pairs(rotary)
-    cos, sin = turns(rotary.dim, rotary.theta, states.shape[1])
+    cos, sin = turns(rotary.dim, rotary.theta, states.shape[1], rotary.scaling)
     turned = states.copy()
     turned[..., first] = states[..., first] * cos - states[..., second] * sin
     turned[..., second] = states[..., second] * cos + states[..., first] * sin

@@ -38,12 +38,24 @@ class Golden:
     claims_tied: bool = False  # config.json says so, although a head is stored and differs
     shard_bytes: int = 1 << 30
     extra_layer: bool = False  # a next-token prediction layer past the last, to be ignored
+    rope_scaling: dict[str, Any] | None = None  # stands in config.json beside rope_parameters, which it outdoes
+    sequences: int = SEQUENCES
     seed: int = 0
 
 
 _ODD = {"hidden_size": 72, "intermediate_size": 104, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": VOCABULARY}
 _COMMON = {"max_position_embeddings": 256, "rms_norm_eps": 1e-5, "eos_token_id": [256, 260], "pad_token_id": 256}
 
+_SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "vocab_size": VOCABULARY,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "attention_bias": True,
+}
 _MOE = {
     "hidden_size": 72,
     "intermediate_size": 104,
@@ -143,6 +155,15 @@ GOLDENS = {
         shard_bytes=200_000,
         seed=6,
     ),
+    # A longer context than it was trained on, said in the old key beside the new one.
+    "glm-4-0414-yarn": Golden(
+        "glm4",
+        "bfloat16",
+        {**_SMALL, **_COMMON, **_rope(0.5)},
+        rope_scaling={"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32, "attention_factor": 1.3},
+        sequences=1,
+        seed=7,
+    ),
 }
 
 
@@ -155,10 +176,12 @@ def make(name: str, golden: Golden) -> None:
     _draw(model)
     model = model.to(getattr(torch, golden.dtype))
     model.save_pretrained(folder, max_shard_size=golden.shard_bytes)
+    if golden.rope_scaling:
+        _edit_config(folder, rope_scaling=golden.rope_scaling)
     # Read back, and not converted: a conversion rounds the rotary frequencies too.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     _as_the_hub_has_it(folder, golden)
-    ids = torch.randint(0, 256, (SEQUENCES, TOKENS))
+    ids = torch.randint(0, 256, (golden.sequences, TOKENS))
     with torch.no_grad():
         logits = model(ids, use_cache=False).logits
     np.savez_compressed(folder / "reference.npz", ids=ids.numpy(), logits=logits.numpy().astype(np.float32))
@@ -200,6 +223,11 @@ def _as_the_hub_has_it(folder: Path, golden: Golden) -> None:
         config["num_nextn_predict_layers"] = 1
         _add_extra_layer(folder, config["num_hidden_layers"])
     path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}, indent=2) + "\n")
 
 
 def _add_extra_layer(folder: Path, layers: int) -> None:

@@ -23,6 +23,7 @@ from protos.manifest import (
     Part,
     Provenance,
     Quantization,
+    RopeScaling,
     Tensor,
     TextFile,
     Variant,
@@ -122,6 +123,16 @@ def test_golden_rows_that_are_not_the_models(change: dict[str, Any]) -> None:
     bad = replace(MANIFEST, golden=replace(MANIFEST.golden, **change))
     with pytest.raises(Corrupt, match="golden rows"):
         parse(bad.to_bytes())
+
+
+def test_scaled_positions_are_read_back_and_fit_the_pairs_that_turn() -> None:
+    scaling = RopeScaling("yarn", tuple(1 / (pair + 1) for pair in range(32)), 1.3)
+    manifest = replace(MANIFEST, config=replace(CONFIG, rope_scaling=scaling))
+    assert parse(manifest.to_bytes()) == manifest
+    assert manifest.digest != MANIFEST.digest
+    for bad in (replace(scaling, frequencies=(1.0,)), replace(scaling, magnitude=float("inf"))):
+        with pytest.raises(Corrupt, match="rotary frequencies"):
+            parse(replace(manifest, config=replace(CONFIG, rope_scaling=bad)).to_bytes())
 
 
 def test_another_model_has_another_digest() -> None:

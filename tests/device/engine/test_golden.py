@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from protos.errors import Corrupt, InvalidInput
 from protos.manifest import Manifest
 from protos.v1 import device_pb2
 from quantize.artifact.store import ArtifactStore
+from quantize.checkpoints.huggingface import open_huggingface
+from quantize.importing.importer import import_model
 from tests.support.blanks import blank_model
-from tests.support.checkpoints import TinyGlm
+from tests.support.checkpoints import TinyGlm, random_tensors, write_checkpoint, write_tensors
 from tests.support.corruption import flip_bit
 from tests.support.ring import load_requests, tiny_model
 
@@ -179,15 +182,63 @@ def test_damaged_golden_rows_are_told_from_a_damaged_model(tmp_path: Path) -> No
         specs(manifest, store, 1)
 
 
+def quiet_model(folder: Path, gains: Sequence[float], *, loud: float = 1.0) -> tuple[Manifest, ArtifactStore]:
+    """Layer i adds gains[i] times what a random one would; one element of the stream is `loud` times as large as the others."""
+    shape = dataclasses.replace(SHAPE, layers=len(gains))
+    tensors = random_tensors(shape)
+    for layer, gain in enumerate(gains):
+        for name in ("self_attn.o_proj", "mlp.down_proj"):
+            tensors[f"model.layers.{layer}.{name}.weight"] *= np.float32(gain)
+    tensors["model.embed_tokens.weight"][:, 5] = loud
+    write_tensors(write_checkpoint(folder / "checkpoint", shape), tensors)
+    store = ArtifactStore(folder / "artifacts")
+    with open_huggingface(folder / "checkpoint") as checkpoint:
+        return import_model(checkpoint, store, "quiet", block_size=32, rotate=False), store
+
+
+@pytest.mark.parametrize(
+    ("gains", "loud"),
+    [((0.0,) * 4, 1.0), ((1e-3,) * 4, 1.0), ((1e-6,) * 4, 1.0), ((1.0, 0.0, 1.0, 0.0), 1.0), ((1e-2,) * 4, 3000.0)],
+    ids=["nothing", "a thousandth", "a millionth", "some nothing", "little beside a loud element"],
+)
+def test_layers_that_add_next_to_nothing_are_right(tmp_path: Path, gains: tuple[float, ...], loud: float) -> None:
+    """What a recorded row's float16 cannot tell is no error."""
+    manifest, store = quiet_model(tmp_path, gains, loud=loud)
+    for stages in (1, 4):
+        for spec in specs(manifest, store, stages):
+            assert spec.golden is not None
+            open_stage(spec, store.blob_folder, 1, None)
+
+
+@pytest.mark.parametrize("stages", [1, 4])
+def test_among_layers_that_add_nothing_the_wrong_one_is_named(tmp_path: Path, stages: int) -> None:
+    manifest, store = quiet_model(tmp_path, (0.0, 0.0, 1.0, 0.0))
+    bad = flip_bit(store, manifest, "layers.2", "o.scales", element=5, bit=30)
+    (holder,) = (spec for spec in specs(bad, store, stages) if 2 in spec.shape.layers)
+    with pytest.raises(Corrupt, match=r"^layer 2 of layers"):
+        open_stage(holder, store.blob_folder, 1, None)
+
+
+def test_a_layer_that_should_add_nothing_and_adds_much_is_refused(tmp_path: Path) -> None:
+    loud, quiet = quiet_model(tmp_path / "loud", (1.0,) * 2), quiet_model(tmp_path / "quiet", (0.0,) * 2)
+    (spec,), (other,) = specs(*loud, 1), specs(*quiet, 1)
+    assert other.golden is not None
+    golden = dataclasses.replace(other.golden, layers_graph=b"", logits=b"")  # which name the other's blobs
+    with pytest.raises(Corrupt, match=r"^layers \[0, 2\) gives other rows than its import recorded"):
+        open_stage(dataclasses.replace(spec, golden=golden), loud[1].blob_folder, 1, None)
+
+
 def test_a_deviation_that_all_tokens_share_counts_and_one_tokens_does_not() -> None:
     added = np.ones((8, 16), np.float32)
     error = np.zeros((8, 16), np.float32)
+    nothing = np.zeros_like(error)
     error[0] = 9
-    assert deviation(error, added) == 0
+    assert deviation(error, added, nothing) == 0
     error[:, 3] = 0.5
-    assert deviation(error, added) == 0.5
+    assert deviation(error, added, nothing) == 0.5
+    assert deviation(error, added, nothing + 0.125) == 0.375
     error[:, 3] = np.nan
-    assert deviation(error, added) == np.inf
+    assert deviation(error, added, nothing) == np.inf
 
 
 def test_no_second_session_without_need(model: tuple[Manifest, ArtifactStore], monkeypatch: pytest.MonkeyPatch) -> None:

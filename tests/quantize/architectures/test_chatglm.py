@@ -59,6 +59,7 @@ def test_glm_4_9b_chat() -> None:
         ({"multi_query_group_num": 3}, "no multiple of multi_query_group_num"),
         ({"kv_channels": 40}, r"kv_channels \(40\) is no multiple of 16"),
         ({"num_layers": 10**9}, "num_layers must be"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4}}, "rope type 'yarn' is not supported for this architecture"),
         ({"padded_vocab_size": 1000}, "eos_token_id must be a token id below vocab_size"),
     ],
     ids=lambda value: str(value)[:40],

@@ -16,10 +16,11 @@ from quantize.artifact.store import ArtifactStore
 from quantize.checkpoints.checkpoint import tensor_shapes
 from quantize.checkpoints.formats import open_checkpoint
 from quantize.checkpoints.gguf_checkpoint import open_gguf
+from quantize.checkpoints.huggingface_config import parse_config
 from quantize.importing.importer import import_model
 from tests.quantize.stages import Pipeline
 from tests.support import oracle
-from tests.support.checkpoints import TinyGlm, tokenizer_json, write_checkpoint, write_json
+from tests.support.checkpoints import TinyGlm, config_json, tokenizer_json, write_checkpoint, write_json
 from tests.support.gguf_files import TOKENS, TYPES, write_gguf, write_gguf_of
 from tests.support.goldens import golden_folder
 
@@ -139,11 +140,72 @@ def test_text_files_eos_and_licence(tmp_path: Path) -> None:
     assert tokenizer.encode("[gMASK]<sop><|user|>\nHi", add_special_tokens=False).ids == [257, 258, 260, 10, 72, 105]
 
 
+_YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "theirs"),
+    [
+        ({"scaling.factor": 4.0}, {"type": "linear", "factor": 4.0}),
+        ({"scale_linear": 4.0}, {"type": "linear", "factor": 4.0}),
+        ({"scaling.factor": 2.0, "scale_linear": 4.0}, {"type": "linear", "factor": 2.0}),
+        ({"scaling.type": "none", "scaling.factor": 4.0}, {}),
+        ({"scaling.type": "linear", "scaling.finetuned": True}, {}),
+        ({"scaling.type": "yarn", "scaling.factor": 4.0, "scaling.original_context_length": 64}, _YARN),
+        ({"scaling.type": "yarn", "scaling.factor": 4.0}, {"type": "yarn", "factor": 4.0}),
+        (
+            {
+                "scaling.type": "yarn",
+                "scaling.factor": 4.0,
+                "scaling.original_context_length": 64,
+                "scaling.yarn_beta_fast": 8.0,
+                "scaling.yarn_beta_slow": 2.0,
+                "scaling.attn_factor": 2.0,
+            },
+            {**_YARN, "beta_fast": 8.0, "beta_slow": 2.0, "attention_factor": 2 * (0.1 * np.log(4) + 1)},
+        ),
+    ],
+    ids=str,
+)
+def test_scaled_positions_are_those_of_the_checkpoint_folder(
+    tmp_path: Path, metadata: dict[str, object], theirs: dict[str, object]
+) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", metadata={f"chatglm.rope.{key}": value for key, value in metadata.items()})
+    config = {**config_json(TinyGlm()), "rope_scaling": theirs or None}
+    with open_gguf(path) as checkpoint:
+        assert checkpoint.config.rope_scaling == parse_config(config).rope_scaling
+        assert (checkpoint.config.rope_scaling is None) == (not theirs)
+
+
 def test_every_way_to_end_an_answer(tmp_path: Path) -> None:
     """llama.cpp's converter names one eos and one eot; GLM-4 has a third."""
     metadata = {"tokenizer.ggml.tokens": [*TOKENS, "<|observation|>"], "tokenizer.ggml.token_type": [*TYPES, 3]}
     with open_gguf(write_gguf(tmp_path / "tiny.gguf", metadata=metadata)) as checkpoint:
         assert checkpoint.config.eos_token_ids == (256, 260, 263)
+
+
+@pytest.mark.parametrize(
+    ("before", "has_prefix"),
+    [
+        ("{#  Unsloth template fixes  #}", True),
+        ("\n{#- one -#}\n{# two, with {{ and %} #} ", True),
+        ("{%- set tools = tools or [] -%}{% set ns = namespace(n='{#') %}", True),
+        ("{%- set greeting %}Hello{% endset -%}", True),
+        ("{% macro text(content) -%}{{ content }}{%- endmacro %}", True),
+        ("{{- '", True),
+        ('{{ "', True),
+        ("Hello ", False),
+        ("{% if tools %}Tools{% endif %}", False),
+        ("{# never closed ", False),
+        ("{{ bos_token }}", False),
+    ],
+)
+def test_what_a_template_begins_with_is_before_a_raw_prompt(tmp_path: Path, before: str, has_prefix: bool) -> None:
+    after = f"{before[-1]}}}}}" if before[-1] in "'\"" else ""
+    template = f"{before}[gMASK]<sop>{after}{{% for m in messages %}}{{{{ m['content'] }}}}{{% endfor %}}"
+    with open_gguf(write_gguf(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": template})) as checkpoint:
+        tokenizer = tokenizers.Tokenizer.from_str(checkpoint.text_files["tokenizer.json"].decode())
+    assert tokenizer.encode("Hi").tokens == [*(["[gMASK]", "<sop>"] if has_prefix else []), "H", "i"]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +229,10 @@ def test_a_begin_token_where_it_is_asked_for(tmp_path: Path, add: bool | None, p
         ({"metadata": {"chatglm.block_count": 1_000_000_000}}, "block_count must be a whole number from 1 to 1024"),
         ({"metadata": {"chatglm.block_count": "x"}}, "block_count must be a whole number"),
         ({"metadata": {"chatglm.attention.head_count_kv": 3}}, "cannot be"),
-        ({"metadata": {"chatglm.rope.scaling.type": "yarn"}}, "rotary positions are not supported"),
+        ({"metadata": {"chatglm.rope.scaling.type": "longrope"}}, "rope scaling type 'longrope' is not supported"),
+        ({"metadata": {"chatglm.rope.scaling.alpha": 2.0}}, "rope.scaling.alpha is not supported"),
+        ({"metadata": {"chatglm.rope.dimension_sections": [4, 4]}}, "rope.dimension_sections is not supported"),
+        ({"metadata": {"chatglm.rope.scaling.factor": 1e-9}}, "cannot be scaled by 1e-09"),
         ({"metadata": {"chatglm.expert_count": 8}}, "chatglm.expert_count is not supported"),
         ({"metadata": {"tokenizer.ggml.eos_token_id": 999}}, "eos_token_id must be a whole number from 0 to 262"),
         ({"metadata": {"tokenizer.ggml.token_type": [1]}}, "not one type for each token"),

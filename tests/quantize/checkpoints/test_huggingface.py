@@ -11,7 +11,7 @@ import tokenizers
 from safetensors.numpy import load_file
 
 from protos.errors import InvalidInput
-from quantize.checkpoints.huggingface import _special_tokens, open_huggingface
+from quantize.checkpoints.huggingface import _added_tokens, open_huggingface
 from tests.support.checkpoints import (
     CHAT_TEMPLATE,
     EOS_TOKEN_IDS,
@@ -255,7 +255,7 @@ def test_not_a_folder(tmp_path: Path) -> None:
         pytest.fail("opened")
 
 
-def test_special_tokens_that_are_malformed_are_left_out() -> None:
+def test_added_tokens_that_are_malformed_are_left_out() -> None:
     tokens: list[object] = [{"content": "<a>", "id": 3}, {"content": "<b>", "id": -3}, {"content": "<c>", "id": True}, {"id": 4}, "x"]
-    assert _special_tokens(json.dumps({"added_tokens": tokens}).encode()) == {"<a>": 3}
-    assert _special_tokens(b'{"added_tokens": 7}') == {}
+    assert _added_tokens(json.dumps({"added_tokens": tokens}).encode()) == {"<a>": 3}
+    assert _added_tokens(b'{"added_tokens": 7}') == {}

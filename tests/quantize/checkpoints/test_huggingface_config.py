@@ -51,6 +51,15 @@ def test_what_is_left_out_is_what_transformers_assumes() -> None:
     assert (config.rotary_dim, config.norm_epsilon, config.head_dim, config.rope_theta) == (64, 1.5625e-07, 128, 10000.0)
 
 
+def test_yarn_stretches_the_context_of_a_stated_original() -> None:
+    """GLM-4's makers: add this to config.json, whose max_position_embeddings stays."""
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}
+    assert parse_config({**GLM_EDGE, "rope_scaling": yarn}).max_positions == 32768
+    assert parse_config({**GLM_EDGE, "rope_scaling": yarn, "max_position_embeddings": 65536}).max_positions == 65536
+    for scaling in ({"type": "yarn", "factor": 4.0}, {"type": "dynamic", "factor": 4.0}, {"type": "linear", "factor": 4.0}):
+        assert parse_config({**GLM_EDGE, "rope_scaling": scaling}).max_positions == 8192
+
+
 def test_every_end_token_of_both_files_counts_once() -> None:
     plain = {**GLM_EDGE, "eos_token_id": 7}
     assert parse_config(plain, {"eos_token_id": [9, 7]}).eos_token_ids == (7, 9)
@@ -76,8 +85,16 @@ def test_every_end_token_of_both_files_counts_once() -> None:
         ({"eos_token_id": [59264]}, "eos_token_id"),
         ({"eos_token_id": ["</s>"]}, "eos_token_id"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings must be"),
-        ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope type 'linear'"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope type 'yarn'"),
+        ({"rope_scaling": {"type": "longrope", "factor": 2}}, "rope type 'longrope'"),
+        ({"rope_parameters": {"rope_type": "proportional"}}, "rope type 'proportional'"),
+        ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor must be"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4, "attention_factor": "1"}}, "attention_factor must be"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4}, "rope_theta": 1.0}, "rope_theta must be above 1"),
+        ({"rope_scaling": {"type": "llama3", "factor": 4, "low_freq_factor": 4, "high_freq_factor": 1}}, "high_freq_factor"),
+        ({"rope_scaling": {"type": ["yarn"]}}, "type must be a text"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2}}}, "for 'full_attention' are not supported"),
+        ({"rope_scaling": "yarn"}, "rope_scaling must be"),
         ({"rope_parameters": 5}, "rope_parameters must be"),
     ],
     ids=lambda value: str(value)[:40],

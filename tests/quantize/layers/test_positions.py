@@ -1,13 +1,32 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from protos.manifest import ModelConfig
+from quantize.checkpoints.huggingface_config import parse_config
 from quantize.layers.positions import rotary_tables, table_columns
 
 _CONFIG = ModelConfig("GlmForCausalLM", 64, 1, 4, 2, 64, 96, 272, 1e-5, 1e4, 32, False, True, 50, (1,))
+_ROPE = json.loads((Path(__file__).parents[2] / "goldens" / "rope.json").read_text())
+
+
+@pytest.mark.parametrize("case", _ROPE["cases"])
+def test_tables_are_those_of_transformers(case: str) -> None:
+    """Of each kind of scaling, and where two keys say different things."""
+    wanted = _ROPE["cases"][case]
+    config = parse_config({**_ROPE["base"], **wanted["config"]})
+    assert config.rotary_dim == 2 * len(wanted["frequencies"])
+    cos, sin = rotary_tables(config)
+    angles = np.outer(np.arange(config.max_positions), wanted["frequencies"])
+    assert len(cos) >= 512
+    for found, exact in ((cos, np.cos(angles)), (sin, np.sin(angles))):
+        assert np.abs(found[:, : angles.shape[1]] - wanted["magnitude"] * exact).max() < 1e-4  # theirs are float32
+        assert set(found[:, angles.shape[1] :].flat) <= {0.0, 1.0}
 
 
 def test_angles() -> None:
