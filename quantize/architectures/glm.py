@@ -87,4 +87,5 @@ GLM = Architecture(
     head=head,
     file_names=file_names,
     ignored=ignored,
+    vision="model.vision.",  # GLM-Edge-V
 )
