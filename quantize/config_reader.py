@@ -55,6 +55,22 @@ class ConfigReader:
             wrong(f"{key} must be true or false, not {short(value)}")
         return value
 
+    def text_config(self, defaults: Mapping[str, Any]) -> ConfigReader:
+        """What `text_config` says of the text tower of a model that sees; `defaults` are for what it leaves out. Ends of sequence and a
+        tied head may be said beside it."""
+        text = self._values.get("text_config")
+        if not isinstance(text, dict):
+            wrong(f"text_config must be an object, not {short(text)}")
+        said = {key: value for key, value in text.items() if value is not None}
+        beside = ConfigReader({**said, "eos_token_id": self._values.get("eos_token_id")}, self._generation)
+        tied = self.boolean("tie_word_embeddings") or ConfigReader(said).boolean("tie_word_embeddings")
+        ends = ConfigReader(said).eos_token_ids() + beside.eos_token_ids()
+        return ConfigReader({**defaults, **said, "tie_word_embeddings": tied, "eos_token_id": list(ends)})
+
+    def with_values(self, **values: Any) -> ConfigReader:
+        """With these in place of what the file says."""
+        return ConfigReader({**self._values, **values}, self._generation)
+
     def check_activation(self, *supported: str) -> None:
         """hidden_act is one of these, or left out."""
         if self._values.get("hidden_act", supported[0]) not in supported:

@@ -36,3 +36,5 @@ class Architecture:
     """(…, special tokens of the tokenizer by text) -> the config with what only they tell. Raises InvalidInput."""
     file_prefix: str = ""
     """What some Hugging Face files put before every tensor's name."""
+    vision: str = ""
+    """What the names of tensors begin with that only images need: left out where config.json has a `vision_config`."""

@@ -1,11 +1,12 @@
-"""ChatGLMModel: GLM-4-9B as first published, which is GlmForCausalLM with other names in config.json and in the files."""
+"""ChatGLMModel: ChatGLM2, ChatGLM3, GLM-4-9B as first published and GLM-4V-9B's text tower, which are GlmForCausalLM with other names in
+config.json and in the files."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from protos.manifest import ModelConfig
-from quantize.architectures import glm
+from quantize.architectures import glm, glm4_moe
 from quantize.config_reader import ConfigReader, wrong
 from quantize.rope_settings import check_unscaled
 from quantize.sources import FileNames
@@ -32,19 +33,37 @@ _INNER = {
 }
 
 
+# What config.json must say, or leave out: what another value does is in no layer here.
+_ONLY = {
+    "rmsnorm": True,
+    "apply_residual_connection_post_layernorm": False,
+    "add_bias_linear": False,
+    "post_layer_norm": True,
+    "position_encoding_2d": False,  # the first ChatGLM-6B
+}
+
+
 def parse_config(reader: ConfigReader) -> ModelConfig:
-    """Raises InvalidInput also for what older ChatGLMs did otherwise: LayerNorm, norms behind the sum, biases everywhere, prefixes."""
-    for key, wanted in (("rmsnorm", True), ("apply_residual_connection_post_layernorm", False), ("add_bias_linear", False)):
+    """Raises InvalidInput also for what these models' code has and no published checkpoint that we know of, and for the first ChatGLM."""
+    for key, wanted in _ONLY.items():
         if reader.boolean(key, wanted) is not wanted:
             wrong(f"{key} must be {str(wanted).lower()}: other ChatGLM models are not supported")
-    if reader.boolean("original_rope", True) is not True:
-        wrong("original_rope must be true: other ChatGLM models are not supported")
     check_unscaled(reader)
+    if not reader.boolean("multi_query_attention"):  # each head's query, key and value would be neighbours in one matrix
+        wrong("multi_query_attention must be true: other ChatGLM models are not supported")
+    for key in ("pre_seq_len", "quantization_bit"):
+        if reader.integer(key, 0, 1 << 20, 0):
+            wrong(f"{key} is not supported: give the checkpoint as it was before tuning by prefixes or quantization")
     heads = reader.integer("num_attention_heads", 1, 1024)
-    kv_heads = reader.integer("multi_query_group_num", 1, 1024) if reader.boolean("multi_query_attention") else heads
+    kv_heads = reader.integer("multi_query_group_num", 1, 1024)
     if heads % kv_heads:
         wrong(f"num_attention_heads ({heads}) is no multiple of multi_query_group_num ({kv_heads})")
     head_dim = reader.head_dim(key="kv_channels")
+    halves, rotary_dim = not reader.boolean("original_rope", True), head_dim // _ROTARY_SHARE
+    if halves and rotary_dim % glm4_moe.ROTARY_STEP:
+        wrong(
+            f"kv_channels / {_ROTARY_SHARE} ({rotary_dim}) is no multiple of {glm4_moe.ROTARY_STEP}, which original_rope false needs here"
+        )
     vocab_size = reader.vocab_size("padded_vocab_size")
     return ModelConfig(
         architecture=CHATGLM.names[0],
@@ -57,11 +76,12 @@ def parse_config(reader: ConfigReader) -> ModelConfig:
         vocab_size=vocab_size,
         norm_epsilon=reader.number("layernorm_epsilon", 1e-20, 0.1, _DEFAULT_EPSILON),
         rope_theta=_THETA * reader.number("rope_ratio", 1e-6, 1e6, 1.0),
-        rotary_dim=head_dim // _ROTARY_SHARE,
+        rotary_dim=rotary_dim,
         qkv_bias=reader.boolean("add_qkv_bias"),
         tied_head=reader.boolean("tie_word_embeddings"),
         max_positions=reader.integer("seq_length", 1, 1 << 24, _DEFAULT_POSITIONS),
         eos_token_ids=reader.eos_token_ids(vocab_size),
+        rotary_halves=halves,  # CogAgent-9B
     )
 
 
@@ -80,4 +100,5 @@ CHATGLM = replace(
     parse_config=parse_config,
     file_names=file_names,
     ignored=ignored,
+    vision="transformer.vision.",  # GLM-4V-9B
 )

@@ -90,4 +90,5 @@ GLM = Architecture(
     head=head,
     file_names=file_names,
     ignored=ignored,
+    vision="model.vision.",  # GLM-Edge-V
 )

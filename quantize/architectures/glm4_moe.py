@@ -20,7 +20,7 @@ GROUP = 16
 ATTENTION = "attention"
 _DEFAULT_EPSILON, _DEFAULT_FRACTION, _DEFAULT_POSITIONS = 1e-5, 0.5, 131_072  # configuration_glm4_moe.py
 # Pairs half a head apart must not be moved by the padding of the rotary tables (`quantize.layers.positions`).
-_ROTARY_STEP = 16
+ROTARY_STEP = 16
 
 _ATTENTION = {
     **{name: files for name, files in glm.INNER.items() if name not in ("gate_up.weight", "down.weight")},
@@ -36,8 +36,8 @@ def parse_config(reader: ConfigReader) -> ModelConfig:
     head_dim = reader.head_dim(hidden_size // heads)
     layers = reader.integer("num_hidden_layers", 1, 1024)
     rotary_dim = reader.rotary_dim(head_dim, _DEFAULT_FRACTION)
-    if rotary_dim % _ROTARY_STEP:
-        wrong(f"head_dim x partial_rotary_factor ({rotary_dim}) is no multiple of {_ROTARY_STEP}, which this architecture needs here")
+    if rotary_dim % ROTARY_STEP:
+        wrong(f"head_dim x partial_rotary_factor ({rotary_dim}) is no multiple of {ROTARY_STEP}, which this architecture needs here")
     return ModelConfig(
         architecture=GLM4_MOE.names[0],
         hidden_size=hidden_size,

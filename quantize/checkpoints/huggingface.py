@@ -16,6 +16,7 @@ import numpy as np
 from protos.errors import InvalidInput
 from protos.manifest import ModelConfig, Provenance
 from protos.sizes import bytes_text
+from quantize.architectures.architecture import Architecture
 from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats
 from quantize.checkpoints.added_tokens import SPECIAL_MAP_FILE, TokenFiles, complete_tokenizer, named_token
@@ -66,8 +67,10 @@ def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
         config = _settle_head(config, files)
         own = file_sources(config)
         files.check(tensor for parts in own.values() for tensor in parts)
-        _check_nothing_else(config, own, files)
-        yield HuggingFaceCheckpoint(config, _provenance(folder, plain), text_files, files, own)
+        vision = frozenset(name for name in files.names if name.startswith(architecture.vision)) if _sees(plain, architecture) else None
+        _check_nothing_else(config, own, files, vision or frozenset())
+        provenance = replace(_provenance(folder, plain), notice="" if vision is None else _left_out(architecture, vision))
+        yield HuggingFaceCheckpoint(config, provenance, text_files, files, own)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -95,11 +98,21 @@ def _settle_head(config: ModelConfig, files: TensorFiles) -> ModelConfig:
     return config
 
 
-def _check_nothing_else(config: ModelConfig, own: Sources, files: TensorFiles) -> None:
-    """A tensor that we would leave out changes what the model says: a bias unknown to config.json, a norm of a sister architecture."""
+def _sees(config: Mapping[str, Any], architecture: Architecture) -> bool:
+    """Whether there are images in what this model was made for; we run its text tower alone."""
+    return bool(architecture.vision) and isinstance(config.get("vision_config"), dict)
+
+
+def _left_out(architecture: Architecture, vision: frozenset[str]) -> str:
+    return f"text only: it sees no images here; {len(vision)} tensors of its vision ({architecture.vision}*) are left out"
+
+
+def _check_nothing_else(config: ModelConfig, own: Sources, files: TensorFiles, left_out: frozenset[str]) -> None:
+    """A tensor that we would leave out changes what the model says: a bias unknown to config.json, a norm of a sister architecture. What
+    is known to be `left_out` does not change what it says of text."""
     ignored = architecture_of(config).ignored
     known = {tensor.name for parts in (own, file_sources(replace(config, tied_head=False))) for group in parts.values() for tensor in group}
-    for name in sorted(files.names - known):
+    for name in sorted(files.names - known - left_out):
         if not ignored(config, name):
             raise InvalidInput(
                 f"the checkpoint has a tensor that {config.architecture} with this config.json has not: {name}",

@@ -9,8 +9,11 @@ from typing import Any
 from protos.errors import InvalidInput
 from protos.manifest import ModelConfig
 from quantize.architectures.architecture import Architecture
-from quantize.architectures.registry import architecture_named, architecture_of_type, unsupported
+from quantize.architectures.registry import architecture_named, architecture_of_tower, architecture_of_type, unsupported
 from quantize.config_reader import ConfigReader
+
+# Of a text_config that does not say (transformers, configuration_glm46v.py).
+_TOWER_TYPE = "glm4v_text"
 
 
 def parse_json_object(data: bytes, file: str) -> dict[str, Any]:
@@ -34,8 +37,10 @@ def parse_config(config: Mapping[str, Any], generation: Mapping[str, Any] | None
 
 def _architecture(config: Mapping[str, Any]) -> Architecture:
     named = config.get("architectures")
-    if isinstance(named, list) and named:
-        if not isinstance(named[0], str):
-            raise unsupported(named[0])
-        return architecture_named(named[0])
-    return architecture_of_type(str(config.get("model_type")))
+    listed = isinstance(named, list) and bool(named)
+    name = named[0] if isinstance(named, list) and named else str(config.get("model_type"))
+    if not isinstance(name, str):
+        raise unsupported(name)
+    text = config.get("text_config")
+    text_type = text.get("model_type", _TOWER_TYPE) if isinstance(text, dict) else None
+    return architecture_of_tower(name, text_type) or (architecture_named(name) if listed else architecture_of_type(name))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 HERE = Path(__file__).parent
 SEQUENCES, TOKENS, VOCABULARY = 3, 80, 272
@@ -39,8 +39,9 @@ class Golden:
     shard_bytes: int = 1 << 30
     extra_layer: bool = False  # a next-token prediction layer past the last, to be ignored
     rope_scaling: dict[str, Any] | None = None  # stands in config.json beside rope_parameters, which it outdoes
-    sequences: int = SEQUENCES
+    text_type: str = ""  # of a model that sees: `config` is then its text tower's, which has this model_type
     seed: int = 0
+    shape: tuple[int, int] = (SEQUENCES, TOKENS)
 
 
 _ODD = {"hidden_size": 72, "intermediate_size": 104, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": VOCABULARY}
@@ -71,8 +72,36 @@ _MOE = {
 }
 
 
+_SEES = {
+    "hidden_size": 48,
+    "intermediate_size": 56,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "vocab_size": 160,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "eos_token_id": [150, 152],
+    "pad_token_id": 150,
+}
+_VISION = {
+    "depth": 1,
+    "hidden_size": 16,
+    "num_heads": 2,
+    "intermediate_size": 24,
+    "image_size": 16,
+    "patch_size": 4,
+    "temporal_patch_size": 1,
+}
+
+
 def _rope(fraction: float, theta: float = 10000.0) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": fraction}}
+
+
+def _sections(fraction: float, *sections: int) -> dict[str, Any]:
+    """Pairs that turn by time, height and width: of text all three are one."""
+    return {"rope_parameters": {**_rope(fraction)["rope_parameters"], "mrope_section": list(sections)}}
 
 
 GOLDENS = {
@@ -161,8 +190,58 @@ GOLDENS = {
         "bfloat16",
         {**_SMALL, **_COMMON, **_rope(0.5)},
         rope_scaling={"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32, "attention_factor": 1.3},
-        sequences=1,
+        shape=(1, TOKENS),
         seed=7,
+    ),
+    # As GLM-4.1V: what config.json says of the text is in text_config, rotary settings in the form of its first release.
+    "glm-4.1v": Golden(
+        "glm4v",
+        "bfloat16",
+        {**_SEES, **_sections(0.5, 1, 1, 2)},
+        text_type="glm4v_text",
+        old_form=True,
+        seed=7,
+        shape=(2, 40),
+    ),
+    # As GLM-4.5V: experts, and rotary pairs half a head apart.
+    "glm-4.5v": Golden(
+        "glm4v_moe",
+        "bfloat16",
+        {
+            **_SEES,
+            **_sections(0.5, 2, 3, 3),
+            "head_dim": 32,
+            "num_attention_heads": 2,
+            "moe_intermediate_size": 16,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+            "routed_scaling_factor": 1.3,
+            "attention_bias": True,
+        },
+        text_type="glm4v_moe_text",
+        seed=8,
+        shape=(2, 40),
+    ),
+    # As GLM-4.6V-Flash: an outer class whose text tower is what text_config's model_type says.
+    "glm-4.6v": Golden(
+        "glm46v",
+        "float16",
+        {**_SEES, **_sections(1.0, 2, 3, 3), "num_key_value_heads": 3},
+        text_type="glm4v_text",
+        seed=9,
+        shape=(2, 40),
+    ),
+    # As GLM-OCR: heads wider than hidden / heads, no biases, a prediction layer past the last.
+    "glm-ocr": Golden(
+        "glm_ocr",
+        "bfloat16",
+        {**_SEES, **_sections(1.0, 4, 6, 6), "num_attention_heads": 2, "head_dim": 32, "intermediate_size": 40},
+        text_type="glm_ocr_text",
+        extra_layer=True,
+        seed=10,
+        shape=(2, 40),
     ),
 }
 
@@ -171,25 +250,29 @@ def make(name: str, golden: Golden) -> None:
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(golden.seed)
-    config = AutoConfig.for_model(golden.model_type, tie_word_embeddings=golden.config.get("tie_word_embeddings", False), **_plain(golden))
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    auto = AutoModelForImageTextToText if golden.text_type else AutoModelForCausalLM
+    model = auto.from_config(_config(golden), attn_implementation="eager")
     _draw(model)
     model = model.to(getattr(torch, golden.dtype))
     model.save_pretrained(folder, max_shard_size=golden.shard_bytes)
     if golden.rope_scaling:
         _edit_config(folder, rope_scaling=golden.rope_scaling)
     # Read back, and not converted: a conversion rounds the rotary frequencies too.
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     _as_the_hub_has_it(folder, golden)
-    ids = torch.randint(0, 256, (golden.sequences, TOKENS))
+    ids = torch.randint(0, min(256, golden.config["vocab_size"]), golden.shape)
     with torch.no_grad():
         logits = model(ids, use_cache=False).logits
     np.savez_compressed(folder / "reference.npz", ids=ids.numpy(), logits=logits.numpy().astype(np.float32))
     print(name, f"{sum(path.stat().st_size for path in folder.iterdir()) / 1024:.0f} KiB")
 
 
-def _plain(golden: Golden) -> dict[str, Any]:
-    return {key: value for key, value in golden.config.items() if key != "tie_word_embeddings"}
+def _config(golden: Golden) -> Any:
+    if golden.text_type:
+        vision = {**_VISION, "out_hidden_size": golden.config["hidden_size"]}
+        return AutoConfig.for_model(golden.model_type, text_config={"model_type": golden.text_type, **golden.config}, vision_config=vision)
+    plain = {key: value for key, value in golden.config.items() if key != "tie_word_embeddings"}
+    return AutoConfig.for_model(golden.model_type, tie_word_embeddings=golden.config.get("tie_word_embeddings", False), **plain)
 
 
 def _draw(model: torch.nn.Module) -> None:
@@ -215,13 +298,16 @@ def _draw(model: torch.nn.Module) -> None:
 def _as_the_hub_has_it(folder: Path, golden: Golden) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text())
+    text = config["text_config"] if golden.text_type else config
     if golden.old_form:
-        config |= {key: value for key, value in config.pop("rope_parameters").items() if key != "rope_type"}
+        rope = text.pop("rope_parameters")
+        sections = {"rope_scaling": {"type": "default", "mrope_section": rope.pop("mrope_section")}} if "mrope_section" in rope else {}
+        text |= {key: value for key, value in rope.items() if key != "rope_type"} | sections
     if golden.claims_tied:
         config["tie_word_embeddings"] = True
     if golden.extra_layer:
-        config["num_nextn_predict_layers"] = 1
-        _add_extra_layer(folder, config["num_hidden_layers"])
+        text["num_nextn_predict_layers"] = 1
+        _add_extra_layer(folder, "model.language_model." if golden.text_type else "model.", text["num_hidden_layers"])
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -230,15 +316,15 @@ def _edit_config(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}, indent=2) + "\n")
 
 
-def _add_extra_layer(folder: Path, layers: int) -> None:
+def _add_extra_layer(folder: Path, prefix: str, layers: int) -> None:
     path = folder / "model.safetensors"
     tensors = load_file(path)
-    last = f"model.layers.{layers - 1}."
-    extra = {name.replace(last, f"model.layers.{layers}."): value.clone() for name, value in tensors.items() if name.startswith(last)}
-    hidden = tensors["model.norm.weight"]
-    extra[f"model.layers.{layers}.eh_proj.weight"] = torch.zeros(len(hidden), 2 * len(hidden), dtype=hidden.dtype)
+    last, beyond = (f"{prefix}layers.{number}." for number in (layers - 1, layers))
+    extra = {name.replace(last, beyond): value.clone() for name, value in tensors.items() if name.startswith(last)}
+    hidden = tensors[f"{prefix}norm.weight"]
+    extra[f"{beyond}eh_proj.weight"] = torch.zeros(len(hidden), 2 * len(hidden), dtype=hidden.dtype)
     for name in ("enorm", "hnorm", "shared_head.norm"):
-        extra[f"model.layers.{layers}.{name}.weight"] = torch.ones_like(hidden)
+        extra[f"{beyond}{name}.weight"] = torch.ones_like(hidden)
     save_file({**tensors, **extra}, path, metadata={"format": "pt"})
 
 

@@ -222,6 +222,46 @@ async def test_messages_that_are_not_text_are_refused(http: httpx.AsyncClient, m
     assert answer.json()["error"]["param"].startswith("messages[0].")
 
 
+IMAGE = {"url": "data:image/png;base64,iVBORw0KGgo="}
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "says"),
+    [
+        ({"content": [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": IMAGE}]}, "content[1]", "images"),
+        ({"content": [{"type": "image", "url": "http://x/a.png"}]}, "content[0]", "images"),
+        ({"content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}, "content[0]", "images"),
+        ({"content": [{"type": "input_image", "image_url": "http://x/a.png"}]}, "content[0]", "images"),
+        ({"content": [{"image": "http://x/a.png"}]}, "content[0]", "images"),
+        ({"content": [{"type": "text", "text": "x", "image_url": IMAGE}]}, "content[0]", "images"),
+        ({"content": [{"type": "video_url", "video_url": IMAGE}]}, "content[0]", "videos"),
+        ({"content": [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}]}, "content[0]", "sounds"),
+        ({"content": [{"type": "file", "file": {"file_id": "f"}}]}, "content[0]", "files"),
+        ({"content": "What is this?", "images": ["iVBORw0KGgo="]}, "images", "images"),
+        ({"content": [{"text": "x"}]}, "content[0]", "content of type '' is not supported"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_images_and_the_like_are_refused_in_one_line(
+    coordinator: FakeCoordinator, http: httpx.AsyncClient, message: dict[str, object], param: str, says: str
+) -> None:
+    answer = await http.post(CHAT, json={"model": "tiny", "messages": [*HELLO, {"role": "user", **message}]})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == (f"messages[{len(HELLO)}].{param}", "unsupported_parameter")
+    assert error["message"].startswith(says)
+    assert "\n" not in error["message"]
+    assert coordinator.asked == []
+
+
+@pytest.mark.parametrize("kind", ["text", "input_text"])
+async def test_parts_of_text_are_one_text(coordinator: FakeCoordinator, http: httpx.AsyncClient, kind: str) -> None:
+    parts = [{"type": kind, "text": "Hel"}, {"type": kind, "text": "lo"}]
+    answer = await http.post(CHAT, json={"model": "tiny", "messages": [{"role": "user", "content": parts, "images": []}]})
+    assert answer.status_code == 200
+    assert asked(coordinator).messages[0].content == "Hello"
+
+
 async def test_values_that_ask_for_nothing_are_fine(http: httpx.AsyncClient) -> None:
     nothing = {
         "n": 1,

@@ -55,7 +55,14 @@ def test_glm_4_9b_chat() -> None:
     [
         ({"rmsnorm": False}, "rmsnorm must be true"),
         ({"add_bias_linear": True}, "add_bias_linear must be false"),
-        ({"original_rope": False}, "original_rope must be true"),
+        ({"post_layer_norm": False}, "post_layer_norm must be true"),
+        ({"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm must be false"),
+        ({"multi_query_attention": False}, "multi_query_attention must be true"),
+        ({"multi_query_attention": None}, "multi_query_attention must be true"),
+        ({"position_encoding_2d": True}, "position_encoding_2d must be false"),
+        ({"pre_seq_len": 128}, "pre_seq_len is not supported"),
+        ({"quantization_bit": 4}, "quantization_bit is not supported"),
+        ({"original_rope": False, "kv_channels": 16}, r"kv_channels / 2 \(8\) is no multiple of 16"),
         ({"multi_query_group_num": 3}, "no multiple of multi_query_group_num"),
         ({"kv_channels": 40}, r"kv_channels \(40\) is no multiple of 16"),
         ({"num_layers": 10**9}, "num_layers must be"),
@@ -69,14 +76,62 @@ def test_a_value_that_cannot_be_is_named(change: dict[str, Any], says: str) -> N
         parse_config({**GLM_4_9B_CHAT, **change})
 
 
+# THUDM/chatglm3-6b's as published, where it differs; ChatGLM2-6B's is the same but for its name.
+CHATGLM3_6B = {
+    **GLM_4_9B_CHAT,
+    "num_layers": 28,
+    "padded_vocab_size": 65024,
+    "seq_length": 8192,
+    "layernorm_epsilon": 1e-5,
+    "eos_token_id": 2,
+}
+
+
+def test_chatglm3_6b() -> None:
+    plain = {key: value for key, value in CHATGLM3_6B.items() if key != "rope_ratio"}
+    config = parse_config({**plain, "pre_seq_len": None, "quantization_bit": 0})
+    assert (config.layers, config.vocab_size, config.rope_theta, config.rotary_dim, config.rotary_halves) == (28, 65024, 1e4, 64, False)
+    assert config.eos_token_ids == (2,)
+
+
+def test_cogagents_rotary_pairs_are_half_a_head_apart() -> None:
+    """zai-org/cogagent-9b-20241220 (vLLM, chatglm.py, is_neox_style)."""
+    assert parse_config({**GLM_4_9B_CHAT, "original_rope": False}).rotary_halves
+
+
+@pytest.mark.parametrize("named", ["ChatGLMModel", "ChatGLMForConditionalGeneration"])
+def test_glm_4v_9b_is_its_text_tower(tmp_path: Path, named: str) -> None:
+    manifest, store = import_golden("glm-4-9b-chat", tmp_path)
+    vision: dict[str, np.ndarray] = {
+        "transformer.vision.boi": np.ones((1, 1, 8), np.float16),
+        "transformer.vision.linear_proj.linear_proj.weight": np.ones((8, 8)),
+    }
+    folder = _as_first_published(tmp_path / "checkpoint", vision, architectures=[named], vision_config={"hidden_size": 1792})
+    with open_checkpoint(folder) as checkpoint:
+        found = import_model(checkpoint, store, "glm-4v")
+    assert found.parts == manifest.parts
+    assert "2 tensors of its vision (transformer.vision.*) are left out" in found.provenance.notice
+    write_json(folder / "config.json", {**json.loads((folder / "config.json").read_text()), "vision_config": None})
+    with pytest.raises(InvalidInput, match=r"has not: transformer\.vision\.boi"), open_checkpoint(folder):
+        pytest.fail("opened")
+
+
 def test_the_same_weights_under_these_names_are_the_same_parts(tmp_path: Path) -> None:
     manifest, store = import_golden("glm-4-9b-chat", tmp_path)
-    folder = tmp_path / "checkpoint"
+    folder = _as_first_published(tmp_path / "checkpoint", {"transformer.rotary_pos_emb.inv_freq": np.ones(4, np.float16)})
+    with open_checkpoint(folder) as checkpoint:
+        found = import_model(checkpoint, store, "first-published")
+    assert found.parts == manifest.parts
+    assert found.config.architecture == "ChatGLMModel"
+
+
+def _as_first_published(folder: Path, further: dict[str, np.ndarray], **changes: Any) -> Path:
+    """The golden checkpoint in `folder` under the names of its own code, with further tensors."""
     shards = sorted(folder.glob("model-*.safetensors"))
     tensors = {name: values for shard in shards for name, values in load_file(shard).items()}
     for path in [*shards, folder / "model.safetensors.index.json"]:
         path.unlink()
-    save_file({**_renamed(tensors, layers=3), "transformer.rotary_pos_emb.inv_freq": np.ones(4, np.float16)}, folder / "model.safetensors")
+    save_file({**_renamed(tensors, layers=3), **further}, folder / "model.safetensors")
     theirs = json.loads((folder / "config.json").read_text())
     shape = {
         "num_layers": 3,
@@ -91,11 +146,8 @@ def test_the_same_weights_under_these_names_are_the_same_parts(tmp_path: Path) -
         "seq_length": 256,
         "eos_token_id": theirs["eos_token_id"],
     }
-    write_json(folder / "config.json", {**GLM_4_9B_CHAT, **shape})
-    with open_checkpoint(folder) as checkpoint:
-        found = import_model(checkpoint, store, "first-published")
-    assert found.parts == manifest.parts
-    assert found.config.architecture == "ChatGLMModel"
+    write_json(folder / "config.json", {**GLM_4_9B_CHAT, **shape, **changes})
+    return folder
 
 
 def _renamed(tensors: dict[str, np.ndarray], layers: int) -> dict[str, np.ndarray]:

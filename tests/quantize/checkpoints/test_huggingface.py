@@ -173,7 +173,7 @@ def _header_size(size: int) -> Callable[[Path], object]:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), r"config\.json is missing"),
     "config no JSON": (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is not JSON"),
-    "other model": (_edit_config(architectures=["Glm4vForConditionalGeneration"]), "'Glm4vForConditionalGeneration' is not supported"),
+    "other model": (_edit_config(architectures=["LlavaForConditionalGeneration"]), "'LlavaForConditionalGeneration' is not supported"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
     "tokenizer empty": (lambda folder: (folder / "tokenizer.json").write_text("{}"), r"tokenizer\.json has no model"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), r"neither model\.safetensors nor"),

@@ -107,7 +107,7 @@ def test_a_value_that_cannot_be_is_named(change: dict[str, Any], says: str) -> N
 
 
 @pytest.mark.parametrize(
-    "named", [{"architectures": ["LlamaForCausalLM"]}, {"architectures": [], "model_type": "glm4v"}, {"architectures": [["x"]]}]
+    "named", [{"architectures": ["LlamaForCausalLM"]}, {"architectures": [], "model_type": "llava"}, {"architectures": [["x"]]}]
 )
 def test_another_architecture_is_refused_with_what_is_supported(named: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match="is not supported") as caught:
