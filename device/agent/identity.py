@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from protos.errors import Denied, FleetError, InvalidInput
+from protos.enrolment import Token, authority_hash
+from protos.errors import Conflict, Denied, FleetError, InvalidInput
 from protos.ids import DeviceId, FleetId, device_id, fleet_id
 from protos.net.transport import Credentials
 
@@ -34,6 +35,14 @@ class Identity:
     device_id: DeviceId
     fleet_id: FleetId
     credentials: Credentials | None
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What a fleet offers: PEM texts of a certificate for this device's key, and of the authority that signed it."""
+
+    certificate: bytes
+    authority: bytes
 
 
 def load_identity(folder: Path, clock: Callable[[], datetime] = utc_now) -> Identity:
@@ -66,11 +75,67 @@ def load_identity(folder: Path, clock: Callable[[], datetime] = utc_now) -> Iden
 
 def insecure_identity(folder: Path) -> Identity:
     """A key alone, made in `folder` at first start: enough for an id, for --insecure. Raises InvalidInput, Denied."""
+    return Identity(device_id(_public_der(own_key(folder).public_key())), INSECURE_FLEET, None)
+
+
+def own_key(folder: Path) -> ec.EllipticCurvePrivateKey:
+    """The key in `folder`, made at first use. Raises InvalidInput, Denied."""
     path = folder / "key.pem"
     if not path.exists():
         _make_key(path)
-    key = _key(_read(folder, "key.pem"), path)
-    return Identity(device_id(_public_der(key.public_key())), INSECURE_FLEET, None)
+    return _key(_read(folder, "key.pem"), path)
+
+
+def is_member(folder: Path) -> bool:
+    """Whether some fleet's certificate lies in `folder`, be it good or not."""
+    return (folder / "certificate.pem").exists()
+
+
+def accept(folder: Path, membership: Membership, token: Token | None) -> Identity:
+    """Write a membership that we were offered into `folder`, and be it from now on.
+
+    Raises Denied unless the certificate is for the key in `folder`, makes it a device, and is from the authority beside it, which has to be
+    the token's where there is one; Conflict when there is a certificate already; InvalidInput when it cannot be written.
+    """
+    if is_member(folder):
+        raise Conflict("this board belongs to a fleet already", advice="`glmfleet device leave` on it takes it out")
+    certificate, authority = _offered(membership.certificate), _offered(membership.authority)
+    authority_der = _public_der(authority.public_key())
+    if token is not None and authority_hash(authority_der) != token.authority:
+        raise Denied("the authority is not that of this board's token", advice="make a token with the fleet that shall have it")
+    if certificate.public_key() != own_key(folder).public_key():
+        raise Denied("the certificate is for another key than this board's")
+    try:
+        certificate.verify_directly_issued_by(authority)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+        raise Denied("the certificate is not from the authority beside it") from error
+    me, fleet = device_id(_public_der(certificate.public_key())), fleet_id(authority_der)
+    if f"glmfleet://{fleet}/device/{me}" not in names.get_values_for_type(x509.UniformResourceIdentifier):
+        raise Denied("the certificate makes this board no device of a fleet")
+    _write(folder / "authority.pem", membership.authority)
+    _write(folder / "certificate.pem", membership.certificate)  # last: with it the board is a member
+    return Identity(me, fleet, Credentials(membership.certificate, _read(folder, "key.pem"), membership.authority))
+
+
+def _offered(pem: bytes) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except ValueError as error:
+        raise Denied("what was offered is no certificate") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            part.touch(mode=0o600)
+            part.write_bytes(data)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"cannot write {path}: {error.strerror}", advice="choose another folder with --home") from error
 
 
 def _make_key(path: Path) -> None:

@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fleet.home import locked, write_private
 from protos.errors import Denied, InvalidInput
-from protos.ids import FleetId, device_id, fleet_id, gateway_host_name, host_name
+from protos.ids import DeviceId, FleetId, device_id, fleet_id, gateway_host_name, host_name
 
 Role = Literal["device", "coordinator", "gateway"]
 Clock = Callable[[], datetime]
@@ -67,14 +67,19 @@ class Authority:
         return cls(fleet_id(_public_der(key.public_key())), certificate, key, clock)
 
     @property
+    def public_der(self) -> bytes:
+        """Of its key: DER of SubjectPublicKeyInfo."""
+        return _public_der(self._key.public_key())
+
+    @property
     def certificate_pem(self) -> bytes:
         return _pem(self.certificate)
 
-    def sign(self, csr_pem: bytes, role: Role) -> bytes:
+    def sign(self, csr_pem: bytes, role: Role, expected: DeviceId | None = None) -> bytes:
         """The PEM certificate for a PEM signing request: its key and common name are taken, all else is ours to say.
 
-        The caller decides whether the asker may be of the fleet. Raises Denied unless the request is signed by its own EC P-256 key
-        and InvalidInput for a bad name.
+        The caller decides whether the asker may be of the fleet. Raises Denied unless the request is signed by its own EC P-256 key,
+        that of the `expected` member if one is, and InvalidInput for a bad name.
         """
         try:
             request = x509.load_pem_x509_csr(csr_pem)
@@ -86,6 +91,8 @@ class Authority:
         name = _checked_name(_common_name(request.subject))
         now = self._clock()
         member = device_id(_public_der(key))
+        if expected not in (None, member):
+            raise Denied(f"the signing request is of {member}'s key, not of {expected}'s")
         host = gateway_host_name(member) if role == "gateway" else host_name(member)
         names = [x509.DNSName(host), x509.UniformResourceIdentifier(f"glmfleet://{self.fleet_id}/{role}/{member}")]
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]  # a stage serves one neighbour and dials the other

@@ -16,7 +16,7 @@ import grpc.aio
 from protos.errors import CODE_KEY, Denied, InvalidInput, NotFound
 from protos.ids import DeviceId, gateway_host_name, host_name
 from protos.net.roles import OnlyItsRole
-from protos.v1 import device_pb2_grpc, gateway_pb2_grpc, pipeline_pb2_grpc
+from protos.v1 import device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, pipeline_pb2_grpc
 
 DEVICE_KEY = "glmfleet-device"
 CHUNK_BYTES = 512 * 1024  # of a blob, one message: loopback reaches its best rate from about 256 KiB on
@@ -121,6 +121,10 @@ class Peer:
         return pipeline_pb2_grpc.PipelineStub(self.channel)
 
     @property
+    def enrolment_stub(self) -> enrolment_pb2_grpc.EnrolmentAsyncStub:
+        return enrolment_pb2_grpc.EnrolmentStub(self.channel)
+
+    @property
     def gateway_stub(self) -> gateway_pb2_grpc.GatewayAsyncStub:
         return gateway_pb2_grpc.GatewayStub(self.channel)
 
@@ -159,6 +163,12 @@ def dial(address: str, device: DeviceId, credentials: Credentials | None, gatewa
     tls = grpc.ssl_channel_credentials(credentials.authority, credentials.private_key, credentials.certificate)
     name = gateway_host_name(gateway) if gateway else host_name(device)
     return Peer(device, address, grpc.aio.secure_channel(address, tls, options=[*_CLIENT, ("grpc.ssl_target_name_override", name)]))
+
+
+def dial_board(address: str, board: DeviceId, certificate: bytes) -> Peer:
+    """A channel to a board of no fleet, which must hold the key of `certificate` (PEM, signed by itself). It does not ask who we are."""
+    options = [*_CLIENT, ("grpc.ssl_target_name_override", host_name(board))]
+    return Peer(board, address, grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(certificate), options=options))
 
 
 class AddressedTo(grpc.aio.ServerInterceptor):
@@ -200,17 +210,29 @@ async def serve(
     Raises InvalidInput when the port is taken or the host is not ours, Denied for plaintext off loopback.
     """
     host, _, _ = bind.rpartition(":")
+    if credentials is None:
+        _check_plaintext(host)
+        tls = None
+    else:
+        pair = [(credentials.private_key, credentials.certificate)]
+        tls = grpc.ssl_server_credentials(pair, credentials.authority, require_client_auth=True)
     # The role first: it then stands before what is behind a gateway, too.
-    interceptors: Sequence[grpc.aio.ServerInterceptor] = [*([OnlyItsRole()] if credentials else []), AddressedTo(device, behind)]
+    return await _serve(bind, tls, register, [*([OnlyItsRole()] if credentials else []), AddressedTo(device, behind)])
+
+
+async def serve_board(bind: str, board: DeviceId, certificate: bytes, private_key: bytes, register: Register) -> tuple[Served, int]:
+    """As `serve`, for a board of no fleet: it shows a certificate that it signed itself, and answers whoever calls."""
+    tls = grpc.ssl_server_credentials([(private_key, certificate)])
+    return await _serve(bind, tls, register, [AddressedTo(board, None)])
+
+
+async def _serve(
+    bind: str, tls: grpc.ServerCredentials | None, register: Register, interceptors: Sequence[grpc.aio.ServerInterceptor]
+) -> tuple[Served, int]:
     server = grpc.aio.server(interceptors=interceptors, options=_SERVER)
     register(server)
     try:
-        if credentials is None:
-            _check_plaintext(host)
-            port = server.add_insecure_port(bind)
-        else:
-            pair = [(credentials.private_key, credentials.certificate)]
-            port = server.add_secure_port(bind, grpc.ssl_server_credentials(pair, credentials.authority, require_client_auth=True))
+        port = server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, tls)
     except RuntimeError as error:
         raise InvalidInput(
             f"cannot listen on {bind}: the port is in use, or the address is not this machine's", advice="choose another with --port"

@@ -1,0 +1,152 @@
+"""A board that belongs to no fleet yet: it shows itself, and waits until one takes it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import NameOID
+
+from device.agent.announce import Announcement
+from device.agent.identity import Identity, Membership, accept, own_key
+from device.agent.version import agent_version
+from protos.enrolment import ENROLLABLE, NONCE_BYTES, Token, signed_text, words
+from protos.errors import InvalidInput, answered
+from protos.ids import DeviceId, device_id, host_name
+from protos.net import transport
+from protos.v1 import enrolment_pb2 as pb
+from protos.v1 import enrolment_pb2_grpc
+from protos.versions import SPOKEN
+
+# Of the certificate that a board signs itself: nobody is to judge it by its dates, since a board's clock may say anything.
+_FIRST_DAY, _LAST_DAY = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+_log = logging.getLogger(__name__)
+
+
+class Enrollable:
+    """While entered, the board answers at `address` and says so over mDNS. `taken` waits for its membership.
+
+    `folder` gets key.pem (made at first use) and then certificate.pem and authority.pem. With a `token` only the token's authority may take
+    the board; without one the first that asks, so that somebody must look at both screens.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, profile: str, bind: str, *, token: Token | None = None, interfaces: tuple[str, ...] = ()
+    ) -> None:
+        """`bind` is "host:port", `profile` a line about its accelerator, `interfaces` as of Announcement."""
+        self._folder = folder
+        self._name = name
+        self._profile = profile
+        self._bind = bind
+        self._token = token
+        self._interfaces = interfaces
+        self._stack = AsyncExitStack()
+        self._taken: asyncio.Future[Identity] = asyncio.get_running_loop().create_future()
+        self.board = DeviceId("")
+        self.address = ""
+
+    async def __aenter__(self) -> Self:
+        key = await asyncio.to_thread(own_key, self._folder)
+        self.board = device_id(_public_der(key))
+        service = _Service(self, key)
+        async with AsyncExitStack() as stack:
+            certificate, private_key = _self_signed(key, self.board), _private_pem(key)
+            server, port = await transport.serve_board(self._bind, self.board, certificate, private_key, service.register)
+            stack.push_async_callback(server.stop, 0.5)  # whoever took it gets its answer
+            await stack.enter_async_context(Announcement(self.board, ENROLLABLE, port, self._interfaces))
+            self.address = f"{self._bind.rpartition(':')[0]}:{port}"
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._stack.aclose()
+
+    @property
+    def fingerprint(self) -> str:
+        """Five words, which the coordinator shows too."""
+        return words(self.board)
+
+    async def taken(self) -> Identity:
+        """Wait until a fleet has taken it."""
+        return await asyncio.shield(self._taken)
+
+    def application(self, nonce: bytes, key: ec.EllipticCurvePrivateKey) -> pb.Application:
+        """Raises InvalidInput for a nonce that is too short to be one."""
+        if len(nonce) < NONCE_BYTES:
+            raise InvalidInput(f"a nonce of {len(nonce)} bytes: at least {NONCE_BYTES}")
+        signing = ed25519.Ed25519PrivateKey.from_private_bytes(self._token.key_seed) if self._token else None
+        return pb.Application(
+            protocol_version=SPOKEN.newest,
+            oldest_protocol_version=SPOKEN.oldest,
+            name=self._name,
+            profile=self._profile,
+            agent_version=agent_version(),
+            signing_request=_signing_request(key, self._name),
+            token_key=signing.public_key().public_bytes_raw() if signing else b"",
+            token_signature=signing.sign(signed_text(self.board, nonce)) if signing else b"",
+        )
+
+    async def join(self, membership: Membership) -> None:
+        """Raises Denied when it is not for this key, not from its authority, or from another than the token's; Conflict once taken."""
+        identity = await asyncio.to_thread(accept, self._folder, membership, self._token)
+        if not self._taken.done():
+            self._taken.set_result(identity)
+        _log.info("taken into fleet %s", identity.fleet_id)
+
+
+class _Service(enrolment_pb2_grpc.EnrolmentServicer):
+    def __init__(self, board: Enrollable, key: ec.EllipticCurvePrivateKey) -> None:
+        self._board = board
+        self._key = key
+        self._joining = asyncio.Lock()
+
+    def register(self, server: grpc.aio.Server) -> None:
+        enrolment_pb2_grpc.add_EnrolmentServicer_to_server(self, server)
+
+    async def Apply(self, request: pb.ApplyRequest, context: _Context) -> pb.Application:  # noqa: N802
+        async with answered(context):
+            return self._board.application(request.nonce, self._key)
+
+    async def Join(self, request: pb.Membership, context: _Context) -> pb.JoinReply:  # noqa: N802
+        async with answered(context), self._joining:
+            await self._board.join(Membership(request.certificate, request.authority))
+            return pb.JoinReply()
+
+
+def _self_signed(key: ec.EllipticCurvePrivateKey, board: DeviceId) -> bytes:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, board)])
+    certificate = (
+        x509.CertificateBuilder(subject_name=subject, issuer_name=subject, public_key=key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_FIRST_DAY)
+        .not_valid_after(_LAST_DAY)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host_name(board))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM)
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def _public_der(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -1,0 +1,207 @@
+"""Boards that ask to be of the fleet, between the real two sides over TLS on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from device.agent.identity import Membership, accept, load_identity
+from fleet.devices import enrolment
+from fleet.devices.board import connected
+from fleet.devices.enrolment import Enrolment
+from fleet.trust.authority import Authority
+from fleet.trust.tokens import Tokens
+from protos.enrolment import Token, words
+from protos.errors import Conflict, Denied, FleetError, InvalidInput, NotFound, Unavailable, remote
+from protos.ids import DeviceId
+from protos.v1 import enrolment_pb2 as pb
+from tests.support.boards import board
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enrolment, "LOOK_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(enrolment, "FIRST_WAIT_SECONDS", 0.02)
+
+
+@dataclass
+class Fleet:
+    authority: Authority
+    tokens: Tokens
+    enrolment: Enrolment
+    joined: list[DeviceId] = field(default_factory=list)
+
+    def token(self, seconds: float = 60.0) -> Token:
+        return self.tokens.make(self.authority.public_der, seconds)[0]
+
+    async def pending(self, name: str = "gate-7") -> None:
+        await wait_until(lambda: name in [view.name for view in self.enrolment.views()])
+
+
+@asynccontextmanager
+async def fleet(folder: Path) -> AsyncIterator[Fleet]:
+    authority = Authority.open(folder / "authority")
+    tokens, joined = Tokens(folder / "authority"), list[DeviceId]()
+    async with Enrolment(authority, tokens, lambda device, address, found_by: joined.append(device)) as made:
+        yield Fleet(authority, tokens, made, joined)
+
+
+async def test_a_board_is_taken_in_by_its_name(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as ours, board(tmp_path / "board") as one:
+        ours.enrolment.heard(one.address, "seed")
+        await ours.pending()
+        [view] = ours.enrolment.views()
+        assert (view.device_id, view.fingerprint, view.profile) == (one.board, one.fingerprint, "a test")
+        assert view.fingerprint == words(one.board)
+        await ours.enrolment.accept("gate-7")
+        identity = await asyncio.wait_for(one.taken(), 5)
+        assert (identity.device_id, identity.fleet_id) == (one.board, ours.authority.fleet_id)
+        assert load_identity(tmp_path / "board") == identity
+        assert ours.enrolment.views() == []
+        assert ours.joined == [one.board]
+
+
+@pytest.mark.parametrize("by", ["id", "fingerprint"])
+async def test_or_by_its_id_or_its_fingerprint(tmp_path: Path, by: str) -> None:
+    async with fleet(tmp_path) as ours, board(tmp_path / "board") as one:
+        ours.enrolment.heard(one.address, "seed")
+        await ours.pending()
+        await ours.enrolment.accept(one.board if by == "id" else f" {one.fingerprint.upper()} ")
+        assert ours.joined == [one.board]
+
+
+async def test_two_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as ours, board(tmp_path / "a") as one, board(tmp_path / "b") as other:
+        for each in (one, other):
+            ours.enrolment.heard(each.address, "mdns")
+        await wait_until(lambda: len(ours.enrolment.views()) == 2)
+        with pytest.raises(Conflict, match="2 boards are called 'gate-7'") as refused:
+            await ours.enrolment.accept("gate-7")
+        assert one.board in refused.value.advice
+        assert other.board in refused.value.advice
+        with pytest.raises(NotFound, match="no board 'gate-8'"):
+            await ours.enrolment.accept("gate-8")
+        await ours.enrolment.accept(other.board)
+        assert ours.joined == [other.board]
+
+
+async def test_a_token_needs_no_hand(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as ours:
+        token = ours.token()
+        async with board(tmp_path / "a", token=token) as one:
+            ours.enrolment.heard(one.address, "mdns")
+            await asyncio.wait_for(one.taken(), 5)
+        async with board(tmp_path / "b", "thief", token=token) as other:
+            ours.enrolment.heard(other.address, "mdns")
+            await ours.pending("thief")
+            assert ours.enrolment.views()[0].detail == "its token was used by another board"
+        await wait_until(lambda: ours.enrolment.views() == [])  # it went away
+        assert ours.joined == [one.board]
+
+
+async def test_a_token_that_is_not_ours_or_is_too_old_leaves_it_to_the_operator(tmp_path: Path) -> None:
+    async with fleet(tmp_path / "ours") as ours, fleet(tmp_path / "theirs") as theirs:
+        old = ours.token(1e-9)
+        async with board(tmp_path / "a", "late", token=old) as one, board(tmp_path / "b", "lost", token=theirs.token()) as other:
+            for each in (one, other):
+                ours.enrolment.heard(each.address, "mdns")
+            await wait_until(lambda: len(ours.enrolment.views()) == 2)
+            details = {view.name: view.detail for view in ours.enrolment.views()}
+            assert details == {"late": "its token has expired", "lost": "its token is not one of this fleet"}
+            await ours.enrolment.accept("late")
+            with pytest.raises(Denied, match="not that of this board's token"):  # the board's own word: it waits for another fleet
+                await ours.enrolment.accept("lost")
+            theirs.enrolment.heard(other.address, "mdns")
+            assert (await asyncio.wait_for(other.taken(), 5)).fleet_id == theirs.authority.fleet_id
+
+
+async def test_a_board_that_was_rejected_is_not_shown_again(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as ours, board(tmp_path / "a") as one:
+        ours.enrolment.heard(one.address, "mdns")
+        await ours.pending()
+        ours.enrolment.reject("gate-7")
+        await asyncio.sleep(0.4)  # some more looks
+        assert ours.enrolment.views() == []
+        assert ours.joined == []
+
+
+async def test_a_board_cannot_be_taken_twice(tmp_path: Path) -> None:
+    async with fleet(tmp_path / "a") as first, fleet(tmp_path / "b") as second, board(tmp_path / "board") as one:
+        for ours in (first, second):
+            ours.enrolment.heard(one.address, "mdns")
+            await ours.pending()
+        await first.enrolment.accept("gate-7")
+        with pytest.raises(Conflict, match="belongs to a fleet already"):
+            await second.enrolment.accept("gate-7")
+        assert load_identity(tmp_path / "board").fleet_id == first.authority.fleet_id
+
+
+async def test_who_is_no_board_is_forgotten(tmp_path: Path) -> None:
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, fleet(tmp_path) as ours:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(FleetError):
+            async with connected(address):
+                pass
+        ours.enrolment.heard(address, "mdns")
+        await wait_until(lambda: not ours.enrolment._looking)
+        assert ours.enrolment.views() == []
+    with pytest.raises(Unavailable, match="connection refused"):
+        async with connected(address):
+            pass
+
+
+async def test_thousands_of_addresses_are_not_all_tried(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as ours:
+        for port in range(1, 5000):
+            ours.enrolment.heard(f"127.0.0.1:{port}", "mdns")
+        assert len(ours.enrolment._looking) == enrolment.MOST_PENDING
+
+
+def other_folder(folder: Path) -> Membership:
+    """A membership for another board's key."""
+    Authority.open(folder / "authority").issue_folder(folder / "other", "device", "other")
+    return Membership((folder / "other" / "certificate.pem").read_bytes(), (folder / "other" / "authority.pem").read_bytes())
+
+
+async def test_a_board_takes_only_what_is_for_it(tmp_path: Path) -> None:
+    authority, rogue = Authority.open(tmp_path / "authority"), Authority.open(tmp_path / "rogue")
+    async with board(tmp_path / "board") as one, connected(one.address) as link:
+        request = (await link.apply()).signing_request
+        good = authority.sign(request, "device")
+        offers = {
+            "no certificate": Membership(b"x", authority.certificate_pem),
+            "for another key": other_folder(tmp_path),
+            "not from the authority": Membership(good, rogue.certificate_pem),
+            "no device of a fleet": Membership(authority.sign(request, "coordinator"), authority.certificate_pem),
+        }
+        for detail, offered in offers.items():
+            with pytest.raises(Denied, match=detail):
+                await link.join(offered.certificate, offered.authority)
+            assert not (tmp_path / "board" / "certificate.pem").exists()
+        with pytest.raises(InvalidInput, match="a nonce of 3 bytes"), remote("board"):
+            await link.peer.enrolment_stub.Apply(pb.ApplyRequest(nonce=b"abc"), metadata=link.peer.metadata)
+        await link.join(good, authority.certificate_pem)
+        assert (await one.taken()).fleet_id == authority.fleet_id
+
+
+def test_the_token_decides_which_fleet(tmp_path: Path) -> None:
+    authority, rogue = Authority.open(tmp_path / "authority"), Authority.open(tmp_path / "rogue")
+    token, _ = Tokens(tmp_path / "authority").make(authority.public_der)
+    rogue.issue_folder(tmp_path / "board", "device", "gate-7")
+    offered = Membership((tmp_path / "board" / "certificate.pem").read_bytes(), rogue.certificate_pem)
+    for name in ("certificate.pem", "authority.pem"):
+        (tmp_path / "board" / name).unlink()
+    with pytest.raises(Denied, match="not that of this board's token"):
+        accept(tmp_path / "board", offered, token)
+    assert accept(tmp_path / "board", offered, None).fleet_id == rogue.fleet_id

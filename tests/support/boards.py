@@ -1,0 +1,17 @@
+"""Boards that belong to no fleet, in this process and on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from device.agent.enrolling import Enrollable
+from protos.enrolment import Token
+
+
+@asynccontextmanager
+async def board(folder: Path, name: str = "gate-7", token: Token | None = None, bind: str = "127.0.0.1:0") -> AsyncIterator[Enrollable]:
+    """Without mDNS: multicast on no interface."""
+    async with Enrollable(folder, name, "a test", bind, token=token, interfaces=("127.0.0.1",)) as made:
+        yield made
