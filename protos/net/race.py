@@ -34,7 +34,8 @@ class Unreached(Exception):
         if len(told) == 1:
             return told[0]
         telling = next((one for one in told if isinstance(one, TemporaryError)), told[0])
-        return type(telling)("; ".join(dict.fromkeys(one.cause for one in told)), advice=telling.advice)
+        causes = "; ".join(dict.fromkeys(one.cause for one in told))
+        return type(telling)(causes, advice=telling.advice, link_failure=telling.link_failure)
 
 
 async def race(addresses: Sequence[str], reach: Callable[[str], Awaitable[R]], stagger_seconds: float = STAGGER_SECONDS) -> tuple[str, R]:
@@ -56,7 +57,7 @@ async def race(addresses: Sequence[str], reach: Callable[[str], Awaitable[R]], s
             if waiting:
                 address = waiting.pop(0)
                 running[asyncio.ensure_future(reach(address))] = address
-            done, _ = await asyncio.wait(running, timeout=stagger_seconds if waiting else None, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(running, timeout=STAGGER_SECONDS if waiting else None, return_when=asyncio.FIRST_COMPLETED)
             for task in [one for one in running if one in done]:
                 address = running.pop(task)
                 try:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from protos.errors import Denied, FleetError, InvalidInput, Unavailable
+from protos.net import race as module
 from protos.net.race import Unreached, race
 from tests.support.waiting import wait_until
 
@@ -44,22 +45,23 @@ class Hosts:
         return self.reached[-1]
 
 
-async def test_one_that_fails_is_followed_by_the_next_at_once() -> None:
+async def test_one_that_fails_is_followed_by_the_next_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STAGGER_SECONDS", 60.0)
     hosts = Hosts(a=Denied("another device"), b=None, c=None)
-    address, reached = await race(["a", "b", "c"], hosts.reach, stagger_seconds=60)
+    address, reached = await race(["a", "b", "c"], hosts.reach)
     assert (address, reached.address, hosts.tried) == ("b", "b", ["a", "b"])
 
 
 async def test_one_that_is_silent_is_passed_and_given_up_when_another_answers() -> None:
     hosts = Hosts(a=asyncio.Event(), b=None)
-    address, reached = await race(["a", "b"], hosts.reach, stagger_seconds=0.01)
+    address, reached = await race(["a", "b"], hosts.reach)
     assert (address, hosts.given_up, reached.closed) == ("b", ["a"], False)
 
 
 async def test_who_comes_second_is_closed() -> None:
     both = asyncio.Event()
     hosts = Hosts(a=both, b=both)
-    running = asyncio.create_task(race(["a", "b"], hosts.reach, stagger_seconds=0.01))
+    running = asyncio.create_task(race(["a", "b"], hosts.reach))
     await wait_until(lambda: len(hosts.tried) == 2)
     both.set()
     address, reached = await running
@@ -69,7 +71,7 @@ async def test_who_comes_second_is_closed() -> None:
 
 async def test_a_cancelled_race_leaves_nothing_open() -> None:
     hosts = Hosts(a=asyncio.Event(), b=asyncio.Event())
-    running = asyncio.create_task(race(["a", "b"], hosts.reach, stagger_seconds=0.01))
+    running = asyncio.create_task(race(["a", "b"], hosts.reach))
     await wait_until(lambda: len(hosts.tried) == 2)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -80,7 +82,7 @@ async def test_a_cancelled_race_leaves_nothing_open() -> None:
 async def test_when_nobody_answers_all_reasons_are_told() -> None:
     hosts = Hosts(a=Denied("another device answers"), b=Unavailable("nobody listens", advice="look"), c=InvalidInput("no address"))
     with pytest.raises(Unreached) as caught:
-        await race(["a", "b", "c"], hosts.reach, stagger_seconds=60)
+        await race(["a", "b", "c"], hosts.reach)
     assert list(caught.value.errors) == ["a", "b", "c"]
     error = caught.value.as_one(lambda error, address: type(error)(f"{address}: {error.cause}", advice=error.advice))
     # It may be away, whoever answers at one of its addresses.
