@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from device.blobs import Blobs
@@ -97,7 +97,8 @@ class StageHost:
         async with self._changing:
             self.admit(spec.generation)
             present = self._loaded.get(spec.pipeline)
-            if present and present.stage.spec == spec:
+            if present and replace(present.stage.spec, next=spec.next) == spec:
+                present.stage.aim(spec.next)  # the neighbour may be elsewhere now
                 return 0.0
             free = self._hardware.memory_bytes - self.memory_used_bytes + (present.stage.spec.memory_bytes if present else 0)
             if spec.memory_bytes > free:

@@ -7,14 +7,14 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from device.engine.opening import Engine
 from device.engine.stage import Rows, Tokens
 from device.hardware import Hardware, RunReport
 from device.pipeline.accounts import ModelledClock, StageCounters, Usage
 from device.pipeline.wire import decode
-from device.stage_spec import StageSpec
+from device.stage_spec import NextHop, StageSpec
 from protos.dtypes import row_bytes
 from protos.errors import InvalidInput, Unavailable
 from protos.ids import DeviceId
@@ -59,6 +59,10 @@ class Stage:
     @property
     def open_sequences(self) -> int:
         return len(self._slots)
+
+    def aim(self, following: NextHop | None) -> None:
+        """The next ring is built over this hop; what stands is left as it is."""
+        self.spec = replace(self.spec, next=following)
 
     def join_ring(self, ring_id: str) -> None:
         """A ring built anew knows none of the sequences before it: they are freed."""

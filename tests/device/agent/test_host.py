@@ -80,6 +80,19 @@ async def test_loading_the_same_again_is_nothing(blobs: BlobStore, spec: StageSp
     assert host.memory_used_bytes == 0
 
 
+async def test_a_neighbour_that_moved_is_no_reason_to_load_again(blobs: BlobStore, stages: TinyStages) -> None:
+    (spec, _) = stages.specs(2)
+    assert spec.next is not None
+    async with hosting(blobs) as host:
+        assert await host.load(spec) > 0
+        (loaded,) = host.loaded
+        moved = replace(spec, next=spec.next.led_by("[fe80::2]:7420"))
+        assert await host.load(moved) == 0
+        assert host.loaded == [loaded]
+        assert loaded.stage.spec == moved
+        assert await host.load(replace(moved, epoch=2)) > 0
+
+
 async def test_older_generations_are_refused_whatever_they_ask(blobs: BlobStore, spec: StageSpec) -> None:
     async with hosting(blobs) as host:
         await host.load(at(spec, 5))

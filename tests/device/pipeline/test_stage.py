@@ -173,7 +173,7 @@ async def test_modelled_time_passes_from_stage_to_stage(stage: Stage) -> None:
 
 async def test_decode_turns_that_were_short_are_brief_in_a_ring(make: Callable[..., Stage]) -> None:
     ring = [False, False, False, True, True, True, False, False, False, True]
-    for following, expected in ((NextHop(DeviceId("next"), "127.0.0.1:1"), ring), (None, [False] * len(ring))):
+    for following, expected in ((NextHop(DeviceId("next"), ("127.0.0.1:1",)), ring), (None, [False] * len(ring))):
         stage = make()
         stage.spec = dataclasses.replace(stage.spec, next=following)
         hardware = stage.hardware
