@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -79,7 +80,8 @@ def text(template: str, messages: list[Message], tools: list[str]) -> str:
 )
 def test_a_template_shows_what_it_speaks(template: str, dialect: Dialect | None) -> None:
     compiled = ChatTemplate(template, {}, lambda: datetime.now(UTC))
-    assert find_dialect(lambda messages, tools: compiled.render(messages, tools, add_generation_prompt=True)) == dialect
+    render = partial(compiled.render, add_generation_prompt=True)
+    assert find_dialect(lambda messages, tools: render({"messages": messages, "tools": tools or None})) == dialect
 
 
 @pytest.mark.parametrize("template", [GLM4_FIRST, GLM4])
