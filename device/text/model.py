@@ -15,11 +15,13 @@ from device.text.detokenizer import ByteLevelDetokenizer, Detokenizer, WindowDet
 from device.text.encoder import Encoder
 from device.text.messages import Message
 from device.text.template import ChatTemplate
+from device.text.thoughts import OPEN
 from device.text.tools import Dialect, Plain, find_dialect, in_dialect, needs_dialect, plain
 from protos.errors import Corrupt, InvalidInput
 
 _SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _HELLO = (Message("user", "Hello"),)
+_TAIL = 16  # tokens of a prompt, in which a template's last words are
 _REIMPORT = "import the model again"
 
 
@@ -115,6 +117,12 @@ class TextModel:
         assert self._template is not None
         render = partial(self._template.render, add_generation_prompt=True)
         return find_dialect(lambda messages, tools: render({"messages": messages, "tools": tools or None}))
+
+    def opens_thought(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether the prompt ends with <think> right behind a control token, as templates write it: the answer goes on inside."""
+        text = self._tokenizer.decode(list(prompt_ids[-_TAIL:]), skip_special_tokens=False).rstrip()
+        before = text.removesuffix(OPEN).rstrip()
+        return text.endswith(OPEN) and before.endswith(tuple(self.token(one) for one in self._skipped))
 
     def token(self, token_id: int) -> str:
         """A token as it is written in a prompt; "" for a number that is none."""

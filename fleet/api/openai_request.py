@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -76,8 +77,13 @@ class ContentPart(BaseModel):
 
 
 class FunctionCall(BaseModel):
+    """`arguments` is a JSON object's text; clients also write the object itself, and none for a function that takes none."""
+
     name: str
-    arguments: str
+    arguments: str | dict[str, Any] | None = None
+
+    def call(self) -> ToolCall:
+        return ToolCall(self.name, json.dumps(self.arguments) if isinstance(self.arguments, dict) else self.arguments or "")
 
 
 class CallBody(BaseModel):
@@ -119,17 +125,12 @@ class ChatBody(_Sampled):
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Any = None
 
-    @property
-    def tool_names(self) -> tuple[str, ...]:
-        """Of the tools that the model is told of."""
-        return () if self.tool_choice == "none" else tuple(tool.function.name for tool in self.tools or ())
-
     def request(self) -> GenerateRequest:
         """Raises UnsupportedParameter."""
         messages = tuple(_message(message, number) for number, message in enumerate(self.messages))
         if self.tool_choice not in (None, "none", "auto"):
             raise UnsupportedParameter("tool_choice", "only tool_choice auto or none is supported")
-        tools = tuple(tool.model_dump_json() for tool in self.tools or ()) if self.tool_names else ()
+        tools = () if self.tool_choice == "none" else tuple(tool.model_dump_json() for tool in self.tools or ())
         return self._request(self.max_completion_tokens or self.max_tokens, messages=messages, tools=tools)
 
 
@@ -203,7 +204,7 @@ def _message(message: ChatMessage, number: int) -> Message:
         raise UnsupportedParameter(f"{where}.role", f"role {message.role!r} is not supported: only {', '.join(_ROLES)}")
     if extra.get("function_call"):
         raise UnsupportedParameter(f"{where}.function_call", "function_call is not supported: use tool_calls")
-    calls = tuple(ToolCall(call.function.name, call.function.arguments) for call in message.tool_calls or ())
+    calls = tuple(call.function.call() for call in message.tool_calls or ())
     return Message(role, _text_of(message.content, where), calls)
 
 
