@@ -154,7 +154,7 @@ class GenerationService:
         prompt = await asyncio.to_thread(prompts.prompt_ids, text.model, request, text.manifest.config)
         seed = self._fresh_seed() if request.sampling.seed is None else request.sampling.seed
         submit = prompts.submit(request, prompt, text.manifest, spec.plan.context, seed)
-        answer = Answer(text.model.stream(), request.stop)
+        answer = Answer(text.model.stream(), request.stop, in_thought=text.model.opens_thought(prompt))
         entry.begin(deployment, spec.pipeline_id, prompt)
         # While only the coordinator's own link to a device has ended, the ring goes on.
         if isinstance(state := pipeline.state, Repairing) or not pipeline.stream.attached:
@@ -303,4 +303,5 @@ def _result(account: _Account, finished: pb.Finished, reason: FinishReason) -> G
         token_ids=account.answer.token_ids,
         prompt_tokens=account.entry.prompt_tokens,
         reason=reason,
+        in_thought=account.answer.in_thought,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from device.text.messages import Message
+from device.text.model import TextModel
 from fleet.answering.answer import Answer
 from fleet.answering.views import GenerateRequest, TokenChunk
 from fleet.deploying.stream import WAITING_TOKENS
@@ -105,6 +106,18 @@ async def test_prompt_forms_make_the_ids(tmp_path: Path) -> None:
         assert 0 < len(text) < len(templated)
         seeds = {submit.sampling.seed for submit in device.submitted}
         assert len(seeds) == 4  # fresh ones
+
+
+@pytest.mark.parametrize("opened", [True, False])
+async def test_an_answer_inside_a_thought_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: bool) -> None:
+    prompts: list[list[int]] = []
+    monkeypatch.setattr(TextModel, "opens_thought", lambda self, ids: prompts.append(list(ids)) or opened)
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        [device] = fleet.devices
+        device.is_told.token_ids = HELLO
+        chunks, result = await ask(coordinator, GenerateRequest(prompt="hi"))
+        assert {chunk.in_thought for chunk in chunks} == {result.in_thought} == {opened}
+        assert prompts == [list(device.submitted[0].prompt_ids)]
 
 
 async def test_unmetered_joules_are_none(tmp_path: Path) -> None:
