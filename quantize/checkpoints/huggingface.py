@@ -23,6 +23,7 @@ from quantize.checkpoints.checkpoint import tensor_shapes
 from quantize.checkpoints.gpt2_files import ADDED_FILE, MERGES_FILE, VOCABULARY_FILE, tokenizer_of_gpt2
 from quantize.checkpoints.huggingface_config import parse_config, parse_json_object
 from quantize.checkpoints.licenses import stated_license
+from quantize.checkpoints.stacked_experts import unstack_experts
 from quantize.checkpoints.tensor_files import TensorFiles, open_tensor_files
 from quantize.checkpoints.tiktoken_file import RANKS_FILE, tokenizer_of_ranks
 from quantize.parts import EMBEDDING, HEAD
@@ -61,6 +62,7 @@ def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
     with open_tensor_files(folder) as files:
         architecture = architecture_of(config)
         files.remove_prefix(architecture.file_prefix)
+        files = unstack_experts(files)
         tokens = _added_tokens(text_files["tokenizer.json"])
         config = _with_end_token(architecture.with_tokens(config, tokens), text_files, tokens)
         config = _settle_head(config, files)
