@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from protos.errors import InvalidInput
 from quantize.blocks import Floats
 from quantize.files import read_at
 
@@ -45,8 +46,8 @@ class StoredTensor:
         return _widened(self.raw(start, stop), self.dtype)
 
     def raw(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows [start, stop) as they are stored; types that numpy has not are bytes."""
-        dtype = STORED_DTYPES[self.dtype]
+        """Rows [start, stop) as they are stored; FP8 as bytes. Raises InvalidInput for a type that is not in `STORED_DTYPES`."""
+        dtype = self._numpy_dtype()
         row_bytes = math.prod(self.shape[1:]) * dtype.itemsize
         data = read_at(self.descriptor, (stop - start) * row_bytes, self.offset + start * row_bytes, self.file)
         return data.view(dtype).reshape(stop - start, *self.shape[1:])
@@ -56,7 +57,7 @@ class StoredTensor:
         rows, columns = self.shape
         if stop - start == columns:
             return self.raw(0, rows)
-        dtype = STORED_DTYPES[self.dtype]
+        dtype = self._numpy_dtype()
         found = np.empty((rows, stop - start), dtype)
         for row in range(rows):
             place = self.offset + (row * columns + start) * dtype.itemsize
@@ -66,6 +67,11 @@ class StoredTensor:
     def columns(self, start: int, stop: int) -> Floats:
         """As `raw_columns`, as float32."""
         return _widened(self.raw_columns(start, stop), self.dtype)
+
+    def _numpy_dtype(self) -> np.dtype[Any]:
+        if self.dtype not in STORED_DTYPES:
+            raise InvalidInput(f"{self.file}: a tensor is stored as {self.dtype}", advice=f"{', '.join(STORED_DTYPES)} can be read")
+        return STORED_DTYPES[self.dtype]
 
     def flattened(self) -> StoredTensor:
         return replace(self, shape=(math.prod(self.shape[:-1]), self.shape[-1]))
@@ -94,7 +100,7 @@ class RowsOf:
         return self
 
 
-# What a value of a weight can be stored as. bfloat16 is the upper half of a float32; FP8 is looked up.
+# What weights are stored as, and besides what parts of quantized ones are. bfloat16 is the upper half of a float32; FP8 is looked up.
 FLOAT_DTYPES = ("F32", "F16", "BF16")
 STORED_DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
