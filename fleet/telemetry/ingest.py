@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Self
 
 from fleet.background import Background
-from fleet.telemetry.records import Received, Registered, TelemetryRecords
-from protos.errors import FleetError, InvalidInput, NoSpace, TemporaryError
+from fleet.telemetry.records import Received, Registered, TelemetryRecords, may_pass
+from protos.errors import FleetError
 from protos.plausible import implausible
 from protos.v1 import telemetry_pb2
 
@@ -74,7 +74,7 @@ class Ingest:
             await asyncio.to_thread(self._telemetry.ingest, [*self._unwritten.values(), *waiting])
             self._unwritten.clear()
         except FleetError as error:
-            kept = _newest([*self._unwritten.values(), *waiting]) if _passes(error) else {}
+            kept = _newest([*self._unwritten.values(), *waiting]) if may_pass(error) else {}
             self._unwritten = dict(islice(kept.items(), WAITING_SAMPLES))
             _log.warning("%d telemetry samples were not kept: %s", len(waiting), error.detail)
 
@@ -95,8 +95,3 @@ class Ingest:
 def _newest(samples: Iterable[Received]) -> dict[tuple[str, str], Received]:
     """By device and boot."""
     return {(one.sample.device_id, one.sample.boot_id): one for one in sorted(samples, key=lambda one: one.sample.index)}
-
-
-def _passes(error: FleetError) -> bool:
-    """It is of the store, not of a sample, which would be in the way of all others for ever."""
-    return isinstance(error, TemporaryError | NoSpace | InvalidInput)

@@ -14,6 +14,7 @@ from fleet.store.database import Store
 from fleet.store.tables import devices, pipeline_samples, request_costs, requests, samples
 from fleet.telemetry import sums
 from fleet.telemetry.views import CostRow, FinishedRequest, Source
+from protos.errors import FleetError, InvalidInput, NoSpace, TemporaryError
 from protos.v1 import telemetry_pb2 as pb
 
 By = Literal["device", "model", "deployment", "request"]
@@ -51,6 +52,11 @@ class Received:
 def source_of(source: pb.EnergySource) -> Source:
     """The word for it; "unmetered" for one that this program does not know."""
     return _SOURCES.get(source, "unmetered")
+
+
+def may_pass(error: FleetError) -> bool:
+    """It is the store's, and what it did not take may be given to it again; not of a record, which would be in the way of all others."""
+    return isinstance(error, TemporaryError | NoSpace | InvalidInput)
 
 
 class TelemetryRecords:
