@@ -13,7 +13,7 @@ from device.engine.opening import Engine, OpenStage, Output, open_stage
 from device.engine.prepacked import Prepacked, PrepackedStages
 from device.hardware import Hardware
 from device.memory import give_back
-from device.pipeline.accounts import ModelledClock
+from device.pipeline.accounts import ModelledClock, WorkCounter
 from device.pipeline.head import Head
 from device.pipeline.stage import Stage
 from device.stage_spec import DeploymentGeneration, StageSpec
@@ -55,6 +55,7 @@ class StageHost:
         self._prepacked = prepacked
         self._opener = opener
         self._clock = ModelledClock()
+        self.work = WorkCounter()
         self._loaded: dict[PipelineId, Loaded] = {}
         self._highest: dict[str, int] = {}
         self._changing = asyncio.Lock()
@@ -177,7 +178,7 @@ class StageHost:
             for digest in spec.blobs:
                 self._blobs.verify(digest)
             engine, output = self._open(spec, None)
-        return Stage(spec, engine, self._hardware, self._device, self._clock), output
+        return Stage(spec, engine, self._hardware, self._device, self._clock, self.work), output
 
     def _open(self, spec: StageSpec, saved: Prepacked | None) -> tuple[Engine, Output | None]:
         return self._opener(spec, self._blobs.folder, self._hardware.info.threads, saved)

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from device.agent import host as host_module
@@ -63,6 +64,19 @@ def at(spec: StageSpec, number: int, **changes: object) -> StageSpec:
 def attach(spec: StageSpec, **changes: object) -> pb.Attach:
     fields = {"pipeline_id": spec.pipeline, "manifest_digest": spec.manifest, "epoch": spec.epoch}
     return pb.Attach(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+async def test_the_device_s_work_outlives_the_stage_that_did_it(blobs: BlobStore, spec: StageSpec) -> None:
+    async with hosting(blobs) as host:
+        for number in (1, 2):
+            await host.load(at(spec, number, epoch=number))
+            (loaded,) = host.loaded
+            message = pb.Microbatch(prefill=True, slots=[0], positions=[0], rows=2, opened=[pb.Opened(slot=0, sequence=1)])
+            await loaded.stage.step(message, np.array([1, 2], np.int64))
+            assert loaded.stage.counters.prefill_tokens == 2
+            assert host.work.total.prefill_tokens == 2 * number
+            await host.unload(DeploymentGeneration("test", number), PIPELINE)
+        assert host.work.total.busy_seconds > 0
 
 
 async def test_loading_the_same_again_is_nothing(blobs: BlobStore, spec: StageSpec) -> None:
