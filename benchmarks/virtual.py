@@ -113,7 +113,7 @@ async def _live(day: Day, folder: Path, log: Log) -> Outcome:
         for number, fleet in enumerate(fleets, 1):
             for local_name, device in fleet.devices.items():
                 names[device.device_id] = f"hollow-{number}-{local_name}"
-            registry.found_gateway(fleet.gateway, fleet.address, "seed")
+            registry.found_gateway(fleet.gateway, (fleet.address,), "seed")
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         living = [tasks.create_task(_watch(registry, log, clock))]
         if day.outage_hours:

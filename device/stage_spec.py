@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from protos.dtypes import KvDtype, WireDtype, kv_dtype, row_bytes, wire_dtype
@@ -54,11 +54,18 @@ class StageShape:
         return len(self.layers) * positions * kv_position_bytes(self.kv_heads, self.head_dim, self.kv_dtype)
 
 
+MOST_ADDRESSES = 32  # of a next hop: each is dialled
+
+
 @dataclass(frozen=True)
 class NextHop:
     device: DeviceId
-    address: str
+    addresses: tuple[str, ...]  # "host:port", in the order in which they are tried
     gateway: DeviceId | None = None  # that answers there for the device
+
+    def led_by(self, address: str) -> NextHop:
+        """The same, with this address first."""
+        return replace(self, addresses=(address, *(one for one in self.addresses if one != address)))
 
 
 @dataclass(frozen=True)
@@ -144,13 +151,14 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
         golden=_golden(message.golden) if message.HasField("golden") else None,
     )
     _check(spec)
-    if spec.next:
-        split_address(spec.next.address)
+    for address in spec.next.addresses if spec.next else ():
+        split_address(address)
     return spec
 
 
 def _hop(message: pb.Hop) -> NextHop:
-    return NextHop(DeviceId(message.device_id), message.address, DeviceId(message.gateway_id) if message.gateway_id else None)
+    addresses = tuple(dict.fromkeys([message.address, *message.addresses]))[:MOST_ADDRESSES]
+    return NextHop(DeviceId(message.device_id), addresses, DeviceId(message.gateway_id) if message.gateway_id else None)
 
 
 def _shape(message: pb.StageShape) -> StageShape:

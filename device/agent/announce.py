@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-import ifaddr
 import zeroconf
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from protos.ids import SERVICE_TYPE, DeviceId, FleetId
-from protos.net.multicast import multicast_problem
+from protos.net import watch
+from protos.net.interfaces import Interface, Survey
+from protos.net.watch import Change
 from protos.versions import SPOKEN
 
 TXT_VERSION = 1
+MOST_ADDRESSES = 16  # of one device: with the rest of the advert they fit a packet
 
 _log = logging.getLogger(__name__)
 
@@ -40,11 +41,11 @@ def service_info(device: DeviceId, fleet: FleetId, port: int, addresses: Sequenc
 
 
 class Announcement:
-    """While entered, the device at `port` is advertised on `interfaces` (IPv4 addresses of this machine); goodbye is said on leaving.
+    """While entered, the device at `port` is advertised on `interfaces`, and goodbye is said on leaving.
 
-    No interfaces means all that other machines can reach, or loopback when there is none. `shared` is the process's one AsyncZeroconf
-    when several devices live in it (it stays open); otherwise one is made. Where multicast is not possible, one warning says so
-    and the device goes on: seeds still find it.
+    `interfaces` are names or addresses of network interfaces of this machine; none means all that other machines can reach, or loopback
+    while there is none. They are looked at again and again: an address that comes, goes or changes is told, and all is told again when
+    the machine has slept. Where multicast is not possible, one warning says so and the device goes on: seeds still find it.
     """
 
     def __init__(
@@ -53,51 +54,84 @@ class Announcement:
         fleet: FleetId,
         port: int,
         interfaces: Sequence[str] = (),
-        shared: AsyncZeroconf | None = None,
         *,
         gateway: bool = False,
+        look: Callable[[Sequence[str] | None], Survey] = watch.look,
     ) -> None:
         self._device, self._fleet, self._port, self._gateway = device, fleet, port, gateway
-        self._interfaces = tuple(interfaces) or _reachable_addresses()
-        self._shared = shared
-        self._stack = AsyncExitStack()
+        self._interfaces = tuple(interfaces) or None
+        self._look = look
+        self._responder: AsyncZeroconf | None = None
+        self._where: tuple[Interface, ...] = ()  # the responder speaks
+        self._info: AsyncServiceInfo | None = None  # that was told last
+        self._telling: asyncio.Future[Any] | None = None  # it repeats itself for 450 ms
+        self._warned = ""
+        self._watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        refusals = {address: multicast_problem(address) for address in self._interfaces}
-        usable = [address for address, problem in refusals.items() if problem is None]
-        problems = [problem for problem in refusals.values() if problem is not None]
-        async with AsyncExitStack() as stack:
-            if usable:
-                try:
-                    await self._announce(stack, usable)
-                except (OSError, zeroconf.Error) as error:
-                    problems.append(f"mDNS cannot start: {error}")
-            if problems:
-                _log.warning("%s (give the coordinator this device's address with --seed)", "; ".join(problems))
-            self._stack = stack.pop_all()
+        first = await asyncio.to_thread(self._reachable)
+        await self._follow(Change(first))
+        self._watching = asyncio.create_task(self._watch(first), name="watch the network")
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._stack.aclose()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await self._quiet()
+        if self._responder is not None:
+            if self._info is not None:  # three packets over 250 ms
+                await (await self._responder.async_unregister_service(self._info))
+            await self._responder.async_close()
 
-    async def _announce(self, stack: AsyncExitStack, usable: Sequence[str]) -> None:
-        responder = self._shared or AsyncZeroconf(interfaces=list(usable))
-        if responder is not self._shared:
-            stack.push_async_callback(responder.async_close)
-        await responder.zeroconf.async_wait_for_start()
-        info = service_info(self._device, self._fleet, self._port, usable, gateway=self._gateway)
+    def _reachable(self) -> Survey:
+        found = self._look(self._interfaces)
+        if self._interfaces is not None or found.alone:
+            return found
+        usable, asked = (tuple(one for one in each if not one.ip.is_loopback) for each in (found.usable, found.asked))
+        return replace(found, usable=usable, asked=asked)
+
+    async def _watch(self, first: Survey) -> None:
+        try:
+            async for change in watch.changes(first, self._reachable):
+                await self._follow(change)
+        except Exception:
+            _log.exception("a defect: the network is no longer watched")
+
+    async def _follow(self, change: Change) -> None:
+        problems = list(change.survey.problems)
+        try:
+            await self._announce(change)
+        except (OSError, RuntimeError, zeroconf.Error) as error:  # a RuntimeError: an interface has gone meanwhile
+            problems.append(f"mDNS cannot start: {error}")
+        warning = "; ".join(problems)
+        if problems and warning != self._warned:
+            _log.warning("%s (give the coordinator this device's address with --seed)", warning)
+        self._warned = warning
+        if change.survey.alone and change.survey.mute:
+            _log.info("no other machine can find this device: %s", "; ".join(change.survey.mute))
+
+    async def _announce(self, change: Change) -> None:
+        usable = change.survey.usable
+        if not usable and self._responder is None:
+            return
+        await self._quiet()
+        if self._responder is None:
+            self._responder = AsyncZeroconf(interfaces=watch.as_zeroconf_wants(usable))
+            await self._responder.zeroconf.async_wait_for_start()
+        else:
+            await watch.follow(self._responder, self._where, change)
+        self._where = usable
+        addresses = [one.address for one in change.survey.asked][:MOST_ADDRESSES]
+        info = service_info(self._device, self._fleet, self._port, addresses, gateway=self._gateway)
         # No probing for a clash of names (RFC 6762 section 8.1, 1.2 s): an id is the hash of a key of our own.
-        announcing = await responder.async_register_service(info, cooperating_responders=True)
-        stack.push_async_callback(_say_goodbye, responder, info, asyncio.ensure_future(announcing))
+        if self._info is None:
+            telling = await self._responder.async_register_service(info, cooperating_responders=True)
+        else:
+            telling = await self._responder.async_update_service(info)
+        self._info, self._telling = info, asyncio.ensure_future(telling)
 
-
-async def _say_goodbye(responder: AsyncZeroconf, info: AsyncServiceInfo, announcing: asyncio.Future[None]) -> None:
-    """Three packets over 250 ms."""
-    announcing.cancel()  # it repeats itself for 450 ms
-    await asyncio.gather(announcing, return_exceptions=True)
-    await (await responder.async_unregister_service(info))
-
-
-def _reachable_addresses() -> tuple[str, ...]:
-    found = {ip.ip for adapter in ifaddr.get_adapters() for ip in adapter.ips if isinstance(ip.ip, str)}
-    return tuple(sorted(ip for ip in found if not ipaddress.ip_address(ip).is_loopback)) or ("127.0.0.1",)
+    async def _quiet(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)

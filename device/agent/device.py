@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -13,7 +12,7 @@ import grpc.aio
 from device.agent.device_service import DeviceService
 from device.agent.host import StageHost
 from device.agent.pipeline_service import PipelineService
-from device.agent.telemetry import ProcessReading, TelemetrySampler
+from device.agent.telemetry import ProcessReading, TelemetrySampler, elapsed
 from device.blobs import Blobs
 from device.engine.opening import OpenStage, open_stage
 from device.engine.prepacked import PrepackedStages
@@ -39,7 +38,7 @@ class Device:
         opener: OpenStage = open_stage,
         boot_id: str = "",
         process: Callable[[], ProcessReading] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = elapsed,
     ) -> None:
         """`credentials` are for dialling neighbours; `boot_id`, `process` and `clock` as of Telemetry."""
         self.device_id = device_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from device.blobs import Blobs
@@ -13,7 +13,7 @@ from device.engine.opening import Engine, OpenStage, Output, open_stage
 from device.engine.prepacked import Prepacked, PrepackedStages
 from device.hardware import Hardware
 from device.memory import give_back
-from device.pipeline.accounts import ModelledClock
+from device.pipeline.accounts import ModelledClock, WorkCounter
 from device.pipeline.head import Head
 from device.pipeline.stage import Stage
 from device.stage_spec import DeploymentGeneration, StageSpec
@@ -55,6 +55,7 @@ class StageHost:
         self._prepacked = prepacked
         self._opener = opener
         self._clock = ModelledClock()
+        self.work = WorkCounter()
         self._loaded: dict[PipelineId, Loaded] = {}
         self._highest: dict[str, int] = {}
         self._changing = asyncio.Lock()
@@ -97,7 +98,8 @@ class StageHost:
         async with self._changing:
             self.admit(spec.generation)
             present = self._loaded.get(spec.pipeline)
-            if present and present.stage.spec == spec:
+            if present and replace(present.stage.spec, next=spec.next) == spec:
+                present.stage.aim(spec.next)  # the neighbour may be elsewhere now
                 return 0.0
             free = self._hardware.memory_bytes - self.memory_used_bytes + (present.stage.spec.memory_bytes if present else 0)
             if spec.memory_bytes > free:
@@ -176,7 +178,7 @@ class StageHost:
             for digest in spec.blobs:
                 self._blobs.verify(digest)
             engine, output = self._open(spec, None)
-        return Stage(spec, engine, self._hardware, self._device, self._clock), output
+        return Stage(spec, engine, self._hardware, self._device, self._clock, self.work), output
 
     def _open(self, spec: StageSpec, saved: Prepacked | None) -> tuple[Engine, Output | None]:
         return self._opener(spec, self._blobs.folder, self._hardware.info.threads, saved)

@@ -24,8 +24,8 @@ GRACE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """`state` holds identity and blobs; `interfaces` are the IPv4 addresses to announce on, with `announced_port` where others reach us
-    through another than our own (a port that is forwarded)."""
+    """`state` holds identity and blobs; `interfaces` are those to announce on, by name or address, with `announced_port` where others
+    reach us through another than our own (a port that is forwarded)."""
 
     state: Path
     name: str

@@ -38,6 +38,11 @@ def this_process() -> Callable[[], ProcessReading]:
     return read
 
 
+def elapsed() -> float:
+    """Seconds from some start on. Unlike time.monotonic, it counts the time in which the machine was suspended, where the system tells."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 class TelemetrySampler:
     """Makes samples of one boot of the agent."""
 
@@ -49,9 +54,9 @@ class TelemetrySampler:
         *,
         boot_id: str = "",
         process: Callable[[], ProcessReading] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = elapsed,
     ) -> None:
-        """`boot_id`: a fresh one unless given; `clock` in seconds, monotonic."""
+        """`boot_id`: a fresh one unless given; `clock` in seconds, monotonic, which goes on while the machine is suspended."""
         self.boot_id = boot_id or uuid.uuid4().hex
         self._device = device
         self._hardware = hardware
@@ -83,6 +88,7 @@ class TelemetrySampler:
                 memory_held_bytes=process.held_bytes,
             ),
             pipelines=[_counters(loaded) for loaded in self._host.loaded],
+            work=pb.WorkCounter(**vars(self._host.work.total)),
         )
         reading = self._hardware.energy()
         if reading.busy_joules is not None:

@@ -1,7 +1,8 @@
-"""What runs cost: a stage's counters, each sequence's share, and the accelerator's modelled time."""
+"""What runs cost: the device's work, a stage's counters, each sequence's share, and the accelerator's modelled time."""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 from device.hardware import RunReport
@@ -61,3 +62,39 @@ class StageCounters:
         self.busy_seconds += report.wall_seconds
         self.modelled_busy_seconds += report.modelled_seconds or 0.0
         self.busy_joules += report.joules or 0.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What runs have computed and took. See telemetry.proto, WorkCounter."""
+
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    answer_tokens: int = 0
+    busy_seconds: float = 0.0
+    modelled_busy_seconds: float = 0.0
+    busy_joules: float = 0.0
+
+
+class WorkCounter:
+    """The sum over all runs of a device, from any thread: joules and the tokens they were spent on enter it together, or not at all."""
+
+    def __init__(self) -> None:
+        self._total = Work()
+        self._adding = threading.Lock()
+
+    @property
+    def total(self) -> Work:
+        return self._total
+
+    def add(self, report: RunReport, *, prefill_tokens: int = 0, decode_tokens: int = 0, answer_tokens: int = 0) -> None:
+        with self._adding:
+            before = self._total
+            self._total = Work(
+                prefill_tokens=before.prefill_tokens + prefill_tokens,
+                decode_tokens=before.decode_tokens + decode_tokens,
+                answer_tokens=before.answer_tokens + answer_tokens,
+                busy_seconds=before.busy_seconds + report.wall_seconds,
+                modelled_busy_seconds=before.modelled_busy_seconds + (report.modelled_seconds or 0.0),
+                busy_joules=before.busy_joules + (report.joules or 0.0),
+            )

@@ -80,6 +80,7 @@ class Head:
             self.stage.join_ring(uuid.uuid4().hex)
             link = Link(spec, spec.next, self.stage.ring_id, self._credentials, self.stage.device)
             await link.__aenter__()
+            self.stage.aim(spec.next.led_by(link.address))
             self.stage.clock.catch_up(link.modelled_clock)
             if self.stage.is_unloaded:
                 await link.__aexit__(None, None, None)

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from types import TracebackType
 
 import grpc.aio
 
 from device.stage_spec import MESSAGE_ROWS_BYTES, NextHop, StageSpec
 from protos import route
-from protos.errors import Conflict, Unavailable, remote
+from protos.errors import Conflict, FleetError, Unavailable, from_rpc, remote
 from protos.ids import DeviceId
-from protos.net.transport import Credentials, dial
+from protos.net.addresses import dialable
+from protos.net.race import Unreached, race
+from protos.net.transport import Credentials, Peer, connected, dial
 from protos.plausible import implausible
 from protos.v1 import pipeline_pb2 as pb
 from protos.versions import SPOKEN
 
 # The next stage answers when the whole ring behind it is connected: a dial and a TLS handshake for each stage.
 CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class _Dialled:
+    peer: Peer
+
+    async def close(self) -> None:
+        await self.peer.channel.close()
 
 
 class Link:
@@ -37,7 +48,9 @@ class Link:
             wire_dtype=spec.shape.wire_dtype,
             from_device=own,
         )
-        self._peer = dial(hop.address, hop.device, credentials, hop.gateway)
+        self._credentials = credentials
+        self._dialled: _Dialled | None = None
+        self.address = ""  # where the hop was reached
         self._call: grpc.aio.StreamStreamCall[pb.FlowMessage, pb.FlowReply] | None = None
         self._credit = 0
         self.modelled_clock = 0.0  # the latest of the stages behind, when the ring was built
@@ -49,12 +62,14 @@ class Link:
         try:
             with remote(self._where):
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    self._call = self._peer.pipeline_stub.Flow(metadata=self._peer.metadata)
+                    peer = await self._reach()
+                    self._call = peer.pipeline_stub.Flow(metadata=peer.metadata)
                     await self._call.write(pb.FlowMessage(open=self._open))
                     reply = await self._call.read()
         except TimeoutError:
             await self._close()
-            raise Unavailable(f"it does not answer at {self._hop.address}").at(self._where) from None
+            where = self.address or " or ".join(self._hop.addresses)
+            raise Unavailable(f"it does not answer at {where}").at(self._where) from None
         except BaseException:
             await self._close()
             raise
@@ -79,6 +94,26 @@ class Link:
         """Hand over a microbatch, waiting for credit; returns the bytes sent. Raises Unavailable or what the next stage refused with."""
         async with self._sending:
             return await self._send(message)
+
+    async def _reach(self) -> Peer:
+        """The hop, at the first of its addresses where it proves to be itself: only one may see the stream open."""
+        try:
+            self.address, self._dialled = await race(dialable(self._hop.addresses), self._dial)
+        except Unreached as error:
+            raise error.as_one(_with_address if len(error.errors) > 1 else lambda one, _: one).at(self._where) from None
+        return self._dialled.peer
+
+    async def _dial(self, address: str) -> _Dialled:
+        dialled = _Dialled(dial(address, self._hop.device, self._credentials, self._hop.gateway))
+        try:
+            await connected(dialled.peer)
+        except grpc.aio.AioRpcError as error:
+            await dialled.close()
+            raise from_rpc(error) from None
+        except BaseException:
+            await dialled.close()
+            raise
+        return dialled
 
     async def _send(self, message: pb.Microbatch) -> int:
         assert self._call is not None
@@ -123,4 +158,9 @@ class Link:
             await asyncio.gather(self._ended, return_exceptions=True)
         if self._call:
             self._call.cancel()
-        await self._peer.channel.close()
+        if self._dialled:
+            await self._dialled.close()
+
+
+def _with_address(error: FleetError, address: str) -> FleetError:
+    return type(error)(f"{address}: {error.cause}", link_failure=error.link_failure)

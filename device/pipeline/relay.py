@@ -34,11 +34,13 @@ def accepted(modelled_clock: float) -> pb.FlowReply:
 
 async def relay(stage: Stage, ring_id: str, context: FlowContext, credentials: Credentials | None) -> None:
     """Serve one inbound stream until either neighbour ends it. Raises why."""
-    if stage.spec.next is None:
+    following = stage.spec.next
+    if following is None:
         raise Internal(f"stage {stage.spec.stage} has no next hop")
     stage.join_ring(ring_id)
     try:
-        async with Link(stage.spec, stage.spec.next, ring_id, credentials, stage.device) as link:
+        async with Link(stage.spec, following, ring_id, credentials, stage.device) as link:
+            stage.aim(following.led_by(link.address))
             await context.write(accepted(max(stage.clock.free_at, link.modelled_clock)))
             await first_of(_pass_on(stage, ring_id, context, link), link.ended())
     finally:

@@ -7,14 +7,14 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from device.engine.opening import Engine
 from device.engine.stage import Rows, Tokens
 from device.hardware import Hardware, RunReport
-from device.pipeline.accounts import ModelledClock, StageCounters, Usage
+from device.pipeline.accounts import ModelledClock, StageCounters, Usage, WorkCounter
 from device.pipeline.wire import decode
-from device.stage_spec import StageSpec
+from device.stage_spec import NextHop, StageSpec
 from protos.dtypes import row_bytes
 from protos.errors import InvalidInput, Unavailable
 from protos.ids import DeviceId
@@ -47,6 +47,7 @@ class Stage:
     hardware: Hardware
     device: DeviceId
     clock: ModelledClock
+    work: WorkCounter = field(default_factory=WorkCounter)  # of the device: its stages share one
     counters: StageCounters = field(default_factory=StageCounters)
     ring_id: str = ""
     # Since when no ring reaches this stage though sequences are open; None while one does.
@@ -59,6 +60,10 @@ class Stage:
     @property
     def open_sequences(self) -> int:
         return len(self._slots)
+
+    def aim(self, following: NextHop | None) -> None:
+        """The next ring is built over this hop; what stands is left as it is."""
+        self.spec = replace(self.spec, next=following)
 
     def join_ring(self, ring_id: str) -> None:
         """A ring built anew knows none of the sequences before it: they are freed."""
@@ -119,8 +124,13 @@ class Stage:
     ) -> Rows | None:
         """The output head's computation on `rows` rows at the end of a round, in a run of its own; `following` and what is returned are as
         `step` has them."""
-        run = StageRun(self.spec.cost, head_rows=rows, stage=self.spec.identity)
-        return await self._turn(message, lambda: (None, self.hardware.run(run, compute)), following, counted=False)
+
+        def run() -> tuple[None, RunReport]:
+            report = self.hardware.run(StageRun(self.spec.cost, head_rows=rows, stage=self.spec.identity), compute)
+            self.work.add(report)
+            return None, report
+
+        return await self._turn(message, run, following, counted=False)
 
     async def _turn(
         self,
@@ -159,6 +169,13 @@ class Stage:
                 extra.compute(result[0])
 
         report = self.hardware.run(self._described(message, extra.rows if extra else 0), compute)
+        # Here, and not when the turn is over: whoever waits for it may have left.
+        self.work.add(
+            report,
+            prefill_tokens=message.rows if message.prefill else 0,
+            decode_tokens=0 if message.prefill else message.rows,
+            answer_tokens=message.rows if message.all_wanted else len(message.wanted),
+        )
         return result[0], report
 
     def _change_slots(self, message: pipeline_pb2.Microbatch) -> None:
@@ -249,14 +266,14 @@ class Stage:
                 usage.decode_rows += 1
 
     def _usage(self, usage: Usage) -> telemetry_pb2.StageUsage:
-        metered = usage.joules is not None
+        # A sequence that never ran took nothing of a metered device: that is 0 joules, counted.
         return telemetry_pb2.StageUsage(
             device_id=self.device,
             stage=self.spec.stage,
             busy_seconds=usage.busy_seconds,
             modelled_busy_seconds=usage.modelled_seconds,
             joules=usage.joules or 0.0,
-            source=self.hardware.info.energy_source if metered else telemetry_pb2.ENERGY_SOURCE_UNMETERED,
+            source=self.hardware.info.energy_source,
             prefill_rows=usage.prefill_rows,
             decode_rows=usage.decode_rows,
         )

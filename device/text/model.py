@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from device.text.bytelevel import ByteTable, is_byte_level
 from device.text.detokenizer import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer
+from device.text.encoder import Encoder
 from device.text.messages import Message
-from device.text.template import MAX_CHARACTERS, ChatTemplate
+from device.text.template import ChatTemplate
+from device.text.thoughts import OPEN
 from device.text.tools import Dialect, Plain, find_dialect, in_dialect, needs_dialect, plain
 from protos.errors import Corrupt, InvalidInput
 
 _SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _HELLO = (Message("user", "Hello"),)
+_TAIL = 16  # tokens of a prompt, in which a template's last words are
 _REIMPORT = "import the model again"
 
 
@@ -36,6 +39,7 @@ class TextModel:
         self._template = template
         special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self._skipped = frozenset(special | self.eos_token_ids)
+        self._encoder = Encoder(tokenizer, self._skipped, vocab_size)
         self._bytes = ByteTable(tokenizer, self._skipped) if is_byte_level(tokenizer) else None
 
     @classmethod
@@ -65,14 +69,14 @@ class TextModel:
 
         Raises InvalidInput.
         """
-        ids, bare = (self._encode(text, add_special_tokens=adding) for adding in (True, False))
+        ids, bare = (self._encoder.encode(text, framed=framing) for framing in (True, False))
         added = len(ids) - len(bare)
         return bare if 0 < added <= len(bare) and ids[added:] == bare and bare[:added] == ids[:added] else ids
 
     @property
     def frame(self) -> tuple[list[int], list[int]]:
         """What the tokenizer's own post-processor puts before and behind a text."""
-        framed, bare = (self._encode("a", add_special_tokens=adding) for adding in (True, False))
+        framed, bare = (self._encoder.encode("a", framed=framing) for framing in (True, False))
         start = next((start for start in range(len(framed)) if framed[start : start + len(bare)] == bare), None)
         if start is None:
             raise InvalidInput("the tokenizer writes a text with special tokens around it otherwise than without", advice="get it again")
@@ -95,7 +99,8 @@ class TextModel:
                     "the model's chat template knows no tools", advice="send the messages without them, or use another model"
                 )
             told, objects = in_dialect(messages, tools, self._dialect)
-        return self._encode(self._template.render(told, objects, add_generation_prompt=add_generation_prompt), add_special_tokens=False)
+        render = partial(self._template.render, add_generation_prompt=add_generation_prompt)
+        return self._encoder.encode_rendered(render, {"messages": told, "tools": objects or None})
 
     def chat_problem(self) -> str:
         """Why nobody can talk with the model although it has a chat template; "" where one can, or it has none."""
@@ -109,9 +114,15 @@ class TextModel:
 
     @cached_property
     def _dialect(self) -> Dialect | None:
-        template = self._template
-        assert template is not None
-        return find_dialect(lambda messages, tools: template.render(messages, tools, add_generation_prompt=True))
+        assert self._template is not None
+        render = partial(self._template.render, add_generation_prompt=True)
+        return find_dialect(lambda messages, tools: render({"messages": messages, "tools": tools or None}))
+
+    def opens_thought(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether the prompt ends with <think> right behind a control token, as templates write it: the answer goes on inside."""
+        text = self._tokenizer.decode(list(prompt_ids[-_TAIL:]), skip_special_tokens=False).rstrip()
+        before = text.removesuffix(OPEN).rstrip()
+        return text.endswith(OPEN) and before.endswith(tuple(self.token(one) for one in self._skipped))
 
     def token(self, token_id: int) -> str:
         """A token as it is written in a prompt; "" for a number that is none."""
@@ -126,17 +137,6 @@ class TextModel:
         if self._bytes is not None:
             return ByteLevelDetokenizer(self._bytes.of)
         return WindowDetokenizer(self.decode, self._is_text, self._is_byte)
-
-    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        if len(text) > MAX_CHARACTERS:
-            raise InvalidInput(f"the prompt is longer than {MAX_CHARACTERS} characters", advice="send a shorter one")
-        try:
-            ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
-        except Exception as error:  # UnicodeEncodeError for half a surrogate pair; the library's own are plain Exception
-            raise InvalidInput(f"the text cannot be tokenized: {_line(error)}", advice="send valid Unicode") from error
-        if ids and max(ids) >= self.vocab_size:
-            raise Corrupt(f"the tokenizer gives token {max(ids)}, but the model knows {self.vocab_size} tokens", advice=_REIMPORT)
-        return ids
 
     def _is_text(self, token_id: int) -> bool:
         return token_id not in self._skipped and 0 <= token_id < 2**32 and self._tokenizer.id_to_token(token_id) is not None

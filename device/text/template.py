@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from device.text.encoder import MAX_CHARACTERS
 from device.text.template_process import Killed, NoTemplate, TemplateProcess
 from protos.errors import InvalidInput
 
-MAX_CHARACTERS = 4 * 1024 * 1024  # of a prompt's text: far beyond any context
 _LONGEST_SOURCE = 1 << 20
 _ADVICE = "check the messages' roles and order, or send a raw prompt"
 _NO_CHAT = "send a raw prompt, or repair the template and import the model again"
@@ -29,17 +29,19 @@ class ChatTemplate:
         self._clock = clock
         self._process = TemplateProcess(source)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), *, add_generation_prompt: bool) -> str:
-        """Raises InvalidInput when the source is no template, and when it refuses the messages, fails, takes too much, or writes more than
+    def render(self, outside: Mapping[str, Any], *, add_generation_prompt: bool) -> str:
+        """`outside` is what callers give, by the names that the template knows: `messages`, and as they come `tools` and others.
+
+        Raises InvalidInput when the source is no template, and when it refuses the messages, fails, takes too much, or writes more than
         MAX_CHARACTERS.
         """
         if self._problem:
             raise InvalidInput(f"the model's chat template is {self._problem}", advice=_NO_CHAT)
         variables = {
             **self._special_tokens,
-            "messages": [dict(message) for message in messages],
-            "tools": [dict(tool) for tool in tools] or None,
+            "tools": None,
             "documents": None,
+            **outside,
             "add_generation_prompt": add_generation_prompt,
         }
         try:

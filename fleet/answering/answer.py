@@ -12,8 +12,9 @@ from fleet.answering.views import TokenChunk
 class Answer:
     """Grows by `push`, ends with `finish`; `text` and `token_ids` are all that was given out."""
 
-    def __init__(self, detokenizer: Detokenizer, stops: Sequence[str]) -> None:
-        """Raises InvalidInput for an empty stop string."""
+    def __init__(self, detokenizer: Detokenizer, stops: Sequence[str], *, in_thought: bool = False) -> None:
+        """`in_thought`: see TokenChunk. Raises InvalidInput for an empty stop string."""
+        self.in_thought = in_thought
         self._detokenizer = detokenizer
         self._stops = StopStrings(stops)
         self._pending: list[int] = []
@@ -50,6 +51,6 @@ class Answer:
 
     def _chunk(self, text: str) -> TokenChunk:
         self._pieces.append(text)
-        chunk = TokenChunk(text, tuple(self._pending))
+        chunk = TokenChunk(text, tuple(self._pending), self.in_thought)
         self._pending = []
         return chunk

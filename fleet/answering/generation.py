@@ -7,9 +7,9 @@ import contextlib
 import logging
 import secrets
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -25,9 +25,9 @@ from fleet.deploying.desired import PipelineSpec
 from fleet.deploying.phase import Ready, Repairing
 from fleet.deploying.pipeline import Pipeline
 from fleet.deploying.stream import COMES_BACK, TokenStream
-from fleet.telemetry.records import TelemetryRecords
-from fleet.telemetry.views import FinishReason
-from protos.errors import Conflict, FleetError, Internal, TimedOut, Unavailable, as_fleet_error, from_failure
+from fleet.telemetry.records import TelemetryRecords, may_pass
+from fleet.telemetry.views import FinishedRequest, FinishReason
+from protos.errors import Busy, Conflict, FleetError, Internal, InvalidInput, TimedOut, Unavailable, as_fleet_error, from_failure
 from protos.ids import Digest
 from protos.manifest import Manifest
 from protos.plausible import implausible
@@ -36,6 +36,7 @@ from quantize.artifact.store import ArtifactStore
 
 # A cancelled sequence ends with the round in flight; a ring that takes longer has stopped.
 END_SECONDS = 10.0
+UNRECORDED = 1024  # requests that have ended, kept while the store takes nothing
 TEXTS = 8  # tokenizers kept: tens of megabytes each
 
 _log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class GenerationService:
         self._running: dict[str, TokenStream] = {}  # by request
         self._texts: OrderedDict[Digest, _Text] = OrderedDict()
         self._loading = asyncio.Lock()
+        self._unrecorded: deque[tuple[str, float, FinishedRequest]] = deque(maxlen=UNRECORDED)
         self._background = Background()
 
     async def __aenter__(self) -> Self:
@@ -136,6 +138,8 @@ class GenerationService:
             except FleetError as error:
                 other = self._another(entry) if entry.fail(error) else None
                 if other is None:
+                    if entry.ran:
+                        await self._record(entry.request_id, _failed(entry, pipeline, self._now()))
                     raise
                 _log.info("request %s goes from %s to %s: %s", entry.request_id, pipeline.spec.pipeline_id, other.spec.pipeline_id, error)
                 pipeline = other
@@ -154,12 +158,13 @@ class GenerationService:
         prompt = await asyncio.to_thread(prompts.prompt_ids, text.model, request, text.manifest.config)
         seed = self._fresh_seed() if request.sampling.seed is None else request.sampling.seed
         submit = prompts.submit(request, prompt, text.manifest, spec.plan.context, seed)
-        answer = Answer(text.model.stream(), request.stop)
+        answer = Answer(text.model.stream(), request.stop, in_thought=text.model.opens_thought(prompt))
         entry.begin(deployment, spec.pipeline_id, prompt)
         # While only the coordinator's own link to a device has ended, the ring goes on.
         if isinstance(state := pipeline.state, Repairing) or not pipeline.stream.attached:
             raise Unavailable(state.detail or "the pipeline is not attached", advice=COMES_BACK, retry_after_seconds=1.0)
         account = _Account(entry, pipeline, pipeline.stream.submit(submit), answer)
+        ran_before, entry.ran = entry.ran, True
         self._running[entry.request_id] = account.tokens
         if entry.unwanted:
             account.tokens.cancel()
@@ -176,13 +181,16 @@ class GenerationService:
             finished = await _end(account.tokens)
             settled = True
             if finished.reason == pb.FINISH_REASON_ERROR:
-                raise _failure(finished, spec)
+                failure = _failure(finished, spec)
+                if isinstance(failure, Busy | InvalidInput):  # which the head says of what it does not begin
+                    entry.ran = ran_before
+                raise failure
             if problem := implausible(finished):
                 raise Internal(f"{spec.plan.stages[0].device_name}: its account of the request cannot be true: {problem}")
             if chunk := answer.finish():
                 yield _given(entry, chunk)
             ended = _result(account, finished, "stop" if answer.stopped else REASONS.get(finished.reason, "error"))
-            await self._record(ended)
+            await self._record(ended.request_id, ended)
             if overdue.is_set() and ended.finish_reason == "cancelled":
                 raise TimedOut(f"the request's deadline has passed, after {len(entry.tokens)} tokens", advice="give it more time")
             self._ledger.end(entry, ended.finish_reason)
@@ -225,14 +233,23 @@ class GenerationService:
         except FleetError:
             return  # the devices have freed it, and nobody will tell what it cost
         if finished.reason != pb.FINISH_REASON_ERROR and not implausible(finished):
-            await self._record(_result(account, finished, "cancelled"))
+            ended = _result(account, finished, "cancelled")
+            # With the joules of tokens that nobody waited for go those tokens.
+            tokens = max(ended.completion_tokens, finished.timing.completion_tokens)
+            await self._record(ended.request_id, replace(ended, completion_tokens=tokens))
 
-    async def _record(self, ended: GenerateResult) -> None:
-        """A store that fails must not fail the request."""
-        try:
-            await asyncio.to_thread(self._telemetry.record, ended.request_id, self._now(), ended)
-        except FleetError as error:
-            _log.warning("a request was not recorded: %s", error.detail)
+    async def _record(self, request_id: str, ended: FinishedRequest) -> None:
+        """A store that fails must not fail the request; what it did not take is given to it again with the next one's end."""
+        self._unrecorded.append((request_id, self._now(), ended))
+        while self._unrecorded:
+            record = self._unrecorded.popleft()
+            try:
+                await asyncio.to_thread(self._telemetry.record, *record)
+            except FleetError as error:
+                if may_pass(error):
+                    self._unrecorded.append(record)
+                _log.warning("a request was not recorded: %s", error.detail)
+                return
 
 
 class _Alarm:
@@ -293,6 +310,23 @@ def _failure(finished: pb.Finished, spec: PipelineSpec) -> FleetError:
     return error
 
 
+def _failed(entry: LedgerEntry, pipeline: Pipeline, now: float) -> FinishedRequest:
+    """Of a request that a ring began, and whose cost nobody told: it broke."""
+    seconds = max(0.0, now - entry.accepted_at)
+    return FinishedRequest(
+        model=pipeline.spec.plan.model,
+        deployment=pipeline.desired.name,
+        finish_reason="error",
+        prompt_tokens=entry.prompt_tokens,
+        completion_tokens=entry.completion_tokens,
+        ttft_seconds=seconds,
+        tpot_seconds=None,
+        modelled_ttft_seconds=None,
+        modelled_tpot_seconds=None,
+        total_seconds=seconds,
+    )
+
+
 def _result(account: _Account, finished: pb.Finished, reason: FinishReason) -> GenerateResult:
     return result(
         account.pipeline.desired.name,
@@ -303,4 +337,5 @@ def _result(account: _Account, finished: pb.Finished, reason: FinishReason) -> G
         token_ids=account.answer.token_ids,
         prompt_tokens=account.entry.prompt_tokens,
         reason=reason,
+        in_thought=account.answer.in_thought,
     )

@@ -59,6 +59,7 @@ class LedgerEntry:
     accepted_at: float
     deadline: float | None
     client_waits: bool = True
+    ran: bool = False  # a ring was given it, and did not refuse it
     unwanted: bool = False  # cancelled, or past its deadline
     deployment: str = ""
     prompt_ids: Sequence[int] = ()

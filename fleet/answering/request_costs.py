@@ -30,6 +30,7 @@ def result(
     token_ids: Sequence[int],
     prompt_tokens: int,
     reason: FinishReason,
+    in_thought: bool = False,
 ) -> GenerateResult:
     """Of a request that the pipeline `spec` of `deployment` has answered.
 
@@ -48,6 +49,7 @@ def result(
         deployment=deployment,
         text=text,
         token_ids=tuple(token_ids),
+        in_thought=in_thought,
         finish_reason=reason,
         prompt_tokens=prompt_tokens,
         completion_tokens=len(token_ids),

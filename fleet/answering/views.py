@@ -36,6 +36,7 @@ class TokenChunk:
 
     text: str
     token_ids: tuple[int, ...]
+    in_thought: bool = False  # the prompt has opened the model's thought: the answer, of which this is a piece, begins inside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class GenerateResult(FinishedRequest):
     request_id: str
     text: str
     token_ids: tuple[int, ...]
+    in_thought: bool = False  # see TokenChunk
     reused_tokens: int = 0  # of the prompt, whose cache rows an earlier prompt had made
 
 

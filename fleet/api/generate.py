@@ -30,12 +30,12 @@ STOP_STRINGS = 16
 
 
 class ToolCallBody(BaseModel):
-    """`arguments` is a JSON object's text."""
+    """`arguments` is a JSON object's text; "" and null are one without any."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    arguments: str
+    arguments: str | None
 
 
 class MessageBody(BaseModel):
@@ -46,7 +46,7 @@ class MessageBody(BaseModel):
     tool_calls: tuple[ToolCallBody, ...] = ()
 
     def message(self) -> Message:
-        return Message(self.role, self.content, tuple(ToolCall(call.name, call.arguments) for call in self.tool_calls))
+        return Message(self.role, self.content, tuple(ToolCall(call.name, call.arguments or "") for call in self.tool_calls))
 
 
 @with_sampling()
@@ -109,4 +109,7 @@ async def collect(fleet: FleetService, request: GenerateRequest) -> GenerateResu
 async def _tokens(fleet: FleetService, request: GenerateRequest) -> AsyncGenerator[ServerSentEvent]:
     async with closing(fleet.generate(request)) as parts:
         async for part in parts:
-            yield ServerSentEvent(line(part), "token" if isinstance(part, TokenChunk) else "done")
+            if isinstance(part, TokenChunk):
+                yield ServerSentEvent(line({"text": part.text, "token_ids": part.token_ids}), "token")
+            else:
+                yield ServerSentEvent(line(part), "done")

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
+from device.text.calls import tools_told
 from fleet.answering.views import GenerateRequest, TokenChunk
 from fleet.api.caller import FleetOfCaller
 from fleet.api.closing import closing
@@ -47,8 +48,9 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
     @router.post("/chat/completions", responses=EVENTS)
     async def chat_completions(body: ChatBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
         """Chat, streamed or whole."""
-        reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), body.model, body.include_usage, body.tool_names)
-        return await _answer(fleet, http, body.request(), reply, bool(body.stream))
+        request = body.request()
+        reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), body.model, body.include_usage, tools_told(request.tools))
+        return await _answer(fleet, http, request, reply, bool(body.stream))
 
     @router.post("/completions", responses=EVENTS)
     async def completions(body: CompletionBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
@@ -78,7 +80,7 @@ async def _chunks(fleet: FleetService, request: GenerateRequest, reply: Reply) -
                     yield ServerSentEvent(line(chunk))
                 opening = []
                 if isinstance(part, TokenChunk):
-                    for chunk in reply.text(part.text) if part.text else ():
+                    for chunk in reply.piece(part) if part.text else ():
                         yield ServerSentEvent(line(chunk))
                 else:
                     for chunk in reply.closing(part):

@@ -2,53 +2,74 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from device.text.tools import read_calls
-from fleet.answering.views import GenerateResult
+from device.text.calls import Tools, read_calls
+from device.text.thoughts import Piece, Thoughts, thought_and_said
+from fleet.answering.views import GenerateResult, TokenChunk
 from fleet.deploying.views import DeploymentView
 
 DONE = "[DONE]"
 
 
-@dataclass(frozen=True)
+@dataclass
 class ChatReply:
     """Bodies of one chat completion; `created` is in unix seconds.
 
-    Where there are `tools` (names), a stream's text comes at once, when it is known not to be a call of one.
+    What the model thought is told apart (`reasoning_content`), as it comes. Where there are `tools`, a stream's answer comes at once, when
+    it is known not to be a call of one.
     """
 
     id: str
     created: int
     model: str
     include_usage: bool = False
-    tools: tuple[str, ...] = ()
+    tools: Tools = field(default_factory=dict)
+    _thoughts: Thoughts | None = None  # of the stream
+    _thought: str = ""  # what was given out
 
     def whole(self, result: GenerateResult) -> dict[str, Any]:
-        said, reason = self._said(result)
-        message = {"role": "assistant", "content": None, "refusal": None, **said}
+        parted = thought_and_said(result.text, result.in_thought)
+        said, reason = self._said(parted.said, result)
+        thought = {"reasoning_content": parted.thought} if parted.thought else {}
+        message = {"role": "assistant", "content": None, "refusal": None, **thought, **said}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
         return {**self._head("chat.completion"), "choices": [choice], "usage": usage(result)}
 
     def opening(self) -> list[dict[str, Any]]:
         return [self._chunk({"role": "assistant", "content": ""})]
 
-    def text(self, text: str) -> list[dict[str, Any]]:
-        return [] if self.tools else [self._chunk({"content": text})]
+    def piece(self, chunk: TokenChunk) -> list[dict[str, Any]]:
+        if self._thoughts is None:
+            self._thoughts = Thoughts(chunk.in_thought)
+        return self._told(self._thoughts.push(chunk.text))
 
     def closing(self, result: GenerateResult) -> list[dict[str, Any]]:
-        said, reason = self._said(result)
-        calls = [{"index": number, **call} for number, call in enumerate(said.get("tool_calls", ()))]
-        held = [self._chunk({**said, **({"tool_calls": calls} if calls else {})})] if self.tools else []
+        rest = self._thoughts.finish() if self._thoughts else Piece()
+        parted = thought_and_said(result.text, result.in_thought)
+        said, reason = self._said(parted.said, result)
+        if self.tools:
+            calls = [{"index": number, **call} for number, call in enumerate(said.get("tool_calls", ()))]
+            held = [
+                *self._told(Piece(parted.thought[len(self._thought) :])),
+                self._chunk({**said, **({"tool_calls": calls} if calls else {})}),
+            ]
+        else:
+            held = self._told(rest)
         last = self._chunk({}, reason)
         if not self.include_usage:
             return [*held, last]
         return [*held, last, {**self._head("chat.completion.chunk"), "choices": [], "usage": usage(result)}]
 
-    def _said(self, result: GenerateResult) -> tuple[dict[str, Any], str]:
+    def _told(self, piece: Piece) -> list[dict[str, Any]]:
+        self._thought += piece.thought
+        fields = {"reasoning_content": piece.thought, "content": "" if self.tools else piece.said}
+        return [self._chunk({name: text}) for name, text in fields.items() if text]
+
+    def _said(self, answer: str, result: GenerateResult) -> tuple[dict[str, Any], str]:
         """(fields of the message, why it ended)."""
-        text, calls = read_calls(result.text, self.tools) if self.tools else (result.text, ())
+        text, calls = read_calls(answer, self.tools)
         if not calls:
             return {"content": text}, _finish(result)
         functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
@@ -79,8 +100,8 @@ class TextReply:
     def opening(self) -> list[dict[str, Any]]:
         return []
 
-    def text(self, text: str) -> list[dict[str, Any]]:
-        return [self._chunk(text)]
+    def piece(self, chunk: TokenChunk) -> list[dict[str, Any]]:
+        return [self._chunk(chunk.text)]
 
     def closing(self, result: GenerateResult) -> list[dict[str, Any]]:
         last = self._chunk("", _finish(result))

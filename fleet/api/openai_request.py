@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -79,8 +80,13 @@ class ContentPart(BaseModel):
 
 
 class FunctionCall(BaseModel):
+    """`arguments` is a JSON object's text; clients also write the object itself, and none for a function that takes none."""
+
     name: str
-    arguments: str
+    arguments: str | dict[str, Any] | None = None
+
+    def call(self) -> ToolCall:
+        return ToolCall(self.name, json.dumps(self.arguments) if isinstance(self.arguments, dict) else self.arguments or "")
 
 
 class CallBody(BaseModel):
@@ -122,17 +128,12 @@ class ChatBody(_Sampled):
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Any = None
 
-    @property
-    def tool_names(self) -> tuple[str, ...]:
-        """Of the tools that the model is told of."""
-        return () if self.tool_choice == "none" else tuple(tool.function.name for tool in self.tools or ())
-
     def request(self) -> GenerateRequest:
         """Raises UnsupportedParameter."""
         messages = tuple(_message(message, number) for number, message in enumerate(self.messages))
         if self.tool_choice not in (None, "none", "auto"):
             raise UnsupportedParameter("tool_choice", "only tool_choice auto or none is supported")
-        tools = tuple(tool.model_dump_json() for tool in self.tools or ()) if self.tool_names else ()
+        tools = () if self.tool_choice == "none" else tuple(tool.model_dump_json() for tool in self.tools or ())
         return self._request(self.max_completion_tokens or self.max_tokens, messages=messages, tools=tools)
 
 
@@ -209,7 +210,7 @@ def _message(message: ChatMessage, number: int) -> Message:
     for name in extra:
         if extra[name] and (seen := _medium(name)):
             raise UnsupportedParameter(f"{where}.{name}", f"{seen} are not supported: a model is run on its text alone")
-    calls = tuple(ToolCall(call.function.name, call.function.arguments) for call in message.tool_calls or ())
+    calls = tuple(call.function.call() for call in message.tool_calls or ())
     return Message(role, _text_of(message.content, where), calls)
 
 

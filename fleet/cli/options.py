@@ -28,7 +28,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machin
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="Deployment or model (default: the only one).", show_default=False)]
 InsecureOption = Annotated[bool, typer.Option("--insecure", help="Plaintext instead of TLS; loopback only.")]
 InterfaceOption = Annotated[
-    list[str] | None, typer.Option("--interface", metavar="IP", help="IPv4 address for mDNS; may be repeated.", show_default=False)
+    list[str] | None,
+    typer.Option("--interface", metavar="NAME|IP", help="Network interface for mDNS (default: all); may be repeated.", show_default=False),
 ]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)

@@ -9,13 +9,15 @@ import typer
 from fleet.cli.client import connect
 from fleet.cli.devices import FEW
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
-from fleet.cli.output import Column, count_text, figure, note, print_json, print_table
+from fleet.cli.output import NONE, Column, count_text, figure, note, print_json, print_table
 from fleet.telemetry.views import CostRow
 
 By = Literal["device", "model", "deployment", "request"]
 
 # Of a request's id: enough to tell them apart in a list; --json has it whole.
 _ID_CHARACTERS = 12
+MOST_EXPLAINED = 3
+PARTIAL = " ~"  # a word would not fit in a terminal's 80 columns
 
 
 def telemetry(
@@ -24,7 +26,7 @@ def telemetry(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """What it cost: seconds (wall and modelled) and joules, each with its source.
+    """What it cost: seconds (wall and modelled) and joules, each with its source. What is not known of a device is said.
 
     Example: glmfleet telemetry --since 10m --by device --json
     """
@@ -57,17 +59,30 @@ def print_costs(rows: list[CostRow], by: By) -> None:
     if left := len(rows) - len(shown):
         joules = figure(sum(row.idle_joules or 0.0 for row in rows if row.hollow))
         note(f"{count_text(left, 'hollow device')}, which compute nothing: {joules} J idle, modelled; --json lists each")
+    if partial := [row for row in shown if row.partial]:
+        note(f"~ partial: {', '.join(_missing(row) for row in partial[:MOST_EXPLAINED])}")
+        note("figures are of what is known; --json has covered_seconds and lost_seconds of each")
+
+
+def _missing(row: CostRow) -> str:
+    if row.lost_seconds:
+        return f"{row.key} was off or not heard for {max(1.0, row.lost_seconds):,.0f} s"
+    if row.covered_seconds is None:
+        return f"{row.key} has failed requests whose cost is not known"
+    if row.completion_tokens is None:
+        return f"{row.key}'s agent does not count tokens"
+    return f"{row.key} was started anew, or a clock was set"
 
 
 def _row(row: CostRow, by: By) -> list[str]:
     return [
         row.key[:_ID_CHARACTERS] if by == "request" else row.key,
         str(row.requests),
-        str(row.completion_tokens),
+        NONE if row.completion_tokens is None else str(row.completion_tokens),
         figure(row.busy_seconds),
         figure(row.modelled_busy_seconds),
         figure(row.busy_joules),
         figure(row.idle_joules),
         figure(row.joules_per_token),
-        f"{row.source}, hollow" if row.hollow else row.source,
+        (f"{row.source}, hollow" if row.hollow else row.source) + (PARTIAL if row.partial else ""),
     ]

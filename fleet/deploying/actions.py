@@ -206,7 +206,8 @@ class Deployer:
         record = self._registry.record(ring[place])
         if record is None:
             raise Unavailable(f"{stage.spec.plan.stages[place].device_name}: not found yet")
-        return pb.Hop(device_id=ring[place], address=record.address, gateway_id=record.gateway or "")
+        addresses = record.addresses
+        return pb.Hop(device_id=ring[place], address=addresses[0], addresses=addresses, gateway_id=record.gateway or "")
 
 
 def missing_line(name: str, record: DeviceRecord | None) -> str:

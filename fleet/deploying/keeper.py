@@ -179,7 +179,7 @@ class Keeper:
             self._reattach(pipeline)  # at once: what is asked meanwhile would be lost
         self.wake()
 
-    async def _load_lost(self, pipeline: Pipeline, repair: Repair) -> tuple[tuple[str, ...] | None, bool]:
+    async def _load_lost(self, pipeline: Pipeline, repair: Repair) -> tuple[tuple[frozenset[str], ...] | None, bool]:
         """(the addresses that neighbours were told, whether anything was loaded)."""
         desired, spec = pipeline.desired, pipeline.spec
         manifest = await asyncio.to_thread(self._manifest, desired.name, spec)

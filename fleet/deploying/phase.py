@@ -18,7 +18,7 @@ class ObservedStage:
     device_name: str
     connected: bool
     why_away: str = ""  # one line; "" while connected
-    address: str = ""
+    addresses: frozenset[str] = frozenset()  # where neighbours may reach it
     holds: bool = False  # it says that it holds this stage of this plan
 
 
@@ -40,9 +40,9 @@ class ObservedPipeline:
     replaced: bool = False
 
     @property
-    def addresses(self) -> tuple[str, ...] | None:
-        """Where the devices of the ring answer now; None unless all do."""
-        return tuple(stage.address for stage in self.stages) if all(stage.connected for stage in self.stages) else None
+    def addresses(self) -> tuple[frozenset[str], ...] | None:
+        """Where the devices of the ring may be reached now; None unless all are there."""
+        return tuple(stage.addresses for stage in self.stages) if all(stage.connected for stage in self.stages) else None
 
     @property
     def lost(self) -> tuple[int, ...]:
@@ -73,7 +73,7 @@ class History:
     repairing: Repair | None = None
     loading: bool = False  # the repair has begun to load: what follows may find the caches empty
     failure: Failure | None = None
-    sent_addresses: tuple[str, ...] | None = None
+    sent_addresses: tuple[frozenset[str], ...] | None = None
     stale_stream: bool = False
     looked_at: float | None = None  # when its devices were asked last because the stream had failed
     away_since: float | None = None  # a device of it was seen to be away at each look since
@@ -153,7 +153,7 @@ def began(history: History, repair: Repair) -> History:
     return replace(history, repairing=repair)
 
 
-def succeeded(history: History, sent_addresses: tuple[str, ...] | None, *, loaded: bool) -> History:
+def succeeded(history: History, sent_addresses: tuple[frozenset[str], ...] | None, *, loaded: bool) -> History:
     """`loaded`: anything was loaded, and not only found to be there."""
     stale = history.stale_stream or loaded
     return replace(history, repairing=None, loading=False, failure=None, sent_addresses=sent_addresses, stale_stream=stale)
@@ -228,7 +228,7 @@ def _actions(observed: ObservedPipeline, history: History, now: float, replan_af
 
 
 def _moved(observed: ObservedPipeline, history: History) -> bool:
-    """The ring does not stand, and a device answers elsewhere than its neighbour looks for it."""
+    """The ring does not stand, and a device may be elsewhere than its neighbour looks for it."""
     addresses = observed.addresses
     return observed.stream.broken_at is not None and addresses is not None and addresses != history.sent_addresses
 

@@ -78,4 +78,4 @@ class Pipeline:
         if record is None or not record.connected:
             return ObservedStage(name, connected=False, why_away=missing_line(name, record))
         held = held_by(record.description) if record.description is not None else ()
-        return ObservedStage(name, connected=True, address=record.address, holds=holds(held, self.spec, number))
+        return ObservedStage(name, connected=True, addresses=frozenset(record.addresses), holds=holds(held, self.spec, number))

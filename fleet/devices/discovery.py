@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
-from zeroconf.asyncio import AsyncZeroconf
-
-from fleet.devices.interfaces import Interface, ipv4_interfaces
+from fleet.background import Background, set_within
 from fleet.devices.mdns import AdvertBrowser
 from fleet.devices.probe import ProbedMember, probe
 from fleet.devices.views import DiscoveryReport
 from protos.errors import Denied, FleetError, InvalidInput
 from protos.ids import DeviceId, FleetId, parse_device_id
-from protos.net.multicast import multicast_problem
+from protos.net import watch
+from protos.net.interfaces import Survey
 from protos.net.transport import Credentials, split_address
+from protos.net.watch import Change
 
 _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.5, 10.0  # a seed that does not answer
+_ASK_AGAIN_SECONDS = 10.0  # for devices that could not be reached
 _AGAIN_SECONDS = 60.0  # a seed that did: another device may have taken its address
 
 _log = logging.getLogger(__name__)
@@ -29,10 +30,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Candidate:
-    """Somebody at `address` ("host:port") is said to be `device_id`: dial it to know."""
+    """Somebody at one of `addresses` ("host:port", the likeliest first) is said to be `device_id`: dial to know."""
 
     device_id: DeviceId
-    address: str
+    addresses: tuple[str, ...]
     found_by: Literal["mdns", "seed"]
     gateway: bool = False  # it is said to answer for others
 
@@ -59,12 +60,13 @@ def parse_seed(text: str) -> Seed:
 class Discovery:
     """While entered, calls `found(candidate)` for each device of the fleet it hears of, and `removed(device_id)` when one says goodbye.
 
-    `found` is called again when a device's address changes or a seed comes back; `removed` is a hint to look, no proof.
-    Both are called in the event loop and must not block.
+    `found` is called again when a device's addresses change or a seed comes back; `removed` is a hint to look, no proof. `moved` is called
+    when this machine's own network has changed, or the machine has slept: it is browsed anew then. All are called in the event loop and
+    must not block. `unreached` says whom of those found nobody could reach: they are asked for again.
 
     `seeds` are "host:port" (its id is learnt by a TLS handshake) or, the only form without credentials, "id@host:port".
-    `interfaces` are IPv4 addresses to browse: None for loopback and all there are, () for no mDNS. `shared` is the process's AsyncZeroconf.
-    Raises InvalidInput for a malformed seed.
+    `interfaces` are names or addresses of network interfaces to browse: None for loopback and all there are, () for no mDNS.
+    `look(interfaces)` surveys them. Raises InvalidInput for a malformed seed.
     """
 
     def __init__(
@@ -76,19 +78,24 @@ class Discovery:
         *,
         seeds: Sequence[str] = (),
         interfaces: Sequence[str] | None = None,
-        shared: AsyncZeroconf | None = None,
+        moved: Callable[[], None] = lambda: None,
+        unreached: Callable[[], Sequence[DeviceId]] = lambda: (),
+        look: Callable[[Sequence[str] | None], Survey] = watch.look,
     ) -> None:
         self._fleet = fleet
         self._credentials = credentials
         self._found = found
         self._removed = removed
+        self._moved = moved
+        self._unreached = unreached
         self._seeds = tuple(parse_seed(text) for text in seeds)
         self._asked = interfaces
-        self._shared = shared
+        self._look = look
         self._browser: AdvertBrowser | None = None
-        self._interfaces: tuple[Interface, ...] = ()
-        self._mdns_problems: list[str] = []
+        self._survey = Survey()
+        self._cannot_start = ""
         self._seed_problems: dict[Seed, str] = {}
+        self._sooner = asyncio.Event()  # seeds are tried at once
         self._stack = AsyncExitStack()
         for seed in self._seeds:
             if credentials is None and seed.device_id is None:
@@ -96,11 +103,14 @@ class Discovery:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            await self._browse(stack)
-            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            first = await asyncio.to_thread(self._look, self._asked)
+            browsing = await stack.enter_async_context(AsyncExitStack())
+            await self._browse(browsing, Change(first))
+            background = await stack.enter_async_context(Background())
             for seed in self._seeds:
-                task = tasks.create_task(self._follow(seed), name=f"seed {seed}")
-                stack.callback(task.cancel)
+                background.start(self._follow(seed), f"seed {seed}")
+            background.start(self._watch(browsing, first), "watch the network")
+            background.start(self._ask_again(), "ask for who is missing")
             self._stack = stack.pop_all()
         return self
 
@@ -109,7 +119,8 @@ class Discovery:
 
     def report(self) -> DiscoveryReport:
         """What was tried and what stood in the way, so that an empty fleet explains itself."""
-        problems = [*self._mdns_problems, *self._seed_problems.values()]
+        seen = self._survey
+        problems = [*seen.problems, *([self._cannot_start] if self._cannot_start else []), *self._seed_problems.values()]
         browser = self._browser
         if browser is not None and browser.forgotten:
             problems.append(f"mDNS: more adverts than can be remembered, {browser.forgotten} were dropped: is somebody forging them?")
@@ -117,36 +128,45 @@ class Discovery:
             problems.append(f"mDNS: {browser.unresolved} adverts have no address yet")
         return DiscoveryReport(
             fleet_id=self._fleet,
-            interfaces=tuple(one.address for one in self._interfaces),
+            interfaces=tuple(one.address for one in seen.usable) if browser is not None else (),
             seeds=tuple(str(seed) for seed in self._seeds),
             other_fleets=browser.other_fleets if browser is not None else 0,
             problems=tuple(problems),
+            mute=seen.mute,
+            alone=self._asked != () and seen.alone,
         )
 
-    async def _browse(self, stack: AsyncExitStack) -> None:
-        existing = ipv4_interfaces()
-        by_address = {one.address: one for one in existing}
-        wanted = existing if self._asked is None else tuple(by_address.get(text, Interface(text)) for text in self._asked)
-        usable = []
-        for one in wanted:
-            problem = multicast_problem(one.address)
-            if problem is None:
-                usable.append(one)
-            else:
-                self._mdns_problems.append(problem)
-        if usable:
-            browser = AdvertBrowser(self._fleet, usable, self._advertised, self._removed, shared=self._shared)
-            try:
-                self._browser = await stack.enter_async_context(browser)
-            except OSError as error:
-                self._mdns_problems.append(f"mDNS cannot start: {error.strerror or error}")
-            else:
-                self._interfaces = tuple(usable)
-        for problem in self._mdns_problems:
-            _log.warning("%s", problem)
+    async def _watch(self, browsing: AsyncExitStack, first: Survey) -> None:
+        async for change in watch.changes(first, lambda: self._look(self._asked)):
+            _log.info("the network has changed: mDNS on %s", ", ".join(map(str, change.survey.usable)) or "no interface")
+            await self._browse(browsing, change)
+            self._sooner.set()
+            self._moved()
 
-    def _advertised(self, device: DeviceId, address: str, gateway: bool) -> None:
-        self._found(Candidate(device, address, "mdns", gateway))
+    async def _browse(self, browsing: AsyncExitStack, change: Change) -> None:
+        before, self._survey = self._survey, change.survey
+        try:
+            if self._browser is not None:
+                await self._browser.follow(change)
+            elif change.survey.usable:
+                browser = AdvertBrowser(self._fleet, change.survey, self._advertised, self._removed)
+                self._browser = await browsing.enter_async_context(browser)
+            self._cannot_start = ""
+        except (OSError, RuntimeError) as error:  # a RuntimeError: an interface has gone meanwhile
+            self._cannot_start = f"mDNS cannot start: {(isinstance(error, OSError) and error.strerror) or error}"
+            _log.warning("%s", self._cannot_start)
+        for problem in change.survey.problems:
+            if problem not in before.problems:
+                _log.warning("%s", problem)
+
+    async def _ask_again(self) -> None:
+        while True:
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            if self._browser is not None and (missing := self._unreached()):
+                self._browser.ask_again(missing)
+
+    def _advertised(self, device: DeviceId, addresses: tuple[str, ...], gateway: bool) -> None:
+        self._found(Candidate(device, addresses, "mdns", gateway))
 
     async def _follow(self, seed: Seed) -> None:
         known: DeviceId | None = None
@@ -157,14 +177,15 @@ class Discovery:
             except FleetError as error:
                 self._seed_problems[seed] = f"seed {error.detail}" + (f" ({error.advice})" if error.advice else "")
                 known = None
-                await asyncio.sleep(delay_seconds)
+                self._sooner.clear()
+                await set_within(self._sooner, delay_seconds)
                 delay_seconds = min(2 * delay_seconds, _LAST_DELAY_SECONDS)
                 continue
             self._seed_problems.pop(seed, None)
             delay_seconds = _FIRST_DELAY_SECONDS
             if device != known:
                 known = device
-                self._found(Candidate(device, seed.address, "seed", gateway))
+                self._found(Candidate(device, (seed.address,), "seed", gateway))
             await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _identify(self, seed: Seed) -> ProbedMember:

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 
 from fleet.devices.client import DeviceClient
-from fleet.devices.link import explained
-from fleet.devices.liveness import Liveness
+from fleet.devices.liveness import Liveness, Patience
 from fleet.devices.record import US, Watched
 from fleet.devices.redial import Redial
 from fleet.devices.views import GatewayView
@@ -25,6 +25,19 @@ ROUND_SECONDS = 10.0  # one round out of turn: a thousand devices take about 0.1
 NAME_LENGTH = 128
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """The gateway, and what it tells: the first report has come."""
+
+    peer: Peer
+    told: AsyncGenerator[pb.GatewayReport, None]
+    first: pb.GatewayReport = field(default_factory=pb.GatewayReport)
+
+    async def close(self) -> None:
+        await self.told.aclose()
+        await self.peer.channel.close()
 
 
 class GatewayLink:
@@ -72,7 +85,7 @@ class GatewayLink:
         )
 
     async def run(self) -> None:
-        await self._where.run(self._session, self._lost, lambda: self._heard_at)
+        await self._where.run(self._reach, self._session, self._lost, lambda: self._heard_at)
 
     async def round(self) -> None:
         """Have every member's description and a sample of it now, not at the next interval. Raises FleetError."""
@@ -99,28 +112,37 @@ class GatewayLink:
                 member.lost(Unavailable(f"no telemetry for {now - member.heard_at:.0f} s"))
             member.check()
 
-    async def _session(self, address: str) -> None:
+    async def _reach(self, address: str) -> _Reached:
         peer = self._network.dial(address, self._gateway, self._credentials, self._gateway)
-        patience = self._rules.offline_seconds
-        now = asyncio.get_running_loop().time
+        told = self._watch(peer, self._rules.interval_seconds)
         try:
-            async with (
-                asyncio.timeout(patience) as deadline,
-                contextlib.aclosing(self._watch(peer, self._rules.interval_seconds)) as told,
-            ):
-                async for report in told:
-                    if self._peer is None:
-                        self._peer, self._detail = peer, ""
-                    self._heard_at = self._clock()
-                    self._take(peer, report)
-                    deadline.reschedule(now() + patience)
+            async with asyncio.timeout(self._rules.offline_seconds):
+                return _Reached(peer, told, await anext(told))
         except TimeoutError:
-            raise Unavailable(f"no telemetry for {patience:.0f} s") from None
+            await _Reached(peer, told).close()
+            raise Unavailable(f"no telemetry for {self._rules.offline_seconds:.0f} s") from None
+        except BaseException:
+            await _Reached(peer, told).close()
+            raise
+
+    async def _session(self, reached: _Reached) -> None:
+        patience = Patience(self._rules)
+        self._peer, self._detail = reached.peer, ""
+        try:
+            async with asyncio.timeout_at(patience.until) as deadline:
+                with self._where.doubted_by(lambda: deadline.reschedule(patience.in_doubt())):
+                    report = reached.first
+                    while True:
+                        self._heard_at = self._clock()
+                        self._take(reached.peer, report)
+                        deadline.reschedule(patience.heard())
+                        report = await anext(reached.told)
+        except TimeoutError:
+            raise patience.ended() from None
         finally:
             self._peer = None
             for member in self.members.values():
                 member.detach()
-            await peer.channel.close()
 
     async def _watch(self, peer: Peer, interval_seconds: float) -> AsyncGenerator[pb.GatewayReport, None]:
         """Reports until the link ends, which raises. Close the iterator to leave."""
@@ -176,10 +198,9 @@ class GatewayLink:
         return DeviceClient(peer.to(device), device)
 
     def _lost(self, error: FleetError) -> None:
-        said = explained(error, self._where.address)
-        if self._detail != said.detail:
-            _log.info("gateway %s at %s: %s", self._name or self._gateway, self._where.address, said.detail)
-        self._detail = said.detail
-        behind = type(said)(f"its gateway {self._name}: {said.detail}", advice=said.advice)
+        if self._detail != error.detail:
+            _log.info("gateway %s: %s", self._name or self._gateway, error.detail)
+        self._detail = error.detail
+        behind = type(error)(f"its gateway {self._name}: {error.detail}", advice=error.advice)
         for member in self.members.values():
             member.lost(behind)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+
+from protos.errors import Unavailable
 
 
 @dataclass(frozen=True)
@@ -20,3 +23,28 @@ class Liveness:
         """Before the next dial, after this many failures in a row (0: the link had stood)."""
         # The exponent is bounded: a float overflows after 1,200 failures.
         return min(self.first_wait_seconds * self.wait_factor ** min(failures, 50), self.longest_wait_seconds)
+
+
+class Patience:
+    """For how long one who listens waits for the next sign of life: until the device counts as offline, and less while in doubt."""
+
+    def __init__(self, rules: Liveness) -> None:
+        self._rules = rules
+        self._now = asyncio.get_running_loop().time
+        self._heard_at = self._now()
+        self.until = self.heard()
+
+    def heard(self) -> float:
+        """A sign of life; returns until when to wait, by the event loop's clock."""
+        self._heard_at = self._now()
+        self.until = self._heard_at + self._rules.offline_seconds
+        return self.until
+
+    def in_doubt(self) -> float:
+        """The network has changed: one that is suspect by its silence is not waited for any longer."""
+        suspect = self._heard_at + self._rules.suspect_intervals * self._rules.interval_seconds
+        self.until = min(self.until, max(suspect, self._now() + self._rules.interval_seconds))
+        return self.until
+
+    def ended(self) -> Unavailable:
+        return Unavailable(f"no telemetry for {self._now() - self._heard_at:.0f} s")

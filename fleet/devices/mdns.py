@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
-from zeroconf import IPVersion, ServiceStateChange, Zeroconf
+from zeroconf import DNSOutgoing, DNSQuestion, IPVersion, ServiceStateChange, Zeroconf  # type: ignore[attr-defined]
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from fleet.devices.interfaces import Interface, best_address
+from fleet.background import Background
+from fleet.devices.ranking import ranked
 from protos.ids import SERVICE_TYPE, DeviceId, FleetId, parse_device_id
+from protos.net import watch
+from protos.net.interfaces import Survey
+from protos.net.watch import Change
 
 ADVERTS = 4096  # an advert costs nothing to forge: remember no more than this, and forget the oldest first
 _RESOLVERS = 16
 _REQUEST_SECONDS = 1.0
 _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.2, 30.0
+_ASKED_AGAIN = 64  # devices at once
+_QUERY, _IN, _A, _TXT, _AAAA, _SRV = 0, 1, 1, 16, 28, 33  # RFC 1035, 3596, 2782
 
 
 @dataclass
@@ -29,38 +36,39 @@ class _Advert:
     failures: int = 0
     retry: asyncio.TimerHandle | None = None
     device: DeviceId | None = None  # of our fleet, once resolved
-    address: str = ""
+    addresses: tuple[str, ...] = ()
     foreign: bool = False
 
 
 class AdvertBrowser:
-    """While entered, calls `found(device, "host:port", gateway)` for each advert of our fleet and `removed(device)` on its goodbye.
+    """While entered, calls `found(device, addresses, gateway)` for each advert of our fleet and `removed(device)` on its goodbye.
 
-    `found` comes again when an address changes. All of it is hearsay: anybody on the network can send adverts.
+    `addresses` are "host:port", all that the advert has, the likeliest first. `found` comes again when they change. All of it is hearsay:
+    anybody on the network can send adverts.
 
     UDP loses packets (of 1,000 adverts at once about a third), so each name is asked for again, at growing distances, until it is resolved.
-    `shared` is an AsyncZeroconf to use; otherwise one is made on `interfaces`. Raises OSError on entering when multicast is not possible.
+    Raises OSError on entering when multicast is not possible.
     """
 
     def __init__(
         self,
         fleet: FleetId,
-        interfaces: Sequence[Interface],
-        found: Callable[[DeviceId, str, bool], None],
+        where: Survey,
+        found: Callable[[DeviceId, tuple[str, ...], bool], None],
         removed: Callable[[DeviceId], None],
         *,
-        shared: AsyncZeroconf | None = None,
         limit: int = ADVERTS,
     ) -> None:
         self._fleet = fleet
-        self._interfaces = tuple(interfaces)
+        self._where = where
         self._found = found
         self._removed = removed
-        self._shared = shared
         self._limit = limit
         self._adverts: OrderedDict[str, _Advert] = OrderedDict()
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._stack = AsyncExitStack()
+        self._responder: AsyncZeroconf | None = None
+        self._asking: AsyncServiceBrowser | None = None
         self.forgotten = 0  # adverts dropped because there were too many
 
     @property
@@ -75,21 +83,52 @@ class AdvertBrowser:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            responder = self._shared
-            if responder is None:
-                responder = await stack.enter_async_context(AsyncZeroconf(interfaces=[one.address for one in self._interfaces]))
+            interfaces = watch.as_zeroconf_wants(self._where.usable)
+            responder = await stack.enter_async_context(AsyncZeroconf(interfaces=interfaces))
             await responder.zeroconf.async_wait_for_start()
-            tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            workers = [tasks.create_task(self._resolve(responder.zeroconf), name=f"mdns resolver {n}") for n in range(_RESOLVERS)]
-            for worker in workers:
-                stack.callback(worker.cancel)
+            background = await stack.enter_async_context(Background())
+            for n in range(_RESOLVERS):
+                background.start(self._resolve(responder.zeroconf), f"mdns resolver {n}")
             stack.callback(self._forget_all)
-            await stack.enter_async_context(AsyncServiceBrowser(responder.zeroconf, SERVICE_TYPE, handlers=[self._heard]))
+            stack.push_async_callback(self._stop_asking)
+            self._responder = responder
+            self._ask_everybody()
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._stack.__aexit__(kind, error, trace)
+
+    async def follow(self, change: Change) -> None:
+        """Browse where the network is now, and ask who is there."""
+        assert self._responder is not None
+        before, self._where = self._where, change.survey
+        await watch.follow(self._responder, before.usable, change)
+        await self._stop_asking()
+        self._ask_everybody()
+
+    def ask_again(self, devices: Iterable[DeviceId]) -> None:
+        """Where are these? What is remembered of their adverts may be old, or forged: whoever has the name answers."""
+        assert self._responder is not None
+        for device in islice(devices, _ASKED_AGAIN):
+            advert = self._adverts.get(f"{device}.{SERVICE_TYPE}".lower())
+            if advert is None:
+                continue
+            question = DNSOutgoing(_QUERY)
+            for name, kinds in ((advert.name, (_SRV, _TXT)), (f"{device}.local.", (_A, _AAAA))):
+                for kind in kinds:
+                    question.add_question(DNSQuestion(name, kind, _IN))
+            self._responder.zeroconf.async_send(question)
+
+    def _ask_everybody(self) -> None:
+        """Asks at once, then at growing distances."""
+        assert self._responder is not None
+        self._asking = AsyncServiceBrowser(self._responder.zeroconf, SERVICE_TYPE, handlers=[self._heard])
+
+    async def _stop_asking(self) -> None:
+        if self._asking is not None:
+            await self._asking.async_cancel()
+            self._asking = None
 
     def _heard(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
         key = name.lower()
@@ -144,13 +183,12 @@ class AdvertBrowser:
             advert.foreign = True
             return
         advert.foreign = text.get("fleet") != self._fleet or text.get("id") != device
-        host = best_address(info.parsed_addresses(IPVersion.V4Only), self._interfaces)
-        if advert.foreign or host is None or not info.port:
+        if advert.foreign or not info.port:
             return
-        address = f"{host}:{info.port}"
-        if address != advert.address:
-            advert.device, advert.address = device, address
-            self._found(device, address, text.get("role") == "gateway")
+        addresses = ranked(info.parsed_addresses(IPVersion.All), info.port, self._where.own)
+        if addresses and addresses != advert.addresses:
+            advert.device, advert.addresses = device, addresses
+            self._found(device, addresses, text.get("role") == "gateway")
 
     def _forget(self, key: str) -> None:
         advert = self._adverts.pop(key, None)

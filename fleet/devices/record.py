@@ -33,6 +33,7 @@ class DeviceRecord:
     description: pb.DeviceDescription | None
     gateway: DeviceId | None = None  # that answers at the address for it
     gauges: telemetry_pb2.Gauges | None = None  # of the last sample on this connection
+    addresses: tuple[str, ...] = ()  # where it, or its gateway, may be reached: what a neighbour is told, the likeliest first
 
     @property
     def name(self) -> str:
@@ -92,6 +93,7 @@ class Watched:
             self._description,
             self._gateway,
             self._gauges,
+            where.addresses,
         )
 
     @property

@@ -79,25 +79,25 @@ class Registry:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._background.__aexit__(kind, error, trace)
 
-    def found(self, device: DeviceId, address: str, found_by: str) -> None:
-        """Discovery saw it. A hint: the device is shown, and counts once it has proven who it is."""
+    def found(self, device: DeviceId, addresses: tuple[str, ...], found_by: str) -> None:
+        """Discovery saw it, at any of these "host:port". A hint: the device is shown, and counts once it has proven who it is."""
         if device in self._direct:
             self._direct[device].watched.said_goodbye = False
-            self._direct[device].where.found(address, found_by)
+            self._direct[device].where.found(addresses, found_by)
             return
-        where = Redial(address, found_by, self._rules)
+        where = Redial(addresses, found_by, self._rules)
         watched = Watched(device, where, self._rules, self._clock, self._take_sample, self._tell)
         link = DeviceLink(device, where, watched, self._rules, self._credentials, self._network)
         self._direct[device] = _Direct(where, watched, link, self._background.start(link.run(), f"device {device}"))
         self._tell()
 
-    def found_gateway(self, gateway: DeviceId, address: str, found_by: str) -> None:
+    def found_gateway(self, gateway: DeviceId, addresses: tuple[str, ...], found_by: str) -> None:
         """As `found`; what is behind it is shown when it has told."""
         self._departed.discard(gateway)
         if gateway in self._gateways:
-            self._gateways[gateway].where.found(address, found_by)
+            self._gateways[gateway].where.found(addresses, found_by)
             return
-        where = Redial(address, found_by, self._rules)
+        where = Redial(addresses, found_by, self._rules)
         link = GatewayLink(
             gateway,
             where,
@@ -121,6 +121,17 @@ class Registry:
             self._departed.add(device)
             if not self._gateways[device].link.members:
                 self._forget(device)
+
+    def network_changed(self) -> None:
+        """This machine's addresses are others now: whoever is away is tried again at once, and who is there has to show it."""
+        for where in [*(one.where for one in self._direct.values()), *(one.where for one in self._gateways.values())]:
+            where.doubt()
+
+    @property
+    def unreached(self) -> list[DeviceId]:
+        """Devices and gateways that were dialled in vain."""
+        direct = [device for device, one in self._direct.items() if one.where.unreached]
+        return direct + [gateway for gateway, one in self._gateways.items() if one.where.unreached]
 
     def forget_departed(self, needed: Collection[DeviceId]) -> None:
         """Drop those that said goodbye and are offline, unless somebody waits for them: a fleet that was taken down is not a fault."""

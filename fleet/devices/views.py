@@ -94,3 +94,5 @@ class DiscoveryReport:
     other_fleets: int  # adverts seen that name another fleet
     problems: tuple[str, ...]  # one line each
     gateways: tuple[GatewayView, ...] = ()
+    mute: tuple[str, ...] = ()  # network interfaces through which nobody can be reached, and why: one line each
+    alone: bool = False  # mDNS is to be used, and no other machine can hear it

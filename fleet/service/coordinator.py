@@ -94,7 +94,16 @@ class Coordinator:
                 Ingest(self._telemetry, self._registered, now=self._now, batch_seconds=self._batch_seconds)
             )
             self._registry = await stack.enter_async_context(Registry(credentials, self._ingest.add, rules=self._rules))
-            discovery = Discovery(fleet, credentials, self._found, self._registry.gone, seeds=self._seeds, interfaces=self._interfaces)
+            discovery = Discovery(
+                fleet,
+                credentials,
+                self._found,
+                self._registry.gone,
+                seeds=self._seeds,
+                interfaces=self._interfaces,
+                moved=self._registry.network_changed,
+                unreached=lambda: self._registry.unreached,
+            )
             self._discovery = await stack.enter_async_context(discovery)
             self._placement = Placement(self._registry, self._artifacts, discovery_seconds=self._discovery_seconds)
             self._deployments = await stack.enter_async_context(
@@ -205,7 +214,7 @@ class Coordinator:
 
     def _found(self, candidate: Candidate) -> None:
         found = self._registry.found_gateway if candidate.gateway else self._registry.found
-        found(candidate.device_id, candidate.address, candidate.found_by)
+        found(candidate.device_id, candidate.addresses, candidate.found_by)
 
     def _registered(self, device: str) -> Registered:
         description = self._registry.description(DeviceId(device))

@@ -65,6 +65,13 @@ samples = Table(
     Column("memory_used_bytes", BigInteger, nullable=False),
     Column("process_rss_bytes", BigInteger, nullable=False),
     Column("process_cpu_seconds", Float, nullable=False),
+    # The device's WorkCounter (telemetry.proto). NULL: its agent, or whoever stored it, did not know of one.
+    Column("prefill_tokens", BigInteger),
+    Column("decode_tokens", BigInteger),
+    Column("answer_tokens", BigInteger),
+    Column("work_seconds", Float),
+    Column("modelled_work_seconds", Float),
+    Column("work_joules", Float),  # NULL also where nothing is metered
     Index("samples_by_time", "received_at"),
 )
 

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
 from fleet.background import Background
-from fleet.telemetry.records import Received, Registered, TelemetryRecords
+from fleet.telemetry.records import Received, Registered, TelemetryRecords, may_pass
 from protos.errors import FleetError
 from protos.plausible import implausible
 from protos.v1 import telemetry_pb2
@@ -41,6 +42,7 @@ class Ingest:
         self._now = now
         self._batch_seconds = batch_seconds
         self._waiting: deque[Received] = deque(maxlen=WAITING_SAMPLES)
+        self._unwritten: dict[tuple[str, str], Received] = {}  # by device and boot: the newest that the store did not take
         self._background = Background()
         self._refused: set[str] = set()
 
@@ -62,13 +64,19 @@ class Ingest:
         self._waiting.append(Received(sample, self._now(), self._registered(sample.device_id)))
 
     async def flush(self) -> None:
-        """Write what waits. A store that fails costs these samples, nothing else: counters only grow, so later ones tell the sums."""
-        batch = list(self._waiting)
+        """Write what waits. Of what the store does not take, the newest of each boot is kept for the next time.
+
+        It tells all that those before it told, and the device may be silent before the store is well again.
+        """
+        waiting = list(self._waiting)
         self._waiting.clear()
         try:
-            await asyncio.to_thread(self._telemetry.ingest, batch)
+            await asyncio.to_thread(self._telemetry.ingest, [*self._unwritten.values(), *waiting])
+            self._unwritten.clear()
         except FleetError as error:
-            _log.warning("%d telemetry samples were not kept: %s", len(batch), error.detail)
+            kept = _newest([*self._unwritten.values(), *waiting]) if may_pass(error) else {}
+            self._unwritten = dict(islice(kept.items(), WAITING_SAMPLES))
+            _log.warning("%d telemetry samples were not kept: %s", len(waiting), error.detail)
 
     async def _write_repeatedly(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -82,3 +90,8 @@ class Ingest:
                     await asyncio.to_thread(self._telemetry.thin, self._now())
                 except FleetError as error:
                     _log.warning("old telemetry was not thinned: %s", error.detail)
+
+
+def _newest(samples: Iterable[Received]) -> dict[tuple[str, str], Received]:
+    """By device and boot."""
+    return {(one.sample.device_id, one.sample.boot_id): one for one in sorted(samples, key=lambda one: one.sample.index)}

@@ -14,6 +14,7 @@ from fleet.store.database import Store
 from fleet.store.tables import devices, pipeline_samples, request_costs, requests, samples
 from fleet.telemetry import sums
 from fleet.telemetry.views import CostRow, FinishedRequest, Source
+from protos.errors import FleetError, InvalidInput, NoSpace, TemporaryError
 from protos.v1 import telemetry_pb2 as pb
 
 By = Literal["device", "model", "deployment", "request"]
@@ -51,6 +52,11 @@ class Received:
 def source_of(source: pb.EnergySource) -> Source:
     """The word for it; "unmetered" for one that this program does not know."""
     return _SOURCES.get(source, "unmetered")
+
+
+def may_pass(error: FleetError) -> bool:
+    """It is the store's, and what it did not take may be given to it again; not of a record, which would be in the way of all others."""
+    return isinstance(error, TemporaryError | NoSpace | InvalidInput)
 
 
 class TelemetryRecords:
@@ -121,15 +127,17 @@ class TelemetryRecords:
     def costs(self, since_seconds: float, by: By, now: float) -> list[CostRow]:
         """What the last `since_seconds` before `now` (unix seconds) cost, one row per key and source, sorted by key.
 
-        By device, joules and seconds are the device's own counters (idle time too); otherwise they are what the finished requests used.
-        Figures of different sources are never added: a key with two sources has two rows, each with the tokens of its own requests.
-        `joules_per_token` is busy joules per token of the answers.
+        By device, joules, seconds and tokens are the device's own counters (idle time too), with what is not known of them; otherwise they
+        are what the finished requests used.
+        Figures of different sources are never added: a key with two sources has two rows. `joules_per_token` is busy joules per token of
+        the answers. Whatever was heard of after `now` was heard before the coordinator's clock was set back, and counts.
         """
         start = now - since_seconds
+        spacing = max((window for older, window in THINNING_SECONDS if since_seconds >= older), default=0.0)
         with self._store.reading() as connection:
             if by == "device":
-                return sums.by_device(connection, start, now)
-            return sums.by_request_field(connection, start, now, by)
+                return sums.by_device(connection, start, now, spacing)
+            return sums.by_request_field(connection, start, by)
 
     def thin(self, now: float) -> None:
         """Bound the store: see THINNING_SECONDS and KEEP_SECONDS. To be called every few minutes.
@@ -185,6 +193,19 @@ def _sample_row(received: Received) -> dict[str, Any]:
         "memory_used_bytes": gauges.memory_used_bytes,
         "process_rss_bytes": gauges.process_rss_bytes,
         "process_cpu_seconds": gauges.process_cpu_seconds,
+        **_work(sample, metered),
+    }
+
+
+def _work(sample: pb.TelemetrySample, metered: bool) -> dict[str, Any]:
+    told, work = sample.HasField("work"), sample.work
+    return {
+        "prefill_tokens": work.prefill_tokens if told else None,
+        "decode_tokens": work.decode_tokens if told else None,
+        "answer_tokens": work.answer_tokens if told else None,
+        "work_seconds": work.busy_seconds if told else None,
+        "modelled_work_seconds": work.modelled_busy_seconds if told else None,
+        "work_joules": work.busy_joules if told and metered else None,
     }
 
 

@@ -2,87 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, case, func, literal, null, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, and_, case, func, or_, select
 
 from fleet.store.tables import devices, pipeline_samples, request_costs, requests, samples
+from fleet.telemetry import coverage
+from fleet.telemetry.coverage import Account, Boot, Counters, Point
 from fleet.telemetry.views import CostRow, Source
 
 Field = Literal["model", "deployment", "request"]
 
+_SAMPLE = ("device_id", "boot_id", "sample_index")
+# Older stores hold, as unmetered, shares of requests that ended before they ran.
+_WORKED = or_(request_costs.c.busy_seconds > 0, request_costs.c.joules.is_not(None))
 
-def by_device(connection: Connection, start: float, stop: float) -> list[CostRow]:
+
+def by_device(connection: Connection, start: float, stop: float, spacing: float = 0.0) -> list[CostRow]:
     """Per device and source, in order of the devices' names: what its counters grew by in (start, stop], unix seconds.
 
-    The period begins at the last sample before `start`, so it is a sample's interval too long. A boot that began within it counts from
-    zero; one that began earlier but was first heard of within it counts from there.
+    `spacing` as of `coverage.account`.
     """
-    found: dict[tuple[str, Source], _Growth] = {}
-    seen = _seen(start, stop)
-    boot = (seen.c.device_id, seen.c.boot_id)
-    joules = select(
-        seen.c.device_id,
-        seen.c.source,
-        _growth(seen.c.busy_joules, boot, seen, seen.c.fresh).label("busy_joules"),
-        _growth(seen.c.idle_joules, boot, seen, seen.c.fresh).label("idle_joules"),
-    ).subquery()
-    query = select(joules.c.device_id, joules.c.source, func.sum(joules.c.busy_joules), func.sum(joules.c.idle_joules))
-    for device, source, busy, idle in connection.execute(query.group_by(joules.c.device_id, joules.c.source)):
-        found[device, source] = _Growth(busy_joules=busy, idle_joules=idle)
-
-    counters = pipeline_samples
-    same = and_(
-        counters.c.device_id == seen.c.device_id, counters.c.boot_id == seen.c.boot_id, counters.c.sample_index == seen.c.sample_index
-    )
-    pipeline = (*boot, counters.c.pipeline_id)
-    # A pipeline that appears after the first sample of its boot was loaded then, and counts from zero.
-    from_zero = or_(seen.c.fresh, seen.c.place > 1)
-    seconds = (
-        select(
-            seen.c.device_id,
-            seen.c.source,
-            _growth(counters.c.busy_seconds, pipeline, seen, from_zero).label("wall"),
-            _growth(counters.c.modelled_busy_seconds, pipeline, seen, from_zero).label("modelled"),
-        )
-        .join_from(seen, counters, same)
-        .subquery()
-    )
-    totals = select(seconds.c.device_id, seconds.c.source, func.sum(seconds.c.wall), func.sum(seconds.c.modelled))
-    for device, source, wall, modelled in connection.execute(totals.group_by(seconds.c.device_id, seconds.c.source)):
-        growth = found.get((device, source), _Growth())
-        found[device, source] = replace(growth, busy_seconds=wall or 0.0, modelled_busy_seconds=modelled or 0.0)
-
-    served = _served(connection, start, stop)
+    boots: dict[str, list[Boot]] = {}
+    for device, boot in _boots(connection, start, stop):
+        boots.setdefault(device, []).append(boot)
+    served = _served(connection, start)
     known = {row.device_id: (row.name, bool(row.hollow)) for row in connection.execute(select(devices))}
     rows = []
-    for device, source in sorted({*found, *served}):
-        growth = found.get((device, source), _Growth())
+    for device in {*boots, *served}:
         name, hollow = known.get(device, (device, False))
-        count, prompt, completion = served.get((device, source), (0, 0, 0))
-        rows.append(
-            CostRow(
-                key=name,
-                device_id=device,
-                requests=count,
-                prompt_tokens=prompt,
-                completion_tokens=completion,
-                busy_seconds=growth.busy_seconds,
-                # A device that models time says so by its energy or by its counter; a real one leaves the counter at 0.
-                modelled_busy_seconds=growth.modelled_busy_seconds if source == "modelled" or growth.modelled_busy_seconds else None,
-                busy_joules=growth.busy_joules,
-                idle_joules=growth.idle_joules,
-                joules_per_token=_per_token(growth.busy_joules, completion),
-                source=source,
-                hollow=hollow,
-            )
-        )
+        if device not in boots:  # it took part in requests, but no sample of it was kept
+            rows += [_unheard(name, device, hollow, source, count, stop - start) for source, count in served[device].items()]
+            continue
+        account = coverage.account(boots[device], start, stop, spacing)
+        rows += [_device_row(name, device, hollow, served.get(device, {}), account, source) for source in account.growth]
     return sorted(rows, key=lambda row: (row.key, row.device_id, row.source))
 
 
-def by_request_field(connection: Connection, start: float, stop: float, field: Field) -> list[CostRow]:
-    """Per model, deployment or request, and source: what the requests finished in (start, stop] used on all devices."""
+def _device_row(name: str, device: str, hollow: bool, served: Mapping[Source, int], account: Account, source: Source) -> CostRow:
+    growth = account.growth[source]
+    counters = growth.counters
+    modelled = counters.modelled_busy_seconds or 0.0
+    return CostRow(
+        key=name,
+        device_id=device,
+        requests=served.get(source, 0),
+        prompt_tokens=counters.prompt_tokens,
+        completion_tokens=counters.answer_tokens,
+        busy_seconds=counters.busy_seconds or 0.0,
+        # A device that models time says so by its energy or by its counter; a real one leaves the counter at 0.
+        modelled_busy_seconds=modelled if source == "modelled" or modelled else None,
+        busy_joules=counters.busy_joules,
+        idle_joules=counters.idle_joules,
+        joules_per_token=growth.joules_per_token,
+        source=source,
+        hollow=hollow,
+        covered_seconds=account.covered_seconds,
+        lost_seconds=account.lost_seconds,
+        partial=account.partial,
+    )
+
+
+def _unheard(name: str, device: str, hollow: bool, source: Source, requests_: int, seconds: float) -> CostRow:
+    return CostRow(name, device, requests_, None, None, 0.0, None, None, None, None, source, hollow, 0.0, seconds, partial=True)
+
+
+def by_request_field(connection: Connection, start: float, field: Field) -> list[CostRow]:
+    """Per model, deployment or request, and source: what the requests that have finished since `start` (unix seconds) used on all devices.
+
+    A request for which no device worked, as one that was cancelled in the queue, counts in each row of its key; where there is no other,
+    its row's source is "none". So does one that failed before any device said what it cost, and makes the row partial.
+    """
     key = {"model": requests.c.model, "deployment": requests.c.deployment, "request": requests.c.request_id}[field]
     used = (
         select(
@@ -92,100 +84,148 @@ def by_request_field(connection: Connection, start: float, stop: float, field: F
             func.sum(request_costs.c.modelled_busy_seconds).label("modelled"),
             func.sum(request_costs.c.joules).label("joules"),
         )
+        .where(_WORKED)
         .group_by(request_costs.c.request_id, request_costs.c.source)
         .subquery()
     )
-    # A request that ended before any device said what it cost is unmetered, not free.
-    source = func.coalesce(used.c.source, "unmetered")
     query = (
         select(
             key,
-            source,
+            used.c.source,
             func.count(),
             func.sum(requests.c.prompt_tokens),
             func.sum(requests.c.completion_tokens),
             func.coalesce(func.sum(used.c.wall), 0.0),
             func.sum(used.c.modelled),
             func.sum(used.c.joules),
+            func.sum(case((requests.c.finish_reason == "error", 1), else_=0)),
         )
         .join_from(requests, used, requests.c.request_id == used.c.request_id, isouter=True)
-        .where(requests.c.finished_at > start, requests.c.finished_at <= stop)
-        .group_by(key, source)
-        .order_by(func.min(requests.c.finished_at) if field == "request" else key, key, source)
+        .where(requests.c.finished_at > start)
+        .group_by(key, used.c.source)
+        .order_by(func.min(requests.c.finished_at) if field == "request" else key, key, used.c.source)
     )
-    return [
-        CostRow(
-            key=name,
-            device_id="",
-            requests=count,
-            prompt_tokens=int(prompt),
-            completion_tokens=int(completion),
-            busy_seconds=wall,
-            modelled_busy_seconds=modelled,
-            busy_joules=joules,
-            idle_joules=None,
-            joules_per_token=_per_token(joules, int(completion)),
-            source=source,
-        )
-        for name, source, count, prompt, completion, wall, modelled, joules in connection.execute(query)
-    ]
+    found = [_RequestSum(*row) for row in connection.execute(query)]
+    without = {one.key: one for one in found if one.source is None}
+    worked = {one.key for one in found if one.source is not None}
+    return [_request_row(one, without.get(one.key)) for one in found if one.source is not None or one.key not in worked]
 
 
 @dataclass(frozen=True)
-class _Growth:
-    busy_seconds: float = 0.0
-    modelled_busy_seconds: float = 0.0
-    busy_joules: float | None = None
-    idle_joules: float | None = None
+class _RequestSum:
+    """Of the requests of one key and source; `source` None: no device said that it worked for them."""
+
+    key: str
+    source: Source | None
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    busy_seconds: float
+    modelled_busy_seconds: float | None
+    joules: float | None
+    failed: int
 
 
-def _seen(start: float, stop: float) -> Subquery:
-    """Samples of the period, and of each boot the last one before it. `place` counts a boot's samples from 1; `fresh`: it booted in it."""
-    before = (
+def _request_row(used: _RequestSum, without: _RequestSum | None) -> CostRow:
+    failed = without is not None and without.failed > 0
+    if used.source is None:
+        row = CostRow(used.key, "", used.requests, 0, 0, 0.0, None, 0.0, None, None, "none")
+        return replace(row, busy_joules=None, source="unmetered", partial=True) if failed else row
+    tokens = int(used.completion_tokens)
+    return CostRow(
+        key=used.key,
+        device_id="",
+        requests=used.requests + (without.requests if without else 0),
+        prompt_tokens=int(used.prompt_tokens),
+        completion_tokens=tokens,
+        busy_seconds=used.busy_seconds,
+        modelled_busy_seconds=used.modelled_busy_seconds,
+        busy_joules=used.joules,
+        idle_joules=None,
+        joules_per_token=used.joules / tokens if used.joules is not None and tokens else None,
+        source=used.source,
+        partial=failed,
+    )
+
+
+def _boots(connection: Connection, start: float, stop: float) -> Iterator[tuple[str, Boot]]:
+    """Every boot that is stored, with its device."""
+    newest = (
         select(samples.c.device_id, samples.c.boot_id, func.max(samples.c.sample_index).label("sample_index"))
-        .where(samples.c.received_at <= start)
         .group_by(samples.c.device_id, samples.c.boot_id)
         .subquery()
     )
-    same_boot = and_(before.c.device_id == samples.c.device_id, before.c.boot_id == samples.c.boot_id)
-    return (
+    last = select(samples).join(newest, and_(*(newest.c[name] == samples.c[name] for name in _SAMPLE))).subquery("last")
+    # Where the period begins, by the device's own clock.
+    heard_at = case((last.c.received_at < stop, last.c.received_at), else_=stop)
+    begins = last.c.uptime_seconds - (heard_at - start)
+    same_boot = and_(samples.c.device_id == last.c.device_id, samples.c.boot_id == last.c.boot_id)
+    same_meter = and_(samples.c.source == last.c.source, samples.c.answer_tokens.is_(None) == last.c.answer_tokens.is_(None))
+    index = samples.c.sample_index
+    bounds = (
         select(
-            *(samples.c[name] for name in ("device_id", "boot_id", "sample_index", "source", "busy_joules", "idle_joules")),
-            func.row_number().over(partition_by=(samples.c.device_id, samples.c.boot_id), order_by=samples.c.sample_index).label("place"),
-            (samples.c.received_at - samples.c.uptime_seconds >= start).label("fresh"),
+            last.c.device_id,
+            last.c.boot_id,
+            func.max(case((and_(same_meter, samples.c.uptime_seconds <= begins), index))).label("base"),
+            func.min(case((and_(same_meter, samples.c.uptime_seconds > begins), index))).label("first"),
+            func.max(samples.c.uptime_seconds).label("highest_uptime"),
+            func.min(case((same_meter, 1), else_=0)).label("of_one_meter"),
         )
-        .join_from(samples, before, same_boot, isouter=True)
-        .where(samples.c.received_at <= stop, or_(samples.c.received_at > start, samples.c.sample_index == before.c.sample_index))
-        .subquery()
+        .join_from(last, samples, same_boot)
+        .where(last.c.received_at > start)
+        .group_by(last.c.device_id, last.c.boot_id)
+        .subquery("bounds")
     )
+    base, first = samples.alias("base"), samples.alias("first")
 
+    def at(one: FromClause, sample_index: ColumnElement[int]) -> ColumnElement[bool]:
+        return and_(one.c.device_id == last.c.device_id, one.c.boot_id == last.c.boot_id, one.c.sample_index == sample_index)
 
-def _growth(
-    counter: ColumnElement[float], partition: tuple[ColumnElement[str], ...], seen: Subquery, from_zero: ColumnElement[bool]
-) -> ColumnElement[float | None]:
-    """By how much this sample's counter exceeds the one before; a counter that fell began anew. NULL where nothing was metered."""
-    before = func.lag(counter).over(partition_by=partition, order_by=seen.c.sample_index)
-    first = func.row_number().over(partition_by=partition, order_by=seen.c.sample_index) == 1
-    return case(
-        (counter.is_(None), null()),
-        (and_(first, from_zero), counter),
-        (or_(first, before.is_(None)), literal(0.0)),
-        (counter < before, counter),
-        else_=counter - before,
+    query = (
+        select(last.c.device_id, last.c.source, last.c.received_at, bounds.c.highest_uptime, bounds.c.of_one_meter)
+        .add_columns(*_point(last), *_point(base), *_point(first))
+        .join_from(last, bounds, and_(bounds.c.device_id == last.c.device_id, bounds.c.boot_id == last.c.boot_id), isouter=True)
+        .join(base, at(base, bounds.c.base), isouter=True)
+        .join(first, at(first, bounds.c.first), isouter=True)
     )
+    for device, source, heard, highest, of_one_meter, *points in connection.execute(query):
+        size = len(points) // 3
+        ends = [Point(uptime, Counters(*told)) for uptime, *told in (points[number * size : (number + 1) * size] for number in range(3))]
+        doubtful = bool(ends[2].uptime_seconds is not None and (not of_one_meter or highest > ends[0].uptime_seconds))
+        base_point, first_point = (point if point.uptime_seconds is not None else None for point in ends[1:])
+        yield device, Boot(source, heard, ends[0], base_point, first_point, doubtful)
 
 
-def _served(connection: Connection, start: float, stop: float) -> dict[tuple[str, Source], tuple[int, int, int]]:
-    """Per device and source: requests, and tokens of their prompts and of their answers."""
-    tokens = (requests.c.prompt_tokens, requests.c.completion_tokens)
-    query: Select[Any] = (
-        select(request_costs.c.device_id, request_costs.c.source, func.count(), *(func.sum(column) for column in tokens))
+def _point(sample: FromClause) -> list[ColumnElement[Any]]:
+    """Columns: uptime, then the fields of Counters. Of a device that does not count its work, seconds are those of its stages."""
+    told = sample.c.answer_tokens.is_not(None)
+    stages = [
+        select(func.sum(pipeline_samples.c[name]))
+        .where(*(pipeline_samples.c[key] == sample.c[key] for key in _SAMPLE))
+        .correlate(sample)
+        .scalar_subquery()
+        for name in ("busy_seconds", "modelled_busy_seconds")
+    ]
+    return [
+        sample.c.uptime_seconds,
+        case((told, sample.c.work_joules), else_=sample.c.busy_joules),
+        sample.c.idle_joules,
+        case((told, sample.c.work_seconds), else_=stages[0]),
+        case((told, sample.c.modelled_work_seconds), else_=stages[1]),
+        sample.c.prefill_tokens,
+        sample.c.answer_tokens,
+    ]
+
+
+def _served(connection: Connection, start: float) -> dict[str, dict[Source, int]]:
+    """Per device and source: of how many requests that have ended since `start` it said that it ran for them."""
+    query = (
+        select(request_costs.c.device_id, request_costs.c.source, func.count())
         .join_from(request_costs, requests, request_costs.c.request_id == requests.c.request_id)
-        .where(requests.c.finished_at > start, requests.c.finished_at <= stop)
+        .where(requests.c.finished_at > start, request_costs.c.busy_seconds > 0)
         .group_by(request_costs.c.device_id, request_costs.c.source)
     )
-    return {(row[0], row[1]): (row[2], int(row[3]), int(row[4])) for row in connection.execute(query)}
-
-
-def _per_token(joules: float | None, tokens: int) -> float | None:
-    return joules / tokens if joules is not None and tokens else None
+    served: dict[str, dict[Source, int]] = {}
+    for device, source, count in connection.execute(query):
+        served.setdefault(device, {})[source] = count
+    return served

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Source = Literal["unmetered", "measured", "modelled", "estimated"]
+Source = Literal["unmetered", "measured", "modelled", "estimated", "none"]  # none: of a request for which no device worked
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
@@ -43,13 +43,17 @@ class FinishedRequest:
 
 @dataclass(frozen=True)
 class CostRow:
-    """One line of a telemetry query. Joules are None where nothing was metered."""
+    """One line of a telemetry query. Joules are None where nothing was metered, tokens where the device's agent does not count them.
+
+    By device, tokens and busy joules are the device's own counters: rows of prompts that it computed, and rows from which a token was
+    chosen. `covered_seconds`, `lost_seconds` and `partial` are as fleet.telemetry.coverage.Account has them.
+    """
 
     key: str  # device name, model name, deployment or request id
     device_id: str
     requests: int
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
     busy_seconds: float
     modelled_busy_seconds: float | None
     busy_joules: float | None
@@ -57,3 +61,6 @@ class CostRow:
     joules_per_token: float | None
     source: Source
     hollow: bool = False  # by device: it computes nothing
+    covered_seconds: float | None = None  # by device
+    lost_seconds: float | None = None  # by device
+    partial: bool = False

@@ -16,11 +16,13 @@ import grpc.aio
 from protos.errors import CODE_KEY, Denied, InvalidInput, NotFound
 from protos.ids import DeviceId, gateway_host_name, host_name
 from protos.net.roles import OnlyItsRole
-from protos.v1 import device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, pipeline_pb2_grpc
+from protos.v1 import device_pb2, device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, pipeline_pb2_grpc
 
 DEVICE_KEY = "glmfleet-device"
 CHUNK_BYTES = 512 * 1024  # of a blob, one message: loopback reaches its best rate from about 256 KiB on
 MESSAGE_BYTES = 4 * 1024 * 1024  # gRPC's own default: larger things are streamed in chunks
+
+_REASON_SECONDS = 5.0
 
 _LIMITS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
@@ -169,6 +171,20 @@ def dial_board(address: str, board: DeviceId, certificate: bytes) -> Peer:
     """A channel to a board of no fleet, which must hold the key of `certificate` (PEM, signed by itself). It does not ask who we are."""
     options = [*_CLIENT, ("grpc.ssl_target_name_override", host_name(board))]
     return Peer(board, address, grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(certificate), options=options))
+
+
+async def connected(peer: Peer) -> None:
+    """Wait until TLS has proven who is there; without TLS, until somebody listens. Raises AioRpcError with gRPC's reason."""
+    channel, ready = peer.channel, grpc.ChannelConnectivity.READY
+    while (state := channel.get_state(try_to_connect=True)) is not ready:
+        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            try:  # only a call is told the reason, and this one at once; it changes nothing, whoever answers it meanwhile
+                await peer.device_stub.Describe(device_pb2.DescribeRequest(), metadata=peer.metadata, timeout=_REASON_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    raise
+            return
+        await channel.wait_for_state_change(state)
 
 
 class AddressedTo(grpc.aio.ServerInterceptor):

@@ -323,14 +323,16 @@ class StageCost(_message.Message):
     def __init__(self, weight_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., macs_per_row: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., head_read_bytes: _Optional[int] = ..., head_macs_per_row: _Optional[int] = ..., attention_macs_per_position: _Optional[int] = ..., embedding_bytes_per_row: _Optional[int] = ..., activation_bytes_per_row: _Optional[int] = ..., operators: _Optional[int] = ..., head_activation_bytes_per_row: _Optional[int] = ..., head_operators: _Optional[int] = ...) -> None: ...
 
 class Hop(_message.Message):
-    __slots__ = ("device_id", "address", "gateway_id")
+    __slots__ = ("device_id", "address", "gateway_id", "addresses")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     GATEWAY_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     address: str
     gateway_id: str
-    def __init__(self, device_id: _Optional[str] = ..., address: _Optional[str] = ..., gateway_id: _Optional[str] = ...) -> None: ...
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, device_id: _Optional[str] = ..., address: _Optional[str] = ..., gateway_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LoadStageReply(_message.Message):
     __slots__ = ("memory_bytes", "load_seconds")

@@ -19,7 +19,7 @@ ENERGY_SOURCE_MODELLED: EnergySource
 ENERGY_SOURCE_ESTIMATED: EnergySource
 
 class TelemetrySample(_message.Message):
-    __slots__ = ("device_id", "boot_id", "index", "uptime_seconds", "energy", "gauges", "pipelines")
+    __slots__ = ("device_id", "boot_id", "index", "uptime_seconds", "energy", "gauges", "pipelines", "work")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,7 @@ class TelemetrySample(_message.Message):
     ENERGY_FIELD_NUMBER: _ClassVar[int]
     GAUGES_FIELD_NUMBER: _ClassVar[int]
     PIPELINES_FIELD_NUMBER: _ClassVar[int]
+    WORK_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     boot_id: str
     index: int
@@ -34,7 +35,24 @@ class TelemetrySample(_message.Message):
     energy: EnergyCounter
     gauges: Gauges
     pipelines: _containers.RepeatedCompositeFieldContainer[PipelineCounters]
-    def __init__(self, device_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., index: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., energy: _Optional[_Union[EnergyCounter, _Mapping]] = ..., gauges: _Optional[_Union[Gauges, _Mapping]] = ..., pipelines: _Optional[_Iterable[_Union[PipelineCounters, _Mapping]]] = ...) -> None: ...
+    work: WorkCounter
+    def __init__(self, device_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., index: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., energy: _Optional[_Union[EnergyCounter, _Mapping]] = ..., gauges: _Optional[_Union[Gauges, _Mapping]] = ..., pipelines: _Optional[_Iterable[_Union[PipelineCounters, _Mapping]]] = ..., work: _Optional[_Union[WorkCounter, _Mapping]] = ...) -> None: ...
+
+class WorkCounter(_message.Message):
+    __slots__ = ("prefill_tokens", "decode_tokens", "answer_tokens", "busy_seconds", "modelled_busy_seconds", "busy_joules")
+    PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    BUSY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MODELLED_BUSY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BUSY_JOULES_FIELD_NUMBER: _ClassVar[int]
+    prefill_tokens: int
+    decode_tokens: int
+    answer_tokens: int
+    busy_seconds: float
+    modelled_busy_seconds: float
+    busy_joules: float
+    def __init__(self, prefill_tokens: _Optional[int] = ..., decode_tokens: _Optional[int] = ..., answer_tokens: _Optional[int] = ..., busy_seconds: _Optional[float] = ..., modelled_busy_seconds: _Optional[float] = ..., busy_joules: _Optional[float] = ...) -> None: ...
 
 class EnergyCounter(_message.Message):
     __slots__ = ("source", "busy_joules", "idle_joules")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from quantize.checkpoints.checkpoint import tensor_shapes
 from quantize.checkpoints.gpt2_files import ADDED_FILE, MERGES_FILE, VOCABULARY_FILE, tokenizer_of_gpt2
 from quantize.checkpoints.huggingface_config import parse_config, parse_json_object
 from quantize.checkpoints.licenses import stated_license
+from quantize.checkpoints.quantized import dequantized, quantization_settings
+from quantize.checkpoints.stacked_experts import unstack_experts
 from quantize.checkpoints.tensor_files import TensorFiles, open_tensor_files
 from quantize.checkpoints.tiktoken_file import RANKS_FILE, tokenizer_of_ranks
 from quantize.parts import EMBEDDING, HEAD
@@ -62,6 +65,7 @@ def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
     with open_tensor_files(folder) as files:
         architecture = architecture_of(config)
         files.remove_prefix(architecture.file_prefix)
+        files = unstack_experts(dequantized(files, quantization_settings(plain, partial(_object, folder))))
         tokens = _added_tokens(text_files["tokenizer.json"])
         config = _with_end_token(architecture.with_tokens(config, tokens), text_files, tokens)
         config = _settle_head(config, files)
@@ -113,11 +117,17 @@ def _check_nothing_else(config: ModelConfig, own: Sources, files: TensorFiles, l
     ignored = architecture_of(config).ignored
     known = {tensor.name for parts in (own, file_sources(replace(config, tied_head=False))) for group in parts.values() for tensor in group}
     for name in sorted(files.names - known - left_out):
-        if not ignored(config, name):
+        if not ignored(config, name) and not _is_no_bias(files, name):
             raise InvalidInput(
                 f"the checkpoint has a tensor that {config.architecture} with this config.json has not: {name}",
                 advice="config.json and the safetensors files must belong together",
             )
+
+
+def _is_no_bias(files: TensorFiles, name: str) -> bool:
+    """A bias of zeros, as AutoGPTQ gave every matrix."""
+    (rows, *others) = files.tensor(name).shape or (0, 0)
+    return name.endswith(".bias") and not others and not files.read(name, 0, rows).any()
 
 
 def _text_files(folder: Path, vocab_size: int) -> dict[str, bytes]:

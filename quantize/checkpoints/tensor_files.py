@@ -3,58 +3,56 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from protos.errors import InvalidInput
 from quantize.blocks import Floats
+from quantize.checkpoints.tensors import FLOAT_DTYPES, StoredTensor, Tensor
 from quantize.checkpoints.torch_files import open_torch_file
-from quantize.files import read_at
 from quantize.sources import SourceTensor
 
 # In this order: what needs no unpickling first.
 _LAYOUTS = (("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json"))
-_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 _GET_AGAIN = "get the checkpoint again: its download was cut short or it was edited"
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """A tensor of an open file: `offset` is from the file's beginning."""
-
-    file: str
-    descriptor: int
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
 
 
 class TensorFiles:
     """Tensors of a folder by name; made by `open_tensor_files`."""
 
-    def __init__(self, stored: Mapping[str, _Stored]) -> None:
-        self._stored = stored
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
 
     @property
     def names(self) -> frozenset[str]:
-        return frozenset(self._stored)
+        return frozenset(self._tensors)
+
+    def tensor(self, name: str) -> Tensor:
+        """Raises KeyError."""
+        return self._tensors[name]
+
+    def stored(self) -> Iterator[tuple[str, StoredTensor]]:
+        """Those that lie in a file as they are, by name."""
+        yield from ((name, tensor) for name, tensor in sorted(self._tensors.items()) if isinstance(tensor, StoredTensor))
+
+    def replaced(self, gone: Iterable[str], made: Mapping[str, Tensor]) -> TensorFiles:
+        """Without some, and with others that are made of them."""
+        left_out = frozenset(gone)
+        return TensorFiles({**{name: tensor for name, tensor in self._tensors.items() if name not in left_out}, **made})
 
     def remove_prefix(self, prefix: str) -> None:
         """From here on the tensors are called what follows it, if all begin with it."""
-        if prefix and all(name.startswith(prefix) for name in self._stored):
-            self._stored = {name.removeprefix(prefix): stored for name, stored in self._stored.items()}
+        if prefix and all(name.startswith(prefix) for name in self._tensors):
+            self._tensors = {name.removeprefix(prefix): tensor for name, tensor in self._tensors.items()}
 
     def check(self, expected: Iterable[SourceTensor]) -> None:
         """Raises InvalidInput for the first tensor that is missing, of another shape, or of a dtype that we do not read."""
         for tensor in expected:
-            found = self._stored.get(tensor.name)
+            found = self._tensors.get(tensor.name)
             if found is None:
                 raise InvalidInput(
                     f"the checkpoint has no tensor {tensor.name}", advice="config.json and the weight files must belong together"
@@ -64,23 +62,15 @@ class TensorFiles:
                     f"{found.file}: tensor {tensor.name} has shape {list(found.shape)}, config.json asks for {list(tensor.shape)}",
                     advice="config.json and the weight files must belong together",
                 )
-            if found.dtype not in _DTYPES:
+            if isinstance(found, StoredTensor) and found.dtype not in FLOAT_DTYPES:
                 raise InvalidInput(
                     f"{found.file}: tensor {tensor.name} is stored as {found.dtype}",
-                    advice=f"checkpoints of {', '.join(_DTYPES)} can be imported",
+                    advice=f"checkpoints of {', '.join(FLOAT_DTYPES)} can be imported",
                 )
 
     def read(self, name: str, start: int, stop: int) -> Floats:
         """Rows [start, stop) as float32."""
-        stored = self._stored[name]
-        dtype = _DTYPES[stored.dtype]
-        row_bytes = math.prod(stored.shape[1:]) * dtype.itemsize
-        data = read_at(stored.descriptor, (stop - start) * row_bytes, stored.offset + start * row_bytes, stored.file)
-        values = data.view(dtype).reshape(stop - start, *stored.shape[1:])
-        if stored.dtype == "BF16":  # the upper half of a float32
-            widened: Floats = (values.astype(np.uint32) << 16).view(np.float32)
-            return widened
-        return values.astype(np.float32, copy=False)
+        return self._tensors[name].read(start, stop)
 
 
 @contextmanager
@@ -91,7 +81,7 @@ def open_tensor_files(folder: Path) -> Iterator[TensorFiles]:
     """
     index, shards = _shards(folder)
     with ExitStack() as stack:
-        found: dict[str, _Stored] = {}
+        found: dict[str, StoredTensor] = {}
         for file, listed in shards.items():
             try:
                 stored = (_open_torch if file.endswith(".bin") else _open_safetensors)(folder / file, stack)
@@ -107,26 +97,26 @@ def open_tensor_files(folder: Path) -> Iterator[TensorFiles]:
         yield TensorFiles(found)
 
 
-def _open_safetensors(path: Path, stack: ExitStack) -> dict[str, _Stored]:
+def _open_safetensors(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
     # The library believes a header only when its tensors fill the file without gaps or overlaps.
     with safe_open(path, framework="numpy"):
         return _header(stack.enter_context(path.open("rb")), path.name)
 
 
-def _open_torch(path: Path, stack: ExitStack) -> dict[str, _Stored]:
+def _open_torch(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
     file = stack.enter_context(open_torch_file(path))
     return {
-        name: _Stored(path.name, file.file.fileno(), tensor.storage.dtype, tensor.shape, file.start(tensor))
+        name: StoredTensor(path.name, file.file.fileno(), tensor.storage.dtype, tensor.shape, file.start(tensor))
         for name, tensor in file.tensors.items()
     }
 
 
-def _header(opened: BinaryIO, file: str) -> dict[str, _Stored]:
+def _header(opened: BinaryIO, file: str) -> dict[str, StoredTensor]:
     """Of a file that the library has accepted. Format: 8 bytes for the header's size, the header as JSON, then the tensors."""
     size_bytes = int.from_bytes(opened.read(8), "little")
     header = json.loads(opened.read(size_bytes))
     return {
-        name: _Stored(file, opened.fileno(), one["dtype"], tuple(one["shape"]), 8 + size_bytes + one["data_offsets"][0])
+        name: StoredTensor(file, opened.fileno(), one["dtype"], tuple(one["shape"]), 8 + size_bytes + one["data_offsets"][0])
         for name, one in header.items()
         if name != "__metadata__"
     }

@@ -11,6 +11,8 @@ _TEXT = frozenset(
     {
         "config.json",
         "generation_config.json",
+        "quantize_config.json",
+        "quant_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "tokenizer.model",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from device.stage_spec import MESSAGE_ROWS_BYTES, DeploymentGeneration, NextHop, parse_generation, parse_spec
+from device.stage_spec import MESSAGE_ROWS_BYTES, MOST_ADDRESSES, DeploymentGeneration, NextHop, parse_generation, parse_spec
 from protos.errors import InvalidInput
 from protos.ids import DeviceId
 from protos.v1 import device_pb2 as pb
@@ -44,10 +44,23 @@ def message() -> pb.LoadStageRequest:
     )
 
 
+def test_all_addresses_of_the_next_hop_are_taken_in_their_order() -> None:
+    several = message()
+    several.next.addresses.extend(["127.0.0.1:7", "[fe80::1]:7", *(f"h{n}:1" for n in range(99))])
+    hop = parse_spec(several).next
+    assert hop is not None
+    assert hop.addresses[:3] == ("127.0.0.1:7", "[fe80::1]:7", "h0:1")
+    assert len(hop.addresses) == MOST_ADDRESSES
+    assert hop.led_by("[fe80::1%eth0]:7").addresses[:2] == ("[fe80::1%eth0]:7", "127.0.0.1:7")
+    several.next.addresses.insert(1, "nonsense")
+    with pytest.raises(InvalidInput, match="nonsense"):
+        parse_spec(several)
+
+
 def test_a_good_one_is_taken_as_it_is() -> None:
     spec = parse_spec(message())
     assert spec.generation == DeploymentGeneration("d", 3)
-    assert spec.next == NextHop(DeviceId("n"), "127.0.0.1:7")
+    assert spec.next == NextHop(DeviceId("n"), ("127.0.0.1:7",))
     assert spec.is_head
     assert spec == parse_spec(message())
     assert list(spec.shape.layers) == [1, 2, 3]

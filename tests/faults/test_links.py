@@ -114,7 +114,7 @@ async def test_a_device_that_answers_elsewhere_is_found_by_its_neighbour(tmp_pat
         target = moved.proxy.target
         async with Proxy(target) as elsewhere:
             await moved.proxy.__aexit__(None, None, None)  # nobody listens there any more
-            fleet.coordinator._registry.found(moved.device, elsewhere.address, "mdns")
+            fleet.coordinator._registry.found(moved.device, (elsewhere.address,), "mdns")
             await wait_until(lambda: {view.address for view in fleet.coordinator.devices()} >= {elsewhere.address})
             async with asyncio.timeout(20):
                 assert await fleet.answer(SHORT) == expected

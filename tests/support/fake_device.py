@@ -300,6 +300,7 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
             index=next(self._samples),
             gauges=self.is_told.gauges,
             energy=telemetry_pb2.EnergyCounter(source=telemetry_pb2.ENERGY_SOURCE_MODELLED, busy_joules=float(self.told_tokens)),
+            work=telemetry_pb2.WorkCounter(answer_tokens=self.told_tokens, busy_joules=float(self.told_tokens)),
         )
 
     def _admit(self, generation: pb.Generation) -> None:

@@ -41,6 +41,6 @@ async def watching(folder: Path, count: int, rules: Liveness = QUICK) -> AsyncIt
     ours = credentials_of(members.member("coordinator", "coordinator"))
     samples: list[telemetry_pb2.TelemetrySample] = []
     async with hollow_fleet(members, count) as fleet, Registry(ours, samples.append, rules=rules) as registry:
-        registry.found_gateway(fleet.gateway, fleet.address, "mdns")
+        registry.found_gateway(fleet.gateway, (fleet.address,), "mdns")
         await wait_online(registry.records, count, 10)
         yield Watching(registry, fleet, samples)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,8 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from device.agent.announce import Announcement, service_info
 from protos.ids import SERVICE_TYPE, device_id, fleet_id
+from protos.net import watch
+from protos.net.interfaces import Interface, Survey
 from protos.versions import SPOKEN
 from tests.support.multicast import LOOPBACK, needs_multicast
 from tests.support.waiting import wait_until
@@ -71,22 +75,6 @@ async def test_the_advert_comes_says_what_it_must_and_goes() -> None:
 
 
 @needs_multicast
-async def test_several_devices_share_one_responder_which_stays_open() -> None:
-    names = {name_of(bytes([n])) for n in range(3)}
-    async with browsing() as seen, AsyncZeroconf(interfaces=[LOOPBACK]) as shared:
-        async with (
-            Announcement(device_id(b"\0"), FLEET, 1, [LOOPBACK], shared),
-            Announcement(device_id(b"\1"), FLEET, 2, [LOOPBACK], shared),
-        ):
-            async with Announcement(device_id(b"\2"), FLEET, 3, [LOOPBACK], shared):
-                await wait_until(lambda: names <= seen.up)
-            await wait_until(lambda: name_of(b"\2") not in seen.up)
-            assert names & seen.up == {name_of(b"\0"), name_of(b"\1")}
-        await wait_until(lambda: not names & seen.up)
-        assert not shared.zeroconf.done
-
-
-@needs_multicast
 async def test_a_device_comes_back_at_another_port() -> None:
     device, name = device_id(b"moving"), name_of(b"moving")
     async with browsing() as seen:
@@ -97,6 +85,39 @@ async def test_a_device_comes_back_at_another_port() -> None:
         for port in (7001, 7002):
             async with Announcement(device, FLEET, port, [LOOPBACK]):
                 await seen_at(port)
+
+
+@needs_multicast
+async def test_an_address_that_comes_is_told_and_one_that_goes_is_told_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started before its network, which then changes; the interface that is spoken on stays loopback here."""
+    monkeypatch.setattr(watch, "PERIOD_SECONDS", 0.02)
+    name = name_of(b"early")
+    lo, first, second, third = (Interface(address, 8, "lo", 1) for address in (LOOPBACK, "192.168.7.2", "fe80::9", "10.9.9.9"))
+    now = [Survey(mute=("eth0 has no address",))]
+    async with browsing() as seen:
+
+        def told() -> set[str]:
+            info = seen.info(name)
+            return set(info.parsed_addresses(IPVersion.All)) if info else set()
+
+        async with Announcement(device_id(b"early"), FLEET, 7420, ["lo"], look=lambda _asked: now[0]):
+            now[0] = Survey(usable=(lo,), asked=(lo, first))
+            await wait_until(lambda: told() == {LOOPBACK, "192.168.7.2"})
+            now[0] = Survey(usable=(lo,), asked=(lo, second))
+            await wait_until(lambda: "fe80::9" in told())
+            now[0] = Survey()  # all is gone: nothing can be said, and nothing fails
+            await asyncio.sleep(0.1)
+            now[0] = Survey(usable=(lo,), asked=(lo, third))
+            await wait_until(lambda: "10.9.9.9" in told())
+        await wait_until(lambda: name not in seen.up)
+
+
+def test_loopback_is_announced_only_while_there_is_nothing_else() -> None:
+    lo, eth = Interface(LOOPBACK, 8, "lo", 1), Interface("192.168.7.2", 24, "eth0", 2)
+    for usable, announced in (((lo,), [LOOPBACK]), ((lo, eth), ["192.168.7.2"])):
+        found = partial(lambda survey, _asked: survey, Survey(usable=usable, asked=usable))
+        reachable = Announcement(device_id(b"x"), FLEET, 7420, look=found)._reachable()
+        assert [one.address for one in reachable.asked] == [one.address for one in reachable.usable] == announced
 
 
 @pytest.mark.parametrize("interface", ["192.0.2.77", "not an address"])

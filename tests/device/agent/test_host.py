@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from device.agent import host as host_module
@@ -65,6 +66,19 @@ def attach(spec: StageSpec, **changes: object) -> pb.Attach:
     return pb.Attach(**{**fields, **changes})  # type: ignore[arg-type]
 
 
+async def test_the_device_s_work_outlives_the_stage_that_did_it(blobs: BlobStore, spec: StageSpec) -> None:
+    async with hosting(blobs) as host:
+        for number in (1, 2):
+            await host.load(at(spec, number, epoch=number))
+            (loaded,) = host.loaded
+            message = pb.Microbatch(prefill=True, slots=[0], positions=[0], rows=2, opened=[pb.Opened(slot=0, sequence=1)])
+            await loaded.stage.step(message, np.array([1, 2], np.int64))
+            assert loaded.stage.counters.prefill_tokens == 2
+            assert host.work.total.prefill_tokens == 2 * number
+            await host.unload(DeploymentGeneration("test", number), PIPELINE)
+        assert host.work.total.busy_seconds > 0
+
+
 async def test_loading_the_same_again_is_nothing(blobs: BlobStore, spec: StageSpec) -> None:
     async with hosting(blobs) as host:
         assert await host.load(spec) > 0
@@ -78,6 +92,19 @@ async def test_loading_the_same_again_is_nothing(blobs: BlobStore, spec: StageSp
         assert (status.generation.deployment, status.generation.number) == ("test", 1)
     assert host.loaded == []
     assert host.memory_used_bytes == 0
+
+
+async def test_a_neighbour_that_moved_is_no_reason_to_load_again(blobs: BlobStore, stages: TinyStages) -> None:
+    (spec, _) = stages.specs(2)
+    assert spec.next is not None
+    async with hosting(blobs) as host:
+        assert await host.load(spec) > 0
+        (loaded,) = host.loaded
+        moved = replace(spec, next=spec.next.led_by("[fe80::2]:7420"))
+        assert await host.load(moved) == 0
+        assert host.loaded == [loaded]
+        assert loaded.stage.spec == moved
+        assert await host.load(replace(moved, epoch=2)) > 0
 
 
 async def test_older_generations_are_refused_whatever_they_ask(blobs: BlobStore, spec: StageSpec) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from device.agent.host import StageHost
-from device.agent.telemetry import TelemetrySampler
+from device.agent.telemetry import TelemetrySampler, elapsed
 from device.blobs import BlobStore
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
+from device.pipeline.accounts import WorkCounter
 from protos.ids import DeviceId
 from protos.physics.timing import StageRun
 from protos.v1 import telemetry_pb2 as pb
@@ -41,9 +43,10 @@ class Metered:
 
 @pytest.fixture
 def telemetry(tmp_path: Path) -> Callable[..., TelemetrySampler]:
-    def make(*readings: EnergyReading) -> TelemetrySampler:
+    def make(*readings: EnergyReading, work: WorkCounter | None = None) -> TelemetrySampler:
         hardware = Metered(list(readings))
         host = StageHost(DeviceId("me"), hardware, BlobStore(tmp_path), None)
+        host.work = work or host.work
         return TelemetrySampler(DeviceId("me"), hardware, host)
 
     return make
@@ -76,3 +79,23 @@ def test_samples_count_within_a_boot(telemetry: Callable[..., TelemetrySampler])
     assert samples[-1].gauges.process_cpu_seconds >= samples[0].gauges.process_cpu_seconds > 0
     gauges = samples[-1].gauges
     assert (gauges.temperature_celsius, gauges.throttled, gauges.battery_fraction) == (41.5, True, 0.25)
+
+
+def test_the_device_s_work_is_told_whether_or_not_it_is_metered(telemetry: Callable[..., TelemetrySampler]) -> None:
+    work = WorkCounter()
+    one = telemetry(*[EnergyReading(None, None, 0.0)] * 2, work=work)
+    assert one.sample().work == pb.WorkCounter()
+    assert one.sample().HasField("work")
+    work.add(RunReport(0.5, 0.25, 3.0), prefill_tokens=4, answer_tokens=1)
+    work.add(RunReport(0.5, None, None), decode_tokens=2, answer_tokens=2)
+    expected = pb.WorkCounter(
+        prefill_tokens=4, decode_tokens=2, answer_tokens=3, busy_seconds=1.0, modelled_busy_seconds=0.25, busy_joules=3.0
+    )
+    assert telemetry(EnergyReading(1.0, 1.0, 1.0), work=work).sample().work == expected
+
+
+def test_the_time_since_the_boot_goes_on_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 5000.0}.__getitem__)
+    assert elapsed() == 5000.0
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    assert elapsed() == pytest.approx(time.monotonic(), abs=1.0)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc.aio
 import pytest
 
+from device.agent.identity import Identity
 from device.pipeline import link as link_module
 from device.pipeline.link import Link
-from device.stage_spec import StageSpec, parse_spec
+from device.stage_spec import NextHop, StageSpec, parse_spec
 from protos.errors import Conflict, FleetError, Unavailable
 from protos.ids import DeviceId
+from protos.net import race as race_module
 from protos.net.transport import serve
 from protos.v1 import device_pb2, pipeline_pb2_grpc
 from protos.v1 import pipeline_pb2 as pb
 from protos.versions import SPOKEN
 from tests.support.checkpoints import TinyGlm
+from tests.support.members import TestFleet
 from tests.support.stage_specs import TinyStages
 from tests.support.waiting import wait_until
 
@@ -47,6 +51,7 @@ class Neighbour(pipeline_pb2_grpc.PipelineServicer):
     def __init__(self, *replies: pb.FlowReply) -> None:
         self.replies = replies
         self.opening: pb.FlowOpen | None = None
+        self.openings = 0
         self.messages: list[pb.Microbatch] = []
         self.more: asyncio.Queue[pb.FlowReply | None] = asyncio.Queue()
 
@@ -57,6 +62,7 @@ class Neighbour(pipeline_pb2_grpc.PipelineServicer):
     # In grpc.aio's reader/writer form, which its type stubs do not know for servicers.
     async def Flow(self, request_iterator: object, context: grpc.aio.ServicerContext) -> None:  # type: ignore[override]  # noqa: N802
         self.opening = (await context.read()).open
+        self.openings += 1
         for answer in self.replies:
             await context.write(answer)
         reader = asyncio.create_task(self._read(context))
@@ -150,6 +156,59 @@ async def test_who_does_not_answer_is_unavailable(stages: TinyStages, monkeypatc
         pass
     with pytest.raises(Unavailable):
         await nobody.__aenter__()
+
+
+# A hop with several addresses.
+
+
+@asynccontextmanager
+async def proving(identity: Identity, neighbour: Neighbour) -> AsyncIterator[int]:
+    """The port at which it serves with TLS, on every address of loopback."""
+
+    def register(server: grpc.aio.Server) -> None:
+        pipeline_pb2_grpc.add_PipelineServicer_to_server(neighbour, server)
+
+    server, port = await serve("[::]:0", identity.device_id, identity.credentials, register)
+    try:
+        yield port
+    finally:
+        await server.stop(0)
+
+
+async def test_of_a_hops_addresses_the_one_where_the_neighbour_proves_itself_is_taken(stages: TinyStages, tmp_path: Path) -> None:
+    """Another device of the ring answers at the first, as where both have a bridge of the same address; nobody at the second."""
+    fleet = TestFleet.open(tmp_path)
+    own, other, third = (fleet.member(name) for name in ("own", "other", "third"))
+    accepts = pb.FlowReply(accepted=True, credit=1)
+    neighbour, another = Neighbour(accepts), Neighbour(accepts)
+    async with proving(other, neighbour) as port, proving(third, another) as wrong:
+        wrongs, right = [f"127.0.0.1:{wrong}", "127.0.0.1:9"], f"127.0.0.1:{port}"
+        hop = device_pb2.Hop(device_id=other.device_id, address=wrongs[0], addresses=[*wrongs, right, f"127.0.0.2:{port}"])
+        spec = spec_of(stages, 0, hop)
+        assert spec.next
+        async with Link(spec, spec.next, "ring", own.credentials, own.device_id) as link:
+            assert link.address == right
+            assert neighbour.openings == 1
+            assert another.openings == 0
+        nowhere = NextHop(other.device_id, tuple(wrongs))
+        with pytest.raises(Unavailable) as caught:
+            await Link(spec, nowhere, "ring", own.credentials, own.device_id).__aenter__()
+        assert all(address in caught.value.detail for address in wrongs)
+        assert caught.value.detail.startswith(f"stage 1 on {other.device_id}: ")
+
+
+async def test_a_neighbour_with_two_ways_to_it_sees_one_stream(stages: TinyStages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second address is tried while the first has not answered yet: only the winner may open."""
+    monkeypatch.setattr(race_module, "STAGGER_SECONDS", 0.0)
+    fleet = TestFleet.open(tmp_path)
+    own, other = fleet.member("own"), fleet.member("other")
+    neighbour = Neighbour(pb.FlowReply(accepted=True, credit=1))
+    async with proving(other, neighbour) as port:
+        spec = spec_of(stages, 0, device_pb2.Hop(device_id=other.device_id, address="127.0.0.1:9"))
+        hop = NextHop(other.device_id, tuple(f"127.0.0.{n}:{port}" for n in range(1, 9)))
+        async with Link(spec, hop, "ring", own.credentials, own.device_id):
+            await asyncio.sleep(0.05)
+            assert neighbour.openings == 1
 
 
 # One real stage, with the test as both of its neighbours.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ import pytest
 
 from device.engine.stage import Rows, StageEngine, Tokens
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
-from device.pipeline.accounts import ModelledClock
+from device.pipeline.accounts import ModelledClock, Work
 from device.pipeline.stage import Extra, Stage
 from device.stage_spec import NextHop
 from protos.errors import Unavailable
@@ -173,7 +174,7 @@ async def test_modelled_time_passes_from_stage_to_stage(stage: Stage) -> None:
 
 async def test_decode_turns_that_were_short_are_brief_in_a_ring(make: Callable[..., Stage]) -> None:
     ring = [False, False, False, True, True, True, False, False, False, True]
-    for following, expected in ((NextHop(DeviceId("next"), "127.0.0.1:1"), ring), (None, [False] * len(ring))):
+    for following, expected in ((NextHop(DeviceId("next"), ("127.0.0.1:1",)), ring), (None, [False] * len(ring))):
         stage = make()
         stage.spec = dataclasses.replace(stage.spec, next=following)
         hardware = stage.hardware
@@ -199,6 +200,47 @@ async def test_the_head_s_share_counts_no_token_twice(stage: Stage) -> None:
     await stage.extra(message, 1, lambda: ran.append(True))
     assert ran
     assert (stage.counters.decode_tokens, stage.counters.steps, stage.counters.busy_joules) == (1, 3, 15.0)
+
+
+async def test_the_device_s_joules_and_tokens_are_of_the_same_runs(stage: Stage) -> None:
+    """An answer's tokens are the rows that the head wants back; what it computes of them at the end of the round is no other token."""
+    await stage.step(prefill(0, 1, 3))
+    await stage.step(prefill(0, 1, 2, start=3, wanted=[1]))
+    message = decode([0], [5])
+    await stage.step(message)
+    await stage.extra(message, 1, lambda: None)
+    reading = decode([0], [6])
+    reading.all_wanted = False  # a forced token, or one of the prompt
+    await stage.step(reading)
+    assert stage.work.total == Work(5, 2, 2, 10.0, 15.0, 25.0)
+
+
+async def test_what_failed_requests_took_is_counted_with_their_tokens(stage: Stage) -> None:
+    def given_up(_: Rows) -> None:
+        stage.free_all()
+
+    with pytest.raises(Unavailable, match="given up"):
+        await stage.step(prefill(0, 1, wanted=[3]), None, Extra(1, given_up))
+    assert (stage.work.total.prefill_tokens, stage.work.total.answer_tokens, stage.work.total.busy_joules) == (4, 1, 5.0)
+
+    async def leave() -> None:
+        asking = asyncio.create_task(stage.step(prefill(1, 2)))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+
+    await leave()
+    assert stage.work.total.busy_joules / 5.0 == stage.work.total.prefill_tokens / 4
+
+
+async def test_a_sequence_that_never_ran_took_no_joules_of_a_metered_device(stage: Stage) -> None:
+    """Cancelled between its opening and its first run: that is not work that nobody metered."""
+    message = pb.Microbatch(opened=[pb.Opened(slot=0, sequence=1)])
+    await stage.step(message)
+    end = pb.Microbatch(released=[pb.Released(slot=0, sequence=1)])
+    await stage.step(end)
+    (usage,) = end.released[0].usage
+    assert (usage.source, usage.joules, usage.busy_seconds) == (telemetry_pb2.ENERGY_SOURCE_MODELLED, 0.0, 0.0)
 
 
 async def test_the_next_round_may_follow_the_head_s_share_in_one_turn(stage: Stage) -> None:

@@ -124,6 +124,22 @@ def test_whether_one_can_talk_with_a_model_is_known_beforehand(template: bytes |
     assert bool(found) == bool(problem)
 
 
+@pytest.mark.parametrize(
+    ("ending", "content", "opened"),
+    [
+        ("<think>", "hello", True),
+        ("\n<think>\n", "hello", True),
+        ("<think></think>", "hello", False),
+        ("", "<think>", False),
+        ("", "hello", False),
+        ("so: <think>", "hello", False),
+    ],
+)
+def test_a_template_may_begin_the_thought(ending: str, content: str, opened: bool) -> None:
+    model = load(template=("{{ messages[0].content }}<|im_start|>" + ending).replace("\n", "{{ '\\n' }}").encode())
+    assert model.opens_thought(model.chat([Message("user", content)])) == opened
+
+
 def test_bad_messages_are_refused() -> None:
     with pytest.raises(InvalidInput, match="no messages"):
         load().chat([])

@@ -19,7 +19,7 @@ MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "conten
 
 def render(source: str, *, add_generation_prompt: bool = True, **special_tokens: str) -> str:
     template = ChatTemplate(source, special_tokens, lambda: datetime(2026, 11, 23, tzinfo=UTC))
-    return template.render(MESSAGES, add_generation_prompt=add_generation_prompt)
+    return template.render({"messages": MESSAGES}, add_generation_prompt=add_generation_prompt)
 
 
 def test_chatml() -> None:
@@ -111,7 +111,7 @@ def test_a_template_that_is_none(source: str) -> None:
     template = ChatTemplate(source, {}, lambda: datetime.now(UTC))
     for _ in range(2):
         with pytest.raises(InvalidInput, match="is no template") as caught:
-            template.render(MESSAGES, add_generation_prompt=True)
+            template.render({"messages": MESSAGES}, add_generation_prompt=True)
         assert caught.value.advice
 
 
@@ -163,13 +163,13 @@ def test_what_burns_time_or_memory_is_stopped(source: str, monkeypatch: pytest.M
     template = ChatTemplate(source + "{{ messages[0].content }}", {}, lambda: datetime.now(UTC))
     for _ in range(2):  # and again, by a process of its own
         with pytest.raises(InvalidInput, match=r"took too much time or memory|MemoryError") as caught:
-            template.render(MESSAGES, add_generation_prompt=True)
+            template.render({"messages": MESSAGES}, add_generation_prompt=True)
         assert caught.value.advice
 
 
 def test_a_process_ends_with_its_template() -> None:
     template = ChatTemplate(CHATML, {}, lambda: datetime.now(UTC))
-    template.render(MESSAGES, add_generation_prompt=True)
+    template.render({"messages": MESSAGES}, add_generation_prompt=True)
     process = template._process._process
     assert process is not None
     assert process.poll() is None
@@ -182,16 +182,16 @@ def test_many_threads_share_a_template() -> None:
     template = ChatTemplate("{{ messages[0].content }}", {}, lambda: datetime.now(UTC))
     with ThreadPoolExecutor(4) as pool:
         texts = [str(number) * 100_000 for number in range(8)]
-        found = pool.map(lambda text: template.render([{"role": "user", "content": text}], add_generation_prompt=True), texts)
+        found = pool.map(lambda text: template.render({"messages": [{"role": "user", "content": text}]}, add_generation_prompt=True), texts)
         assert list(found) == texts
 
 
 def test_half_a_surrogate_pair_goes_through_and_is_the_tokenizers_to_refuse() -> None:
     template = ChatTemplate("{{ messages[0].content }}", {}, lambda: datetime.now(UTC))
-    assert template.render([{"role": "user", "content": "\ud800"}], add_generation_prompt=True) == "\ud800"
+    assert template.render({"messages": [{"role": "user", "content": "\ud800"}]}, add_generation_prompt=True) == "\ud800"
 
 
 def test_the_callers_messages_are_not_touched() -> None:
     message = {"role": "user", "content": "x"}
-    ChatTemplate(CHATML, {}, lambda: datetime.now(UTC)).render([message], add_generation_prompt=True)
+    ChatTemplate(CHATML, {}, lambda: datetime.now(UTC)).render({"messages": [message]}, add_generation_prompt=True)
     assert message == {"role": "user", "content": "x"}

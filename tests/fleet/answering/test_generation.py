@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from device.text.messages import Message
+from device.text.model import TextModel
 from fleet.answering.answer import Answer
 from fleet.answering.views import GenerateRequest, TokenChunk
 from fleet.deploying.stream import WAITING_TOKENS
@@ -107,6 +108,18 @@ async def test_prompt_forms_make_the_ids(tmp_path: Path) -> None:
         assert len(seeds) == 4  # fresh ones
 
 
+@pytest.mark.parametrize("opened", [True, False])
+async def test_an_answer_inside_a_thought_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: bool) -> None:
+    prompts: list[list[int]] = []
+    monkeypatch.setattr(TextModel, "opens_thought", lambda self, ids: prompts.append(list(ids)) or opened)
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        [device] = fleet.devices
+        device.is_told.token_ids = HELLO
+        chunks, result = await ask(coordinator, GenerateRequest(prompt="hi"))
+        assert {chunk.in_thought for chunk in chunks} == {result.in_thought} == {opened}
+        assert prompts == [list(device.submitted[0].prompt_ids)]
+
+
 async def test_unmetered_joules_are_none(tmp_path: Path) -> None:
     async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
         fleet.devices[0].is_told.unmetered = True
@@ -160,6 +173,7 @@ async def test_leaving_early_cancels_and_the_cost_is_kept(tmp_path: Path) -> Non
 
         await asyncio.wait_for(kept(), 5)
         assert rows[0].requests == 1
+        assert rows[0].completion_tokens == device.told_tokens  # those that nobody took cost joules too
 
 
 async def test_cancelled_task_cancels_the_sequence(tmp_path: Path) -> None:
@@ -250,6 +264,36 @@ async def test_store_that_fails_does_not_fail_the_request(tmp_path: Path, caplog
         _, result = await ask(coordinator, GenerateRequest(prompt="hi"))
         assert result.finish_reason == "stop"
         await wait_until(lambda: "was not recorded" in caplog.text)
+
+
+async def test_what_the_store_did_not_take_of_a_request_is_recorded_with_the_next(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        with contextlib.closing(sqlite3.connect(fleet.home.state_file)) as database:
+            database.execute("ALTER TABLE requests RENAME TO gone")
+            await ask(coordinator, GenerateRequest(prompt="hi"))
+            database.execute("ALTER TABLE gone RENAME TO requests")
+        assert await coordinator.telemetry(600, "model") == []
+        await ask(coordinator, GenerateRequest(prompt="hi"))
+        [row] = await coordinator.telemetry(600, "model")
+        assert (row.requests, row.completion_tokens, row.busy_joules) == (2, 4, 6.0)
+
+
+async def test_a_request_that_a_ring_began_and_lost_is_shown_as_one_whose_cost_nobody_knows(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
+        [device] = fleet.devices
+        await ask(coordinator, GenerateRequest(prompt="hi"))
+        device.is_told.failure = Busy("too much")
+        with pytest.raises(Busy):
+            await ask(coordinator, GenerateRequest(prompt="hi"))
+        [row] = await coordinator.telemetry(600, "model")
+        assert (row.requests, row.partial) == (1, False)  # what was refused cost nothing
+        device.is_told.failure = Unavailable("the ring broke")
+        with pytest.raises(Unavailable):
+            await ask(coordinator, GenerateRequest(prompt="hi"))
+        [row] = await coordinator.telemetry(600, "model")
+        assert (row.requests, row.completion_tokens, row.joules_per_token, row.partial) == (2, 2, 1.5, True)
+        [row] = await coordinator.telemetry(600, "device")
+        assert (row.completion_tokens, row.busy_joules) == (6, 6.0)  # the device knows
 
 
 @pytest.mark.parametrize(

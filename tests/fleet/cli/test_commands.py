@@ -225,6 +225,20 @@ def test_generate_that_fails_is_two_lines(glmfleet: Command, served: Home, coord
     assert err == f"error: {error.detail}\n  {error.advice}\n"
 
 
+def test_telemetry_says_what_is_not_known(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    by_device = dataclasses.replace(ROW, covered_seconds=288.0, lost_seconds=312.0, partial=True)
+    uncounted = dataclasses.replace(by_device, key="dev-2", lost_seconds=0.0, completion_tokens=None, joules_per_token=None)
+    booted = dataclasses.replace(by_device, key="dev-3", lost_seconds=0.0)
+    coordinator.rows = [by_device, uncounted, booted, ROW]
+    _, out, err = glmfleet("telemetry", "--home", served.path)
+    assert [line.split()[-1] for line in out.splitlines()[-4:]] == ["~", "~", "~", "modelled"]
+    assert err.splitlines()[0] == (
+        "~ partial: dev-1 was off or not heard for 312 s, dev-2's agent does not count tokens, dev-3 was started anew, or a clock was set"
+    )
+    coordinator.rows = [dataclasses.replace(ROW, key="tiny", partial=True)]
+    assert "tiny has failed requests whose cost is not known" in glmfleet("telemetry", "--by", "model", "--home", served.path)[2]
+
+
 def test_telemetry(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
     code, out, _ = glmfleet("telemetry", "--since", "2h", "--by", "model", "--home", served.path)
     assert code == 0

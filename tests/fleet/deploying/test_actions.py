@@ -27,6 +27,7 @@ async def test_deploy_pushes_loads_and_attaches(tmp_path: Path) -> None:
         first, second = (device.stages["tiny-1"] for device in fleet.devices)
         assert (first.stage, second.stage, first.stages) == (0, 1, 2)
         assert (first.next.address, second.next.address) == (tail.address, head.address)
+        assert (first.next.addresses, second.next.addresses) == ([tail.address], [head.address])
         assert first.head_graph
         assert not second.head_graph
         assert set(first.blobs) <= head.complete

@@ -32,12 +32,12 @@ from fleet.deploying.phase import (
 )
 from tests.support.mutation import mutated
 
-HERE = ObservedStage("dev-1", connected=True, address="a:1", holds=True)
+HERE = ObservedStage("dev-1", connected=True, addresses=frozenset({"a:1"}), holds=True)
 LOST = replace(HERE, holds=False)
 AWAY = ObservedStage("dev-2", connected=False, why_away="dev-2 is offline: nobody listens")
 UP = ObservedStream(attached=True)
 DOWN = ObservedStream(why="dev-1: the head ended the stream")
-TOLD = History(sent_addresses=("a:1",))
+TOLD = History(sent_addresses=(frozenset({"a:1"}),))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ TOLD = History(sent_addresses=("a:1",))
         ((HERE,), ObservedStream(broken_at=3.0), TOLD, Attaching, (Look(),)),
         ((HERE,), ObservedStream(broken_at=3.0), replace(TOLD, looked_at=4.0), Attaching, ()),
         ((HERE,), ObservedStream(True, broken_at=5.0), replace(TOLD, looked_at=4.0), Ready(), (Look(),)),
-        ((HERE,), ObservedStream(broken_at=3.0), History(sent_addresses=("old:1",)), Attaching, (Repair((), ring=True),)),
+        ((HERE,), ObservedStream(broken_at=3.0), History(sent_addresses=(frozenset({"old:1"}),)), Attaching, (Repair((), ring=True),)),
         ((HERE, AWAY), ObservedStream(broken_at=3.0), History(looked_at=4.0), Waiting, ()),  # nobody knows where it will be
     ],
 )
@@ -116,7 +116,7 @@ class Board:
     connected: bool = True
     holds: bool = True
     loads: int = 1  # of its stage: each gives it an empty cache
-    told: tuple[str, ...] = ()  # where its neighbours are, as it was told
+    told: tuple[frozenset[str], ...] = ()  # where its neighbours are, as it was told
 
 
 def machine_for(module: ModuleType, replan_after: float | None = None) -> type[RuleBasedStateMachine]:
@@ -143,8 +143,8 @@ def machine_for(module: ModuleType, replan_after: float | None = None) -> type[R
             self.moving = False
             self.moved_at = -1000.0  # when the last move failed
 
-        def addresses(self) -> tuple[str, ...]:
-            return tuple(board.address for board in self.boards)
+        def addresses(self) -> tuple[frozenset[str], ...]:
+            return tuple(frozenset({board.address}) for board in self.boards)
 
         def loads(self) -> tuple[int, ...]:
             return tuple(board.loads for board in self.boards)
@@ -153,7 +153,7 @@ def machine_for(module: ModuleType, replan_after: float | None = None) -> type[R
             board = self.boards[number]
             if not board.connected:
                 return module.ObservedStage(f"dev-{number}", connected=False, why_away="away")
-            return module.ObservedStage(f"dev-{number}", connected=True, address=board.address, holds=board.holds)
+            return module.ObservedStage(f"dev-{number}", connected=True, addresses=frozenset({board.address}), holds=board.holds)
 
         def observe(self) -> Any:
             attached = self.attached_to is not None
@@ -323,7 +323,7 @@ def machine_for(module: ModuleType, replan_after: float | None = None) -> type[R
             when it is asked."""
             for number, board in enumerate(self.boards):
                 board.connected = True
-                if not self.seen[number].connected or self.seen[number].address != board.address:
+                if not self.seen[number].connected or self.seen[number].addresses != {board.address}:
                     self.seen[number] = self.look(number)
             self.delayed.clear()
             if self.moving:

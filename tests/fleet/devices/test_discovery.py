@@ -14,11 +14,12 @@ from device.agent.announce import Announcement, service_info
 from device.agent.identity import Identity
 from fleet.devices import discovery as module
 from fleet.devices.discovery import Candidate, Discovery, Seed, parse_seed
-from fleet.devices.interfaces import Interface
 from fleet.devices.mdns import AdvertBrowser
 from protos import ids
 from protos.errors import InvalidInput
 from protos.ids import SERVICE_TYPE, DeviceId, fleet_id
+from protos.net import watch
+from protos.net.interfaces import Interface, Survey
 from protos.net.transport import serve
 from tests.support.members import TestFleet
 from tests.support.multicast import LOOPBACK, needs_multicast
@@ -42,7 +43,7 @@ class Ear:
 
     def address(self, device: DeviceId) -> str | None:
         """The last one heard."""
-        return next((candidate.address for candidate in reversed(self.found) if candidate.device_id == device), None)
+        return next((candidate.addresses[0] for candidate in reversed(self.found) if candidate.device_id == device), None)
 
 
 def discovery(ear: Ear, fleet: str = OURS, **options: object) -> Discovery:
@@ -50,8 +51,8 @@ def discovery(ear: Ear, fleet: str = OURS, **options: object) -> Discovery:
     return Discovery(fleet, None, ear.found.append, ear.removed.append, **options)  # type: ignore[arg-type]
 
 
-def announcement(key: bytes, port: int, fleet: str = OURS, shared: AsyncZeroconf | None = None) -> Announcement:
-    return Announcement(device_id(key), fleet, port, [LOOPBACK], shared)  # type: ignore[arg-type]
+def announcement(key: bytes, port: int, fleet: str = OURS) -> Announcement:
+    return Announcement(device_id(key), fleet, port, [LOOPBACK])  # type: ignore[arg-type]
 
 
 @asynccontextmanager
@@ -76,9 +77,9 @@ async def test_devices_before_and_after_are_found_and_a_goodbye_is_heard() -> No
             await wait_until(lambda: ear.removed == [two])
             await early.aclose()
             await wait_until(lambda: ear.removed == [two, one])
-    assert sorted(ear.found, key=lambda candidate: candidate.address) == [
-        Candidate(one, "127.0.0.1:7001", "mdns"),
-        Candidate(two, "127.0.0.1:7002", "mdns"),
+    assert sorted(ear.found, key=lambda candidate: candidate.addresses) == [
+        Candidate(one, ("127.0.0.1:7001",), "mdns"),
+        Candidate(two, ("127.0.0.1:7002",), "mdns"),
     ]
 
 
@@ -150,7 +151,7 @@ async def test_an_advert_without_address_is_asked_for_until_it_has_one(monkeypat
         # Another test's last words on the same wire may be unresolved for a moment.
         await wait_until(lambda: found.report().problems == ())
     assert lost == 0
-    assert ear.found == [Candidate(device_id(b"one"), "127.0.0.1:7001", "mdns")]
+    assert ear.found == [Candidate(device_id(b"one"), ("127.0.0.1:7001",), "mdns")]
 
 
 @needs_multicast
@@ -172,7 +173,7 @@ async def test_adverts_that_make_no_sense_are_not_dialled() -> None:
         for info in [*nonsense, service_info(good, OURS, 7001, [LOOPBACK])]:
             await responder.async_register_service(info, cooperating_responders=True)
         await wait_until(lambda: ear.found and found.report().other_fleets >= 3)
-        assert ear.found == [Candidate(good, "127.0.0.1:7001", "mdns")]
+        assert ear.found == [Candidate(good, ("127.0.0.1:7001",), "mdns")]
 
 
 @needs_multicast
@@ -180,7 +181,11 @@ async def test_forged_adverts_take_bounded_memory_and_new_devices_are_still_foun
     found: dict[DeviceId, str] = {}
     removed: set[DeviceId] = set()  # so that whoever dials them forgets them too
     browser = AdvertBrowser(
-        OURS, [Interface(LOOPBACK)], lambda device, address, _gateway: found.__setitem__(device, address), removed.add, limit=10
+        OURS,
+        Survey(usable=(Interface(LOOPBACK),)),
+        lambda device, addresses, _gateway: found.__setitem__(device, addresses[0]),
+        removed.add,
+        limit=10,
     )
     async with AsyncZeroconf(interfaces=[LOOPBACK]) as responder, browser:
         for number in range(30):
@@ -203,6 +208,43 @@ async def test_a_refusing_interface_is_told_and_the_others_serve() -> None:
     assert report.interfaces == (LOOPBACK,)
 
 
+@needs_multicast
+async def test_a_network_that_comes_later_and_changes_is_browsed_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PERIOD_SECONDS", 0.02)
+    ear, moved = Ear(), []
+    lo = Interface(LOOPBACK, 8, "lo", 1)
+    now = [Survey(mute=("eth0 has no carrier",))]
+    async with announcement(b"one", 7001), discovery(ear, look=lambda _asked: now[0], moved=lambda: moved.append(1)) as found:
+        report = found.report()
+        assert (report.interfaces, report.mute, report.alone) == ((), ("eth0 has no carrier",), True)
+        now[0] = Survey(usable=(lo,))
+        await wait_until(lambda: ear.address(device_id(b"one")) and moved)
+        assert found.report().interfaces == (LOOPBACK,)
+        now[0] = Survey(problems=("mDNS is not possible on eth0",))
+        await wait_until(lambda: len(moved) == 2)
+        assert found.report().problems == ("mDNS is not possible on eth0",)
+        now[0] = Survey(usable=(lo,))
+        await wait_until(lambda: len(moved) == 3)
+        async with announcement(b"two", 7002):
+            await wait_until(lambda: ear.address(device_id(b"two")))
+
+
+@needs_multicast
+async def test_whom_nobody_reached_is_asked_for_again_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody has answered in a device's name; the device itself says nothing before it is asked."""
+    monkeypatch.setattr(module, "_ASK_AGAIN_SECONDS", 0.02)
+    ear, device = Ear(), device_id(b"real")
+    missing: list[DeviceId] = []
+    async with AsyncZeroconf(interfaces=[LOOPBACK]) as forger, AsyncZeroconf(interfaces=[LOOPBACK]) as responder:
+        await forger.async_register_service(service_info(device, OURS, 9, ["10.9.9.9"]), cooperating_responders=True)
+        async with discovery(ear, unreached=lambda: missing):
+            await wait_until(lambda: ear.address(device) == "10.9.9.9:9")
+            forger.zeroconf.registry.async_remove(service_info(device, OURS, 9, ["10.9.9.9"]))
+            responder.zeroconf.registry.async_add(service_info(device, OURS, 7001, [LOOPBACK]))
+            missing.append(device)
+            await wait_until(lambda: any(f"{LOOPBACK}:7001" in candidate.addresses for candidate in ear.found))
+
+
 async def test_all_interfaces_by_default() -> None:
     async with discovery(Ear(), interfaces=None) as found:
         assert LOOPBACK in found.report().interfaces
@@ -216,7 +258,7 @@ async def test_a_seed_is_known_by_its_certificate_without_mdns(tmp_path: Path) -
         Discovery(fleet.fleet_id, me.credentials, ear.found.append, seeds=[address], interfaces=()) as found,
     ):
         await wait_until(lambda: ear.found)
-        assert ear.found == [Candidate(device.device_id, address, "seed")]
+        assert ear.found == [Candidate(device.device_id, (address,), "seed")]
         report = found.report()
         assert (report.fleet_id, report.interfaces, report.seeds, report.problems) == (fleet.fleet_id, (), (address,), ())
 
@@ -264,7 +306,7 @@ async def test_a_seed_that_comes_back_is_said_again(tmp_path: Path, monkeypatch:
             await wait_until(lambda: found.report().problems)
             async with agent(device, int(address.rpartition(":")[2])):
                 await wait_until(lambda: len(ear.found) == 2)
-    assert ear.found == [Candidate(device.device_id, address, "seed")] * 2
+    assert ear.found == [Candidate(device.device_id, (address,), "seed")] * 2
 
 
 async def test_seeds_that_are_not_who_they_should_be(tmp_path: Path) -> None:
@@ -285,7 +327,7 @@ async def test_without_tls_a_seed_must_name_its_device() -> None:
     ear, device = Ear(), device_id(b"x")
     async with discovery(ear, interfaces=(), seeds=[f"{device}@127.0.0.1:7001"]):
         await wait_until(lambda: ear.found)
-    assert ear.found == [Candidate(device, "127.0.0.1:7001", "seed")]
+    assert ear.found == [Candidate(device, ("127.0.0.1:7001",), "seed")]
     with pytest.raises(InvalidInput, match="without TLS nobody proves") as caught:
         discovery(Ear(), seeds=["127.0.0.1:7001"])
     assert "id@host:port" in caught.value.advice

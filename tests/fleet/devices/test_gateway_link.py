@@ -77,7 +77,7 @@ async def test_a_gateway_that_ends_takes_all_with_it_and_brings_all_back(tmp_pat
     ours = credentials_of(members.member("coordinator", "coordinator"))
     async with Registry(ours, lambda _sample: None, rules=IMPATIENT) as registry:
         async with hollow_fleet(members, 5) as fleet:
-            registry.found_gateway(fleet.gateway, fleet.address, "mdns")
+            registry.found_gateway(fleet.gateway, (fleet.address,), "mdns")
             await wait_online(registry.records, 5, 10)
             known = {record.device_id for record in registry.records()}
         await wait_until(lambda: {record.state for record in registry.records()} == {"offline"})
@@ -92,7 +92,7 @@ async def test_after_a_goodbye_the_offline_are_forgotten_unless_needed(tmp_path:
     ours = credentials_of(members.member("coordinator", "coordinator"))
     async with Registry(ours, lambda _sample: None, rules=IMPATIENT) as registry:
         async with hollow_fleet(members, 2) as fleet:
-            registry.found_gateway(fleet.gateway, fleet.address, "mdns")
+            registry.found_gateway(fleet.gateway, (fleet.address,), "mdns")
             await wait_online(registry.records, 2, 10)
             registry.gone(fleet.gateway)
             registry.forget_departed([])
@@ -155,7 +155,7 @@ async def told_by(members: TestFleet, make: Callable[[DeviceId], dict[str, Liar]
     try:
         async with Registry(ours, heard.samples.append, rules=QUICK) as registry:
             heard.registry = registry
-            registry.found_gateway(gateway.device_id, f"127.0.0.1:{port}", "mdns")
+            registry.found_gateway(gateway.device_id, (f"127.0.0.1:{port}",), "mdns")
             yield heard
     finally:
         await server.stop(None)
@@ -175,7 +175,7 @@ async def test_a_gateway_cannot_speak_for_a_device_that_is_not_its_own(tmp_path:
         async with told_by(members, make, members.member("gateway", "gateway")) as heard:
             registry = heard.registry
             assert registry is not None
-            registry.found(victim.device, victim.address, "mdns")
+            registry.found(victim.device, (victim.address,), "mdns")
             await wait_until(lambda: len(heard.samples) >= 20)
             assert registry.record(victim.device).gateway is None
             assert registry.record(victim.device).description.agent_version == "fake"
@@ -190,7 +190,7 @@ async def test_a_gateway_cannot_speak_for_a_device_that_is_not_its_own(tmp_path:
 async def test_an_advert_in_its_name_does_not_stand_before_a_device_behind_a_gateway(tmp_path: Path) -> None:
     async with watching(tmp_path, 2) as w:
         device = w.fleet.devices["1"].device_id
-        w.registry.found(device, "127.0.0.1:9", "mdns")
+        w.registry.found(device, ("127.0.0.1:9",), "mdns")
         assert len(w.registry.records()) == 2
         assert w.registry.record(device).gateway == w.fleet.gateway
         assert (await w.registry.client(device).describe()).device_id == device
@@ -204,8 +204,8 @@ async def test_a_device_is_no_gateway_and_a_gateway_no_device(tmp_path: Path) ->
         hollow_fleet(members, 1) as fleet,
         Registry(ours, lambda _sample: None, rules=QUICK) as registry,
     ):
-        registry.found_gateway(device.device, device.address, "mdns")
-        registry.found(fleet.gateway, fleet.address, "mdns")
+        registry.found_gateway(device.device, (device.address,), "mdns")
+        registry.found(fleet.gateway, (fleet.address,), "mdns")
         await wait_until(lambda: "another device answers" in registry.record(fleet.gateway).detail)
         await wait_until(lambda: "another device answers" in registry.gateways()[0].detail)
         assert device.calls == []

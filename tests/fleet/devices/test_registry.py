@@ -32,7 +32,7 @@ class Setup:
         return self.registry.record(self.device.device)
 
     def find(self) -> None:
-        self.registry.found(self.device.device, self.device.address, "mdns")
+        self.registry.found(self.device.device, (self.device.address,), "mdns")
 
     async def state(self, wanted: str) -> None:
         await wait_until(lambda: self.record.state == wanted)
@@ -117,10 +117,76 @@ async def test_device_at_a_new_address_is_found_again(tmp_path: Path) -> None:
         await wait_until(lambda: s.record.state == "online" and s.record.address == s.device.address)
 
 
+async def test_of_all_addresses_the_one_where_the_device_proves_itself_counts(tmp_path: Path) -> None:
+    """Another device of the fleet answers at the first, nobody at the second."""
+    fleet = TestFleet.open(tmp_path)
+    async with setup(tmp_path) as s, FakeDevice(fleet.member("dev-2"), "dev-2") as another:
+        s.registry.found(s.device.device, (another.address, "127.0.0.1:9", s.device.address), "mdns")
+        await s.state("online")
+        assert s.record.address == s.device.address
+        assert s.record.addresses == (s.device.address, another.address, "127.0.0.1:9")  # so a neighbour is told
+        assert another.calls == []
+
+
+async def test_the_address_that_worked_is_tried_first_again_and_left_when_it_fails(tmp_path: Path) -> None:
+    async with setup(tmp_path) as s:
+        s.find()
+        await s.state("online")
+        s.registry.found(s.device.device, ("127.0.0.1:9",), "mdns")  # forged, or a lease that is none any more
+        assert s.record.addresses == (s.device.address, "127.0.0.1:9")
+        old = s.device.address
+        await s.device.restart()
+        await wait_until(lambda: s.record.state == "online" and s.record.address == old)
+        await s.device.stop()
+        s.device.port = 0
+        await s.device.start()
+        s.find()
+        await wait_until(lambda: s.record.state == "online" and s.record.address == s.device.address != old)
+        assert s.record.addresses[0] == s.device.address
+
+
+async def test_why_none_of_its_addresses_will_do(tmp_path: Path) -> None:
+    """It is away for a while, not another, though another answers at one of its addresses."""
+    fleet = TestFleet.open(tmp_path)
+    async with setup(tmp_path) as s, FakeDevice(fleet.member("dev-2"), "dev-2") as another:
+        s.find()
+        await s.state("online")
+        s.registry.found(s.device.device, (another.address,), "mdns")
+        assert s.registry.unreached == []
+        await s.device.stop()
+        await wait_until(lambda: s.registry.unreached == [s.device.device])
+        assert s.record.state == "suspect"
+        assert s.record.detail == f"nobody listens at {s.device.address}; another device answers at {another.address}"
+
+
+async def test_when_the_network_changes_a_silent_connection_is_not_waited_for(tmp_path: Path) -> None:
+    """A connection through an address that has gone stands for as long as nobody sends: the kernel does not end it."""
+    async with setup(tmp_path, replace(IMPATIENT, offline_seconds=60)) as s:
+        s.find()
+        await s.state("online")
+        s.device.is_told.silent = True
+        await s.state("suspect")
+        described = s.device.calls.count("Describe")
+        s.registry.network_changed()
+        await wait_until(lambda: s.device.calls.count("Describe") > described)
+        s.device.is_told.silent = False
+        await s.state("online")
+
+
+async def test_when_the_network_changes_whoever_is_away_is_tried_at_once(tmp_path: Path) -> None:
+    async with setup(tmp_path, replace(QUICK, first_wait_seconds=60, longest_wait_seconds=60)) as s:
+        s.find()
+        await s.state("online")
+        await s.device.restart()
+        await wait_until(lambda: not s.record.connected)
+        s.registry.network_changed()
+        await s.state("online")  # within wait_until's 10 s, not 60
+
+
 async def test_device_of_another_fleet_is_offline_and_says_why(tmp_path: Path) -> None:
     stranger = TestFleet.open(tmp_path / "other").member("dev-x")
     async with setup(tmp_path / "ours") as s, FakeDevice(stranger, "dev-x") as device:
-        s.registry.found(device.device, device.address, "mdns")
+        s.registry.found(device.device, (device.address,), "mdns")
         await wait_until(lambda: "TLS" in s.registry.record(device.device).detail)
         record = s.registry.record(device.device)
         assert record.state == "offline"
@@ -132,7 +198,7 @@ async def test_device_of_another_fleet_is_offline_and_says_why(tmp_path: Path) -
 async def test_advert_for_another_id_is_refused(tmp_path: Path) -> None:
     """A device cannot be dialled under a neighbour's name."""
     async with setup(tmp_path) as s:
-        s.registry.found(DeviceId("a" * 16), s.device.address, "mdns")
+        s.registry.found(DeviceId("a" * 16), (s.device.address,), "mdns")
         await wait_until(lambda: "another device answers" in s.registry.record(DeviceId("a" * 16)).detail)
         assert s.registry.record(DeviceId("a" * 16)).state == "offline"
 
@@ -163,7 +229,7 @@ async def test_removed_advert_forgets_only_who_never_answered(tmp_path: Path) ->
         s.find()
         await s.state("online")
         ghost = DeviceId("b" * 16)
-        s.registry.found(ghost, "127.0.0.1:9", "mdns")
+        s.registry.found(ghost, ("127.0.0.1:9",), "mdns")
         s.registry.gone(ghost)
         s.registry.gone(s.device.device)
         assert [record.name for record in s.registry.records()] == ["dev-1"]
@@ -200,7 +266,7 @@ async def test_finding_by_name_or_id(tmp_path: Path) -> None:
         assert "dev-1" in unknown.value.advice
         twin = FakeDevice(TestFleet.open(tmp_path).member("twin"), "dev-1")
         async with twin:
-            s.registry.found(twin.device, twin.address, "seed")
+            s.registry.found(twin.device, (twin.address,), "seed")
             await wait_online(s.registry.records, 2, 5)
             with pytest.raises(InvalidInput, match="2 devices"):
                 s.registry.find("dev-1")

@@ -56,7 +56,7 @@ async def test_devices_and_discovery_tell_why(tmp_path: Path) -> None:
     async with fake_fleet(tmp_path / "ours") as fleet, fleet.coordinating() as coordinator, FakeDevice(stranger, "x") as foreign:
         [view] = coordinator.devices()
         assert (view.state, view.simulated, view.profile, view.energy_source, view.found_by) == ("online", True, "fake", "modelled", "seed")
-        coordinator._registry.found(foreign.device, foreign.address, "mdns")
+        coordinator._registry.found(foreign.device, (foreign.address,), "mdns")
         await wait_until(lambda: any("another fleet" in device.detail for device in coordinator.devices()))
         assert coordinator.discovery().problems == ()
         assert {device.state for device in coordinator.devices()} == {"online", "offline"}

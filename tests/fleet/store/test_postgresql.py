@@ -90,16 +90,20 @@ def a_request(cost: DeviceCost) -> FinishedRequest:
 
 
 def a_sample(index: int, seconds_ago: float) -> Received:
-    sample = pb.TelemetrySample(device_id="d1", boot_id="b1", index=index, uptime_seconds=1e6)
+    sample = pb.TelemetrySample(device_id="d1", boot_id="b1", index=index, uptime_seconds=1e6 - seconds_ago)
     sample.energy.source, sample.energy.busy_joules, sample.energy.idle_joules = pb.ENERGY_SOURCE_MODELLED, 3.0 * index, 5.0 * index
     sample.pipelines.add(pipeline_id="chat-1", busy_seconds=index, modelled_busy_seconds=2 * index, decode_tokens=index)
+    if index != 3:  # as of an agent that does not count its work
+        sample.work.CopyFrom(pb.WorkCounter(prefill_tokens=9, answer_tokens=2 * index, busy_seconds=index, busy_joules=3.0 * index))
     return Received(sample, NOW - seconds_ago, Registered("dev-1"))
 
 
 def test_an_older_store_is_migrated_and_a_newer_one_refused(url: str) -> None:
     engine = create_engine(parse_url(url))
-    with engine.begin() as connection:  # as the release before made it: today's tables, without Alembic's
+    with engine.begin() as connection:  # as the first release made it: today's tables, without Alembic's and what was added since
         metadata.create_all(connection, tables=[table for table in metadata.sorted_tables if table is not alembic_version])
+        for added in ("prefill_tokens", "decode_tokens", "answer_tokens", "work_seconds", "modelled_work_seconds", "work_joules"):
+            connection.execute(text(f"ALTER TABLE samples DROP COLUMN {added}"))
         connection.execute(insert(schema_info).values(version=2))
     together = threading.Barrier(3)
 
@@ -113,9 +117,9 @@ def test_an_older_store_is_migrated_and_a_newer_one_refused(url: str) -> None:
     with engine.begin() as connection:
         assert connection.execute(alembic_version.select()).all() == [(schema.NEWEST,)]
         assert connection.execute(schema_info.select()).all() == [(schema.MARK,)]
-        connection.execute(alembic_version.update().values(version_num="4"))
+        connection.execute(alembic_version.update().values(version_num="5"))
         connection.execute(text("DROP TABLE devices"))
-    with pytest.raises(Conflict, match="has schema 4; this glmfleet reads 2 to 3"):
+    with pytest.raises(Conflict, match="has schema 5; this glmfleet reads 2 to 4"):
         Store(url)
     assert not inspect(engine).has_table("devices")  # nothing was made that the newer one does not want
     engine.dispose()

@@ -20,7 +20,9 @@ from fleet.store import schema
 from fleet.store.database import Store
 from fleet.store.deployments import DeploymentRecords
 from fleet.store.tables import metadata, request_costs, samples
+from fleet.telemetry.records import Received, Registered, TelemetryRecords
 from protos.errors import Conflict
+from protos.v1 import telemetry_pb2 as pb
 
 OPENERS = 4
 
@@ -86,6 +88,26 @@ def test_what_was_migrated_is_what_is_made_new(tmp_path: Path) -> None:
     assert schema.MARK != 2  # which the release before would open, and unload what it cannot read
 
 
+def test_telemetry_of_a_store_of_any_older_schema_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its samples tell no tokens: their rows say so, and what comes after the update is counted."""
+    path = of_the_release_before(tmp_path / "state.sqlite")
+    monkeypatch.setattr(schema, "NEWEST", "3")
+    Store(path).close()
+    assert mark(path)[0] == [("3",)]
+    monkeypatch.undo()
+    with Store(path) as store:
+        telemetry = TelemetryRecords(store)
+        with store.reading() as connection:
+            [at] = connection.execute(select(samples.c.received_at)).scalars()
+        [row] = telemetry.costs(60.0, "device", at + 1)
+        assert (row.key, row.busy_joules, row.completion_tokens, row.joules_per_token, row.partial) == ("dev-1", 1.5, None, None, True)
+        sample = pb.TelemetrySample(device_id="aaaaaaaaaaaaaaaa", boot_id="boot", index=9, uptime_seconds=20.0)
+        sample.energy.source, sample.work.answer_tokens, sample.work.busy_joules = pb.ENERGY_SOURCE_MODELLED, 4, 2.0
+        telemetry.ingest([Received(sample, at + 20, Registered("dev-1"))])
+        [row] = telemetry.costs(60.0, "device", at + 20)
+        assert (row.completion_tokens, row.joules_per_token) == (4, 0.5)
+
+
 def test_the_revisions_are_those_of_the_migrations() -> None:
     config = Config()
     config.set_main_option("script_location", "fleet.store:migrations")
@@ -99,12 +121,12 @@ def test_a_store_of_the_next_version_is_refused_unharmed(tmp_path: Path, journal
     with Store(path) as store:
         DeploymentRecords(store).put_deployment("chat", 1, "{}")
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '4'")
+        connection.execute("UPDATE alembic_version SET version_num = '5'")
         connection.execute("ALTER TABLE deployments RENAME TO wishes")
         connection.commit()
         connection.execute(f"PRAGMA journal_mode = {journal}")
     before = path.read_bytes()
-    with pytest.raises(Conflict, match=r"state\.sqlite has schema 4; this glmfleet reads 2 to 3") as refused:
+    with pytest.raises(Conflict, match=r"state\.sqlite has schema 5; this glmfleet reads 2 to 4") as refused:
         Store(path)
     assert "newer glmfleet" in refused.value.advice
     assert path.read_bytes() == before

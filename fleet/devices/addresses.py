@@ -1,0 +1,79 @@
+"""Where one device may be found: what was heard, what has proven right, and in which order to try it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from protos.errors import FleetError
+from protos.link_failure import LinkFailure
+from protos.net.addresses import without_zone
+
+MOST = 16  # remembered of one device: several interfaces, a new lease, and somebody's forgeries
+_NOT_ITS = (LinkFailure.ANOTHER_MEMBER, LinkFailure.ANOTHER_AUTHORITY)
+
+
+@dataclass(frozen=True)
+class Address:
+    """`proven`: the device's own key answered there. `failures`: in a row since."""
+
+    text: str  # "host:port", a link-local one without its zone
+    found_by: str  # "seed" or "mdns"
+    proven: bool = False
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """`known`: the latest heard first, in the order in which it was heard."""
+
+    known: tuple[Address, ...] = ()
+
+    @property
+    def to_try(self) -> tuple[str, ...]:
+        """All, in this order: what did not fail last, what has proven right, what people named, what an advert said.
+
+        Who can forge an advert can therefore add an attempt, and never take one away.
+        """
+        return tuple(one.text for one in sorted(self.known, key=lambda one: (one.failures > 0, not one.proven, one.found_by != "seed")))
+
+    def found_by(self, address: str) -> str:
+        """ "" for one that is not known."""
+        return next((one.found_by for one in self.known if one.text == without_zone(address)), "")
+
+    def heard(self, addresses: Iterable[str], found_by: str) -> Addresses:
+        """It is said to be at these, in this order. What it is known for is kept."""
+        before = {one.text: one for one in self.known}
+        now = {text: before.get(text) or Address(text, found_by) for text in map(without_zone, addresses)}
+        # Said again: a device that has come back is looked for there as if it had never failed.
+        again = [replace(one, failures=0) for one in now.values()]
+        return Addresses(_bounded((*again, *(one for one in self.known if one.text not in now))))
+
+    def worked(self, address: str) -> Addresses:
+        """It answered there."""
+        text = without_zone(address)
+        proven = replace(self._one(text), proven=True, failures=0)
+        return Addresses(_bounded((proven, *(one for one in self.known if one.text != text))))
+
+    def failed(self, errors: Mapping[str, FleetError]) -> Addresses:
+        """It did not answer there. One that somebody else answers at has proven nothing any more."""
+        known = []
+        for one in self.known:
+            said = [error for address, error in errors.items() if without_zone(address) == one.text]
+            if said:
+                stays = one.proven and not any(error.link_failure in _NOT_ITS for error in said)
+                one = replace(one, failures=one.failures + 1, proven=stays)
+            known.append(one)
+        return Addresses(tuple(known))
+
+    def _one(self, text: str) -> Address:
+        return next((one for one in self.known if one.text == text), Address(text, "mdns"))
+
+
+def _bounded(known: tuple[Address, ...]) -> tuple[Address, ...]:
+    """Without those that are the least use: neither proven nor named by people, failing, heard of long ago."""
+    if len(known) <= MOST:
+        return known
+    places = sorted(range(len(known)), key=lambda n: (not known[n].proven, known[n].found_by != "seed", known[n].failures, n))
+    kept = set(places[:MOST])
+    return tuple(one for n, one in enumerate(known) if n in kept)

@@ -1,0 +1,42 @@
+"""Addresses as text, "host:port", and the zones that IPv6's link-local ones need."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+
+
+def joined_address(host: str, port: int) -> str:
+    """ "192.168.1.20:7420", "[fd00::20]:7420"."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def without_zone(address: str) -> str:
+    """A zone, "%eth0", means something on one machine only: what others are told, and what is remembered, has none."""
+    before, percent, after = address.partition("%")
+    return before + after[after.index("]") :] if percent and "]" in after else address
+
+
+def dialable(addresses: Iterable[str], zones: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The addresses as this machine dials them: a link-local IPv6 one without a zone once through each of `zones`.
+
+    `zones` are names of interfaces; None: all of this machine, without loopback.
+    """
+    found: list[str] = []
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        if not _needs_zone(host):
+            found.append(address)
+            continue
+        if zones is None:
+            zones = [name for _, name in socket.if_nameindex() if name != "lo"]
+        found += [f"{host[:-1]}%{zone}]:{port}" for zone in zones]
+    return tuple(dict.fromkeys(found))
+
+
+def _needs_zone(host: str) -> bool:
+    try:
+        return host.startswith("[") and "%" not in host and ipaddress.IPv6Address(host.strip("[]")).is_link_local
+    except ValueError:
+        return False

@@ -1,0 +1,79 @@
+"""Noticing that this machine's network has changed: an address, an interface, or hours that it slept through."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from protos.net.interfaces import Interface, Survey, read_adapters, survey
+
+PERIOD_SECONDS = 1.5  # a look takes about 0.5 ms
+SLEPT_SECONDS = 3.0  # a look that is so late: the machine was suspended, or this process stopped
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is now. `woke`: the machine slept, so that what looks the same may be another network."""
+
+    survey: Survey
+    woke: bool = False
+
+
+def change(before: Survey, after: Survey, late_seconds: float) -> Change | None:
+    """What happened between two looks, the second `late_seconds` later than it was due; None: nothing."""
+    woke = late_seconds > SLEPT_SECONDS
+    return Change(after, woke) if woke or before != after else None
+
+
+def look(asked: Sequence[str] | None) -> Survey:
+    """`asked` as of `survey`. Blocks for about 0.5 ms."""
+    try:
+        return survey(read_adapters(), asked)
+    except OSError as error:
+        return Survey(problems=(f"the network cannot be looked at: {error.strerror or error}",))
+
+
+def seconds_awake_or_not() -> float:
+    """A clock that goes on while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+async def changes(
+    first: Survey, again: Callable[[], Survey], clock: Callable[[], float] = seconds_awake_or_not
+) -> AsyncGenerator[Change, None]:
+    """Every change from `first` on, as `again` sees it, for ever."""
+    last, at = first, clock()
+    while True:
+        await asyncio.sleep(PERIOD_SECONDS)
+        found = await asyncio.to_thread(again)
+        now = clock()
+        if (happened := change(last, found, now - at - PERIOD_SECONDS)) is not None:
+            yield happened
+        last, at = found, clock()
+
+
+class Responder(Protocol):
+    """What of zeroconf's AsyncZeroconf is needed here."""
+
+    async def async_update_interfaces(self, interfaces: list[str | int]) -> Any: ...
+
+
+def as_zeroconf_wants(interfaces: Sequence[Interface]) -> list[str | int]:
+    """IPv4 by address, IPv6 by the interface's number."""
+    return [one.address if one.ip.version == 4 else one.index for one in interfaces]
+
+
+async def follow(responder: Responder, before: Sequence[Interface], change: Change) -> None:
+    """Have the responder speak where the change says, and no longer where it spoke `before`.
+
+    zeroconf compares addresses. What has kept its address and is another interface all the same, or may be one after a sleep, is therefore
+    left first and joined again.
+    """
+    kept = [] if change.woke else [one for one in before if one in change.survey.usable]
+    if len(kept) < len(before):
+        await responder.async_update_interfaces(as_zeroconf_wants(kept))
+    if len(kept) < len(change.survey.usable):
+        await responder.async_update_interfaces(as_zeroconf_wants(change.survey.usable))

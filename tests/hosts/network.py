@@ -1,0 +1,180 @@
+"""Several hosts on one machine, each a network namespace, joined by switches: made and removed by whoever enters `Network`.
+
+Nothing of it is seen by the machine's own network. It needs root and the command `ip`; `needs_hosts` skips a test where these are missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+_numbers = itertools.count()
+
+
+@functools.cache
+def why_not() -> str:
+    """Why hosts cannot be made here; "" when they can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if shutil.which("ip") is None:
+        return "the command `ip` is missing (iproute2)"
+    name = f"glmfleet-trial-{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+    if made.returncode:
+        return f"no network namespaces here: {made.stderr.strip()}"
+    subprocess.run(["ip", "netns", "del", name], check=True)
+    return ""
+
+
+needs_hosts = pytest.mark.skipif(bool(why_not()), reason=why_not())
+
+
+class Program:
+    """A process on a host that says JSON objects, one a line, on stdout."""
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        self.said: list[dict[str, Any]] = []
+        self._log = log
+        self._lines: queue.Queue[str] = queue.Queue()
+        with log.open("w") as errors:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait_for(self, wanted: Callable[[dict[str, Any]], object], seconds: float = 15.0) -> dict[str, Any]:
+        """The next object that is `wanted`; fails the test when none comes in the time."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(
+                    f"not within {seconds:g} s; it said {self.said[-5:]} and logged {self._log.read_text()[-2000:]}"
+                ) from None
+            self.said.append(json.loads(line))
+            if wanted(self.said[-1]):
+                return self.said[-1]
+
+    def end(self) -> None:
+        """It has 10 s for that, then it is killed. `process.terminate()` before, where several end at once."""
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+
+
+class Host:
+    """A namespace with loopback. IPv6 addresses are good at once, without the second in which a kernel looks for duplicates."""
+
+    def __init__(self, name: str, namespace: str, folder: Path, ipv6: bool) -> None:
+        self.name = name
+        self.namespace = namespace
+        self._folder = folder
+        self._ports = itertools.count()
+        self.programs: list[Program] = []
+        _run("ip", "netns", "add", namespace)
+        off = "" if ipv6 else "net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1"
+        self.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0", *off.split())
+        self.ip("link set lo up")
+
+    def run(self, *command: str) -> None:
+        """Raises CalledProcessError."""
+        _run("ip", "netns", "exec", self.namespace, *command)
+
+    def ip(self, arguments: str) -> None:
+        """`ip` on this host, for example "addr add 192.168.7.2/24 dev eth0"."""
+        _run("ip", "-n", self.namespace, *arguments.split())
+
+    def bridge(self, name: str, address: str) -> None:
+        """A bridge as containers and hotspots make, with something on it."""
+        port = f"{name}-p"
+        for arguments in (
+            f"link add {name} type bridge",
+            f"link add {port} type veth peer name {port}x",
+            f"link set {port} master {name}",
+            f"addr add {address} dev {name}",
+            f"link set {name} up",
+            f"link set {port} up",
+            f"link set {port}x up",
+        ):
+            self.ip(arguments)
+
+    def start(self, module: str, *arguments: str) -> Program:
+        """`python -m module` on this host."""
+        log = self._folder / f"{self.name}-{len(self.programs)}.log"
+        program = Program(["ip", "netns", "exec", self.namespace, sys.executable, "-m", module, *arguments], log)
+        self.programs.append(program)
+        return program
+
+
+class Network:
+    """A context manager: hosts and their programs end with it. `folder` keeps the programs' logs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._hosts: list[Host] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        programs = [program for host in self._hosts for program in host.programs]
+        for program in programs:
+            program.process.terminate()
+        with contextlib.ExitStack() as stack:
+            for host in self._hosts:
+                stack.callback(_run, "ip", "netns", "del", host.namespace)
+            for program in programs:
+                stack.callback(program.end)
+
+    def host(self, name: str, *, ipv6: bool = True) -> Host:
+        host = Host(name, f"glmfleet-{os.getpid()}-{next(_numbers)}", self._folder, ipv6)
+        self._hosts.append(host)
+        return host
+
+    def switch(self) -> Host:
+        """A host that is a switch: its bridge `lan` joins what is plugged into it."""
+        switch = self.host("switch")
+        switch.ip("link add lan type bridge mcast_snooping 0")
+        switch.ip("link set lan up")
+        return switch
+
+    def plug(self, host: Host, switch: Host, interface: str = "eth0", *addresses: str) -> None:
+        """A cable from a new interface of the host to the switch. Without addresses it has the one that IPv6 gives itself."""
+        port = f"port{next(switch._ports)}"
+        switch.ip(f"link add {port} type veth peer name {interface} netns {host.namespace}")
+        switch.ip(f"link set {port} master lan up")
+        for address in addresses:
+            host.ip(f"addr add {address} dev {interface}")
+        host.ip(f"link set {interface} up")
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not done.returncode, f"{' '.join(command)}: {done.stderr}"

@@ -1,0 +1,60 @@
+"""What counts as a change of the network, and how a responder follows it."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+import pytest
+
+from protos.net import watch
+from protos.net.interfaces import Interface, Survey
+from protos.net.watch import SLEPT_SECONDS, Change, change, changes, follow
+
+LO, ETH, WLAN = Interface("127.0.0.1", 8, "lo", 1), Interface("192.168.7.2", 24, "eth0", 2), Interface("fe80::3", 64, "wlan0", 3)
+
+
+def seen(*usable: Interface) -> Survey:
+    return Survey(usable=usable)
+
+
+class Ear:
+    """A responder that notes where it was told to speak."""
+
+    def __init__(self) -> None:
+        self.told: list[list[str | int]] = []
+
+    async def async_update_interfaces(self, interfaces: list[str | int]) -> None:
+        self.told.append(interfaces)
+
+
+def test_a_change_and_a_sleep() -> None:
+    assert change(seen(LO), seen(LO), 0.1) is None
+    assert change(seen(LO), seen(LO, ETH), 0.1) == Change(seen(LO, ETH))
+    assert change(seen(LO), seen(LO), SLEPT_SECONDS + 1) == Change(seen(LO), woke=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ((LO,), Change(seen(LO, ETH, WLAN)), [["127.0.0.1", "192.168.7.2", 3]]),
+        ((LO, ETH), Change(seen(LO)), [["127.0.0.1"]]),
+        ((LO, ETH), Change(seen()), [[]]),
+        # Another interface with the old one's address: zeroconf would take it for the same, and be deaf on it.
+        ((LO, ETH), Change(seen(LO, Interface("192.168.7.2", 24, "eth0", 9))), [["127.0.0.1"], ["127.0.0.1", "192.168.7.2"]]),
+        ((LO, ETH), Change(seen(LO, ETH), woke=True), [[], ["127.0.0.1", "192.168.7.2"]]),
+        ((LO,), Change(seen(LO)), []),
+    ],
+)
+async def test_only_what_has_changed_is_left_and_joined(before: tuple[Interface, ...], now: Change, told: list[list[str | int]]) -> None:
+    ear = Ear()
+    await follow(ear, before, now)
+    assert ear.told == told
+
+
+async def test_every_look_is_compared_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PERIOD_SECONDS", 0.0)
+    looks = iter([seen(LO), seen(LO, ETH), seen(LO, ETH), seen(LO, ETH), seen()])
+    times = iter([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 60.0, 60.0, 60.0, 60.0])
+    async with aclosing(changes(seen(LO), lambda: next(looks), lambda: next(times))) as told:
+        found = [await anext(told) for _ in range(3)]
+    assert found == [Change(seen(LO, ETH)), Change(seen(LO, ETH), woke=True), Change(seen())]
