@@ -6,12 +6,14 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import socket
 import sys
 from pathlib import Path
 
 from device.agent.program import AgentConfig, run_agent
 from device.cpu import CpuHardware
+from protos.enrolment import TOKEN_VARIABLE, parse_token
 from protos.errors import FleetError
 
 
@@ -27,13 +29,15 @@ def main() -> None:
     parser.add_argument("--insecure", action="store_true", help="plaintext, on loopback only")
     options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    config = AgentConfig(options.state, options.name, options.host, options.port, tuple(options.interface), options.insecure)
+    where = (options.state, options.name, options.host, options.port, tuple(options.interface), options.insecure)
 
     def ready(address: str) -> None:
         sys.stdout.write(json.dumps({"name": options.name, "address": address}) + "\n")
         sys.stdout.flush()
 
     try:
+        text = os.environ.pop(TOKEN_VARIABLE, "")  # not on the command line, which every user of this machine can read
+        config = AgentConfig(*where, token=parse_token(text) if text else None)
         asyncio.run(run_agent(config, CpuHardware(options.memory, options.threads), ready))
     except FleetError as error:
         sys.exit(f"error: {error.detail}" + (f"\n  {error.advice}" if error.advice else ""))

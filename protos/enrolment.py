@@ -16,8 +16,11 @@ from protos.ids import DeviceId, FleetId
 # In the place of a fleet's id in the advert of a board that belongs to none. An id has 16 characters.
 ENROLLABLE = FleetId("enrollable")
 
+TOKEN_VARIABLE = "GLMFLEET_TOKEN"  # by which the agent is given a token
+
 WORDS = 5  # of 11 bits each: who wants a key with the same words has to make 2**55
 SECRET_BYTES = 16
+USUAL_TOKEN_SECONDS, LONGEST_TOKEN_SECONDS = 3600.0, 30 * 86400.0  # that a token is good
 NONCE_BYTES = 16
 _PREFIX = "glmfleet-"
 _ADVICE = "copy all of it, as `glmfleet devices token` showed it"

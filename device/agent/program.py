@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -12,14 +13,18 @@ from pathlib import Path
 
 from device.agent.announce import Announcement
 from device.agent.device import Device
-from device.agent.identity import insecure_identity, load_identity, utc_now
+from device.agent.enrolling import Enrollable
+from device.agent.identity import insecure_identity, is_member, load_identity, utc_now
 from device.blobs import BlobStore, Disk
 from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
+from protos.enrolment import Token
 from protos.net import transport
 
 # A stream that is being written gets this long to end by itself.
 GRACE_SECONDS = 0.5
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class AgentConfig:
     insecure: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     announced_port: int | None = None
+    token: Token | None = None  # by which a fleet may take the board in, while it belongs to none
 
 
 async def run_agent(
@@ -51,9 +57,31 @@ async def run_agent(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         stack.callback(hardware.close)
+        if not (config.insecure or is_member(config.state) or await _taken_in(config, hardware, stop)):
+            return
         address = await stack.enter_async_context(Agent(config, hardware, disk=disk, clock=clock))
         ready(address)
         await stop.wait()
+
+
+async def _taken_in(config: AgentConfig, hardware: Hardware, stop: asyncio.Event) -> bool:
+    """Wait until a fleet has taken the board in; False: we were told to stop first."""
+    bind = f"{config.host}:{config.port}"
+    board = Enrollable(config.state, config.name, hardware.info.description, bind, token=config.token, interfaces=config.interfaces)
+    async with board:
+        _log.warning(
+            "this board belongs to no fleet yet. It answers at %s; its fingerprint is: %s. %s",
+            board.address,
+            board.fingerprint,
+            "It waits for the fleet of its token"
+            if config.token
+            else f"Take it in where the coordinator runs: glmfleet devices accept {config.name}",
+        )
+        taken, stopped = asyncio.ensure_future(board.taken()), asyncio.ensure_future(stop.wait())
+        await asyncio.wait({taken, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        for one in (taken, stopped):
+            one.cancel()
+        return taken.done() and not taken.cancelled()
 
 
 class Agent:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import Depends, FastAPI
 
-from fleet.api import deployments, devices, errors, generate, health, models, openai, plans, requests, telemetry
+from fleet.api import deployments, devices, enrolments, errors, generate, health, models, openai, plans, requests, telemetry
 from fleet.api.caller import Authenticate, FleetOfCaller
 from fleet.api.guard import BoundedBody, OwnNamesOnly, OwnPagesOnly
 from fleet.service.protocol import Fleet
@@ -30,7 +30,7 @@ def create_app(fleet: Fleet, *, authenticate: Authenticate | None) -> FastAPI:
     of_caller = FleetOfCaller(fleet, authenticate)
     guarded = [Depends(of_caller)]  # also a route that would need nothing of the fleet
     app.include_router(health.routes(fleet))
-    for noun in (devices, models, plans, deployments, generate, requests, telemetry):
+    for noun in (devices, enrolments, models, plans, deployments, generate, requests, telemetry):
         app.include_router(noun.routes(of_caller), prefix="/api/v1", dependencies=guarded)
     app.include_router(openai.routes(of_caller), prefix="/v1", dependencies=guarded)
     return app

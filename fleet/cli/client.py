@@ -6,6 +6,7 @@ import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import TypeAdapter
@@ -15,6 +16,7 @@ from fleet.api.encode import plain
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.enrolling.views import EnrolmentView, TokenView
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.service.views import ModelView
@@ -49,6 +51,24 @@ class CoordinatorClient:
 
     def discovery(self) -> DiscoveryReport:
         return self._get(DiscoveryReport, "/api/v1/discovery")
+
+    def enrolments(self) -> list[EnrolmentView]:
+        return self._get(list[EnrolmentView], "/api/v1/enrolments")
+
+    def accept(self, board: str) -> EnrolmentView:
+        return _decode(EnrolmentView, self._call("POST", f"/api/v1/enrolments/{quote(board, safe='')}"))
+
+    def reject(self, board: str) -> EnrolmentView:
+        return _decode(EnrolmentView, self._call("DELETE", f"/api/v1/enrolments/{quote(board, safe='')}"))
+
+    def tokens(self) -> list[TokenView]:
+        return self._get(list[TokenView], "/api/v1/tokens")
+
+    def new_token(self, life_seconds: float) -> TokenView:
+        return _decode(TokenView, self._call("POST", "/api/v1/tokens", json={"life_seconds": life_seconds}))
+
+    def revoke_token(self, token_id: str) -> None:
+        self._call("DELETE", f"/api/v1/tokens/{quote(token_id, safe='')}")
 
     def models(self) -> list[ModelView]:
         return self._get(list[ModelView], "/api/v1/models")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home, parse_size
+from fleet.cli.output import note
 from fleet.home import Home
 from fleet.trust.authority import Authority
+from protos.enrolment import TOKEN_VARIABLE, parse_token
 from protos.errors import InvalidInput
 
 app = typer.Typer(name="device", rich_markup_mode="rich")
@@ -23,7 +27,7 @@ MemoryOption = Annotated[
 
 @app.callback()
 def _group() -> None:
-    """The agent on a real board: run."""
+    """The agent on a real board: run, leave."""
 
 
 @app.command()
@@ -34,10 +38,16 @@ def run(
     ] = None,
     interface: InterfaceOption = None,
     memory: MemoryOption = None,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", envvar=TOKEN_VARIABLE, help="Of `glmfleet devices token`: joins without a hand.", show_default=False),
+    ] = None,
     insecure: InsecureOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Run the agent on this machine, as a real device of the fleet of this home. Ctrl-C ends it.
+    """Run the agent on this machine, as a real device. Ctrl-C ends it.
+
+    A board that belongs to no fleet yet shows itself and waits until one takes it in: `glmfleet devices accept` where the coordinator runs.
 
     Example: glmfleet device run --name gate-7 --memory 2GiB
     """
@@ -51,17 +61,49 @@ def run(
     if insecure:
         arguments += ["--insecure", "--host", "127.0.0.1"]
     else:
-        _ensure_identity(opened, chosen)
+        _ensure_identity(opened, chosen, token)
+    environment = {**os.environ, TOKEN_VARIABLE: token or ""}
     # In this process's place: signals, exit code and terminal are the agent's own.
-    os.execv(sys.executable, [sys.executable, "-m", "device", *arguments])
+    os.execve(sys.executable, [sys.executable, "-m", "device", *arguments], environment)
 
 
-def _ensure_identity(home: Home, name: str) -> None:
-    """From the fleet's authority when that is on this machine; else the one that is here already. Raises InvalidInput without either."""
-    if (home.authority / "key.pem").exists():
-        Authority.open(home.authority).issue_folder(home.device, "device", name)
-    elif not (home.device / "certificate.pem").exists():
+@app.command()
+def leave(
+    wipe: Annotated[bool, typer.Option("--wipe", help="Remove its key and every model, too.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Take this board out of its fleet, after its agent has ended. Started again, it asks to join one.
+
+    Example: glmfleet device leave --wipe
+    """
+    opened = open_home(home)
+    if (opened.authority / "key.pem").exists():
         raise InvalidInput(
-            f"no fleet authority in this home ({home.path}), so this device has no identity",
-            advice="run it on the coordinator's machine, after glmfleet serve; enrolling a remote device does not exist yet",
+            f"the authority of this fleet lies in this home ({opened.path})", advice="what leaves is a board, not the authority"
         )
+    left = [name for name in ("certificate.pem", "authority.pem") if _removed(opened.device / name)]
+    if wipe and opened.device.exists():
+        shutil.rmtree(opened.device)
+    note("it belongs to no fleet any more" if left else "it belonged to no fleet")
+
+
+def _removed(path: Path) -> bool:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _ensure_identity(home: Home, name: str, token: str | None) -> None:
+    """From the fleet's authority when that is on this machine; else the one that is here already; else a fleet is to take it in.
+
+    Raises InvalidInput for a token that is none, and for one of a board that belongs to a fleet.
+    """
+    if token is not None:
+        parse_token(token)
+    here = (home.authority / "key.pem").exists()
+    if token is not None and (here or (home.device / "certificate.pem").exists()):
+        raise InvalidInput("this board belongs to a fleet already", advice="leave --token out, or take it out first: glmfleet device leave")
+    if here:
+        Authority.open(home.authority).issue_folder(home.device, "device", name)

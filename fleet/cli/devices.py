@@ -1,15 +1,16 @@
-"""The command that lists devices, and the table others show too."""
+"""The list of devices, which other commands show too."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fleet.cli.client import connect
-from fleet.cli.options import HomeOption, JsonOption, open_home
+from fleet.cli.options import open_home
 from fleet.cli.output import Column, figure, in_order, note, print_json, print_table
 from fleet.devices.views import DeviceView, DiscoveryReport
 from protos.sizes import bytes_text
@@ -19,25 +20,23 @@ FEW = 40
 NAMED = 20
 
 
-def devices(
-    everything: Annotated[bool, typer.Option("--all", help=f"One line for each, also where there are more than {FEW}.")] = False,
-    label: Annotated[
-        list[str] | None,
-        typer.Option("--label", metavar="KEY=VALUE", help="Only those with this label; may be repeated.", show_default=False),
-    ] = None,
-    as_json: JsonOption = False,
-    home: HomeOption = None,
-) -> None:
-    """List the fleet's devices.
+EverythingOption = Annotated[bool, typer.Option("--all", help=f"One line for each, also where there are more than {FEW}.")]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="Only those with this label; may be repeated.", show_default=False),
+]
 
-    Example: glmfleet devices --label role=lamp
-    """
+
+def list_devices(everything: bool, label: Sequence[str] | None, as_json: bool, home: Path | None) -> None:
+    """What `glmfleet devices` prints."""
     wanted = parse_labels(label or ())
     with connect(open_home(home)) as coordinator:
         found = [device for device in coordinator.devices() if wanted.items() <= device.labels.items()]
         if as_json:
             print_json(found)
             return
+        for one in coordinator.enrolments():
+            note(f"{one.name} at {one.address} asks to join, with the fingerprint {one.fingerprint}: glmfleet devices accept {one.name}")
         if not found and wanted:
             note(f"no device has {' and '.join(f'{key}={value}' for key, value in wanted.items())}")
             return

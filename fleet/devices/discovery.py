@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias
 
 from fleet.background import Background, set_within
 from fleet.devices.mdns import AdvertBrowser
@@ -28,13 +28,16 @@ _AGAIN_SECONDS = 60.0  # a seed that did: another device may have taken its addr
 _log = logging.getLogger(__name__)
 
 
+FoundBy: TypeAlias = Literal["mdns", "seed"]
+
+
 @dataclass(frozen=True)
 class Candidate:
     """Somebody at one of `addresses` ("host:port", the likeliest first) is said to be `device_id`: dial to know."""
 
     device_id: DeviceId
     addresses: tuple[str, ...]
-    found_by: Literal["mdns", "seed"]
+    found_by: FoundBy
     gateway: bool = False  # it is said to answer for others
 
 
@@ -62,7 +65,8 @@ class Discovery:
 
     `found` is called again when a device's addresses change or a seed comes back; `removed` is a hint to look, no proof. `moved` is called
     when this machine's own network has changed, or the machine has slept: it is browsed anew then. All are called in the event loop and
-    must not block. `unreached` says whom of those found nobody could reach: they are asked for again.
+    must not block. `stranger(board, addresses, found_by)` is called for boards that ask for a fleet, with None for a seed that is nobody
+    of ours. `unreached` says whom of those found nobody could reach: they are asked for again.
 
     `seeds` are "host:port" (its id is learnt by a TLS handshake) or, the only form without credentials, "id@host:port".
     `interfaces` are names or addresses of network interfaces to browse: None for loopback and all there are, () for no mDNS.
@@ -80,6 +84,7 @@ class Discovery:
         interfaces: Sequence[str] | None = None,
         moved: Callable[[], None] = lambda: None,
         unreached: Callable[[], Sequence[DeviceId]] = lambda: (),
+        stranger: Callable[[DeviceId | None, tuple[str, ...], FoundBy], None] = lambda _board, _addresses, _found_by: None,
         look: Callable[[Sequence[str] | None], Survey] = watch.look,
     ) -> None:
         self._fleet = fleet
@@ -88,6 +93,7 @@ class Discovery:
         self._removed = removed
         self._moved = moved
         self._unreached = unreached
+        self._stranger = stranger
         self._seeds = tuple(parse_seed(text) for text in seeds)
         self._asked = interfaces
         self._look = look
@@ -149,7 +155,7 @@ class Discovery:
             if self._browser is not None:
                 await self._browser.follow(change)
             elif change.survey.usable:
-                browser = AdvertBrowser(self._fleet, change.survey, self._advertised, self._removed)
+                browser = AdvertBrowser(self._fleet, change.survey, self._advertised, self._removed, enrollable=self._asks_to_join)
                 self._browser = await browsing.enter_async_context(browser)
             self._cannot_start = ""
         except (OSError, RuntimeError) as error:  # a RuntimeError: an interface has gone meanwhile
@@ -168,6 +174,9 @@ class Discovery:
     def _advertised(self, device: DeviceId, addresses: tuple[str, ...], gateway: bool) -> None:
         self._found(Candidate(device, addresses, "mdns", gateway))
 
+    def _asks_to_join(self, board: DeviceId, addresses: tuple[str, ...]) -> None:
+        self._stranger(board, addresses, "mdns")
+
     async def _follow(self, seed: Seed) -> None:
         known: DeviceId | None = None
         delay_seconds = _FIRST_DELAY_SECONDS
@@ -175,6 +184,8 @@ class Discovery:
             try:
                 device, gateway = await self._identify(seed)
             except FleetError as error:
+                if isinstance(error, Denied):
+                    self._stranger(None, (seed.address,), "seed")
                 self._seed_problems[seed] = f"seed {error.detail}" + (f" ({error.advice})" if error.advice else "")
                 known = None
                 self._sooner.clear()

@@ -16,6 +16,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from fleet.background import Background
 from fleet.devices.ranking import ranked
+from protos.enrolment import ENROLLABLE
 from protos.ids import SERVICE_TYPE, DeviceId, FleetId, parse_device_id
 from protos.net import watch
 from protos.net.interfaces import Survey
@@ -38,10 +39,12 @@ class _Advert:
     device: DeviceId | None = None  # of our fleet, once resolved
     addresses: tuple[str, ...] = ()
     foreign: bool = False
+    enrollable: bool = False  # of no fleet, and asking for one
 
 
 class AdvertBrowser:
-    """While entered, calls `found(device, addresses, gateway)` for each advert of our fleet and `removed(device)` on its goodbye.
+    """While entered, calls `found(device, addresses, gateway)` for each advert of our fleet and `removed(device)` on its goodbye;
+    `enrollable(device, addresses)` for each board that asks for a fleet.
 
     `addresses` are "host:port", all that the advert has, the likeliest first. `found` comes again when they change. All of it is hearsay:
     anybody on the network can send adverts.
@@ -57,12 +60,14 @@ class AdvertBrowser:
         found: Callable[[DeviceId, tuple[str, ...], bool], None],
         removed: Callable[[DeviceId], None],
         *,
+        enrollable: Callable[[DeviceId, tuple[str, ...]], None] = lambda _board, _addresses: None,
         limit: int = ADVERTS,
     ) -> None:
         self._fleet = fleet
         self._where = where
         self._found = found
         self._removed = removed
+        self._enrollable = enrollable
         self._limit = limit
         self._adverts: OrderedDict[str, _Advert] = OrderedDict()
         self._queue: asyncio.Queue[str] = asyncio.Queue()
@@ -79,7 +84,7 @@ class AdvertBrowser:
     @property
     def unresolved(self) -> int:
         """Adverts seen whose address did not come yet."""
-        return sum(not advert.foreign and advert.device is None for advert in self._adverts.values())
+        return sum(not (advert.foreign or advert.enrollable) and advert.device is None for advert in self._adverts.values())
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -182,11 +187,14 @@ class AdvertBrowser:
         except ValueError:
             advert.foreign = True
             return
-        advert.foreign = text.get("fleet") != self._fleet or text.get("id") != device
+        advert.enrollable = text.get("fleet") == ENROLLABLE and text.get("id") == device
+        advert.foreign = not advert.enrollable and (text.get("fleet") != self._fleet or text.get("id") != device)
         if advert.foreign or not info.port:
             return
         addresses = ranked(info.parsed_addresses(IPVersion.All), info.port, self._where.own)
-        if addresses and addresses != advert.addresses:
+        if advert.enrollable:
+            self._enrollable(device, addresses)
+        elif addresses and addresses != advert.addresses:
             advert.device, advert.addresses = device, addresses
             self._found(device, addresses, text.get("role") == "gateway")
 

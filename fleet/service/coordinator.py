@@ -18,11 +18,13 @@ from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.placement import DISCOVERY_SECONDS, Placement
 from fleet.deploying.views import DeployEvent, DeploymentView
-from fleet.devices.discovery import Candidate, Discovery
+from fleet.devices.discovery import Candidate, Discovery, FoundBy
 from fleet.devices.liveness import Liveness
 from fleet.devices.record import US, DeviceRecord
 from fleet.devices.registry import DEFAULT_LIVENESS, Registry
 from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.enrolling.enrolment import Enrolment
+from fleet.enrolling.views import EnrolmentView, TokenView
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
@@ -35,6 +37,7 @@ from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
 from fleet.telemetry.records import By, Registered, TelemetryRecords, source_of
 from fleet.telemetry.views import CostRow
 from fleet.trust.authority import Authority
+from fleet.trust.tokens import Tokens
 from protos.errors import FleetError, InvalidInput
 from protos.ids import DeviceId, FleetId
 from protos.net.transport import Credentials
@@ -81,6 +84,8 @@ class Coordinator:
         self._batch_seconds = batch_seconds
         self._discovery_seconds = discovery_seconds
         self._now = now
+        self._authority: Authority | None = None  # of a fleet with TLS
+        self._enrolment: Enrolment | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -94,6 +99,9 @@ class Coordinator:
                 Ingest(self._telemetry, self._registered, now=self._now, batch_seconds=self._batch_seconds)
             )
             self._registry = await stack.enter_async_context(Registry(credentials, self._ingest.add, rules=self._rules))
+            if self._authority is not None:
+                tokens = Tokens(self._home.authority, self._now)
+                self._enrolment = await stack.enter_async_context(Enrolment(self._authority, tokens, self._joined))
             discovery = Discovery(
                 fleet,
                 credentials,
@@ -102,6 +110,7 @@ class Coordinator:
                 seeds=self._seeds,
                 interfaces=self._interfaces,
                 moved=self._registry.network_changed,
+                stranger=self._enrolment.heard if self._enrolment else lambda _board, _addresses, _found_by: None,
                 unreached=lambda: self._registry.unreached,
             )
             self._discovery = await stack.enter_async_context(discovery)
@@ -130,6 +139,30 @@ class Coordinator:
     def discovery(self) -> DiscoveryReport:
         """Where was looked and what went wrong there; what is wrong with a device that was found is in `devices`."""
         return replace(self._discovery.report(), gateways=tuple(self._registry.gateways()))
+
+    def enrolments(self) -> list[EnrolmentView]:
+        """Boards that ask to be of the fleet, by name."""
+        return self._enrolment.views() if self._enrolment else []
+
+    async def accept(self, board: str) -> EnrolmentView:
+        """Take in the board of this name, id or fingerprint. Raises NotFound, Conflict, and what the board says."""
+        return await self._enrolling().accept(board)
+
+    async def reject(self, board: str) -> EnrolmentView:
+        """Show it no more. Raises NotFound, Conflict."""
+        return self._enrolling().reject(board)
+
+    async def tokens(self) -> list[TokenView]:
+        """Enrolment tokens, the newest first."""
+        return await asyncio.to_thread(self._enrolling().tokens)
+
+    async def new_token(self, life_seconds: float) -> TokenView:
+        """One that lets one board in, once. Raises InvalidInput."""
+        return await asyncio.to_thread(self._enrolling().new_token, life_seconds)
+
+    async def revoke_token(self, token_id: str) -> None:
+        """Raises NotFound."""
+        await asyncio.to_thread(self._enrolling().revoke_token, token_id)
 
     def models(self) -> list[ModelView]:
         """By name; a model whose manifest is damaged is left out, and logged."""
@@ -200,7 +233,7 @@ class Coordinator:
     def _identity(self) -> tuple[FleetId, Credentials | None]:
         if self._insecure:
             return INSECURE_FLEET, None
-        authority = Authority.open(self._home.authority)
+        self._authority = authority = Authority.open(self._home.authority)
         folder = self._home.coordinator
         authority.issue_folder(folder, "coordinator", "coordinator")
         files = [(folder / name).read_bytes() for name in ("certificate.pem", "key.pem", "authority.pem")]
@@ -215,6 +248,14 @@ class Coordinator:
     def _found(self, candidate: Candidate) -> None:
         found = self._registry.found_gateway if candidate.gateway else self._registry.found
         found(candidate.device_id, candidate.addresses, candidate.found_by)
+
+    def _joined(self, device: DeviceId, address: str, found_by: FoundBy) -> None:
+        self._found(Candidate(device, (address,), found_by))
+
+    def _enrolling(self) -> Enrolment:
+        if self._enrolment is None:
+            raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
+        return self._enrolment
 
     def _registered(self, device: str) -> Registered:
         description = self._registry.description(DeviceId(device))

@@ -9,6 +9,7 @@ from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, 
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.enrolling.views import EnrolmentView, TokenView
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.views import ModelView
@@ -27,6 +28,24 @@ class FleetService(Protocol):
     def devices(self) -> list[DeviceView]: ...
 
     def discovery(self) -> DiscoveryReport: ...
+
+    def enrolments(self) -> list[EnrolmentView]:
+        """Boards that ask to be of the fleet."""
+        ...
+
+    async def accept(self, board: str) -> EnrolmentView:
+        """By name, id or fingerprint."""
+        ...
+
+    async def reject(self, board: str) -> EnrolmentView: ...
+
+    async def tokens(self) -> list[TokenView]: ...
+
+    async def new_token(self, life_seconds: float) -> TokenView:
+        """An enrolment token, told this once."""
+        ...
+
+    async def revoke_token(self, token_id: str) -> None: ...
 
     def models(self) -> list[ModelView]: ...
 

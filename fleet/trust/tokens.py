@@ -15,12 +15,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from fleet.home import locked, write_private
-from protos.enrolment import Token, new_token, signed_text
+from protos.enrolment import LONGEST_TOKEN_SECONDS, USUAL_TOKEN_SECONDS, Token, new_token, signed_text
 from protos.errors import Corrupt, InvalidInput, NotFound
 from protos.ids import DeviceId
 
-DEFAULT_LIFE_SECONDS = 3600.0
-LONGEST_LIFE_SECONDS = 30 * 86400.0
 MOST_TOKENS = 1000  # that are good at a time
 _KEPT_SECONDS = 7 * 86400.0  # a token that is no good any more: so long it is known why
 
@@ -65,10 +63,10 @@ class Tokens:
         self._lock = folder / "tokens.lock"
         self._clock = clock
 
-    def make(self, authority_der: bytes, life_seconds: float = DEFAULT_LIFE_SECONDS) -> tuple[Token, TokenRecord]:
+    def make(self, authority_der: bytes, life_seconds: float = USUAL_TOKEN_SECONDS) -> tuple[Token, TokenRecord]:
         """A token for one board. It is told once: the fleet keeps only the key that proves it. Raises InvalidInput."""
-        if not 0 < life_seconds <= LONGEST_LIFE_SECONDS:
-            raise InvalidInput(f"a token for {life_seconds:g} s", advice=f"up to {LONGEST_LIFE_SECONDS / 86400:g} days")
+        if not 0 < life_seconds <= LONGEST_TOKEN_SECONDS:
+            raise InvalidInput(f"a token for {life_seconds:g} s", advice=f"up to {LONGEST_TOKEN_SECONDS / 86400:g} days")
         token, now = new_token(authority_der), self._clock()
         key = ed25519.Ed25519PrivateKey.from_private_bytes(token.key_seed).public_key().public_bytes_raw()
         record = TokenRecord(key, now, now + life_seconds)

@@ -50,7 +50,7 @@ class Program:
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         self.said: list[dict[str, Any]] = []
-        self._log = log
+        self.log = log
         self._lines: queue.Queue[str] = queue.Queue()
         with log.open("w") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT)
@@ -65,7 +65,7 @@ class Program:
                 line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 raise AssertionError(
-                    f"not within {seconds:g} s; it said {self.said[-5:]} and logged {self._log.read_text()[-2000:]}"
+                    f"not within {seconds:g} s; it said {self.said[-5:]} and logged {self.log.read_text()[-2000:]}"
                 ) from None
             self.said.append(json.loads(line))
             if wanted(self.said[-1]):
@@ -124,6 +124,11 @@ class Host:
             f"link set {port}x up",
         ):
             self.ip(arguments)
+
+    @property
+    def log(self) -> str:
+        """What its programs have logged."""
+        return "".join(program.log.read_text() for program in self.programs)
 
     def start(self, module: str, *arguments: str) -> Program:
         """`python -m module` on this host."""

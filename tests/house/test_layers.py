@@ -28,7 +28,7 @@ FLOORS = {
     "quantize": ("", "layers", "architectures", "checkpoints", "hub", "quality", "artifact", "importing"),
     "device": ("", "text", "engine", "pipeline", "agent"),
     "sim_devices": ("", "hollow"),
-    "fleet": ("", "store", "planning", "trust", "telemetry", "devices", "deploying", "answering", "service", "api", "cli"),
+    "fleet": ("", "store", "planning", "trust", "telemetry", "devices", "enrolling", "deploying", "answering", "service", "api", "cli"),
 }
 # Of the folders below, those that a folder must not import all the same: each pair is two things that change for different reasons.
 NEVER = {
@@ -43,8 +43,9 @@ NEVER = {
     "fleet.trust": {"fleet.store"},
     "fleet.telemetry": {"fleet.planning", "fleet.trust"},
     "fleet.devices": {"fleet.store", "fleet.planning", "fleet.trust"},
-    "fleet.deploying": {"fleet.trust"},
-    "fleet.answering": {"fleet.store", "fleet.trust", "fleet.devices"},
+    "fleet.enrolling": {"fleet.store", "fleet.planning", "fleet.telemetry"},
+    "fleet.deploying": {"fleet.trust", "fleet.enrolling"},
+    "fleet.answering": {"fleet.store", "fleet.trust", "fleet.devices", "fleet.enrolling"},
     "fleet.api": {"fleet.store", "fleet.trust"},
 }
 LONGEST_FILE = 400  # lines

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView, PipelineView
 from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.enrolling.views import EnrolmentView, TokenView
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
 from fleet.principal import Principal
 from fleet.service.bound import bound
@@ -86,11 +87,16 @@ EVENTS = (
 )
 
 
+BOARD = EnrolmentView("abcdefgh22334455", "gate-7", "diamond machine female mask zoo", "10.0.0.7:7420", "Raspberry Pi 5", "0.1.0", "mdns")
+TOKEN = TokenView("0a1b2c3d", 1e9, "abcdefgh22334455")
+
+
 @dataclass
 class FakeCoordinator:
     """`error_at` n: `error` is raised after n parts of an answer or a deployment; `hold_at` n: it waits there until it is closed."""
 
     found: list[DeviceView] = field(default_factory=lambda: [DEVICE])
+    asking: list[EnrolmentView] = field(default_factory=list)
     deployed: list[DeploymentView] = field(default_factory=lambda: [DEPLOYMENT])
     chunks: Sequence[TokenChunk] = CHUNKS
     result: GenerateResult = RESULT
@@ -112,6 +118,28 @@ class FakeCoordinator:
 
     def discovery(self) -> DiscoveryReport:
         return DiscoveryReport("fleetfleetfleet1", ("127.0.0.1",), ("10.0.0.9:7420",), 2, ("10.0.0.9:7420 does not answer",))
+
+    def enrolments(self) -> list[EnrolmentView]:
+        return self.asking
+
+    async def accept(self, board: str) -> EnrolmentView:
+        self._ask(("accept", board))
+        return BOARD
+
+    async def reject(self, board: str) -> EnrolmentView:
+        self._ask(("reject", board))
+        return BOARD
+
+    async def tokens(self) -> list[TokenView]:
+        self._ask("tokens")
+        return [TOKEN]
+
+    async def new_token(self, life_seconds: float) -> TokenView:
+        self._ask(("new_token", life_seconds))
+        return replace(TOKEN, token="glmfleet-secret", used_by="")
+
+    async def revoke_token(self, token_id: str) -> None:
+        self._ask(("revoke_token", token_id))
 
     def models(self) -> list[ModelView]:
         return [MODEL]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,20 @@ from fleet.planning.plan import PlanRequest
 from fleet.principal import LOCAL_OPERATOR
 from fleet.service.bound import CALLS
 from protos.sampling import Sampling
-from tests.support.fake_coordinator import CHUNKS, DEPLOYMENT, DEVICE, EVENTS, MODEL, PLAN, REQUEST, RESULT, ROW, FakeCoordinator
+from tests.support.fake_coordinator import (
+    BOARD,
+    CHUNKS,
+    DEPLOYMENT,
+    DEVICE,
+    EVENTS,
+    MODEL,
+    PLAN,
+    REQUEST,
+    RESULT,
+    ROW,
+    TOKEN,
+    FakeCoordinator,
+)
 
 WISH = PlanRequest("tiny", "energy", stages=2, context=64, slots=4, devices=("dev-1",), kv_dtype="int8", wire_dtype="float16")
 ASKED = GenerateRequest(
@@ -38,6 +52,12 @@ EXPECTED: dict[str, tuple[Callable[[CoordinatorClient], Any], Any, list[object]]
     "discovery": (lambda client: client.discovery(), FakeCoordinator().discovery(), []),
     "models": (lambda client: client.models(), [MODEL], []),
     "model": (lambda client: client.model("tiny"), MODEL, []),
+    "enrolments": (lambda client: client.enrolments(), [BOARD], []),
+    "accept": (lambda client: client.accept("diamond machine"), BOARD, [("accept", "diamond machine")]),
+    "reject": (lambda client: client.reject("gate 7?c"), BOARD, [("reject", "gate 7?c")]),
+    "tokens": (lambda client: client.tokens(), [TOKEN], ["tokens"]),
+    "new_token": (lambda client: client.new_token(60.0), replace(TOKEN, token="glmfleet-secret", used_by=""), [("new_token", 60.0)]),
+    "revoke_token": (lambda client: client.revoke_token("0a1b"), None, [("revoke_token", "0a1b")]),
     "deployments": (lambda client: client.deployments(), [DEPLOYMENT], []),
     "plan": (lambda client: client.plan(WISH), PLAN, [WISH]),
     "deploy": (lambda client: list(client.deploy(WISH, "prod", 3)), list(EVENTS), [(WISH, "prod", 3)]),
@@ -56,6 +76,7 @@ def test_every_call_is_here() -> None:
 @pytest.mark.parametrize("call", sorted(CALLS))
 def test_a_call_arrives_as_it_was_made_and_so_does_its_answer(served: Home, coordinator: FakeCoordinator, call: str) -> None:
     make, answer, asked = EXPECTED[call]
+    coordinator.asking = [BOARD]
     with connect(served) as client:
         assert make(client) == answer
     assert coordinator.asked == asked

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from fleet.answering.views import GenerateRequest
 from fleet.deploying.views import DeploymentView
 from fleet.home import Home
 from fleet.planning.plan import PlanRequest
+from fleet.trust.authority import Authority
+from protos.enrolment import Token
 from protos.errors import Busy, NotFound, Unavailable
 from protos.sampling import Sampling
 from tests.support.command import Command
@@ -354,7 +357,23 @@ def test_sim_profiles(glmfleet: Command) -> None:
     assert set(first["figures"]["memory"]) == {"value", "unit", "source", "trust"}
 
 
-def test_device_run_needs_an_identity(glmfleet: Command, home: Home) -> None:
-    code, _, err = glmfleet("device", "run", "--home", home.path)
+@pytest.mark.parametrize(
+    ("token", "detail"), [("glmfleet-abc", "not an enrolment token"), (Token(bytes(16), bytes(32)).text, "belongs to a fleet already")]
+)
+def test_device_run_refuses_a_token_that_is_of_no_use(glmfleet: Command, home: Home, token: str, detail: str) -> None:
+    Authority.open(home.authority)
+    code, _, err = glmfleet("device", "run", "--token", token, "--home", home.path)
     assert code == 1
-    assert err.startswith("error: no fleet authority in this home")
+    assert detail in err
+    assert token not in err
+
+
+def test_a_board_leaves_its_fleet(glmfleet: Command, home: Home, tmp_path: Path) -> None:
+    Authority.open(tmp_path / "authority").issue_folder(home.device, "device", "gate-7")
+    (home.device / "blobs").mkdir()
+    assert glmfleet("device", "leave", "--home", home.path)[2] == "it belongs to no fleet any more\n"
+    assert sorted(path.name for path in home.device.iterdir()) == ["blobs", "key.pem", "lock"]
+    assert glmfleet("device", "leave", "--wipe", "--home", home.path)[2] == "it belonged to no fleet\n"
+    assert not home.device.exists()
+    Authority.open(home.authority)
+    assert "the authority of this fleet lies in this home" in glmfleet("device", "leave", "--home", home.path)[2]

@@ -10,12 +10,13 @@ from types import TracebackType
 from typing import Self
 
 from fleet.background import Background
-from fleet.devices.board import Application, Board, connected
-from fleet.devices.views import EnrolmentView
+from fleet.devices.discovery import FoundBy
+from fleet.enrolling.board import Application, Board, connected
+from fleet.enrolling.views import EnrolmentView, TokenView
 from fleet.trust.authority import Authority
 from fleet.trust.tokens import Tokens, Verdict
 from protos.enrolment import words
-from protos.errors import Conflict, Denied, FleetError, NotFound
+from protos.errors import Conflict, Denied, FleetError, NotFound, Unavailable
 from protos.ids import DeviceId
 
 MOST_PENDING = 256  # boards that are remembered: anybody can announce thousands
@@ -39,18 +40,18 @@ class Pending:
 
     application: Application
     address: str
-    found_by: str
+    found_by: FoundBy
     detail: str = ""
 
 
 class Enrolment:
     """An async context manager. Boards come by `heard`; `taken(device, address, found_by)` is told of each that joined."""
 
-    def __init__(self, authority: Authority, tokens: Tokens, taken: Callable[[DeviceId, str, str], None]) -> None:
+    def __init__(self, authority: Authority, tokens: Tokens, taken: Callable[[DeviceId, str, FoundBy], None]) -> None:
         self._authority = authority
         self._tokens = tokens
         self._taken = taken
-        self._looking: dict[str, asyncio.Task[None]] = {}  # by address
+        self._heard: dict[str, tuple[str, ...]] = {}  # addresses, by id where that was said, else by the first of them
         self._pending: dict[DeviceId, Pending] = {}
         self._rejected: set[DeviceId] = set()
         self._joining: set[DeviceId] = set()
@@ -63,10 +64,16 @@ class Enrolment:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._background.__aexit__(kind, error, trace)
 
-    def heard(self, address: str, found_by: str) -> None:
-        """A board without a fleet is said to be at "host:port". A hint: it is asked who it is. Beyond `MOST_PENDING` it is passed over."""
-        if address not in self._looking and len(self._looking) < MOST_PENDING:
-            self._looking[address] = self._background.start(self._look_after(address, found_by), f"look at the board at {address}")
+    def heard(self, board: DeviceId | None, addresses: tuple[str, ...], found_by: FoundBy) -> None:
+        """A board without a fleet is said to be at one of these addresses ("host:port"). A hint: it is asked who it is. Beyond
+        `MOST_PENDING` it is passed over."""
+        key = board or addresses[0]
+        known = self._heard.get(key)
+        if known is None and len(self._heard) >= MOST_PENDING:
+            return
+        self._heard[key] = addresses
+        if known is None:
+            self._background.start(self._look_after(key, board, found_by), f"look at the board {key}")
 
     def views(self) -> list[EnrolmentView]:
         """Boards that wait for a word, by name."""
@@ -89,27 +96,52 @@ class Enrolment:
         del self._pending[pending.application.board]
         return _view(pending)
 
-    async def _look_after(self, address: str, found_by: str) -> None:
-        failures = 0
-        seen: DeviceId | None = None
+    def tokens(self) -> list[TokenView]:
+        """The newest first. Blocks."""
+        return [TokenView(one.token_id, one.expires, one.used_by) for one in self._tokens.all()]
+
+    def new_token(self, life_seconds: float) -> TokenView:
+        """Blocks. Raises InvalidInput."""
+        token, record = self._tokens.make(self._authority.public_der, life_seconds)
+        return TokenView(record.token_id, record.expires, token=token.text)
+
+    def revoke_token(self, token_id: str) -> None:
+        """Blocks. Raises NotFound."""
+        self._tokens.revoke(token_id)
+
+    async def _look_after(self, key: str, expected: DeviceId | None, found_by: FoundBy) -> None:
+        """Until it was taken in, or is not to be found any more."""
+        failures, seen = 0, expected
         while failures < MOST_FAILURES:
             try:
-                async with self._gate, connected(address) as board:
-                    seen = board.board
-                    if await self._look(board, address, found_by):
-                        break
+                seen, done = await self._look_at_one_of(self._heard[key], seen, found_by)
             except FleetError as error:
                 failures += 1
-                _log.debug("the board at %s: %s", address, error.detail)
+                _log.debug("the board %s: %s", key, error.detail)
                 await asyncio.sleep(min(FIRST_WAIT_SECONDS * 2.0 ** (failures - 1), LONGEST_WAIT_SECONDS))
                 continue
+            if done:
+                break
             failures = 0
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
-        if seen is not None and (known := self._pending.get(seen)) is not None and known.address == address:
-            del self._pending[seen]
-        self._looking.pop(address, None)
+        if seen is not None:
+            self._pending.pop(seen, None)
+        del self._heard[key]
 
-    async def _look(self, board: Board, address: str, found_by: str) -> bool:
+    async def _look_at_one_of(self, addresses: tuple[str, ...], expected: DeviceId | None, found_by: FoundBy) -> tuple[DeviceId, bool]:
+        """The first that answers and is who it is said to be, and whether it was taken in. Raises the last one's FleetError."""
+        for place, address in enumerate(addresses, 1):
+            try:
+                async with self._gate, connected(address) as board:
+                    if expected not in (None, board.board):
+                        raise Denied(f"{address} is board {board.board}, not {expected}")
+                    return board.board, await self._look(board, address, found_by)
+            except FleetError:
+                if place == len(addresses):
+                    raise
+        raise Unavailable("it has no address")
+
+    async def _look(self, board: Board, address: str, found_by: FoundBy) -> bool:
         """Whether it was taken in."""
         application = await board.apply()
         pending = Pending(application, address, found_by)
@@ -127,7 +159,7 @@ class Enrolment:
             self._pending[application.board] = pending
         return False
 
-    async def _join(self, board: Board, application: Application, address: str, found_by: str) -> None:
+    async def _join(self, board: Board, application: Application, address: str, found_by: FoundBy) -> None:
         if board.board in self._joining:
             raise Conflict(f"{application.name} is being taken in")
         self._joining.add(board.board)

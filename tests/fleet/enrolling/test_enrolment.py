@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from device.agent.identity import Membership, accept, load_identity
-from fleet.devices import enrolment
-from fleet.devices.board import connected
-from fleet.devices.enrolment import Enrolment
+from fleet.enrolling import enrolment
+from fleet.enrolling.board import connected
+from fleet.enrolling.enrolment import Enrolment
 from fleet.trust.authority import Authority
 from fleet.trust.tokens import Tokens
 from protos.enrolment import Token, words
@@ -54,7 +54,7 @@ async def fleet(folder: Path) -> AsyncIterator[Fleet]:
 
 async def test_a_board_is_taken_in_by_its_name(tmp_path: Path) -> None:
     async with fleet(tmp_path) as ours, board(tmp_path / "board") as one:
-        ours.enrolment.heard(one.address, "seed")
+        ours.enrolment.heard(None, (one.address,), "seed")
         await ours.pending()
         [view] = ours.enrolment.views()
         assert (view.device_id, view.fingerprint, view.profile) == (one.board, one.fingerprint, "a test")
@@ -70,7 +70,7 @@ async def test_a_board_is_taken_in_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("by", ["id", "fingerprint"])
 async def test_or_by_its_id_or_its_fingerprint(tmp_path: Path, by: str) -> None:
     async with fleet(tmp_path) as ours, board(tmp_path / "board") as one:
-        ours.enrolment.heard(one.address, "seed")
+        ours.enrolment.heard(None, (one.address,), "seed")
         await ours.pending()
         await ours.enrolment.accept(one.board if by == "id" else f" {one.fingerprint.upper()} ")
         assert ours.joined == [one.board]
@@ -79,7 +79,7 @@ async def test_or_by_its_id_or_its_fingerprint(tmp_path: Path, by: str) -> None:
 async def test_two_of_one_name_are_told_apart(tmp_path: Path) -> None:
     async with fleet(tmp_path) as ours, board(tmp_path / "a") as one, board(tmp_path / "b") as other:
         for each in (one, other):
-            ours.enrolment.heard(each.address, "mdns")
+            ours.enrolment.heard(None, (each.address,), "mdns")
         await wait_until(lambda: len(ours.enrolment.views()) == 2)
         with pytest.raises(Conflict, match="2 boards are called 'gate-7'") as refused:
             await ours.enrolment.accept("gate-7")
@@ -95,10 +95,10 @@ async def test_a_token_needs_no_hand(tmp_path: Path) -> None:
     async with fleet(tmp_path) as ours:
         token = ours.token()
         async with board(tmp_path / "a", token=token) as one:
-            ours.enrolment.heard(one.address, "mdns")
+            ours.enrolment.heard(None, (one.address,), "mdns")
             await asyncio.wait_for(one.taken(), 5)
         async with board(tmp_path / "b", "thief", token=token) as other:
-            ours.enrolment.heard(other.address, "mdns")
+            ours.enrolment.heard(None, (other.address,), "mdns")
             await ours.pending("thief")
             assert ours.enrolment.views()[0].detail == "its token was used by another board"
         await wait_until(lambda: ours.enrolment.views() == [])  # it went away
@@ -110,20 +110,20 @@ async def test_a_token_that_is_not_ours_or_is_too_old_leaves_it_to_the_operator(
         old = ours.token(1e-9)
         async with board(tmp_path / "a", "late", token=old) as one, board(tmp_path / "b", "lost", token=theirs.token()) as other:
             for each in (one, other):
-                ours.enrolment.heard(each.address, "mdns")
+                ours.enrolment.heard(None, (each.address,), "mdns")
             await wait_until(lambda: len(ours.enrolment.views()) == 2)
             details = {view.name: view.detail for view in ours.enrolment.views()}
             assert details == {"late": "its token has expired", "lost": "its token is not one of this fleet"}
             await ours.enrolment.accept("late")
             with pytest.raises(Denied, match="not that of this board's token"):  # the board's own word: it waits for another fleet
                 await ours.enrolment.accept("lost")
-            theirs.enrolment.heard(other.address, "mdns")
+            theirs.enrolment.heard(None, (other.address,), "mdns")
             assert (await asyncio.wait_for(other.taken(), 5)).fleet_id == theirs.authority.fleet_id
 
 
 async def test_a_board_that_was_rejected_is_not_shown_again(tmp_path: Path) -> None:
     async with fleet(tmp_path) as ours, board(tmp_path / "a") as one:
-        ours.enrolment.heard(one.address, "mdns")
+        ours.enrolment.heard(None, (one.address,), "mdns")
         await ours.pending()
         ours.enrolment.reject("gate-7")
         await asyncio.sleep(0.4)  # some more looks
@@ -134,7 +134,7 @@ async def test_a_board_that_was_rejected_is_not_shown_again(tmp_path: Path) -> N
 async def test_a_board_cannot_be_taken_twice(tmp_path: Path) -> None:
     async with fleet(tmp_path / "a") as first, fleet(tmp_path / "b") as second, board(tmp_path / "board") as one:
         for ours in (first, second):
-            ours.enrolment.heard(one.address, "mdns")
+            ours.enrolment.heard(None, (one.address,), "mdns")
             await ours.pending()
         await first.enrolment.accept("gate-7")
         with pytest.raises(Conflict, match="belongs to a fleet already"):
@@ -153,19 +153,27 @@ async def test_who_is_no_board_is_forgotten(tmp_path: Path) -> None:
         with pytest.raises(FleetError):
             async with connected(address):
                 pass
-        ours.enrolment.heard(address, "mdns")
-        await wait_until(lambda: not ours.enrolment._looking)
+        ours.enrolment.heard(None, (address,), "mdns")
+        await wait_until(lambda: not ours.enrolment._heard)
         assert ours.enrolment.views() == []
     with pytest.raises(Unavailable, match="connection refused"):
         async with connected(address):
             pass
 
 
+async def test_of_its_addresses_the_one_that_answers_counts(tmp_path: Path) -> None:
+    """Nobody is at the first; at the second is another board."""
+    async with fleet(tmp_path) as ours, board(tmp_path / "a") as one, board(tmp_path / "b", "gate-8") as other:
+        ours.enrolment.heard(one.board, ("127.0.0.1:1", other.address, one.address), "mdns")
+        await ours.pending()
+        assert [view.address for view in ours.enrolment.views()] == [one.address]
+
+
 async def test_thousands_of_addresses_are_not_all_tried(tmp_path: Path) -> None:
     async with fleet(tmp_path) as ours:
         for port in range(1, 5000):
-            ours.enrolment.heard(f"127.0.0.1:{port}", "mdns")
-        assert len(ours.enrolment._looking) == enrolment.MOST_PENDING
+            ours.enrolment.heard(None, (f"127.0.0.1:{port}",), "mdns")
+        assert len(ours.enrolment._heard) == enrolment.MOST_PENDING
 
 
 def other_folder(folder: Path) -> Membership:

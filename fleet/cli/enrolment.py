@@ -1,0 +1,128 @@
+"""Commands below `devices`: taking boards into the fleet."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from fleet.cli.client import connect
+from fleet.cli.devices import EverythingOption, LabelOption, list_devices
+from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
+from fleet.cli.output import Column, note, print_json, print_table, say
+from fleet.enrolling.views import TokenView
+
+app = typer.Typer(name="devices", rich_markup_mode="rich")
+
+BoardArgument = Annotated[str, typer.Argument(metavar="BOARD", help="Its name, its id, or its fingerprint's five words in quotes.")]
+
+
+@app.callback(invoke_without_command=True)
+def devices(
+    context: typer.Context,
+    everything: EverythingOption = False,
+    label: LabelOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """List the fleet's devices, and the boards that ask to join.
+
+    Example: glmfleet devices --label role=lamp
+    """
+    if context.invoked_subcommand is None:
+        list_devices(everything, label, as_json, home)
+
+
+@app.command()
+def pending(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """List the boards that ask to join the fleet.
+
+    Example: glmfleet devices pending
+    """
+    with connect(open_home(home)) as coordinator:
+        found = coordinator.enrolments()
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        note("no board asks to join: run `glmfleet device run` on it")
+        return
+    columns = [Column("name"), Column("fingerprint"), Column("address"), Column("accelerator"), Column("id")]
+    print_table(columns, [[one.name, one.fingerprint, one.address, one.profile, one.device_id] for one in found])
+    for one in found:
+        if one.detail:
+            note(f"{one.name}: {one.detail}")
+    note("compare the fingerprint with the board's own screen, then: glmfleet devices accept NAME")
+
+
+@app.command()
+def accept(board: BoardArgument, as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Take a board into the fleet.
+
+    Example: glmfleet devices accept gate-7
+    """
+    with connect(open_home(home)) as coordinator:
+        view = coordinator.accept(board)
+    if as_json:
+        print_json(view)
+    else:
+        note(f"{view.name} ({view.fingerprint}) at {view.address} is of the fleet; it is online in a moment")
+
+
+@app.command()
+def reject(board: BoardArgument, home: HomeOption = None) -> None:
+    """Show a board that asks to join no more, until the coordinator starts anew.
+
+    Example: glmfleet devices reject gate-7
+    """
+    with connect(open_home(home)) as coordinator:
+        view = coordinator.reject(board)
+    note(f"{view.name} ({view.fingerprint}) at {view.address} is not shown any more")
+
+
+@app.command()
+def token(
+    life: Annotated[str, typer.Option("--for", metavar="DURATION", help="How long it is good, up to 30d.")] = "1h",
+    show: Annotated[bool, typer.Option("--list", help="Show those that were made.")] = False,
+    revoke: Annotated[str | None, typer.Option("--revoke", metavar="ID", help="This one is no good any more.", show_default=False)] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Make a token that lets one board in, once, without a hand.
+
+    Example: glmfleet devices token --for 10m
+    """
+    with connect(open_home(home)) as coordinator:
+        if revoke is not None:
+            coordinator.revoke_token(revoke)
+            note(f"token {revoke} is no good any more")
+            return
+        if show:
+            _print_tokens(coordinator.tokens(), as_json)
+            return
+        made = coordinator.new_token(parse_duration(life))
+    if as_json:
+        print_json(made)
+        return
+    say(made.token)
+    note(f"token {made.token_id}, good for one board until {_when(made.expires)}; on the board: glmfleet device run --token TOKEN")
+
+
+def _print_tokens(tokens: list[TokenView], as_json: bool) -> None:
+    if as_json:
+        print_json(tokens)
+    elif not tokens:
+        note("no token was made")
+    else:
+        print_table(
+            [Column("id"), Column("good until"), Column("used by")], [[one.token_id, _state(one), one.used_by or "-"] for one in tokens]
+        )
+
+
+def _state(one: TokenView) -> str:
+    return f"expired {_when(one.expires)}" if one.expires <= time.time() and not one.used_by else _when(one.expires)
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -1,0 +1,1 @@
+"""Boards that belong to no fleet: heard of, looked at, taken in."""

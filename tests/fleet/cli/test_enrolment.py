@@ -1,0 +1,57 @@
+"""`glmfleet devices`: boards that ask to join, and tokens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from fleet.home import Home
+from protos.errors import NotFound
+from tests.support.command import Command
+from tests.support.fake_coordinator import BOARD, FakeCoordinator
+
+
+def test_the_list_names_who_asks_and_what_to_do(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    coordinator.asking = [BOARD]
+    code, out, err = glmfleet("devices", "--home", served.path)
+    assert code == 0
+    assert out.splitlines()[1].startswith("dev-1")
+    assert "gate-7 at 10.0.0.7:7420 asks to join, with the fingerprint diamond machine female mask zoo" in err
+    assert "glmfleet devices accept gate-7" in err
+
+
+def test_pending(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    assert "run `glmfleet device run` on it" in glmfleet("devices", "pending", "--home", served.path)[2]
+    assert glmfleet("devices", "pending", "--json", "--home", served.path)[1].strip() == "[]"
+    coordinator.asking = [replace(BOARD, detail="its token has expired")]
+    _, out, err = glmfleet("devices", "pending", "--home", served.path)
+    assert "gate-7" in out
+    assert "gate-7: its token has expired\n" in err
+    assert json.loads(glmfleet("devices", "pending", "--json", "--home", served.path)[1])[0]["fingerprint"] == BOARD.fingerprint
+
+
+@pytest.mark.parametrize(("command", "said"), [("accept", "is of the fleet"), ("reject", "is not shown any more")])
+def test_accept_and_reject(glmfleet: Command, served: Home, coordinator: FakeCoordinator, command: str, said: str) -> None:
+    code, _, err = glmfleet("devices", command, "diamond machine female mask zoo", "--home", served.path)
+    assert code == 0
+    assert said in err
+    assert coordinator.asked == [(command, "diamond machine female mask zoo")]
+    coordinator.error = NotFound("no board 'x' asks to join", advice="those that do: gate-7")
+    assert glmfleet("devices", command, "x", "--home", served.path) == (
+        1,
+        "",
+        "error: no board 'x' asks to join\n  those that do: gate-7\n",
+    )
+
+
+def test_tokens(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    code, out, err = glmfleet("devices", "token", "--for", "10m", "--home", served.path)
+    assert (code, out) == (0, "glmfleet-secret\n")
+    assert "glmfleet device run --token" in err
+    _, out, _ = glmfleet("devices", "token", "--list", "--home", served.path)
+    assert out.splitlines()[1].split()[0] == "0a1b2c3d"
+    assert "glmfleet-" not in out
+    glmfleet("devices", "token", "--revoke", "0a1b2c3d", "--home", served.path)
+    assert coordinator.asked == [("new_token", 600.0), "tokens", ("revoke_token", "0a1b2c3d")]

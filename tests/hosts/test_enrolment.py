@@ -1,0 +1,80 @@
+"""Three hosts from empty homes: a coordinator and two boards that belong to no fleet, one taken in by hand and one by a token."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.hosts.network import ROOT, Host, Network, needs_hosts
+from tests.support.checkpoints import TinyGlm, write_checkpoint
+from tests.support.processes import wait_for
+
+pytestmark = needs_hosts
+
+
+class Commands:
+    """`glmfleet` on a host, with a home of its own."""
+
+    def __init__(self, host: Host, home: Path) -> None:
+        self._host = host
+        self.home = home
+
+    def __call__(self, *arguments: object) -> str:
+        done = subprocess.run(
+            [
+                "ip",
+                "netns",
+                "exec",
+                self._host.namespace,
+                sys.executable,
+                "-m",
+                "fleet.cli",
+                "--home",
+                str(self.home),
+                *map(str, arguments),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=ROOT,
+        )
+        assert not done.returncode, done.stderr
+        return done.stdout
+
+    def json(self, *arguments: object) -> Any:
+        return json.loads(self(*arguments, "--json"))
+
+    def board(self, *arguments: str) -> None:
+        self._host.start("fleet.cli", "--home", str(self.home), "device", "run", *arguments)
+
+
+def test_boards_with_empty_homes_join_and_serve_a_model_together(network: Network, tmp_path: Path) -> None:
+    lan = network.switch()
+    hosts = [network.host(name, ipv6=False) for name in ("desk", "gate-7", "gate-9")]
+    for number, host in enumerate(hosts, 1):
+        network.plug(host, lan, "eth0", f"192.168.7.{number}/24")
+    desk, seven, nine = (Commands(host, tmp_path / host.name) for host in hosts)
+    hosts[0].start("fleet.cli", "--home", str(desk.home), "serve", "--port", "0")
+    seven.board("--name", "gate-7")
+    wait_for(lambda: (desk.home / "coordinator.json").exists(), 30)
+    wait_for(lambda: desk.json("devices", "pending") != [], 20)
+
+    [asking] = desk.json("devices", "pending")
+    assert (asking["name"], asking["address"]) == ("gate-7", "192.168.7.2:7420")
+    assert asking["fingerprint"] in hosts[1].log
+    desk("devices", "accept", asking["fingerprint"])
+    nine.board("--name", "gate-9", "--token", desk.json("devices", "token")["token"])
+    wait_for(lambda: {one["name"]: one["state"] for one in desk.json("devices")} == {"gate-7": "online", "gate-9": "online"}, 20)
+    assert desk.json("devices", "pending") == []
+
+    desk("model", "import", write_checkpoint(tmp_path / "checkpoint", TinyGlm(layers=4)), "--name", "tiny")
+    answers = []
+    for stages in (1, 2):
+        deployed = desk.json("deploy", "tiny", "--stages", stages, "--context", 128)
+        assert len(deployed["stages"]) == stages
+        answers.append(desk.json("generate", "--raw", "hello there", "--max-tokens", 12)["token_ids"])
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 12
