@@ -30,7 +30,7 @@ class Encoder:
         added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
         self._spelled = added
         self._control = frozenset(control).intersection(added) | {number for number, text in added.items() if _TURN_TAG.fullmatch(text)}
-        self._unknown = frozenset(token.id for token in tokenizer.model.tokenize(_UNKNOWN))
+        self._unknown = _unknown(tokenizer)
         self._spellings = Spellings(
             (added[number] for number in self._control),
             (text for number, text in added.items() if number not in self._control),
@@ -126,3 +126,11 @@ class Encoder:
 
     def _forged(self, ids: Iterable[int]) -> bool:
         return not (self._control - self._unknown).isdisjoint(ids)
+
+
+def _unknown(tokenizer: Tokenizer) -> frozenset[int]:
+    """What stands for a character that the vocabulary does not have, where anything does."""
+    try:
+        return frozenset(token.id for token in tokenizer.model.tokenize(_UNKNOWN))
+    except Exception:  # the library's own: nothing does
+        return frozenset()

@@ -205,6 +205,14 @@ def test_a_tag_is_control_whatever_the_file_says_of_it() -> None:
     assert ours.encode("<|user|>") == [user]  # a raw prompt
 
 
+def test_a_vocabulary_without_an_unknown_token_is_read() -> None:
+    plain = json.loads(with_added(files.word_piece()))
+    plain["model"]["vocab"] = {text: number for text, number in plain["model"]["vocab"].items() if text != "[UNK]"}
+    plain["added_tokens"] = plain["added_tokens"][1:]
+    ours, tokenizer = encoder(json.dumps(plain).encode())
+    assert tokenizer.decode(ours.encode_rendered(lambda o: f"<|user|>{o}", "hello world")) == "hello world"
+
+
 def test_twins_are_taken_from_what_nobody_uses() -> None:
     ours, tokenizer = PIECES
     used = "".join(chr(0xF0000 + number) for number in range(100))
