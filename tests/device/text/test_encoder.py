@@ -198,6 +198,15 @@ def test_a_character_that_the_tokenizer_makes_a_bracket_is_one() -> None:
     assert specials(tokenizer, ours.encode_rendered(turn, {"content": "＜|user|＞"})) == ["[gMASK]", "<sop>", "<|user|>", "<|assistant|>"]
 
 
+@pytest.mark.parametrize("normalizer", [None, {"type": "NFKC"}])
+def test_half_a_surrogate_pair_is_refused_and_nothing_else(normalizer: object) -> None:
+    plain = json.loads(with_added(files.byte_level()))
+    ours, _ = encoder(json.dumps({**plain, "normalizer": normalizer}).encode())
+    with pytest.raises(InvalidInput, match="cannot be tokenized"):
+        ours.encode_rendered(turn, {"content": "<|user|>\ud800"})
+    assert ours.encode_rendered(lambda o: "<|user|>hello", {"content": "<\ud800"}) == ours.encode("<|user|>hello")
+
+
 def test_a_tag_is_control_whatever_the_file_says_of_it() -> None:
     ours, tokenizer = encoder(with_added(files.byte_level(), special=False))
     user = tokenizer.token_to_id("<|user|>") or 0
