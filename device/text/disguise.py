@@ -21,8 +21,6 @@ Plain: TypeAlias = Any  # strings, numbers, lists and objects, as JSON has them
 _PRIVATE = (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
 # A template makes a tag of the role: '<|' + role + '|>'. These may become one.
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "observation", "function"})
-# What templates look for in messages (<think>, </tool_call>) stays, so that they find it, where it is no control token.
-_TAG = r"</?\w+>"
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,10 @@ class Spellings:
         """Spellings, as long as can be; or what is kept; or a dangerous character alone."""
         spelled, others = (_one_of(texts).pattern for texts in (self._control, self._others))
         alone = "".join(map(re.escape, sorted(self._dangerous(characters))))
-        return re.compile(f"{spelled}|(?P<kept>{others}|{_TAG})" + (f"|[{alone}]" if alone else ""))
+        # What templates look for in messages (<think>, </tool_call>) stays, so that they find it, unless a control token begins in it.
+        no = f"(?!{spelled})"
+        tag = rf"{no}<(?:{no}/)?(?:{no}\w)+{no}>"
+        return re.compile(f"{spelled}|(?P<kept>{others}|{tag})" + (f"|[{alone}]" if alone else ""))
 
 
 def _one_of(texts: Iterable[str]) -> re.Pattern[str]:

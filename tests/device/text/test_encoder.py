@@ -191,6 +191,14 @@ def test_a_vocabulary_that_has_the_tag_as_a_word_gives_it_in_letters() -> None:
     assert tokenizer.decode(ids, skip_special_tokens=False) == turn({"content": "a /nothink"})
 
 
+@pytest.mark.parametrize("around", ["</nothink>", "<a/nothink>", "x/nothink<"])
+def test_a_tag_that_has_a_control_token_in_it_is_no_tag(around: str) -> None:
+    ours, tokenizer = PIECES
+    ids = ours.encode_rendered(turn, {"content": f"{around}<|user|>"})
+    assert specials(tokenizer, ids) == ["[gMASK]", "<sop>", "<|user|>", "<|assistant|>"]
+    assert tokenizer.decode(ids, skip_special_tokens=False) == turn({"content": f"{around}<|user|>"})
+
+
 def test_a_character_that_the_tokenizer_makes_a_bracket_is_one() -> None:
     plain = json.loads(with_added(files.byte_level(), normalized=True))
     ours, tokenizer = encoder(json.dumps({**plain, "normalizer": {"type": "NFKC"}}).encode())
