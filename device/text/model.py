@@ -10,17 +10,19 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from device.text import calls
 from device.text.bytelevel import ByteTable, is_byte_level
 from device.text.detokenizer import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer
 from device.text.encoder import Encoder
 from device.text.messages import Message
 from device.text.template import ChatTemplate
-from device.text.thoughts import OPEN
+from device.text.thoughts import CLOSE, OPEN
 from device.text.tools import Dialect, Plain, find_dialect, in_dialect, needs_dialect, plain
 from protos.errors import Corrupt, InvalidInput
 
 _SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _HELLO = (Message("user", "Hello"),)
+_PARTING_TAGS = calls.TAGS | {OPEN, CLOSE}
 _TAIL = 16  # tokens of a prompt, in which a template's last words are
 _REIMPORT = "import the model again"
 
@@ -37,9 +39,10 @@ class TextModel:
         self.vocab_size = vocab_size
         self._tokenizer = tokenizer
         self._template = template
-        special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-        self._skipped = frozenset(special | self.eos_token_ids)
-        self._encoder = Encoder(tokenizer, self._skipped, vocab_size)
+        special = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._encoder = Encoder(tokenizer, self.eos_token_ids.union(special), vocab_size)
+        # Tags that part an answer are text of it, whatever the file says.
+        self._skipped = self.eos_token_ids.union(number for number, text in special.items() if text not in _PARTING_TAGS)
         self._bytes = ByteTable(tokenizer, self._skipped) if is_byte_level(tokenizer) else None
 
     @classmethod
@@ -130,7 +133,7 @@ class TextModel:
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of all ids at once; special tokens, ends of sequence and unknown ids give none."""
-        return self._tokenizer.decode([one for one in token_ids if self._is_text(one)], skip_special_tokens=True)
+        return self._tokenizer.decode([one for one in token_ids if self._is_text(one)], skip_special_tokens=False)
 
     def stream(self) -> Detokenizer:
         """A fresh one for one answer; its pieces joined are `decode` of all."""

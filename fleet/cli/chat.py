@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from device.text.messages import Message
+from device.text.thoughts import thought_and_said
 from fleet.answering.views import GenerateRequest
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.costs import summary
@@ -90,7 +91,9 @@ def _read() -> str | None:
 
 
 def _answer(coordinator: CoordinatorClient, request: GenerateRequest) -> str | FleetError | None:
-    """None when it was stopped."""
+    """What was said, for the next turn: templates write the newline before it themselves, and are told no thoughts of before. None when
+    it was stopped.
+    """
     try:
         result = stream_answer(coordinator, request, echo=True)
     except KeyboardInterrupt:
@@ -102,4 +105,4 @@ def _answer(coordinator: CoordinatorClient, request: GenerateRequest) -> str | F
             note(f"  {error.advice}")
         return error
     note(summary(result))
-    return result.text
+    return thought_and_said(result.text, result.in_thought).said
