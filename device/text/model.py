@@ -19,6 +19,7 @@ from protos.errors import Corrupt, InvalidInput
 
 _SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _REIMPORT = "import the model again"
+_NO_VARIABLES: Mapping[str, Any] = {}
 
 
 def local_now() -> datetime:
@@ -77,8 +78,19 @@ class TextModel:
             raise InvalidInput("the tokenizer writes a text with special tokens around it otherwise than without", advice="get it again")
         return framed[:start], framed[start + len(bare) :]
 
-    def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True, tools: Sequence[str] = ()) -> list[int]:
-        """A conversation through the model's own template, which writes every special token itself; `tools` are OpenAI's objects as JSON.
+    def pieces(self, text: str) -> list[int]:
+        """A piece of an answer as the tokenizer writes it, without what it puts around a text. Raises InvalidInput."""
+        return self._encode(text, add_special_tokens=False)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        tools: Sequence[str] = (),
+        variables: Mapping[str, Any] = _NO_VARIABLES,
+    ) -> list[int]:
+        """A conversation through the model's own template, which writes every special token itself; `tools` are OpenAI's objects as JSON,
+        `variables` what else the template is to know (values of JSON).
 
         Raises InvalidInput when the model has no template, the template refuses, or it knows no tools and there are some.
         """
@@ -94,7 +106,8 @@ class TextModel:
                     "the model's chat template knows no tools", advice="send the messages without them, or use another model"
                 )
             told, objects = in_dialect(messages, tools, self._dialect)
-        return self._encode(self._template.render(told, objects, add_generation_prompt=add_generation_prompt), add_special_tokens=False)
+        rendered = self._template.render(told, objects, add_generation_prompt=add_generation_prompt, variables=variables)
+        return self._encode(rendered, add_special_tokens=False)
 
     @cached_property
     def _dialect(self) -> Dialect | None:

@@ -14,6 +14,7 @@ from protos.errors import InvalidInput
 
 MAX_CHARACTERS = 4 * 1024 * 1024  # of a prompt's text: far beyond any context
 _LONGEST_SOURCE = 1 << 20
+_NO_VARIABLES: Mapping[str, Any] = {}
 _ADVICE = "check the messages' roles and order, or send a raw prompt"
 
 
@@ -38,10 +39,20 @@ class ChatTemplate:
         self._clock = clock
         self._process = TemplateProcess(source)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), *, add_generation_prompt: bool) -> str:
-        """Raises InvalidInput when the template refuses the messages, fails, takes too much, or writes more than MAX_CHARACTERS."""
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any] = _NO_VARIABLES,
+    ) -> str:
+        """`variables` are those of the caller; they replace special tokens, and none of our own.
+
+        Raises InvalidInput when the template refuses the messages, fails, takes too much, or writes more than MAX_CHARACTERS."""
         variables = {
             **self._special_tokens,
+            **variables,
             "messages": [dict(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
             **({"tools": [dict(tool) for tool in tools]} if tools else {}),

@@ -110,7 +110,8 @@ def _arguments(body: str) -> str:
 
 
 def plain(message: Message) -> Plain:
-    return {"role": message.role, "content": message.content}
+    beside = {"reasoning_content": message.reasoning_content, "metadata": message.metadata, "name": message.name}
+    return {"role": message.role, "content": message.content, **{key: value for key, value in beside.items() if value is not None}}
 
 
 def _openai(message: Message) -> list[Plain]:

@@ -55,10 +55,10 @@ class Unauthenticated(Denied):
 
 
 class UnsupportedParameter(InvalidInput):
-    """A field of OpenAI's API that would change the answer and that we do not honour."""
+    """A field of OpenAI's API, or of its kin, that would change the answer and that we do not honour."""
 
-    def __init__(self, param: str, detail: str) -> None:
-        super().__init__(detail, advice=f"leave {param} out")
+    def __init__(self, param: str, detail: str, advice: str = "") -> None:
+        super().__init__(detail, advice=advice or f"leave {param} out")
         self.param = param
 
 

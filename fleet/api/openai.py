@@ -47,7 +47,8 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
     @router.post("/chat/completions", responses=EVENTS)
     async def chat_completions(body: ChatBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
         """Chat, streamed or whole."""
-        reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), body.model, body.include_usage, body.tool_names)
+        one_call = body.parallel_tool_calls is False
+        reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), body.model, body.include_usage, body.tool_names, one_call)
         return await _answer(fleet, http, body.request(), reply, bool(body.stream))
 
     @router.post("/completions", responses=EVENTS)

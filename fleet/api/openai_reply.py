@@ -24,6 +24,7 @@ class ChatReply:
     model: str
     include_usage: bool = False
     tools: tuple[str, ...] = ()
+    one_call: bool = False  # of several only the first is told
 
     def whole(self, result: GenerateResult) -> dict[str, Any]:
         said, reason = self._said(result)
@@ -51,7 +52,7 @@ class ChatReply:
         text, calls = read_calls(result.text, self.tools) if self.tools else (result.text, ())
         if not calls:
             return {"content": text}, _finish(result)
-        functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
+        functions = [{"name": call.name, "arguments": call.arguments} for call in (calls[:1] if self.one_call else calls)]
         told = [{"id": f"call_{self.id[-24:]}{number}", "type": "function", "function": one} for number, one in enumerate(functions)]
         return {"content": text or None, "tool_calls": told}, "tool_calls"
 

@@ -122,10 +122,10 @@ def parse_events(lines: Iterator[str]) -> Generator[tuple[str, Any]]:
 
 
 def _generate_body(request: GenerateRequest) -> dict[str, Any]:
-    """The sampling parameters are fields beside the others."""
+    """The sampling parameters are fields beside the others, and what the request has as the text of an object is one."""
     body: dict[str, Any] = plain(request)
     sampling: dict[str, Any] = body.pop("sampling")
-    return {**body, **sampling}
+    return {**body, **sampling, "chat_template_kwargs": json.loads(request.chat_template_kwargs or "{}")}
 
 
 def _decode(shape: type[_T], data: Any) -> _T:
