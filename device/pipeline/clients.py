@@ -96,7 +96,7 @@ class Track:
         assert self.ended_at is not None
         assert self.first_token_at is not None
         timing = pb.SequenceTiming(
-            queue_seconds=(self.started_at or self.ended_at) - self.arrived_at,
+            queue_seconds=(self.ended_at if self.started_at is None else self.started_at) - self.arrived_at,
             first_token_seconds=self.first_token_at - self.arrived_at,
             total_seconds=self.ended_at - self.arrived_at,
             prompt_tokens=len(self.sequence.request.prompt_ids),
