@@ -126,6 +126,8 @@ async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return respond(request, InvalidInput(f"no such route: {request.method} {request.url.path}", advice="see /openapi.json"), 404)
+    if error.status_code == 400:  # FastAPI's, for what its reader of JSON stumbled over
+        return respond(request, InvalidInput("the body is no JSON in UTF-8, or cannot be held", advice="send a JSON object"))
     return respond(request, InvalidInput(f"{error.detail}: {request.method} {request.url.path}"), error.status_code)
 
 

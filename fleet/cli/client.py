@@ -6,6 +6,7 @@ import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import TypeAdapter
@@ -53,7 +54,7 @@ class CoordinatorClient:
         return self._get(list[ModelView], "/api/v1/models")
 
     def model(self, name: str) -> ModelView:
-        return self._get(ModelView, f"/api/v1/models/{name}")
+        return self._get(ModelView, f"/api/v1/models/{_step(name)}")
 
     def deployments(self) -> list[DeploymentView]:
         return self._get(list[DeploymentView], "/api/v1/deployments")
@@ -65,13 +66,13 @@ class CoordinatorClient:
         return _decode(Plan, self._call("POST", "/api/v1/plans", json=plain(request)))
 
     def undeploy(self, name: str) -> None:
-        self._call("DELETE", f"/api/v1/deployments/{name}")
+        self._call("DELETE", f"/api/v1/deployments/{_step(name)}")
 
     def requests(self) -> list[RequestView]:
         return self._get(list[RequestView], "/api/v1/requests")
 
     def cancel(self, request_id: str) -> None:
-        self._call("DELETE", f"/api/v1/requests/{request_id}")
+        self._call("DELETE", f"/api/v1/requests/{_step(request_id)}")
 
     def deploy(self, request: PlanRequest, name: str | None = None, replicas: int = 1) -> Generator[DeployEvent]:
         """Leaving early (closing the iterator, Ctrl-C) makes the coordinator take back what it did."""
@@ -119,6 +120,11 @@ def parse_events(lines: Iterator[str]) -> Generator[tuple[str, Any]]:
         elif not line and data:
             yield name, json.loads(data)
             name = data = ""
+
+
+def _step(name: str) -> str:
+    """One step of a path: in a name, ? and / are no marks of an address."""
+    return quote(name, safe="")
 
 
 def _generate_body(request: GenerateRequest) -> dict[str, Any]:

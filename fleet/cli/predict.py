@@ -208,7 +208,8 @@ def _plot(path: Path, model: str, found: Sequence[Outlook]) -> None:
     if not dots:
         raise typer.BadParameter("--plot: none of these devices reports its energy")
     try:
-        path.write_text(scatter(f"{model}: predicted, lower left is better", "milliseconds per token", "joules per token", dots))
+        picture = scatter(f"{model}: predicted, lower left is better", "milliseconds per token", "joules per token", dots)
+        path.write_text(picture, encoding="utf-8")
     except OSError as error:
         raise typer.BadParameter(f"--plot: cannot write {path}: {error.strerror}") from error
     note(f"plot: {path}")
