@@ -25,6 +25,7 @@ _HELLO = (Message("user", "Hello"),)
 _PARTING_TAGS = calls.TAGS | {OPEN, CLOSE}
 _TAIL = 16  # tokens of a prompt, in which a template's last words are
 _REIMPORT = "import the model again"
+_NO_VARIABLES: Mapping[str, Any] = {}
 
 
 def local_now() -> datetime:
@@ -85,8 +86,19 @@ class TextModel:
             raise InvalidInput("the tokenizer writes a text with special tokens around it otherwise than without", advice="get it again")
         return framed[:start], framed[start + len(bare) :]
 
-    def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True, tools: Sequence[str] = ()) -> list[int]:
-        """A conversation through the model's own template, which writes every special token itself; `tools` are OpenAI's objects as JSON.
+    def pieces(self, text: str) -> list[int]:
+        """A piece of an answer as the tokenizer writes it, without what it puts around a text. Raises InvalidInput."""
+        return self._encoder.encode(text)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        tools: Sequence[str] = (),
+        variables: Mapping[str, Any] = _NO_VARIABLES,
+    ) -> list[int]:
+        """A conversation through the model's own template, which writes every special token itself; `tools` are OpenAI's objects as JSON,
+        `variables` what else the template is to know (values of JSON).
 
         Raises InvalidInput when the model has no template, the template refuses, or it knows no tools and there are some.
         """
@@ -103,7 +115,7 @@ class TextModel:
                 )
             told, objects = in_dialect(messages, tools, self._dialect)
         render = partial(self._template.render, add_generation_prompt=add_generation_prompt)
-        return self._encoder.encode_rendered(render, {"messages": told, "tools": objects or None})
+        return self._encoder.encode_rendered(render, {**variables, "messages": told, "tools": objects or None})
 
     def chat_problem(self) -> str:
         """Why nobody can talk with the model although it has a chat template; "" where one can, or it has none."""

@@ -22,7 +22,8 @@ from fleet.cli.generate import (
 from fleet.cli.options import HomeOption, ModelOption, open_home
 from fleet.cli.output import note
 from fleet.cli.sampling import with_sampling
-from protos.errors import FleetError, NotFound
+from fleet.cli.streams import read_line
+from protos.errors import FleetError, InvalidInput, NotFound
 from protos.sampling import GREEDY, Sampling
 
 _PROMPT = "> "
@@ -80,10 +81,15 @@ def _read() -> str | None:
     """A line, "" for nothing to say, None at the end."""
     while True:
         try:
-            line = input(_PROMPT if sys.stdin.isatty() else "").strip()
+            line = read_line(_PROMPT if sys.stdin.isatty() else "").strip()
         except EOFError:
             note()
             return None
+        except InvalidInput as error:
+            if not sys.stdin.isatty():
+                raise
+            note(f"error: {error.detail}")
+            continue
         except KeyboardInterrupt:
             note()
             continue
