@@ -13,6 +13,7 @@ from pathlib import Path
 
 from device.agent.program import AgentConfig, run_agent
 from device.cpu import CpuHardware
+from device.positive import positive
 from protos.enrolment import TOKEN_VARIABLE, parse_token
 from protos.errors import FleetError
 
@@ -24,8 +25,8 @@ def main() -> None:
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7420, help="0: any free one (default: %(default)s)")
     parser.add_argument("--interface", action="append", default=[], help="name or address to announce on, repeatable (default: all)")
-    parser.add_argument("--memory", type=int, help="bytes that models may take (default: 80 %% of the machine's)")
-    parser.add_argument("--threads", type=int, help="default: the cores this process may use")
+    parser.add_argument("--memory", type=positive, help="bytes that models may take (default: 80 %% of the machine's)")
+    parser.add_argument("--threads", type=positive, help="default: the cores this process may use")
     parser.add_argument("--insecure", action="store_true", help="plaintext, on loopback only")
     options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)

@@ -66,8 +66,8 @@ class CpuHardware:
     """onnxruntime on this machine's cores. Joules are the package's while a run lasts: other programs' share is in them."""
 
     def __init__(self, memory_bytes: int | None = None, threads: int | None = None, powercap: Path = POWERCAP) -> None:
-        self._threads = threads or len(os.sched_getaffinity(0))
-        self.memory_bytes = memory_bytes or int(psutil.virtual_memory().total * MEMORY_SHARE)
+        self._threads = len(os.sched_getaffinity(0)) if threads is None else threads
+        self.memory_bytes = int(psutil.virtual_memory().total * MEMORY_SHARE) if memory_bytes is None else memory_bytes
         self._meter = Rapl.find(powercap)
         self._thread = RunThread()
         self._busy_joules = 0.0

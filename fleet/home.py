@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import platformdirs
 
+from fleet.text import is_text
 from protos.errors import Conflict, InvalidInput, NoSpace
 
 VARIABLE = "GLMFLEET_HOME"
@@ -40,9 +42,11 @@ class Home:
     def open(cls, path: Path | None = None) -> Home:
         """The home at `path`, else at $GLMFLEET_HOME, else in the user's data directory; made with mode 0700 when missing.
 
-        Raises InvalidInput when it is no folder or cannot be written to.
+        Raises InvalidInput when it is no folder, cannot be written to, or nobody says where it is.
         """
         folder = _absolute(path or _usual())
+        if not is_text(str(folder)):
+            raise InvalidInput(f"the home {str(folder)!a} is not text in UTF-8", advice=_ADVICE)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -56,7 +60,10 @@ class Home:
     @property
     def option(self) -> str:
         """What a command line needs to mean this home: "" where it is found without."""
-        return "" if self.path == _absolute(_usual()) else f" --home {shlex.quote(str(self.path))}"
+        with contextlib.suppress(InvalidInput):
+            if self.path == _absolute(_usual()):
+                return ""
+        return f" --home {shlex.quote(str(self.path))}"
 
     @property
     def authority(self) -> Path:
@@ -207,9 +214,19 @@ def _read_coordinator(path: Path) -> RunningCoordinator | None:
 
 
 def _usual() -> Path:
-    """Where the home is when nobody says another."""
-    return Path(os.environ.get(VARIABLE) or platformdirs.user_data_dir("glmfleet", appauthor=False))
+    """Where the home is when nobody says another. Raises InvalidInput for a user without a home folder, as in a container."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    with contextlib.suppress(RuntimeError):  # of some versions of the library; others leave the "~" in
+        usual = Path(platformdirs.user_data_dir("glmfleet", appauthor=False))
+        if usual.parts[0] != "~":
+            return usual
+    raise InvalidInput("this user has no home folder, so nobody says where the state goes", advice=f"say it with --home or {VARIABLE}")
 
 
 def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path.expanduser()))
+    """Raises InvalidInput for "~NAME/…" of a user whom nobody knows."""
+    try:
+        return Path(os.path.abspath(path.expanduser()))
+    except RuntimeError as error:
+        raise InvalidInput(f"nobody says where the home folder {path.parts[0]} is", advice=_ADVICE) from error

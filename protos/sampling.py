@@ -1,4 +1,4 @@
-"""The sampling parameters: what each one means, its default and its bounds."""
+"""The sampling parameters and the rules for tokens: what each one means, its default and its bounds."""
 
 from __future__ import annotations
 
@@ -43,6 +43,12 @@ class Sampling:
     # None: the coordinator draws one for each request. The sampler has nothing to draw from: there it counts as 0.
     seed: Annotated[int | None, Bounds(0, 2**64 - 1, "Makes sampling repeat itself.")] = None
     min_p: Annotated[float, Bounds(0, 1, "Sample from those with at least this share of the likeliest's probability; 0: from all.")] = 0.0
+    repetition_penalty: Annotated[
+        float, Bounds(0, 100, "Above 1: what prompt and answer already have gets less likely; above 0, 1 is none.", above=True)
+    ] = 1.0
+    typical_p: Annotated[
+        float, Bounds(0, 1, "Sample from those as surprising as is usual that sum up to this; above 0, at most 1.", above=True)
+    ] = 1.0
 
     def check(self) -> None:
         """Raises InvalidInput naming the first parameter that is out of its bounds."""
@@ -50,6 +56,22 @@ class Sampling:
             value = getattr(self, parameter.name)
             if value is not None:
                 parameter.bounds.check(parameter.name, value)
+
+
+@dataclass(frozen=True)
+class TokenRules:
+    """Which tokens may come next, whatever their logits say."""
+
+    min_tokens: int = 0  # of the answer, forced ones included, before one that ends it may come
+    allowed_token_ids: tuple[int, ...] = ()  # (): all
+    bad_words: tuple[tuple[int, ...], ...] = ()  # runs of token ids; the last of one never follows its others in the answer
+
+    @property
+    def token_ids(self) -> Iterator[int]:
+        """All that are named, to be looked for in a vocabulary."""
+        yield from self.allowed_token_ids
+        for run in self.bad_words:
+            yield from run
 
 
 @dataclass(frozen=True)
@@ -63,6 +85,7 @@ class SamplingParameter:
 
 
 GREEDY = Sampling()
+ANY_TOKEN = TokenRules()
 
 
 def _parameters() -> Iterator[SamplingParameter]:
@@ -74,10 +97,15 @@ def _parameters() -> Iterator[SamplingParameter]:
 PARAMETERS: Mapping[str, SamplingParameter] = {parameter.name: parameter for parameter in _parameters()}
 
 
-def to_message(sampling: Sampling) -> pb.Sampling:
+def to_message(sampling: Sampling, rules: TokenRules = ANY_TOKEN) -> pb.Sampling:
     """Only what differs from the defaults is set: a device that knows fewer parameters runs every request that needs no others."""
     given = {name: getattr(sampling, name) for name in PARAMETERS}
-    return pb.Sampling(**{name: value for name, value in given.items() if value != PARAMETERS[name].default})
+    return pb.Sampling(
+        **{name: value for name, value in given.items() if value != PARAMETERS[name].default},
+        min_tokens=rules.min_tokens or None,
+        allowed_token_ids=rules.allowed_token_ids,
+        bad_words=[pb.TokenRun(ids=run) for run in rules.bad_words],
+    )
 
 
 def from_message(message: pb.Sampling) -> Sampling:
@@ -91,3 +119,11 @@ def from_message(message: pb.Sampling) -> Sampling:
     sampling = Sampling(**{name: getattr(message, name) for name in PARAMETERS if message.HasField(name)})
     sampling.check()
     return sampling
+
+
+def rules_from_message(message: pb.Sampling) -> TokenRules:
+    """Raises InvalidInput for a run without a token, and as `from_message` for what is not known here."""
+    runs = tuple(tuple(run.ids) for run in message.bad_words)
+    if not all(runs) or any(len(UnknownFieldSet(run)) for run in message.bad_words):
+        raise InvalidInput("bad_words has one that this device cannot keep out")
+    return TokenRules(message.min_tokens, tuple(message.allowed_token_ids), runs)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from device.agent.identity import insecure_identity, load_identity
 from device.agent.program import AgentConfig, run_agent
+from device.positive import positive
 from protos.errors import FleetError
 from sim_devices.control import served
 from sim_devices.device_faults import DeviceFaults, SimulatedClock, SimulatedDisk
@@ -84,8 +85,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", required=True)
     parser.add_argument("--profile", required=True, help="a name, or a TOML file")
     parser.add_argument("--pace", choices=["fast", "realtime"], default="fast")
-    parser.add_argument("--memory", type=_positive, default=None, metavar="BYTES", help="instead of the profile's")
-    parser.add_argument("--threads", type=_positive, default=1, help="of this machine, to compute with")
+    parser.add_argument("--memory", type=positive, default=None, metavar="BYTES", help="instead of the profile's")
+    parser.add_argument("--threads", type=positive, default=1, help="of this machine, to compute with")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--announced-port", type=int, default=None, help="what to announce instead of the own port")
     parser.add_argument("--ambient", type=float, default=None, metavar="CELSIUS", help="instead of the profile's")
@@ -94,13 +95,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--interface", default="127.0.0.1", help="IPv4 address to listen on and to announce")
     parser.add_argument("--insecure", action="store_true", help="without TLS, on loopback only")
     return parser.parse_args(arguments)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return value
 
 
 def _label(text: str) -> tuple[str, str]:

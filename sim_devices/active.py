@@ -47,7 +47,7 @@ def condition_of(device: str, faults: Iterable[Fault]) -> FaultCondition:
             case "hang":
                 condition = replace(condition, hung=True)
             case "slow":
-                condition = replace(condition, slowdown=fault.value or 1.0)
+                condition = replace(condition, slowdown=1.0 if fault.value is None else fault.value)
             case "overheat":
                 condition = replace(condition, celsius=fault.value)
             case "full-disk":

@@ -47,7 +47,7 @@ class Events:
 
     async def __aenter__(self) -> Self:
         self._zero = self._clock()
-        self._log_path.write_text("")
+        self._log_path.write_text("", encoding="utf-8")
         self._runner = asyncio.create_task(self._run(), name="scenario")
         return self
 
@@ -83,7 +83,12 @@ class Events:
             {"number": one.number, "what": one.fault.text, "since_ms": one.since_ms, "until_ms": one.until_ms} for one in self._active
         ]
         to_come = [{"number": event.number, "at_ms": event.at_ms, "act": event.act, "what": event.fault.text} for event in self._pending]
-        return {"now_ms": self._now_ms(), "active": active, "to_come": to_come, "log": self._log_path.read_text().splitlines()}
+        return {
+            "now_ms": self._now_ms(),
+            "active": active,
+            "to_come": to_come,
+            "log": self._log_path.read_text(encoding="utf-8").splitlines(),
+        }
 
     def forget(self, name: str) -> None:
         """A device that is taken down is no fault."""
@@ -211,7 +216,7 @@ class Events:
     def _write(self, at_ms: int, number: int, act: Act, fault: Fault, detail: str) -> None:
         line = log_line(at_ms, number, act, fault.text, detail)
         _log.info("%s", line)
-        with self._log_path.open("a") as file:
+        with self._log_path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def _now_ms(self) -> int:

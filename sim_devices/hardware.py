@@ -41,7 +41,7 @@ class SimulatedHardware:
         battery_empty: Callable[[], None] | None = None,
     ) -> None:
         self._pace = pace
-        self._memory_bytes = memory_bytes or profile.memory_bytes
+        self._memory_bytes = profile.memory_bytes if memory_bytes is None else memory_bytes
         self._clock = clock
         self._closing = threading.Event()
         self._pause = pause or self._closing.wait

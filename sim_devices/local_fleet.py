@@ -319,7 +319,7 @@ def _arguments(device: LocalDevice, folder: Path, front_port: int, clock_skew_se
     words = ["--state", str(folder), "--name", device.name, "--interface", device.interface]
     for profile in device.profile.split(",") if device.hollow else [device.profile]:
         words += ["--profile", str(Path(profile).absolute()) if "/" in profile or profile.endswith(".toml") else profile]
-    words += ["--memory", str(device.memory_bytes)] if device.memory_bytes else []
+    words += [] if device.memory_bytes is None else ["--memory", str(device.memory_bytes)]
     words += ["--insecure"] if device.insecure else []
     if device.hollow:
         return [*words, "--count", str(device.hollow)]

@@ -142,7 +142,7 @@ def load_profile(name_or_path: str) -> Profile:
     if "/" in name_or_path or name_or_path.endswith(".toml"):
         path = Path(name_or_path)
         try:
-            return parse_profile(path.stem, path.read_text())
+            return parse_profile(path.stem, path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text"
             raise NotFound(
@@ -151,7 +151,7 @@ def load_profile(name_or_path: str) -> Profile:
     names = list_profiles()
     if name_or_path not in names:
         raise NotFound(f"no profile {name_or_path!r}", advice=f"choose one of {', '.join(names)}, or a TOML file")
-    return parse_profile(name_or_path, (_folder() / f"{name_or_path}.toml").read_text())
+    return parse_profile(name_or_path, (_folder() / f"{name_or_path}.toml").read_text(encoding="utf-8"))
 
 
 def parse_profile(name: str, text: str) -> Profile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 _NUMBER = r"(\d+(?:\.\d+)?)\s*"
 _DURATION = re.compile(_NUMBER + r"(us|ms|s|m|h|d)")
@@ -40,12 +41,12 @@ def fraction(text: str) -> float:
 
 
 def size_bytes(text: str) -> int:
-    """Of "4GiB", "512MB", "1000000". Raises ValueError, also for 0."""
+    """Of "4GiB", "512MB", "1000000". Raises ValueError, also for 0 and for a part of a byte."""
     match = _match(_SIZE, text, 'a number with KiB, MiB, GiB, kB, MB or GB, for example "4GiB"')
-    size = int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index((match[2] or " ").upper()))
-    if not size:
-        raise ValueError("a size above 0")
-    return size
+    size = Fraction(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index((match[2] or " ").upper())
+    if size < 1 or (not match[2] and size.denominator != 1):
+        raise ValueError('a size above 0, in whole bytes, for example "4GiB"')
+    return int(size)
 
 
 def duration_text(value: float) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from device.pipeline.sequences import Ending, Request, SampledToken, Sequence, Span
 from device.stage_spec import StageShape
 from protos.errors import FleetError, InvalidInput, to_failure
-from protos.sampling import from_message
+from protos.sampling import from_message, rules_from_message
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 
@@ -96,7 +96,7 @@ class Track:
         assert self.ended_at is not None
         assert self.first_token_at is not None
         timing = pb.SequenceTiming(
-            queue_seconds=(self.started_at or self.ended_at) - self.arrived_at,
+            queue_seconds=(self.ended_at if self.started_at is None else self.started_at) - self.arrived_at,
             first_token_seconds=self.first_token_at - self.arrived_at,
             total_seconds=self.ended_at - self.arrived_at,
             prompt_tokens=len(self.sequence.request.prompt_ids),
@@ -142,9 +142,11 @@ def parse_submit(message: pb.Submit, shape: StageShape) -> Request:
         raise InvalidInput(f"{len(forced)} forced tokens leave nothing of max_tokens {message.max_tokens}")
     spans = tuple(Span(span.start, span.anchor) for span in message.spans)
     _check_prefix(message.prefix, spans, len(prompt), shape)
-    sampling = from_message(message.sampling)
+    sampling, rules = from_message(message.sampling), rules_from_message(message.sampling)
     stops = frozenset(message.stop_token_ids)
-    return Request(prompt, forced, sampling, message.max_tokens, stops, message.prefix, spans, message.reuse_decoded)
+    if (highest := max(rules.token_ids, default=0)) >= shape.vocab_size:
+        raise InvalidInput(f"token id {highest} is outside the vocabulary of {shape.vocab_size}")
+    return Request(prompt, forced, sampling, message.max_tokens, stops, message.prefix, spans, message.reuse_decoded, rules)
 
 
 def _check_prefix(prefix: int, spans: tuple[Span, ...], prompt: int, shape: StageShape) -> None:

@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from device.engine.opening import Output
 from device.engine.stage import Rows, Tokens
 from device.pipeline.sampler import sample
@@ -48,12 +51,16 @@ class Rounds:
 
     def sample(self, hidden: Rows) -> None:
         """One token for each of the running step's `wanted`, whose answers are as many tokens longer than told as there were rounds."""
-        this, ahead = self.done[-1], len(self.done) - 1
         logits = self._output.logits(hidden)
-        this.sampled = {
-            sequence: sample(row, sequence.request.sampling, len(sequence.request.prompt_ids) + len(sequence.answer) + ahead)
-            for sequence, row in zip(this.step.wanted, logits, strict=True)
+        self.done[-1].sampled = {
+            sequence: self._next(sequence, row) for sequence, row in zip(self.done[-1].step.wanted, logits, strict=True)
         }
+
+    def _next(self, sequence: Sequence, logits: npt.NDArray[np.float32]) -> int:
+        request, before = sequence.request, self.done[:-1]
+        if not request.logit_rules.idle:
+            logits = request.logit_rules.apply(logits, [*sequence.answer, *(one.sampled[sequence] for one in before)])
+        return sample(logits, request.sampling, len(request.prompt_ids) + len(sequence.answer) + len(before))
 
     def following(self) -> tuple[pb.Microbatch, Tokens] | None:
         """The next round, if there is to be one; see `Stage.step`."""

@@ -23,7 +23,7 @@ def sample(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -
     {1, 2}
 
     After the temperature, top_k and min_p each cut what is left to the likeliest; top_p cuts that again, by its share of what they left (as
-    vLLM does).
+    vLLM does), and typical_p what top_p left. A logit of minus infinity is never chosen unless all are.
     """
     largest = logits.argmax()  # the first that is not a number, if there is one
     if not np.isfinite(logits[largest]):
@@ -35,7 +35,7 @@ def sample(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -
     with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to minus infinity, as it should
         scaled = (logits.astype(np.float64) - float(logits[largest])) / sampling.temperature
     cut = sampling.top_k > 0 or sampling.min_p > 0.0
-    if not cut and sampling.top_p >= 1.0:
+    if not cut and sampling.top_p >= 1.0 and sampling.typical_p >= 1.0:
         return _draw(np.arange(len(scaled)), np.exp(scaled), sampling.seed or 0, position)
     limit = min(sampling.top_k or len(scaled), len(scaled))
     if sampling.min_p > 0.0:  # the likeliest is at 0
@@ -49,7 +49,18 @@ def sample(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -
         ids = ids[: int(np.searchsorted(mass, sampling.top_p)) + 1]
     elif len(ids) < limit:
         ids = _largest(scaled, limit)
+    if sampling.typical_p < 1.0:
+        ids = _typical(ids, np.exp(scaled[ids]), sampling.typical_p)
     return _draw(ids, np.exp(scaled[ids]), sampling.seed or 0, position)
+
+
+def _typical(ids: npt.NDArray[np.intp], weights: npt.NDArray[np.float64], share: float) -> npt.NDArray[np.intp]:
+    """Those whose surprise is nearest to the mean surprise, until they sum up to `share` (Meister et al., Locally Typical Sampling)."""
+    probabilities = weights / weights.sum()
+    surprise = -np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    order = np.lexsort((ids, np.abs(surprise - (probabilities * surprise).sum())))
+    count = int(np.searchsorted(np.cumsum(probabilities[order]), share)) + 1
+    return ids[np.sort(order[:count])]
 
 
 def _largest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
@@ -68,4 +79,5 @@ def _draw(ids: npt.NDArray[np.intp], weights: npt.NDArray[np.float64], seed: int
     # A counter-based generator: the draw at a position needs none of the draws before it.
     uniform = np.random.Generator(np.random.Philox(key=np.array([seed, position], np.uint64))).random()
     cumulative = np.cumsum(weights)
-    return int(ids[min(int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right")), len(ids) - 1)])
+    last = int(np.searchsorted(cumulative, cumulative[-1]))  # rounding must not lead to those behind it, whose weight is nothing
+    return int(ids[min(int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right")), last)])

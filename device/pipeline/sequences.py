@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
-from protos.sampling import GREEDY, Sampling
+from device.pipeline.token_rules import LogitRules, logit_rules
+from protos.sampling import ANY_TOKEN, GREEDY, Sampling, TokenRules
 
 
 class Ending(Enum):
@@ -38,6 +40,11 @@ class Request:
     prefix: int = 0  # so many first tokens of the prompt are one run, the others decoded; 0: all in chunks as they fit
     spans: tuple[Span, ...] = ()
     reuse_decoded: bool = False
+    rules: TokenRules = ANY_TOKEN
+
+    @cached_property
+    def logit_rules(self) -> LogitRules:
+        return logit_rules(self.rules, self.sampling, self.prompt_ids, self.stop_token_ids)
 
     @property
     def prefilled(self) -> int:

@@ -15,6 +15,7 @@ Tools: TypeAlias = Mapping[str, Schema]
 """The schema of its parameters by a tool's name."""
 
 BEGIN, END = "<tool_call>", "</tool_call>"
+TAGS = frozenset({BEGIN, END, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"})
 _NAME = re.compile(r"\s*([^\s<]+)\s*")
 _KEY = re.compile(r"<arg_key>([^<]*)</arg_key>\s*<arg_value>")
 _VALUE, _END_VALUE = "<arg_value>", "</arg_value>"

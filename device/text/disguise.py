@@ -21,8 +21,6 @@ Plain: TypeAlias = Any  # strings, numbers, lists and objects, as JSON has them
 _PRIVATE = (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
 # A template makes a tag of the role: '<|' + role + '|>'. These may become one.
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "observation", "function"})
-# What templates look for in messages (<think>, </tool_call>) stays, so that they find it, where it is no control token.
-_TAG = r"</?\w+>"
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,14 @@ class Spellings:
         self._edges = frozenset(end for text in self._control for end in (text[0], text[-1]) if not (end.isalnum() or end.isspace()))
         self._others = tuple(sorted((text for text in others if self._edges & set(text)), key=len, reverse=True))
         self._normalized = normalized
+        written = {*self._control, *(normalized(text) for text in self._control if normalized is not None)}
+        self._written = frozenset(written)
+        self._any = _one_of(sorted({*written, *self._others}, key=len, reverse=True))
+
+    def control_in(self, text: str) -> list[str]:
+        """What is written there as control tokens are, in order: as it stands, and as the tokenizer normalizes it."""
+        forms = [text] if self._normalized is None else [text, self._normalized(text)]
+        return [match[0] for form in forms for match in self._any.finditer(form) if match[0] in self._written]
 
     def disguise(self, outside: Plain, rendered: str) -> Disguise | None:
         """None where nothing of it could become part of a control token; `rendered` is what the template made of it as it stands.
@@ -98,9 +104,17 @@ class Spellings:
 
     def _pattern(self, characters: Iterable[str]) -> re.Pattern[str]:
         """Spellings, as long as can be; or what is kept; or a dangerous character alone."""
-        spelled, others = ("|".join(map(re.escape, texts)) or "(?!)" for texts in (self._control, self._others))
+        spelled, others = (_one_of(texts).pattern for texts in (self._control, self._others))
         alone = "".join(map(re.escape, sorted(self._dangerous(characters))))
-        return re.compile(f"{spelled}|(?P<kept>{others}|{_TAG})" + (f"|[{alone}]" if alone else ""))
+        # What templates look for in messages (<think>, </tool_call>) stays, so that they find it, unless a control token begins in it.
+        no = f"(?!{spelled})"
+        tag = rf"{no}<(?:{no}/)?(?:{no}\w)+{no}>"
+        return re.compile(f"{spelled}|(?P<kept>{others}|{tag})" + (f"|[{alone}]" if alone else ""))
+
+
+def _one_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """The first of them that is there, or nothing at all."""
+    return re.compile("|".join(map(re.escape, texts)) or "(?!)")
 
 
 def _could_be_inside(role: str, control: Iterable[str]) -> bool:

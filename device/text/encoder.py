@@ -30,11 +30,11 @@ class Encoder:
         added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
         self._spelled = added
         self._control = frozenset(control).intersection(added) | {number for number, text in added.items() if _TURN_TAG.fullmatch(text)}
-        self._unknown = frozenset(token.id for token in tokenizer.model.tokenize(_UNKNOWN))
+        self._unknown = _unknown(tokenizer)
         self._spellings = Spellings(
             (added[number] for number in self._control),
             (text for number, text in added.items() if number not in self._control),
-            None if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str,
+            None if tokenizer.normalizer is None else self._normalized,
         )
 
     def encode(self, text: str, *, framed: bool = False) -> list[int]:
@@ -51,15 +51,19 @@ class Encoder:
         and the text as it stands is what counts.
         """
         text = render(outside)
-        encoding = self._encoding(text)
         disguise = self._spellings.disguise(outside, text)
         if disguise is None:
-            return self._checked(encoding.ids)
+            return self.encode(text)
         hidden = disguise.unescaped(render(disguise.put_on(outside)))
-        encoding_hidden = self._encoding(hidden)
-        if self._found(encoding, text) == self._found(encoding_hidden, hidden):
-            return self._checked(encoding.ids)
-        return self._checked(self._uncovered(encoding_hidden, hidden, disguise))
+        if self._spellings.control_in(text) == self._spellings.control_in(hidden):
+            return self.encode(text)
+        return self._checked(self._uncovered(self._encoding(hidden), hidden, disguise))
+
+    def _normalized(self, text: str) -> str:
+        try:
+            return str(self._tokenizer.normalizer.normalize_str(text))
+        except UnicodeEncodeError:  # half a surrogate pair: it will be refused
+            return text
 
     def _encoding(self, text: str, framed: bool = False) -> Encoding:
         if len(text) > MAX_CHARACTERS:
@@ -76,11 +80,6 @@ class Encoder:
                 f"the tokenizer gives token {max(ids)}, but the model knows {self._vocab_size} tokens", advice="import the model again"
             )
         return ids
-
-    def _found(self, encoding: Encoding, text: str) -> list[int]:
-        """The control tokens, in order."""
-        places = zip(encoding.ids, encoding.offsets, strict=True)
-        return [one for one, (begin, end) in places if one in self._control and self._is_added(one, text[begin:end])]
 
     def _is_added(self, token_id: int, text: str) -> bool:
         """Whether `text` has been found as an added token, and not made one for want of a better."""
@@ -126,3 +125,11 @@ class Encoder:
 
     def _forged(self, ids: Iterable[int]) -> bool:
         return not (self._control - self._unknown).isdisjoint(ids)
+
+
+def _unknown(tokenizer: Tokenizer) -> frozenset[int]:
+    """What stands for a character that the vocabulary does not have, where anything does."""
+    try:
+        return frozenset(token.id for token in tokenizer.model.tokenize(_UNKNOWN))
+    except Exception:  # the library's own: nothing does
+        return frozenset()

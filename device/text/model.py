@@ -10,19 +10,22 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from device.text import calls
 from device.text.bytelevel import ByteTable, is_byte_level
 from device.text.detokenizer import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer
 from device.text.encoder import Encoder
 from device.text.messages import Message
 from device.text.template import ChatTemplate
-from device.text.thoughts import OPEN
+from device.text.thoughts import CLOSE, OPEN
 from device.text.tools import Dialect, Plain, find_dialect, in_dialect, needs_dialect, plain
 from protos.errors import Corrupt, InvalidInput
 
 _SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _HELLO = (Message("user", "Hello"),)
+_PARTING_TAGS = calls.TAGS | {OPEN, CLOSE}
 _TAIL = 16  # tokens of a prompt, in which a template's last words are
 _REIMPORT = "import the model again"
+_NO_VARIABLES: Mapping[str, Any] = {}
 
 
 def local_now() -> datetime:
@@ -37,9 +40,10 @@ class TextModel:
         self.vocab_size = vocab_size
         self._tokenizer = tokenizer
         self._template = template
-        special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-        self._skipped = frozenset(special | self.eos_token_ids)
-        self._encoder = Encoder(tokenizer, self._skipped, vocab_size)
+        special = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._encoder = Encoder(tokenizer, self.eos_token_ids.union(special), vocab_size)
+        # Tags that part an answer are text of it, whatever the file says.
+        self._skipped = self.eos_token_ids.union(number for number, text in special.items() if text not in _PARTING_TAGS)
         self._bytes = ByteTable(tokenizer, self._skipped) if is_byte_level(tokenizer) else None
 
     @classmethod
@@ -82,8 +86,19 @@ class TextModel:
             raise InvalidInput("the tokenizer writes a text with special tokens around it otherwise than without", advice="get it again")
         return framed[:start], framed[start + len(bare) :]
 
-    def chat(self, messages: Sequence[Message], add_generation_prompt: bool = True, tools: Sequence[str] = ()) -> list[int]:
-        """A conversation through the model's own template, which writes every special token itself; `tools` are OpenAI's objects as JSON.
+    def pieces(self, text: str) -> list[int]:
+        """A piece of an answer as the tokenizer writes it, without what it puts around a text. Raises InvalidInput."""
+        return self._encoder.encode(text)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        tools: Sequence[str] = (),
+        variables: Mapping[str, Any] = _NO_VARIABLES,
+    ) -> list[int]:
+        """A conversation through the model's own template, which writes every special token itself; `tools` are OpenAI's objects as JSON,
+        `variables` what else the template is to know (values of JSON).
 
         Raises InvalidInput when the model has no template, the template refuses, or it knows no tools and there are some.
         """
@@ -100,7 +115,7 @@ class TextModel:
                 )
             told, objects = in_dialect(messages, tools, self._dialect)
         render = partial(self._template.render, add_generation_prompt=add_generation_prompt)
-        return self._encoder.encode_rendered(render, {"messages": told, "tools": objects or None})
+        return self._encoder.encode_rendered(render, {**variables, "messages": told, "tools": objects or None})
 
     def chat_problem(self) -> str:
         """Why nobody can talk with the model although it has a chat template; "" where one can, or it has none."""
@@ -130,7 +145,7 @@ class TextModel:
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of all ids at once; special tokens, ends of sequence and unknown ids give none."""
-        return self._tokenizer.decode([one for one in token_ids if self._is_text(one)], skip_special_tokens=True)
+        return self._tokenizer.decode([one for one in token_ids if self._is_text(one)], skip_special_tokens=False)
 
     def stream(self) -> Detokenizer:
         """A fresh one for one answer; its pieces joined are `decode` of all."""

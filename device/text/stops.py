@@ -25,13 +25,13 @@ class StopStrings:
     def stopped(self) -> bool:
         return self._stopped
 
-    def push(self, text: str) -> str:
-        """The text that became certain; nothing once stopped."""
+    def push(self, text: str, *, armed: bool = True) -> str:
+        """The text that became certain; nothing once stopped. Unless `armed`, a stop string that is complete by now does not count."""
         if self._stopped:
             return ""
         text = self._held + text
         matches = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if matches:
+        if matches and armed:
             self._stopped, self._held = True, ""
             return text[: min(matches)[1]]
         keep = self._unsure(text)

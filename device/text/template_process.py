@@ -31,16 +31,19 @@ class TemplateProcess:
         self._source = source
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._problem = ""  # with the source, once it is known
 
     def call(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """What `device.text.template_worker` answers. Raises Killed, NoTemplate."""
         with self._lock:
             process = self._process
-            if process is None or process.poll() is not None:
+            if not self._problem and (process is None or process.poll() is not None):
                 process = self._process = _start(self)
-                if problem := _exchange(process, {"source": self._source}).get("error"):
+                self._problem = _exchange(process, {"source": self._source}).get("error", "")
+                if self._problem:
                     _end(process)
-                    raise NoTemplate(problem)
+            if self._problem or process is None:
+                raise NoTemplate(self._problem)
             return _exchange(process, asked)
 
 

@@ -23,6 +23,7 @@ CPU_SECONDS = 10  # the parent is gone: nobody kills us
 
 def main() -> None:
     _limit_memory()
+    _limit_time()
     now = [datetime.now()]  # noqa: DTZ005 (each conversation brings its own)
     try:
         template = compile_template(json.loads(sys.stdin.readline())["source"], lambda: now[0])
@@ -31,8 +32,7 @@ def main() -> None:
         return
     _answer({})
     for line in sys.stdin:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + CPU_SECONDS, resource.RLIM_INFINITY))
+        _limit_time()
         asked = json.loads(line)
         now[0] = datetime.fromisoformat(asked["now"])
         _answer(_rendered(template, asked["variables"], asked["most_characters"]))
@@ -53,6 +53,12 @@ def _limit_memory() -> None:
         taken = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MORE_MEMORY_BYTES, taken + MORE_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_time() -> None:
+    """From now on."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + CPU_SECONDS, resource.RLIM_INFINITY))
 
 
 def _answer(value: Mapping[str, Any]) -> None:

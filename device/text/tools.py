@@ -66,7 +66,8 @@ def needs_dialect(messages: Sequence[Message], tools: Sequence[str]) -> bool:
 
 
 def plain(message: Message) -> Plain:
-    return {"role": message.role, "content": message.content}
+    beside = {"reasoning_content": message.reasoning_content, "metadata": message.metadata, "name": message.name}
+    return {"role": message.role, "content": message.content, **{key: value for key, value in beside.items() if value is not None}}
 
 
 def _openai(message: Message) -> list[Plain]:

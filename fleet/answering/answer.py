@@ -12,10 +12,11 @@ from fleet.answering.views import TokenChunk
 class Answer:
     """Grows by `push`, ends with `finish`; `text` and `token_ids` are all that was given out."""
 
-    def __init__(self, detokenizer: Detokenizer, stops: Sequence[str], *, in_thought: bool = False) -> None:
-        """`in_thought`: see TokenChunk. Raises InvalidInput for an empty stop string."""
+    def __init__(self, detokenizer: Detokenizer, stops: Sequence[str], min_tokens: int = 0, *, in_thought: bool = False) -> None:
+        """A stop string counts only behind so many tokens. `in_thought`: see TokenChunk. Raises InvalidInput for an empty stop string."""
         self.in_thought = in_thought
         self._detokenizer = detokenizer
+        self._min_tokens = min_tokens
         self._stops = StopStrings(stops)
         self._pending: list[int] = []
         self._pieces: list[str] = []
@@ -38,16 +39,20 @@ class Answer:
                 break
             self.token_ids.append(token_id)
             self._pending.append(token_id)
-            text += self._stops.push(self._detokenizer.push([token_id]))
+            text += self._stops.push(self._detokenizer.push([token_id]), armed=self._armed)
         return self._chunk(text) if text else None
 
     def finish(self) -> TokenChunk | None:
         """What is left: held back text, tokens without text."""
         text = ""
         if not self.stopped:
-            text = self._stops.push(self._detokenizer.finish())
+            text = self._stops.push(self._detokenizer.finish(), armed=self._armed)
             text += self._stops.finish()
         return self._chunk(text) if text or self._pending else None
+
+    @property
+    def _armed(self) -> bool:
+        return len(self.token_ids) > self._min_tokens
 
     def _chunk(self, text: str) -> TokenChunk:
         self._pieces.append(text)

@@ -157,8 +157,9 @@ class GenerationService:
         text = await self._text(deployment, spec)
         prompt = await asyncio.to_thread(prompts.prompt_ids, text.model, request, text.manifest.config)
         seed = self._fresh_seed() if request.sampling.seed is None else request.sampling.seed
-        submit = prompts.submit(request, prompt, text.manifest, spec.plan.context, seed)
-        answer = Answer(text.model.stream(), request.stop, in_thought=text.model.opens_thought(prompt))
+        rules = await asyncio.to_thread(prompts.token_rules, text.model, request)
+        submit = prompts.submit(request, prompt, text.manifest, spec.plan.context, seed, rules)
+        answer = Answer(text.model.stream(), request.stop, request.min_tokens, in_thought=text.model.opens_thought(prompt))
         entry.begin(deployment, spec.pipeline_id, prompt)
         # While only the coordinator's own link to a device has ended, the ring goes on.
         if isinstance(state := pipeline.state, Repairing) or not pipeline.stream.attached:

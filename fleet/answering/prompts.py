@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 from device.text.messages import Message
@@ -10,11 +12,15 @@ from fleet.answering.infill import blank_prompt, fills_blanks, mark_blank
 from fleet.answering.views import GenerateRequest
 from protos.errors import InvalidInput
 from protos.manifest import Manifest, ModelConfig
-from protos.sampling import to_message
+from protos.sampling import ANY_TOKEN, TokenRules, to_message
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact.store import ArtifactStore
 
 _ONE_OF = "give exactly one of prompt, text, messages and prompt ids"
+_PLAIN = GenerateRequest()
+# What a template is told from the rest of the request, or what transformers takes by these names for something else.
+_OURS = {"messages", "conversation", "tools", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize", "self"}
+_FOR_THE_TEMPLATE = ("tools", "chat_template_kwargs", "add_generation_prompt")
 
 
 def load_text(artifacts: ArtifactStore, manifest: Manifest) -> TextModel:
@@ -28,6 +34,9 @@ def prompt_ids(text: TextModel, request: GenerateRequest, config: ModelConfig) -
     given = [form for form in (request.prompt, request.text) if form is not None]
     if len(given) + bool(request.messages) + bool(request.prompt_ids) != 1:
         raise InvalidInput("there is no prompt, or more than one form of it", advice=_ONE_OF)
+    raw = fills_blanks(config) or (request.prompt is None and not request.messages)
+    if raw and (unseen := [name for name in _FOR_THE_TEMPLATE if getattr(request, name) != getattr(_PLAIN, name)]):
+        raise InvalidInput(f"{unseen[0]} is for the chat template, which this request does not go through", advice=f"leave {unseen[0]} out")
     if fills_blanks(config):
         return blank_prompt(text, request, config)
     if request.infill or request.fills:
@@ -37,9 +46,9 @@ def prompt_ids(text: TextModel, request: GenerateRequest, config: ModelConfig) -
     elif request.prompt is not None:
         if not request.prompt.strip():
             raise InvalidInput("the prompt is empty", advice="say something")
-        ids = text.chat([Message("user", request.prompt)], tools=request.tools)
+        ids = _chat(text, [Message("user", request.prompt)], request)
     elif request.messages:
-        ids = text.chat(request.messages, tools=request.tools)
+        ids = _chat(text, request.messages, request)
     else:
         ids = text.encode(request.text or "")
     if not ids:
@@ -47,7 +56,27 @@ def prompt_ids(text: TextModel, request: GenerateRequest, config: ModelConfig) -
     return ids
 
 
-def submit(request: GenerateRequest, prompt: list[int], manifest: Manifest, context: int, seed: int) -> pb.Submit:
+def _chat(text: TextModel, messages: Sequence[Message], request: GenerateRequest) -> list[int]:
+    variables = json.loads(request.chat_template_kwargs or "{}")
+    if ours := sorted(_OURS & variables.keys()):
+        raise InvalidInput(f"chat_template_kwargs may not have {ours[0]}", advice=f"leave {ours[0]} out of it")
+    return text.chat(messages, request.add_generation_prompt, request.tools, variables)
+
+
+def token_rules(text: TextModel, request: GenerateRequest) -> TokenRules:
+    """A bad word is kept out as it is written at the begin of a text, and behind a space where that is one token too, as vLLM does."""
+    runs: list[tuple[int, ...]] = []
+    for word in request.bad_words:
+        first, spaced = (tuple(text.pieces(space + word.lstrip())) for space in ("", " "))
+        runs.append(first)
+        if len(spaced) == len(first) and spaced[:1] != first[:1]:
+            runs.append(spaced)
+    return TokenRules(request.min_tokens, request.allowed_token_ids or (), tuple(runs))
+
+
+def submit(
+    request: GenerateRequest, prompt: list[int], manifest: Manifest, context: int, seed: int, rules: TokenRules = ANY_TOKEN
+) -> pb.Submit:
     """Raises InvalidInput naming the figure that is out of range."""
     forced = list(request.forced_ids)
     room = context - len(prompt)
@@ -63,8 +92,15 @@ def submit(request: GenerateRequest, prompt: list[int], manifest: Manifest, cont
         raise InvalidInput(
             f"{len(forced)} forced tokens leave nothing to generate of {max_tokens}", advice="force fewer, or raise max_tokens or --context"
         )
+    if request.min_tokens > max_tokens:
+        raise InvalidInput(
+            f"min_tokens is {request.min_tokens}, and the answer has at most {max_tokens}",
+            advice="lower it, or raise max_tokens or --context",
+        )
+    if not all(rules.bad_words):
+        raise InvalidInput("bad_words has one without a token", advice="leave it out")
     vocabulary = manifest.config.vocab_size
-    for token_id in (*prompt, *forced):  # not more than the context
+    for token_id in (*prompt, *forced, *request.stop_token_ids, *rules.token_ids):
         if not 0 <= token_id < vocabulary:
             raise InvalidInput(f"token id {token_id} is not in the vocabulary", advice=f"this model's ids are 0 to {vocabulary - 1}")
     sampling = replace(request.sampling, seed=seed)
@@ -72,9 +108,9 @@ def submit(request: GenerateRequest, prompt: list[int], manifest: Manifest, cont
     message = pb.Submit(
         prompt_ids=prompt,
         forced_ids=forced,
-        sampling=to_message(sampling),
+        sampling=to_message(sampling, rules),
         max_tokens=max_tokens,
-        stop_token_ids=() if request.ignore_eos else manifest.config.eos_token_ids,
+        stop_token_ids=[*(() if request.ignore_eos else manifest.config.eos_token_ids), *request.stop_token_ids],
         reuse_decoded=request.reuse_decoded,
     )
     if fills_blanks(manifest.config):

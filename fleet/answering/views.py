@@ -23,6 +23,12 @@ class GenerateRequest:
     max_tokens: int | None = None  # None: what the context leaves
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()  # end the answer as the model's own ends do, also with `ignore_eos`
+    min_tokens: int = 0  # before anything ends the answer but `max_tokens`
+    allowed_token_ids: tuple[int, ...] | None = None  # no others come
+    bad_words: tuple[str, ...] = ()  # as the tokenizer writes them: another spelling of one may come
+    chat_template_kwargs: str = ""  # for `prompt` and `messages`: a JSON object, whose values the template sees as variables
+    add_generation_prompt: bool = True  # for `prompt` and `messages`
     ignore_eos: bool = False  # go on behind an end-of-sequence token, to max_tokens: for measurements
     reuse_decoded: bool = False  # inexact: see Request in device/pipeline/sequences.py
     infill: bool = False  # refuse a model that fills no blanks

@@ -7,6 +7,7 @@ from fastapi import Depends, FastAPI
 from fleet.api import deployments, devices, enrolments, errors, generate, health, models, openai, plans, requests, telemetry
 from fleet.api.caller import Authenticate, FleetOfCaller
 from fleet.api.guard import BoundedBody, OwnNamesOnly, OwnPagesOnly
+from fleet.api.text import only_text
 from fleet.service.protocol import Fleet
 
 
@@ -28,7 +29,7 @@ def create_app(fleet: Fleet, *, authenticate: Authenticate | None) -> FastAPI:
         app.add_middleware(OwnPagesOnly)
         app.add_middleware(OwnNamesOnly)
     of_caller = FleetOfCaller(fleet, authenticate)
-    guarded = [Depends(of_caller)]  # also a route that would need nothing of the fleet
+    guarded = [Depends(of_caller), Depends(only_text)]  # also a route that would need nothing of the fleet
     app.include_router(health.routes(fleet))
     for noun in (devices, enrolments, models, plans, deployments, generate, requests, telemetry):
         app.include_router(noun.routes(of_caller), prefix="/api/v1", dependencies=guarded)

@@ -55,10 +55,10 @@ class Unauthenticated(Denied):
 
 
 class UnsupportedParameter(InvalidInput):
-    """A field of OpenAI's API that would change the answer and that we do not honour."""
+    """A field of OpenAI's API, or of its kin, that would change the answer and that we do not honour."""
 
-    def __init__(self, param: str, detail: str) -> None:
-        super().__init__(detail, advice=f"leave {param} out")
+    def __init__(self, param: str, detail: str, advice: str = "") -> None:
+        super().__init__(detail, advice=advice or f"leave {param} out")
         self.param = param
 
 
@@ -126,6 +126,8 @@ async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return respond(request, InvalidInput(f"no such route: {request.method} {request.url.path}", advice="see /openapi.json"), 404)
+    if error.status_code == 400:  # FastAPI's, for what its reader of JSON stumbled over
+        return respond(request, InvalidInput("the body is no JSON in UTF-8, or cannot be held", advice="send a JSON object"))
     return respond(request, InvalidInput(f"{error.detail}: {request.method} {request.url.path}"), error.status_code)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
@@ -23,10 +24,15 @@ from protos.sampling import PARAMETERS
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it, access logs do
 
-_TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
-# Each is looked for in each piece of the answer.
+TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
+TokenIds = tuple[TokenId, ...]
+SomeTokenIds = Annotated[TokenIds, Field(min_length=1)]  # none at all would leave nothing to say
+MaxTokens = Annotated[int, Field(ge=1, lt=1 << 32)]
+MinTokens = Annotated[int, Field(ge=0, lt=1 << 32)]
+# Each is looked for in each piece of the answer, or at each token.
 StopString = Annotated[str, Field(max_length=1000)]
-STOP_STRINGS = 16
+StopStrings = Annotated[tuple[StopString, ...], Field(max_length=16)]
+BadWords = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...], Field(max_length=256)]
 
 
 class ToolCallBody(BaseModel):
@@ -44,9 +50,13 @@ class MessageBody(BaseModel):
     role: str
     content: str
     tool_calls: tuple[ToolCallBody, ...] = ()
+    reasoning_content: str | None = None
+    metadata: str | None = None
+    name: str | None = None
 
     def message(self) -> Message:
-        return Message(self.role, self.content, tuple(ToolCall(call.name, call.arguments or "") for call in self.tool_calls))
+        calls = tuple(ToolCall(call.name, call.arguments or "") for call in self.tool_calls)
+        return Message(self.role, self.content, calls, self.reasoning_content, self.metadata, self.name)
 
 
 @with_sampling()
@@ -64,21 +74,32 @@ class GenerateBody(BaseModel):
     text: str | None = None
     messages: tuple[MessageBody, ...] = ()
     tools: tuple[str, ...] = ()
-    prompt_ids: tuple[_TokenId, ...] = ()
-    forced_ids: tuple[_TokenId, ...] = ()
-    max_tokens: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
-    stop: Annotated[tuple[StopString, ...], Field(max_length=STOP_STRINGS)] = ()
+    chat_template_kwargs: dict[str, Any] = {}
+    add_generation_prompt: bool = True
+    prompt_ids: TokenIds = ()
+    forced_ids: TokenIds = ()
+    max_tokens: MaxTokens | None = None
+    stop: StopStrings = ()
+    stop_token_ids: TokenIds = ()
+    min_tokens: MinTokens = 0
+    allowed_token_ids: SomeTokenIds | None = None
+    bad_words: BadWords = ()
     ignore_eos: bool = False
     reuse_decoded: bool = False
     infill: bool = False
-    fills: tuple[tuple[_TokenId, ...], ...] = ()
+    fills: tuple[TokenIds, ...] = ()
     timeout_seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] | None = None
     stream: bool = True
 
     def request(self) -> GenerateRequest:
-        others = {"stream", "messages", *PARAMETERS}
+        others = {"stream", "messages", "chat_template_kwargs", *PARAMETERS}
         fields = {name: getattr(self, name) for name in type(self).model_fields if name not in others}
-        return GenerateRequest(**fields, messages=tuple(each.message() for each in self.messages), sampling=sampling_of(self))
+        return GenerateRequest(
+            **fields,
+            messages=tuple(each.message() for each in self.messages),
+            chat_template_kwargs=json.dumps(self.chat_template_kwargs) if self.chat_template_kwargs else "",
+            sampling=sampling_of(self),
+        )
 
 
 def routes(of_caller: FleetOfCaller) -> APIRouter:

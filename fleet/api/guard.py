@@ -88,9 +88,17 @@ def _host_name(host: str) -> str | None:
         return None
 
 
+def _authority(origin: str) -> str | None:
+    """Host and port of an Origin header; None when it is not one."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
+
+
 def _foreign_page(headers: Headers) -> str | None:
     """The origin of the page that asks, when it is not one of ours."""
     origin = headers.get("origin")
     if origin is not None:
-        return None if urlsplit(origin).netloc.lower() == headers.get("host", "").lower() else origin
+        return None if _authority(origin) == headers.get("host", "").lower() else origin
     return "another site" if headers.get("sec-fetch-site", "none") in ("cross-site", "same-site") else None

@@ -48,8 +48,9 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
     @router.post("/chat/completions", responses=EVENTS)
     async def chat_completions(body: ChatBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
         """Chat, streamed or whole."""
-        request = body.request()
-        reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), body.model, body.include_usage, tools_told(request.tools))
+        request, one_call = body.request(), body.parallel_tool_calls is False
+        name = f"chatcmpl-{uuid.uuid4().hex}"
+        reply = ChatReply(name, int(time.time()), body.model, body.include_usage, tools_told(request.tools), one_call)
         return await _answer(fleet, http, request, reply, bool(body.stream))
 
     @router.post("/completions", responses=EVENTS)

@@ -26,6 +26,7 @@ class ChatReply:
     model: str
     include_usage: bool = False
     tools: Tools = field(default_factory=dict)
+    one_call: bool = False  # of several only the first is told
     _thoughts: Thoughts | None = None  # of the stream
     _thought: str = ""  # what was given out
 
@@ -72,7 +73,7 @@ class ChatReply:
         text, calls = read_calls(answer, self.tools)
         if not calls:
             return {"content": text}, _finish(result)
-        functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
+        functions = [{"name": call.name, "arguments": call.arguments} for call in (calls[:1] if self.one_call else calls)]
         told = [{"id": f"call_{self.id[-24:]}{number}", "type": "function", "function": one} for number, one in enumerate(functions)]
         return {"content": text or None, "tool_calls": told}, "tool_calls"
 

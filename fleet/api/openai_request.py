@@ -1,18 +1,19 @@
-"""OpenAI's request bodies: what is honoured, what is refused by name, and the request they mean to us."""
+"""OpenAI's request bodies, the fields that are honoured, and the request they mean to us."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from device.text.messages import Message, ToolCall
 from fleet.answering.views import GenerateRequest
 from fleet.api.errors import UnsupportedParameter
-from fleet.api.generate import STOP_STRINGS, StopString
+from fleet.api.generate import BadWords, MaxTokens, MinTokens, SomeTokenIds, StopString, StopStrings, TokenId, TokenIds
+from fleet.api.openai_fields import CHAT, COMPLETION, STREAM_OPTIONS, Others
+from fleet.api.openai_messages import ChatMessage, Tool, Tools, told, tools_of
 from fleet.api.sampling import sampling_of, with_sampling
 from protos.sampling import PARAMETERS, Sampling
 
@@ -26,27 +27,30 @@ _BOUNDS = {
     "top_k": replace(PARAMETERS["top_k"].bounds, least=-1),
     "seed": replace(PARAMETERS["seed"].bounds, least=1 - _SEED_SPACE),
 }
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-# Of content: "input_text" is what clients of OpenAI's Responses API send.
-_TEXT_PARTS = ("text", "input_text")
-_MEDIA = {"image": "images", "video": "videos", "audio": "sounds", "file": "files"}
-_TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
 
 
 class StreamOptions(BaseModel):
-    include_usage: bool = False
+    model_config = ConfigDict(extra="allow")
+
+    include_usage: bool | None = None
 
 
 @with_sampling(_BOUNDS, nullable=True)
 class _Sampled(BaseModel):
-    """What chat and plain completions have in common. Unknown fields are kept, to be refused when they would change the answer."""
+    """What chat and plain completions have in common. Other fields are kept, for `fleet.api.openai_fields` to judge."""
 
     model_config = ConfigDict(extra="allow")
+    OTHERS: ClassVar[Others]
 
     model: str
-    stop: StopString | Annotated[list[StopString], Field(max_length=STOP_STRINGS)] | None = None
-    ignore_eos: bool | None = None  # vLLM's, as its and others' benchmarks send it
-    reuse_decoded: bool | None = None  # ours: an earlier turn's answer need not be prefilled, at the price of an inexact text
+    stop: StopString | StopStrings | None = None
+    # Beyond OpenAI's: vLLM's, …
+    stop_token_ids: TokenIds | None = None
+    min_tokens: MinTokens | None = None
+    allowed_token_ids: SomeTokenIds | None = None
+    bad_words: BadWords | None = None
+    ignore_eos: bool | None = None
+    reuse_decoded: bool | None = None  # … and ours: an earlier turn's answer need not be prefilled, at the price of an inexact text
     n: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -58,90 +62,94 @@ class _Sampled(BaseModel):
     def _request(self, max_tokens: int | None, **prompt: Any) -> GenerateRequest:
         if self.n not in (None, 1):
             raise UnsupportedParameter("n", "only n=1 is supported: one answer a request")
-        refuse_unsupported(self.model_extra or {})
+        self.OTHERS.check(self)
+        if self.stream_options is not None:
+            STREAM_OPTIONS.check(self.stream_options, "stream_options.")
         sampling = sampling_of(self, _DEFAULT)
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or ()
         return GenerateRequest(
             model=self.model,
             max_tokens=max_tokens,
             sampling=replace(sampling, top_k=max(0, sampling.top_k), seed=None if sampling.seed is None else sampling.seed % _SEED_SPACE),
             stop=tuple(text for text in stop if text),
+            stop_token_ids=self.stop_token_ids or (),
+            min_tokens=self.min_tokens or 0,
+            allowed_token_ids=self.allowed_token_ids,
+            bad_words=self.bad_words or (),
             ignore_eos=bool(self.ignore_eos),
             reuse_decoded=bool(self.reuse_decoded),
             **prompt,
         )
 
 
-class ContentPart(BaseModel):
-    model_config = ConfigDict(extra="allow")
+class Thinking(BaseModel):
+    """As the APIs of GLM's makers have it."""
 
-    type: str = ""
-    text: str | None = None
+    model_config = ConfigDict(extra="forbid")
 
-
-class FunctionCall(BaseModel):
-    """`arguments` is a JSON object's text; clients also write the object itself, and none for a function that takes none."""
-
-    name: str
-    arguments: str | dict[str, Any] | None = None
-
-    def call(self) -> ToolCall:
-        return ToolCall(self.name, json.dumps(self.arguments) if isinstance(self.arguments, dict) else self.arguments or "")
-
-
-class CallBody(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    type: Literal["function"] = "function"
-    function: FunctionCall
-
-
-class ChatMessage(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    role: str
-    content: str | list[ContentPart] | None = None
-    tool_calls: list[CallBody] | None = None
-
-
-class Function(BaseModel):
-    """What a tool is; `parameters` and all else go to the template as they are."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
-
-
-class Tool(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    type: Literal["function"] = "function"
-    function: Function
+    type: Literal["enabled", "disabled"]
 
 
 class ChatBody(_Sampled):
     """POST /v1/chat/completions."""
 
+    OTHERS = CHAT
+
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
+    tools: Tools | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    # For the template: its variables, and short forms of two of them.
+    chat_template_kwargs: dict[str, Any] | None = None
+    enable_thinking: bool | None = None
+    thinking: Thinking | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    add_generation_prompt: bool | None = None
 
     def request(self) -> GenerateRequest:
         """Raises UnsupportedParameter."""
-        messages = tuple(_message(message, number) for number, message in enumerate(self.messages))
+        messages = told(self.messages)
         if self.tool_choice not in (None, "none", "auto"):
             raise UnsupportedParameter("tool_choice", "only tool_choice auto or none is supported")
-        tools = () if self.tool_choice == "none" else tuple(tool.model_dump_json() for tool in self.tools or ())
-        return self._request(self.max_completion_tokens or self.max_tokens, messages=messages, tools=tools)
+        variables = self._variables()
+        return self._request(
+            self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
+            messages=messages,
+            tools=tuple(tool.model_dump_json() for tool in self._told_tools()),
+            chat_template_kwargs=json.dumps(variables) if variables else "",
+            add_generation_prompt=self.add_generation_prompt is not False,
+        )
+
+    def _told_tools(self) -> Sequence[Tool]:
+        return () if self.tool_choice == "none" else tools_of(self.messages, self.tools or ())
+
+    def _variables(self) -> dict[str, Any]:
+        """Of the template. `reasoning_effort` also says whether to think at all, unless another field does, as in vLLM."""
+        variables = dict(self.chat_template_kwargs or {})
+
+        def tell(field: str, name: str, value: Any) -> None:
+            if variables.setdefault(name, value) != value:
+                raise UnsupportedParameter(field, f"{field} makes {name} {json.dumps(value)}, and another field makes it another")
+
+        if self.enable_thinking is not None:
+            tell("enable_thinking", "enable_thinking", self.enable_thinking)
+        if self.thinking is not None:
+            tell("thinking", "enable_thinking", self.thinking.type == "enabled")
+        if self.reasoning_effort is not None:
+            tell("reasoning_effort", "reasoning_effort", self.reasoning_effort)
+            variables.setdefault("enable_thinking", self.reasoning_effort != "none")
+        return variables
 
 
 class CompletionBody(_Sampled):
     """POST /v1/completions."""
 
-    prompt: str | list[_TokenId] | list[str] | list[list[_TokenId]]
-    max_tokens: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
+    OTHERS = COMPLETION
+
+    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
+    max_tokens: MaxTokens | None = None
 
     def request(self) -> GenerateRequest:
         """Raises UnsupportedParameter."""
@@ -151,81 +159,4 @@ class CompletionBody(_Sampled):
                 raise UnsupportedParameter("prompt", "only one prompt a request is supported")
             prompt = prompt[0]
         given = {"text": prompt} if isinstance(prompt, str) else {"prompt_ids": tuple(prompt)}
-        return self._request(self.max_tokens or COMPLETION_MAX_TOKENS, **given)
-
-
-def refuse_unsupported(extra: Mapping[str, Any]) -> None:
-    """Raises UnsupportedParameter for a field that would change the answer; others are fine, and so is a value that asks for nothing."""
-    for name, harmless in _CHANGES_THE_ANSWER.items():
-        value = extra.get(name)
-        if value is not None and not harmless(value):
-            raise UnsupportedParameter(name, f"{name} is not supported")
-
-
-def _empty(value: Any) -> bool:
-    return not value
-
-
-def _one_of(*values: Any) -> Callable[[Any], bool]:
-    return lambda value: value in values
-
-
-def _plain_text(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("type", "text") == "text"
-
-
-# Field: does this value ask for nothing? Whatever is not here (user, metadata, store, service_tier ...) does not change the text.
-_CHANGES_THE_ANSWER: dict[str, Callable[[Any], bool]] = {
-    "functions": _empty,
-    "function_call": _one_of("none", "auto"),
-    "response_format": _plain_text,
-    "logprobs": _one_of(False),
-    "top_logprobs": _one_of(0),
-    "logit_bias": _empty,
-    "presence_penalty": _one_of(0),
-    "frequency_penalty": _one_of(0),
-    "repetition_penalty": _one_of(1, 0),
-    "min_tokens": _one_of(0),
-    "guided_json": _empty,
-    "guided_regex": _empty,
-    "guided_grammar": _empty,
-    "grammar": _empty,
-    "modalities": _one_of(["text"], []),
-    "audio": _empty,
-    "web_search_options": lambda _value: False,
-    "echo": _one_of(False),
-    "suffix": _empty,
-    "best_of": _one_of(1),
-}
-
-
-def _message(message: ChatMessage, number: int) -> Message:
-    where = f"messages[{number}]"
-    role = _ROLES.get(message.role)
-    extra = message.model_extra or {}
-    if role is None:
-        raise UnsupportedParameter(f"{where}.role", f"role {message.role!r} is not supported: only {', '.join(_ROLES)}")
-    if extra.get("function_call"):
-        raise UnsupportedParameter(f"{where}.function_call", "function_call is not supported: use tool_calls")
-    for name in extra:
-        if extra[name] and (seen := _medium(name)):
-            raise UnsupportedParameter(f"{where}.{name}", f"{seen} are not supported: a model is run on its text alone")
-    calls = tuple(call.function.call() for call in message.tool_calls or ())
-    return Message(role, _text_of(message.content, where), calls)
-
-
-def _text_of(content: str | Sequence[ContentPart] | None, where: str) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    for number, part in enumerate(content):
-        named = [part.type, *(part.model_extra or {})]
-        if seen := next(filter(None, map(_medium, named)), ""):
-            raise UnsupportedParameter(f"{where}.content[{number}]", f"{seen} are not supported: a model is run on its text alone")
-        if part.type not in _TEXT_PARTS or part.text is None:
-            raise UnsupportedParameter(f"{where}.content[{number}]", f"content of type {part.type!r} is not supported: only text")
-    return "".join(part.text or "" for part in content)
-
-
-def _medium(name: str) -> str:
-    """What a field or a type of content of this name holds beside text, as OpenAI's, vLLM's and Ollama's clients call them; else ""."""
-    return next((many for part, many in _MEDIA.items() if part in name.lower()), "")
+        return self._request(COMPLETION_MAX_TOKENS if self.max_tokens is None else self.max_tokens, **given)

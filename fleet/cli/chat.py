@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from device.text.messages import Message
+from device.text.thoughts import thought_and_said
 from fleet.answering.views import GenerateRequest
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.costs import summary
@@ -21,7 +22,8 @@ from fleet.cli.generate import (
 from fleet.cli.options import HomeOption, ModelOption, open_home
 from fleet.cli.output import note
 from fleet.cli.sampling import with_sampling
-from protos.errors import FleetError, NotFound
+from fleet.cli.streams import read_line
+from protos.errors import FleetError, InvalidInput, NotFound
 from protos.sampling import GREEDY, Sampling
 
 _PROMPT = "> "
@@ -79,10 +81,15 @@ def _read() -> str | None:
     """A line, "" for nothing to say, None at the end."""
     while True:
         try:
-            line = input(_PROMPT if sys.stdin.isatty() else "").strip()
+            line = read_line(_PROMPT if sys.stdin.isatty() else "").strip()
         except EOFError:
             note()
             return None
+        except InvalidInput as error:
+            if not sys.stdin.isatty():
+                raise
+            note(f"error: {error.detail}")
+            continue
         except KeyboardInterrupt:
             note()
             continue
@@ -90,7 +97,9 @@ def _read() -> str | None:
 
 
 def _answer(coordinator: CoordinatorClient, request: GenerateRequest) -> str | FleetError | None:
-    """None when it was stopped."""
+    """What was said, for the next turn: templates write the newline before it themselves, and are told no thoughts of before. None when
+    it was stopped.
+    """
     try:
         result = stream_answer(coordinator, request, echo=True)
     except KeyboardInterrupt:
@@ -102,4 +111,4 @@ def _answer(coordinator: CoordinatorClient, request: GenerateRequest) -> str | F
             note(f"  {error.advice}")
         return error
     note(summary(result))
-    return result.text
+    return thought_and_said(result.text, result.in_thought).said

@@ -74,7 +74,7 @@ class CoordinatorClient:
         return self._get(list[ModelView], "/api/v1/models")
 
     def model(self, name: str) -> ModelView:
-        return self._get(ModelView, f"/api/v1/models/{name}")
+        return self._get(ModelView, f"/api/v1/models/{_step(name)}")
 
     def deployments(self) -> list[DeploymentView]:
         return self._get(list[DeploymentView], "/api/v1/deployments")
@@ -86,13 +86,13 @@ class CoordinatorClient:
         return _decode(Plan, self._call("POST", "/api/v1/plans", json=plain(request)))
 
     def undeploy(self, name: str) -> None:
-        self._call("DELETE", f"/api/v1/deployments/{name}")
+        self._call("DELETE", f"/api/v1/deployments/{_step(name)}")
 
     def requests(self) -> list[RequestView]:
         return self._get(list[RequestView], "/api/v1/requests")
 
     def cancel(self, request_id: str) -> None:
-        self._call("DELETE", f"/api/v1/requests/{request_id}")
+        self._call("DELETE", f"/api/v1/requests/{_step(request_id)}")
 
     def deploy(
         self, request: PlanRequest, name: str | None = None, replicas: int = 1, policy: Policy = DEFAULT_POLICY
@@ -144,11 +144,16 @@ def parse_events(lines: Iterator[str]) -> Generator[tuple[str, Any]]:
             name = data = ""
 
 
+def _step(name: str) -> str:
+    """One step of a path: in a name, ? and / are no marks of an address."""
+    return quote(name, safe="")
+
+
 def _generate_body(request: GenerateRequest) -> dict[str, Any]:
-    """The sampling parameters are fields beside the others."""
+    """The sampling parameters are fields beside the others, and what the request has as the text of an object is one."""
     body: dict[str, Any] = plain(request)
     sampling: dict[str, Any] = body.pop("sampling")
-    return {**body, **sampling}
+    return {**body, **sampling, "chat_template_kwargs": json.loads(request.chat_template_kwargs or "{}")}
 
 
 def _decode(shape: type[_T], data: Any) -> _T:

@@ -59,8 +59,9 @@ def plan(
 
     Example: glmfleet plan smollm2-135m --stages 3
     """
+    request = PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire)
     with connect(open_home(home)) as coordinator:
-        made = coordinator.plan(PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire))
+        made = coordinator.plan(request)
     if as_json:
         print_json(made)
     else:

@@ -56,7 +56,7 @@ def run(
     arguments = ["--state", str(opened.device), "--name", chosen, "--port", str(port)]
     for address in interface or ():
         arguments += ["--interface", address]
-    if memory:
+    if memory is not None:
         arguments += ["--memory", str(parse_size(memory))]
     if insecure:
         arguments += ["--insecure", "--host", "127.0.0.1"]

@@ -19,6 +19,7 @@ from fleet.cli.costs import answer_json, print_cost
 from fleet.cli.options import HomeOption, JsonOption, ModelOption, open_home, parse_ids
 from fleet.cli.output import print_json
 from fleet.cli.sampling import with_sampling
+from fleet.cli.streams import read_all
 from protos.errors import Internal
 from protos.sampling import GREEDY, Sampling
 
@@ -157,7 +158,7 @@ def _prompt(prompt: str | None, system: str | None, raw: bool, ids: tuple[int, .
         return GenerateRequest(prompt_ids=ids)
     if prompt is None:
         raise typer.BadParameter('a prompt is missing: glmfleet generate "What is the capital of France?"')
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = read_all() if prompt == "-" else prompt
     if raw:
         if system:
             raise typer.BadParameter("--raw takes no --system: there is no template to put it in")

@@ -16,7 +16,9 @@ from typing import Annotated, Any
 
 import typer
 
+from fleet.cli import streams
 from fleet.cli.output import note, say
+from fleet.text import is_text
 from protos.errors import FleetError, as_fleet_error
 
 DEBUG = "GLMFLEET_DEBUG"
@@ -65,6 +67,7 @@ ENTRIES = (
 
 def run() -> None:
     """What the script `glmfleet` calls."""
+    streams.prepare()
     signal.signal(signal.SIGTERM, _terminated)
     sys.exit(main(sys.argv[1:]))
 
@@ -75,6 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     Never a traceback for a user's mistake, unless GLMFLEET_DEBUG is set.
     """
     try:
+        _check_text(arguments)
         command = typer.main.get_command(compose(arguments))
         _name_no_type_of_flags(command)
         code = command.main(list(arguments) or ["--help"], prog_name="glmfleet", standalone_mode=False)
@@ -86,8 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader left (`| head`): nothing to say, and nothing may be flushed at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.silence(sys.stdout)  # the reader left (`| head`): nothing to say
         return EXIT_FAILED
     except Exception as error:
         detail = as_fleet_error(error).detail
@@ -149,6 +152,13 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)] = False,
 ) -> None:
     """Read by `fleet.cli.options.HomeOption`, so that --home may stand before the command as well as after it."""
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Raises typer.BadParameter. All that we send and store is UTF-8; a path of other bytes could be opened, but not be told."""
+    for argument in arguments:
+        if not is_text(argument):
+            raise typer.BadParameter(f"{argument!a} is not text in {sys.getfilesystemencoding()}: write it so, or rename the file")
 
 
 def _terminated(number: int, _frame: object) -> None:

@@ -212,7 +212,7 @@ class How:
 
     def check(self) -> None:
         """Raises InvalidInput."""
-        Scheme(self.bits, self.block_size or BLOCK_SIZES[0], self.symmetric).check()
+        Scheme(self.bits, BLOCK_SIZES[0] if self.block_size is None else self.block_size, self.symmetric).check()
 
 
 def pull_model(home: Home, model: str, name: str, how: How = How(), revision: str | None = None) -> ModelView:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,8 @@ InterfaceOption = Annotated[
     typer.Option("--interface", metavar="NAME|IP", help="Network interface for mDNS (default: all); may be repeated.", show_default=False),
 ]
 
+MOST_BYTES = (1 << 63) - 1  # that a program can count
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)?", re.IGNORECASE)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -42,7 +45,7 @@ def open_home(path: Path | None) -> Home:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "512MiB", "2G", "1000000". Raises typer.BadParameter."""
+    """Bytes of "512MiB", "2G", "1000000". Raises typer.BadParameter, also for none, and for a part of a byte: a unit was forgotten."""
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise typer.BadParameter(f"not a size: {text!r}; write for example 512MiB or 2GiB")
@@ -50,7 +53,10 @@ def parse_size(text: str) -> int:
     power = " KMGT".index(unit.upper()) if unit else 0
     # "2G" is what people write for memory: binary, like "2GiB"; only "2GB" is decimal.
     decimal = bool(unit) and not binary and text.strip().upper().endswith("B")
-    return int(float(number) * (1000 if decimal else 1024) ** power)
+    size = Fraction(number) * (1000 if decimal else 1024) ** power
+    if not 1 <= size <= MOST_BYTES or (power == 0 and size.denominator != 1):
+        raise typer.BadParameter(f"not a size: {text!r} is {float(size):g} bytes; write for example 512MiB or 2GiB")
+    return int(size)
 
 
 def parse_duration(text: str) -> float:
@@ -62,8 +68,11 @@ def parse_duration(text: str) -> float:
 
 
 def parse_names(text: str | None) -> tuple[str, ...]:
-    """("a", "b") of "a,b"."""
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    """("a", "b") of "a,b", () of None: the option was not given. Raises typer.BadParameter for one that names nothing."""
+    names = tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    if text is not None and not names:
+        raise typer.BadParameter(f"no names: {text!r}; write for example a,b, or leave the option out")
+    return names
 
 
 def parse_ids(text: str | None) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fleet.api.encode import plain
+from fleet.cli.streams import silence
+from fleet.text import is_text
 
 NONE = "-"  # no figure: not measured, not known
 
@@ -34,12 +37,19 @@ def say(line: str = "") -> None:
 
 
 def note(line: str = "") -> None:
-    """One line about the work, to stderr: stdout is for results."""
-    _print(line, sys.stderr)
+    """One line about the work, to stderr: stdout is for results. That nobody takes it ends no work."""
+    try:
+        _print(line, sys.stderr)
+    except OSError:
+        silence(sys.stderr)
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(plain(value), indent=2, ensure_ascii=False), flush=True)  # noqa: T201
+    """JSON is UTF-8: where stdout is of another encoding, and for what is no text, it has escapes."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False)
+    if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8" or not is_text(text):
+        text = json.dumps(plain(value), indent=2)
+    print(text, flush=True)  # noqa: T201
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, to_stderr: bool = False) -> None:

@@ -56,8 +56,9 @@ def predict(
     """
     if plot and plot.suffix != ".svg":
         raise typer.BadParameter(f"--plot writes SVG: name the file {plot.with_suffix('.svg')}")
+    names = parse_names(profile)
     manifest = ArtifactStore(open_home(home).artifacts).load(model)
-    devices, profiles, links = _devices(fleet, parse_names(profile))
+    devices, profiles, links = _devices(fleet, names)
     request = PlanRequest(model, context=context, slots=max(slots, streams), kv_dtype=kv, wire_dtype=wire)
     if prompt + answer > (longest := context or manifest.config.max_positions):
         raise typer.BadParameter(f"--prompt {prompt} and --answer {answer} are more than the context of {longest}")
@@ -149,7 +150,7 @@ def _devices(fleet: str | None, names: Sequence[str]) -> tuple[list[PlannerDevic
             name=name,
             profile=loaded.name,
             simulated=True,
-            memory_bytes=memory or loaded.memory_bytes,
+            memory_bytes=loaded.memory_bytes if memory is None else memory,
             figures=loaded.effective,
             thermal=loaded.thermal if ambient is None else replace(loaded.thermal, ambient_celsius=ambient),
         )
@@ -207,7 +208,8 @@ def _plot(path: Path, model: str, found: Sequence[Outlook]) -> None:
     if not dots:
         raise typer.BadParameter("--plot: none of these devices reports its energy")
     try:
-        path.write_text(scatter(f"{model}: predicted, lower left is better", "milliseconds per token", "joules per token", dots))
+        picture = scatter(f"{model}: predicted, lower left is better", "milliseconds per token", "joules per token", dots)
+        path.write_text(picture, encoding="utf-8")
     except OSError as error:
         raise typer.BadParameter(f"--plot: cannot write {path}: {error.strerror}") from error
     note(f"plot: {path}")

@@ -17,6 +17,7 @@ import uvicorn
 
 from fleet.api.app import create_app
 from fleet.api.caller import Authenticate
+from fleet.api.malformed import HttpProtocol
 from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home
 from fleet.cli.output import note
 from fleet.home import Home
@@ -95,6 +96,7 @@ async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, ho
     async with coordinator:
         config = uvicorn.Config(
             create_app(coordinator, authenticate=authenticate),
+            http=HttpProtocol,
             log_config=None,
             access_log=False,
             lifespan="off",

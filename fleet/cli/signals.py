@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from fleet.cli.output import note
+from fleet.cli.streams import silence
 
 _HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -54,7 +54,9 @@ class Signals:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
-            _write_nowhere()  # also when it comes during the clean-up of another
+            # The terminal is gone: what the clean-up says must not be what ends it. Also when it comes during the clean-up of another.
+            silence(sys.stdout)
+            silence(sys.stderr)
         if self._deaf:
             return
         if self._holds:
@@ -69,11 +71,3 @@ class Signals:
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)
-
-
-def _write_nowhere() -> None:
-    """The terminal is gone: what the clean-up says must not be what ends it."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)

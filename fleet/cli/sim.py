@@ -66,7 +66,7 @@ def up(
     elif hollow and links:
         raise InvalidInput("hollow devices have no links of their own", advice="start them without --links, beside others with it")
     else:
-        profiles, memory_bytes = parse_names(profile), parse_size(memory) if memory else None
+        profiles, memory_bytes = parse_names(profile), None if memory is None else parse_size(memory)
         specs = [] if hollow and devices is None else device_specs(profiles, devices, pace, memory_bytes)
         specs += [hollow_spec(profiles, hollow, memory_bytes)] if hollow else []
         started = local.up([replace(spec, linked=links) for spec in specs], insecure=insecure)

@@ -12,16 +12,21 @@ from protos.errors import InvalidInput
 
 
 def read_key(home: Home) -> str | None:
-    """The home's key, or None when it has none. Raises InvalidInput when its file is empty or cannot be read."""
+    """The home's key, or None when it has none. Raises InvalidInput when its file is empty, cannot be read, or
+    holds what an HTTP header cannot."""
     path = home.path / "api-key"
     try:
-        key = path.read_text().strip()
+        key = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not text", advice="write a key of ASCII into it, or remove it to have one made") from error
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
     if not key:
         raise InvalidInput(f"{path} is empty", advice="write a key into it, or remove it to have one made")
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidInput(f"{path} has a key that no header can carry", advice="use ASCII letters and digits, in one line")
     return key
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from device.agent.announce import Announcement
 from device.agent.identity import insecure_identity, load_identity
+from device.positive import positive
 from protos.errors import FleetError
 from sim_devices.hollow.fleet import HollowFleet, HollowPlan
 from sim_devices.profiles import load_profile
@@ -63,20 +64,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m sim_devices.hollow", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="folder with the gateway's identity")
     parser.add_argument("--name", required=True, help="the gateway's; its devices are NAME-1 and on")
-    parser.add_argument("--count", type=_positive, required=True, help="of devices")
+    parser.add_argument("--count", type=positive, required=True, help="of devices")
     parser.add_argument("--profile", action="append", required=True, help="a name, or a TOML file; repeated: in turn")
-    parser.add_argument("--memory", type=_positive, default=None, metavar="BYTES", help="of each, instead of the profile's")
+    parser.add_argument("--memory", type=positive, default=None, metavar="BYTES", help="of each, instead of the profile's")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--interface", default="127.0.0.1", help="IPv4 address to listen on and to announce")
     parser.add_argument("--insecure", action="store_true", help="without TLS, on loopback only")
     return parser.parse_args(arguments)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return value
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ class HollowHardware:
 
     def __init__(self, profile: Profile, *, memory_bytes: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` in seconds, monotonic."""
-        self._memory_bytes = memory_bytes or profile.memory_bytes
+        self._memory_bytes = profile.memory_bytes if memory_bytes is None else memory_bytes
         self._clock = clock
         self._board = Board(profile.timing, profile.thermal, now=clock(), battery_joules=profile.battery_joules)
         described = accelerator_info(profile, "", 1)

@@ -27,6 +27,31 @@ def test_which_folder_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert Home.open(Path("relative/../here")).path == tmp_path / "here"
 
 
+@pytest.mark.parametrize("library", ["raises", "leaves the tilde"])
+def test_a_user_without_a_home_folder_is_told_how_to_say_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    """As in a container that runs as a user whom no list knows; the library does either, by its version."""
+
+    def user_data_dir(*_: object, **__: object) -> str:
+        if library == "raises":
+            raise RuntimeError("could not determine the home directory")
+        return "~/.local/share/glmfleet"
+
+    monkeypatch.setattr("platformdirs.user_data_dir", user_data_dir)
+    monkeypatch.delenv("GLMFLEET_HOME", raising=False)
+    with pytest.raises(InvalidInput, match="this user has no home folder") as caught:
+        Home.open()
+    assert "--home" in caught.value.advice
+    assert Home.open(tmp_path).option == f" --home {tmp_path}"
+    monkeypatch.setenv("GLMFLEET_HOME", str(tmp_path))
+    assert Home.open().option == ""
+
+
+@pytest.mark.parametrize(("name", "why"), [("~nobody-has-this-name/x", "nobody says where"), ("/tmp/\udce9", "not text in UTF-8")])
+def test_a_folder_that_cannot_be_named_is_refused(name: str, why: str) -> None:
+    with pytest.raises(InvalidInput, match=why):
+        Home.open(Path(name))
+
+
 def test_it_is_made_private_and_opened_again(tmp_path: Path) -> None:
     home = Home.open(tmp_path / "a" / "home")
     assert stat.S_IMODE(home.path.stat().st_mode) == 0o700

@@ -13,6 +13,9 @@ from fleet.answering.views import GenerateResult
 from fleet.api.app import create_app
 from fleet.api.deployments import DeployBody
 from fleet.api.generate import GenerateBody
+from fleet.api.openai_fields import CHAT, COMPLETION, MESSAGE, STREAM_OPTIONS
+from fleet.api.openai_messages import ChatMessage
+from fleet.api.openai_request import ChatBody, CompletionBody
 from fleet.cli.main import ENTRIES
 from fleet.telemetry.views import CostRow, DeviceCost
 from protos.errors import LEAVES
@@ -68,6 +71,19 @@ def test_every_route_is_listed() -> None:
 @pytest.mark.parametrize("body", [DeployBody, GenerateBody])
 def test_every_field_of_a_request_is_listed(body: type[DeployBody] | type[GenerateBody]) -> None:
     assert words_in_code(page("http-api")) >= set(body.model_fields)
+
+
+@pytest.mark.parametrize("begin", ["Honoured", "Harmless", "Refused"])
+def test_what_becomes_of_each_field_of_openais_api_is_listed(begin: str) -> None:
+    """Each paragraph has the names of its list in the code; the second and the third have no others."""
+    (paragraph,) = [text for text in page("http-api").split("\n\n") if text.startswith(f"**{begin}**")]
+    listed = set(re.findall(r"`([^`\n]+)`", " ".join(paragraph.split())))
+    if begin == "Honoured":
+        assert listed == {*ChatBody.model_fields, *CompletionBody.model_fields, *ChatMessage.model_fields}
+        return
+    places = (CHAT, COMPLETION, MESSAGE, STREAM_OPTIONS)
+    names = {name for place in places for name in (place.harmless if begin == "Harmless" else place.refused)} - ChatBody.model_fields.keys()
+    assert listed - {"unsupported_parameter", "n", "stream_options"} == names
 
 
 def test_every_error_is_listed() -> None:

@@ -8,17 +8,21 @@ from typing import Any
 import pytest
 
 from protos.errors import InvalidInput
-from protos.sampling import GREEDY, PARAMETERS, Sampling, from_message, to_message
+from protos.sampling import ANY_TOKEN, GREEDY, PARAMETERS, Sampling, TokenRules, from_message, rules_from_message, to_message
 from protos.v1 import pipeline_pb2 as pb
 
-WISH = Sampling(temperature=0.5, top_k=3, top_p=0.25, seed=2**64 - 1, min_p=0.125)
+WISH = Sampling(temperature=0.5, top_k=3, top_p=0.25, seed=2**64 - 1, min_p=0.125, repetition_penalty=1.25, typical_p=0.5)
+RULES = TokenRules(min_tokens=3, allowed_token_ids=(7, 5), bad_words=((1,), (2, 3)))
 UNKNOWN = b"\xf8\x06\x01"  # field 111, a varint
 
 
 def test_the_message_has_the_same_parameters() -> None:
     on_the_wire = pb.Sampling.DESCRIPTOR.fields
-    assert {field.name for field in on_the_wire} == {field.name for field in fields(Sampling)} == set(PARAMETERS)
-    assert all(field.has_presence for field in on_the_wire), "a zero that was asked for must be told from what was left out"
+    rules = {field.name for field in fields(TokenRules)}
+    assert {field.name for field in on_the_wire} - rules == {field.name for field in fields(Sampling)} == set(PARAMETERS)
+    assert rules <= {field.name for field in on_the_wire}
+    scalar = [field for field in on_the_wire if field.name in PARAMETERS]
+    assert all(field.has_presence for field in scalar), "a zero that was asked for must be told from what was left out"
 
 
 def test_each_parameter_arrives() -> None:
@@ -30,8 +34,21 @@ def test_each_parameter_arrives() -> None:
 
 
 def test_defaults_are_not_sent_and_what_is_not_sent_is_the_default() -> None:
-    assert to_message(GREEDY) == pb.Sampling()
+    assert to_message(GREEDY, ANY_TOKEN) == pb.Sampling()
+    assert rules_from_message(pb.Sampling()) == ANY_TOKEN
     assert from_message(pb.Sampling()) == GREEDY == Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=None, min_p=0.0)
+
+
+def test_rules_arrive() -> None:
+    message = to_message(WISH, RULES)
+    assert (from_message(message), rules_from_message(message)) == (WISH, RULES)
+    assert sorted(RULES.token_ids) == [1, 2, 3, 5, 7]
+
+
+@pytest.mark.parametrize("run", [pb.TokenRun(), pb.TokenRun.FromString(b"\x0a\x01\x05" + UNKNOWN)], ids=["empty", "unknown field"])
+def test_a_run_that_cannot_be_kept_is_refused(run: pb.TokenRun) -> None:
+    with pytest.raises(InvalidInput, match="bad_words"):
+        rules_from_message(pb.Sampling(bad_words=[run]))
 
 
 def test_a_seed_of_zero_is_a_seed() -> None:

@@ -39,7 +39,7 @@ def test_what_people_write(read: Callable[[str], float], text: str, value: float
         (quantities.seconds, ["", "20", "ms", "-1s", "1 week", "1e3s", "nan s", "9" * 30 + "s"]),
         (quantities.bits_per_second, ["10", "10mbps", "10Mbit", "0mbit", "inf", "1tbit"]),
         (quantities.fraction, ["1", "100%", "-1%", "0.01"]),
-        (quantities.size_bytes, ["0", "4 gigs", "-1GiB", "4Gi", "0.1"]),
+        (quantities.size_bytes, ["0", "0GiB", "0.0001kB", "1.5", "1.5B", "4 gigs", "-1GiB", "4Gi", "0.1"]),
     ],
 )
 def test_what_they_should_not(read: Callable[[str], float], texts: list[str]) -> None:

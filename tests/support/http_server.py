@@ -10,6 +10,7 @@ from typing import Any
 
 import uvicorn
 
+from fleet.api.malformed import HttpProtocol
 from tests.support.waiting import wait_until
 
 
@@ -24,7 +25,7 @@ async def serving(app: Any) -> AsyncIterator[str]:
     """The base URL while inside."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = _Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
+        server = _Server(uvicorn.Config(app, http=HttpProtocol, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
         task = asyncio.create_task(server.serve(sockets=[listener]))
         await wait_until(lambda: server.started, 5)
         try:

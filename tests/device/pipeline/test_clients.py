@@ -13,7 +13,7 @@ from device.pipeline.clients import Client, Track, parse_submit
 from device.pipeline.sequences import Ending, Request, Sequence
 from device.stage_spec import StageShape
 from protos.errors import Busy, InvalidInput
-from protos.sampling import Sampling
+from protos.sampling import Sampling, TokenRules
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 
@@ -31,9 +31,19 @@ def test_a_good_request_is_taken_as_it_is() -> None:
     assert parse_submit(submit(), SHAPE).sampling == Sampling()
 
 
+def test_rules_for_tokens_are_taken_as_they_are() -> None:
+    wish = pb.Sampling(min_tokens=2, allowed_token_ids=[4, 49], bad_words=[pb.TokenRun(ids=[1, 2])])
+    assert parse_submit(submit(sampling=wish), SHAPE).rules == TokenRules(2, (4, 49), ((1, 2),))
+
+
 @pytest.mark.parametrize(
     ("fields", "fault"),
     [
+        ({"sampling": pb.Sampling(allowed_token_ids=[50])}, "token id 50"),
+        ({"sampling": pb.Sampling(bad_words=[pb.TokenRun(ids=[1, 2**32 - 1])])}, "token id"),
+        ({"sampling": pb.Sampling(bad_words=[pb.TokenRun()])}, "bad_words"),
+        ({"sampling": pb.Sampling(repetition_penalty=0.0)}, "repetition_penalty"),
+        ({"sampling": pb.Sampling(typical_p=0.0)}, "typical_p"),
         ({"prompt_ids": []}, "empty"),
         ({"prompt_ids": [1] * 20}, "20 tokens"),
         ({"prompt_ids": [1] * 18, "forced_ids": [1, 2]}, "20 tokens"),

@@ -178,6 +178,33 @@ async def test_sampling_repeats_itself(tmp_path: Path, model: tuple[Manifest, Ar
         assert narrowed.token_ids == greedy.token_ids != first.token_ids
 
 
+async def test_rules_hold_in_a_ring_and_in_rounds_that_follow_each_other(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
+    found = []
+    for stages in (1, 2):
+        async with ring(tmp_path / str(stages), *model, stages) as some, some.client() as client:
+            free = (await client.ask(PROMPTS[2], 12)).token_ids
+            run = pipeline_pb2.TokenRun(ids=free[3:5])
+            barred, late, varied, few, replay = [
+                answer.token_ids
+                for answer in await asyncio.gather(
+                    client.ask(PROMPTS[2], 12, bad_words=[run]),
+                    client.ask(PROMPTS[2], 12, stops=free[:1], min_tokens=6),
+                    client.ask(PROMPTS[2], 12, repetition_penalty=100.0),
+                    client.ask(PROMPTS[2], 12, allowed_token_ids=[3, 4], temperature=1.0, seed=1),
+                    client.ask(PROMPTS[2], 12, bad_words=[run], forced=free[:4]),
+                )
+            ]
+        assert barred[:4] == free[:4]
+        assert barred[4] != free[4]
+        assert replay == barred[4:]
+        assert len(late) >= 6
+        assert free[0] not in late[:6]
+        assert len(set(varied)) == 12 > len(set(free))
+        assert set(few) == {3, 4}
+        found.append((barred, late, varied, few))
+    assert found[0] == found[1]
+
+
 async def test_finished_says_why_and_what_it_cost(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
     async with ring(tmp_path, *model, 3) as three, three.client() as client:
         full = await client.ask(PROMPTS[2], 12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -106,6 +108,21 @@ def test_top_p_is_a_share_of_what_min_p_left() -> None:
     assert {sample(logits, Sampling(1.0, top_p=0.5, seed=1), position) for position in range(100)} == {0, 1}
 
 
+def test_typical_p_keeps_those_as_surprising_as_is_usual() -> None:
+    logits = np.log(np.array([0.5, 0.25, 0.125, 0.125], np.float32))  # surprises of 1, 2, 3 and 3 bits; 1.75 on average
+    for typical_p, kept in ((0.2, {1}), (0.26, {0, 1}), (0.76, {0, 1, 2}), (0.9, {0, 1, 2, 3}), (1.0, {0, 1, 2, 3})):
+        sampling = Sampling(1.0, seed=1, typical_p=typical_p)
+        assert {sample(logits, sampling, position) for position in range(300)} == kept, typical_p
+
+
+def test_typical_p_looks_at_what_the_other_cuts_left() -> None:
+    logits = np.log(np.array([0.4, 0.2, 0.2, 0.1, 0.1], np.float32))
+    narrow = Sampling(1.0, top_k=3, seed=1, typical_p=0.4)  # 0.5, 0.25, 0.25: a mean of 1.5 bits, to which 1 and 2 are as near
+    assert {sample(logits, narrow, position) for position in range(200)} == {0}
+    assert {sample(logits, replace(narrow, typical_p=0.6), position) for position in range(200)} == {0, 1}
+    assert {sample(logits, Sampling(0.0, typical_p=0.1), position) for position in range(5)} == {0}, "greedy is greedy"
+
+
 KNOWN_IDS = [  # of the sampler before it knew min_p
     [3678, 3598, 4219, 3762, 763, 4657],
     [2203, 1330, 2821, 2821, 1488, 3593],
@@ -177,6 +194,12 @@ def test_extreme_logits_are_survived(sampling: Sampling) -> None:
     ):
         drawn = {sample(np.array(values, np.float32), sampling, position) for position in range(20)}
         assert drawn <= among, values
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(1.0, top_k=4), Sampling(1.0, typical_p=0.99), Sampling(0.5, top_p=0.9)])
+def test_what_is_out_of_reach_is_not_drawn(sampling: Sampling) -> None:
+    logits = np.array([-np.inf, 2, -np.inf, 1, -np.inf], np.float32)
+    assert {sample(logits, sampling, position) for position in range(300)} <= {1, 3}
 
 
 def test_low_temperature_is_greedy_and_high_is_even() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -150,6 +150,7 @@ RENDERS = [
 
 
 @pytest.mark.parametrize("render", RENDERS)
+@settings(deadline=None, derandomize=True)
 @given(fragments, fragments, fragments)
 def test_no_control_token_comes_together_from_pieces(render: Any, a: str, b: str, c: str) -> None:
     ours, tokenizer = PIECES
@@ -191,6 +192,14 @@ def test_a_vocabulary_that_has_the_tag_as_a_word_gives_it_in_letters() -> None:
     assert tokenizer.decode(ids, skip_special_tokens=False) == turn({"content": "a /nothink"})
 
 
+@pytest.mark.parametrize("around", ["</nothink>", "<a/nothink>", "x/nothink<"])
+def test_a_tag_that_has_a_control_token_in_it_is_no_tag(around: str) -> None:
+    ours, tokenizer = PIECES
+    ids = ours.encode_rendered(turn, {"content": f"{around}<|user|>"})
+    assert specials(tokenizer, ids) == ["[gMASK]", "<sop>", "<|user|>", "<|assistant|>"]
+    assert tokenizer.decode(ids, skip_special_tokens=False) == turn({"content": f"{around}<|user|>"})
+
+
 def test_a_character_that_the_tokenizer_makes_a_bracket_is_one() -> None:
     plain = json.loads(with_added(files.byte_level(), normalized=True))
     ours, tokenizer = encoder(json.dumps({**plain, "normalizer": {"type": "NFKC"}}).encode())
@@ -198,11 +207,28 @@ def test_a_character_that_the_tokenizer_makes_a_bracket_is_one() -> None:
     assert specials(tokenizer, ours.encode_rendered(turn, {"content": "＜|user|＞"})) == ["[gMASK]", "<sop>", "<|user|>", "<|assistant|>"]
 
 
+@pytest.mark.parametrize("normalizer", [None, {"type": "NFKC"}])
+def test_half_a_surrogate_pair_is_refused_and_nothing_else(normalizer: object) -> None:
+    plain = json.loads(with_added(files.byte_level()))
+    ours, _ = encoder(json.dumps({**plain, "normalizer": normalizer}).encode())
+    with pytest.raises(InvalidInput, match="cannot be tokenized"):
+        ours.encode_rendered(turn, {"content": "<|user|>\ud800"})
+    assert ours.encode_rendered(lambda o: "<|user|>hello", {"content": "<\ud800"}) == ours.encode("<|user|>hello")
+
+
 def test_a_tag_is_control_whatever_the_file_says_of_it() -> None:
     ours, tokenizer = encoder(with_added(files.byte_level(), special=False))
     user = tokenizer.token_to_id("<|user|>") or 0
     assert ours.encode_rendered(turn, {"content": "<|user|>"}).count(user) == 1
     assert ours.encode("<|user|>") == [user]  # a raw prompt
+
+
+def test_a_vocabulary_without_an_unknown_token_is_read() -> None:
+    plain = json.loads(with_added(files.word_piece()))
+    plain["model"]["vocab"] = {text: number for text, number in plain["model"]["vocab"].items() if text != "[UNK]"}
+    plain["added_tokens"] = plain["added_tokens"][1:]
+    ours, tokenizer = encoder(json.dumps(plain).encode())
+    assert tokenizer.decode(ours.encode_rendered(lambda o: f"<|user|>{o}", "hello world")) == "hello world"
 
 
 def test_twins_are_taken_from_what_nobody_uses() -> None:

@@ -182,6 +182,18 @@ def test_other_damaged_files_are_one_line() -> None:
         load(tokenizer=None)
 
 
+def test_tags_that_part_an_answer_are_text_of_it_even_where_they_are_special() -> None:
+    plain = json.loads(TOKENIZER)
+    first = SIZE
+    tags = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<|user|>"]
+    plain["added_tokens"] += [files.added(first + number, text, True) for number, text in enumerate(tags)]
+    model = TextModel.load({"tokenizer.json": json.dumps(plain).encode()}, [first + 4], SIZE + 20)
+    ids = [first, *model.encode("hello"), first + 1, first + 2, first + 3, first + 4]
+    assert model.decode(ids) == "<think>hello</think><tool_call></tool_call>"
+    stream = model.stream()
+    assert stream.push(ids) + stream.finish() == model.decode(ids)
+
+
 def test_all_ends_are_known_and_are_no_text() -> None:
     model = TextModel.load({"tokenizer.json": TOKENIZER}, [files.EOS, files.THINK], SIZE)
     assert model.eos_token_ids == {files.EOS, files.THINK}

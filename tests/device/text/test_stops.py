@@ -47,6 +47,13 @@ def test_no_more_is_held_back_than_could_begin_a_stop_string(stop_strings: list[
         assert held == "" or any(stop.startswith(held) for stop in stop_strings)
 
 
+def test_unarmed_a_stop_string_is_text_and_its_begin_is_still_held() -> None:
+    stream = StopStrings(["END"])
+    assert stream.push("END EN", armed=False) == "END "
+    assert stream.push("D more") == ""
+    assert stream.stopped
+
+
 def test_an_example() -> None:
     stream = StopStrings(["\nUser:", "END"])
     assert stream.push("Hello") == "Hello"

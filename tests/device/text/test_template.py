@@ -107,12 +107,13 @@ def test_a_failing_template_is_an_input_error(source: str) -> None:
     ],
     ids=["if", "open", "for", "tag", "loops", "branches", "number", "brackets"],
 )
-def test_a_template_that_is_none(source: str) -> None:
+def test_a_template_that_is_none(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     template = ChatTemplate(source, {}, lambda: datetime.now(UTC))
     for _ in range(2):
         with pytest.raises(InvalidInput, match="is no template") as caught:
             template.render({"messages": MESSAGES}, add_generation_prompt=True)
         assert caught.value.advice
+        monkeypatch.setattr(template_process, "_start", lambda owner: pytest.fail("it is known to be none"))
 
 
 @pytest.mark.parametrize(

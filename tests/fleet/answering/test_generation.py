@@ -52,6 +52,17 @@ def test_answer_gives_whole_characters_with_the_tokens_they_took() -> None:
     assert (answer.text, answer.token_ids) == ("€�", [*euro, euro[0]])
 
 
+def test_a_stop_string_counts_only_behind_min_tokens() -> None:
+    answer = Answer(Bytes(), ("END",), min_tokens=4)
+    assert answer.push(b"aEND") == TokenChunk("aEND", tuple(b"aEND"))
+    assert answer.push(b" EN") == TokenChunk(" ", tuple(b" EN")), "what may begin one is held back as ever"
+    assert answer.push(b"D, more") is None
+    assert (answer.stopped, answer.text) == (True, "aEND ")
+    straddling = Answer(Bytes(), ("END",), min_tokens=2)
+    assert straddling.push(b"ENDED") is None
+    assert (straddling.stopped, straddling.text) == (True, "")
+
+
 def test_answer_ends_at_a_stop_string_and_drops_what_follows() -> None:
     answer = Answer(Bytes(), ("END",))
     assert answer.push(b"fine E") == TokenChunk("fine ", tuple(b"fine E"))

@@ -92,6 +92,9 @@ async def test_telemetry(coordinator: FakeCoordinator, http: httpx.AsyncClient) 
     assert coordinator.asked == [(90.0, "model")]
     assert (await http.get("/api/v1/telemetry?by=moon")).status_code == 400
     assert (await http.get("/api/v1/telemetry?since=-1")).status_code == 400
+    assert (await http.get("/api/v1/telemetry?since=0")).status_code == 400
+    misspelt = await http.get("/api/v1/telemetry?sinse=90")
+    assert (misspelt.status_code, "sinse" in misspelt.json()["error"]["detail"]) == (400, True)
 
 
 async def test_ready_says_what_is_waited_for(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:

@@ -42,18 +42,40 @@ async def test_every_field_of_a_request_arrives(coordinator: FakeCoordinator, ht
     body = {
         "model": "tiny",
         "messages": [
-            {"role": "user", "content": "hi", "tool_calls": []},
-            {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": "{}"}]},
+            {"role": "user", "content": "hi", "tool_calls": [], "reasoning_content": None, "metadata": None, "name": "Ann"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"name": "f", "arguments": "{}"}],
+                "reasoning_content": "so",
+                "metadata": "f",
+                "name": None,
+            },
         ],
+        "add_generation_prompt": False,
+        "stop_token_ids": [3],
+        "min_tokens": 2,
+        "allowed_token_ids": [4, 5],
+        "bad_words": ["foo"],
         "tools": ["{}"],
         "forced_ids": [1, 2],
         "stop": ["END"],
     }
-    sampling = {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "seed": (1 << 64) - 1, "min_p": 0.05}
-    await http.post("/api/v1/generate", json={**body, **sampling})
+    sampling = {
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.9,
+        "seed": (1 << 64) - 1,
+        "min_p": 0.05,
+        "repetition_penalty": 1.5,
+        "typical_p": 0.5,
+    }
+    variables = {"enable_thinking": False}
+    await http.post("/api/v1/generate", json={**body, **sampling, "chat_template_kwargs": variables})
     given = json.loads(json.dumps(dataclasses.asdict(coordinator.asked[0])))  # type: ignore[call-overload]
     assert {key: given[key] for key in body} == body
     assert given["sampling"] == sampling
+    assert json.loads(given["chat_template_kwargs"]) == variables
 
 
 @pytest.mark.parametrize("stream", [True, False])

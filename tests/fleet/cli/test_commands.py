@@ -290,6 +290,15 @@ def test_chat_keeps_the_history(glmfleet: Command, served: Home, coordinator: Fa
     ]
 
 
+def test_chat_keeps_what_was_said_and_not_what_was_thought(
+    glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator.result = dataclasses.replace(RESULT, text="one and two</think>\nThree.", in_thought=True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("1 + 2\nand 1\n"))
+    assert glmfleet("chat", "--home", served.path)[0] == 0
+    assert [each.content for each in coordinator.asked[1].messages] == ["1 + 2", "Three.", "and 1"]  # type: ignore[attr-defined]
+
+
 def test_chat_without_a_deployment_says_so_at_once(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
     coordinator.deployed = []
     code, out, err = glmfleet("chat", "--home", served.path)

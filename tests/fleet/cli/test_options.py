@@ -17,13 +17,15 @@ from fleet.cli.options import parse_duration, parse_ids, parse_names, parse_size
         ("0.5 MiB", 1 << 19),
         ("7b", 7),
         ("1tib", 1 << 40),
+        ("2.0", 2),
+        ("1.7KiB", 1740),
     ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-1", "1 XiB", "1e9"])
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "1 XiB", "1e9", "0", "0GiB", "0.0", "1.5", "1.5b", "0.0001KiB", "99999999T"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         parse_size(text)
@@ -43,6 +45,9 @@ def test_what_is_no_duration(text: str) -> None:
 def test_lists() -> None:
     assert parse_names(" a, b,,") == ("a", "b")
     assert parse_names(None) == ()
+    for nothing in ("", ",", " , "):
+        with pytest.raises(typer.BadParameter, match="no names"):
+            parse_names(nothing)
     assert parse_ids("1, 2,3") == (1, 2, 3)
     assert parse_ids(None) == ()
     for wrong in ("1,x", "-1", str(1 << 32)):

@@ -27,6 +27,13 @@ def test_the_key_is_made_once(home: Home) -> None:
         read_key(home)
 
 
+@pytest.mark.parametrize("key", [b"caf\xe9", "schl\u00fcssel".encode(), b"two\nlines", b"a\x00b"])
+def test_a_key_that_no_header_can_carry_is_refused(home: Home, key: bytes) -> None:
+    (home.path / "api-key").write_bytes(key)
+    with pytest.raises(InvalidInput, match=r"is not text|no header can carry"):
+        read_key(home)
+
+
 def test_what_a_client_of_the_home_shows_is_known(home: Home) -> None:
     assert shown(home) == {}
     authenticate = authenticator(ensure_key(home))

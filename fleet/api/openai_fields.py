@@ -1,0 +1,131 @@
+"""Every field that OpenAI's, vLLM's and llama.cpp's APIs know and ours does not do: harmless, or refused by name.
+
+The other fields are those of the bodies, which are honoured; what is in neither is refused too. `docs/http-api.md` has this list in words
+(`tests/house/test_reference.py`). Sources: OpenAI's API reference; vLLM, vllm/entrypoints/openai/*/protocol.py; llama.cpp,
+tools/server/README.md and server-task.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from pydantic import BaseModel
+
+from fleet.api.errors import UnsupportedParameter
+
+AsksForNothing: TypeAlias = Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Others:
+    """What one object of a request may have beside its honoured fields. null asks for nothing, whatever the field."""
+
+    harmless: frozenset[str] = frozenset()  # no value of it changes the answer
+    refused: Mapping[str, AsksForNothing] = field(default_factory=dict)  # unless this says that the value asks for nothing
+
+    def check(self, body: BaseModel, where: str = "") -> None:
+        """Raises UnsupportedParameter for the first field that is refused, then for the first that nobody knows."""
+        given = {name: value for name, value in (body.model_extra or {}).items() if value is not None and name not in self.harmless}
+        for name in self.refused.keys() & given.keys():
+            if not self.refused[name](given.pop(name)):
+                raise UnsupportedParameter(where + name, f"{where}{name} is not supported", _INSTEAD.get(name, ""))
+        for name in given:
+            raise UnsupportedParameter((where + name)[:100], f"{where}{name[:100]} is not a field that is known here")
+
+
+def _only(*values: Any) -> AsksForNothing:
+    """0 and false are not the same: a `logprobs` of 0 asks for one of each token, a false one for none."""
+    return lambda given: any(given == value and isinstance(given, bool) == isinstance(value, bool) for value in values)
+
+
+def _never(_given: Any) -> bool:
+    return False
+
+
+def _plain_text(given: Any) -> bool:
+    return isinstance(given, dict) and given.get("type", "text") == "text" and given.keys() <= {"type"}
+
+
+def _each(names: Iterable[str], nothing: AsksForNothing) -> dict[str, AsksForNothing]:
+    return dict.fromkeys(names, nothing)
+
+
+_empty = _only({}, [], "", False)
+_INSTEAD = {
+    "repeat_penalty": "use repetition_penalty, which counts the whole prompt and answer",
+    "n_predict": "use max_tokens",
+    "n_cmpl": "use n=1: one answer a request",
+    "functions": "use tools",
+    "function_call": "use tool_choice",
+}
+
+_HARMLESS = frozenset(
+    {
+        # OpenAI's: for its own accounts, caches and queues, or a guess at the answer that saves time.
+        *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prediction"),
+        # vLLM's: names, scheduling, how often a stream tells; what only counts with a field that is refused.
+        *("request_id", "session_id", "priority", "stream_interval", "guided_decoding_backend", "guided_whitespace_pattern"),
+        *("truncation_side", "spaces_between_special_tokens", "return_tokens_as_token_ids", "media_io_kwargs", "mm_processor_kwargs"),
+        *("return_mm_kwargs", "routed_experts_prompt_start"),
+        # llama.cpp's: slots, caches, progress; what only counts with a field that is refused, or where the context is shifted.
+        *("cache_prompt", "id_slot", "n_keep", "n_discard", "timings_per_token", "return_progress", "sse_ping_interval", "verbose"),
+        *("speculative.n_max", "speculative.n_min", "speculative.p_min", "speculative.type"),
+        *("dynatemp_exponent", "repeat_last_n", "penalize_nl", "dry_base", "dry_allowed_length", "dry_penalty_last_n"),
+        *("dry_sequence_breakers", "xtc_threshold", "mirostat_tau", "mirostat_eta", "adaptive_decay", "t_max_prompt_ms"),
+    }
+)
+_REFUSED: dict[str, AsksForNothing] = {
+    # OpenAI's.
+    **_each(("presence_penalty", "frequency_penalty"), _only(0)),
+    **_each(("logit_bias", "audio", "functions", "suffix"), _empty),
+    "function_call": _only("none", "auto"),
+    "response_format": _plain_text,
+    "logprobs": _only(False),
+    "top_logprobs": _only(0),
+    "modalities": _only(["text"], []),
+    "web_search_options": _never,
+    "verbosity": _only("medium"),
+    "best_of": _only(1),
+    "echo": _only(False),
+    # vLLM's.
+    **_each(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "structural_tag"), _empty),
+    **_each(("documents", "logprob_token_ids", "kv_transfer_params", "ec_transfer_params", "vllm_xargs", "logits_processors"), _empty),
+    **_each(("repetition_detection", "prompt_embeds", "cache_salt"), _empty),
+    **_each(("chat_template", "truncate_prompt_tokens", "prompt_logprobs"), _never),
+    **_each(("use_beam_search", "include_stop_str_in_output", "continue_final_message", "watermarking"), _only(False)),
+    **_each(("return_token_ids", "return_token_offsets", "return_prompt_text"), _only(False)),
+    **_each(("skip_special_tokens", "include_reasoning"), _only(True)),
+    "length_penalty": _only(1),
+    "thinking_token_budget": _only(-1),
+    # llama.cpp's.
+    **_each(("repeat_penalty", "tfs_z", "n_cmpl"), _only(1)),
+    **_each(
+        ("dynatemp_range", "dry_multiplier", "xtc_probability", "mirostat", "min_keep", "n_probs", "n_indent", "n_cache_reuse"), _only(0)
+    ),
+    **_each(("top_n_sigma", "adaptive_target", "t_max_predict_ms"), _only(0, -1)),
+    **_each(("grammar", "grammar_triggers", "preserved_tokens", "lora", "response_fields", "multimodal_data"), _empty),
+    **_each(("n_predict", "json_schema", "samplers"), _never),
+    **_each(("grammar_lazy", "post_sampling_probs", "return_tokens", "reasoning_control", "thinking_forced_open"), _only(False)),
+    "parse_tool_calls": _only(True),
+    "reasoning_format": _only("auto", "deepseek"),
+}
+_OF_CHAT = ("tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs", "enable_thinking", "thinking", "reasoning_effort")
+
+# A template writes special tokens itself; a plain text gets those that its tokenizer puts around it.
+CHAT = Others(_HARMLESS, {**_REFUSED, "add_special_tokens": _only(False)})
+COMPLETION = Others(_HARMLESS, {**_REFUSED, **_each(_OF_CHAT, _empty), "add_special_tokens": _only(True)})
+
+STREAM_OPTIONS = Others(frozenset({"include_obfuscation"}), {"continuous_usage_stats": _only(False)})
+MESSAGE = Others(
+    frozenset({"cache_control", "id"}),
+    {
+        **_each(("refusal", "audio", "annotations", "function_call", "reasoning_details", "provider_specific_fields"), _empty),
+        **_each(("images", "videos", "audios", "files"), _empty),  # as Ollama's clients send them with every message
+        **_each(("prefix", "partial"), _only(False)),
+    },
+)
+CONTENT_PART = Others(frozenset({"cache_control"}))
+CALL = Others(frozenset({"index"}))
+CALLED_FUNCTION = Others()

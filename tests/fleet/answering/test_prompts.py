@@ -1,0 +1,104 @@
+"""From a request to what the head is given: what the template is told, which tokens may come, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from device.text.messages import Message
+from device.text.model import TextModel
+from fleet.answering.prompts import prompt_ids, submit, token_rules
+from fleet.answering.views import GenerateRequest
+from protos.errors import InvalidInput
+from protos.manifest import Manifest, Provenance, Quantization
+from protos.sampling import TokenRules, rules_from_message
+from quantize.checkpoints.huggingface import open_huggingface
+from tests.support import tokenizer_files as files
+from tests.support.blanks import GOLDEN
+
+SEEN = (
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}{% if m.reasoning_content is defined %}({{ m.reasoning_content }}){% endif %}"
+    "{% if m.metadata is defined %}[{{ m.metadata }}]{% endif %}{% if m.name is defined %}@{{ m.name }}{% endif %};{% endfor %}"
+    "{{ enable_thinking }},{{ add_generation_prompt }},{{ bos_token }}"
+)
+HELLO = (Message("user", "hello"),)
+
+
+@pytest.fixture(scope="module")
+def text() -> TextModel:
+    tokenizer = files.byte_level()
+    config = json.dumps({"chat_template": SEEN, "bos_token": "<s>"}).encode()
+    return TextModel.load({"tokenizer.json": tokenizer, "tokenizer_config.json": config}, [files.EOS], files.vocab_size(tokenizer))
+
+
+@pytest.fixture(scope="module")
+def manifest(text: TextModel) -> Manifest:
+    with open_huggingface(GOLDEN) as checkpoint:
+        config = replace(checkpoint.config, mask_token_ids=(), eos_token_ids=(files.EOS,), vocab_size=text.vocab_size)
+    return Manifest(config, Quantization(8, 32, True), Provenance("", "", ""), ())
+
+
+def seen(text: TextModel, manifest: Manifest, request: GenerateRequest) -> str:
+    return text._tokenizer.decode(prompt_ids(text, request, manifest.config), skip_special_tokens=False)
+
+
+def test_variables_reach_the_template(text: TextModel, manifest: Manifest) -> None:
+    request = GenerateRequest(
+        messages=HELLO, chat_template_kwargs='{"enable_thinking": false, "bos_token": "B"}', add_generation_prompt=False
+    )
+    assert seen(text, manifest, request) == "user:hello;False,False,B"
+    assert seen(text, manifest, GenerateRequest(prompt="hello")) == "user:hello;,True,<s>"
+
+
+def test_what_stands_beside_a_message_reaches_the_template(text: TextModel, manifest: Manifest) -> None:
+    talk = (Message("user", "a", name="Ann"), Message("assistant", "b", reasoning_content="so", metadata="tool"))
+    assert seen(text, manifest, GenerateRequest(messages=talk)) == "user:a@Ann;assistant:b(so)[tool];,True,<s>"
+    assert seen(text, manifest, GenerateRequest(messages=(Message("user", "a", reasoning_content=""),))).startswith("user:a();")
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "chat_template", "self"])
+def test_variables_that_are_ours_are_refused_by_name(text: TextModel, manifest: Manifest, name: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^chat_template_kwargs may not have {name}$"):
+        prompt_ids(text, GenerateRequest(messages=HELLO, chat_template_kwargs=json.dumps({name: 1})), manifest.config)
+
+
+@pytest.mark.parametrize("prompt", [GenerateRequest(text="hello"), GenerateRequest(prompt_ids=(5,))], ids=["text", "ids"])
+@pytest.mark.parametrize("name", ["tools", "chat_template_kwargs", "add_generation_prompt"])
+def test_what_a_raw_prompt_would_drop_is_refused_by_name(text: TextModel, manifest: Manifest, prompt: GenerateRequest, name: str) -> None:
+    given: dict[str, Any] = {"tools": ("{}",), "chat_template_kwargs": "{}", "add_generation_prompt": False}
+    with pytest.raises(InvalidInput, match=f"^{name} is for the chat template"):
+        prompt_ids(text, replace(prompt, **{name: given[name]}), manifest.config)
+
+
+def test_a_bad_word_is_kept_out_at_the_begin_and_behind_a_space(text: TextModel) -> None:
+    hello, wo, spaced = text.pieces("hello"), text.pieces("wo"), text.pieces(" wo")
+    assert (len(hello), len(wo), len(spaced)) == (1, 2, 1)
+    assert token_rules(text, GenerateRequest(bad_words=(" hello",))).bad_words == (tuple(hello),), "behind a space it is two tokens"
+    assert token_rules(text, GenerateRequest(bad_words=("h",))).bad_words == (tuple(text.pieces("h")),)
+    assert token_rules(text, GenerateRequest(bad_words=("wo",))).bad_words == (tuple(wo),), "another length: not the same word to vLLM"
+
+
+def test_rules_and_ends_are_sent(text: TextModel, manifest: Manifest) -> None:
+    request = GenerateRequest(stop_token_ids=(7, 8), min_tokens=2, allowed_token_ids=(5, 7))
+    message = submit(request, [5], manifest, 64, 0, token_rules(text, request))
+    assert list(message.stop_token_ids) == [files.EOS, 7, 8]
+    assert rules_from_message(message.sampling) == TokenRules(2, (5, 7), ())
+    assert list(submit(replace(request, ignore_eos=True), [5], manifest, 64, 0).stop_token_ids) == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("request_", "rules", "why"),
+    [
+        (GenerateRequest(min_tokens=6, max_tokens=5), TokenRules(6), "min_tokens is 6, and the answer has at most 5"),
+        (GenerateRequest(min_tokens=64), TokenRules(64), "min_tokens is 64, and the answer has at most 63"),
+        (GenerateRequest(stop_token_ids=(9999,)), TokenRules(), "token id 9999 is not in the vocabulary"),
+        (GenerateRequest(), TokenRules(allowed_token_ids=(9999,)), "token id 9999 is not in the vocabulary"),
+        (GenerateRequest(), TokenRules(bad_words=((),)), "bad_words has one without a token"),
+    ],
+)
+def test_rules_that_cannot_hold_are_refused(manifest: Manifest, request_: GenerateRequest, rules: TokenRules, why: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{why}$"):
+        submit(request_, [5], manifest, 64, 0, rules)
