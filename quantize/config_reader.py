@@ -30,11 +30,21 @@ class ConfigReader:
             wrong(f"{key} must be a whole number from {low} to {high}, not {short(value)}")
         return value
 
-    def number(self, key: str, low: float, high: float, default: float) -> float:
+    def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
             wrong(f"{key} must be a number from {low:g} to {high:g}, not {short(value)}")
         return float(value)
+
+    def has(self, key: str) -> bool:
+        """Whether it is there, and not null."""
+        return self._values.get(key) is not None
+
+    def text(self, key: str, default: str) -> str:
+        value = self._get(key, default)
+        if not isinstance(value, str):
+            wrong(f"{key} must be a text, not {short(value)}")
+        return value
 
     def boolean(self, key: str, default: bool = False) -> bool:
         value = self._get(key, default)
