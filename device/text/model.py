@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from device.text.bytelevel import ByteTable, is_byte_level
 from device.text.detokenizer import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer
 from device.text.messages import Message
+from device.text.parts import in_parts, roles_in_parts
 from device.text.template import MAX_CHARACTERS, ChatTemplate
 from device.text.tools import Dialect, Plain, find_dialect, in_dialect, needs_dialect, plain
 from protos.errors import Corrupt, InvalidInput
@@ -94,6 +95,7 @@ class TextModel:
                     "the model's chat template knows no tools", advice="send the messages without them, or use another model"
                 )
             told, objects = in_dialect(messages, tools, self._dialect)
+        told = in_parts(told, self._roles_in_parts)
         return self._encode(self._template.render(told, objects, add_generation_prompt=add_generation_prompt), add_special_tokens=False)
 
     @cached_property
@@ -101,6 +103,12 @@ class TextModel:
         template = self._template
         assert template is not None
         return find_dialect(lambda messages, tools: template.render(messages, tools, add_generation_prompt=True))
+
+    @cached_property
+    def _roles_in_parts(self) -> frozenset[str]:
+        template = self._template
+        assert template is not None
+        return roles_in_parts(lambda messages, tools: template.render(messages, tools, add_generation_prompt=True))
 
     def token(self, token_id: int) -> str:
         """A token as it is written in a prompt; "" for a number that is none."""
