@@ -21,8 +21,9 @@ CODE_FILE = "tokenization_chatglm.py"
 # that any text may hold: here they are what GLM-4 calls them.
 _SPECIAL = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>")
 _ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
-_PREFIX = ("[gMASK]", "<sop>")
+PREFIX = ("[gMASK]", "<sop>")
 _SPELLED_OUT = re.compile(r"(?<![\w<])([se]op)(?![\w>])")
+_NUMBER = re.compile(r"\d{1,9}")
 
 
 class Generation(Enum):
@@ -54,9 +55,7 @@ _TEMPLATES = {Generation.CHATGLM2: _CHATGLM2_TEMPLATE, Generation.CHATGLM3: _CHA
 
 def generation_of(settings: Mapping[str, Any], names: Iterable[object], code: str) -> Generation:
     """By tokenizer_config.json's tokens, else by what the tokenizer's `code` names, else by what the checkpoint is called."""
-    listed = settings.get("added_tokens_decoder")
-    told = [token.get("content") for token in listed.values() if isinstance(token, dict)] if isinstance(listed, dict) else []
-    if _ROLES[1] in told:
+    if _ROLES[1] in (token.get("content") for token in _listed(settings).values()):
         return Generation.CHATGLM3
     if code:
         return Generation.CHATGLM3 if _ROLES[1] in code else Generation.CHATGLM2
@@ -64,19 +63,24 @@ def generation_of(settings: Mapping[str, Any], names: Iterable[object], code: st
     return next((one for one in (Generation.CHATGLM3, Generation.CHATGLM2) if one.value in called), Generation.UNKNOWN)
 
 
-def chatglm_tokenizer(data: bytes, generation: Generation) -> bytes:
-    """tokenizer.json of SentencePiece's tokenizer.model. Raises InvalidInput."""
+def chatglm_tokenizer(data: bytes, generation: Generation, settings: Mapping[str, Any]) -> bytes:
+    """tokenizer.json of SentencePiece's tokenizer.model, and of tokens that tokenizer_config.json adds. Raises InvalidInput."""
     model = read_sentencepiece(data)
-    special = _special_tokens(model, generation)
-    return tokenizer_of_pieces(model, special, [token for token in special if token.text in _PREFIX])
+    special = _special_tokens(model, generation, settings)
+    return tokenizer_of_pieces(model, special, [token for token in special if token.text in PREFIX])
 
 
 def chatglm_template(given: str, generation: Generation) -> str:
     """The checkpoint's own with the tokens' names of here, else what its code does; "" where that is not known."""
-    return _SPELLED_OUT.sub(r"<\1>", given) if given else _TEMPLATES[generation]
+    return spelled(given) if given else _TEMPLATES[generation]
 
 
-def _special_tokens(model: SentencePieces, generation: Generation) -> list[AddedToken]:
+def spelled(text: str) -> str:
+    """With "sop" and "eop", where they are words, as they are called here."""
+    return _SPELLED_OUT.sub(r"<\1>", text)
+
+
+def _special_tokens(model: SentencePieces, generation: Generation, settings: Mapping[str, Any]) -> list[AddedToken]:
     """Roles are ChatGLM3's, and harmless where neither is known."""
     texts = _SPECIAL if generation is Generation.CHATGLM2 else (*_SPECIAL, *_ROLES)
     taken = {piece.text for piece in model.pieces}
@@ -84,4 +88,22 @@ def _special_tokens(model: SentencePieces, generation: Generation) -> list[Added
         raise InvalidInput(
             f"{MODEL_FILE} has a piece {repeated[0]}, which is a special token of ChatGLM's", advice="give a tokenizer.json beside it"
         )
-    return [AddedToken(len(model.pieces) + number, text) for number, text in enumerate(texts)]
+    first = len(model.pieces)
+    special = [AddedToken(first + number, text) for number, text in enumerate(texts)]
+    for number, token in sorted(_listed(settings).items()):
+        at, text = number - first, spelled(str(token.get("content")))
+        if at == len(special):
+            special.append(AddedToken(number, text, token.get("special") is True))
+        elif at > len(special) or (at >= 0 and special[at].text != text):
+            raise InvalidInput(
+                f"tokenizer_config.json: added token {number} cannot be {text[:40]!r} behind {first} pieces of {MODEL_FILE}",
+                advice="give a tokenizer.json beside it",
+            )
+    return special
+
+
+def _listed(settings: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
+    """tokenizer_config.json's added tokens by number; what is none is left out."""
+    listed = settings.get("added_tokens_decoder")
+    entries = listed.items() if isinstance(listed, dict) else ()
+    return {int(number): token for number, token in entries if _NUMBER.fullmatch(number) and isinstance(token, dict)}

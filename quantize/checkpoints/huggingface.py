@@ -135,7 +135,7 @@ def _text_files(folder: Path, config: Mapping[str, Any]) -> dict[str, bytes]:
     pieces = b"" if _has(folder, "tokenizer.json") or not _has(folder, MODEL_FILE) else _read(folder, MODEL_FILE)
     if is_sentencepiece(pieces):
         generation = generation_of(settings, _names(folder, config, settings), _code(folder))
-        files["tokenizer.json"] = chatglm_tokenizer(pieces, generation)
+        files["tokenizer.json"] = chatglm_tokenizer(pieces, generation, settings)
         template = chatglm_template(template.decode(errors="replace"), generation).encode()
     else:
         files["tokenizer.json"] = _tokenizer(folder, settings)

@@ -148,7 +148,40 @@ def test_special_tokens_that_are_pieces_are_refused() -> None:
     assert MODEL.count(b"<0xFF>") == 1
     taken = MODEL.replace(b"<0xFF>", b"[MASK]")
     with pytest.raises(InvalidInput, match=r"has a piece \[MASK\]"):
-        chatglm_tokenizer(taken, Generation.CHATGLM3)
+        chatglm_tokenizer(taken, Generation.CHATGLM3, {})
+
+
+PUBLISHED_TOKENS = {
+    "401": "[gMASK]",
+    "403": "sop",
+    "405": "<|system|>",
+    "406": "<|user|>",
+    "407": "<|assistant|>",
+    "408": "<|observation|>",
+}
+
+
+def _decoder(tokens: dict[str, str]) -> dict[str, Any]:
+    return {"added_tokens_decoder": {number: {"content": text, "special": False} for number, text in tokens.items()}}
+
+
+def test_tokens_that_the_settings_list_are_those_of_the_code_and_further_ones(tmp_path: Path) -> None:
+    text = _text(_copy(tmp_path, settings={**_decoder({**PUBLISHED_TOKENS, "0": "<unk>", "409": "<|tool|>"}), "name_or_path": ""}))
+    assert text.chat([Message("user", "你好")]) == CHATS[0]["chatglm3"]
+    assert text.token(409) == "<|tool|>"
+    assert text.encode("你好<|tool|>")[-1] == 409
+
+
+@pytest.mark.parametrize(
+    ("listed", "says"),
+    [
+        ({**PUBLISHED_TOKENS, "406": "<|im_start|>"}, r"added token 406 cannot be '<\|im_start\|>' behind 400 pieces"),
+        ({**PUBLISHED_TOKENS, "410": "<|tool|>"}, "added token 410 cannot be"),
+    ],
+)
+def test_tokens_that_contradict_the_code_are_refused(listed: dict[str, str], says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        chatglm_tokenizer(MODEL, Generation.CHATGLM3, _decoder(listed))
 
 
 def test_words_that_hold_the_tokens_name_stay() -> None:

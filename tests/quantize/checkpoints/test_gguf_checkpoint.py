@@ -162,7 +162,7 @@ def test_a_begin_token_where_it_is_asked_for(tmp_path: Path, add: bool | None, p
     [
         ({"metadata": {"general.architecture": "gemma"}}, "architecture 'gemma' is not supported"),
         ({"pre": "qwen2"}, r"its tokenizer \(gpt2, qwen2\) is not supported"),
-        ({"metadata": {"tokenizer.ggml.model": "llama"}}, r"its tokenizer \(llama, chatglm-bpe\) is not supported"),
+        ({"metadata": {"tokenizer.ggml.model": "t5"}}, r"its tokenizer \(t5, chatglm-bpe\) is not supported"),
         ({"metadata": {"chatglm.block_count": None}}, "it has no chatglm.block_count"),
         ({"metadata": {"chatglm.block_count": 1_000_000_000}}, "block_count must be a whole number from 1 to 1024"),
         ({"metadata": {"chatglm.block_count": "x"}}, "block_count must be a whole number"),
