@@ -13,6 +13,7 @@ from device.text.messages import Message, ToolCall
 from fleet.answering.views import GenerateRequest
 from fleet.api.errors import UnsupportedParameter
 from fleet.api.generate import STOP_STRINGS, StopString
+from fleet.api.media import refuse_media
 from fleet.api.sampling import sampling_of, with_sampling
 from protos.sampling import PARAMETERS, Sampling
 
@@ -27,9 +28,7 @@ _BOUNDS = {
     "seed": replace(PARAMETERS["seed"].bounds, least=1 - _SEED_SPACE),
 }
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-# Of content: "input_text" is what clients of OpenAI's Responses API send.
-_TEXT_PARTS = ("text", "input_text")
-_MEDIA = {"image": "images", "video": "videos", "audio": "sounds", "file": "files"}
+_TEXT_TYPES = ("text", "input_text")  # the other is that of OpenAI's Responses API
 _TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
 
 
@@ -207,9 +206,7 @@ def _message(message: ChatMessage, number: int) -> Message:
         raise UnsupportedParameter(f"{where}.role", f"role {message.role!r} is not supported: only {', '.join(_ROLES)}")
     if extra.get("function_call"):
         raise UnsupportedParameter(f"{where}.function_call", "function_call is not supported: use tool_calls")
-    for name in extra:
-        if extra[name] and (seen := _medium(name)):
-            raise UnsupportedParameter(f"{where}.{name}", f"{seen} are not supported: a model is run on its text alone")
+    refuse_media((name for name, value in extra.items() if value), where)
     calls = tuple(call.function.call() for call in message.tool_calls or ())
     return Message(role, _text_of(message.content, where), calls)
 
@@ -218,14 +215,7 @@ def _text_of(content: str | Sequence[ContentPart] | None, where: str) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     for number, part in enumerate(content):
-        named = [part.type, *(part.model_extra or {})]
-        if seen := next(filter(None, map(_medium, named)), ""):
-            raise UnsupportedParameter(f"{where}.content[{number}]", f"{seen} are not supported: a model is run on its text alone")
-        if part.type not in _TEXT_PARTS or part.text is None:
-            raise UnsupportedParameter(f"{where}.content[{number}]", f"content of type {part.type!r} is not supported: only text")
+        refuse_media((part.type, *(part.model_extra or {})), f"{where}.content[{number}]")
+        if part.type not in _TEXT_TYPES or part.text is None:
+            raise UnsupportedParameter(f"{where}.content", f"content of type {part.type!r} is not supported: only text")
     return "".join(part.text or "" for part in content)
-
-
-def _medium(name: str) -> str:
-    """What a field or a type of content of this name holds beside text, as OpenAI's, vLLM's and Ollama's clients call them; else ""."""
-    return next((many for part, many in _MEDIA.items() if part in name.lower()), "")

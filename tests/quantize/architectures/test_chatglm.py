@@ -62,6 +62,7 @@ def test_glm_4_9b_chat() -> None:
         ({"position_encoding_2d": True}, "position_encoding_2d must be false"),
         ({"pre_seq_len": 128}, "pre_seq_len is not supported"),
         ({"quantization_bit": 4}, "quantization_bit is not supported"),
+        ({"_name_or_path": "THUDM/chatglm2-6b-32k", "rope_ratio": 16}, "rope_ratio is not supported in ChatGLM2"),
         ({"original_rope": False, "kv_channels": 16}, r"kv_channels / 2 \(8\) is no multiple of 16"),
         ({"multi_query_group_num": 3}, "no multiple of multi_query_group_num"),
         ({"kv_channels": 40}, r"kv_channels \(40\) is no multiple of 16"),
