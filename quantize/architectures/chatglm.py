@@ -9,6 +9,7 @@ from dataclasses import replace
 from protos.manifest import ModelConfig
 from quantize.architectures import glm, glm4_moe
 from quantize.config_reader import ConfigReader, wrong
+from quantize.rope import linear
 from quantize.rope_settings import check_unscaled
 from quantize.sources import FileNames
 
@@ -57,8 +58,7 @@ def parse_config(reader: ConfigReader) -> ModelConfig:
         if reader.integer(key, 0, 1 << 20, 0):
             wrong(f"{key} is not supported: give the checkpoint as it was before tuning by prefixes or quantization")
     ratio = reader.number("rope_ratio", 1e-6, 1e6, 1.0)
-    if ratio != 1 and "chatglm2" in reader.text("_name_or_path", "").lower():  # ChatGLM2-6B-32K divides positions by it
-        wrong("rope_ratio is not supported in ChatGLM2, only in what came after it")
+    divides = ratio != 1 and "chatglm2" in reader.text("_name_or_path", "").lower()  # ChatGLM2-6B-32K, positions; the others multiply theta
     heads = reader.integer("num_attention_heads", 1, 1024)
     kv_heads = reader.integer("multi_query_group_num", 1, 1024)
     if heads % kv_heads:
@@ -80,13 +80,14 @@ def parse_config(reader: ConfigReader) -> ModelConfig:
         intermediate_size=reader.integer("ffn_hidden_size", 1, 1 << 20),
         vocab_size=vocab_size,
         norm_epsilon=reader.number("layernorm_epsilon", 1e-20, 0.1, _DEFAULT_EPSILON),
-        rope_theta=_THETA * ratio,
+        rope_theta=_THETA if divides else _THETA * ratio,
         rotary_dim=rotary_dim,
         qkv_bias=reader.boolean("add_qkv_bias"),
         tied_head=reader.boolean("tie_word_embeddings"),
         max_positions=reader.integer("seq_length", 1, 1 << 24, _DEFAULT_POSITIONS),
         eos_token_ids=reader.eos_token_ids(vocab_size),
         rotary_halves=halves,  # CogAgent-9B
+        rope_scaling=linear(_THETA, rotary_dim, ratio) if divides else None,
     )
 
 
