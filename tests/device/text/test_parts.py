@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 
 import pytest
 
 from device.text.messages import Message
 from device.text.model import TextModel
 from device.text.parts import in_parts, roles_in_parts
-from device.text.template import ChatTemplate
 from device.text.tools import Plain
 from protos.errors import InvalidInput
 from tests.support import tokenizer_files as files
@@ -32,9 +30,10 @@ MIXED = (
 REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[0]['content'] }}"
 
 
-def _roles(source: str) -> frozenset[str]:
-    template = ChatTemplate(source, {}, lambda: datetime(2026, 1, 1, tzinfo=UTC))
-    return roles_in_parts(lambda messages, tools: template.render(messages, tools, add_generation_prompt=True))
+def _model(source: str) -> TextModel:
+    tokenizer = files.byte_level()
+    config = json.dumps({"chat_template": source}).encode()
+    return TextModel.load({"tokenizer.json": tokenizer, "tokenizer_config.json": config}, [files.EOS], files.vocab_size(tokenizer))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ def _roles(source: str) -> frozenset[str]:
     ],
 )
 def test_which_roles_are_shown_as_parts_only(source: str, roles: set[str]) -> None:
-    assert _roles(source) == roles
+    assert _model(source)._roles_in_parts == roles
 
 
 def test_one_rendering_settles_what_nearly_all_templates_do() -> None:
@@ -73,9 +72,7 @@ def test_other_messages_stay_as_they_are() -> None:
 
 
 def test_a_users_text_is_in_the_prompt_of_such_a_model() -> None:
-    tokenizer = files.byte_level()
-    config = json.dumps({"chat_template": PARTS}).encode()
-    model = TextModel.load({"tokenizer.json": tokenizer, "tokenizer_config.json": config}, [files.EOS], files.vocab_size(tokenizer))
+    model = _model(PARTS)
     assert "hello" in model.decode(model.chat([Message("user", "hello")]))
     with pytest.raises(InvalidInput, match="knows no tools"):
         model.chat([Message("user", "hello"), Message("tool", "x")])

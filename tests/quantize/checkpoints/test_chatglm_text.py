@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import jinja2
 import pytest
 
 from device.text.messages import Message
@@ -100,15 +101,16 @@ def test_the_published_template_is_used_and_its_sop_is_the_token(tmp_path: Path)
     assert _text(tmp_path).chat([Message("user", "sop")]) == [GMASK, START, *_text(tmp_path).encode("sop")[2:]]
 
 
-def test_metadata_stands_in_the_line_of_the_role(chatglm3: TextModel) -> None:
-    template = chatglm3._template
-    assert template is not None
+def test_metadata_stands_in_the_line_of_the_role() -> None:
+    def refuse(what: str) -> NoReturn:
+        raise ValueError(what)
+
+    template = jinja2.Environment().from_string(chatglm_template("", Generation.CHATGLM3), {"raise_exception": refuse})
     messages = [{"role": "assistant", "metadata": "get_weather", "content": ""}, {"role": "observation", "content": "21"}]
-    assert (
-        template.render(messages, add_generation_prompt=True) == "[gMASK]<sop><|assistant|>get_weather\n<|observation|>\n 21<|assistant|>"
-    )
-    with pytest.raises(InvalidInput, match="the role tool is not known"):
-        template.render([{"role": "tool", "content": "x"}], add_generation_prompt=True)
+    rendered = template.render(messages=messages, add_generation_prompt=True)
+    assert rendered == "[gMASK]<sop><|assistant|>get_weather\n<|observation|>\n 21<|assistant|>"
+    with pytest.raises(ValueError, match="the role tool is not known"):
+        template.render(messages=[{"role": "tool", "content": "x"}])
 
 
 def test_without_a_name_there_is_no_conversation_but_raw_prompts(tmp_path: Path) -> None:
