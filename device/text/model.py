@@ -15,6 +15,7 @@ from device.text.bytelevel import ByteTable, is_byte_level
 from device.text.detokenizer import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer
 from device.text.encoder import Encoder
 from device.text.messages import Message
+from device.text.parts import in_parts, roles_in_parts
 from device.text.template import ChatTemplate
 from device.text.thoughts import CLOSE, OPEN
 from device.text.tools import Dialect, Plain, find_dialect, in_dialect, needs_dialect, plain
@@ -114,6 +115,7 @@ class TextModel:
                     "the model's chat template knows no tools", advice="send the messages without them, or use another model"
                 )
             told, objects = in_dialect(messages, tools, self._dialect)
+        told = in_parts(told, self._roles_in_parts)
         render = partial(self._template.render, add_generation_prompt=add_generation_prompt)
         return self._encoder.encode_rendered(render, {**variables, "messages": told, "tools": objects or None})
 
@@ -138,6 +140,12 @@ class TextModel:
         text = self._tokenizer.decode(list(prompt_ids[-_TAIL:]), skip_special_tokens=False).rstrip()
         before = text.removesuffix(OPEN).rstrip()
         return text.endswith(OPEN) and before.endswith(tuple(self.token(one) for one in self._skipped))
+
+    @cached_property
+    def _roles_in_parts(self) -> frozenset[str]:
+        assert self._template is not None
+        render = partial(self._template.render, add_generation_prompt=True)
+        return roles_in_parts(lambda messages, tools: render({"messages": messages, "tools": tools or None}))
 
     def token(self, token_id: int) -> str:
         """A token as it is written in a prompt; "" for a number that is none."""

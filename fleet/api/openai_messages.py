@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from device.text.messages import Message, ToolCall
 from fleet.api.errors import UnsupportedParameter
+from fleet.api.media import refuse_media
 from fleet.api.openai_fields import CALL, CALLED_FUNCTION, CONTENT_PART, MESSAGE
 
 # Of content: "input_text" is what clients of OpenAI's Responses API send.
 _TEXT_PARTS = ("text", "input_text")
-_MEDIA = {"image": "images", "video": "videos", "audio": "sounds", "file": "files"}
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 
@@ -115,9 +115,7 @@ def _message(message: ChatMessage, number: int) -> Message:
     role = _ROLES.get(message.role)
     if role is None:
         raise UnsupportedParameter(f"{where}role", f"role {message.role!r} is not supported: only {', '.join(_ROLES)}")
-    for name, value in (message.model_extra or {}).items():
-        if value and (seen := _medium(name)):
-            raise UnsupportedParameter(f"{where}{name}", f"{seen} are not supported: a model is run on its text alone")
+    refuse_media((name for name, value in (message.model_extra or {}).items() if value), where.removesuffix("."))
     MESSAGE.check(message, where)
     for place, call in enumerate(message.tool_calls or ()):
         CALL.check(call, f"{where}tool_calls[{place}].")
@@ -131,15 +129,8 @@ def _text_of(content: str | Sequence[ContentPart] | None, where: str) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     for place, part in enumerate(content):
-        named = [part.type, *(part.model_extra or {})]
-        if seen := next(filter(None, map(_medium, named)), ""):
-            raise UnsupportedParameter(f"{where}content[{place}]", f"{seen} are not supported: a model is run on its text alone")
+        refuse_media((part.type, *(part.model_extra or {})), f"{where}content[{place}]")
         if part.type not in _TEXT_PARTS or part.text is None:
             raise UnsupportedParameter(f"{where}content[{place}]", f"content of type {part.type!r} is not supported: only text")
         CONTENT_PART.check(part, f"{where}content[{place}].")
     return "".join(part.text or "" for part in content)
-
-
-def _medium(name: str) -> str:
-    """What a field or a type of content of this name holds beside text, as OpenAI's, vLLM's and Ollama's clients call them; else ""."""
-    return next((many for part, many in _MEDIA.items() if part in name.lower()), "")

@@ -3,11 +3,13 @@ config.json and in the files."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from protos.manifest import ModelConfig
 from quantize.architectures import glm, glm4_moe
 from quantize.config_reader import ConfigReader, wrong
+from quantize.rope import linear
 from quantize.rope_settings import check_unscaled
 from quantize.sources import FileNames
 
@@ -15,6 +17,7 @@ from quantize.sources import FileNames
 _DEFAULT_EPSILON, _DEFAULT_POSITIONS, _THETA = 1e-5, 2048, 10_000.0
 # Rotary positions turn half of each head.
 _ROTARY_SHARE = 2
+_ENDS = ("</s>", "<|user|>", "<|observation|>")
 
 _OUTER = {
     "embedding.weight": "transformer.embedding.word_embeddings.weight",
@@ -54,6 +57,8 @@ def parse_config(reader: ConfigReader) -> ModelConfig:
     for key in ("pre_seq_len", "quantization_bit"):
         if reader.integer(key, 0, 1 << 20, 0):
             wrong(f"{key} is not supported: give the checkpoint as it was before tuning by prefixes or quantization")
+    ratio = reader.number("rope_ratio", 1e-6, 1e6, 1.0)
+    divides = ratio != 1 and "chatglm2" in reader.text("_name_or_path", "").lower()  # ChatGLM2-6B-32K, positions; the others multiply theta
     heads = reader.integer("num_attention_heads", 1, 1024)
     kv_heads = reader.integer("multi_query_group_num", 1, 1024)
     if heads % kv_heads:
@@ -75,14 +80,21 @@ def parse_config(reader: ConfigReader) -> ModelConfig:
         intermediate_size=reader.integer("ffn_hidden_size", 1, 1 << 20),
         vocab_size=vocab_size,
         norm_epsilon=reader.number("layernorm_epsilon", 1e-20, 0.1, _DEFAULT_EPSILON),
-        rope_theta=_THETA * reader.number("rope_ratio", 1e-6, 1e6, 1.0),
+        rope_theta=_THETA if divides else _THETA * ratio,
         rotary_dim=rotary_dim,
         qkv_bias=reader.boolean("add_qkv_bias"),
         tied_head=reader.boolean("tie_word_embeddings"),
         max_positions=reader.integer("seq_length", 1, 1 << 24, _DEFAULT_POSITIONS),
         eos_token_ids=reader.eos_token_ids(vocab_size),
         rotary_halves=halves,  # CogAgent-9B
+        rope_scaling=linear(_THETA, rotary_dim, ratio) if divides else None,
     )
+
+
+def _with_tokens(config: ModelConfig, special: Mapping[str, int]) -> ModelConfig:
+    """An answer of ChatGLM3's ends where another turn begins, which its config.json does not say (modeling_chatglm.py, `chat`)."""
+    ends = [special[text] for text in _ENDS if special.get(text, config.vocab_size) < config.vocab_size]
+    return replace(config, eos_token_ids=tuple(dict.fromkeys((*config.eos_token_ids, *ends))))
 
 
 def file_names(config: ModelConfig) -> FileNames:
@@ -100,5 +112,6 @@ CHATGLM = replace(
     parse_config=parse_config,
     file_names=file_names,
     ignored=ignored,
+    with_tokens=_with_tokens,
     vision="transformer.vision.",  # GLM-4V-9B
 )

@@ -48,10 +48,10 @@ def byte_level_bpe(
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added(token) for token in sorted(added, key=lambda token: token.number)],
+        "added_tokens": added_tokens(added),
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": pieces},
-        "post_processor": _around(prefix, suffix) if prefix or suffix else None,
+        "post_processor": around(prefix, suffix),
         "decoder": byte_level,
         "model": {
             "type": "BPE",
@@ -76,12 +76,19 @@ def byte_characters() -> tuple[str, ...]:
     return tuple(chr(byte if byte in printable else next(others)) for byte in range(256))
 
 
-def _added(token: AddedToken) -> dict[str, object]:
+def added_tokens(added: Iterable[AddedToken]) -> list[dict[str, object]]:
+    """As the file lists them."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": token.number, "content": token.text, **flags, "lstrip": token.swallows_space, "special": token.special}
+    return [
+        {"id": token.number, "content": token.text, **flags, "lstrip": token.swallows_space, "special": token.special}
+        for token in sorted(added, key=lambda token: token.number)
+    ]
 
 
-def _around(prefix: Sequence[AddedToken], suffix: Sequence[AddedToken]) -> dict[str, object]:
+def around(prefix: Sequence[AddedToken], suffix: Sequence[AddedToken] = ()) -> dict[str, object] | None:
+    """The post-processor that puts these around a raw prompt; None where there are none."""
+    if not prefix and not suffix:
+        return None
     first, last = ([{"SpecialToken": {"id": token.text, "type_id": 0}} for token in tokens] for tokens in (prefix, suffix))
     text = {"Sequence": {"id": "A", "type_id": 0}}
     return {

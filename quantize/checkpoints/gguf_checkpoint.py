@@ -10,6 +10,7 @@ from typing import IO
 
 from protos.errors import InvalidInput
 from protos.manifest import ModelConfig, Provenance
+from quantize.architectures import glm4_moe
 from quantize.blocks import Floats
 from quantize.checkpoints.checkpoint import tensor_shapes
 from quantize.checkpoints.gguf_file import GgufFile, open_gguf_file
@@ -25,7 +26,8 @@ _SPLIT_QKV = ("attn_q", "attn_k", "attn_v")
 
 @dataclass(frozen=True)
 class Family:
-    """What `general.architecture` means to us. All keep q and k rows in the order of interleaved RoPE pairs, which is GLM's.
+    """What `general.architecture` means to us. All keep q and k rows in the order of interleaved RoPE pairs, which is GLM's, but where
+    positions have sections (GLM-4.1V, GLM-4.6V, GLM-OCR): there pairs are half of the rotated rows apart.
 
     llama.cpp's converter permutes Llama's rows to that order, and leaves GLM's as they are (conversion/llama.py, chatglm.py, glm.py).
     """
@@ -98,7 +100,8 @@ def _config(file: GgufFile, family: Family) -> ModelConfig:
     kv_heads = file.integer(f"{own}.attention.head_count_kv", 1, 1024, heads)
     head_dim = file.integer(f"{own}.attention.key_length", 1, 1024, hidden // heads)
     rotary_dim = file.integer(f"{own}.rope.dimension_count", 2, head_dim, int(head_dim * family.rotary_fraction))
-    if heads % kv_heads or head_dim % 16 or rotary_dim % 2:
+    halves = file.has(f"{own}.rope.dimension_sections")  # of a model that sees, whose rows the converter puts in this order
+    if heads % kv_heads or head_dim % 16 or rotary_dim % (glm4_moe.ROTARY_STEP if halves else 2):
         file.refuse(f"{heads} heads of {head_dim}, {kv_heads} of them for keys, {rotary_dim} rotated, cannot be")
     for key in ("expert_count", "attention.sliding_window", "attention.clamp_kqv"):
         if file.has(f"{own}.{key}"):
@@ -121,6 +124,7 @@ def _config(file: GgufFile, family: Family) -> ModelConfig:
         max_positions=positions,
         eos_token_ids=eos_token_ids(file),
         rope_scaling=rope_scaling(file, theta, rotary_dim, positions),
+        rotary_halves=halves,
     )
 
 

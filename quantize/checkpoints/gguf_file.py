@@ -87,6 +87,12 @@ class GgufFile:
             self.refuse(f"{key} is no list of numbers")
         return value
 
+    def numbers(self, key: str) -> list[float]:
+        value = self._get(key, None)
+        if not isinstance(value, list) or not all(isinstance(one, (int, float)) and math.isfinite(one) for one in value):
+            self.refuse(f"{key} is no list of numbers")
+        return value
+
     def check(self, expected: Iterable[SourceTensor]) -> None:
         """Raises InvalidInput for the first tensor that is missing, of another shape, or of a type that cannot be dequantized."""
         for tensor in expected:

@@ -10,6 +10,7 @@ _FACTORS = 1e-3, 1e6
 # Of {architecture}.rope: the rest would turn other pairs, or otherwise.
 _KNOWN = {
     "dimension_count",
+    "dimension_sections",  # of a text's token all turn alike
     "freq_base",
     "scale_linear",
     "scaling.type",

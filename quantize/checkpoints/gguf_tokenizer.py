@@ -12,8 +12,10 @@ from gguf import TokenType
 from protos.errors import InvalidInput
 from quantize.checkpoints.bpe import CL100K, AddedToken, byte_level_bpe
 from quantize.checkpoints.gguf_file import GgufFile
+from quantize.checkpoints.gguf_pieces import pieces_template, pieces_tokenizer
 
 _LIST = "tokenizer.ggml.tokens"
+_PIECES = "llama"  # SentencePiece's
 _PLAIN = (TokenType.NORMAL, TokenType.BYTE)
 # GLM-4's prefix where a chat template prints it first: behind what prints nothing, as text or as a constant.
 _SILENT = re.compile(
@@ -64,12 +66,15 @@ def eos_token_ids(file: GgufFile) -> tuple[int, ...]:
 def text_files(file: GgufFile, max_positions: int) -> dict[str, bytes]:
     """ "tokenizer.json", "tokenizer_config.json" and, when there is one, "chat_template.jinja". Raises InvalidInput."""
     template = file.text("tokenizer.chat_template", "")
+    of_pieces = file.text("tokenizer.ggml.model") == _PIECES
+    template = pieces_template(file, template) if of_pieces else template
     tokens = file.texts(_LIST)
     settings: dict[str, object] = {"add_bos_token": False, "model_max_length": max_positions}
     for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")):
         if file.has(f"tokenizer.ggml.{key}_token_id"):
             settings[name] = tokens[file.integer(f"tokenizer.ggml.{key}_token_id", 0, len(tokens) - 1)]
-    files = {"tokenizer.json": _tokenizer(file, template), "tokenizer_config.json": json.dumps(settings, sort_keys=True).encode()}
+    tokenizer = pieces_tokenizer(file) if of_pieces else _tokenizer(file, template)
+    files = {"tokenizer.json": tokenizer, "tokenizer_config.json": json.dumps(settings, sort_keys=True).encode()}
     return {**files, "chat_template.jinja": template.encode()} if template else files
 
 
@@ -78,7 +83,7 @@ def _tokenizer(file: GgufFile, template: str) -> bytes:
     if model != "gpt2" or pre not in _CUTS:
         raise InvalidInput(
             f"{file.name}: its tokenizer ({model[:40]}, {pre[:40]}) is not supported",
-            advice=f"byte-level BPE of these kinds can be read: {', '.join(_CUTS)}",
+            advice=f"{_PIECES} can be read, and byte-level BPE of these kinds: {', '.join(_CUTS)}",
         )
     cut, tokens, kinds = _CUTS[pre], file.texts(_LIST), _kinds(file)
     vocabulary = {token: number for number, token in enumerate(tokens)}

@@ -21,11 +21,13 @@ from quantize.architectures.architecture import Architecture
 from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats
 from quantize.checkpoints.added_tokens import SPECIAL_MAP_FILE, TokenFiles, complete_tokenizer, named_token
+from quantize.checkpoints.chatglm_text import CODE_FILE, chatglm_template, chatglm_tokenizer, generation_of
 from quantize.checkpoints.checkpoint import tensor_shapes
 from quantize.checkpoints.gpt2_files import ADDED_FILE, MERGES_FILE, VOCABULARY_FILE, tokenizer_of_gpt2
 from quantize.checkpoints.huggingface_config import parse_config, parse_json_object
 from quantize.checkpoints.licenses import stated_license
 from quantize.checkpoints.quantized import dequantized, quantization_settings
+from quantize.checkpoints.sentencepiece_file import MODEL_FILE, is_sentencepiece
 from quantize.checkpoints.stacked_experts import unstack_experts
 from quantize.checkpoints.tensor_files import TensorFiles, open_tensor_files
 from quantize.checkpoints.tiktoken_file import RANKS_FILE, tokenizer_of_ranks
@@ -34,6 +36,8 @@ from quantize.sources import Sources, read_rows, sources_of
 
 # Says where a folder was pulled from: {"source": "ORG/NAME@commit"}.
 SOURCE_FILE = ".glmfleet.json"
+# Where processors of models that see keep their template.
+PROCESSOR_TEMPLATE = "chat_template.json"
 _HUB_NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 # GLM-4's tokenizer.json is 20 MB.
 _LARGEST_TEXT_BYTES = 128 << 20
@@ -61,7 +65,7 @@ def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
         raise InvalidInput(f"{folder} is not a folder", advice="give a checkpoint folder with config.json in it, or a GGUF file")
     plain = parse_json_object(_read(folder, "config.json"), "config.json")
     config = read_model_config(folder)
-    text_files = _text_files(folder, config.vocab_size)
+    text_files = _text_files(folder, plain, config.vocab_size)
     with open_tensor_files(folder) as files:
         architecture = architecture_of(config)
         files.remove_prefix(architecture.file_prefix)
@@ -130,7 +134,7 @@ def _is_no_bias(files: TensorFiles, name: str) -> bool:
     return name.endswith(".bias") and not others and not files.read(name, 0, rows).any()
 
 
-def _text_files(folder: Path, vocab_size: int) -> dict[str, bytes]:
+def _text_files(folder: Path, config: Mapping[str, Any], vocab_size: int) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     tokens = TokenFiles(*(_object(folder, name) for name in ("tokenizer_config.json", SPECIAL_MAP_FILE, ADDED_FILE)))
     settings = tokens.merged
@@ -138,16 +142,41 @@ def _text_files(folder: Path, vocab_size: int) -> dict[str, bytes]:
         files["tokenizer_config.json"] = _read(folder, "tokenizer_config.json")
     if settings != tokens.settings:
         files["tokenizer_config.json"] = json.dumps(settings, ensure_ascii=False, sort_keys=True).encode()
-    files["tokenizer.json"] = _tokenizer(folder, tokens, vocab_size)
-    if _has(folder, "chat_template.jinja"):
-        files["chat_template.jinja"] = _read(folder, "chat_template.jinja")
-    elif template := _default_template(settings.get("chat_template")):
-        files["chat_template.jinja"] = template.encode()
+    template = _template(folder, settings)
+    pieces = b"" if _has(folder, "tokenizer.json") or not _has(folder, MODEL_FILE) else _read(folder, MODEL_FILE)
+    if is_sentencepiece(pieces):
+        generation = generation_of(settings, _names(folder, config, settings), _code(folder))
+        files["tokenizer.json"] = chatglm_tokenizer(pieces, generation, settings)
+        template = chatglm_template(template.decode(errors="replace"), generation).encode()
+    else:
+        files["tokenizer.json"] = _tokenizer(folder, tokens, vocab_size)
+    if template:
+        files["chat_template.jinja"] = template
     for name in ("LICENSE", "LICENSE.txt", "LICENSE.md"):
         if _has(folder, name):
             files["LICENSE"] = _read(folder, name)
             break
     return files
+
+
+def _template(folder: Path, settings: Mapping[str, Any]) -> bytes:
+    """The file's, that of a model that sees, or tokenizer_config.json's, in this order; b"" for none."""
+    if _has(folder, "chat_template.jinja"):
+        return _read(folder, "chat_template.jinja")
+    return _default_template({**settings, **_object(folder, PROCESSOR_TEMPLATE)}.get("chat_template")).encode()
+
+
+def _names(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> list[object]:
+    """What the checkpoint is called, wherever it says so."""
+    return [config.get("_name_or_path"), settings.get("name_or_path"), _pulled_from(folder)]
+
+
+def _pulled_from(folder: Path) -> object:
+    return _object(folder, SOURCE_FILE).get("source")
+
+
+def _code(folder: Path) -> str:
+    return _read(folder, CODE_FILE).decode(errors="replace") if _has(folder, CODE_FILE) else ""
 
 
 def _tokenizer(folder: Path, tokens: TokenFiles, vocab_size: int) -> bytes:
@@ -189,8 +218,7 @@ def _default_template(value: object) -> str:
 
 def _provenance(folder: Path, config: Mapping[str, Any]) -> Provenance:
     """No path of this machine, and the same from whatever folder the files are read: the manifest's digest hangs on it."""
-    name = config.get("_name_or_path")
-    name = _object(folder, SOURCE_FILE).get("source", name)
+    name = _pulled_from(folder) or config.get("_name_or_path")
     hub_name = name if isinstance(name, str) and re.fullmatch(rf"{_HUB_NAME}(@[0-9a-f]+)?", name) else ""
     return Provenance(f"Hugging Face checkpoint {hub_name}".rstrip(), _license(folder), "")
 

@@ -46,7 +46,6 @@ def _ranks(data: bytes) -> dict[bytes, int]:
         except (ValueError, binascii.Error):
             _wrong(
                 f"line {number + 1} is no base64 token and its rank",
-                "tokenizers of SentencePiece are not supported: GLM-4's are tiktoken's",
             )
         if place != len(ranks) or not token or token in ranks or len(token) > _LONGEST_TOKEN_BYTES or place >= _MOST_TOKENS:
             _wrong(f"line {number + 1} is empty, out of order or repeated")

@@ -21,6 +21,7 @@ _TEXT = frozenset(
         "special_tokens_map.json",
         "added_tokens.json",
         "chat_template.jinja",
+        "chat_template.json",
         "README.md",
         "LICENSE",
         "LICENSE.txt",

@@ -10,6 +10,7 @@ TOKENS = 256
 # A special token begins each such stretch, as in chats; the first tokens of a sequence have the most unusual keys.
 _STRETCH = 32
 _LONGEST_TOKEN = 24
+_SPACE = "▁"
 
 # Prose, code, figures, lists, other languages: so that few channels stay quiet.
 _TEXT = """The river was high that spring, and nobody in the village could remember a year when the water had come so close to the mill.
@@ -33,7 +34,7 @@ def calibration_ids(tokenizer: bytes, vocab_size: int) -> list[int]:
     """TOKENS token ids of a built-in text; `tokenizer` is a tokenizer.json.
 
     Cut by longest match instead of by the model's merges, which is near enough to what it reads and needs no tokenizer. A vocabulary in
-    which the text is not found (no byte-level BPE) is sampled evenly.
+    which the text is not found (neither byte-level BPE nor SentencePiece's) is sampled evenly.
     """
     parsed = json.loads(tokenizer)
     vocab = parsed.get("model", {}).get("vocab")
@@ -46,9 +47,10 @@ def calibration_ids(tokenizer: bytes, vocab_size: int) -> list[int]:
 
 
 def _longest_matches(text: str, vocab: Mapping[str, int]) -> Iterator[int]:
-    """Of the text's bytes as GPT-2's byte-level characters; what has no token is passed over."""
+    """Of the text as SentencePiece writes it where the vocabulary has its space, else of its bytes as GPT-2's byte-level characters; what
+    has no token is passed over."""
     characters = _byte_characters()
-    rest = "".join(characters[byte] for byte in text.encode())
+    rest = text.replace(" ", _SPACE) if _SPACE in vocab else "".join(characters[byte] for byte in text.encode())
     while rest:
         length = next((size for size in range(min(_LONGEST_TOKEN, len(rest)), 0, -1) if rest[:size] in vocab), 0)
         if length:

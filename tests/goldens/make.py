@@ -237,7 +237,7 @@ GOLDENS = {
     "glm-ocr": Golden(
         "glm_ocr",
         "bfloat16",
-        {**_SEES, **_sections(1.0, 4, 6, 6), "num_attention_heads": 2, "head_dim": 32, "intermediate_size": 40},
+        {**_SEES, **_sections(1.0, 4, 6, 6), "num_attention_heads": 2, "head_dim": 32, "hidden_size": 32},
         text_type="glm_ocr_text",
         extra_layer=True,
         seed=10,

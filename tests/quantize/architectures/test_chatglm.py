@@ -14,6 +14,7 @@ from protos.errors import InvalidInput
 from quantize.checkpoints.formats import open_checkpoint
 from quantize.checkpoints.huggingface_config import parse_config
 from quantize.importing.importer import import_model
+from quantize.layers.positions import rotary_tables
 from tests.support.checkpoints import write_json
 from tests.support.goldens import import_golden
 
@@ -92,6 +93,14 @@ def test_chatglm3_6b() -> None:
     config = parse_config({**plain, "pre_seq_len": None, "quantization_bit": 0})
     assert (config.layers, config.vocab_size, config.rope_theta, config.rotary_dim, config.rotary_halves) == (28, 65024, 1e4, 64, False)
     assert config.eos_token_ids == (2,)
+
+
+def test_chatglm2_divides_positions_where_others_multiply_theta() -> None:
+    """modeling_chatglm.py of THUDM/chatglm2-6b-32k: `seq_idx / self.rope_ratio`, and of chatglm3-6b-32k: `base * self.rope_ratio`."""
+    cos, _ = rotary_tables(parse_config({**CHATGLM3_6B, "seq_length": 40, "_name_or_path": "THUDM/chatglm2-6b-32k", "rope_ratio": 16}))
+    assert np.allclose(cos[32], np.cos(2 * 1e4 ** (-np.arange(0, 64, 2) / 64)), atol=1e-6)
+    cos, _ = rotary_tables(parse_config({**CHATGLM3_6B, "seq_length": 40, "_name_or_path": "THUDM/chatglm3-6b-32k", "rope_ratio": 50}))
+    assert np.allclose(cos[32], np.cos(32 * 5e5 ** (-np.arange(0, 64, 2) / 64)), atol=1e-6)
 
 
 def test_cogagents_rotary_pairs_are_half_a_head_apart() -> None:

@@ -83,6 +83,16 @@ def test_a_template_file_wins_and_a_list_has_a_default(tmp_path: Path) -> None:
         assert checkpoint.text_files["chat_template.jinja"] == b"F"
 
 
+def test_a_model_that_sees_may_have_its_template_in_its_processors_file(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    write_json(tmp_path / "chat_template.json", {"chat_template": "P"})
+    with open_huggingface(tmp_path) as checkpoint:
+        assert checkpoint.text_files["chat_template.jinja"] == b"P"
+    (tmp_path / "chat_template.jinja").write_text("F")
+    with open_huggingface(tmp_path) as checkpoint:
+        assert checkpoint.text_files["chat_template.jinja"] == b"F"
+
+
 def test_tiktoken_ranks_serve_where_there_is_no_tokenizer_json(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     (tmp_path / "tokenizer.json").unlink()

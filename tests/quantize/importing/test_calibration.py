@@ -116,3 +116,10 @@ def test_another_kind_of_vocabulary_is_sampled(tokenizer: dict[str, object]) -> 
     assert len(token_ids) == TOKENS
     assert (min(token_ids), max(token_ids)) == (0, 299)
     assert len(set(token_ids)) == TOKENS
+
+
+def test_sentencepieces_words_have_its_space() -> None:
+    vocab = {"The": 1, "▁": 0, "▁river": 2, "Ġriver": 3, "云": 4}
+    found = calibration_ids(json.dumps({"model": {"vocab": vocab}}).encode(), 5)
+    assert found[:2] == [1, 2]
+    assert 4 in found
