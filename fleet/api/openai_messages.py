@@ -115,7 +115,9 @@ def _message(message: ChatMessage, number: int) -> Message:
     role = _ROLES.get(message.role)
     if role is None:
         raise UnsupportedParameter(f"{where}role", f"role {message.role!r} is not supported: only {', '.join(_ROLES)}")
-    refuse_media((name for name, value in (message.model_extra or {}).items() if value), where.removesuffix("."))
+    for name, value in (message.model_extra or {}).items():
+        if value:
+            refuse_media((name,), f"{where}{name}")
     MESSAGE.check(message, where)
     for place, call in enumerate(message.tool_calls or ()):
         CALL.check(call, f"{where}tool_calls[{place}].")

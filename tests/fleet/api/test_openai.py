@@ -237,8 +237,8 @@ IMAGE = {"url": "data:image/png;base64,iVBORw0KGgo="}
         ({"content": [{"type": "video_url", "video_url": IMAGE}]}, "content[0]", "videos"),
         ({"content": [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}]}, "content[0]", "sounds"),
         ({"content": [{"type": "file", "file": {"file_id": "f"}}]}, "content[0]", "files"),
-        ({"content": "What is this?", "images": ["iVBORw0KGgo="]}, "", "images"),
-        ({"content": [{"text": "x"}]}, "content", "content of type '' is not supported"),
+        ({"content": "What is this?", "images": ["iVBORw0KGgo="]}, "images", "images"),
+        ({"content": [{"text": "x"}]}, "content[0]", "content of type '' is not supported"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
