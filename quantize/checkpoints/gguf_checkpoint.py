@@ -85,6 +85,11 @@ def open_gguf_checkpoint(opened: IO[bytes], name: str) -> Iterator[GgufCheckpoin
 
 def _family(file: GgufFile) -> Family:
     architecture = file.text("general.architecture")
+    if file.text("general.type", "model") != "model":
+        raise InvalidInput(
+            f"{file.name} is of type {file.text('general.type')[:40]!r}, and no model",
+            advice="give a whole model; PEFT's adapters can be merged",
+        )
     if architecture not in FAMILIES:
         raise InvalidInput(
             f"{file.name}: architecture {architecture[:60]!r} is not supported", advice=f"supported in GGUF files: {', '.join(FAMILIES)}"

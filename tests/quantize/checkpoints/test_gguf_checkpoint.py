@@ -223,6 +223,7 @@ def test_a_begin_token_where_it_is_asked_for(tmp_path: Path, add: bool | None, p
     ("changes", "detail"),
     [
         ({"metadata": {"general.architecture": "gemma"}}, "architecture 'gemma' is not supported"),
+        ({"metadata": {"general.type": "adapter", "adapter.type": "lora"}}, "is of type 'adapter', and no model"),
         ({"pre": "qwen2"}, r"its tokenizer \(gpt2, qwen2\) is not supported"),
         ({"metadata": {"tokenizer.ggml.model": "llama"}}, r"its tokenizer \(llama, chatglm-bpe\) is not supported"),
         ({"metadata": {"chatglm.block_count": None}}, "it has no chatglm.block_count"),
