@@ -52,6 +52,19 @@ def test_packed_integers(tmp_path: Path, case: str) -> None:
     assert np.array_equal(read_back(tmp_path, stored, SETTINGS[case]), GOLDEN[case]["expected"])
 
 
+def test_groups_in_another_order(tmp_path: Path) -> None:
+    """compressed-tensors' weight_g_idx: what stands in the group's place is what counts; all -1 means that nobody set it."""
+    golden = {name: array for name, array in GOLDEN["packed4"].items() if name != "expected"}
+    plain, scales = GOLDEN["packed4"]["expected"], np.repeat(golden["weight_scale"].astype(np.float32), 32, 1)
+    for groups, expected in (
+        (np.full(64, -1, np.int32), plain),
+        (np.arange(64, dtype=np.int32) // 32, plain),
+        (1 - np.arange(64, dtype=np.int32) // 32, plain / scales * scales[:, ::-1]),
+    ):
+        stored = {f"{MODULE}.{name}": array for name, array in {**golden, "weight_g_idx": groups}.items()}
+        assert np.allclose(read_back(tmp_path, stored, PACKED), expected, atol=1e-5)
+
+
 def test_gptqs_second_form_counts_zero_points_from_nothing(tmp_path: Path) -> None:
     golden, module = GOLDEN["gptq4"], f"{MODULE}."
     fields = np.arange(0, 32, 4, dtype=np.uint32)
@@ -258,6 +271,7 @@ def _change(**tensors: np.ndarray | None) -> Callable[[Arrays], Arrays]:
         ("gptq4", _change(g_idx=np.full(64, -1, np.int32)), "names a group that has no scale"),
         ("gptq4", _change(qweight=np.zeros(7, np.int32)), "which is no matrix"),
         ("awq", _change(qzeros=np.zeros((2, 11), np.int32)), r"qzeros is I32 \[2, 11\]"),
+        ("packed4", _change(weight_g_idx=np.full(64, 2, np.int32)), "names a group that has no scale"),
         ("packed4", _change(weight_shape=np.array([64, 56])), r"is packed as \[64, 8\] with scales \[64, 2\] for \[64, 56\]"),
         ("packed4", _change(weight_shape=np.array([64, 63])), r"with scales \[64, 2\] for \[64, 63\]"),
         ("packed4", _change(weight_scale=np.ones((64, 3), np.float16)), r"with scales \[64, 3\] for \[64, 64\]"),
