@@ -18,6 +18,9 @@ from quantize.checkpoints.tensors import FLOAT_DTYPES, StoredTensor, Tensor
 OLDER_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 _FP8 = ("F8_E4M3", "F8_E5M2")
 _SCALED_FORMATS = ("float-quantized", "int-quantized", "naive-quantized")
+_GPTQ_FORMATS = ("gptq", "gptq_v2")
+# Of buffers that are no weights: positions, masks, how often.
+_COUNTS = ("I64", "BOOL")
 # Of activations and caches as they were quantized there: ours are not.
 _OF_ACTIVATIONS = re.compile(r".*\.(input_scale(_ub)?|input_zero_point|output_scale|activation_scale|[qkv]_scale|[qkv]_zero_point)")
 _READ = "GPTQ, AWQ, FP8 and compressed-tensors' integers are dequantized here; else get the checkpoint that this one was made from"
@@ -59,9 +62,9 @@ def quantization_settings(config: Settings, older: Callable[[str], Settings]) ->
             method = found.get("quant_method")
             if not method and (found.get("load_in_4bit") or found.get("load_in_8bit")):
                 method = "bitsandbytes"
-            return {**found, "quant_method": method or ("mlx" if "quantization" in place else None)}
+            return {**found, "quant_method": method or ("MLX" if "quantization" in place else None)}
         if isinstance(place.get("quantization"), dict):
-            return {**place["quantization"], "quant_method": "mlx"}
+            return {**place["quantization"], "quant_method": "MLX"}
         if place.get("quantization_bit"):
             return {"quant_method": "ChatGLM's own", "bits": place["quantization_bit"]}
     for file, method in OLDER_FILES.items():
@@ -73,7 +76,10 @@ def quantization_settings(config: Settings, older: Callable[[str], Settings]) ->
 def check_format(settings: Settings) -> None:
     """Raises InvalidInput with the format's name where the settings alone tell that nobody here can read it."""
     if _format(settings) is None:
-        detail = [str(settings[key])[:40] for key in ("format", "version", "quant_algo", "bits") if settings.get(key) is not None]
+        detail = [
+            str(settings[key])[:40] for key in ("format", "checkpoint_format", "version", "quant_algo") if settings.get(key) is not None
+        ]
+        detail += [f"{settings[key]} bits"[:40] for key in ("bits", "w_bit") if settings.get(key) is not None]
         detail += [key for key in ("load_in_4bit", "load_in_8bit") if settings.get(key)]
         what = str(settings.get("quant_method") or "")[:40] or "something that config.json does not name"
         named = f"{what} ({', '.join(detail)})" if detail else what
@@ -84,7 +90,7 @@ def dequantized(files: TensorFiles, settings: Settings) -> TensorFiles:
     """With a readable "….weight" instead of each quantized one. Settings of files that are not quantized do not count (they were
     dequantized before). Raises InvalidInput with the format's name."""
     stored = _Stored(dict(files.stored()), settings)
-    if all(tensor.dtype in FLOAT_DTYPES for tensor in stored.tensors.values()):
+    if all(tensor.dtype in (*FLOAT_DTYPES, *_COUNTS) for tensor in stored.tensors.values()):
         return files
     if not settings:
         settings = _guessed(stored)
@@ -106,7 +112,7 @@ def _format(settings: Settings) -> str | None:
     """How to read what these settings describe; "" for what is not quantized, None where nobody here knows."""
     layout, version = settings.get("format"), str(settings.get("version") or "gemm").lower()
     match str(settings.get("quant_method") or "").lower():
-        case "gptq" if _integer(settings, ("bits",), 4) in (2, 3, 4, 8):
+        case "gptq" if _integer(settings, ("bits",), 4) in (2, 3, 4, 8) and (settings.get("checkpoint_format") or "gptq") in _GPTQ_FORMATS:
             return "gptq"
         case "awq" if _integer(settings, ("bits", "w_bit"), 4) == 4 and version == "gemm":
             return "awq"

@@ -207,11 +207,11 @@ REFUSED: list[tuple[dict[str, Any], Arrays, str]] = [
         "bitsandbytes",
     ),
     ({"quantization_config": {"load_in_8bit": True}}, {".weight": np.zeros((8, 8), np.int8)}, r"bitsandbytes \(load_in_8bit\)"),
-    ({"quantization": {"group_size": 64, "bits": 4}}, {".weight": np.zeros((8, 1), np.uint32)}, r"mlx \(4\)"),
+    ({"quantization": {"group_size": 64, "bits": 4}}, {".weight": np.zeros((8, 1), np.uint32)}, r"MLX \(4 bits\)"),
     (
         {"quantization": {"group_size": 64, "bits": 4}, "quantization_config": {"group_size": 64, "bits": 4}},
         {".weight": np.zeros((8, 1), np.uint32)},
-        r"mlx \(4\)",
+        r"MLX \(4 bits\)",
     ),
     ({"quantization_config": {"quant_method": "mxfp4"}}, {"_blocks": np.zeros((8, 1), np.uint8)}, "mxfp4"),
     ({"quantization_config": {"quant_method": "HQQ"}}, {".W_q": np.zeros((8, 1), np.uint8)}, "HQQ"),
@@ -221,8 +221,13 @@ REFUSED: list[tuple[dict[str, Any], Arrays, str]] = [
         r"compressed-tensors \(nvfp4-pack-quantized\)",
     ),
     ({"quantization_config": {"quant_method": "awq", "version": "GEMV"}}, {".qweight": np.zeros((8, 1), np.int32)}, r"awq \(GEMV\)"),
-    ({"quantization_config": {"quant_method": "gptq", "bits": 5}}, {".qweight": np.zeros((8, 1), np.int32)}, r"gptq \(5\)"),
-    ({"quantization_bit": 4}, {".weight": np.zeros((8, 4), np.int8)}, r"ChatGLM's own \(4\)"),
+    ({"quantization_config": {"quant_method": "gptq", "bits": 5}}, {".qweight": np.zeros((8, 1), np.int32)}, r"gptq \(5 bits\)"),
+    (
+        {"quantization_config": {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}},
+        {".qweight": np.zeros((8, 1), np.int32)},
+        r"gptq \(marlin, 4 bits\)",
+    ),
+    ({"quantization_bit": 4}, {".weight": np.zeros((8, 4), np.int8)}, r"ChatGLM's own \(4 bits\)"),
     ({"text_config": {"quantization_config": {"quant_method": "quanto"}}}, {".weight": np.zeros((8, 4), np.int8)}, "quanto"),
     ({}, {".qweight": np.zeros((8, 1), np.int32)}, "something that config.json does not name"),
 ]
@@ -245,6 +250,9 @@ def test_settings_of_what_is_not_quantized_do_not_count(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {**config_json(TinyGlm()), "quantization_config": {"quant_method": "bitsandbytes"}})
     with open_huggingface(tmp_path) as checkpoint:
         assert checkpoint.read("layers.0.down.weight", 0, 1).shape == (1, 104)
+    save_file({f"{MODULE}.weight": np.ones((2, 2), np.float16), "position_ids": np.arange(4)}, tmp_path / "model.safetensors")
+    with open_tensor_files(tmp_path) as files:
+        assert dequantized(files, {"quant_method": "bitsandbytes"}) is files
 
 
 @pytest.mark.parametrize(("file", "method"), [("quantize_config.json", "gptq"), ("quant_config.json", "awq")])
