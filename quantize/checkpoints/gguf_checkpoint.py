@@ -13,7 +13,7 @@ from protos.manifest import ModelConfig, Provenance
 from quantize.blocks import Floats
 from quantize.checkpoints.checkpoint import tensor_shapes
 from quantize.checkpoints.gguf_file import GgufFile, open_gguf_file
-from quantize.checkpoints.gguf_rope import rope_scaling
+from quantize.checkpoints.gguf_rope import factor_tensors, rope_scaling
 from quantize.checkpoints.gguf_tokenizer import eos_token_ids, text_files
 from quantize.checkpoints.licenses import stated_license
 from quantize.sources import FileNames, Sources, read_rows, sources_of
@@ -76,7 +76,7 @@ def open_gguf_checkpoint(opened: IO[bytes], name: str) -> Iterator[GgufCheckpoin
         config = _config(file, family)
         sources = _sources(file, config, family)
         file.check(tensor for parts in sources.values() for tensor in parts)
-        known = {tensor.name for parts in sources.values() for tensor in parts}
+        known = {tensor.name for parts in sources.values() for tensor in parts} | factor_tensors(file)
         predicting = tuple(f"blk.{layer}." for layer in range(config.layers, _blocks(file)))  # further tokens: not for us
         for tensor in sorted(name for name in file.tensor_names - known if not name.startswith(predicting)):
             file.refuse(f"it has a tensor that its architecture has not: {tensor[:80]}")

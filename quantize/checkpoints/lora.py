@@ -21,20 +21,22 @@ WEIGHTS = (
 # PEFT's wrapper, before every name.
 PREFIX = "base_model.model."
 # "X.lora_A.weight", and "X.lora_A.default.weight" of a model that was saved with its adapters in it.
-_LORA = re.compile(r"(.+)\.lora_(A|B|embedding_A|embedding_B)(?:\.(?!weight$|bias$)([^.]+))?(?:\.weight)?")
+_LORA = re.compile(r"(.+)\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(?:\.(?!weight$|bias$)([^.]+))?(?:\.weight)?")
 _SAVED = re.compile(r"(.+)\.modules_to_save(?:\.[^.]+)?\.(weight|bias)")
 _BELONG = "the adapter must be this checkpoint's"
 
 
 @dataclass(frozen=True)
 class MergedTensor:
-    """`base` [out, in] plus `scale` x `left` [out, rank] x `right` [rank, in]; `transposed`: both are stored the other way round."""
+    """`base` [out, in] plus `scale` x `left` [out, rank] x `right` [rank, in]; `transposed`: both are stored the other way round. With
+    `lengths` [out] each row of the sum is stretched to such a length (DoRA, arXiv:2402.09353)."""
 
     base: Tensor
     left: StoredTensor
     right: StoredTensor
     scale: float
     transposed: bool = False
+    lengths: StoredTensor | None = None
 
     @property
     def file(self) -> str:
@@ -49,10 +51,23 @@ class MergedTensor:
         right = self.right.read(0, self.right.shape[0])
         # In float64: sums of float32 differ between processors, and digests would.
         added = self.scale * (left.astype(np.float64) @ (right.T if self.transposed else right).astype(np.float64))
-        return (self.base.read(start, stop) + added).astype(np.float32)
+        rows = self.base.read(start, stop) + added
+        if self.lengths is not None:
+            rows *= (self.lengths.read(start, stop) / np.linalg.norm(rows, axis=1))[:, None]
+        return rows.astype(np.float32)
 
     def flattened(self) -> MergedTensor:
         return self
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The matrices of one module, as `MergedTensor` has them."""
+
+    left: StoredTensor
+    right: StoredTensor
+    transposed: bool
+    lengths: StoredTensor | None
 
 
 def without_peft(files: TensorFiles) -> tuple[TensorFiles, TensorFiles | None]:
@@ -75,24 +90,24 @@ def without_peft(files: TensorFiles) -> tuple[TensorFiles, TensorFiles | None]:
 
 
 def merged(files: TensorFiles, adapter: TensorFiles, settings: LoraSettings) -> TensorFiles:
-    """`files` with all that `adapter` (names without PEFT's prefix) changes. Raises InvalidInput for what is not plain LoRA, does not fit,
-    or would change nothing: an adapter is never left out in part."""
+    """`files` with all that `adapter` (names without PEFT's prefix) changes. Raises InvalidInput for what is neither LoRA nor DoRA, does
+    not fit, or would change nothing: an adapter is never left out in part."""
     pairs, whole = _sorted(adapter)
     if not pairs and not whole:
         raise InvalidInput("the adapter has no tensors", advice="get the adapter again")
     changed: dict[str, Tensor] = dict(whole)
-    for module, (left, right, transposed) in pairs.items():
+    for module, pair in pairs.items():
         name = f"{module}.weight"
         if name not in files.names and name not in changed:
             raise InvalidInput(f"the adapter changes {name}, which the checkpoint has not", advice=_BELONG)
         base = changed.get(name) or files.tensor(name)
-        _check(module, base, left, right, settings.rank_of(module), transposed)
-        changed[name] = MergedTensor(base, left, right, settings.scale_of(module), transposed)
+        _check(module, base, pair, settings)
+        changed[name] = MergedTensor(base, pair.left, pair.right, settings.scale_of(module), pair.transposed, pair.lengths)
     return files.replaced((), changed)
 
 
-def _sorted(adapter: TensorFiles) -> tuple[dict[str, tuple[StoredTensor, StoredTensor, bool]], Mapping[str, Tensor]]:
-    """(left and right matrix of each module, whether it is an embedding's; tensors that replace the base's)."""
+def _sorted(adapter: TensorFiles) -> tuple[dict[str, _Pair], Mapping[str, Tensor]]:
+    """(matrices of each module, tensors that replace the base's)."""
     found: dict[str, dict[str, StoredTensor]] = {}
     whole: dict[str, Tensor] = {}
     adapters = set()
@@ -111,20 +126,28 @@ def _sorted(adapter: TensorFiles) -> tuple[dict[str, tuple[StoredTensor, StoredT
         raise InvalidInput(f"there are several adapters: {_list(adapters)}", advice="merge the one that is meant with PEFT first")
     pairs = {}
     for module, matrices in found.items():
+        lengths = matrices.pop("magnitude_vector", None)
         kinds = ("embedding_A", "embedding_B") if "embedding_A" in matrices else ("B", "A")
         if set(matrices) != set(kinds):
             raise InvalidInput(f"the adapter has not both matrices of {module}", advice="get the adapter again")
-        pairs[module] = (matrices[kinds[0]], matrices[kinds[1]], kinds[0] == "embedding_A")
+        pairs[module] = _Pair(matrices[kinds[0]], matrices[kinds[1]], kinds[0] == "embedding_A", lengths)
     return pairs, whole
 
 
-def _check(module: str, base: Tensor, left: StoredTensor, right: StoredTensor, rank: int, transposed: bool) -> None:
-    outer, inner = (shape[::-1] if transposed else shape for shape in (left.shape, right.shape))
+def _check(module: str, base: Tensor, pair: _Pair, settings: LoraSettings) -> None:
+    rank = settings.rank_of(module)
+    outer, inner = (shape[::-1] if pair.transposed else shape for shape in (pair.left.shape, pair.right.shape))
     if len(base.shape) != 2 or outer != (base.shape[0], rank) or inner != (rank, base.shape[1]):
         raise InvalidInput(
-            f"the adapter's matrices of {module} are {list(left.shape)} and {list(right.shape)}, which rank {rank} and the checkpoint's "
-            f"{list(base.shape)} do not allow",
+            f"the adapter's matrices of {module} are {list(pair.left.shape)} and {list(pair.right.shape)}, which rank {rank} and the "
+            f"checkpoint's {list(base.shape)} do not allow",
             advice=_BELONG,
+        )
+    wanted = (base.shape[0],) if settings.by_magnitude and not pair.transposed else None
+    if (pair.lengths.shape if pair.lengths else None) != wanted:
+        raise InvalidInput(
+            f"the adapter's magnitudes of {module} are not what DoRA of this matrix needs (use_dora: {settings.by_magnitude})",
+            advice="merge it with PEFT first (merge_and_unload), and import what that saves",
         )
 
 

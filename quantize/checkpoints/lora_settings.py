@@ -1,4 +1,4 @@
-"""adapter_config.json of PEFT: how much each matrix of a LoRA adapter counts; what is not plain LoRA is refused by its name."""
+"""adapter_config.json of PEFT: how much each matrix of a LoRA adapter counts; what is neither LoRA nor DoRA is refused by its name."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ _KNOWN = frozenset(
         "runtime_config",
         "target_modules",
         "task_type",
+        "use_dora",
         "use_rslora",
     }
 )
@@ -60,6 +61,7 @@ class LoraSettings:
     by_root: bool  # rank-stabilized: by the rank's square root
     ranks: tuple[tuple[str, int], ...]  # by pattern of module names, the first that matches counts
     alphas: tuple[tuple[str, float], ...]
+    by_magnitude: bool = False  # DoRA: each row of the sum is given a length of its own
 
     def rank_of(self, module: str) -> int:
         return next((rank for pattern, rank in self.ranks if _matches(pattern, module)), self.rank)
@@ -94,6 +96,7 @@ def parse_lora(settings: Mapping[str, Any]) -> LoraSettings:
         settings.get("use_rslora") is True,
         tuple((pattern, int(rank)) for pattern, rank in ranks),
         _pattern(settings, "alpha_pattern"),
+        settings.get("use_dora") is True,
     )
 
 

@@ -49,6 +49,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "embedding-and-head": {"r": 2, "lora_alpha": 4, "target_modules": ["embed_tokens", "lm_head"]},
     "saved-modules": {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head", "input_layernorm"]},
     "biases": {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "k_proj"], "bias": "lora_only"},
+    "weight-decomposed": {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "gate_up_proj"], "use_dora": True},
 }
 
 
@@ -71,7 +72,10 @@ def main() -> None:
         changed = {key: value.contiguous() for key, value in after.items() if not torch.equal(value, before[key])}
         save_file(changed, HERE / name / "merged.safetensors")
         path = HERE / name / "adapter_config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "someone/base"}, indent=1) + "\n")
+        saved = {**json.loads(path.read_text()), "base_model_name_or_path": "someone/base"}
+        for key, value in saved.items():
+            saved[key] = sorted(value) if isinstance(value, list) else value  # sets, in whatever order
+        path.write_text(json.dumps(saved, indent=1) + "\n")
 
 
 if __name__ == "__main__":

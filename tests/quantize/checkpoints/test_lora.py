@@ -180,7 +180,6 @@ def test_a_tied_embedding_is_not_changed_for_the_head_alone(base: Path) -> None:
     ("settings", "says"),
     [
         ({"peft_type": "IA3"}, "type 'IA3'"),
-        ({"use_dora": True}, "use_dora"),
         ({"use_qalora": True}, "use_qalora"),
         ({"lora_bias": True}, "lora_bias"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
@@ -234,7 +233,7 @@ def _rename(old: str, new: str) -> Callable[[Arrays], Arrays]:
         ),
         (lambda tensors: {name: values[:, :-1] if "lora_A" in name else values for name, values in tensors.items()}, "rank 4 and the"),
         (lambda tensors: {name: values[:3] if "lora_A" in name else values for name, values in tensors.items()}, "rank 4 and the"),
-        (lambda tensors: {**tensors, f"{PREFIX}model.layers.0.self_attn.q_proj.lora_magnitude_vector": np.ones(32)}, "plain LoRA has not"),
+        (lambda tensors: {**tensors, f"{PREFIX}model.layers.0.self_attn.q_proj.lora_magnitude_vector": np.ones(32)}, "magnitudes of"),
         (lambda tensors: {**tensors, f"{PREFIX}model.layers.0.self_attn.q_proj.lora_B.bias": np.ones(32)}, "plain LoRA has not"),
         (lambda tensors: {**tensors, f"{PREFIX}score.weight": np.ones((2, 16))}, r"has not: score\.weight"),
         (lambda tensors: {name: values.astype(np.int32) for name, values in tensors.items()}, "is stored as I32"),
@@ -253,6 +252,29 @@ def test_tensors_that_do_not_fit_are_refused(base: Path, tmp_path: Path, change:
     }
     save_file(write, adapter / "adapter_model.safetensors")
     with pytest.raises(InvalidInput, match=says), open_checkpoint(base, adapter):
+        pytest.fail("opened")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("plain", lambda tensors: tensors),
+        (
+            "weight-decomposed",
+            lambda tensors: {name: each for name, each in tensors.items() if "1.self_attn.q_proj.lora_m" not in name},
+        ),
+        ("weight-decomposed", lambda tensors: {name: values[:-1] if "magnitude" in name else values for name, values in tensors.items()}),
+        ("embedding-and-head", lambda tensors: {**tensors, f"{PREFIX}model.embed_tokens.lora_magnitude_vector": np.ones(272, np.float32)}),
+    ],
+)
+def test_magnitudes_that_are_missing_or_too_many_are_refused(
+    base: Path, tmp_path: Path, name: str, change: Callable[[Arrays], Arrays]
+) -> None:
+    adapter = adapter_of(name, tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    write_json(adapter / "adapter_config.json", {**config, "use_dora": True})
+    save_file(change(load_file(adapter / "adapter_model.safetensors")), adapter / "adapter_model.safetensors")
+    with pytest.raises(InvalidInput, match=r"magnitudes of .* are not what DoRA"), open_checkpoint(base, adapter):
         pytest.fail("opened")
 
 
