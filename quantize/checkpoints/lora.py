@@ -71,8 +71,9 @@ class _Pair:
 
 
 def without_peft(files: TensorFiles) -> tuple[TensorFiles, TensorFiles | None]:
-    """(the base's tensors by their own names, the adapter's or None) of a checkpoint that PEFT saved with its wrappers' names."""
-    if not files.names or not all(name.startswith(PREFIX) for name in files.names):
+    """(the base's tensors by their own names, the adapter's or None) of a checkpoint with the names of PEFT's wrappers in it."""
+    prefixed = bool(files.names) and all(name.startswith(PREFIX) for name in files.names)
+    if not prefixed and not any(".lora_" in name or ".base_layer." in name for name in files.names):
         return files, None
     base: dict[str, Tensor] = {}
     adapter: dict[str, Tensor] = {}

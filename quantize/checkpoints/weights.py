@@ -35,8 +35,10 @@ def open_weights(folder: Path, config: Mapping[str, Any], file_prefix: str, adap
         files.remove_prefix(file_prefix)
         files = unstack_experts(dequantized(files, quantization_settings(config, partial(read_object, folder))))
         outer = folder if has_file(folder, SETTINGS_FILE) else None
-        if adapter is not None and (outer or inner):
-            raise InvalidInput("the checkpoint has a LoRA adapter of its own", advice="remove that one, or import without --adapter")
+        if (adapter is not None and (outer or inner)) or (inner and any(has_file(folder, name) for pair in WEIGHTS for name in pair)):
+            raise InvalidInput(
+                "the checkpoint has a LoRA adapter of its own beside another", advice="take one of them away, or merge it with PEFT first"
+            )
         place = adapter or outer
         if inner is not None and place is None:
             raise InvalidInput(

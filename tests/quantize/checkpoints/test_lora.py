@@ -95,9 +95,10 @@ def test_an_adapter_that_was_pickled(base: Path, tmp_path: Path) -> None:
         check_same(found(checkpoint), expected("plain"))
 
 
+@pytest.mark.parametrize("prefix", [PREFIX, ""])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_model_that_peft_saved_under_its_own_names(base: Path, name: str) -> None:
-    """torch's state_dict of a PeftModel: the base and the adapter in one, each with PEFT's names."""
+def test_a_model_that_peft_saved_under_its_own_names(base: Path, name: str, prefix: str) -> None:
+    """torch's state_dict of a PeftModel, or of the model in it: the base and the adapter in one, each with PEFT's names."""
     targets = {re.split(r"\.lora_", key)[0] for key in load_file(LORA / name / "adapter_model.safetensors")}
     stored: Arrays = {}
     for key, values in load_file(base / "model.safetensors").items():
@@ -113,12 +114,15 @@ def test_a_model_that_peft_saved_under_its_own_names(base: Path, name: str) -> N
             stored[f"{module}.original_module.{kind}"] = stored.pop(key)
         else:
             stored[key] = values
-    save_file(stored, base / "model.safetensors")
+    save_file({prefix + key.removeprefix(PREFIX): values for key, values in stored.items()}, base / "model.safetensors")
     with pytest.raises(InvalidInput, match=r"no adapter_config\.json says how much"), open_checkpoint(base):
         pytest.fail("opened")
     shutil.copy(LORA / name / "adapter_config.json", base)
     with open_checkpoint(base) as checkpoint:
         check_same(found(checkpoint), expected(name))
+    shutil.copy(LORA / name / "adapter_model.safetensors", base)
+    with pytest.raises(InvalidInput, match="has a LoRA adapter of its own beside another"), open_checkpoint(base):
+        pytest.fail("opened")
 
 
 def test_a_prefix_without_an_adapter_is_taken_off(base: Path) -> None:
