@@ -25,6 +25,7 @@ def write_q8_0(checkpoint: Checkpoint, path: Path) -> None:
     config = checkpoint.config
     assert not config.qkv_bias
     assert config.rotary_dim == config.head_dim
+    assert config.rope_scaling is None
     part = path.with_suffix(".part")
     writer = gguf.GGUFWriter(part, "llama", use_temp_file=False)
     _describe(writer, config)

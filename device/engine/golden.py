@@ -36,8 +36,7 @@ def check_stage(spec: StageSpec, engine: StageEngine, blob_folder: Path, threads
     recorded = _recorded(spec, golden)
     found = engine.prefill(0, 0, 0, _tokens(spec, golden) if spec.is_head else recorded[0])
     with np.errstate(over="ignore", invalid="ignore"):
-        left_open = _left_open(golden.scale, recorded[0], recorded[-1])
-        off = deviation(found - recorded[-1], recorded[-1] - recorded[0], left_open)
+        off = deviation(found - recorded[-1], _added(recorded), _left_open(golden.scale, recorded[0], recorded[-1]))
     engine.groups[0].free_all()
     if off <= golden.tolerance:
         return
@@ -58,7 +57,7 @@ def check_head(spec: StageSpec, output: OutputHead) -> None:
     hidden = _scaled(golden.head_hidden, golden.scale).reshape(-1, spec.shape.hidden_size)
     recorded = _scaled(golden.logits, golden.logits_scale).reshape(len(hidden), -1)
     with np.errstate(over="ignore", invalid="ignore"):
-        off = deviation(output.logits(hidden) - recorded, recorded, _left_open(golden.logits_scale, recorded))
+        off = deviation(output.logits(hidden) - recorded, _size(recorded), _left_open(golden.logits_scale, recorded))
     if off > golden.head_tolerance:
         raise Corrupt(
             f"the output head gives other logits than its import recorded (off by {off:.2g}, {golden.head_tolerance:.2g} may be rounding)",
@@ -67,13 +66,13 @@ def check_head(spec: StageSpec, output: OutputHead) -> None:
 
 
 def deviation(error: Rows, added: Rows, left_open: Rows) -> float:
-    """Of rows [tokens, H], in rms of what the layers added to the stream: the largest over elements of the median over tokens. `left_open`
-    is how much of each element's error the recording may be itself.
+    """Of rows [tokens, H], in the size of what the layers added to the stream: the largest over elements of the median over tokens.
+    `left_open` is how much of each element's error the recording may be itself.
 
     int8 rounding is independent from token to token, a wrong weight is not; and single tokens may be unusual (a first one's rows are
     ten times as long, and rounded accordingly).
     """
-    scale = np.sqrt(np.mean(np.square(added), axis=1, keepdims=True)) + np.finfo(np.float32).tiny
+    scale = added + np.finfo(np.float32).tiny
     with np.errstate(over="ignore", invalid="ignore"):
         off = np.nan_to_num(np.maximum(np.abs(error) - left_open, 0) / scale, nan=np.inf, posinf=np.inf)
     return float(np.sort(off, axis=0)[len(off) // 2].max())
@@ -82,6 +81,21 @@ def deviation(error: Rows, added: Rows, left_open: Rows) -> float:
 def _recorded(spec: StageSpec, golden: Golden) -> Rows:
     """[layers + 1, tokens, H]."""
     return _scaled(golden.hidden, golden.scale).reshape(-1, len(golden.token_ids), spec.shape.hidden_size)
+
+
+def _added(recorded: Rows) -> Rows:
+    """[tokens, H] of rows [n, tokens, H] before and after each layer: the size of what they add, which is rounded even where one layer
+    takes away what another gave."""
+    each = np.sqrt(np.sum([np.square(_size(after - before)) for before, after in pairwise(recorded)], axis=0))
+    together: Rows = np.maximum(_size(recorded[-1] - recorded[0]), each)
+    return together
+
+
+def _size(rows: Rows) -> Rows:
+    """Root mean square of each token's row, or of an element over the tokens where that is more: a matrix's loud row is rounded by more."""
+    squares = np.square(rows)
+    size: Rows = np.sqrt(np.maximum(squares.mean(axis=1, keepdims=True), squares.mean(axis=0, keepdims=True)))
+    return size
 
 
 def _left_open(scale: float, *recorded: Rows) -> Rows:
@@ -107,7 +121,7 @@ def _wrong_layer(spec: StageSpec, golden: Golden, recorded: Rows, blob_folder: P
     with np.errstate(over="ignore", invalid="ignore"):
         errors = [np.zeros_like(recorded[0]), *(rows - own for rows, own in zip(found, recorded[1:], strict=True))]
         offs = [
-            deviation(b - a, after - before, _left_open(golden.scale, before, after))
+            deviation(b - a, _size(after - before), _left_open(golden.scale, before, after))
             for (a, b), (before, after) in zip(pairwise(errors), pairwise(recorded), strict=True)
         ]
     beyond = [layer for layer, off in enumerate(offs) if off > golden.tolerance]

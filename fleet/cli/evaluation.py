@@ -141,7 +141,10 @@ def _source(home: Home, name: str, manifest: Manifest) -> Iterator[Checkpoint]:
         note(f"{path.name} is gone; it is fetched again")
         with progress(of_bytes=True) as told:
             path = fetch(source.pulled, home.downloads, lambda done, total: told("download", done, total))
-    with open_checkpoint(path) as checkpoint:
+    adapter = Path(source.adapter) if source.adapter else None
+    if adapter is not None and not adapter.exists():
+        raise NotFound(f"the adapter of {name} is gone: {adapter}", advice="put it back, or import the model again with it")
+    with open_checkpoint(path, adapter) as checkpoint:
         if (checkpoint.config.layers, checkpoint.config.hidden_size) != (manifest.config.layers, manifest.config.hidden_size):
             raise InvalidInput(f"{path} holds another model than {name} was made of", advice="put the checkpoint back, or import it again")
         yield checkpoint

@@ -54,6 +54,14 @@ RotateOption = Annotated[
     ),
 ]
 
+AdapterOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter",
+        help="Merge a LoRA adapter into it: the folder that PEFT saved (one in PATH itself is merged anyway).",
+        show_default=False,
+    ),
+]
 EvalOption = Annotated[bool, typer.Option("--eval", help="Measure its quality at once, on a little text (see glmfleet model eval).")]
 
 
@@ -91,6 +99,7 @@ def import_(
         Path, typer.Argument(help="A Hugging Face checkpoint folder (config.json, *.safetensors or *.bin, tokenizer.json), or a GGUF file.")
     ],
     name: Annotated[str, typer.Option("--name", help="What to call it here.")],
+    adapter: AdapterOption = None,
     bits: BitsOption = 8,
     block_size: BlockOption = None,
     asymmetric: AsymmetricOption = False,
@@ -108,7 +117,7 @@ def import_(
     opened = open_home(home)
     how = How(bits, block_size, not asymmetric, rotate)
     how.check()
-    _tell(opened, _quantize(ArtifactStore(opened.artifacts), path, name, how), evaluate, as_json)
+    _tell(opened, _quantize(ArtifactStore(opened.artifacts), path, name, how, adapter=adapter), evaluate, as_json)
 
 
 @app.command("list")
@@ -229,8 +238,8 @@ def pull_model(home: Home, model: str, name: str, how: How = How(), revision: st
     return _quantize(store, path, name, how, pulled=model)
 
 
-def _quantize(store: ArtifactStore, path: Path, name: str, how: How, pulled: str = "") -> ModelView:
-    with progress(of_bytes=True) as report, open_checkpoint(path) as checkpoint:
+def _quantize(store: ArtifactStore, path: Path, name: str, how: How, pulled: str = "", adapter: Path | None = None) -> ModelView:
+    with progress(of_bytes=True) as report, open_checkpoint(path, adapter) as checkpoint:
         manifest = import_model(
             checkpoint,
             store,
@@ -239,10 +248,10 @@ def _quantize(store: ArtifactStore, path: Path, name: str, how: How, pulled: str
             symmetric=how.symmetric,
             block_size=how.block_size,
             rotate=how.rotate,
-            source=source_identity(path),
+            source=source_identity(path) + (source_identity(adapter) if adapter else ""),
             progress=lambda done, total, part: report(f"quantize to int{how.bits}", done, total),
         )
-    store.records.save_source(manifest.digest, Source(str(path.absolute()), pulled))
+    store.records.save_source(manifest.digest, Source(str(path.absolute()), pulled, str(adapter.absolute()) if adapter else ""))
     _note_text(store, name, manifest)
     return model_view(name, manifest)
 

@@ -17,10 +17,12 @@ _SOURCE, _QUALITY, PLOT = "source.json", "quality.json", "quality.svg"
 
 @dataclass(frozen=True)
 class Source:
-    """The checkpoint on this machine; `pulled` is the name that `model pull` gets it by again, "" for one that was imported."""
+    """The checkpoint on this machine; `pulled` is the name that `model pull` gets it by again, "" for one that was imported; `adapter` is
+    the folder of a LoRA adapter that was merged into it, "" without one."""
 
     path: str
     pulled: str = ""
+    adapter: str = ""
 
 
 class Records:

@@ -14,7 +14,7 @@ from quantize.architectures import glm4_moe
 from quantize.blocks import Floats
 from quantize.checkpoints.checkpoint import tensor_shapes
 from quantize.checkpoints.gguf_file import GgufFile, open_gguf_file
-from quantize.checkpoints.gguf_rope import rope_scaling
+from quantize.checkpoints.gguf_rope import factor_tensors, rope_scaling
 from quantize.checkpoints.gguf_tokenizer import eos_token_ids, text_files
 from quantize.checkpoints.licenses import stated_license
 from quantize.sources import FileNames, Sources, read_rows, sources_of
@@ -78,7 +78,7 @@ def open_gguf_checkpoint(opened: IO[bytes], name: str) -> Iterator[GgufCheckpoin
         config = _config(file, family)
         sources = _sources(file, config, family)
         file.check(tensor for parts in sources.values() for tensor in parts)
-        known = {tensor.name for parts in sources.values() for tensor in parts}
+        known = {tensor.name for parts in sources.values() for tensor in parts} | factor_tensors(file)
         predicting = tuple(f"blk.{layer}." for layer in range(config.layers, _blocks(file)))  # further tokens: not for us
         for tensor in sorted(name for name in file.tensor_names - known if not name.startswith(predicting)):
             file.refuse(f"it has a tensor that its architecture has not: {tensor[:80]}")
@@ -87,6 +87,11 @@ def open_gguf_checkpoint(opened: IO[bytes], name: str) -> Iterator[GgufCheckpoin
 
 def _family(file: GgufFile) -> Family:
     architecture = file.text("general.architecture")
+    if file.text("general.type", "model") != "model":
+        raise InvalidInput(
+            f"{file.name} is of type {file.text('general.type')[:40]!r}, and no model",
+            advice="give a whole model; PEFT's adapters can be merged",
+        )
     if architecture not in FAMILIES:
         raise InvalidInput(
             f"{file.name}: architecture {architecture[:60]!r} is not supported", advice=f"supported in GGUF files: {', '.join(FAMILIES)}"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from protos.manifest import RopeScaling
 from quantize.checkpoints.gguf_file import GgufFile
 from quantize.rope import linear, yarn, yarn_magnitude
+from quantize.sources import SourceTensor
 
 _FACTORS = 1e-3, 1e6
+_FACTORS_TENSOR = "rope_freqs.weight"
 # Of {architecture}.rope: the rest would turn other pairs, or otherwise.
 _KNOWN = {
     "dimension_count",
@@ -26,8 +30,28 @@ _KNOWN = {
 def rope_scaling(file: GgufFile, theta: float, rotary_dim: int, positions: int) -> RopeScaling | None:
     """None where pairs turn as `theta` says. `positions`: the context's. Raises InvalidInput naming what is not supported.
 
-    A factor without a type means linear scaling, whose old name is scale_linear; type "none" outdoes a factor.
+    A factor without a type means linear scaling, whose old name is scale_linear; type "none" outdoes a factor. Llama 3's converter writes
+    how much slower each pair is as a tensor, which comes on top.
     """
+    scaling = _said(file, theta, rotary_dim, positions)
+    if not factor_tensors(file):
+        return scaling
+    file.check([SourceTensor(_FACTORS_TENSOR, (rotary_dim // 2,))])
+    slower = file.read(_FACTORS_TENSOR, 0, rotary_dim // 2)
+    if not (np.isfinite(slower).all() and (slower > _FACTORS[0]).all()):
+        file.refuse(f"{_FACTORS_TENSOR} holds a value that is no factor")
+    plain = scaling or linear(theta, rotary_dim, 1.0)
+    frequencies = (frequency / float(factor) for frequency, factor in zip(plain.frequencies, slower, strict=True))
+    return RopeScaling("llama3", tuple(float(f"{frequency:.12g}") for frequency in frequencies), plain.magnitude)
+
+
+def factor_tensors(file: GgufFile) -> frozenset[str]:
+    """Tensors that only rotary positions need: llama.cpp looks at them for Llama alone."""
+    return file.tensor_names & {_FACTORS_TENSOR} if file.text("general.architecture") == "llama" else frozenset()
+
+
+def _said(file: GgufFile, theta: float, rotary_dim: int, positions: int) -> RopeScaling | None:
+    """By the metadata."""
     rope = f"{file.text('general.architecture')}.rope."
     for key in file.keys(rope):
         if key.removeprefix(rope) not in _KNOWN:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +14,20 @@ import numpy as np
 
 from protos.errors import InvalidInput
 from protos.manifest import ModelConfig, Provenance
-from protos.sizes import bytes_text
 from quantize.architectures.architecture import Architecture
 from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats
 from quantize.checkpoints.added_tokens import SPECIAL_MAP_FILE, TokenFiles, complete_tokenizer, named_token
 from quantize.checkpoints.chatglm_text import CODE_FILE, chatglm_template, chatglm_tokenizer, generation_of
 from quantize.checkpoints.checkpoint import tensor_shapes
+from quantize.checkpoints.folder_files import has_file, read_file, read_object
 from quantize.checkpoints.gpt2_files import ADDED_FILE, MERGES_FILE, VOCABULARY_FILE, tokenizer_of_gpt2
 from quantize.checkpoints.huggingface_config import parse_config, parse_json_object
 from quantize.checkpoints.licenses import stated_license
-from quantize.checkpoints.quantized import dequantized, quantization_settings
 from quantize.checkpoints.sentencepiece_file import MODEL_FILE, is_sentencepiece
-from quantize.checkpoints.stacked_experts import unstack_experts
-from quantize.checkpoints.tensor_files import TensorFiles, open_tensor_files
+from quantize.checkpoints.tensor_files import TensorFiles
 from quantize.checkpoints.tiktoken_file import RANKS_FILE, tokenizer_of_ranks
+from quantize.checkpoints.weights import Weights, check_is_adapter, check_is_no_adapter, open_weights
 from quantize.parts import EMBEDDING, HEAD
 from quantize.sources import Sources, read_rows, sources_of
 
@@ -39,8 +36,6 @@ SOURCE_FILE = ".glmfleet.json"
 # Where processors of models that see keep their template.
 PROCESSOR_TEMPLATE = "chat_template.json"
 _HUB_NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
-# GLM-4's tokenizer.json is 20 MB.
-_LARGEST_TEXT_BYTES = 128 << 20
 _SLAB_ROWS = 4096
 
 
@@ -59,31 +54,38 @@ class HuggingFaceCheckpoint:
 
 
 @contextmanager
-def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
-    """Opens the folder and checks all of it but the weights' values. Raises InvalidInput in one clear line."""
+def open_huggingface(folder: Path, adapter: Path | None = None) -> Iterator[HuggingFaceCheckpoint]:
+    """Opens the folder and checks all of it but the weights' values. The LoRA adapter in the folder `adapter`, or in this folder, is
+    merged, and brings its own tokenizer where it has one. Raises InvalidInput in one clear line."""
     if not folder.is_dir():
         raise InvalidInput(f"{folder} is not a folder", advice="give a checkpoint folder with config.json in it, or a GGUF file")
-    plain = parse_json_object(_read(folder, "config.json"), "config.json")
+    check_is_no_adapter(folder)
+    if adapter is not None:
+        check_is_adapter(adapter)
+    plain = parse_json_object(read_file(folder, "config.json"), "config.json")
     config = read_model_config(folder)
+    architecture = architecture_of(config)
     text_files = _text_files(folder, plain, config.vocab_size)
-    with open_tensor_files(folder) as files:
-        architecture = architecture_of(config)
-        files.remove_prefix(architecture.file_prefix)
-        files = unstack_experts(dequantized(files, quantization_settings(plain, partial(_object, folder))))
+    if adapter is not None and has_file(adapter, "tokenizer.json"):
+        text_files |= _text_files(adapter, plain, config.vocab_size)
+    with open_weights(folder, plain, architecture.file_prefix, adapter) as weights:
+        files = weights.files
         tokens = _added_tokens(text_files["tokenizer.json"])
         config = _with_end_token(architecture.with_tokens(config, tokens), text_files, tokens)
-        config = _settle_head(config, files)
+        config = _settle_head(config, weights)
         own = file_sources(config)
         files.check(tensor for parts in own.values() for tensor in parts)
         vision = frozenset(name for name in files.names if name.startswith(architecture.vision)) if _sees(plain, architecture) else None
         _check_nothing_else(config, own, files, vision or frozenset())
-        provenance = replace(_provenance(folder, plain), notice="" if vision is None else _left_out(architecture, vision))
+        provenance = _provenance(folder, plain, bool(weights.adapted))
+        if vision is not None:
+            provenance = replace(provenance, notice=_left_out(architecture, vision))
         yield HuggingFaceCheckpoint(config, provenance, text_files, files, own)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
     """What config.json and, where there is one, generation_config.json say, before any weight is there. Raises InvalidInput."""
-    return parse_config(parse_json_object(_read(folder, "config.json"), "config.json"), _object(folder, "generation_config.json"))
+    return parse_config(parse_json_object(read_file(folder, "config.json"), "config.json"), read_object(folder, "generation_config.json"))
 
 
 def file_sources(config: ModelConfig) -> Sources:
@@ -91,11 +93,17 @@ def file_sources(config: ModelConfig) -> Sources:
     return sources_of(config, tensor_shapes(config), architecture_of(config).file_names(config))
 
 
-def _settle_head(config: ModelConfig, files: TensorFiles) -> ModelConfig:
+def _settle_head(config: ModelConfig, weights: Weights) -> ModelConfig:
     """A head that is stored and differs from the embedding counts, whatever `tie_word_embeddings` says (GLM-Edge-1.5B)."""
+    files = weights.files
     untied = replace(config, tied_head=False)
     stored = file_sources(untied)
     (embedding,), (head,) = (stored[f"{part}.weight"] for part in (EMBEDDING, HEAD))
+    if config.tied_head and head.name not in files.names and embedding.name in weights.adapted:
+        raise InvalidInput(
+            "the adapter changes an embedding that is the output head too, which PEFT leaves as it was",
+            advice="merge it with PEFT first (merge_and_unload), and import what that saves",
+        )
     if not config.tied_head or head.name not in files.names:
         return config
     files.check((embedding, head))
@@ -136,14 +144,14 @@ def _is_no_bias(files: TensorFiles, name: str) -> bool:
 
 def _text_files(folder: Path, config: Mapping[str, Any], vocab_size: int) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    tokens = TokenFiles(*(_object(folder, name) for name in ("tokenizer_config.json", SPECIAL_MAP_FILE, ADDED_FILE)))
+    tokens = TokenFiles(*(read_object(folder, name) for name in ("tokenizer_config.json", SPECIAL_MAP_FILE, ADDED_FILE)))
     settings = tokens.merged
-    if _has(folder, "tokenizer_config.json"):
-        files["tokenizer_config.json"] = _read(folder, "tokenizer_config.json")
+    if has_file(folder, "tokenizer_config.json"):
+        files["tokenizer_config.json"] = read_file(folder, "tokenizer_config.json")
     if settings != tokens.settings:
         files["tokenizer_config.json"] = json.dumps(settings, ensure_ascii=False, sort_keys=True).encode()
     template = _template(folder, settings)
-    pieces = b"" if _has(folder, "tokenizer.json") or not _has(folder, MODEL_FILE) else _read(folder, MODEL_FILE)
+    pieces = b"" if has_file(folder, "tokenizer.json") or not has_file(folder, MODEL_FILE) else read_file(folder, MODEL_FILE)
     if is_sentencepiece(pieces):
         generation = generation_of(settings, _names(folder, config, settings), _code(folder))
         files["tokenizer.json"] = chatglm_tokenizer(pieces, generation, settings)
@@ -153,17 +161,17 @@ def _text_files(folder: Path, config: Mapping[str, Any], vocab_size: int) -> dic
     if template:
         files["chat_template.jinja"] = template
     for name in ("LICENSE", "LICENSE.txt", "LICENSE.md"):
-        if _has(folder, name):
-            files["LICENSE"] = _read(folder, name)
+        if has_file(folder, name):
+            files["LICENSE"] = read_file(folder, name)
             break
     return files
 
 
 def _template(folder: Path, settings: Mapping[str, Any]) -> bytes:
     """The file's, that of a model that sees, or tokenizer_config.json's, in this order; b"" for none."""
-    if _has(folder, "chat_template.jinja"):
-        return _read(folder, "chat_template.jinja")
-    return _default_template({**settings, **_object(folder, PROCESSOR_TEMPLATE)}.get("chat_template")).encode()
+    if has_file(folder, "chat_template.jinja"):
+        return read_file(folder, "chat_template.jinja")
+    return _default_template({**settings, **read_object(folder, PROCESSOR_TEMPLATE)}.get("chat_template")).encode()
 
 
 def _names(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> list[object]:
@@ -172,20 +180,20 @@ def _names(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any])
 
 
 def _pulled_from(folder: Path) -> object:
-    return _object(folder, SOURCE_FILE).get("source")
+    return read_object(folder, SOURCE_FILE).get("source")
 
 
 def _code(folder: Path) -> str:
-    return _read(folder, CODE_FILE).decode(errors="replace") if _has(folder, CODE_FILE) else ""
+    return read_file(folder, CODE_FILE).decode(errors="replace") if has_file(folder, CODE_FILE) else ""
 
 
 def _tokenizer(folder: Path, tokens: TokenFiles, vocab_size: int) -> bytes:
-    if not _has(folder, "tokenizer.json") and _has(folder, RANKS_FILE):
-        return tokenizer_of_ranks(_read(folder, RANKS_FILE), tokens.settings)
-    if not _has(folder, "tokenizer.json") and _has(folder, VOCABULARY_FILE):
-        vocabulary = parse_json_object(_read(folder, VOCABULARY_FILE), VOCABULARY_FILE)
-        return tokenizer_of_gpt2(vocabulary, _read(folder, MERGES_FILE), tokens.added, tokens.settings)
-    data = _read(folder, "tokenizer.json")
+    if not has_file(folder, "tokenizer.json") and has_file(folder, RANKS_FILE):
+        return tokenizer_of_ranks(read_file(folder, RANKS_FILE), tokens.settings)
+    if not has_file(folder, "tokenizer.json") and has_file(folder, VOCABULARY_FILE):
+        vocabulary = parse_json_object(read_file(folder, VOCABULARY_FILE), VOCABULARY_FILE)
+        return tokenizer_of_gpt2(vocabulary, read_file(folder, MERGES_FILE), tokens.added, tokens.settings)
+    data = read_file(folder, "tokenizer.json")
     if not isinstance(parse_json_object(data, "tokenizer.json").get("model"), dict):
         raise InvalidInput("tokenizer.json has no model", advice="get the checkpoint again")
     return complete_tokenizer(data, tokens, vocab_size)
@@ -216,40 +224,19 @@ def _default_template(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _provenance(folder: Path, config: Mapping[str, Any]) -> Provenance:
+def _provenance(folder: Path, config: Mapping[str, Any], adapted: bool) -> Provenance:
     """No path of this machine, and the same from whatever folder the files are read: the manifest's digest hangs on it."""
     name = _pulled_from(folder) or config.get("_name_or_path")
     hub_name = name if isinstance(name, str) and re.fullmatch(rf"{_HUB_NAME}(@[0-9a-f]+)?", name) else ""
-    return Provenance(f"Hugging Face checkpoint {hub_name}".rstrip(), _license(folder), "")
+    source = f"Hugging Face checkpoint {hub_name}".rstrip()
+    return Provenance(f"{source} with a LoRA adapter" if adapted else source, _license(folder), "")
 
 
 def _license(folder: Path) -> str:
     """What the model card's header states: an SPDX identifier where we know it, the publisher's own name for one of theirs; else ""."""
-    if not _has(folder, "README.md"):
+    if not has_file(folder, "README.md"):
         return ""
-    card = _read(folder, "README.md").decode(errors="replace")
+    card = read_file(folder, "README.md").decode(errors="replace")
     header = re.match(r"---\r?\n(.*?)\n---", card, re.DOTALL)
     stated = dict(re.findall(r"^(license(?:_name)?):\s*['\"]?([\w.+-]{1,64})", header[1], re.MULTILINE)) if header else {}
     return stated_license(stated.get("license", ""), stated.get("license_name", ""))
-
-
-def _object(folder: Path, name: str) -> Mapping[str, Any]:
-    """{} where there is no such file."""
-    return parse_json_object(_read(folder, name), name) if _has(folder, name) else {}
-
-
-def _has(folder: Path, name: str) -> bool:
-    return (folder / name).is_file()
-
-
-def _read(folder: Path, name: str) -> bytes:
-    try:
-        with (folder / name).open("rb") as file:
-            # Told before it is read: a read of at most so much sets that much aside.
-            if os.fstat(file.fileno()).st_size > _LARGEST_TEXT_BYTES:
-                raise InvalidInput(f"{name} is larger than {bytes_text(_LARGEST_TEXT_BYTES)}", advice="get the checkpoint again")
-            return file.read()
-    except FileNotFoundError:
-        raise InvalidInput(f"{name} is missing in {folder}", advice="give a whole Hugging Face checkpoint folder") from None
-    except OSError as error:
-        raise InvalidInput(f"cannot read {name} in {folder}: {error.strerror}", advice="check the folder") from error

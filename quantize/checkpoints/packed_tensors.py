@@ -54,18 +54,12 @@ class GptqTensor:
         words = _words(self.zeros.raw_columns(first, last))
         zeros = unpack(words.T, self.bits, skipped + stop - start)[skipped:].T
         zeros = (zeros + np.uint8(self.zero_shift)) & np.uint8((1 << self.bits) - 1)
-        return _weights(levels, zeros, self.scales.columns(start, stop), self._group_of(inputs))
+        in_order = np.arange(inputs) // self.group_size
+        group_of = in_order if self.groups is None else group_numbers(self.groups, len(zeros), self.name)
+        return _weights(levels, zeros, self.scales.columns(start, stop), group_of)
 
     def flattened(self) -> GptqTensor:
         return self
-
-    def _group_of(self, inputs: int) -> npt.NDArray[np.intp]:
-        if self.groups is None:
-            return np.arange(inputs) // self.group_size
-        found = self.groups.raw(0, inputs).astype(np.intp)
-        if found.min() < 0 or found.max() >= self.scales.shape[0]:
-            raise InvalidInput(f"{self.file}: {self.name} names a group that has no scale", advice="get the checkpoint again")
-        return found
 
 
 @dataclass(frozen=True)
@@ -128,8 +122,8 @@ class PackedTensor:
             words = _words(self.zeros.raw(first, -(-stop // per_word)))
             zeros = unpack(words, self.bits, stop - first * per_word)[start - first * per_word :].T
         group_of = np.arange(inputs) // (inputs // count)
-        if self.groups is not None:
-            group_of = np.clip(self.groups.raw(0, inputs), 0, count - 1).astype(np.intp)
+        if self.groups is not None and self.groups.raw(0, inputs).min() >= 0:  # -1: never set
+            group_of = group_numbers(self.groups, count, self.name)
         return _weights(levels, zeros, self.scales.read(start, stop).T, group_of)
 
     def flattened(self) -> PackedTensor:
@@ -145,6 +139,14 @@ def unpack(words: Words, bits: int, count: int) -> npt.NDArray[np.uint8]:
         beyond = np.flatnonzero(shift[:, 0] + bits > 32)
         levels[beyond] |= words[word[beyond] + 1] << (np.uint32(32) - shift[beyond])
     return (levels & np.uint32((1 << bits) - 1)).astype(np.uint8)
+
+
+def group_numbers(stored: StoredTensor, count: int, name: str) -> npt.NDArray[np.intp]:
+    """Of each input. Raises InvalidInput for one beyond `count`."""
+    found = stored.raw(0, stored.shape[0]).astype(np.intp)
+    if found.min() < 0 or found.max() >= count:
+        raise InvalidInput(f"{stored.file}: {name} names a group that has no scale", advice="get the checkpoint again")
+    return found
 
 
 def _weights(levels: npt.NDArray[np.uint8], zeros: npt.NDArray[np.uint8], scales: Floats, group_of: npt.NDArray[np.intp]) -> Floats:

@@ -18,6 +18,9 @@ from quantize.checkpoints.tensors import FLOAT_DTYPES, StoredTensor, Tensor
 OLDER_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 _FP8 = ("F8_E4M3", "F8_E5M2")
 _SCALED_FORMATS = ("float-quantized", "int-quantized", "naive-quantized")
+_GPTQ_FORMATS = ("gptq", "gptq_v2")
+# Of buffers that are no weights: positions, masks, how often.
+_COUNTS = ("I64", "BOOL")
 # Of activations and caches as they were quantized there: ours are not.
 _OF_ACTIVATIONS = re.compile(r".*\.(input_scale(_ub)?|input_zero_point|output_scale|activation_scale|[qkv]_scale|[qkv]_zero_point)")
 _READ = "GPTQ, AWQ, FP8 and compressed-tensors' integers are dequantized here; else get the checkpoint that this one was made from"
@@ -48,15 +51,6 @@ class _Stored:
     def optional(self, name: str, dtypes: tuple[str, ...], shape: tuple[int, ...]) -> StoredTensor | None:
         return self.part(name, dtypes, shape) if name in self.tensors else None
 
-    def integer(self, keys: tuple[str, ...], default: int) -> int:
-        value = next((self.settings[key] for key in keys if self.settings.get(key) is not None), default)
-        if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value <= 1 << 20:
-            raise InvalidInput(f"quantization_config: {keys[0]} must be a whole number, not {repr(value)[:40]}", advice=_READ)
-        return value
-
-    def text(self, key: str, default: str) -> str:
-        return str(self.settings.get(key) or default).lower()
-
 
 def quantization_settings(config: Settings, older: Callable[[str], Settings]) -> Settings:
     """What config.json says of its quantization, {} where nothing: also in the places of older tools; `older` reads a file, {} where it is
@@ -68,9 +62,9 @@ def quantization_settings(config: Settings, older: Callable[[str], Settings]) ->
             method = found.get("quant_method")
             if not method and (found.get("load_in_4bit") or found.get("load_in_8bit")):
                 method = "bitsandbytes"
-            return {**found, "quant_method": method or ("mlx" if "quantization" in place else None)}
+            return {**found, "quant_method": method or ("MLX" if "quantization" in place else None)}
         if isinstance(place.get("quantization"), dict):
-            return {**place["quantization"], "quant_method": "mlx"}
+            return {**place["quantization"], "quant_method": "MLX"}
         if place.get("quantization_bit"):
             return {"quant_method": "ChatGLM's own", "bits": place["quantization_bit"]}
     for file, method in OLDER_FILES.items():
@@ -79,42 +73,74 @@ def quantization_settings(config: Settings, older: Callable[[str], Settings]) ->
     return {}
 
 
+def check_format(settings: Settings) -> None:
+    """Raises InvalidInput with the format's name where the settings alone tell that nobody here can read it."""
+    if _format(settings) is None:
+        detail = [
+            str(settings[key])[:40] for key in ("format", "checkpoint_format", "version", "quant_algo") if settings.get(key) is not None
+        ]
+        detail += [f"{settings[key]} bits"[:40] for key in ("bits", "w_bit") if settings.get(key) is not None]
+        detail += [key for key in ("load_in_4bit", "load_in_8bit") if settings.get(key)]
+        what = str(settings.get("quant_method") or "")[:40] or "something that config.json does not name"
+        named = f"{what} ({', '.join(detail)})" if detail else what
+        raise InvalidInput(f"the checkpoint is quantized as {named}, which cannot be read", advice=_READ)
+
+
 def dequantized(files: TensorFiles, settings: Settings) -> TensorFiles:
     """With a readable "….weight" instead of each quantized one. Settings of files that are not quantized do not count (they were
     dequantized before). Raises InvalidInput with the format's name."""
     stored = _Stored(dict(files.stored()), settings)
-    if all(tensor.dtype in FLOAT_DTYPES for tensor in stored.tensors.values()):
+    if all(tensor.dtype in (*FLOAT_DTYPES, *_COUNTS) for tensor in stored.tensors.values()):
         return files
-    method = str(settings.get("quant_method") or "").lower()
-    if (found := _read(files, stored, method)) is not None:
-        return found
-    detail = [str(settings[key])[:40] for key in ("format", "version", "quant_algo", "bits") if settings.get(key) is not None]
-    detail += [key for key in ("load_in_4bit", "load_in_8bit") if settings.get(key)]
-    what = str(settings.get("quant_method") or "")[:40] or "something that config.json does not name"
-    named = f"{what} ({', '.join(detail)})" if detail else what
-    raise InvalidInput(f"the checkpoint is quantized as {named}, which cannot be read", advice=_READ)
-
-
-def _read(files: TensorFiles, stored: _Stored, method: str) -> TensorFiles | None:
-    """None where nobody here knows the format."""
-    packed = any(name.endswith((".qweight", ".weight_packed", ".SCB", ".absmax")) for name in stored.tensors)
-    fp8 = any(tensor.dtype in _FP8 for tensor in stored.tensors.values())
-    layout = stored.settings.get("format")
-    match method:
-        case "gptq" if packed and stored.integer(("bits",), 4) in (2, 3, 4, 8):
+    if not settings:
+        settings = _guessed(stored)
+    check_format(settings)
+    match _format(settings):
+        case "gptq":
             return _replaced(files, stored, ".qweight", _gptq, ("qzeros", "scales", "g_idx"))
-        case "awq" if packed and stored.integer(("bits", "w_bit"), 4) == 4 and stored.text("version", "gemm") == "gemm":
+        case "awq":
             return _replaced(files, stored, ".qweight", _awq, ("qzeros", "scales"))
-        case "compressed-tensors" if layout == "pack-quantized" and packed:
+        case "packed":
             others = ("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
             return _replaced(files, stored, ".weight_packed", _packed, others)
+        case "scaled":
+            return _scaled(files, stored)
+    return files  # a stray tensor of integers: whoever reads it refuses it by name
+
+
+def _format(settings: Settings) -> str | None:
+    """How to read what these settings describe; "" for what is not quantized, None where nobody here knows."""
+    layout, version = settings.get("format"), str(settings.get("version") or "gemm").lower()
+    match str(settings.get("quant_method") or "").lower():
+        case "gptq" if _integer(settings, ("bits",), 4) in (2, 3, 4, 8) and (settings.get("checkpoint_format") or "gptq") in _GPTQ_FORMATS:
+            return "gptq"
+        case "awq" if _integer(settings, ("bits", "w_bit"), 4) == 4 and version == "gemm":
+            return "awq"
+        case "compressed-tensors" if layout == "pack-quantized":
+            return "packed"
         case "compressed-tensors" if layout in _SCALED_FORMATS:
-            return _scaled(files, stored, _FP8 if fp8 else ("I8",))
-        case "fp8" | "fbgemm_fp8" | "modelopt" | "" if fp8:
-            return _scaled(files, stored, _FP8)
-        case "" if not packed:
-            return files  # a stray tensor of integers: whoever reads it refuses it by name
+            return "scaled"
+        case "modelopt" if settings.get("quant_algo", "FP8") == "FP8":
+            return "scaled"
+        case "fp8" | "fbgemm_fp8":
+            return "scaled"
+        case "" if not settings:
+            return ""
     return None
+
+
+def _guessed(stored: _Stored) -> Settings:
+    """Of a checkpoint that does not say: FP8 reads itself, words of packed integers do not."""
+    if any(name.endswith((".qweight", ".weight_packed", ".SCB", ".absmax")) for name in stored.tensors):
+        return {"quant_method": None, "format": None}
+    return {"quant_method": "fp8"} if any(tensor.dtype in _FP8 for tensor in stored.tensors.values()) else {}
+
+
+def _integer(settings: Settings, keys: tuple[str, ...], default: int) -> int:
+    value = next((settings[key] for key in keys if settings.get(key) is not None), default)
+    if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value <= 1 << 20:
+        raise InvalidInput(f"quantization_config: {keys[0]} must be a whole number, not {repr(value)[:40]}", advice=_READ)
+    return value
 
 
 def _replaced(
@@ -128,7 +154,7 @@ def _replaced(
 
 
 def _gptq(stored: _Stored, module: str) -> Tensor:
-    bits = stored.integer(("bits",), 4)
+    bits = _integer(stored.settings, ("bits",), 4)
     levels = stored.part(f"{module}.qweight", ("I32", "U32"))
     _check_matrix(levels, module)
     inputs, outputs = levels.shape[0] * 32 // bits, levels.shape[1]
@@ -168,10 +194,12 @@ def _packed(stored: _Stored, module: str) -> Tensor:
         )
     zeros = stored.optional(f"{module}.weight_zero_point", ("I32", "U32"), (-(-outputs * bits // 32), count))
     groups = stored.optional(f"{module}.weight_g_idx", ("I32", "I64"), (inputs,))
-    return PackedTensor(module, bits, shape, levels, replace(scales, shape=(outputs, count)), zeros, groups)
+    return PackedTensor(f"{module}.weight_g_idx", bits, shape, levels, replace(scales, shape=(outputs, count)), zeros, groups)
 
 
-def _scaled(files: TensorFiles, stored: _Stored, dtypes: tuple[str, ...]) -> TensorFiles:
+def _scaled(files: TensorFiles, stored: _Stored) -> TensorFiles:
+    """FP8, or signed integers where there is none."""
+    dtypes = _FP8 if any(tensor.dtype in _FP8 for tensor in stored.tensors.values()) else ("I8",)
     made: dict[str, Tensor] = {}
     gone = [name for name in stored.tensors if _OF_ACTIVATIONS.fullmatch(name)]
     for name, values in stored.tensors.items():
@@ -210,7 +238,7 @@ def _block(size: int, count: int, stated: int) -> int:
 
 def _groups(stored: _Stored, keys: tuple[str, ...], inputs: int) -> tuple[int, int]:
     """(inputs of a group, groups)."""
-    size = stored.integer(keys, 128)
+    size = _integer(stored.settings, keys, 128)
     size = inputs if size < 1 else size
     return size, -(-inputs // size)
 

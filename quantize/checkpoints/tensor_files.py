@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from safetensors import SafetensorError, safe_open
 
@@ -16,8 +16,9 @@ from quantize.checkpoints.tensors import FLOAT_DTYPES, StoredTensor, Tensor
 from quantize.checkpoints.torch_files import open_torch_file
 from quantize.sources import SourceTensor
 
+Layouts: TypeAlias = tuple[tuple[str, str], tuple[str, str]]
 # In this order: what needs no unpickling first.
-_LAYOUTS = (("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json"))
+_LAYOUTS: Layouts = (("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json"))
 _GET_AGAIN = "get the checkpoint again: its download was cut short or it was edited"
 
 
@@ -74,12 +75,13 @@ class TensorFiles:
 
 
 @contextmanager
-def open_tensor_files(folder: Path) -> Iterator[TensorFiles]:
-    """Opens model.safetensors or pytorch_model.bin, or the shards that an index beside them lists.
+def open_tensor_files(folder: Path, layouts: Layouts = _LAYOUTS) -> Iterator[TensorFiles]:
+    """Opens model.safetensors or pytorch_model.bin, or the shards that an index beside them lists; files of other names by `layouts`,
+    pairs of a file and of the index of several.
 
     Raises InvalidInput naming the file at fault.
     """
-    index, shards = _shards(folder)
+    index, shards = _shards(folder, layouts)
     with ExitStack() as stack:
         found: dict[str, StoredTensor] = {}
         for file, listed in shards.items():
@@ -122,14 +124,14 @@ def _header(opened: BinaryIO, file: str) -> dict[str, StoredTensor]:
     }
 
 
-def _shards(folder: Path) -> tuple[str, dict[str, set[str] | None]]:
+def _shards(folder: Path, layouts: Layouts) -> tuple[str, dict[str, set[str] | None]]:
     """The index and, for each file, the tensors that it promises there (None: whatever the only file holds)."""
-    for single, index in _LAYOUTS:
+    for single, index in layouts:
         if (folder / single).exists():
             return index, {single: None}
         if (folder / index).exists():
             return index, _indexed(folder, index, Path(single).suffix)
-    (single, index), (other, _) = _LAYOUTS
+    (single, index), (other, _) = layouts
     raise InvalidInput(f"neither {single} nor {index} is there, nor {other}", advice="give a checkpoint folder with safetensors weights")
 
 

@@ -31,7 +31,9 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from protos.errors import Busy, Corrupt, Denied, InvalidInput, NoSpace, NotFound, Unavailable
 from protos.sizes import bytes_text
+from quantize.checkpoints.folder_files import read_object
 from quantize.checkpoints.huggingface import SOURCE_FILE, read_model_config
+from quantize.checkpoints.quantized import check_format, quantization_settings
 from quantize.files import no_space_as_ours
 from quantize.hub.files import needed_files
 
@@ -116,6 +118,7 @@ def _fetch_all(files: list[_Remote], target: Path, repository: str, commit: str,
             _fetch(file, url, _part(parts, file), target / file.name, partial(report, done - kept[file.name]))
         if file.name == "config.json":
             read_model_config(target)
+            check_format(quantization_settings(read_object(target, "config.json"), lambda older: {}))
         done += file.size_bytes - kept[file.name]
         progress(done, total)
     shutil.rmtree(parts)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from device.engine import golden as golden_module
-from device.engine.golden import check_stage, deviation
+from device.engine.golden import _added, check_stage, deviation
 from device.engine.opening import open_stage
 from device.engine.stage import StageEngine
 from device.stage_spec import Golden, StageSpec, parse_spec
@@ -229,7 +229,7 @@ def test_a_layer_that_should_add_nothing_and_adds_much_is_refused(tmp_path: Path
 
 
 def test_a_deviation_that_all_tokens_share_counts_and_one_tokens_does_not() -> None:
-    added = np.ones((8, 16), np.float32)
+    added = np.ones((8, 1), np.float32)
     error = np.zeros((8, 16), np.float32)
     nothing = np.zeros_like(error)
     error[0] = 9
@@ -239,6 +239,46 @@ def test_a_deviation_that_all_tokens_share_counts_and_one_tokens_does_not() -> N
     assert deviation(error, added, nothing + 0.125) == 0.375
     error[:, 3] = np.nan
     assert deviation(error, added, nothing) == np.inf
+
+
+def test_layers_that_take_away_what_others_gave_are_measured_by_both() -> None:
+    random = np.random.default_rng(0)
+    given = random.standard_normal((8, 16)).astype(np.float32)
+    start = np.ones_like(given)
+    size = _added(np.stack([start, start + given]))
+    assert np.allclose(_added(np.stack([start, start + given, start])), np.sqrt(2) * size, rtol=1e-5)
+    assert np.allclose(_added(np.stack([start, 2 * start, 3 * start])), 2)  # what goes one way counts whole
+
+
+def test_a_loud_element_is_measured_by_itself() -> None:
+    """int8 rounds it by a share of its own."""
+    rows = np.ones((8, 4096), np.float32)
+    rows[:, 7] = 300
+    error = np.zeros_like(rows)
+    error[:, 7] = 3
+    assert deviation(error, _added(np.stack([np.zeros_like(rows), rows])), np.zeros_like(rows)) == pytest.approx(0.01)
+    error[:, 6] = 3
+    assert deviation(error, _added(np.stack([np.zeros_like(rows), rows])), np.zeros_like(rows)) > 0.5
+
+
+@pytest.mark.parametrize("kv_dtype", ["float32", "int8"])
+def test_a_loud_row_of_a_matrix_is_right(tmp_path: Path, kv_dtype: KvDtype) -> None:
+    """Of the output head, and of what a layer adds to one element."""
+    tensors = random_tensors(SHAPE)
+    for name in ("lm_head", *(f"model.layers.{layer}.mlp.down_proj" for layer in range(SHAPE.layers))):
+        tensors[f"{name}.weight"][5] *= 100
+    write_tensors(write_checkpoint(tmp_path / "checkpoint", SHAPE), tensors)
+    store = ArtifactStore(tmp_path / "artifacts")
+    with open_huggingface(tmp_path / "checkpoint") as checkpoint:
+        manifest = import_model(checkpoint, store, "loud", block_size=32, rotate=False)
+    for stages in (1, 4):
+        for spec in specs(manifest, store, stages, kv_dtype=kv_dtype):
+            open_stage(spec, store.blob_folder, 1, None)
+    for part, tensor in (("head", "scales"), ("layers.1", "down.scales")):
+        bad = flip_bit(store, manifest, part, tensor, element=5 * 3, bit=30)
+        (spec,) = specs(bad, store, 1, kv_dtype=kv_dtype)
+        with pytest.raises(Corrupt):
+            open_stage(spec, store.blob_folder, 1, None)
 
 
 def test_no_second_session_without_need(model: tuple[Manifest, ArtifactStore], monkeypatch: pytest.MonkeyPatch) -> None:

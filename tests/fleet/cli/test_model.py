@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from fleet.deploying.views import DeploymentView
 from fleet.home import Home
 from quantize.artifact.store import ArtifactStore
-from tests.support.checkpoints import TinyGlm, random_tensors, write_checkpoint, write_tensors
+from tests.support.checkpoints import TinyGlm, random_tensors, tokenizer_json, write_checkpoint, write_json, write_tensors
 from tests.support.command import Command
 from tests.support.fake_coordinator import FakeCoordinator
 from tests.support.fake_hub import FakeHub, serving_hub
@@ -98,6 +99,28 @@ def test_weights_of_4_bits_take_half_the_bytes(glmfleet: Command, home: Home, ch
 
 def test_an_empty_list_says_what_to_do(glmfleet: Command, home: Home) -> None:
     assert glmfleet("model", "list", "--home", home.path) == (0, "", "no models yet; get one: glmfleet model pull smollm2-135m\n")
+
+
+def test_an_adapter_is_merged_and_remembered(glmfleet: Command, home: Home, tmp_path: Path) -> None:
+    lora = Path(__file__).parents[2] / "goldens" / "lora"
+    base = Path(shutil.copytree(lora / "base", tmp_path / "base"))
+    adapter = Path(shutil.copytree(lora / "patterns", tmp_path / "adapter"))
+    write_json(base / "tokenizer.json", tokenizer_json())
+    assert glmfleet("model", "import", base, "--name", "base", "--home", home.path)[0] == 0
+    code, _, err = glmfleet("model", "import", base, "--name", "adapted", "--adapter", adapter, "--home", home.path)
+    assert (code, "adapted:" in err) == (0, True)
+    store = ArtifactStore(home.artifacts)
+    before, after = store.load("base"), store.load("adapted")
+    assert before.part("embedding") == after.part("embedding")
+    assert before.part("layers.0") != after.part("layers.0")
+    assert after.provenance.source == "Hugging Face checkpoint with a LoRA adapter"
+    # What it is measured against has the adapter too.
+    code, out, _ = glmfleet("model", "eval", "adapted", "--tokens", 32, "--json", "--home", home.path)
+    assert code == 0
+    assert all(layer["value"] < 0.1 for layer in json.loads(out)["layers"])
+    adapter.rename(tmp_path / "elsewhere")
+    code, _, err = glmfleet("model", "eval", "adapted", "--tokens", 32, "--home", home.path)
+    assert (code, "the adapter of adapted is gone" in err) == (1, True)
 
 
 @pytest.mark.parametrize("command", [["show", "moon"], ["rm", "moon"], ["pull", "moon"], ["import", "/nowhere", "--name", "x"]])

@@ -177,6 +177,25 @@ def test_scaled_positions_are_those_of_the_checkpoint_folder(
         assert (checkpoint.config.rope_scaling is None) == (not theirs)
 
 
+def test_llama_3s_factors_of_each_pair(tmp_path: Path) -> None:
+    """As its converter writes them: what the law of transformers makes of the frequencies."""
+    law = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    wanted = parse_config({**config_json(LLAMA), "rope_scaling": law}).rope_scaling
+    assert wanted
+    plain = 10_000.0 ** (-np.arange(0, 16, 2) / 16)
+    factors = (plain / np.array(wanted.frequencies)).astype(np.float32)
+    assert len(set(factors)) > 2
+    with open_gguf(write_gguf(tmp_path / "tiny.gguf", LLAMA, architecture="llama", extra={"rope_freqs.weight": factors})) as checkpoint:
+        found = checkpoint.config.rope_scaling
+    assert found
+    assert found.magnitude == 1
+    assert np.allclose(found.frequencies, wanted.frequencies, rtol=1e-6)
+    for bad, says in ((factors[:4], "has shape"), (0 * factors, "no factor"), (np.nan * factors, "no factor")):
+        path = write_gguf(tmp_path / "bad.gguf", LLAMA, architecture="llama", extra={"rope_freqs.weight": bad})
+        with pytest.raises(InvalidInput, match=says), open_gguf(path):
+            pytest.fail("opened")
+
+
 def test_every_way_to_end_an_answer(tmp_path: Path) -> None:
     """llama.cpp's converter names one eos and one eot; GLM-4 has a third."""
     metadata = {"tokenizer.ggml.tokens": [*TOKENS, "<|observation|>"], "tokenizer.ggml.token_type": [*TYPES, 3]}
@@ -223,6 +242,7 @@ def test_a_begin_token_where_it_is_asked_for(tmp_path: Path, add: bool | None, p
     ("changes", "detail"),
     [
         ({"metadata": {"general.architecture": "gemma"}}, "architecture 'gemma' is not supported"),
+        ({"metadata": {"general.type": "adapter", "adapter.type": "lora"}}, "is of type 'adapter', and no model"),
         ({"pre": "qwen2"}, r"its tokenizer \(gpt2, qwen2\) is not supported"),
         ({"metadata": {"tokenizer.ggml.model": "t5"}}, r"its tokenizer \(t5, chatglm-bpe\) is not supported"),
         ({"metadata": {"chatglm.block_count": None}}, "it has no chatglm.block_count"),

@@ -52,6 +52,19 @@ def test_packed_integers(tmp_path: Path, case: str) -> None:
     assert np.array_equal(read_back(tmp_path, stored, SETTINGS[case]), GOLDEN[case]["expected"])
 
 
+def test_groups_in_another_order(tmp_path: Path) -> None:
+    """compressed-tensors' weight_g_idx: what stands in the group's place is what counts; all -1 means that nobody set it."""
+    golden = {name: array for name, array in GOLDEN["packed4"].items() if name != "expected"}
+    plain, scales = GOLDEN["packed4"]["expected"], np.repeat(golden["weight_scale"].astype(np.float32), 32, 1)
+    for groups, expected in (
+        (np.full(64, -1, np.int32), plain),
+        (np.arange(64, dtype=np.int32) // 32, plain),
+        (1 - np.arange(64, dtype=np.int32) // 32, plain / scales * scales[:, ::-1]),
+    ):
+        stored = {f"{MODULE}.{name}": array for name, array in {**golden, "weight_g_idx": groups}.items()}
+        assert np.allclose(read_back(tmp_path, stored, PACKED), expected, atol=1e-5)
+
+
 def test_gptqs_second_form_counts_zero_points_from_nothing(tmp_path: Path) -> None:
     golden, module = GOLDEN["gptq4"], f"{MODULE}."
     fields = np.arange(0, 32, 4, dtype=np.uint32)
@@ -194,11 +207,11 @@ REFUSED: list[tuple[dict[str, Any], Arrays, str]] = [
         "bitsandbytes",
     ),
     ({"quantization_config": {"load_in_8bit": True}}, {".weight": np.zeros((8, 8), np.int8)}, r"bitsandbytes \(load_in_8bit\)"),
-    ({"quantization": {"group_size": 64, "bits": 4}}, {".weight": np.zeros((8, 1), np.uint32)}, r"mlx \(4\)"),
+    ({"quantization": {"group_size": 64, "bits": 4}}, {".weight": np.zeros((8, 1), np.uint32)}, r"MLX \(4 bits\)"),
     (
         {"quantization": {"group_size": 64, "bits": 4}, "quantization_config": {"group_size": 64, "bits": 4}},
         {".weight": np.zeros((8, 1), np.uint32)},
-        r"mlx \(4\)",
+        r"MLX \(4 bits\)",
     ),
     ({"quantization_config": {"quant_method": "mxfp4"}}, {"_blocks": np.zeros((8, 1), np.uint8)}, "mxfp4"),
     ({"quantization_config": {"quant_method": "HQQ"}}, {".W_q": np.zeros((8, 1), np.uint8)}, "HQQ"),
@@ -208,8 +221,13 @@ REFUSED: list[tuple[dict[str, Any], Arrays, str]] = [
         r"compressed-tensors \(nvfp4-pack-quantized\)",
     ),
     ({"quantization_config": {"quant_method": "awq", "version": "GEMV"}}, {".qweight": np.zeros((8, 1), np.int32)}, r"awq \(GEMV\)"),
-    ({"quantization_config": {"quant_method": "gptq", "bits": 5}}, {".qweight": np.zeros((8, 1), np.int32)}, r"gptq \(5\)"),
-    ({"quantization_bit": 4}, {".weight": np.zeros((8, 4), np.int8)}, r"ChatGLM's own \(4\)"),
+    ({"quantization_config": {"quant_method": "gptq", "bits": 5}}, {".qweight": np.zeros((8, 1), np.int32)}, r"gptq \(5 bits\)"),
+    (
+        {"quantization_config": {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}},
+        {".qweight": np.zeros((8, 1), np.int32)},
+        r"gptq \(marlin, 4 bits\)",
+    ),
+    ({"quantization_bit": 4}, {".weight": np.zeros((8, 4), np.int8)}, r"ChatGLM's own \(4 bits\)"),
     ({"text_config": {"quantization_config": {"quant_method": "quanto"}}}, {".weight": np.zeros((8, 4), np.int8)}, "quanto"),
     ({}, {".qweight": np.zeros((8, 1), np.int32)}, "something that config.json does not name"),
 ]
@@ -232,6 +250,9 @@ def test_settings_of_what_is_not_quantized_do_not_count(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {**config_json(TinyGlm()), "quantization_config": {"quant_method": "bitsandbytes"}})
     with open_huggingface(tmp_path) as checkpoint:
         assert checkpoint.read("layers.0.down.weight", 0, 1).shape == (1, 104)
+    save_file({f"{MODULE}.weight": np.ones((2, 2), np.float16), "position_ids": np.arange(4)}, tmp_path / "model.safetensors")
+    with open_tensor_files(tmp_path) as files:
+        assert dequantized(files, {"quant_method": "bitsandbytes"}) is files
 
 
 @pytest.mark.parametrize(("file", "method"), [("quantize_config.json", "gptq"), ("quant_config.json", "awq")])
@@ -258,6 +279,7 @@ def _change(**tensors: np.ndarray | None) -> Callable[[Arrays], Arrays]:
         ("gptq4", _change(g_idx=np.full(64, -1, np.int32)), "names a group that has no scale"),
         ("gptq4", _change(qweight=np.zeros(7, np.int32)), "which is no matrix"),
         ("awq", _change(qzeros=np.zeros((2, 11), np.int32)), r"qzeros is I32 \[2, 11\]"),
+        ("packed4", _change(weight_g_idx=np.full(64, 2, np.int32)), "names a group that has no scale"),
         ("packed4", _change(weight_shape=np.array([64, 56])), r"is packed as \[64, 8\] with scales \[64, 2\] for \[64, 56\]"),
         ("packed4", _change(weight_shape=np.array([64, 63])), r"with scales \[64, 2\] for \[64, 63\]"),
         ("packed4", _change(weight_scale=np.ones((64, 3), np.float16)), r"with scales \[64, 3\] for \[64, 64\]"),

@@ -19,10 +19,17 @@ def test_the_whole_file_is_preferred_to_shards_and_safetensors_to_pickles() -> N
     assert needed_files(["config.json", "pytorch_model.bin", "merges.txt"]) == ("config.json", "merges.txt", "pytorch_model.bin")
 
 
+def test_an_adapter_beside_its_base_is_part_of_it() -> None:
+    adapter = ["adapter_config.json", "adapter_model.bin", "adapter_model.safetensors"]
+    expected = ("config.json", "adapter_config.json", "adapter_model.safetensors", "model.safetensors")
+    assert needed_files(["model.safetensors", *adapter, "config.json"]) == expected
+
+
 @pytest.mark.parametrize(
     ("names", "detail", "advice"),
     [
         (["README.md"], "no config.json", "zai-org/glm-edge"),
+        (["adapter_config.json", "adapter_model.safetensors"], "no config.json", "--adapter"),
         (["glm-Q8_0.gguf", "glm-Q4_0.gguf"], "no config.json", "glm-Q4_0.gguf"),
         (["config.json", "tf_model.h5", "sub/model.safetensors"], "no weights", "choose"),
     ],

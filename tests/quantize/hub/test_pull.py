@@ -104,10 +104,19 @@ def test_bytes_that_are_not_what_was_announced(hub: FakeHub, tmp_path: Path) -> 
     assert {asked for _, asked in hub.gets} == {None}
 
 
-def test_a_model_that_could_not_be_imported_is_told_before_its_weights(hub: FakeHub, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM"),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "bitsandbytes"),
+    ],
+)
+def test_a_model_that_could_not_be_imported_is_told_before_its_weights(
+    hub: FakeHub, tmp_path: Path, change: dict[str, object], says: str
+) -> None:
     config = hub.folders[REPOSITORY] / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "architectures": ["MambaForCausalLM"]}))
-    with pytest.raises(InvalidInput, match="MambaForCausalLM"):
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    with pytest.raises(InvalidInput, match=says):
         pull(REPOSITORY, tmp_path)
     assert [name for name, _ in hub.gets] == ["config.json"]
 
