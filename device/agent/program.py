@@ -20,6 +20,7 @@ from protos.net import transport
 
 # A stream that is being written gets this long to end by itself.
 GRACE_SECONDS = 0.5
+DISK_SECONDS = 60.0  # between two looks, each of which writes 4 KiB
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ async def run_agent(
         await stop.wait()
 
 
+async def _look_at(blobs: BlobStore) -> None:
+    while True:
+        await asyncio.sleep(DISK_SECONDS)
+        await asyncio.to_thread(blobs.look)
+
+
 class Agent:
     """An async context manager whose value is the address it serves at. `disk` holds the blobs, `clock` judges the certificate."""
 
@@ -77,6 +84,8 @@ class Agent:
             me, credentials = identity.device_id, identity.credentials
             device = Device(me, config.name, self._hardware, blobs, credentials, labels=config.labels, prepacked=prepacked)
             await stack.enter_async_context(device)
+            looking = asyncio.create_task(_look_at(blobs), name="look at the disk")
+            stack.callback(looking.cancel)
             bind = f"{config.host}:{config.port}"
             server, port = await transport.serve(bind, me, credentials, device.register)
             stack.push_async_callback(server.stop, GRACE_SECONDS)

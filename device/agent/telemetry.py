@@ -50,8 +50,10 @@ class TelemetrySampler:
         boot_id: str = "",
         process: Callable[[], ProcessReading] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        storage_problem: Callable[[], str] = lambda: "",
     ) -> None:
-        """`boot_id`: a fresh one unless given; `clock` in seconds, monotonic."""
+        """`boot_id`: a fresh one unless given; `clock` in seconds, monotonic; `storage_problem` as of Blobs."""
+        self._storage_problem = storage_problem
         self.boot_id = boot_id or uuid.uuid4().hex
         self._device = device
         self._hardware = hardware
@@ -81,6 +83,7 @@ class TelemetrySampler:
                 process_rss_bytes=process.rss_bytes,
                 process_cpu_seconds=process.cpu_seconds,
                 memory_held_bytes=process.held_bytes,
+                storage_problem=self._storage_problem(),
             ),
             pipelines=[_counters(loaded) for loaded in self._host.loaded],
         )

@@ -133,7 +133,7 @@ class Discovery:
             other_fleets=browser.other_fleets if browser is not None else 0,
             problems=tuple(problems),
             mute=seen.mute,
-            alone=self._asked != () and seen.alone,
+            alone=seen.alone and (self._asked is None or bool(seen.mute)),
         )
 
     async def _watch(self, browsing: AsyncExitStack, first: Survey) -> None:

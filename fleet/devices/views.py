@@ -39,6 +39,7 @@ class DeviceView:
     throttled: bool = False  # runs slower, to cool down
     battery_fraction: float | None = None
     memory_held_bytes: int | None = None  # that the device really holds for its stages; None: nothing tells
+    storage_problem: str = ""  # why it can keep no more blobs, one line; "": it can
 
     @property
     def holds_too_much(self) -> bool:

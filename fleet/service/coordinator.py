@@ -44,6 +44,7 @@ from quantize.artifact.store import ArtifactStore
 from quantize.parts import layer_number
 
 INSECURE_FLEET = FleetId("insecure")
+LINE_LENGTH = 200  # of what a device says of itself in words
 _GROUPINGS: Mapping[str, By] = {"device": "device", "model": "model", "deployment": "deployment", "request": "request"}
 
 _log = logging.getLogger(__name__)
@@ -236,6 +237,7 @@ def _device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
         memory_bytes=description.memory_bytes,
         memory_used_bytes=description.memory_used_bytes,
         memory_held_bytes=gauges.memory_held_bytes if gauges.HasField("memory_held_bytes") else None,
+        storage_problem=" ".join(gauges.storage_problem.split())[:LINE_LENGTH],
         energy_source=source_of(accelerator.energy_source),
         agent_version=description.agent_version,
         stages=tuple(_stage_line(stage, stages.get(stage.pipeline_id)) for stage in description.stages),
