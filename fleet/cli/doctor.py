@@ -108,10 +108,10 @@ def discovery_checks(report: DiscoveryReport, devices: Sequence[DeviceView], loc
 
 
 def network_checks(report: DiscoveryReport, devices: Sequence[DeviceView]) -> list[Check]:
-    """The interfaces that reach nobody. Of a machine with another network, or with devices all the same, they are no problem."""
+    """The interfaces that reach nobody: no problem while some device is reached without them."""
     if not report.mute and not report.alone:
         return []
-    ok = not report.alone or any(device.state == "online" for device in devices)
+    ok = any(device.state == "online" for device in devices)
     heard = "no other machine can be heard" if report.alone else "not used"
     why = "; ".join(report.mute) or "there is no network interface but loopback"
     return [Check("network", ok, f"{heard}: {why}", "bring one up: it is noticed within seconds, nothing has to be started again")]

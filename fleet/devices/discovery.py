@@ -137,11 +137,13 @@ class Discovery:
         )
 
     async def _watch(self, browsing: AsyncExitStack, first: Survey) -> None:
-        async for change in watch.changes(first, lambda: self._look(self._asked)):
-            _log.info("the network has changed: mDNS on %s", ", ".join(map(str, change.survey.usable)) or "no interface")
+        async for change in watch.changes(first, lambda: self._look(self._asked), failed=lambda: bool(self._cannot_start)):
+            moved = change.woke or change.survey != self._survey
             await self._browse(browsing, change)
-            self._sooner.set()
-            self._moved()
+            if moved:
+                _log.info("the network has changed: mDNS on %s", ", ".join(map(str, change.survey.usable)) or "no interface")
+                self._sooner.set()
+                self._moved()
 
     async def _browse(self, browsing: AsyncExitStack, change: Change) -> None:
         before, self._survey = self._survey, change.survey
@@ -153,8 +155,9 @@ class Discovery:
                 self._browser = await browsing.enter_async_context(browser)
             self._cannot_start = ""
         except (OSError, RuntimeError) as error:  # a RuntimeError: an interface has gone meanwhile
-            self._cannot_start = f"mDNS cannot start: {(isinstance(error, OSError) and error.strerror) or error}"
-            _log.warning("%s", self._cannot_start)
+            said, self._cannot_start = self._cannot_start, f"mDNS cannot start: {(isinstance(error, OSError) and error.strerror) or error}"
+            if said != self._cannot_start:
+                _log.warning("%s", self._cannot_start)
         for problem in change.survey.problems:
             if problem not in before.problems:
                 _log.warning("%s", problem)

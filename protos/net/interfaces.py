@@ -60,7 +60,7 @@ class Adapter:
                 return f"{self.name} is down"
             case "no carrier":
                 return f"{self.name} has no carrier: no cable, or no wireless network"
-        return "" if self.addresses else f"{self.name} has no address: did a DHCP server answer?"
+        return "" if self.addresses else f"{self.name} has no address"
 
 
 @dataclass(frozen=True)

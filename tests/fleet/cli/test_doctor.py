@@ -20,7 +20,8 @@ MUTE = ("eth0 has no carrier: no cable, or no wireless network", "wlan0 is down"
     ("report", "online", "ok"),
     [
         (REPORT, True, None),  # nothing to say
-        (replace(REPORT, mute=MUTE), False, True),  # another interface serves
+        (replace(REPORT, mute=MUTE), True, True),  # another interface serves
+        (replace(REPORT, mute=MUTE), False, False),
         (replace(REPORT, mute=MUTE, alone=True), False, False),
         (replace(REPORT, alone=True), False, False),
         (replace(REPORT, mute=MUTE, alone=True), True, True),  # all simulated, on an aeroplane

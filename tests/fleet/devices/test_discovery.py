@@ -230,6 +230,25 @@ async def test_a_network_that_comes_later_and_changes_is_browsed_then(monkeypatc
 
 
 @needs_multicast
+async def test_mdns_that_could_not_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its port was somebody else's alone."""
+    monkeypatch.setattr(watch, "PERIOD_SECONDS", 0.02)
+    start, refusals, ear = AdvertBrowser.__aenter__, [98], Ear()
+
+    async def refused(self: AdvertBrowser) -> AdvertBrowser:
+        if refusals:
+            raise OSError(refusals[0], os.strerror(refusals[0]))
+        return await start(self)
+
+    monkeypatch.setattr(AdvertBrowser, "__aenter__", refused)
+    async with announcement(b"one", 7001), discovery(ear) as found:
+        assert found.report().problems == ("mDNS cannot start: Address already in use",)
+        refusals.clear()
+        await wait_until(lambda: ear.address(device_id(b"one")))
+        assert found.report().problems == ()
+
+
+@needs_multicast
 async def test_whom_nobody_reached_is_asked_for_again_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody has answered in a device's name; the device itself says nothing before it is asked."""
     monkeypatch.setattr(module, "_ASK_AGAIN_SECONDS", 0.02)
