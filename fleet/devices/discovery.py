@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
-from fleet.background import Background, set_within
+from fleet.background import Background, set_within, together
 from fleet.devices.mdns import AdvertBrowser
 from fleet.devices.probe import ProbedMember, probe
+from fleet.devices.remembered import Proven
 from fleet.devices.views import DiscoveryReport
 from protos.errors import Denied, FleetError, InvalidInput
 from protos.ids import DeviceId, FleetId, parse_device_id
@@ -23,6 +24,7 @@ from protos.net.watch import Change
 
 _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.5, 10.0  # a seed that does not answer
 _ASK_AGAIN_SECONDS = 10.0  # for devices that could not be reached
+_RECALLS, _RECALLED_AT_ONCE = 11, 32  # the last some 8 minutes after the first
 _AGAIN_SECONDS = 60.0  # a seed that did: another device may have taken its address
 
 _log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ class Candidate:
 
     device_id: DeviceId
     addresses: tuple[str, ...]
-    found_by: Literal["mdns", "seed"]
+    found_by: Literal["mdns", "seed", "memory"]
     gateway: bool = False  # it is said to answer for others
 
 
@@ -64,6 +66,7 @@ class Discovery:
     when this machine's own network has changed, or the machine has slept: it is browsed anew then. All are called in the event loop and
     must not block. `unreached` says whom of those found nobody could reach: they are asked for again.
 
+    `remembered` are looked for where they were, for some minutes; of those that are not there any more nothing is said.
     `seeds` are "host:port" (its id is learnt by a TLS handshake) or, the only form without credentials, "id@host:port".
     `interfaces` are names or addresses of network interfaces to browse: None for loopback and all there are, () for no mDNS.
     `look(interfaces)` surveys them. Raises InvalidInput for a malformed seed.
@@ -77,6 +80,7 @@ class Discovery:
         removed: Callable[[DeviceId], None] = lambda _device: None,
         *,
         seeds: Sequence[str] = (),
+        remembered: Sequence[Proven] = (),
         interfaces: Sequence[str] | None = None,
         moved: Callable[[], None] = lambda: None,
         unreached: Callable[[], Sequence[DeviceId]] = lambda: (),
@@ -89,6 +93,7 @@ class Discovery:
         self._moved = moved
         self._unreached = unreached
         self._seeds = tuple(parse_seed(text) for text in seeds)
+        self._remembered = tuple(remembered) if credentials is not None else ()
         self._asked = interfaces
         self._look = look
         self._browser: AdvertBrowser | None = None
@@ -109,6 +114,7 @@ class Discovery:
             background = await stack.enter_async_context(Background())
             for seed in self._seeds:
                 background.start(self._follow(seed), f"seed {seed}")
+            background.start(self._recall(), "look for who is remembered")
             background.start(self._watch(browsing, first), "watch the network")
             background.start(self._ask_again(), "ask for who is missing")
             self._stack = stack.pop_all()
@@ -190,6 +196,27 @@ class Discovery:
                 known = device
                 self._found(Candidate(device, (seed.address,), "seed", gateway))
             await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _recall(self) -> None:
+        missing, delay_seconds = self._remembered, _FIRST_DELAY_SECONDS
+        for _ in range(_RECALLS):
+            found = await together([self._is_there(one) for one in missing], at_once=_RECALLED_AT_ONCE)
+            missing = tuple(one for one, there in zip(missing, found, strict=True) if not there)
+            if not missing:
+                return
+            self._sooner.clear()
+            await set_within(self._sooner, delay_seconds)
+            delay_seconds *= 2
+
+    async def _is_there(self, one: Proven) -> bool:
+        assert self._credentials is not None  # without, nobody is remembered
+        try:
+            device, gateway = await probe(one.address, self._credentials)
+        except FleetError:
+            return False
+        if device == one.device:
+            self._found(Candidate(device, (one.address,), "memory", gateway))
+        return device == one.device
 
     async def _identify(self, seed: Seed) -> ProbedMember:
         if self._credentials is None:

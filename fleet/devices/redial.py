@@ -24,7 +24,9 @@ _ASK_DOCTOR = "glmfleet doctor"
 class Redial:
     """`run` it as a task."""
 
-    def __init__(self, addresses: tuple[str, ...], found_by: str, rules: Liveness) -> None:
+    def __init__(self, addresses: tuple[str, ...], found_by: str, rules: Liveness, proven: Callable[[str], None]) -> None:
+        """`proven` is told each address where it has proven to be."""
+        self._proven = proven
         self._book = Addresses().heard(addresses, found_by)
         self._rules = rules
         self._woken = asyncio.Event()
@@ -93,6 +95,7 @@ class Redial:
             else:
                 self.unreached = False
                 self._book = self._book.worked(self._current)
+                self._proven(self._current)
                 try:
                     await session(reached)
                 except FleetError as error:

@@ -21,6 +21,7 @@ from fleet.devices.discovery import Candidate, Discovery
 from fleet.devices.liveness import Liveness
 from fleet.devices.record import US, DeviceRecord
 from fleet.devices.registry import DEFAULT_LIVENESS, Registry
+from fleet.devices.remembered import Remembered
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
@@ -93,13 +94,18 @@ class Coordinator:
             self._ingest = await stack.enter_async_context(
                 Ingest(self._telemetry, self._registered, now=self._now, batch_seconds=self._batch_seconds)
             )
-            self._registry = await stack.enter_async_context(Registry(credentials, self._ingest.add, rules=self._rules))
+            remembered = await asyncio.to_thread(Remembered, self._home.coordinator / "addresses.json")
+            await stack.enter_async_context(remembered)
+            self._registry = await stack.enter_async_context(
+                Registry(credentials, self._ingest.add, rules=self._rules, proven=remembered.note if credentials else _nobody_proves)
+            )
             discovery = Discovery(
                 fleet,
                 credentials,
                 self._found,
                 self._registry.gone,
                 seeds=self._seeds,
+                remembered=remembered.all,
                 interfaces=self._interfaces,
                 moved=self._registry.network_changed,
                 unreached=lambda: self._registry.unreached,
@@ -217,6 +223,10 @@ class Coordinator:
     def _registered(self, device: str) -> Registered:
         description = self._registry.description(DeviceId(device))
         return Registered(description.name or device, description.accelerator.hollow) if description else Registered(device)
+
+
+def _nobody_proves(_device: DeviceId, _address: str) -> None:
+    """Without TLS."""
 
 
 def _device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:

@@ -15,6 +15,7 @@ from device.agent.identity import Identity
 from fleet.devices import discovery as module
 from fleet.devices.discovery import Candidate, Discovery, Seed, parse_seed
 from fleet.devices.mdns import AdvertBrowser
+from fleet.devices.remembered import Proven
 from protos import ids
 from protos.errors import InvalidInput
 from protos.ids import SERVICE_TYPE, DeviceId, fleet_id
@@ -326,6 +327,24 @@ async def test_a_seed_that_comes_back_is_said_again(tmp_path: Path, monkeypatch:
             async with agent(device, int(address.rpartition(":")[2])):
                 await wait_until(lambda: len(ear.found) == 2)
     assert ear.found == [Candidate(device.device_id, (address,), "seed")] * 2
+
+
+async def test_who_is_remembered_is_looked_for_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without mDNS and seeds. One has gone, and at its address another answers: of that nothing is said."""
+    monkeypatch.setattr(module, "_FIRST_DELAY_SECONDS", 0.05)
+    fleet, ear = TestFleet.open(tmp_path), Ear()
+    one, late, me = fleet.member("dev-1"), fleet.member("dev-2"), fleet.member("me", "coordinator")
+    async with agent(late) as later:
+        pass
+    async with agent(one) as address:
+        remembered = [Proven(one.device_id, address), Proven(device_id(b"gone"), address), Proven(late.device_id, later)]
+        async with Discovery(fleet.fleet_id, me.credentials, ear.found.append, remembered=remembered, interfaces=()) as found:
+            await wait_until(lambda: ear.found)
+            assert ear.found == [Candidate(one.device_id, (address,), "memory")]
+            assert found.report().problems == ()
+            async with agent(late, int(later.rpartition(":")[2])):
+                await wait_until(lambda: len(ear.found) == 2)
+    assert ear.found[1] == Candidate(late.device_id, (later,), "memory")
 
 
 async def test_seeds_that_are_not_who_they_should_be(tmp_path: Path) -> None:
