@@ -17,6 +17,7 @@ from device.blobs import BlobStore, Disk
 from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
 from protos.net import transport
+from protos.net.addresses import joined_address
 
 # A stream that is being written gets this long to end by itself.
 GRACE_SECONDS = 0.5
@@ -86,12 +87,12 @@ class Agent:
             await stack.enter_async_context(device)
             looking = asyncio.create_task(_look_at(blobs), name="look at the disk")
             stack.callback(looking.cancel)
-            bind = f"{config.host}:{config.port}"
+            bind = joined_address(config.host, config.port)
             server, port = await transport.serve(bind, me, credentials, device.register)
             stack.push_async_callback(server.stop, GRACE_SECONDS)
             await stack.enter_async_context(Announcement(me, identity.fleet_id, config.announced_port or port, config.interfaces))
             self._stack = stack.pop_all()
-        return f"{config.host}:{port}"
+        return joined_address(config.host, port)
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()

@@ -23,7 +23,8 @@ from protos.net.transport import Credentials, split_address
 from protos.net.watch import Change
 
 _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.5, 10.0  # a seed that does not answer
-_ASK_AGAIN_SECONDS = 10.0  # for devices that could not be reached
+_ASK_AGAIN_SECONDS, _LAST_ASK_AGAIN_SECONDS = 10.0, 120.0  # for devices that could not be reached
+ASKED_AGAIN = 64  # of them at once
 _RECALLS, _RECALLED_AT_ONCE = 11, 32  # the last some 8 minutes after the first
 _AGAIN_SECONDS = 60.0  # a seed that did: another device may have taken its address
 
@@ -169,10 +170,23 @@ class Discovery:
                 _log.warning("%s", problem)
 
     async def _ask_again(self) -> None:
+        """Some at a time, in turn; less and less often while the same are missing: most of them are switched off."""
+        asked: set[DeviceId] = set()
+        delay_seconds = _ASK_AGAIN_SECONDS
         while True:
-            await asyncio.sleep(_ASK_AGAIN_SECONDS)
-            if self._browser is not None and (missing := self._unreached()):
-                self._browser.ask_again(missing)
+            await asyncio.sleep(delay_seconds)
+            missing = self._unreached()
+            if not missing:
+                asked, delay_seconds = set(), _ASK_AGAIN_SECONDS
+                continue
+            waiting = [device for device in missing if device not in asked]
+            if waiting:
+                delay_seconds = _ASK_AGAIN_SECONDS
+            else:  # all have had their turn
+                waiting, asked, delay_seconds = list(missing), set(), min(2 * delay_seconds, _LAST_ASK_AGAIN_SECONDS)
+            asked.update(waiting[:ASKED_AGAIN])
+            if self._browser is not None:
+                self._browser.ask_again(waiting[:ASKED_AGAIN])
 
     def _advertised(self, device: DeviceId, addresses: tuple[str, ...], gateway: bool) -> None:
         self._found(Candidate(device, addresses, "mdns", gateway))

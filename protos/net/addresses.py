@@ -10,7 +10,7 @@ from protos.net.interfaces import read_adapters
 
 def joined_address(host: str, port: int) -> str:
     """ "192.168.1.20:7420", "[fd00::20]:7420"."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def without_zone(address: str) -> str:

@@ -265,6 +265,16 @@ async def test_whom_nobody_reached_is_asked_for_again_by_name(monkeypatch: pytes
             await wait_until(lambda: any(f"{LOOPBACK}:7001" in candidate.addresses for candidate in ear.found))
 
 
+async def test_of_many_that_are_missing_each_is_asked_for_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(module, "ASKED_AGAIN", 2)
+    devices, asked = [DeviceId(letter * 16) for letter in "abcde"], []
+    monkeypatch.setattr(AdvertBrowser, "ask_again", lambda _self, some: asked.append([device[0] for device in some]))
+    async with discovery(Ear(), unreached=lambda: devices):
+        await wait_until(lambda: len(asked) >= 6)
+    assert asked[:6] == [["a", "b"], ["c", "d"], ["e"], ["a", "b"], ["c", "d"], ["e"]]
+
+
 async def test_all_interfaces_by_default() -> None:
     async with discovery(Ear(), interfaces=None) as found:
         assert LOOPBACK in found.report().interfaces
