@@ -24,10 +24,11 @@ _ADVICE = f"choose another folder with --home or {VARIABLE}"
 
 @dataclass(frozen=True)
 class RunningCoordinator:
-    """Where the running coordinator of a home answers."""
+    """Where the running coordinator of a home answers, and its SQLite file where that is not the home's own."""
 
     url: str
     pid: int
+    store: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ class Home:
             raise Conflict(f"a coordinator of this home already runs{where}", advice="use it, stop it, or choose another --home")
 
     @contextmanager
-    def serving(self, url: str) -> Iterator[None]:
-        """While inside, this process is the home's one coordinator and `running_coordinator` finds it at `url`.
+    def serving(self, url: str, store: Path | None = None) -> Iterator[None]:
+        """While inside, this process is the home's one coordinator and `running_coordinator` finds it at `url`; `store` as there.
 
         The kernel drops the lock with the process, so a killed coordinator is never taken for a living one.
         Raises Conflict when another one runs.
@@ -124,7 +125,8 @@ class Home:
             self.check_not_served()
             raise Conflict("a coordinator of this home is starting", advice="use it, stop it, or choose another --home") from error
         try:
-            write_private(self.coordinator_file, json.dumps({"url": url, "pid": os.getpid()}).encode())
+            plain = {"url": url, "pid": os.getpid()} | ({"store": str(store)} if store else {})
+            write_private(self.coordinator_file, json.dumps(plain).encode())
             try:
                 yield
             finally:
@@ -218,7 +220,7 @@ def _read_coordinator(path: Path) -> RunningCoordinator | None:
     """What `serve` wrote; None in the moment between taking the lock and writing."""
     try:
         plain = json.loads(path.read_bytes())
-        return RunningCoordinator(str(plain["url"]), int(plain["pid"]))
+        return RunningCoordinator(str(plain["url"]), int(plain["pid"]), Path(plain["store"]) if "store" in plain else None)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

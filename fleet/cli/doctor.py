@@ -17,9 +17,14 @@ from fleet.deploying.views import DeploymentView
 from fleet.devices.views import DeviceView, DiscoveryReport, GatewayView
 from fleet.home import Home
 from protos.errors import FleetError
+from protos.net import watch
+from protos.net.interfaces import Survey
 from protos.sizes import bytes_text
 from quantize.artifact.store import ArtifactStore
 from sim_devices.local_fleet import LocalDevice
+
+_BRING_UP = "bring one up: it is noticed within seconds, nothing has to be started again"
+_NAME_IT = "devices there are not found by mDNS: use --seed HOST:PORT"
 
 
 def doctor(as_json: JsonOption = False, home: HomeOption = None) -> None:
@@ -60,7 +65,7 @@ def examine(home: Home) -> list[Check]:
         with connect(home) as coordinator:
             return [*checks, *_coordinator(coordinator, [one for one in local if one.running])]
     except FleetError as error:
-        return [*checks, Check("coordinator", False, error.detail, error.advice)]
+        return [*checks, *own_network_checks(watch.look(None)), Check("coordinator", False, error.detail, error.advice)]
 
 
 def _models(home: Home) -> Check:
@@ -93,9 +98,7 @@ def discovery_checks(report: DiscoveryReport, devices: Sequence[DeviceView], loc
         "start some (glmfleet sim up --devices 3), or name one: glmfleet serve --seed HOST:PORT",
     )
     gateways = [gateway_check(one) for one in report.gateways]
-    problems = [
-        Check("discovery", False, problem, "devices there are not found by mDNS: use --seed HOST:PORT") for problem in report.problems
-    ]
+    problems = [Check("discovery", False, problem, _NAME_IT) for problem in report.problems]
     known = {device.device_id for device in devices} | {one.gateway_id for one in report.gateways}
     missing = [
         Check(
@@ -107,6 +110,13 @@ def discovery_checks(report: DiscoveryReport, devices: Sequence[DeviceView], loc
     return [found, *network_checks(report, devices), *gateways, *problems, *missing]
 
 
+def own_network_checks(survey: Survey) -> list[Check]:
+    """Of this machine, where no coordinator says what it makes of it: an agent sees the same."""
+    where = ", ".join(map(str, survey.usable)) or "no interface"
+    found = Check("network", not survey.alone, f"mDNS on {where}" + "".join(f"; {line}" for line in survey.mute), _BRING_UP)
+    return [found, *(Check("network", False, problem, _NAME_IT) for problem in survey.problems)]
+
+
 def network_checks(report: DiscoveryReport, devices: Sequence[DeviceView]) -> list[Check]:
     """The interfaces that reach nobody: no problem while some device is reached without them."""
     if not report.mute and not report.alone:
@@ -114,7 +124,7 @@ def network_checks(report: DiscoveryReport, devices: Sequence[DeviceView]) -> li
     ok = any(device.state == "online" for device in devices)
     heard = "no other machine can be heard" if report.alone else "not used"
     why = "; ".join(report.mute) or "there is no network interface but loopback"
-    return [Check("network", ok, f"{heard}: {why}", "bring one up: it is noticed within seconds, nothing has to be started again")]
+    return [Check("network", ok, f"{heard}: {why}", _BRING_UP)]
 
 
 def gateway_check(gateway: GatewayView) -> Check:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fleet.home import VARIABLE, Home
 from protos import disks
+from protos.errors import FleetError
 from protos.sizes import bytes_text
 
 LOW_BYTES = 64 << 20  # less, and the store, a log or the next blob fills it soon
@@ -39,24 +40,32 @@ class Place:
 
 
 def storage_checks(home: Home) -> list[Check]:
-    """The home, what lies in it on other disks or with other rights, and the store."""
-    return [*place_checks(look(home)), *store_checks(home.state_file)]
+    """The home, what lies in it on other disks or with other rights, and the store, wherever it is."""
+    try:
+        running = home.running_coordinator()
+    except FleetError:  # said of the coordinator
+        running = None
+    store = running.store if running is not None and running.store is not None else home.state_file
+    places = look(home, store)
+    folder_is_fine = not any(place.problem for place in places if place.path == store.parent)
+    return [*place_checks(places), *(store_checks(store) if folder_is_fine else [])]
 
 
-def look(home: Home, problem_of: Callable[[Path], str] = disks.write_problem) -> list[Place]:
-    """The home first, then those of its folders that exist. `problem_of` tries to write. Blocks."""
+def look(home: Home, store: Path, problem_of: Callable[[Path], str] = disks.write_problem) -> list[Place]:
+    """The home first, then those of its folders that exist, and the store's. `problem_of` tries to write. Blocks."""
     parts = {
         "home": home.path,
         "authority": home.authority,
-        "store": home.coordinator,
+        "coordinator": home.coordinator,
+        "store": store.parent,
         "models": home.artifacts / "blobs" / "sha256",
         "downloads": home.downloads,
         "simulated devices": home.sim,
         "device": home.device,
         "device blobs": home.device / "blobs" / "incoming",
     }
-    found = {name: path for name, path in parts.items() if name == "home" or path.exists()}
-    return [Place(name, path, problem_of(path), disks.free_bytes(path)) for name, path in found.items()]
+    found = {path: name for name, path in parts.items() if name == "home" or path.exists()}  # each path once, by its last name
+    return [Place(name, path, problem_of(path), disks.free_bytes(path)) for path, name in found.items()]
 
 
 def place_checks(places: Sequence[Place]) -> list[Check]:

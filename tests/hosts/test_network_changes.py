@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 from tests.hosts.network import Host, Network, Program, needs_hosts
@@ -56,3 +58,12 @@ def test_both_start_before_the_network_which_has_ipv6_alone(network: Network, tm
     assert said["address"].startswith("[fe80::")
     assert said["address"].endswith(f"%eth0]:{PORT}")
     assert all("%" not in address for address in said["addresses"])
+
+
+def test_doctor_names_the_interface_that_is_down(network: Network, tmp_path: Path) -> None:
+    host = network.host("here")
+    network.plug(host, network.switch(), "eth0", "192.168.7.1/24")
+    host.ip("link set eth0 down")
+    said = json.loads(host.output(sys.executable, "-m", "fleet.cli", "doctor", "--json", "--home", str(tmp_path / "home")))
+    (found,) = [check for check in said if check["name"] == "network"]
+    assert (found["ok"], found["detail"]) == (False, "mDNS on lo (127.0.0.1); eth0 is down")

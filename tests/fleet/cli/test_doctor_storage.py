@@ -56,10 +56,13 @@ def test_every_folder_of_the_home_that_exists_is_tried(tmp_path: Path) -> None:
         tried.append(path)
         return "the disk is full" if path == home.coordinator else ""
 
-    found = look(home, problem_of)
+    found = look(home, home.state_file, problem_of)
     assert [one.name for one in found] == ["home", "store", "models", "device", "device blobs"]
     assert tried == [one.path for one in found]
     assert [one.name for one in place_checks(found) if not one.ok] == ["store"]
+    elsewhere = look(home, tmp_path.parent / "state.sqlite", problem_of)
+    assert {one.name: one.path for one in elsewhere}["store"] == tmp_path.parent
+    assert "coordinator" in [one.name for one in elsewhere]
 
 
 def test_a_store_that_takes_a_transaction_is_no_problem(tmp_path: Path) -> None:
@@ -70,6 +73,15 @@ def test_a_store_that_takes_a_transaction_is_no_problem(tmp_path: Path) -> None:
     with closing(sqlite3.connect(file, isolation_level=None)) as busy:
         busy.execute("BEGIN IMMEDIATE")
         assert store_checks(file) == []
+
+
+@needs_mounts
+def test_a_store_that_may_not_be_written_in_a_folder_that_may(tmp_path: Path) -> None:
+    with small_disk(tmp_path, 2 * LOW_BYTES) as disk:
+        Store(disk / "state.sqlite").close()
+        read_only(disk)
+        (check,) = store_checks(disk / "state.sqlite")
+        assert check.detail == f"{disk / 'state.sqlite'} cannot be written to: the file system is read-only"
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"no database at all" * 400), lambda file: (file.unlink(), file.mkdir())])
@@ -103,7 +115,7 @@ def test_doctor_on_a_file_system_that_became_read_only(glmfleet: Command, tmp_pa
         with home.serving("http://127.0.0.1:9"), read_only_view(folder, tmp_path / "view") as view:
             found = told(glmfleet, view)
         assert found["home"]["detail"] == f"{view} cannot be written to: the file system is read-only"
-        assert found["store"]["detail"] == f"{Home.at(view).state_file} cannot be written to: the file system is read-only"
+        assert "store" not in found  # of what lies on the same disk nothing more is said
         assert "does not answer" in found["coordinator"]["detail"]  # it was found
 
 
@@ -129,6 +141,15 @@ def test_what_has_to_be_written_on_a_full_or_read_only_disk_fails_in_one_line(gl
         fill(home / "others")
         code, _, err = glmfleet("serve", "--port", "0", "--home", home)
         assert (code, "defect" in err, "the disk is full" in err or "quota" in err) == (1, False, True)
+
+
+@needs_mounts
+def test_doctor_on_a_store_that_the_running_coordinator_has_elsewhere(glmfleet: Command, tmp_path: Path) -> None:
+    home = Home.open(tmp_path / "home")
+    with small_disk(tmp_path, 1 << 20) as disk, home.serving("http://127.0.0.1:9", disk / "state.sqlite"):
+        Store(disk / "state.sqlite").close()
+        fill(disk / "others")
+        assert told(glmfleet, home.path)["store"]["detail"] == f"{disk} cannot be written to: the disk is full"
 
 
 def test_a_home_that_is_a_file_is_a_problem_of_the_home(glmfleet: Command, tmp_path: Path) -> None:
