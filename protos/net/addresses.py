@@ -37,7 +37,11 @@ def dialable(addresses: Iterable[str], zones: Sequence[str] | None = None) -> tu
 
 
 def _zones() -> list[str]:
-    found = [one for one in read_adapters() if not (one.why_mute or one.loopback or one.bridged)]
+    try:
+        adapters = read_adapters()
+    except OSError:  # too many open files
+        return []
+    found = [one for one in adapters if not (one.why_mute or one.loopback or one.bridged)]
     return [adapter.name for adapter in found if any(one.ip.version == 6 and one.ip.is_link_local for one in adapter.addresses)]
 
 

@@ -28,6 +28,7 @@ class Ear:
 
 
 def test_a_change_and_a_sleep() -> None:
+    assert watch.PERIOD_SECONDS < SLEPT_SECONDS < 5.0 - watch.PERIOD_SECONDS  # noticed within 5 s
     assert change(seen(LO), seen(LO), 0.1) is None
     assert change(seen(LO), seen(LO, ETH), 0.1) == Change(seen(LO, ETH))
     assert change(seen(LO), seen(LO), SLEPT_SECONDS + 1) == Change(seen(LO), woke=True)
