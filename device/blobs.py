@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import hashlib
 import io
 import os
-import shutil
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from protos.errors import Busy, Corrupt, FleetError, InvalidInput, NoSpace, NotFound
+from protos import disks
+from protos.errors import Busy, Corrupt, InvalidInput, NoSpace, NotFound
 from protos.ids import Digest
+from protos.sizes import bytes_text
 
 _READ_BYTES = 1 << 20
+_TRIAL_BYTES = 4 << 10  # written again and again, perhaps to a memory card
 # Below this, the file system is left alone: an agent that fills its disk cannot even log.
 RESERVE_BYTES = 16 << 20
 _FREE_DISK = "free some disk on the device"
+_MAKE_ROOM = "let the device's agent write to that folder, or give it another"
 
 
 class Arriving(Protocol):
@@ -38,6 +41,7 @@ class Blobs(Protocol):
     """What an agent asks of its store; see BlobStore."""
 
     folder: Path
+    problem: str
 
     def has(self, digest: Digest) -> bool: ...
     def present_bytes(self, digest: Digest) -> int: ...
@@ -51,24 +55,46 @@ class Disk:
     """What a store asks of the file system it lies on. A write that finds no room raises OSError with ENOSPC."""
 
     def free_bytes(self, folder: Path) -> int:
-        return shutil.disk_usage(folder).free
+        return disks.free_bytes(folder)
 
     def append(self, path: Path) -> io.FileIO:
         # Unbuffered: a full disk must show in the write that meets it, not again in the closing.
         return io.FileIO(path, "a")
 
+    def try_to_write(self, folder: Path) -> None:
+        """Raises OSError."""
+        disks.try_to_write(folder, _TRIAL_BYTES)
+
 
 class BlobStore:
-    """Blobs below `root/sha256/`, arriving ones below `root/incoming/`. `verify` and `retain` block: call them in an executor."""
+    """Blobs below `root/sha256/`, arriving ones below `root/incoming/`. `problem` says why no more can be kept, as it was last seen.
+
+    `look`, `verify` and `retain` block: call them in an executor. Raises InvalidInput when there are no such folders, nor can be.
+    """
 
     def __init__(self, root: Path, disk: Disk | None = None) -> None:
         self.disk = disk or Disk()
         self.folder = root / "sha256"
         self._incoming = root / "incoming"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._incoming.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._incoming.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput(f"the folder of blobs {root} cannot be made: {disks.why(error)}", advice=_MAKE_ROOM) from error
         self._arriving: set[str] = set()
         self._changing = threading.Lock()  # of what arrives and what is dropped
+        self.problem = ""
+        self.look()
+
+    def look(self) -> None:
+        """Find out by writing whether more can be kept: a quota or a worn-out card shows no other way. What is kept serves all the same."""
+        try:
+            self.disk.try_to_write(self._incoming)
+        except OSError as error:
+            self.problem = f"{self._incoming.parent} cannot be written to: {disks.why(error)}"
+        else:
+            free = self.disk.free_bytes(self.folder)
+            self.problem = "" if free > RESERVE_BYTES else f"{self._incoming.parent}: the disk is full, {bytes_text(free)} are free"
 
     def has(self, digest: Digest) -> bool:
         return (self.folder / digest).is_file()
@@ -113,7 +139,8 @@ class BlobStore:
         except FileNotFoundError:
             raise NotFound(f"blob {digest[:12]} is not here") from None
         if found != digest:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # on a file system that is read-only by now; the next push says so
+                path.unlink(missing_ok=True)
             raise Corrupt(
                 f"blob {digest[:12]} changed on the device's disk; it was dropped",
                 advice="deploy again: it will be sent anew",
@@ -121,14 +148,18 @@ class BlobStore:
             )
 
     def retain(self, keep: Iterable[Digest]) -> int:
-        """Drop every blob and partial that is not in `keep`; returns the bytes freed."""
+        """Drop every blob and partial that is not in `keep`; returns the bytes freed. Raises NoSpace when the disk lets nothing go."""
         kept: set[str] = set(keep)
         freed = 0
-        for path in [*self.folder.iterdir(), *self._incoming.iterdir()]:
-            with self._changing:
-                if path.name not in kept | self._arriving and path.is_file():
-                    freed += path.stat().st_size
-                    path.unlink()
+        try:
+            for path in [*self.folder.iterdir(), *self._incoming.iterdir()]:
+                with self._changing:
+                    if path.name not in kept | self._arriving and path.is_file():
+                        size_bytes = path.stat().st_size
+                        path.unlink()
+                        freed += size_bytes
+        except OSError as error:
+            raise NoSpace(f"blobs cannot be dropped: {disks.why(error)}", advice=_MAKE_ROOM) from error
         return freed
 
     def _partial(self, digest: Digest) -> Path:
@@ -200,14 +231,17 @@ class Arrival:
         except OSError as error:
             raise self._failed(error) from error
 
-    def _failed(self, error: OSError) -> FleetError:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return Corrupt(f"blob {self._digest[:12]} could not be written: {error.strerror}", digest=self._digest)
+    def _failed(self, error: OSError) -> NoSpace:
+        blob, why = self._digest[:12], disks.why(error)
+        self._store.problem = f"{self._path.parent.parent} cannot be written to: {why}"
+        if error.errno not in disks.FULL:  # the partial, if there is one, may be of use when it can be written to again
+            return NoSpace(f"blob {blob} could not be kept: {why}", advice=_MAKE_ROOM)
         self._give_up()
-        return NoSpace(f"the disk is full after {self.received_bytes} bytes of blob {self._digest[:12]}", advice=_FREE_DISK)
+        return NoSpace(f"{why} after {self.received_bytes} bytes of blob {blob}", advice=_FREE_DISK)
 
     def _give_up(self) -> None:
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> hashlib._Hash:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -18,7 +17,8 @@ from pathlib import Path
 import platformdirs
 
 from fleet.text import is_text
-from protos.errors import Conflict, InvalidInput, NoSpace
+from protos import disks
+from protos.errors import Conflict, FleetError, InvalidInput, NoSpace
 
 VARIABLE = "GLMFLEET_HOME"
 _ADVICE = f"choose another folder with --home or {VARIABLE}"
@@ -26,10 +26,11 @@ _ADVICE = f"choose another folder with --home or {VARIABLE}"
 
 @dataclass(frozen=True)
 class RunningCoordinator:
-    """Where the running coordinator of a home answers."""
+    """Where the running coordinator of a home answers, and its SQLite file where that is not the home's own."""
 
     url: str
     pid: int
+    store: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,21 @@ class Home:
     path: Path
 
     @classmethod
-    def open(cls, path: Path | None = None) -> Home:
-        """The home at `path`, else at $GLMFLEET_HOME, else in the user's data directory; made with mode 0700 when missing.
+    def at(cls, path: Path | None = None) -> Home:
+        """The home at `path`, else at $GLMFLEET_HOME, else in the user's data directory; as it is, whether it can be used or not.
 
-        Raises InvalidInput when it is no folder, cannot be written to, or nobody says where it is.
+        Raises InvalidInput when nobody says where it is, or its path is not text.
         """
         folder = _absolute(path or _usual())
         if not is_text(str(folder)):
             raise InvalidInput(f"the home {str(folder)!a} is not text in UTF-8", advice=_ADVICE)
+        return cls(folder)
+
+    @classmethod
+    def open(cls, path: Path | None = None) -> Home:
+        """As `at`; made with mode 0700 when missing. Raises InvalidInput when it is no folder or cannot be written to."""
+        home = cls.at(path)
+        folder = home.path
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -54,8 +62,8 @@ class Home:
         except FileExistsError as error:
             raise InvalidInput(f"the home {folder} is not a folder", advice=_ADVICE) from error
         except OSError as error:
-            raise InvalidInput(f"the home {folder} cannot be written to: {error.strerror}", advice=_ADVICE) from error
-        return cls(folder)
+            raise InvalidInput(f"the home {folder} cannot be written to: {disks.why(error)}", advice=_ADVICE) from error
+        return home
 
     @property
     def option(self) -> str:
@@ -116,8 +124,8 @@ class Home:
             raise Conflict(f"a coordinator of this home already runs{where}", advice="use it, stop it, or choose another --home")
 
     @contextmanager
-    def serving(self, url: str) -> Iterator[None]:
-        """While inside, this process is the home's one coordinator and `running_coordinator` finds it at `url`.
+    def serving(self, url: str, store: Path | None = None) -> Iterator[None]:
+        """While inside, this process is the home's one coordinator and `running_coordinator` finds it at `url`; `store` as there.
 
         The kernel drops the lock with the process, so a killed coordinator is never taken for a living one.
         Raises Conflict when another one runs.
@@ -128,7 +136,8 @@ class Home:
             self.check_not_served()
             raise Conflict("a coordinator of this home is starting", advice="use it, stop it, or choose another --home") from error
         try:
-            write_private(self.coordinator_file, json.dumps({"url": url, "pid": os.getpid()}).encode())
+            plain = {"url": url, "pid": os.getpid()} | ({"store": str(store)} if store else {})
+            write_private(self.coordinator_file, json.dumps(plain).encode())
             try:
                 yield
             finally:
@@ -137,11 +146,13 @@ class Home:
             os.close(descriptor)
 
     def running_coordinator(self) -> RunningCoordinator | None:
-        """The coordinator that serves this home now, or None."""
+        """The coordinator that serves this home now, or None. Raises InvalidInput for a home that this user may not read."""
         try:
-            descriptor = os.open(self._coordinator_lock, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(self._coordinator_lock, os.O_RDONLY | os.O_CLOEXEC)  # also where nothing can be written
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise InvalidInput(f"cannot read {self._coordinator_lock}: {disks.why(error)}", advice="run as the user who owns it") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None  # nobody holds it
@@ -156,7 +167,7 @@ class Home:
 
     def _take_coordinator_lock(self) -> int:
         """Raises BlockingIOError when another coordinator holds it, and not merely a passing look of `running_coordinator`."""
-        descriptor = os.open(self._coordinator_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = _open_lock(self._coordinator_lock)
         try:
             for _ in range(9):
                 try:
@@ -176,8 +187,9 @@ def locked(path: Path) -> Iterator[None]:
     """A context that one holder at a time is in, over processes and threads; others wait (blocking: keep it short).
 
     The lock file stays: removing it would let a waiter and a newcomer hold two different files of one name.
+    Raises NoSpace, InvalidInput when it cannot be made.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _open_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -199,16 +211,27 @@ def write_private(path: Path, data: bytes) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"the disk is full, writing {path}", advice=f"free some space, or {_ADVICE}") from error
-        raise InvalidInput(f"cannot write {path}: {error.strerror}", advice=_ADVICE) from error
+        raise _unwritten(path, error) from error
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> FleetError:
+    if error.errno in disks.FULL:
+        return NoSpace(f"{disks.why(error)}, writing {path}", advice=f"free some space, or {_ADVICE}")
+    return InvalidInput(f"cannot write {path}: {disks.why(error)}", advice=_ADVICE)
 
 
 def _read_coordinator(path: Path) -> RunningCoordinator | None:
     """What `serve` wrote; None in the moment between taking the lock and writing."""
     try:
         plain = json.loads(path.read_bytes())
-        return RunningCoordinator(str(plain["url"]), int(plain["pid"]))
+        return RunningCoordinator(str(plain["url"]), int(plain["pid"]), Path(plain["store"]) if "store" in plain else None)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -9,6 +9,8 @@ class LinkFailure(Enum):
     """The value says it in a few plain words."""
 
     REFUSED = "connection refused (nobody listens there)"
+    UNREACHABLE = "there is no way to it on this machine's network"
+    UNRESOLVED = "no address is known for that name"
     BROKEN = "the connection broke"
     ANOTHER_MEMBER = "TLS failed: another device of the fleet answers there"
     ANOTHER_AUTHORITY = "TLS failed: the certificate there is of another fleet"
@@ -19,6 +21,10 @@ class LinkFailure(Enum):
 # The first whose words (in small letters) occur: those of a handshake that failed end in the reason. As gRPC 1.85 says it.
 _WORDS = (
     ("connection refused", LinkFailure.REFUSED),
+    ("network is unreachable", LinkFailure.UNREACHABLE),
+    ("no route to host", LinkFailure.UNREACHABLE),
+    ("errors resolving", LinkFailure.UNRESOLVED),
+    ("dns resolution failed", LinkFailure.UNRESOLVED),
     ("socket closed", LinkFailure.BROKEN),
     ("connection reset", LinkFailure.BROKEN),
     ("stream removed", LinkFailure.BROKEN),
@@ -27,6 +33,7 @@ _WORDS = (
     ("certificate is not yet valid", LinkFailure.NOT_VALID_NOW),
     ("certificate_verify_failed", LinkFailure.ANOTHER_AUTHORITY),
     ("handshake failed", LinkFailure.TLS),
+    ("connect failed: addr", LinkFailure.UNREACHABLE),  # whatever else the kernel has against the address
 )
 
 

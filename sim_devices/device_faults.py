@@ -42,6 +42,10 @@ class SimulatedDisk(Disk):
         self._check()
         return _File(self, path)
 
+    def try_to_write(self, folder: Path) -> None:
+        self._check()
+        super().try_to_write(folder)
+
     def _check(self) -> None:
         if self.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

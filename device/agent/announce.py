@@ -66,6 +66,7 @@ class Announcement:
         self._info: AsyncServiceInfo | None = None  # that was told last
         self._telling: asyncio.Future[Any] | None = None  # it repeats itself for 450 ms
         self._warned = ""
+        self._failed = False  # mDNS could not start
         self._watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -93,7 +94,7 @@ class Announcement:
 
     async def _watch(self, first: Survey) -> None:
         try:
-            async for change in watch.changes(first, self._reachable):
+            async for change in watch.changes(first, self._reachable, failed=lambda: self._failed):
                 await self._follow(change)
         except Exception:
             _log.exception("a defect: the network is no longer watched")
@@ -102,7 +103,9 @@ class Announcement:
         problems = list(change.survey.problems)
         try:
             await self._announce(change)
+            self._failed = False
         except (OSError, RuntimeError, zeroconf.Error) as error:  # a RuntimeError: an interface has gone meanwhile
+            self._failed = True
             problems.append(f"mDNS cannot start: {error}")
         warning = "; ".join(problems)
         if problems and warning != self._warned:

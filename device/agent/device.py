@@ -43,7 +43,9 @@ class Device:
         """`credentials` are for dialling neighbours; `boot_id`, `process` and `clock` as of Telemetry."""
         self.device_id = device_id
         self._host = StageHost(device_id, hardware, blobs, credentials, prepacked, opener)
-        self._telemetry = TelemetrySampler(device_id, hardware, self._host, boot_id=boot_id, process=process, clock=clock)
+        self._telemetry = TelemetrySampler(
+            device_id, hardware, self._host, boot_id=boot_id, process=process, clock=clock, storage_problem=lambda: blobs.problem
+        )
         self._service = DeviceService(device_id, name, dict(labels), hardware, blobs, self._host, self._telemetry)
         self._pipelines = PipelineService(self._host, credentials)
         self._stack = AsyncExitStack()

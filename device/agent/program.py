@@ -20,9 +20,11 @@ from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
 from protos.enrolment import Token
 from protos.net import transport
+from protos.net.addresses import joined_address
 
 # A stream that is being written gets this long to end by itself.
 GRACE_SECONDS = 0.5
+DISK_SECONDS = 60.0  # between two looks, each of which writes 4 KiB
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +86,12 @@ async def _taken_in(config: AgentConfig, hardware: Hardware, stop: asyncio.Event
         return taken.done() and not taken.cancelled()
 
 
+async def _look_at(blobs: BlobStore) -> None:
+    while True:
+        await asyncio.sleep(DISK_SECONDS)
+        await asyncio.to_thread(blobs.look)
+
+
 class Agent:
     """An async context manager whose value is the address it serves at. `disk` holds the blobs, `clock` judges the certificate."""
 
@@ -105,12 +113,14 @@ class Agent:
             me, credentials = identity.device_id, identity.credentials
             device = Device(me, config.name, self._hardware, blobs, credentials, labels=config.labels, prepacked=prepacked)
             await stack.enter_async_context(device)
-            bind = f"{config.host}:{config.port}"
+            looking = asyncio.create_task(_look_at(blobs), name="look at the disk")
+            stack.callback(looking.cancel)
+            bind = joined_address(config.host, config.port)
             server, port = await transport.serve(bind, me, credentials, device.register)
             stack.push_async_callback(server.stop, GRACE_SECONDS)
             await stack.enter_async_context(Announcement(me, identity.fleet_id, config.announced_port or port, config.interfaces))
             self._stack = stack.pop_all()
-        return f"{config.host}:{port}"
+        return joined_address(config.host, port)
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()

@@ -55,8 +55,11 @@ class TelemetrySampler:
         boot_id: str = "",
         process: Callable[[], ProcessReading] | None = None,
         clock: Callable[[], float] = elapsed,
+        storage_problem: Callable[[], str] = lambda: "",
     ) -> None:
-        """`boot_id`: a fresh one unless given; `clock` in seconds, monotonic, which goes on while the machine is suspended."""
+        """`boot_id`: a fresh one unless given; `clock` in seconds, monotonic, which goes on while the machine sleeps; `storage_problem`
+        as of Blobs."""
+        self._storage_problem = storage_problem
         self.boot_id = boot_id or uuid.uuid4().hex
         self._device = device
         self._hardware = hardware
@@ -86,6 +89,7 @@ class TelemetrySampler:
                 process_rss_bytes=process.rss_bytes,
                 process_cpu_seconds=process.cpu_seconds,
                 memory_held_bytes=process.held_bytes,
+                storage_problem=self._storage_problem(),
             ),
             pipelines=[_counters(loaded) for loaded in self._host.loaded],
             work=pb.WorkCounter(**vars(self._host.work.total)),

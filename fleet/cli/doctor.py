@@ -4,32 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import typer
 
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.devices import FEW, NAMED, kind
-from fleet.cli.options import HomeOption, JsonOption, open_home
+from fleet.cli.doctor_storage import Check, storage_checks
+from fleet.cli.options import HomeOption, JsonOption
 from fleet.cli.output import count_text, print_json, say
 from fleet.cli.sim_fleet import local_fleet
 from fleet.deploying.views import DeploymentView
 from fleet.devices.views import DeviceView, DiscoveryReport, GatewayView
 from fleet.home import Home
 from protos.errors import FleetError
+from protos.net import watch
+from protos.net.interfaces import Survey
 from protos.sizes import bytes_text
 from quantize.artifact.store import ArtifactStore
 from sim_devices.local_fleet import LocalDevice
 
-
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at; `advice` is what to do when it is not ok."""
-
-    name: str
-    ok: bool
-    detail: str
-    advice: str = ""
+_BRING_UP = "bring one up: it is noticed within seconds, nothing has to be started again"
+_NAME_IT = "devices there are not found by mDNS: use --seed HOST:PORT"
 
 
 def doctor(as_json: JsonOption = False, home: HomeOption = None) -> None:
@@ -37,7 +32,7 @@ def doctor(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
     Example: glmfleet doctor
     """
-    checks = examine(open_home(home))
+    checks = examine(Home.at(home))
     if as_json:
         print_json(checks)
     else:
@@ -51,7 +46,13 @@ def doctor(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
 def examine(home: Home) -> list[Check]:
     """Everything that can be looked at from here, in the order in which it is set up."""
-    checks = [Check("home", True, str(home.path)), _models(home)]
+    try:
+        Home.open(home.path)  # made when it is missing
+    except FleetError as error:
+        if not home.path.is_dir():
+            return [Check("home", False, error.detail, error.advice)]
+    checks = storage_checks(home)
+    checks.append(_models(home))
     local = local_fleet(home).status()
     checks += [
         Check(
@@ -64,7 +65,7 @@ def examine(home: Home) -> list[Check]:
         with connect(home) as coordinator:
             return [*checks, *_coordinator(coordinator, [one for one in local if one.running])]
     except FleetError as error:
-        return [*checks, Check("coordinator", False, error.detail, error.advice)]
+        return [*checks, *own_network_checks(watch.look(None)), Check("coordinator", False, error.detail, error.advice)]
 
 
 def _models(home: Home) -> Check:
@@ -97,9 +98,7 @@ def discovery_checks(report: DiscoveryReport, devices: Sequence[DeviceView], loc
         "start some (glmfleet sim up --devices 3), or name one: glmfleet serve --seed HOST:PORT",
     )
     gateways = [gateway_check(one) for one in report.gateways]
-    problems = [
-        Check("discovery", False, problem, "devices there are not found by mDNS: use --seed HOST:PORT") for problem in report.problems
-    ]
+    problems = [Check("discovery", False, problem, _NAME_IT) for problem in report.problems]
     known = {device.device_id for device in devices} | {one.gateway_id for one in report.gateways}
     missing = [
         Check(
@@ -108,7 +107,24 @@ def discovery_checks(report: DiscoveryReport, devices: Sequence[DeviceView], loc
         for one in local
         if one.device_id and one.device_id not in known
     ]
-    return [found, *gateways, *problems, *missing]
+    return [found, *network_checks(report, devices), *gateways, *problems, *missing]
+
+
+def own_network_checks(survey: Survey) -> list[Check]:
+    """Of this machine, where no coordinator says what it makes of it: an agent sees the same."""
+    where = ", ".join(map(str, survey.usable)) or "no interface"
+    found = Check("network", not survey.alone, f"mDNS on {where}" + "".join(f"; {line}" for line in survey.mute), _BRING_UP)
+    return [found, *(Check("network", False, problem, _NAME_IT) for problem in survey.problems)]
+
+
+def network_checks(report: DiscoveryReport, devices: Sequence[DeviceView]) -> list[Check]:
+    """The interfaces that reach nobody: no problem while some device is reached without them."""
+    if not report.mute and not report.alone:
+        return []
+    ok = any(device.state == "online" for device in devices)
+    heard = "no other machine can be heard" if report.alone else "not used"
+    why = "; ".join(report.mute) or "there is no network interface but loopback"
+    return [Check("network", ok, f"{heard}: {why}", _BRING_UP)]
 
 
 def gateway_check(gateway: GatewayView) -> Check:
@@ -125,12 +141,16 @@ def device_checks(devices: Sequence[DeviceView]) -> list[Check]:
     bad = [device for device in devices if device.state != "online"]
     kinds = Counter(kind(device) for device in devices if device.state == "online")
     online = ", ".join(f"{count:,} {name}" for name, count in sorted(kinds.items())) or "none"
-    checks = [Check("devices", not bad, f"online: {online}" + (f"; {len(bad):,} are not" if bad else ""), "see glmfleet devices --json")]
-    return checks + [device_check(device) for device in bad[:NAMED]]
+    counted = Check("devices", not bad, f"online: {online}" + (f"; {len(bad):,} are not" if bad else ""), "see glmfleet devices --json")
+    ailing = [found for device in devices if not (found := device_check(device)).ok]
+    return [counted, *ailing[:NAMED]]
 
 
 def device_check(device: DeviceView) -> Check:
     ok = device.state == "online"
+    if ok and device.storage_problem:
+        detail = f"online, but it can keep no more of a model: {device.storage_problem}"
+        return Check(f"device {device.name}", False, detail, "free some disk on the device, or let its agent write there")
     detail = f"{device.state} at {device.address}" + (f": {device.detail}" if device.detail else "")
     detail += " (hollow: it computes nothing)" if device.hollow else ""
     if ok and device.holds_too_much:

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_
 from fleet.cli.output import note
 from fleet.home import Home
 from fleet.service.coordinator import Coordinator
+from fleet.store.engine import parse_url
 from fleet.trust.api_key import authenticator, ensure_key
 from protos.errors import Denied, InvalidInput
 from protos.net.transport import is_loopback
@@ -66,11 +68,17 @@ def serve(
     authenticate = authenticator(ensure_key(opened)) if require_key else None
     with _listening(host, port) as listener:
         url = _url(host, listener.getsockname()[1])
-        with opened.serving(url):
+        with opened.serving(url, _file_of(store)):
             coordinator = Coordinator(
                 opened, seeds=tuple(seed or ()), interfaces=tuple(interface) if interface else None, insecure=insecure, store=store
             )
             asyncio.run(_serve(coordinator, listener, url, opened, authenticate))
+
+
+def _file_of(store: str | None) -> Path | None:
+    """The file of a SQLite URL. Raises InvalidInput."""
+    url = parse_url(store) if store is not None else None
+    return Path(url.database).absolute() if url is not None and url.get_backend_name() == "sqlite" and url.database else None
 
 
 class _Server(uvicorn.Server):

@@ -18,7 +18,7 @@ class Address:
     """`proven`: the device's own key answered there. `failures`: in a row since."""
 
     text: str  # "host:port", a link-local one without its zone
-    found_by: str  # "seed" or "mdns"
+    found_by: str  # "seed", "memory" or "mdns"
     proven: bool = False
     failures: int = 0
 
@@ -31,11 +31,11 @@ class Addresses:
 
     @property
     def to_try(self) -> tuple[str, ...]:
-        """All, in this order: what did not fail last, what has proven right, what people named, what an advert said.
+        """All, in this order: what did not fail last, what has proven right, what people or memory named, what an advert said.
 
         Who can forge an advert can therefore add an attempt, and never take one away.
         """
-        return tuple(one.text for one in sorted(self.known, key=lambda one: (one.failures > 0, not one.proven, one.found_by != "seed")))
+        return tuple(one.text for one in sorted(self.known, key=lambda one: (one.failures > 0, not one.proven, one.found_by == "mdns")))
 
     def found_by(self, address: str) -> str:
         """ "" for one that is not known."""
@@ -45,6 +45,8 @@ class Addresses:
         """It is said to be at these, in this order. What it is known for is kept."""
         before = {one.text: one for one in self.known}
         now = {text: before.get(text) or Address(text, found_by) for text in map(without_zone, addresses)}
+        if found_by != "mdns":  # whatever was heard of it before
+            now = {text: replace(one, found_by=found_by) if one.found_by == "mdns" else one for text, one in now.items()}
         # Said again: a device that has come back is looked for there as if it had never failed.
         again = [replace(one, failures=0) for one in now.values()]
         return Addresses(_bounded((*again, *(one for one in self.known if one.text not in now))))
@@ -71,9 +73,9 @@ class Addresses:
 
 
 def _bounded(known: tuple[Address, ...]) -> tuple[Address, ...]:
-    """Without those that are the least use: neither proven nor named by people, failing, heard of long ago."""
+    """Without those that are the least use: neither proven nor named, failing, heard of long ago."""
     if len(known) <= MOST:
         return known
-    places = sorted(range(len(known)), key=lambda n: (not known[n].proven, known[n].found_by != "seed", known[n].failures, n))
+    places = sorted(range(len(known)), key=lambda n: (not known[n].proven, known[n].found_by == "mdns", known[n].failures, n))
     kept = set(places[:MOST])
     return tuple(one for n, one in enumerate(known) if n in kept)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self, TypeAlias
 
-from fleet.background import Background, set_within
+from fleet.background import Background, set_within, together
 from fleet.devices.mdns import AdvertBrowser
 from fleet.devices.probe import ProbedMember, probe
+from fleet.devices.remembered import Proven
 from fleet.devices.views import DiscoveryReport
 from protos.errors import Denied, FleetError, InvalidInput
 from protos.ids import DeviceId, FleetId, parse_device_id
@@ -22,13 +23,15 @@ from protos.net.transport import Credentials, split_address
 from protos.net.watch import Change
 
 _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.5, 10.0  # a seed that does not answer
-_ASK_AGAIN_SECONDS = 10.0  # for devices that could not be reached
+_ASK_AGAIN_SECONDS, _LAST_ASK_AGAIN_SECONDS = 10.0, 120.0  # for devices that could not be reached
+ASKED_AGAIN = 64  # of them at once
+_RECALLS, _RECALLED_AT_ONCE = 11, 32  # the last some 8 minutes after the first
 _AGAIN_SECONDS = 60.0  # a seed that did: another device may have taken its address
 
 _log = logging.getLogger(__name__)
 
 
-FoundBy: TypeAlias = Literal["mdns", "seed"]
+FoundBy: TypeAlias = Literal["mdns", "seed", "memory"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Discovery:
     must not block. `stranger(board, addresses, found_by)` is called for boards that ask for a fleet, with None for a seed that is nobody
     of ours. `unreached` says whom of those found nobody could reach: they are asked for again.
 
+    `remembered` are looked for where they were, for some minutes; of those that are not there any more nothing is said.
     `seeds` are "host:port" (its id is learnt by a TLS handshake) or, the only form without credentials, "id@host:port".
     `interfaces` are names or addresses of network interfaces to browse: None for loopback and all there are, () for no mDNS.
     `look(interfaces)` surveys them. Raises InvalidInput for a malformed seed.
@@ -81,6 +85,7 @@ class Discovery:
         removed: Callable[[DeviceId], None] = lambda _device: None,
         *,
         seeds: Sequence[str] = (),
+        remembered: Sequence[Proven] = (),
         interfaces: Sequence[str] | None = None,
         moved: Callable[[], None] = lambda: None,
         unreached: Callable[[], Sequence[DeviceId]] = lambda: (),
@@ -95,6 +100,7 @@ class Discovery:
         self._unreached = unreached
         self._stranger = stranger
         self._seeds = tuple(parse_seed(text) for text in seeds)
+        self._remembered = tuple(remembered) if credentials is not None else ()
         self._asked = interfaces
         self._look = look
         self._browser: AdvertBrowser | None = None
@@ -115,6 +121,7 @@ class Discovery:
             background = await stack.enter_async_context(Background())
             for seed in self._seeds:
                 background.start(self._follow(seed), f"seed {seed}")
+            background.start(self._recall(), "look for who is remembered")
             background.start(self._watch(browsing, first), "watch the network")
             background.start(self._ask_again(), "ask for who is missing")
             self._stack = stack.pop_all()
@@ -139,15 +146,17 @@ class Discovery:
             other_fleets=browser.other_fleets if browser is not None else 0,
             problems=tuple(problems),
             mute=seen.mute,
-            alone=self._asked != () and seen.alone,
+            alone=seen.alone and (self._asked is None or bool(seen.mute)),
         )
 
     async def _watch(self, browsing: AsyncExitStack, first: Survey) -> None:
-        async for change in watch.changes(first, lambda: self._look(self._asked)):
-            _log.info("the network has changed: mDNS on %s", ", ".join(map(str, change.survey.usable)) or "no interface")
+        async for change in watch.changes(first, lambda: self._look(self._asked), failed=lambda: bool(self._cannot_start)):
+            moved = change.woke or change.survey != self._survey
             await self._browse(browsing, change)
-            self._sooner.set()
-            self._moved()
+            if moved:
+                _log.info("the network has changed: mDNS on %s", ", ".join(map(str, change.survey.usable)) or "no interface")
+                self._sooner.set()
+                self._moved()
 
     async def _browse(self, browsing: AsyncExitStack, change: Change) -> None:
         before, self._survey = self._survey, change.survey
@@ -159,17 +168,31 @@ class Discovery:
                 self._browser = await browsing.enter_async_context(browser)
             self._cannot_start = ""
         except (OSError, RuntimeError) as error:  # a RuntimeError: an interface has gone meanwhile
-            self._cannot_start = f"mDNS cannot start: {(isinstance(error, OSError) and error.strerror) or error}"
-            _log.warning("%s", self._cannot_start)
+            said, self._cannot_start = self._cannot_start, f"mDNS cannot start: {(isinstance(error, OSError) and error.strerror) or error}"
+            if said != self._cannot_start:
+                _log.warning("%s", self._cannot_start)
         for problem in change.survey.problems:
             if problem not in before.problems:
                 _log.warning("%s", problem)
 
     async def _ask_again(self) -> None:
+        """Some at a time, in turn; less and less often while the same are missing: most of them are switched off."""
+        asked: set[DeviceId] = set()
+        delay_seconds = _ASK_AGAIN_SECONDS
         while True:
-            await asyncio.sleep(_ASK_AGAIN_SECONDS)
-            if self._browser is not None and (missing := self._unreached()):
-                self._browser.ask_again(missing)
+            await asyncio.sleep(delay_seconds)
+            missing = self._unreached()
+            if not missing:
+                asked, delay_seconds = set(), _ASK_AGAIN_SECONDS
+                continue
+            waiting = [device for device in missing if device not in asked]
+            if waiting:
+                delay_seconds = _ASK_AGAIN_SECONDS
+            else:  # all have had their turn
+                waiting, asked, delay_seconds = list(missing), set(), min(2 * delay_seconds, _LAST_ASK_AGAIN_SECONDS)
+            asked.update(waiting[:ASKED_AGAIN])
+            if self._browser is not None:
+                self._browser.ask_again(waiting[:ASKED_AGAIN])
 
     def _advertised(self, device: DeviceId, addresses: tuple[str, ...], gateway: bool) -> None:
         self._found(Candidate(device, addresses, "mdns", gateway))
@@ -198,6 +221,27 @@ class Discovery:
                 known = device
                 self._found(Candidate(device, (seed.address,), "seed", gateway))
             await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _recall(self) -> None:
+        missing, delay_seconds = self._remembered, _FIRST_DELAY_SECONDS
+        for _ in range(_RECALLS):
+            found = await together([self._is_there(one) for one in missing], at_once=_RECALLED_AT_ONCE)
+            missing = tuple(one for one, there in zip(missing, found, strict=True) if not there)
+            if not missing:
+                return
+            self._sooner.clear()
+            await set_within(self._sooner, delay_seconds)
+            delay_seconds *= 2
+
+    async def _is_there(self, one: Proven) -> bool:
+        assert self._credentials is not None  # without, nobody is remembered
+        try:
+            device, gateway = await probe(one.address, self._credentials)
+        except FleetError:
+            return False
+        if device == one.device:
+            self._found(Candidate(device, (one.address,), "memory", gateway))
+        return device == one.device
 
     async def _identify(self, seed: Seed) -> ProbedMember:
         if self._credentials is None:

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -26,7 +25,6 @@ ADVERTS = 4096  # an advert costs nothing to forge: remember no more than this, 
 _RESOLVERS = 16
 _REQUEST_SECONDS = 1.0
 _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.2, 30.0
-_ASKED_AGAIN = 64  # devices at once
 _QUERY, _IN, _A, _TXT, _AAAA, _SRV = 0, 1, 1, 16, 28, 33  # RFC 1035, 3596, 2782
 
 
@@ -115,7 +113,7 @@ class AdvertBrowser:
     def ask_again(self, devices: Iterable[DeviceId]) -> None:
         """Where are these? What is remembered of their adverts may be old, or forged: whoever has the name answers."""
         assert self._responder is not None
-        for device in islice(devices, _ASKED_AGAIN):
+        for device in devices:
             advert = self._adverts.get(f"{device}.{SERVICE_TYPE}".lower())
             if advert is None:
                 continue

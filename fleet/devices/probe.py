@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 
 from protos.errors import Denied, InvalidInput, TimedOut, Unavailable
 from protos.ids import DeviceId, gateway_host_name, host_name
+from protos.net.race import STAGGER_SECONDS
 from protos.net.transport import Credentials, split_address
 
 _SUFFIX = host_name(DeviceId(""))
@@ -35,7 +36,9 @@ async def probe(address: str, credentials: Credentials, timeout_seconds: float =
     context = client_context(credentials)
     try:
         async with asyncio.timeout(timeout_seconds):
-            _, writer = await asyncio.open_connection(host.strip("[]"), port, ssl=context, server_hostname="", ssl_shutdown_timeout=1.0)
+            _, writer = await asyncio.open_connection(
+                host.strip("[]"), port, ssl=context, server_hostname="", ssl_shutdown_timeout=1.0, happy_eyeballs_delay=STAGGER_SECONDS
+            )
     except UnicodeError as error:
         raise InvalidInput(f"not a host name: {host[:80]!r}", advice="write host:port, for example 192.168.1.20:7420") from error
     except ssl.SSLCertVerificationError as error:

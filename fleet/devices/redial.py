@@ -10,7 +10,7 @@ from typing import TypeVar
 from fleet.background import set_within
 from fleet.devices.addresses import Addresses
 from fleet.devices.liveness import Liveness
-from protos.errors import Denied, FleetError, InvalidInput, Unavailable
+from protos.errors import Denied, FleetError, InvalidInput, TimedOut, Unavailable
 from protos.link_failure import LinkFailure
 from protos.net.addresses import dialable
 from protos.net.race import Closable, Unreached, race
@@ -24,7 +24,9 @@ _ASK_DOCTOR = "glmfleet doctor"
 class Redial:
     """`run` it as a task."""
 
-    def __init__(self, addresses: tuple[str, ...], found_by: str, rules: Liveness) -> None:
+    def __init__(self, addresses: tuple[str, ...], found_by: str, rules: Liveness, proven: Callable[[str], None]) -> None:
+        """`proven` is told each address where it has proven to be."""
+        self._proven = proven
         self._book = Addresses().heard(addresses, found_by)
         self._rules = rules
         self._woken = asyncio.Event()
@@ -93,6 +95,7 @@ class Redial:
             else:
                 self.unreached = False
                 self._book = self._book.worked(self._current)
+                self._proven(self._current)
                 try:
                     await session(reached)
                 except FleetError as error:
@@ -119,6 +122,12 @@ def explained(error: FleetError, address: str) -> FleetError:
             return Denied(f"TLS with {address} failed: is it a device, and not --insecure?", advice=_ASK_DOCTOR)
         case LinkFailure.REFUSED:
             return Unavailable(f"nobody listens at {address}")
+        case LinkFailure.UNREACHABLE:
+            return Unavailable(f"this machine has no way to {address}", advice=_ASK_DOCTOR)
+        case LinkFailure.UNRESOLVED:
+            return Unavailable(f"no address is known for the name {address}", advice=_ASK_DOCTOR)
+    if isinstance(error, TimedOut):
+        return TimedOut(f"{address} does not answer", advice=error.advice)
     if isinstance(error, InvalidInput):
         return InvalidInput(f"{address}: {error.cause}")
     return type(error)(" ".join(error.cause.split())[:200], advice=error.advice)

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -59,7 +60,10 @@ class Registry:
         rules: Liveness = DEFAULT_LIVENESS,
         clock: Callable[[], float] = time.monotonic,
         network: Network = transport,
+        proven: Callable[[DeviceId, str], None] = lambda _device, _address: None,
     ) -> None:
+        """`proven` is told where the key of a device or gateway has answered."""
+        self._proven = proven
         self._credentials = credentials
         self._take_sample = take_sample
         self._rules = rules
@@ -85,7 +89,7 @@ class Registry:
             self._direct[device].watched.said_goodbye = False
             self._direct[device].where.found(addresses, found_by)
             return
-        where = Redial(addresses, found_by, self._rules)
+        where = Redial(addresses, found_by, self._rules, partial(self._proven, device))
         watched = Watched(device, where, self._rules, self._clock, self._take_sample, self._tell)
         link = DeviceLink(device, where, watched, self._rules, self._credentials, self._network)
         self._direct[device] = _Direct(where, watched, link, self._background.start(link.run(), f"device {device}"))
@@ -97,7 +101,7 @@ class Registry:
         if gateway in self._gateways:
             self._gateways[gateway].where.found(addresses, found_by)
             return
-        where = Redial(addresses, found_by, self._rules)
+        where = Redial(addresses, found_by, self._rules, partial(self._proven, gateway))
         link = GatewayLink(
             gateway,
             where,

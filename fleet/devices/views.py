@@ -28,7 +28,7 @@ class DeviceView:
     agent_version: str
     stages: tuple[str, ...]  # "smollm2-135m stage 0 of 3: layers 0-9"
     labels: dict[str, str]
-    found_by: str  # "mdns" or "seed"
+    found_by: str  # "mdns", "seed" or "memory": where it was when this coordinator, or the one before it, reached it
     detail: str = ""  # why it is not online, one line
     hollow: bool = False  # it computes nothing
     protocol_version: int = 0  # the newest that it and this coordinator speak; 0: it never answered
@@ -39,6 +39,7 @@ class DeviceView:
     throttled: bool = False  # runs slower, to cool down
     battery_fraction: float | None = None
     memory_held_bytes: int | None = None  # that the device really holds for its stages; None: nothing tells
+    storage_problem: str = ""  # why it can keep no more blobs, one line; "": it can
 
     @property
     def holds_too_much(self) -> bool:

@@ -22,6 +22,7 @@ from fleet.devices.discovery import Candidate, Discovery, FoundBy
 from fleet.devices.liveness import Liveness
 from fleet.devices.record import US, DeviceRecord
 from fleet.devices.registry import DEFAULT_LIVENESS, Registry
+from fleet.devices.remembered import Remembered
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.enrolling.enrolment import Enrolment
 from fleet.enrolling.views import EnrolmentView, TokenView
@@ -48,6 +49,7 @@ from quantize.artifact.store import ArtifactStore
 from quantize.parts import layer_number
 
 INSECURE_FLEET = FleetId("insecure")
+LINE_LENGTH = 200  # of what a device says of itself in words
 _GROUPINGS: Mapping[str, By] = {"device": "device", "model": "model", "deployment": "deployment", "request": "request"}
 
 _log = logging.getLogger(__name__)
@@ -98,7 +100,11 @@ class Coordinator:
             self._ingest = await stack.enter_async_context(
                 Ingest(self._telemetry, self._registered, now=self._now, batch_seconds=self._batch_seconds)
             )
-            self._registry = await stack.enter_async_context(Registry(credentials, self._ingest.add, rules=self._rules))
+            remembered = await asyncio.to_thread(Remembered, self._home.coordinator / "addresses.json")
+            await stack.enter_async_context(remembered)
+            self._registry = await stack.enter_async_context(
+                Registry(credentials, self._ingest.add, rules=self._rules, proven=remembered.note if credentials else _nobody_proves)
+            )
             if self._authority is not None:
                 tokens = Tokens(self._home.authority, self._now)
                 self._enrolment = await stack.enter_async_context(Enrolment(self._authority, tokens, self._joined))
@@ -108,6 +114,7 @@ class Coordinator:
                 self._found,
                 self._registry.gone,
                 seeds=self._seeds,
+                remembered=remembered.all,
                 interfaces=self._interfaces,
                 moved=self._registry.network_changed,
                 stranger=self._enrolment.heard if self._enrolment else lambda _board, _addresses, _found_by: None,
@@ -262,6 +269,10 @@ class Coordinator:
         return Registered(description.name or device, description.accelerator.hollow) if description else Registered(device)
 
 
+def _nobody_proves(_device: DeviceId, _address: str) -> None:
+    """Without TLS."""
+
+
 def _device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
     """`stages`: how many each pipeline has."""
     description = record.description or pb.DeviceDescription()
@@ -280,6 +291,7 @@ def _device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
         memory_bytes=description.memory_bytes,
         memory_used_bytes=description.memory_used_bytes,
         memory_held_bytes=gauges.memory_held_bytes if gauges.HasField("memory_held_bytes") else None,
+        storage_problem=" ".join(gauges.storage_problem.split())[:LINE_LENGTH],
         energy_source=source_of(accelerator.energy_source),
         agent_version=description.agent_version,
         stages=tuple(_stage_line(stage, stages.get(stage.pipeline_id)) for stage in description.stages),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Iterable, Sequence
+
+from protos.net.interfaces import read_adapters
 
 
 def joined_address(host: str, port: int) -> str:
     """ "192.168.1.20:7420", "[fd00::20]:7420"."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def without_zone(address: str) -> str:
@@ -21,7 +22,7 @@ def without_zone(address: str) -> str:
 def dialable(addresses: Iterable[str], zones: Sequence[str] | None = None) -> tuple[str, ...]:
     """The addresses as this machine dials them: a link-local IPv6 one without a zone once through each of `zones`.
 
-    `zones` are names of interfaces; None: all of this machine, without loopback.
+    `zones` are names of interfaces; None: all of this machine that speak IPv6 now.
     """
     found: list[str] = []
     for address in addresses:
@@ -30,9 +31,18 @@ def dialable(addresses: Iterable[str], zones: Sequence[str] | None = None) -> tu
             found.append(address)
             continue
         if zones is None:
-            zones = [name for _, name in socket.if_nameindex() if name != "lo"]
+            zones = _zones()
         found += [f"{host[:-1]}%{zone}]:{port}" for zone in zones]
     return tuple(dict.fromkeys(found))
+
+
+def _zones() -> list[str]:
+    try:
+        adapters = read_adapters()
+    except OSError:  # too many open files
+        return []
+    found = [one for one in adapters if not (one.why_mute or one.loopback or one.bridged)]
+    return [adapter.name for adapter in found if any(one.ip.version == 6 and one.ip.is_link_local for one in adapter.addresses)]
 
 
 def _needs_zone(host: str) -> bool:

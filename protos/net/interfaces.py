@@ -60,7 +60,7 @@ class Adapter:
                 return f"{self.name} is down"
             case "no carrier":
                 return f"{self.name} has no carrier: no cable, or no wireless network"
-        return "" if self.addresses else f"{self.name} has no address: did a DHCP server answer?"
+        return "" if self.addresses else f"{self.name} has no address"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Survey:
     problems: tuple[str, ...] = ()  # mDNS is refused
     mute: tuple[str, ...] = ()  # nobody can be reached through these at all
     asked: tuple[Interface, ...] = ()  # every address of what was asked for and is up, whether mDNS can be spoken there or not
-    own: tuple[Interface, ...] = ()  # every address that this machine has
+    own: tuple[Interface, ...] = ()  # every address that this machine has, on whatever interface
 
     @property
     def alone(self) -> bool:
@@ -104,7 +104,8 @@ def survey(adapters: Sequence[Adapter], asked: Sequence[str] | None, refusal: Ca
         problems=tuple(problems),
         mute=tuple(mute),
         asked=tuple(chosen),
-        own=tuple(one for adapter in adapters for one in adapter.addresses),
+        # Not of ports: on a host of containers they come and go, and nobody is reached through them.
+        own=tuple(one for adapter in adapters for one in adapter.addresses if not adapter.bridged),
     )
 
 

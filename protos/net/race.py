@@ -10,6 +10,8 @@ from protos.errors import FleetError, TemporaryError, Unavailable
 
 STAGGER_SECONDS = 0.25  # RFC 8305 section 5: an address has so long before the next is tried beside it
 
+TOLD = 4  # reasons, of so many addresses
+
 
 class Closable(Protocol):
     async def close(self) -> None: ...
@@ -34,8 +36,10 @@ class Unreached(Exception):
         if len(told) == 1:
             return told[0]
         telling = next((one for one in told if isinstance(one, TemporaryError)), told[0])
-        causes = "; ".join(dict.fromkeys(one.cause for one in told))
-        return type(telling)(causes, advice=telling.advice, link_failure=telling.link_failure)
+        causes = list(dict.fromkeys(one.cause for one in told))
+        if len(causes) > TOLD:
+            causes[TOLD:] = [f"and {len(causes) - TOLD} more addresses"]
+        return type(telling)("; ".join(causes), advice=telling.advice, link_failure=telling.link_failure)
 
 
 async def race(addresses: Sequence[str], reach: Callable[[str], Awaitable[R]], stagger_seconds: float = STAGGER_SECONDS) -> tuple[str, R]:

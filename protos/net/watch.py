@@ -42,16 +42,21 @@ def seconds_awake_or_not() -> float:
 
 
 async def changes(
-    first: Survey, again: Callable[[], Survey], clock: Callable[[], float] = seconds_awake_or_not
+    first: Survey,
+    again: Callable[[], Survey],
+    *,
+    failed: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = seconds_awake_or_not,
 ) -> AsyncGenerator[Change, None]:
-    """Every change from `first` on, as `again` sees it, for ever."""
+    """Every change from `first` on, as `again` sees it, for ever; and what is there now for as long as `failed()`, to be tried anew."""
     last, at = first, clock()
     while True:
         await asyncio.sleep(PERIOD_SECONDS)
         found = await asyncio.to_thread(again)
         now = clock()
-        if (happened := change(last, found, now - at - PERIOD_SECONDS)) is not None:
-            yield happened
+        happened = change(last, found, now - at - PERIOD_SECONDS)
+        if happened is not None or failed():
+            yield happened or Change(found)
         last, at = found, clock()
 
 

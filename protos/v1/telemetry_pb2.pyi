@@ -65,7 +65,7 @@ class EnergyCounter(_message.Message):
     def __init__(self, source: _Optional[_Union[EnergySource, str]] = ..., busy_joules: _Optional[float] = ..., idle_joules: _Optional[float] = ...) -> None: ...
 
 class Gauges(_message.Message):
-    __slots__ = ("power_watts", "temperature_celsius", "memory_used_bytes", "process_rss_bytes", "process_cpu_seconds", "throttled", "battery_fraction", "memory_held_bytes")
+    __slots__ = ("power_watts", "temperature_celsius", "memory_used_bytes", "process_rss_bytes", "process_cpu_seconds", "throttled", "battery_fraction", "storage_problem", "memory_held_bytes")
     POWER_WATTS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_CELSIUS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,7 @@ class Gauges(_message.Message):
     PROCESS_CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
     THROTTLED_FIELD_NUMBER: _ClassVar[int]
     BATTERY_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_PROBLEM_FIELD_NUMBER: _ClassVar[int]
     MEMORY_HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
     power_watts: float
     temperature_celsius: float
@@ -81,8 +82,9 @@ class Gauges(_message.Message):
     process_cpu_seconds: float
     throttled: bool
     battery_fraction: float
+    storage_problem: str
     memory_held_bytes: int
-    def __init__(self, power_watts: _Optional[float] = ..., temperature_celsius: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., process_rss_bytes: _Optional[int] = ..., process_cpu_seconds: _Optional[float] = ..., throttled: _Optional[bool] = ..., battery_fraction: _Optional[float] = ..., memory_held_bytes: _Optional[int] = ...) -> None: ...
+    def __init__(self, power_watts: _Optional[float] = ..., temperature_celsius: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., process_rss_bytes: _Optional[int] = ..., process_cpu_seconds: _Optional[float] = ..., throttled: _Optional[bool] = ..., battery_fraction: _Optional[float] = ..., storage_problem: _Optional[str] = ..., memory_held_bytes: _Optional[int] = ...) -> None: ...
 
 class PipelineCounters(_message.Message):
     __slots__ = ("pipeline_id", "manifest_digest", "prefill_tokens", "decode_tokens", "steps", "busy_seconds", "modelled_busy_seconds", "busy_joules", "sent_bytes", "open_sequences")

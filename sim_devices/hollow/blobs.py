@@ -23,6 +23,7 @@ class HollowBlobs:
     """Implements device.blobs.Blobs. Of a blob that is cut on its way the hash so far is kept, so the next transfer goes on from there."""
 
     folder = Path()  # nothing is ever opened in it
+    problem = ""
 
     def __init__(self, storage_bytes: int = STORAGE_BYTES) -> None:
         self._storage_bytes = storage_bytes

@@ -18,6 +18,7 @@ from device.agent.identity import Identity
 from device.agent.telemetry import ProcessReading, this_process
 from protos.ids import DeviceId, member_id
 from protos.net import transport
+from protos.net.addresses import joined_address
 from protos.net.transport import Methods, Network
 from protos.v1 import device_pb2, gateway_pb2_grpc, telemetry_pb2
 from sim_devices.hollow.blobs import HollowBlobs
@@ -59,7 +60,7 @@ class HollowFleet:
         self.address = ""
         self._plan = plan
         self._credentials = identity.credentials
-        self._bind = f"{host}:{port}"
+        self._bind = joined_address(host, port)
         self._network = network
         self._clock = clock
         self._boot_ids = boot_ids

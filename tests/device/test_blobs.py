@@ -14,6 +14,7 @@ import pytest
 from device.blobs import RESERVE_BYTES, BlobStore
 from protos.errors import Busy, Corrupt, InvalidInput, NoSpace, NotFound
 from protos.ids import Digest, digest_of
+from tests.support.disks import fill, needs_mounts, read_only, small_disk
 
 DATA = bytes(range(256)) * 1000
 DIGEST = digest_of(DATA)
@@ -223,9 +224,72 @@ def test_another_failure_of_the_disk_is_said(store: BlobStore, monkeypatch: pyte
 
     with monkeypatch.context() as patch:
         patch.setattr("device.blobs.io.FileIO", fail)
-        with pytest.raises(Corrupt, match="could not be written"):
+        with pytest.raises(NoSpace, match="could not be kept: the disk does not work"):
             put(store, DATA)
+        assert "the disk does not work" in store.problem
     put(store, DATA)
+
+
+# Real file systems that are full or read-only. An agent serves what it has, and says what is wrong.
+
+
+@needs_mounts
+def test_a_full_disk_is_a_problem_until_there_is_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path, RESERVE_BYTES + (1 << 20)) as disk:
+        store = BlobStore(disk / "blobs")
+        assert store.problem == ""
+        fill(disk / "others")
+        store.look()
+        assert "the disk is full" in store.problem
+        with pytest.raises(NoSpace):
+            put(store, DATA)
+        (disk / "others").unlink()
+        store.look()
+        assert store.problem == ""
+        put(store, DATA)
+
+
+@needs_mounts
+def test_what_is_kept_is_served_from_a_file_system_that_became_read_only(tmp_path: Path) -> None:
+    with small_disk(tmp_path, 64 << 20) as disk:
+        put(BlobStore(disk / "blobs"), DATA)
+        read_only(disk)
+        store = BlobStore(disk / "blobs")
+        assert "the file system is read-only" in store.problem
+        store.verify(DIGEST)
+        for refused in (lambda: put(store, b"more"), lambda: store.retain([])):
+            with pytest.raises(NoSpace, match="read-only"):
+                refused()
+        read_only(disk, False)
+        store.look()
+        assert store.problem == ""
+
+
+def test_a_folder_that_has_gone_is_a_problem_and_no_defect(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "card" / "blobs")
+    shutil.rmtree(tmp_path / "card")
+    store.look()
+    assert store.problem.endswith("it is not there")
+    assert store.free_bytes() == 0
+    with pytest.raises(NoSpace):
+        put(store, DATA)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InvalidInput, match="cannot be made: it is no folder"):
+        BlobStore(tmp_path / "file" / "blobs")
+
+
+def test_a_quota_is_told_from_a_full_disk(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def used_up(*_: object) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "fsync", used_up)  # as over NFS, which says it last
+    store.look()
+    assert "the quota is used up" in store.problem
+    with pytest.raises(NoSpace, match="the quota is used up"):
+        put(store, DATA)
 
 
 def test_retain_drops_what_is_not_named_and_not_arriving(store: BlobStore) -> None:

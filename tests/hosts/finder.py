@@ -11,6 +11,7 @@ from pathlib import Path
 
 from device.agent.identity import load_identity
 from fleet.devices.discovery import Candidate, Discovery
+from fleet.devices.liveness import Liveness
 from fleet.devices.registry import Registry
 
 
@@ -19,7 +20,7 @@ async def main(folder: Path) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     me = load_identity(folder)
 
-    async with Registry(me.credentials, lambda _sample: None) as registry:
+    async with Registry(me.credentials, lambda _sample: None, rules=Liveness(interval_seconds=0.3)) as registry:
 
         def found(candidate: Candidate) -> None:
             registry.found(candidate.device_id, candidate.addresses, candidate.found_by)

@@ -107,6 +107,10 @@ class Host:
         """Raises CalledProcessError."""
         _run("ip", "netns", "exec", self.namespace, *command)
 
+    def output(self, *command: str) -> str:
+        """What it says on stdout, however it ends."""
+        return subprocess.run(["ip", "netns", "exec", self.namespace, *command], capture_output=True, text=True, cwd=ROOT).stdout
+
     def ip(self, arguments: str) -> None:
         """`ip` on this host, for example "addr add 192.168.7.2/24 dev eth0"."""
         _run("ip", "-n", self.namespace, *arguments.split())

@@ -65,6 +65,19 @@ async def test_nobody_listens(coordinator: Credentials) -> None:
     assert (type(error), error.link_failure) == (Unavailable, LinkFailure.REFUSED)
 
 
+@pytest.mark.parametrize(
+    ("address", "failure"),
+    [
+        ("255.255.255.255:1", LinkFailure.UNREACHABLE),
+        ("[fe80::1]:1", LinkFailure.UNREACHABLE),  # link-local, and no zone
+        ("[fe80::1%nosuch]:1", LinkFailure.UNRESOLVED),  # of an interface that has gone
+    ],
+)
+async def test_nobody_can_be_reached_there(coordinator: Credentials, address: str, failure: LinkFailure) -> None:
+    error = await failure_of(address, DeviceId("a" * 16), coordinator)
+    assert (type(error), error.link_failure) == (Unavailable, failure)
+
+
 async def test_another_member_of_the_fleet(fleet: TestFleet, coordinator: Credentials) -> None:
     async with listening(credentials_of(fleet.member("dev-1"))) as address:
         error = await failure_of(address, DeviceId("b" * 16), coordinator)

@@ -14,6 +14,7 @@ from device.cpu import CpuHardware
 from protos.errors import Denied, FleetError, InvalidInput, NotFound, remote
 from protos.ids import DeviceId
 from protos.net.transport import dial
+from protos.net.watch import look
 from protos.v1 import device_pb2 as pb
 from tests.support.members import TestFleet, credentials_of
 from tests.support.waiting import wait_until
@@ -56,6 +57,19 @@ async def test_it_says_what_it_is_to_its_fleet_alone(fleet: TestFleet, tmp_path:
                     await peer.device_stub.Describe(pb.DescribeRequest())
             finally:
                 await peer.channel.close()
+    hardware.close()
+
+
+@pytest.mark.skipif(not any(one.address == "::1" for one in look(None).own), reason="no IPv6 here")
+async def test_it_listens_on_an_ipv6_address(fleet: TestFleet, tmp_path: Path) -> None:
+    identity, friend = fleet.member("dev"), credentials_of(fleet.member("coordinator", "coordinator"))
+    hardware = CpuHardware(1 << 20, 1)
+    async with Agent(AgentConfig(tmp_path / "dev", "box", "::1"), hardware) as address:
+        assert address.startswith("[::1]:")
+        peer = dial(address, identity.device_id, friend)
+        described = await peer.device_stub.Describe(pb.DescribeRequest(), metadata=peer.metadata)
+        assert described.name == "box"
+        await peer.channel.close()
     hardware.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -65,6 +66,17 @@ def test_unmetered_joules_are_absent(telemetry: Callable[..., TelemetrySampler])
     sample = telemetry(EnergyReading(None, None, 4.0)).sample()
     assert not sample.HasField("energy")
     assert sample.gauges.power_watts == 0
+
+
+def test_a_store_that_can_keep_no_more_is_told(tmp_path: Path) -> None:
+    hardware, blobs = Metered([EnergyReading(None, None, 0.0)] * 2), BlobStore(tmp_path)
+    one = TelemetrySampler(
+        DeviceId("me"), hardware, StageHost(DeviceId("me"), hardware, blobs, None), storage_problem=lambda: blobs.problem
+    )
+    assert one.sample().gauges.storage_problem == ""
+    shutil.rmtree(tmp_path)
+    blobs.look()
+    assert "it is not there" in one.sample().gauges.storage_problem
 
 
 def test_samples_count_within_a_boot(telemetry: Callable[..., TelemetrySampler]) -> None:

@@ -15,6 +15,7 @@ from device.agent.identity import Identity
 from fleet.devices import discovery as module
 from fleet.devices.discovery import Candidate, Discovery, Seed, parse_seed
 from fleet.devices.mdns import AdvertBrowser
+from fleet.devices.remembered import Proven
 from protos import ids
 from protos.errors import InvalidInput
 from protos.ids import SERVICE_TYPE, DeviceId, fleet_id
@@ -230,6 +231,25 @@ async def test_a_network_that_comes_later_and_changes_is_browsed_then(monkeypatc
 
 
 @needs_multicast
+async def test_mdns_that_could_not_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its port was somebody else's alone."""
+    monkeypatch.setattr(watch, "PERIOD_SECONDS", 0.02)
+    start, refusals, ear = AdvertBrowser.__aenter__, [98], Ear()
+
+    async def refused(self: AdvertBrowser) -> AdvertBrowser:
+        if refusals:
+            raise OSError(refusals[0], os.strerror(refusals[0]))
+        return await start(self)
+
+    monkeypatch.setattr(AdvertBrowser, "__aenter__", refused)
+    async with announcement(b"one", 7001), discovery(ear) as found:
+        assert found.report().problems == ("mDNS cannot start: Address already in use",)
+        refusals.clear()
+        await wait_until(lambda: ear.address(device_id(b"one")))
+        assert found.report().problems == ()
+
+
+@needs_multicast
 async def test_whom_nobody_reached_is_asked_for_again_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody has answered in a device's name; the device itself says nothing before it is asked."""
     monkeypatch.setattr(module, "_ASK_AGAIN_SECONDS", 0.02)
@@ -243,6 +263,16 @@ async def test_whom_nobody_reached_is_asked_for_again_by_name(monkeypatch: pytes
             responder.zeroconf.registry.async_add(service_info(device, OURS, 7001, [LOOPBACK]))
             missing.append(device)
             await wait_until(lambda: any(f"{LOOPBACK}:7001" in candidate.addresses for candidate in ear.found))
+
+
+async def test_of_many_that_are_missing_each_is_asked_for_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(module, "ASKED_AGAIN", 2)
+    devices, asked = [DeviceId(letter * 16) for letter in "abcde"], []
+    monkeypatch.setattr(AdvertBrowser, "ask_again", lambda _self, some: asked.append([device[0] for device in some]))
+    async with discovery(Ear(), unreached=lambda: devices):
+        await wait_until(lambda: len(asked) >= 6)
+    assert asked[:6] == [["a", "b"], ["c", "d"], ["e"], ["a", "b"], ["c", "d"], ["e"]]
 
 
 async def test_all_interfaces_by_default() -> None:
@@ -307,6 +337,24 @@ async def test_a_seed_that_comes_back_is_said_again(tmp_path: Path, monkeypatch:
             async with agent(device, int(address.rpartition(":")[2])):
                 await wait_until(lambda: len(ear.found) == 2)
     assert ear.found == [Candidate(device.device_id, (address,), "seed")] * 2
+
+
+async def test_who_is_remembered_is_looked_for_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without mDNS and seeds. One has gone, and at its address another answers: of that nothing is said."""
+    monkeypatch.setattr(module, "_FIRST_DELAY_SECONDS", 0.05)
+    fleet, ear = TestFleet.open(tmp_path), Ear()
+    one, late, me = fleet.member("dev-1"), fleet.member("dev-2"), fleet.member("me", "coordinator")
+    async with agent(late) as later:
+        pass
+    async with agent(one) as address:
+        remembered = [Proven(one.device_id, address), Proven(device_id(b"gone"), address), Proven(late.device_id, later)]
+        async with Discovery(fleet.fleet_id, me.credentials, ear.found.append, remembered=remembered, interfaces=()) as found:
+            await wait_until(lambda: ear.found)
+            assert ear.found == [Candidate(one.device_id, (address,), "memory")]
+            assert found.report().problems == ()
+            async with agent(late, int(later.rpartition(":")[2])):
+                await wait_until(lambda: len(ear.found) == 2)
+    assert ear.found[1] == Candidate(late.device_id, (later,), "memory")
 
 
 async def test_seeds_that_are_not_who_they_should_be(tmp_path: Path) -> None:

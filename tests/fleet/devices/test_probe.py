@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,33 @@ async def listener(answer: bytes | None) -> AsyncIterator[str]:
     finally:
         done.set()
         server.close()
+
+
+@contextmanager
+def black_hole(host: str, port: int) -> Iterator[None]:
+    """Who connects there waits: nobody takes the connections that fill its queue."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind((host, port))
+        full.listen(0)
+        for _ in range(2):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex((host, port))
+        yield
+
+
+async def test_of_a_name_with_several_addresses_one_that_is_silent_is_passed(fleet: TestFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    me = credentials_of(fleet.member("me", "coordinator"))
+    async with agent(fleet, "dev-1") as address:
+        port = int(address.rpartition(":")[2])
+
+        async def resolve(_host: str, port: int, **_options: object) -> list[tuple]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.9", "127.0.0.1")]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+        with black_hole("127.0.0.9", port):
+            assert (await probe(f"gate-7.example:{port}", me, timeout_seconds=2.0)).device_id == fleet.member("dev-1").device_id
 
 
 async def test_a_device_of_ours_is_known_by_its_certificate(fleet: TestFleet) -> None:

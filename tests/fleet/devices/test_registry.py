@@ -159,6 +159,13 @@ async def test_why_none_of_its_addresses_will_do(tmp_path: Path) -> None:
         assert s.record.detail == f"nobody listens at {s.device.address}; another device answers at {another.address}"
 
 
+async def test_an_address_without_a_way_to_it_is_said_in_plain_words(tmp_path: Path) -> None:
+    async with setup(tmp_path) as s:
+        s.registry.found(s.device.device, ("255.255.255.255:1",), "mdns")
+        await wait_until(lambda: s.registry.unreached)
+        assert s.record.detail == "this machine has no way to 255.255.255.255:1"
+
+
 async def test_when_the_network_changes_a_silent_connection_is_not_waited_for(tmp_path: Path) -> None:
     """A connection through an address that has gone stands for as long as nobody sends: the kernel does not end it."""
     async with setup(tmp_path, replace(IMPATIENT, offline_seconds=60)) as s:

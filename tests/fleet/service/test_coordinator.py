@@ -51,6 +51,15 @@ async def test_models_are_shown_and_a_damaged_one_left_out(tmp_path: Path) -> No
         assert [model.name for model in coordinator.models()] == ["tiny"]
 
 
+async def test_devices_are_found_again_after_a_restart_though_nobody_says_where(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path, 2) as fleet:
+        async with fleet.coordinating():
+            pass
+        async with Coordinator(fleet.home, interfaces=(), rules=QUICK) as again:  # no seeds, no mDNS
+            await wait_online(again.devices, 2)
+            assert {view.found_by for view in again.devices()} == {"memory"}
+
+
 async def test_devices_and_discovery_tell_why(tmp_path: Path) -> None:
     stranger = TestFleet.open(tmp_path / "other").member("dev-x")
     async with fake_fleet(tmp_path / "ours") as fleet, fleet.coordinating() as coordinator, FakeDevice(stranger, "x") as foreign:

@@ -6,6 +6,7 @@ from protos.net.addresses import dialable, joined_address, without_zone
 def test_addresses_as_text() -> None:
     assert joined_address("192.168.1.20", 7420) == "192.168.1.20:7420"
     assert joined_address("fd00::20", 7420) == "[fd00::20]:7420"
+    assert joined_address("[fd00::20]", 7420) == "[fd00::20]:7420"
     assert without_zone("[fe80::1%eth0]:7420") == "[fe80::1]:7420"
     assert without_zone("host:7420") == "host:7420"
 

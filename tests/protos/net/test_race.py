@@ -100,3 +100,9 @@ async def test_a_single_address_says_why_as_it_is() -> None:
 async def test_nobody_who_is_nowhere() -> None:
     with pytest.raises(Unreached, match="no address"):
         await race([], Hosts().reach)
+
+
+async def test_of_many_reasons_a_few_are_told() -> None:
+    with pytest.raises(Unreached) as caught:
+        await race([f"a{n}" for n in range(10)], Hosts(**{f"a{n}": Unavailable(f"no {n}") for n in range(10)}).reach)
+    assert caught.value.as_one(lambda error, _address: error).cause == "no 0; no 1; no 2; no 3; and 6 more addresses"

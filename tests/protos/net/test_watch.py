@@ -28,6 +28,7 @@ class Ear:
 
 
 def test_a_change_and_a_sleep() -> None:
+    assert watch.PERIOD_SECONDS < SLEPT_SECONDS < 5.0 - watch.PERIOD_SECONDS  # noticed within 5 s
     assert change(seen(LO), seen(LO), 0.1) is None
     assert change(seen(LO), seen(LO, ETH), 0.1) == Change(seen(LO, ETH))
     assert change(seen(LO), seen(LO), SLEPT_SECONDS + 1) == Change(seen(LO), woke=True)
@@ -55,6 +56,13 @@ async def test_every_look_is_compared_with_the_last(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(watch, "PERIOD_SECONDS", 0.0)
     looks = iter([seen(LO), seen(LO, ETH), seen(LO, ETH), seen(LO, ETH), seen()])
     times = iter([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 60.0, 60.0, 60.0, 60.0])
-    async with aclosing(changes(seen(LO), lambda: next(looks), lambda: next(times))) as told:
+    async with aclosing(changes(seen(LO), lambda: next(looks), clock=lambda: next(times))) as told:
         found = [await anext(told) for _ in range(3)]
     assert found == [Change(seen(LO, ETH)), Change(seen(LO, ETH), woke=True), Change(seen())]
+
+
+async def test_what_failed_is_tried_again_though_nothing_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PERIOD_SECONDS", 0.0)
+    failed = iter([False, True])
+    async with aclosing(changes(seen(LO), lambda: seen(LO), failed=lambda: next(failed), clock=lambda: 0.0)) as told:
+        assert await anext(told) == Change(seen(LO))
