@@ -22,6 +22,7 @@ class GenerateRequest:
     forced_ids: tuple[int, ...] = ()
     max_tokens: int | None = None  # None: what the context leaves
     sampling: Sampling = GREEDY
+    left_to_model: tuple[str, ...] = ()  # sampling parameters that are the model's own, where its maker has said any
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False  # go on behind an end-of-sequence token, to max_tokens: for measurements
     reuse_decoded: bool = False  # inexact: see Request in device/pipeline/sequences.py

@@ -15,7 +15,7 @@ from fleet.api.caller import FleetOfCaller
 from fleet.api.closing import closing
 from fleet.api.deployments import failed
 from fleet.api.encode import line, plain
-from fleet.api.sampling import sampling_of, with_sampling
+from fleet.api.sampling import left_to_model, sampling_of, with_sampling
 from fleet.api.sse import EVENTS, ClientGone, EventStream, ServerSentEvent, unless_gone
 from fleet.service.protocol import FleetService
 from protos.errors import Internal
@@ -78,7 +78,12 @@ class GenerateBody(BaseModel):
     def request(self) -> GenerateRequest:
         others = {"stream", "messages", *PARAMETERS}
         fields = {name: getattr(self, name) for name in type(self).model_fields if name not in others}
-        return GenerateRequest(**fields, messages=tuple(each.message() for each in self.messages), sampling=sampling_of(self))
+        return GenerateRequest(
+            **fields,
+            messages=tuple(each.message() for each in self.messages),
+            sampling=sampling_of(self),
+            left_to_model=left_to_model(self),
+        )
 
 
 def routes(of_caller: FleetOfCaller) -> APIRouter:

@@ -12,7 +12,7 @@ from device.text.messages import Message, ToolCall
 from fleet.answering.views import GenerateRequest
 from fleet.api.errors import UnsupportedParameter
 from fleet.api.generate import STOP_STRINGS, StopString
-from fleet.api.sampling import sampling_of, with_sampling
+from fleet.api.sampling import left_to_model, sampling_of, with_sampling
 from protos.sampling import PARAMETERS, Sampling
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default of /v1/completions; chat has none
@@ -61,6 +61,7 @@ class _Sampled(BaseModel):
             model=self.model,
             max_tokens=max_tokens,
             sampling=replace(sampling, top_k=max(0, sampling.top_k), seed=None if sampling.seed is None else sampling.seed % _SEED_SPACE),
+            left_to_model=left_to_model(self),
             stop=tuple(text for text in stop if text),
             ignore_eos=bool(self.ignore_eos),
             reuse_decoded=bool(self.reuse_decoded),

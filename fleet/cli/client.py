@@ -122,10 +122,10 @@ def parse_events(lines: Iterator[str]) -> Generator[tuple[str, Any]]:
 
 
 def _generate_body(request: GenerateRequest) -> dict[str, Any]:
-    """The sampling parameters are fields beside the others."""
+    """The sampling parameters are fields beside the others; those that are left to the model are left out."""
     body: dict[str, Any] = plain(request)
-    sampling: dict[str, Any] = body.pop("sampling")
-    return {**body, **sampling}
+    left, sampling = body.pop("left_to_model"), body.pop("sampling")
+    return {**body, **{name: value for name, value in sampling.items() if name not in left}}
 
 
 def _decode(shape: type[_T], data: Any) -> _T:

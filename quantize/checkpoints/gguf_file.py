@@ -47,6 +47,10 @@ class GgufFile:
     def has(self, key: str) -> bool:
         return key in self._fields
 
+    def values(self, prefix: str) -> dict[str, Any]:
+        """Of the metadata whose keys begin with it, as they are, by what follows it."""
+        return {key.removeprefix(prefix): self._get(key, None) for key in self._fields if key.startswith(prefix)}
+
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

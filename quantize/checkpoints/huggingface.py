@@ -21,6 +21,7 @@ from quantize.checkpoints.checkpoint import tensor_shapes
 from quantize.checkpoints.gpt2_files import ADDED_FILE, MERGES_FILE, VOCABULARY_FILE, tokenizer_of_gpt2
 from quantize.checkpoints.huggingface_config import parse_config, parse_json_object
 from quantize.checkpoints.licenses import stated_license
+from quantize.checkpoints.sampling_defaults import FoundSampling, of_generation_config
 from quantize.checkpoints.tensor_files import TensorFiles, open_tensor_files
 from quantize.checkpoints.tiktoken_file import RANKS_FILE, tokenizer_of_ranks
 from quantize.parts import EMBEDDING, HEAD
@@ -43,6 +44,7 @@ class HuggingFaceCheckpoint:
     text_files: Mapping[str, bytes]
     files: TensorFiles
     sources: Sources
+    sampling: FoundSampling
 
     def read(self, name: str, start: int, stop: int) -> Floats:
         return read_rows(self.sources[name], start, stop, self.files.read)
@@ -63,17 +65,18 @@ def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
         own = file_sources(config)
         files.check(tensor for parts in own.values() for tensor in parts)
         _check_nothing_else(config, own, files)
-        yield HuggingFaceCheckpoint(config, _provenance(folder, plain), text_files, files, own)
+        sampling = of_generation_config(_generation_config(folder))
+        yield HuggingFaceCheckpoint(config, _provenance(folder, plain), text_files, files, own, sampling)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
     """What config.json and, where there is one, generation_config.json say, before any weight is there. Raises InvalidInput."""
-    generation = (
-        parse_json_object(_read(folder, "generation_config.json"), "generation_config.json")
-        if _has(folder, "generation_config.json")
-        else {}
-    )
-    return parse_config(parse_json_object(_read(folder, "config.json"), "config.json"), generation)
+    return parse_config(parse_json_object(_read(folder, "config.json"), "config.json"), _generation_config(folder))
+
+
+def _generation_config(folder: Path) -> Mapping[str, Any]:
+    name = "generation_config.json"
+    return parse_json_object(_read(folder, name), name) if _has(folder, name) else {}
 
 
 def file_sources(config: ModelConfig) -> Sources:
