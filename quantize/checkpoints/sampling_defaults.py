@@ -56,8 +56,9 @@ class FoundSampling:
 def of_generation_config(values: Mapping[str, Any]) -> FoundSampling:
     """Of generation_config.json's object.
 
-    >>> of_generation_config({"do_sample": True, "top_p": 0.8, "num_beams": 4})
-    FoundSampling(defaults=SamplingDefaults(temperature=1.0, top_p=0.8), unused=('num_beams 4',))
+    >>> found = of_generation_config({"do_sample": True, "top_p": 0.8, "num_beams": 4})
+    >>> found.defaults.said, found.unused
+    ({'temperature': 1.0, 'top_p': 0.8}, ('num_beams 4',))
 
     `do_sample` false is greedy, whatever the rest says. Where it samples and no temperature is given, that is 1, as transformers and
     OpenAI have it. A null is as a key that is not there.
