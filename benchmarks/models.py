@@ -22,6 +22,7 @@ from quantize.artifact.store import ArtifactStore
 from quantize.blocks import Floats
 from quantize.checkpoints.checkpoint import Checkpoint, tensor_shapes
 from quantize.checkpoints.formats import open_checkpoint
+from quantize.checkpoints.sampling_defaults import FoundSampling
 from quantize.hub.catalog import DEFAULT_MODEL, fetch
 from quantize.importing.importer import import_model
 
@@ -82,6 +83,10 @@ class RandomCheckpoint:
     @property
     def provenance(self) -> Provenance:
         return Provenance("random weights of a benchmark", "CC0-1.0", "")
+
+    @property
+    def sampling(self) -> FoundSampling:
+        return FoundSampling()
 
     def read(self, name: str, start: int, stop: int) -> Floats:
         shape = tensor_shapes(self.config)[name]

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from google.protobuf import json_format
 
@@ -163,6 +164,22 @@ class GoldenRows:
 
 
 @dataclass(frozen=True)
+class SamplingDefaults:
+    """How the model's maker has it sampled where a request does not say; None: that is not said. See protos/sampling.py."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    typical_p: float | None = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Manifest:
     config: ModelConfig
     quantization: Quantization
@@ -170,6 +187,7 @@ class Manifest:
     parts: tuple[Part, ...]
     text_files: tuple[TextFile, ...] = ()
     golden: GoldenRows | None = None
+    sampling: SamplingDefaults = SamplingDefaults()
     format_version: int = field(default=FORMAT_VERSION)
 
     def part(self, name: str) -> Part:
@@ -264,6 +282,7 @@ def _to_proto(manifest: Manifest) -> pb.Manifest:
         ],
         text_files=[pb.TextFile(name=file.name, blob=_blob_to_proto(file.blob)) for file in manifest.text_files],
         golden=_golden_to_proto(manifest.golden) if manifest.golden else None,
+        sampling=pb.SamplingDefaults(**manifest.sampling.said) if manifest.sampling.said else None,
     )
 
 
@@ -330,5 +349,8 @@ def _from_proto(message: pb.Manifest) -> Manifest:
         parts=tuple(Part(p.name, _cost(p.cost), tuple(_variant(v) for v in p.variants)) for p in message.parts),
         text_files=tuple(TextFile(f.name, _blob(f.blob)) for f in message.text_files),
         golden=_golden(message.golden) if message.HasField("golden") else None,
+        sampling=SamplingDefaults(
+            **{name: getattr(message.sampling, name) for name in SamplingDefaults.__dataclass_fields__ if message.sampling.HasField(name)}
+        ),
         format_version=message.format_version,
     )

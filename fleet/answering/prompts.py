@@ -12,7 +12,7 @@ from fleet.answering.infill import blank_prompt, fills_blanks, mark_blank
 from fleet.answering.views import GenerateRequest
 from protos.errors import InvalidInput
 from protos.manifest import Manifest, ModelConfig
-from protos.sampling import ANY_TOKEN, TokenRules, to_message
+from protos.sampling import ANY_TOKEN, PARAMETERS, TokenRules, to_message
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact.store import ArtifactStore
 
@@ -103,7 +103,8 @@ def submit(
     for token_id in (*prompt, *forced, *request.stop_token_ids, *rules.token_ids):
         if not 0 <= token_id < vocabulary:
             raise InvalidInput(f"token id {token_id} is not in the vocabulary", advice=f"this model's ids are 0 to {vocabulary - 1}")
-    sampling = replace(request.sampling, seed=seed)
+    said = {name: value for name, value in manifest.sampling.said.items() if name in request.left_to_model and name in PARAMETERS}
+    sampling = replace(request.sampling, **{**said, "seed": seed})
     sampling.check()
     message = pb.Submit(
         prompt_ids=prompt,

@@ -22,6 +22,7 @@ class GenerateRequest:
     forced_ids: tuple[int, ...] = ()
     max_tokens: int | None = None  # None: what the context leaves
     sampling: Sampling = GREEDY
+    left_to_model: tuple[str, ...] = ()  # sampling parameters that are the model's own, where its maker has said any
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()  # end the answer as the model's own ends do, also with `ignore_eos`
     min_tokens: int = 0  # before anything ends the answer but `max_tokens`

@@ -16,7 +16,7 @@ from fleet.api.caller import FleetOfCaller
 from fleet.api.closing import closing
 from fleet.api.deployments import failed
 from fleet.api.encode import line, plain
-from fleet.api.sampling import sampling_of, with_sampling
+from fleet.api.sampling import left_to_model, sampling_of, with_sampling
 from fleet.api.sse import EVENTS, ClientGone, EventStream, ServerSentEvent, unless_gone
 from fleet.service.protocol import FleetService
 from protos.errors import Internal
@@ -99,6 +99,7 @@ class GenerateBody(BaseModel):
             messages=tuple(each.message() for each in self.messages),
             chat_template_kwargs=json.dumps(self.chat_template_kwargs) if self.chat_template_kwargs else "",
             sampling=sampling_of(self),
+            left_to_model=left_to_model(self),
         )
 
 

@@ -14,7 +14,7 @@ from fleet.api.errors import UnsupportedParameter
 from fleet.api.generate import BadWords, MaxTokens, MinTokens, SomeTokenIds, StopString, StopStrings, TokenId, TokenIds
 from fleet.api.openai_fields import CHAT, COMPLETION, STREAM_OPTIONS, Others
 from fleet.api.openai_messages import ChatMessage, Tool, Tools, told, tools_of
-from fleet.api.sampling import sampling_of, with_sampling
+from fleet.api.sampling import left_to_model, sampling_of, with_sampling
 from protos.sampling import PARAMETERS, Sampling
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default of /v1/completions; chat has none
@@ -71,6 +71,7 @@ class _Sampled(BaseModel):
             model=self.model,
             max_tokens=max_tokens,
             sampling=replace(sampling, top_k=max(0, sampling.top_k), seed=None if sampling.seed is None else sampling.seed % _SEED_SPACE),
+            left_to_model=left_to_model(self),
             stop=tuple(text for text in stop if text),
             stop_token_ids=self.stop_token_ids or (),
             min_tokens=self.min_tokens or 0,

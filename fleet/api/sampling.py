@@ -32,6 +32,11 @@ def sampling_of(body: BaseModel, default: Sampling = GREEDY) -> Sampling:
     return replace(default, **given)
 
 
+def left_to_model(body: BaseModel) -> tuple[str, ...]:
+    """The parameters that a body `with_sampling` does not give; null gives none. An explicit zero is given."""
+    return tuple(name for name in PARAMETERS if name not in body.model_fields_set or getattr(body, name) is None)
+
+
 def _field(parameter: SamplingParameter, bounds: Bounds, nullable: bool) -> tuple[Any, float | None]:
     least: Any = {"gt": bounds.least} if bounds.above else {"ge": bounds.least}
     bounded: Any = Annotated[parameter.annotation, Field(**least, le=bounds.most, description=bounds.meaning)]

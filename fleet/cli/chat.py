@@ -35,6 +35,7 @@ def chat(
     system: SystemOption = None,
     max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
     sampling: Sampling = GREEDY,
+    left_to_model: tuple[str, ...] = (),
     reuse_decoded: Annotated[
         bool,
         typer.Option("--reuse-decoded", help="Take over what the model's own answers left in the cache: sooner, less exact."),
@@ -65,6 +66,7 @@ def chat(
                 messages=tuple(history),
                 max_tokens=max_tokens,
                 sampling=sampling,
+                left_to_model=left_to_model,
                 reuse_decoded=reuse_decoded,
             )
             answer = _answer(coordinator, request)

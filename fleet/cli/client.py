@@ -150,10 +150,12 @@ def _step(name: str) -> str:
 
 
 def _generate_body(request: GenerateRequest) -> dict[str, Any]:
-    """The sampling parameters are fields beside the others, and what the request has as the text of an object is one."""
+    """The sampling parameters are fields beside the others, without those that are left to the model; and what the request has as the text
+    of an object is one."""
     body: dict[str, Any] = plain(request)
-    sampling: dict[str, Any] = body.pop("sampling")
-    return {**body, **sampling, "chat_template_kwargs": json.loads(request.chat_template_kwargs or "{}")}
+    left, sampling = body.pop("left_to_model"), body.pop("sampling")
+    given = {name: value for name, value in sampling.items() if name not in left}
+    return {**body, **given, "chat_template_kwargs": json.loads(request.chat_template_kwargs or "{}")}
 
 
 def _decode(shape: type[_T], data: Any) -> _T:

@@ -42,6 +42,7 @@ def generate(
     ] = False,
     max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
     sampling: Sampling = GREEDY,
+    left_to_model: tuple[str, ...] = (),
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.", show_default=False)] = None,
     prompt_ids: Annotated[
         str | None, typer.Option("--prompt-ids", metavar="1,2,3", help="Token ids instead of a prompt.", show_default=False)
@@ -80,6 +81,7 @@ def generate(
         forced_ids=parse_ids(forced_ids),
         max_tokens=max_tokens,
         sampling=sampling,
+        left_to_model=left_to_model,
         stop=tuple(stop or ()),
         ignore_eos=ignore_eos,
         infill=infill,

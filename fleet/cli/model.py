@@ -187,6 +187,7 @@ def show(
         ("parameters", _parameters(model)),
         ("context", f"{model.context} tokens"),
         ("weights", f"int{model.bits}, a scale for each {model.block_size}, {bytes_text(model.size_bytes)}"),
+        ("sampling", ", ".join(f"{name} {value:g}" for name, value in model.sampling.items())),
         ("licence", model.license or "none stated"),
         ("source", model.source),
         ("notice", model.notice),
@@ -251,8 +252,11 @@ def _quantize(store: ArtifactStore, path: Path, name: str, how: How, pulled: str
             source=source_identity(path) + (source_identity(adapter) if adapter else ""),
             progress=lambda done, total, part: report(f"quantize to int{how.bits}", done, total),
         )
+        unused = checkpoint.sampling.unused
     store.records.save_source(manifest.digest, Source(str(path.absolute()), pulled, str(adapter.absolute()) if adapter else ""))
     _note_text(store, name, manifest)
+    if unused:
+        note(f"not used of how {name} is to be sampled: {', '.join(unused)}")
     return model_view(name, manifest)
 
 

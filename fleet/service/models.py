@@ -24,4 +24,5 @@ def model_view(name: str, manifest: Manifest) -> ModelView:
         notice=manifest.provenance.notice,
         source=manifest.provenance.source,
         fills_blanks=fills_blanks(config),
+        sampling=manifest.sampling.said,
     )

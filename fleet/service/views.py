@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -21,3 +21,4 @@ class ModelView:
     notice: str
     source: str
     fills_blanks: bool = False  # it has no chat
+    sampling: dict[str, float] = field(default_factory=dict)  # its maker's defaults, by parameter

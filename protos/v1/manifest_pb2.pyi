@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Manifest(_message.Message):
-    __slots__ = ("format_version", "config", "quantization", "provenance", "parts", "text_files", "golden")
+    __slots__ = ("format_version", "config", "quantization", "provenance", "parts", "text_files", "golden", "sampling")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,7 @@ class Manifest(_message.Message):
     PARTS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FILES_FIELD_NUMBER: _ClassVar[int]
     GOLDEN_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     config: ModelConfig
     quantization: Quantization
@@ -22,7 +23,24 @@ class Manifest(_message.Message):
     parts: _containers.RepeatedCompositeFieldContainer[Part]
     text_files: _containers.RepeatedCompositeFieldContainer[TextFile]
     golden: GoldenRows
-    def __init__(self, format_version: _Optional[int] = ..., config: _Optional[_Union[ModelConfig, _Mapping]] = ..., quantization: _Optional[_Union[Quantization, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., text_files: _Optional[_Iterable[_Union[TextFile, _Mapping]]] = ..., golden: _Optional[_Union[GoldenRows, _Mapping]] = ...) -> None: ...
+    sampling: SamplingDefaults
+    def __init__(self, format_version: _Optional[int] = ..., config: _Optional[_Union[ModelConfig, _Mapping]] = ..., quantization: _Optional[_Union[Quantization, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., text_files: _Optional[_Iterable[_Union[TextFile, _Mapping]]] = ..., golden: _Optional[_Union[GoldenRows, _Mapping]] = ..., sampling: _Optional[_Union[SamplingDefaults, _Mapping]] = ...) -> None: ...
+
+class SamplingDefaults(_message.Message):
+    __slots__ = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "typical_p")
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    MIN_P_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    TYPICAL_P_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    typical_p: float
+    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., typical_p: _Optional[float] = ...) -> None: ...
 
 class ModelConfig(_message.Message):
     __slots__ = ("architecture", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size", "vocab_size", "norm_epsilon", "rope_theta", "rotary_dim", "qkv_bias", "tied_head", "max_positions", "eos_token_ids", "rotary_halves", "qk_norm", "experts", "rope_scaling", "prefix_whole", "learned_positions", "mask_token_ids", "start_token_id")

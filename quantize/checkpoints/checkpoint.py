@@ -8,6 +8,7 @@ from typing import Protocol
 from protos.manifest import ModelConfig, Provenance
 from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats
+from quantize.checkpoints.sampling_defaults import FoundSampling
 from quantize.layers.operators import parameters
 from quantize.parts import EMBEDDING, HEAD, layer_part
 
@@ -31,6 +32,9 @@ class Checkpoint(Protocol):
     def text_files(self) -> Mapping[str, bytes]:
         """ "tokenizer.json" always; "tokenizer_config.json", "chat_template.jinja" where the model has them."""
         ...
+
+    @property
+    def sampling(self) -> FoundSampling: ...
 
     def read(self, name: str, start: int, stop: int) -> Floats:
         """Rows [start, stop) of a neutral tensor as contiguous float32, never more of the file than these. Raises InvalidInput."""

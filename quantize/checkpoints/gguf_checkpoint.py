@@ -17,6 +17,7 @@ from quantize.checkpoints.gguf_file import GgufFile, open_gguf_file
 from quantize.checkpoints.gguf_rope import factor_tensors, rope_scaling
 from quantize.checkpoints.gguf_tokenizer import eos_token_ids, text_files
 from quantize.checkpoints.licenses import stated_license
+from quantize.checkpoints.sampling_defaults import GGUF_PREFIX, FoundSampling, of_gguf
 from quantize.sources import FileNames, Sources, read_rows, sources_of
 
 _OUTER = {"embedding.weight": "token_embd.weight", "head.norm": "output_norm.weight", "head.weight": "output.weight"}
@@ -54,6 +55,7 @@ class GgufCheckpoint:
     text_files: Mapping[str, bytes]
     file: GgufFile
     sources: Sources
+    sampling: FoundSampling
 
     def read(self, name: str, start: int, stop: int) -> Floats:
         return read_rows(self.sources[name], start, stop, self.file.read)
@@ -82,7 +84,8 @@ def open_gguf_checkpoint(opened: IO[bytes], name: str) -> Iterator[GgufCheckpoin
         predicting = tuple(f"blk.{layer}." for layer in range(config.layers, _blocks(file)))  # further tokens: not for us
         for tensor in sorted(name for name in file.tensor_names - known if not name.startswith(predicting)):
             file.refuse(f"it has a tensor that its architecture has not: {tensor[:80]}")
-        yield GgufCheckpoint(config, _provenance(file, family), text_files(file, config.max_positions), file, sources)
+        text, sampling = text_files(file, config.max_positions), of_gguf(file.values(GGUF_PREFIX))
+        yield GgufCheckpoint(config, _provenance(file, family), text, file, sources, sampling)
 
 
 def _family(file: GgufFile) -> Family:

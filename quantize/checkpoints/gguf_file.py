@@ -50,6 +50,10 @@ class GgufFile:
     def keys(self, prefix: str) -> tuple[str, ...]:
         return tuple(key for key in self._fields if key.startswith(prefix))
 
+    def values(self, prefix: str) -> dict[str, Any]:
+        """Of the metadata whose keys begin with it, as they are, by what follows it."""
+        return {key.removeprefix(prefix): self._get(key, None) for key in self._fields if key.startswith(prefix)}
+
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

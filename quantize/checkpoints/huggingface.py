@@ -24,6 +24,7 @@ from quantize.checkpoints.folder_files import has_file, read_file, read_object
 from quantize.checkpoints.gpt2_files import ADDED_FILE, MERGES_FILE, VOCABULARY_FILE, tokenizer_of_gpt2
 from quantize.checkpoints.huggingface_config import parse_config, parse_json_object
 from quantize.checkpoints.licenses import stated_license
+from quantize.checkpoints.sampling_defaults import FoundSampling, of_generation_config
 from quantize.checkpoints.sentencepiece_file import MODEL_FILE, is_sentencepiece
 from quantize.checkpoints.tensor_files import TensorFiles
 from quantize.checkpoints.tiktoken_file import RANKS_FILE, tokenizer_of_ranks
@@ -48,6 +49,7 @@ class HuggingFaceCheckpoint:
     text_files: Mapping[str, bytes]
     files: TensorFiles
     sources: Sources
+    sampling: FoundSampling
 
     def read(self, name: str, start: int, stop: int) -> Floats:
         return read_rows(self.sources[name], start, stop, self.files.read)
@@ -80,7 +82,8 @@ def open_huggingface(folder: Path, adapter: Path | None = None) -> Iterator[Hugg
         provenance = _provenance(folder, plain, bool(weights.adapted))
         if vision is not None:
             provenance = replace(provenance, notice=_left_out(architecture, vision))
-        yield HuggingFaceCheckpoint(config, provenance, text_files, files, own)
+        sampling = of_generation_config(read_object(folder, "generation_config.json"))
+        yield HuggingFaceCheckpoint(config, provenance, text_files, files, own, sampling)
 
 
 def read_model_config(folder: Path) -> ModelConfig:

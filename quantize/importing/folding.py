@@ -19,6 +19,7 @@ from protos.manifest import ModelConfig, Provenance
 from quantize.architectures.registry import architecture_of
 from quantize.blocks import Floats, check_finite, padded
 from quantize.checkpoints.checkpoint import Checkpoint, slabs, tensor_shapes
+from quantize.checkpoints.sampling_defaults import FoundSampling
 from quantize.importing.rotation import random_rotation
 from quantize.layers.stream import Folding, folding_of
 
@@ -66,6 +67,10 @@ class RotatedCheckpoint:
     @property
     def text_files(self) -> Mapping[str, bytes]:
         return self._checkpoint.text_files
+
+    @property
+    def sampling(self) -> FoundSampling:
+        return self._checkpoint.sampling
 
     def read(self, name: str, start: int, stop: int) -> Floats:
         """Rows [start, stop) of the rotated tensor. Raises InvalidInput, also for a gain that is not finite."""

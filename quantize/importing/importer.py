@@ -111,6 +111,7 @@ def import_model(
             provenance=provenance,
             parts=tuple(_part(spec, blobs, layout_name(quantization)) for spec in specs),
             text_files=text_files,
+            sampling=checkpoint.sampling.defaults,
         )
         golden = record(manifest, token_ids[:GOLDEN_TOKENS], calibration.stream(), store)
         manifest = replace(manifest, golden=golden)

@@ -24,6 +24,7 @@ from protos.manifest import (
     Provenance,
     Quantization,
     RopeScaling,
+    SamplingDefaults,
     Tensor,
     TextFile,
     Variant,
@@ -99,6 +100,7 @@ manifests = st.builds(
         max_size=3,
         unique_by=lambda part: part.name,
     ).map(tuple),
+    sampling=st.builds(SamplingDefaults, temperature=st.none() | floats, top_k=st.none() | counts, typical_p=st.none() | floats),
     text_files=st.lists(st.builds(TextFile, names, st.builds(Blob, digests, sizes)), max_size=2).map(tuple),
 )
 

@@ -51,7 +51,7 @@ def write_checkpoint(folder: Path, model: TinyGlm = TinyGlm()) -> Path:
     """Makes `folder` with config.json, safetensors (sharded when asked), a working tokenizer and a chat template; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config_json(model))
-    write_json(folder / "generation_config.json", {"eos_token_id": list(EOS_TOKEN_IDS), "do_sample": True})
+    write_json(folder / "generation_config.json", {"eos_token_id": list(EOS_TOKEN_IDS)})
     write_json(folder / "tokenizer.json", tokenizer_json())
     settings = {"bos_token": None, "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "chat_template": CHAT_TEMPLATE}
     write_json(folder / "tokenizer_config.json", settings)

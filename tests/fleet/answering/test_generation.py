@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from fleet.answering.answer import Answer
 from fleet.answering.views import GenerateRequest, TokenChunk
 from fleet.deploying.stream import WAITING_TOKENS
 from protos.errors import Busy, InvalidInput, NotFound, Unavailable
+from protos.manifest import SamplingDefaults
 from protos.route import Hop
-from protos.sampling import Sampling
+from protos.sampling import Sampling, from_message
 from tests.support.fake_fleet import ask, deploy, fake_fleet, wait_ready
 from tests.support.waiting import wait_until
 
@@ -129,6 +131,25 @@ async def test_an_answer_inside_a_thought_says_so(tmp_path: Path, monkeypatch: p
         chunks, result = await ask(coordinator, GenerateRequest(prompt="hi"))
         assert {chunk.in_thought for chunk in chunks} == {result.in_thought} == {opened}
         assert prompts == [list(device.submitted[0].prompt_ids)]
+
+
+async def test_what_a_request_leaves_to_the_model_is_as_its_maker_says(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path) as fleet:
+        sampling = SamplingDefaults(temperature=0.8, top_k=40, top_p=0.8)
+        fleet.artifacts.save("tiny", replace(fleet.manifest, sampling=sampling))
+        async with fleet.deployed() as coordinator:
+            left = ("temperature", "top_k", "top_p", "seed", "min_p")
+            for own, names in (
+                (Sampling(temperature=1.0), left),
+                (Sampling(temperature=0.0), left[1:]),  # given: greedy
+                (Sampling(temperature=0.5, top_k=0, seed=3), ("top_p", "min_p")),
+                (Sampling(), ()),
+            ):
+                await ask(coordinator, GenerateRequest(prompt="hi", sampling=own, left_to_model=names))
+    given = [from_message(submit.sampling) for submit in fleet.devices[0].submitted]
+    assert [(one.temperature, one.top_k, one.top_p) for one in given] == [(0.8, 40, 0.8), (0.0, 40, 0.8), (0.5, 0, 0.8), (0.0, 0, 1.0)]
+    assert given[2].seed == 3
+    assert given[0].seed != given[1].seed
 
 
 async def test_unmetered_joules_are_none(tmp_path: Path) -> None:

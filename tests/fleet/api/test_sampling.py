@@ -95,3 +95,18 @@ async def test_the_openapi_document_tells_the_bounds(http: httpx.AsyncClient) ->
         assert set(PARAMETERS) <= set(schemas[body]["properties"])
     top_p = schemas["GenerateBody"]["properties"]["top_p"]
     assert (top_p["exclusiveMinimum"], top_p["maximum"], top_p["default"]) == (0, 1, 1.0)
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_what_is_not_given_is_left_to_the_model_and_a_zero_is_given(
+    coordinator: FakeCoordinator, http: httpx.AsyncClient, path: str
+) -> None:
+    await post(http, path)
+    nulls = {"top_p": None} if path in OPENAI else {}
+    await post(http, path, temperature=0, top_k=0, min_p=0.0, **nulls)
+    silent, explicit = coordinator.asked
+    assert isinstance(silent, GenerateRequest)
+    assert isinstance(explicit, GenerateRequest)
+    assert silent.left_to_model == tuple(PARAMETERS)
+    assert explicit.left_to_model == tuple(name for name in PARAMETERS if name not in ("temperature", "top_k", "min_p"))
+    assert (explicit.sampling.temperature, explicit.sampling.top_k) == (0.0, 0)

@@ -15,7 +15,7 @@ from fleet.planning.plan import PlanRequest
 from fleet.trust.authority import Authority
 from protos.enrolment import Token
 from protos.errors import Busy, NotFound, Unavailable
-from protos.sampling import Sampling
+from protos.sampling import PARAMETERS, Sampling
 from tests.support.command import Command
 from tests.support.fake_coordinator import DEPLOYMENT, DEVICE, MODEL, PLAN, RESULT, ROW, FakeCoordinator
 
@@ -204,7 +204,8 @@ def test_generate_asks_for_what_was_wished(
     glmfleet: Command, served: Home, coordinator: FakeCoordinator, arguments: list[str], wanted: dict[str, Any]
 ) -> None:
     assert glmfleet("generate", *arguments, "--home", served.path)[0] == 0
-    assert coordinator.asked == [GenerateRequest(**{"max_tokens": 512, **wanted})]
+    left = tuple(name for name in PARAMETERS if f"--{name.replace('_', '-')}" not in arguments)
+    assert coordinator.asked == [GenerateRequest(**{"max_tokens": 512, "left_to_model": left, **wanted})]
 
 
 def test_generate_with_a_system_message_and_standard_input(

@@ -54,6 +54,17 @@ def test_an_import_tells_of_a_chat_template_that_is_none(glmfleet: Command, home
     )
 
 
+def test_how_its_maker_samples_a_model_is_shown_and_what_is_not_used_is_said(glmfleet: Command, home: Home, checkpoint: Path) -> None:
+    generation = json.loads((checkpoint / "generation_config.json").read_text())
+    said = {"do_sample": True, "temperature": 0.8, "top_p": 0.8, "num_beams": 4}
+    (checkpoint / "generation_config.json").write_text(json.dumps({**generation, **said}))
+    code, _, err = glmfleet("model", "import", checkpoint, "--name", "mine", "--home", home.path)
+    assert code == 0
+    assert "not used of how mine is to be sampled: num_beams 4\n" in err
+    assert json.loads(glmfleet("model", "show", "mine", "--json", "--home", home.path)[1])["sampling"] == {"temperature": 0.8, "top_p": 0.8}
+    assert "sampling     temperature 0.8, top_p 0.8\n" in glmfleet("model", "show", "mine", "--home", home.path)[1]
+
+
 def test_pull_from_a_hub(glmfleet: Command, home: Home, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (checkpoint / "README.md").write_text("---\nlicense: mit\n---\n")
     with serving_hub(FakeHub({"zai-org/GLM-Tiny": checkpoint})) as hub:

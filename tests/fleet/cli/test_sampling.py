@@ -28,7 +28,15 @@ def test_each_parameter_is_an_option_and_arrives(
     assert glmfleet(command, *(["-"] if command == "generate" else []), *given, "--home", served.path)[0] == 0
     (request,) = coordinator.asked
     assert isinstance(request, GenerateRequest)
-    assert request.sampling == WISH
+    assert (request.sampling, request.left_to_model) == (WISH, ())
+
+
+def test_what_is_not_given_is_left_to_the_model_and_a_zero_is_given(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    assert glmfleet("generate", "hi", "--temperature", "0", "--top-k", "0", "--home", served.path)[0] == 0
+    (request,) = coordinator.asked
+    assert isinstance(request, GenerateRequest)
+    assert request.sampling == Sampling()
+    assert request.left_to_model == tuple(name for name in PARAMETERS if name not in ("temperature", "top_k"))
 
 
 @pytest.mark.parametrize("command", ["generate", "chat"])

@@ -41,6 +41,7 @@ def _with_strong_gains(weights: Mapping[str, Floats]) -> dict[str, Floats]:
 class _InMemory:
     def __init__(self, checkpoint: Checkpoint, weights: Mapping[str, Floats]) -> None:
         self.config, self.provenance, self.text_files = checkpoint.config, checkpoint.provenance, checkpoint.text_files
+        self.sampling = checkpoint.sampling
         self.weights = weights
         self.asked: list[tuple[str, int, int]] = []
 

@@ -16,6 +16,7 @@ from quantize.artifact.store import ArtifactStore
 from quantize.blocks import Floats, dequantize, quantize
 from quantize.checkpoints.checkpoint import Checkpoint, tensor_shapes
 from quantize.checkpoints.formats import open_checkpoint
+from quantize.checkpoints.sampling_defaults import FoundSampling
 from quantize.files import StagedFile
 from quantize.importing.folding import RotatedCheckpoint
 from quantize.importing.importer import default_block_size, import_model
@@ -217,6 +218,10 @@ class _Renamed:
     @property
     def text_files(self) -> Mapping[str, bytes]:
         return self.checkpoint.text_files
+
+    @property
+    def sampling(self) -> FoundSampling:
+        return self.checkpoint.sampling
 
     def read(self, name: str, start: int, stop: int) -> Floats:
         return self.checkpoint.read(name, start, stop)
