@@ -35,13 +35,10 @@ MEANINGLESS = [
 ]
 
 
-@pytest.mark.parametrize(("path", "name"), MEANINGLESS)
-async def test_a_zero_that_means_nothing_is_refused_by_name(
-    coordinator: FakeCoordinator, http: httpx.AsyncClient, path: str, name: str
-) -> None:
-    answer = await http.post(path, json={**BODIES[path], name: 0})
-    assert answer.status_code == 400
-    assert name in answer.text
+async def test_a_zero_that_means_nothing_is_refused_by_name(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
+    for path, name in MEANINGLESS:
+        answer = await http.post(path, json={**BODIES[path], name: 0})
+        assert (answer.status_code, name in answer.text) == (400, True), (path, name)
     assert coordinator.asked == []
 
 
