@@ -15,7 +15,9 @@ class HttpProtocol(H11Protocol):
     """uvicorn's, for its setting `http`."""
 
     def send_400_response(self, msg: str) -> None:
-        error = InvalidInput("what came is not HTTP", advice="in the address, write other characters than ASCII as %XX")
+        error = InvalidInput(
+            "what came is not HTTP, or its head is too long", advice="in an address, write other characters than ASCII as %XX"
+        )
         body = json.dumps(fleet_body(error)).encode()
         headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
         for event in (h11.Response(status_code=400, headers=headers, reason=b"Bad Request"), h11.Data(data=body), h11.EndOfMessage()):

@@ -180,12 +180,10 @@ def _error(body: dict[str, Any]) -> FleetError:
 
 @contextmanager
 def _named(http: httpx.Client) -> Iterator[None]:
-    """httpx's errors become ours."""
+    """httpx's errors become ours, in our words."""
     try:
         yield
-    except httpx.ConnectError as error:
+    except (httpx.ConnectError, httpx.TimeoutException) as error:
         raise Unavailable(f"the coordinator at {http.base_url} does not answer", advice="is it stopping? try again") from error
     except httpx.TransportError as error:
-        raise Unavailable(
-            f"the coordinator at {http.base_url} went away: {error}", advice="look at the terminal of glmfleet serve"
-        ) from error
+        raise Unavailable(f"the coordinator at {http.base_url} went away", advice="look at the terminal of glmfleet serve") from error

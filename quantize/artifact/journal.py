@@ -36,7 +36,7 @@ def source_identity(path: Path) -> str:
     files = sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith(".")) if path.is_dir() else [path]
     for file in files:
         status = file.stat()
-        digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
         with file.open("rb") as opened:
             digest.update(opened.read(_EDGE_BYTES))
             opened.seek(max(status.st_size - _EDGE_BYTES, 0))

@@ -61,6 +61,15 @@ def test_a_fleet_as_it_is_written() -> None:
     assert (fault.fault.text, fault.earliest_seconds, fault.latest_seconds, fault.for_seconds) == ("kill one:lamp-*", 10, 60, 20)
 
 
+def test_a_zero_is_what_was_written() -> None:
+    zeros = 'ambient = 0\n[[links]]\nbetween = ["*", "*"]\ndelay = "0ms"\nloss = "0%"\n[[faults]]\nat = "0s"\ndo = "overheat a 0"'
+    fleet = parse_fleet("FLEET.toml", f"seed = 0\n{DEVICE}{zeros}")
+    assert (fleet.seed, fleet.devices[0].ambient_celsius, fleet.faults[0].earliest_seconds, fleet.faults[0].fault.value) == (0, 0, 0, 0)
+    for meaningless in ('memory = "0"', 'memory = "1.5"', "count = 0"):
+        with pytest.raises(InvalidInput, match=meaningless.split()[0]):
+            parse_fleet("FLEET.toml", f"{DEVICE}{meaningless}")
+
+
 @pytest.mark.parametrize(
     ("text", "where"),
     [

@@ -11,6 +11,7 @@ import pytest
 
 from device.text.messages import Message, ToolCall
 from fleet.answering.views import GenerateRequest
+from fleet.api.errors import UnsupportedParameter
 from fleet.api.openai_fields import CHAT, COMPLETION, MESSAGE, Others
 from fleet.api.openai_request import ChatBody, CompletionBody
 from protos.sampling import Sampling
@@ -28,6 +29,23 @@ TOOL: Any = {"type": "function", "function": {"name": "get_weather", "parameters
 
 async def post(http: httpx.AsyncClient, path: str, **given: object) -> httpx.Response:
     return await http.post(path, json={**BODIES[path], **given})
+
+
+def request_of(path: str, **given: object) -> GenerateRequest:
+    """Without HTTP: hundreds of bodies are judged here."""
+    body = {**BODIES[path], **given}
+    return (ChatBody.model_validate(body) if path == CHATS else CompletionBody.model_validate(body)).request()
+
+
+def refused_in(path: str, **given: object) -> str | None:
+    """The field's name."""
+    found: UnsupportedParameter | None = None
+    try:
+        request_of(path, **given)
+    except UnsupportedParameter as error:
+        found = error
+    assert found is None or found.param in f"{found.detail} {found.advice}"
+    return None if found is None else found.param
 
 
 def asked(coordinator: FakeCoordinator) -> GenerateRequest:
@@ -54,23 +72,23 @@ def test_no_field_is_in_two_lists() -> None:
 
 
 @pytest.mark.parametrize(("path", "name"), REFUSED)
-async def test_what_asks_for_something_is_refused_by_name_and_null_is_not(http: httpx.AsyncClient, path: str, name: str) -> None:
-    assert refused(await post(http, path, **{name: {"asks": "for something"}})) == name
-    assert refused(await post(http, path, **{name: None})) is None
+def test_what_asks_for_something_is_refused_by_name_and_null_is_not(path: str, name: str) -> None:
+    assert refused_in(path, **{name: {"asks": "for something"}}) == name
+    assert refused_in(path, **{name: None}) is None
 
 
 @pytest.mark.parametrize("value", [0, 1, True, "x", [], {"a": 1}])
 @pytest.mark.parametrize("path", BODIES)
-async def test_what_is_harmless_is_so_with_any_value(http: httpx.AsyncClient, path: str, value: object) -> None:
-    assert refused(await post(http, path, **dict.fromkeys(OTHERS[path].harmless, value))) is None
+def test_what_is_harmless_is_so_with_any_value(path: str, value: object) -> None:
+    assert refused_in(path, **dict.fromkeys(OTHERS[path].harmless, value)) is None
 
 
 @pytest.mark.parametrize("path", BODIES)
-@pytest.mark.parametrize("name", ["tempurature", "max_new_tokens", "x" * 5000, ""])
-async def test_a_field_that_nobody_knows_is_refused(coordinator: FakeCoordinator, http: httpx.AsyncClient, path: str, name: str) -> None:
-    answer = await post(http, path, **{name: 1})
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, name[:100])
-    assert len(answer.text) < 1000
+async def test_a_field_that_nobody_knows_is_refused(coordinator: FakeCoordinator, http: httpx.AsyncClient, path: str) -> None:
+    for name in ("tempurature", "max_new_tokens", "x" * 5000, ""):
+        answer = await post(http, path, **{name: 1})
+        assert refused(answer) == name[:100]
+        assert len(answer.text) < 1000
     assert coordinator.asked == []
 
 
@@ -107,16 +125,18 @@ async def test_a_field_that_nobody_knows_is_refused(coordinator: FakeCoordinator
         (CHATS, {"stream_options": {"usage": True}}, "stream_options.usage"),
     ],
 )
-async def test_a_value_counts_as_what_it_is(http: httpx.AsyncClient, path: str, given: dict[str, Any], name: str | None) -> None:
-    assert refused(await post(http, path, **given)) == name
+def test_a_value_counts_as_what_it_is(path: str, given: dict[str, Any], name: str | None) -> None:
+    assert refused_in(path, **given) == name
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [({"repeat_penalty": 1.1}, "use repetition_penalty"), ({"n_predict": 5}, "use max_tokens"), ({"functions": [{}]}, "use tools")],
 )
-async def test_where_we_have_another_name_for_it_that_is_said(http: httpx.AsyncClient, given: dict[str, Any], message: str) -> None:
-    assert message in (await post(http, CHATS, **given)).json()["error"]["message"]
+def test_where_we_have_another_name_for_it_that_is_said(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        request_of(CHATS, **given)
+    assert message in caught.value.advice
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -130,9 +150,8 @@ async def test_what_decides_about_tokens_arrives(coordinator: FakeCoordinator, h
 
 
 @pytest.mark.parametrize("path", [*BODIES, "/api/v1/generate"])
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
+async def test_what_cannot_be_meant_is_refused_by_name(http: httpx.AsyncClient, path: str) -> None:
+    for name, value in (
         ("allowed_token_ids", []),
         ("bad_words", [""]),
         ("min_tokens", -1),
@@ -140,12 +159,10 @@ async def test_what_decides_about_tokens_arrives(coordinator: FakeCoordinator, h
         ("repetition_penalty", 0),
         ("typical_p", 0),
         ("max_tokens", 0),
-    ],
-)
-async def test_what_cannot_be_meant_is_refused_by_name(http: httpx.AsyncClient, path: str, name: str, value: object) -> None:
-    answer = await http.post(path, json={**BODIES.get(path, {"prompt": "x"}), name: value})
-    assert answer.status_code == 400
-    assert name in json.dumps(answer.json()["error"])
+    ):
+        answer = await http.post(path, json={**BODIES.get(path, {"prompt": "x"}), name: value})
+        assert answer.status_code == 400
+        assert name in json.dumps(answer.json()["error"])
 
 
 VARIABLES = [
@@ -162,11 +179,8 @@ VARIABLES = [
 
 
 @pytest.mark.parametrize(("given", "variables"), VARIABLES)
-async def test_variables_of_the_template_arrive(
-    coordinator: FakeCoordinator, http: httpx.AsyncClient, given: dict[str, Any], variables: dict[str, Any] | None
-) -> None:
-    assert refused(await post(http, CHATS, **given)) is None
-    told = asked(coordinator).chat_template_kwargs
+def test_variables_of_the_template_arrive(given: dict[str, Any], variables: dict[str, Any] | None) -> None:
+    told = request_of(CHATS, **given).chat_template_kwargs
     assert (json.loads(told) if told else None) == variables
 
 
@@ -178,27 +192,23 @@ async def test_variables_of_the_template_arrive(
         ({"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}}, "reasoning_effort"),
     ],
 )
-async def test_what_is_said_twice_and_not_alike_is_refused(http: httpx.AsyncClient, given: dict[str, Any], name: str) -> None:
-    assert refused(await post(http, CHATS, **given)) == name
+def test_what_is_said_twice_and_not_alike_is_refused(given: dict[str, Any], name: str) -> None:
+    assert refused_in(CHATS, **given) == name
 
 
 @pytest.mark.parametrize(("value", "told"), [(False, False), (True, True), (None, True)])
-async def test_whether_an_answer_is_begun_arrives(
-    coordinator: FakeCoordinator, http: httpx.AsyncClient, value: bool | None, told: bool
-) -> None:
-    assert refused(await post(http, CHATS, add_generation_prompt=value)) is None
-    assert asked(coordinator).add_generation_prompt is told
+def test_whether_an_answer_is_begun_arrives(value: bool | None, told: bool) -> None:
+    assert request_of(CHATS, add_generation_prompt=value).add_generation_prompt is told
 
 
-async def test_what_stands_beside_a_message_arrives(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
+def test_what_stands_beside_a_message_arrives() -> None:
     talk = [
         {"role": "user", "content": "a", "name": "Ann", "cache_control": {"type": "ephemeral"}},
         {"role": "assistant", "content": "b", "reasoning_content": "so", "metadata": "m", "refusal": None, "annotations": []},
         {"role": "assistant", "content": "c", "reasoning": "vLLM's name"},
         {"role": "user", "content": [{"type": "text", "text": "d", "cache_control": {}}]},
     ]
-    assert refused(await post(http, CHATS, messages=talk)) is None
-    assert asked(coordinator).messages == (
+    assert request_of(CHATS, messages=talk).messages == (
         Message("user", "a", name="Ann"),
         Message("assistant", "b", reasoning_content="so", metadata="m"),
         Message("assistant", "c", reasoning_content="vLLM's name"),
@@ -222,41 +232,36 @@ CALL: dict[str, Any] = {"id": "1", "type": "function", "index": 0, "function": {
         ({"role": "assistant", "tool_calls": [{**CALL, "function": {**CALL["function"], "x": 1}}]}, "messages[0].tool_calls[0].function.x"),
     ],
 )
-async def test_what_is_in_a_message_and_not_told_is_refused(http: httpx.AsyncClient, message: dict[str, Any], name: str) -> None:
-    assert refused(await post(http, CHATS, messages=[message])) == name
+def test_what_is_in_a_message_and_not_told_is_refused(message: dict[str, Any], name: str) -> None:
+    assert refused_in(CHATS, messages=[message]) == name
 
 
-async def test_tools_of_a_system_message_are_the_request_s(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
+def test_tools_of_a_system_message_are_the_request_s() -> None:
     system = {"role": "system", "content": "be brief", "tools": [TOOL]}
-    coordinator.result = RESULT
     talk = [system, {"role": "user", "content": "x"}]
-    assert refused(await post(http, CHATS, messages=talk)) is None
-    assert [json.loads(tool) for tool in asked(coordinator).tools] == [TOOL]
-    assert refused(await post(http, CHATS, messages=talk, tools=[TOOL])) == "messages[0].tools"
-    assert refused(await post(http, CHATS, messages=[system, *talk])) == "messages[1].tools"
+    assert [json.loads(tool) for tool in request_of(CHATS, messages=talk).tools] == [TOOL]
+    assert refused_in(CHATS, messages=talk, tools=[TOOL]) == "messages[0].tools"
+    assert refused_in(CHATS, messages=[system, *talk]) == "messages[1].tools"
 
 
-async def test_results_come_in_the_order_of_their_calls(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
+def test_results_come_in_the_order_of_their_calls() -> None:
     calls = [{"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}} for name in ("a", "b")]
     results = [{"role": "tool", "tool_call_id": name, "content": f"of {name}"} for name in ("b", "a")]
     strange = [{"role": "tool", "tool_call_id": name, "content": f"of {name}"} for name in ("b", "c")]
     talk = [{"role": "assistant", "tool_calls": calls}]
-    assert refused(await post(http, CHATS, messages=[*talk, *results, *talk, *strange])) is None
     called = Message("assistant", "", (ToolCall("a", "{}"), ToolCall("b", "{}")))
-    assert asked(coordinator).messages == (
+    assert request_of(CHATS, messages=[*talk, *results, *talk, *strange]).messages == (
         *(called, Message("tool", "of a"), Message("tool", "of b")),
         *(called, Message("tool", "of b"), Message("tool", "of c")),
     )
 
 
-@pytest.mark.parametrize(("parallel", "count"), [(None, 2), (True, 2), (False, 1)])
-async def test_of_several_calls_one_is_told_where_only_one_is_wanted(
-    coordinator: FakeCoordinator, http: httpx.AsyncClient, parallel: bool | None, count: int
-) -> None:
+async def test_of_several_calls_one_is_told_where_only_one_is_wanted(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
     text = "<tool_call>get_weather\n</tool_call>" * 2
     coordinator.result = dataclasses.replace(RESULT, text=text)
-    answer = await post(http, CHATS, tools=[TOOL], parallel_tool_calls=parallel)
-    assert len(answer.json()["choices"][0]["message"]["tool_calls"]) == count
+    for parallel, count in ((None, 2), (True, 2), (False, 1)):
+        answer = await post(http, CHATS, tools=[TOOL], parallel_tool_calls=parallel)
+        assert len(answer.json()["choices"][0]["message"]["tool_calls"]) == count
 
 
 async def test_our_own_reply_may_be_sent_back(http: httpx.AsyncClient) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 
 from device.text.messages import Message, ToolCall
@@ -15,6 +16,7 @@ from fleet.home import Home
 from fleet.planning.plan import PlanRequest
 from fleet.principal import LOCAL_OPERATOR
 from fleet.service.bound import CALLS
+from protos.errors import Unavailable
 from protos.sampling import Sampling
 from tests.support.fake_coordinator import (
     BOARD,
@@ -34,12 +36,18 @@ from tests.support.fake_coordinator import (
 WISH = PlanRequest("tiny", "energy", stages=2, context=64, slots=4, devices=("dev-1",), kv_dtype="int8", wire_dtype="float16")
 ASKED = GenerateRequest(
     model="tiny",
-    messages=(Message("user", "hi"), Message("assistant", "", (ToolCall("f", "{}"),))),
+    messages=(Message("user", "hi", name="Ann"), Message("assistant", "", (ToolCall("f", "{}"),), "so", "meta")),
     tools=("{}",),
     forced_ids=(1, 2),
     max_tokens=9,
-    sampling=Sampling(temperature=0.5, top_k=3, top_p=0.9, seed=2**64 - 1, min_p=0.05),
+    sampling=Sampling(temperature=0.5, top_k=3, top_p=0.9, seed=2**64 - 1, min_p=0.05, repetition_penalty=1.5, typical_p=0.5),
     stop=("END",),
+    stop_token_ids=(3,),
+    min_tokens=2,
+    allowed_token_ids=(4, 5),
+    bad_words=("foo",),
+    chat_template_kwargs='{"enable_thinking": false}',
+    add_generation_prompt=False,
     ignore_eos=True,
     reuse_decoded=True,
     infill=True,
@@ -81,3 +89,22 @@ def test_a_call_arrives_as_it_was_made_and_so_does_its_answer(served: Home, coor
         assert make(client) == answer
     assert coordinator.asked == asked
     assert coordinator.callers == [LOCAL_OPERATOR]
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (httpx.ConnectError("[Errno 111] Connection refused"), "does not answer"),
+        (httpx.ConnectTimeout("timed out"), "does not answer"),
+        (httpx.RemoteProtocolError("peer closed connection without sending complete message body"), "went away"),
+        (httpx.ReadError("[Errno 104]"), "went away"),
+    ],
+)
+def test_the_library_s_words_reach_nobody(failure: httpx.TransportError, told: str) -> None:
+    def fail(_request: httpx.Request) -> httpx.Response:
+        raise failure
+
+    with httpx.Client(transport=httpx.MockTransport(fail), base_url="http://coordinator") as http, pytest.raises(Unavailable) as caught:
+        CoordinatorClient(http).devices()
+    assert caught.value.detail == f"the coordinator at http://coordinator {told}"
+    assert caught.value.advice

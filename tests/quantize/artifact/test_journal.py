@@ -33,6 +33,12 @@ def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(tmp_path / "store")
 
 
+def test_a_file_whose_name_is_no_text_is_told_apart_too(tmp_path: Path) -> None:
+    before = source_identity(tmp_path)
+    (tmp_path / os.fsdecode(b"caf\xe9.safetensors")).write_bytes(b"x")
+    assert source_identity(tmp_path) != before
+
+
 class Broken(BaseException):
     pass
 
