@@ -74,18 +74,19 @@ def of_gguf(values: Mapping[str, Any]) -> FoundSampling:
     unused = _different(values, _GGUF_OTHERS)
     named = {ours: values.get(theirs) for theirs, ours in _GGUF_NAMES.items()}
     if values.get("penalty_last_n") != -1 and named["repetition_penalty"] not in (None, 1):
-        unused += (f"penalty_repeat {_short(named.pop('repetition_penalty'))}",)
+        unused += (f"penalty_repeat {_short(named['repetition_penalty'])}",)
+        named["repetition_penalty"] = None
     return _found(named, unused, samples=False)
 
 
 def _found(named: Mapping[str, Any], unused: tuple[str, ...], *, samples: bool) -> FoundSampling:
     used: dict[str, Any] = {}
     for name, value in named.items():
-        if value is None:
-            continue
+        if value is None or (value == _NEUTRAL[name] and name != "temperature"):
+            continue  # nothing that is not so anyway; a temperature says that it samples
         if (number := _number(name, value)) is not None:
             used[name] = number
-        elif value != _NEUTRAL[name]:
+        else:
             unused += (f"{name} {_short(value)}",)
     if (samples or used) and "temperature" not in used:
         used["temperature"] = 1.0

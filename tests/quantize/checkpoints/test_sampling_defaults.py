@@ -30,6 +30,7 @@ GLM = {"do_sample": True, "temperature": 0.8, "top_p": 0.8, "max_length": 128000
         ({"top_p": 0.95}, {"temperature": 1.0, "top_p": 0.95}),
         ({"do_sample": False, "temperature": 0.8, "top_p": 0.8}, {"temperature": 0.0}),
         ({"temperature": 0.0, "top_k": -1}, {"temperature": 0.0, "top_k": 0}),
+        ({"top_k": 0, "top_p": 1.0, "min_p": 0, "repetition_penalty": 1.0, "typical_p": 1}, {}),
         ({"do_sample": None, "temperature": None, "top_p": None}, {}),
         ({"eos_token_id": 1, "_from_model_config": True}, {}),
         ({}, {}),
@@ -66,7 +67,7 @@ def test_a_parameter_that_the_sampler_may_not_have_is_used_or_named(name: str) -
 
 def test_a_gguf_file_s_word_is_read() -> None:
     said = {"temp": 0.699999988079071, "top_k": 40, "top_p": 0.949999988079071, "min_p": 0.0, "penalty_repeat": 1.0, "mirostat": 0}
-    assert of_gguf(said).defaults == SamplingDefaults(temperature=0.7, top_k=40, top_p=0.95, min_p=0.0)
+    assert of_gguf(said).defaults == SamplingDefaults(temperature=0.7, top_k=40, top_p=0.95)
     assert of_gguf(said).unused == ()
     found = of_gguf({"penalty_repeat": 1.5, "penalty_last_n": 64, "xtc_probability": 0.5, "sequence": "k;p;t"})
     assert (found.defaults, found.unused) == (SamplingDefaults(), ("xtc_probability 0.5", "sequence 'k;p;t'", "penalty_repeat 1.5"))
