@@ -36,6 +36,7 @@ class StageShape:
     wire_dtype: WireDtype = "float32"
     prefix_whole: bool = False
     learned_positions: int = 0
+    values_are_keys: bool = False
 
     @property
     def capacity(self) -> int:
@@ -47,9 +48,9 @@ class StageShape:
 
     @property
     def kv_bytes(self) -> int:
-        """Of all slots at full context: keys and values."""
+        """Of all slots at full context: keys and values, which may be the same."""
         positions = cache_positions(self.context, self.groups, self.slots_per_group)
-        return len(self.layers) * positions * kv_position_bytes(self.kv_heads, self.head_dim, self.kv_dtype)
+        return len(self.layers) * positions * kv_position_bytes(self.kv_heads, self.head_dim, self.kv_dtype, self.values_are_keys)
 
 
 @dataclass(frozen=True)

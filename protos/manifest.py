@@ -33,6 +33,16 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class Latent:
+    """Of attention over a latent; see manifest.proto."""
+
+    rank: int
+    query_rank: int
+    key_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Shapes and constants of a decoder (manifest.proto says what each is)."""
 
@@ -58,6 +68,7 @@ class ModelConfig:
     learned_positions: int = 0
     mask_token_ids: tuple[int, ...] = ()
     start_token_id: int = 0
+    latent: Latent | None = None
 
     @property
     def query_size(self) -> int:
@@ -237,8 +248,9 @@ def _to_proto(manifest: Manifest) -> pb.Manifest:
     return pb.Manifest(
         format_version=manifest.format_version,
         config=pb.ModelConfig(
-            **{name: getattr(config, name) for name in config.__dataclass_fields__ if name != "experts"},
+            **{name: getattr(config, name) for name in config.__dataclass_fields__ if name not in ("experts", "latent")},
             experts=pb.Experts(**vars(config.experts)) if config.experts else None,
+            latent=pb.Latent(**vars(config.latent)) if config.latent else None,
         ),
         quantization=pb.Quantization(**vars(manifest.quantization)),
         provenance=pb.Provenance(**vars(manifest.provenance)),
@@ -291,10 +303,13 @@ def _from_proto(message: pb.Manifest) -> Manifest:
     c = message.config
     return Manifest(
         config=ModelConfig(
-            **{name: getattr(c, name) for name in ModelConfig.__dataclass_fields__ if not name.endswith(("token_ids", "experts"))},
+            **{
+                name: getattr(c, name) for name in ModelConfig.__dataclass_fields__ if not name.endswith(("token_ids", "experts", "latent"))
+            },
             eos_token_ids=tuple(c.eos_token_ids),
             mask_token_ids=tuple(c.mask_token_ids),
             experts=Experts(**{name: getattr(c.experts, name) for name in Experts.__dataclass_fields__}) if c.HasField("experts") else None,
+            latent=Latent(**{name: getattr(c.latent, name) for name in Latent.__dataclass_fields__}) if c.HasField("latent") else None,
         ),
         quantization=Quantization(**{name: getattr(message.quantization, name) for name in Quantization.__dataclass_fields__}),
         provenance=Provenance(**{name: getattr(message.provenance, name) for name in Provenance.__dataclass_fields__}),

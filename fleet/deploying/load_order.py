@@ -57,6 +57,7 @@ def load_request(
             wire_dtype=plan.wire_dtype,
             prefix_whole=config.prefix_whole,
             learned_positions=config.learned_positions,
+            values_are_keys=config.latent is not None,
         ),
         graph=build_stage_graph(manifest, body, kv_dtype=plan.kv_dtype),
         head_graph=build_stage_graph(manifest, [HEAD]) if HEAD in planned.parts else b"",

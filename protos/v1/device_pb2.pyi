@@ -261,7 +261,7 @@ class Golden(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., scale: _Optional[float] = ..., hidden: _Optional[bytes] = ..., tolerance: _Optional[float] = ..., head_hidden: _Optional[bytes] = ..., logits: _Optional[bytes] = ..., logits_scale: _Optional[float] = ..., head_tolerance: _Optional[float] = ..., layers_graph: _Optional[bytes] = ...) -> None: ...
 
 class StageShape(_message.Message):
-    __slots__ = ("hidden_size", "vocab_size", "first_layer", "stop_layer", "kv_heads", "head_dim", "context", "groups", "slots_per_group", "prefill_chunk", "row_multiple", "kv_dtype", "prefix_whole", "learned_positions", "wire_dtype")
+    __slots__ = ("hidden_size", "vocab_size", "first_layer", "stop_layer", "kv_heads", "head_dim", "context", "groups", "slots_per_group", "prefill_chunk", "row_multiple", "kv_dtype", "prefix_whole", "learned_positions", "wire_dtype", "values_are_keys")
     HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
@@ -277,6 +277,7 @@ class StageShape(_message.Message):
     PREFIX_WHOLE_FIELD_NUMBER: _ClassVar[int]
     LEARNED_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    VALUES_ARE_KEYS_FIELD_NUMBER: _ClassVar[int]
     hidden_size: int
     vocab_size: int
     first_layer: int
@@ -292,7 +293,8 @@ class StageShape(_message.Message):
     prefix_whole: bool
     learned_positions: int
     wire_dtype: str
-    def __init__(self, hidden_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., first_layer: _Optional[int] = ..., stop_layer: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., context: _Optional[int] = ..., groups: _Optional[int] = ..., slots_per_group: _Optional[int] = ..., prefill_chunk: _Optional[int] = ..., row_multiple: _Optional[int] = ..., kv_dtype: _Optional[str] = ..., prefix_whole: _Optional[bool] = ..., learned_positions: _Optional[int] = ..., wire_dtype: _Optional[str] = ...) -> None: ...
+    values_are_keys: bool
+    def __init__(self, hidden_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., first_layer: _Optional[int] = ..., stop_layer: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., context: _Optional[int] = ..., groups: _Optional[int] = ..., slots_per_group: _Optional[int] = ..., prefill_chunk: _Optional[int] = ..., row_multiple: _Optional[int] = ..., kv_dtype: _Optional[str] = ..., prefix_whole: _Optional[bool] = ..., learned_positions: _Optional[int] = ..., wire_dtype: _Optional[str] = ..., values_are_keys: _Optional[bool] = ...) -> None: ...
 
 class StageCost(_message.Message):
     __slots__ = ("weight_bytes", "read_bytes", "macs_per_row", "kv_bytes_per_token", "head_read_bytes", "head_macs_per_row", "attention_macs_per_position", "embedding_bytes_per_row", "activation_bytes_per_row", "operators", "head_activation_bytes_per_row", "head_operators")

@@ -10,8 +10,9 @@ from quantize.architectures.chatglm import CHATGLM
 from quantize.architectures.glm import GLM
 from quantize.architectures.glm4 import GLM4
 from quantize.architectures.glm4_moe import GLM4_MOE
+from quantize.architectures.glm4_moe_lite import GLM4_MOE_LITE
 
-ARCHITECTURES = (GLM, GLM4, GLM4_MOE, CHATGLM, BLANK_GLM)
+ARCHITECTURES = (GLM, GLM4, GLM4_MOE, GLM4_MOE_LITE, CHATGLM, BLANK_GLM)
 
 
 def architecture_named(name: str) -> Architecture:

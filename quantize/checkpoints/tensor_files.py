@@ -59,9 +59,9 @@ class TensorFiles:
                 raise InvalidInput(
                     f"the checkpoint has no tensor {tensor.name}", advice="config.json and the weight files must belong together"
                 )
-            if found.shape != tensor.shape:
+            if found.shape != tensor.stored_shape:
                 raise InvalidInput(
-                    f"{found.file}: tensor {tensor.name} has shape {list(found.shape)}, config.json asks for {list(tensor.shape)}",
+                    f"{found.file}: tensor {tensor.name} has shape {list(found.shape)}, config.json asks for {list(tensor.stored_shape)}",
                     advice="config.json and the weight files must belong together",
                 )
             if found.dtype not in _DTYPES:
@@ -71,12 +71,13 @@ class TensorFiles:
                 )
 
     def read(self, name: str, start: int, stop: int) -> Floats:
-        """Rows [start, stop) as float32."""
+        """Rows [start, stop) as float32, those of the last axis."""
         stored = self._stored[name]
         dtype = _DTYPES[stored.dtype]
-        row_bytes = math.prod(stored.shape[1:]) * dtype.itemsize
+        row = stored.shape[-1:] if len(stored.shape) > 1 else ()
+        row_bytes = math.prod(row) * dtype.itemsize
         data = read_at(stored.descriptor, (stop - start) * row_bytes, stored.offset + start * row_bytes, stored.file)
-        values = data.view(dtype).reshape(stop - start, *stored.shape[1:])
+        values = data.view(dtype).reshape(stop - start, *row)
         if stored.dtype == "BF16":  # the upper half of a float32
             widened: Floats = (values.astype(np.uint32) << 16).view(np.float32)
             return widened

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Golden:
     claims_tied: bool = False  # config.json says so, although a head is stored and differs
     shard_bytes: int = 1 << 30
     extra_layer: bool = False  # a next-token prediction layer past the last, to be ignored
+    changes: dict[str, Any] = field(default_factory=dict)  # of config.json; None: the key is left out
+    tokens: int = TOKENS
     seed: int = 0
 
 
@@ -56,6 +58,21 @@ _MOE = {
     "first_k_dense_replace": 1,
     "routed_scaling_factor": 1.2,
     "norm_topk_prob": True,
+}
+
+_LATENT = {
+    "hidden_size": 40,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "vocab_size": 264,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
+    "qk_nope_head_dim": 12,
+    "v_head_dim": 14,
+    "moe_intermediate_size": 12,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "routed_scaling_factor": 1.8,
 }
 
 
@@ -143,6 +160,45 @@ GOLDENS = {
         shard_bytes=200_000,
         seed=6,
     ),
+    # As GLM-4.7-Flash: attention over a latent, of which no size is a multiple of a block.
+    "glm-4.7-flash": Golden(
+        "glm4_moe_lite",
+        "bfloat16",
+        {
+            **_COMMON,
+            **_rope(1.0, 1000000.0),
+            **_LATENT,
+            "qk_rope_head_dim": 8,
+            "kv_lora_rank": 24,
+            "q_lora_rank": 20,
+            "num_hidden_layers": 2,
+        },
+        old_form=True,
+        extra_layer=True,
+        changes={"mlp_layer_types": None, "first_k_dense_replace": 1},
+        tokens=16,
+        seed=7,
+    ),
+    # Queries of the stream itself, biases, pairs half of what turns apart, experts in groups, more dense layers than one.
+    "glm-4.7-flash-plain": Golden(
+        "glm4_moe_lite",
+        "bfloat16",
+        {
+            **_COMMON,
+            **_rope(1.0),
+            **_LATENT,
+            "qk_rope_head_dim": 16,
+            "kv_lora_rank": 32,
+            "q_lora_rank": None,
+            "rope_interleave": False,
+            "attention_bias": True,
+            "mlp_layer_types": ["dense", "dense", "sparse"],
+            "n_group": 2,
+            "topk_group": 1,
+        },
+        tokens=16,
+        seed=8,
+    ),
 }
 
 
@@ -158,7 +214,7 @@ def make(name: str, golden: Golden) -> None:
     # Read back, and not converted: a conversion rounds the rotary frequencies too.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     _as_the_hub_has_it(folder, golden)
-    ids = torch.randint(0, 256, (SEQUENCES, TOKENS))
+    ids = torch.randint(0, 256, (SEQUENCES, golden.tokens))
     with torch.no_grad():
         logits = model(ids, use_cache=False).logits
     np.savez_compressed(folder / "reference.npz", ids=ids.numpy(), logits=logits.numpy().astype(np.float32))
@@ -199,6 +255,7 @@ def _as_the_hub_has_it(folder: Path, golden: Golden) -> None:
     if golden.extra_layer:
         config["num_nextn_predict_layers"] = 1
         _add_extra_layer(folder, config["num_hidden_layers"])
+    config = {key: value for key, value in {**config, **golden.changes}.items() if key not in golden.changes or value is not None}
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
