@@ -19,7 +19,7 @@ GROUP = 16
 ATTENTION = "attention"
 _DEFAULT_EPSILON, _DEFAULT_FRACTION, _DEFAULT_POSITIONS = 1e-5, 0.5, 131_072  # configuration_glm4_moe.py
 # Pairs half a head apart must not be moved by the padding of the rotary tables (`quantize.layers.positions`).
-_ROTARY_STEP = 16
+ROTARY_STEP = 16
 
 _ATTENTION = {
     **{name: files for name, files in glm.INNER.items() if name not in ("gate_up.weight", "down.weight")},
@@ -60,8 +60,8 @@ def parse_config(reader: ConfigReader) -> ModelConfig:
 
 def check_halves(key: str, rotary_dim: int) -> None:
     """Raises InvalidInput for what cannot turn by pairs half of it apart."""
-    if rotary_dim % _ROTARY_STEP:
-        wrong(f"{key} ({rotary_dim}) is no multiple of {_ROTARY_STEP}, which this architecture needs here")
+    if rotary_dim % ROTARY_STEP:
+        wrong(f"{key} ({rotary_dim}) is no multiple of {ROTARY_STEP}, which this architecture needs here")
 
 
 def parse_experts(reader: ConfigReader, layers: int) -> Experts:

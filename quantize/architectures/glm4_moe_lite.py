@@ -117,7 +117,7 @@ def layer(config: ModelConfig, number: int) -> Block:
 
 def _attention(config: ModelConfig, part: str, normed: str) -> tuple[Operator, ...]:
     """Of `normed`, up to "o.out". A head of queries, and the key, is [what turns, latent]."""
-    latent, heads, turned = _latent(config), range(config.heads), config.rotary_dim
+    latent, heads, turned = latent_of(config), range(config.heads), config.rotary_dim
     rotary = Rotary(turned, config.rope_theta, config.rotary_halves)
 
     def named(name: str) -> str:
@@ -163,7 +163,7 @@ def _attention(config: ModelConfig, part: str, normed: str) -> tuple[Operator, .
 
 def _query_products(config: ModelConfig, part: str, normed: str) -> tuple[Operator, ...]:
     """Of `normed`, up to "q_b.out", which has each head's elements that do not turn before those that do."""
-    latent = _latent(config)
+    latent = latent_of(config)
     rows = config.heads * (latent.key_dim + config.rotary_dim)
     if not latent.query_rank:
         return (linear(part, "q_b", normed, rows, config.hidden_size),)
@@ -179,7 +179,7 @@ def _latent_norm(part: str, name: str, source: str, width: int) -> Norm:
 
 
 def file_names(config: ModelConfig) -> FileNames:
-    latent = _latent(config)
+    latent = latent_of(config)
     attention: InnerNames = {
         "input_norm": ("input_layernorm.weight",),
         "q_a.weight": ("self_attn.q_a_proj.weight",),
@@ -199,14 +199,15 @@ def file_names(config: ModelConfig) -> FileNames:
 
 def up_names(config: ModelConfig, name: str) -> InnerNames:
     """Of heads' matrices in a file that has them in one [heads x (key_dim + value_dim), rank], a head's key rows before its value rows."""
-    latent = _latent(config)
+    latent = latent_of(config)
     size = latent.key_dim + latent.value_dim
     whole = (config.heads * size, latent.rank)
     keys = {f"k_up.{head}.weight": (Rows(name, whole, head * size, transposed=True),) for head in range(config.heads)}
     return {**keys, **{f"v_up.{head}.weight": (Rows(name, whole, head * size + latent.key_dim),) for head in range(config.heads)}}
 
 
-def _latent(config: ModelConfig) -> Latent:
+def latent_of(config: ModelConfig) -> Latent:
+    """Of a config of this family."""
     assert config.latent is not None
     return config.latent
 

@@ -21,6 +21,7 @@ from quantize.checkpoints.checkpoint import tensor_shapes
 from quantize.checkpoints.gpt2_files import ADDED_FILE, MERGES_FILE, VOCABULARY_FILE, tokenizer_of_gpt2
 from quantize.checkpoints.huggingface_config import parse_config, parse_json_object
 from quantize.checkpoints.licenses import stated_license
+from quantize.checkpoints.prediction_layers import left_out
 from quantize.checkpoints.tensor_files import TensorFiles, open_tensor_files
 from quantize.checkpoints.tiktoken_file import RANKS_FILE, tokenizer_of_ranks
 from quantize.parts import EMBEDDING, HEAD
@@ -63,7 +64,8 @@ def open_huggingface(folder: Path) -> Iterator[HuggingFaceCheckpoint]:
         own = file_sources(config)
         files.check(tensor for parts in own.values() for tensor in parts)
         _check_nothing_else(config, own, files)
-        yield HuggingFaceCheckpoint(config, _provenance(folder, plain), text_files, files, own)
+        notice = left_out(files.names, architecture.file_names(config).layer, config.layers)
+        yield HuggingFaceCheckpoint(config, replace(_provenance(folder, plain), notice=notice), text_files, files, own)
 
 
 def read_model_config(folder: Path) -> ModelConfig:

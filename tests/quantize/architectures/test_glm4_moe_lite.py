@@ -101,6 +101,7 @@ def test_queries_of_the_stream_itself_are_said_by_null_and_not_by_silence() -> N
         ({"mlp_layer_types": ["sparse"] * 46 + ["dense"]}, "mlp_layer_types is not a kind for each"),
         ({"mlp_layer_types": "dense"}, "mlp_layer_types must be a list of texts"),
         ({"n_routed_experts": None}, "n_routed_experts is missing"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope type 'yarn' is not supported"),
     ],
     ids=lambda value: str(value)[:40],
 )
