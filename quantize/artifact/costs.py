@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from protos.dtypes import KV_ITEM_BYTES, KvDtype
 from protos.manifest import Cost, Manifest, ModelConfig
 from protos.physics.costs import StageCost
+from quantize.layers.onnx_attention import ATTENTION_PADDING, GRAPH_PADDING, is_lengthened
 from quantize.parts import EMBEDDING, HEAD, POSITIONS, find_part
 
 # Nodes of the stage graphs of GlmForCausalLM, taken for every family, which differ by a few: of a layer, beside the layers (a stage with
@@ -42,8 +43,8 @@ def stage_cost(manifest: Manifest, parts: Sequence[str], kv_dtype: KvDtype = "fl
         attention_macs_per_position=caches * 2 * manifest.config.query_size,
         embedding_bytes_per_row=sum(cost.read_bytes for cost in gathered),
         activation_bytes_per_row=4 * (caches * _layer_elements(manifest.config) + (EMBEDDING in parts) * manifest.config.hidden_size),
-        operators=caches * _layer_operators(manifest.config)
-        + (POSITIONS in parts) * _stage_operators(manifest.config)
+        operators=caches * _layer_operators(manifest.config, kv_dtype)
+        + (POSITIONS in parts) * _stage_operators(manifest.config, kv_dtype)
         + (EMBEDDING in parts) * EMBEDDING_OPERATORS,
         head_activation_bytes_per_row=4 * len(heads) * (3 * manifest.config.hidden_size + manifest.config.vocab_size),
         head_operators=len(heads) * HEAD_OPERATORS,
@@ -55,13 +56,18 @@ def kv_bytes_per_token(cost: Cost, kv_dtype: KvDtype) -> int:
     return cost.kv_bytes_per_token * KV_ITEM_BYTES[kv_dtype] // KV_ITEM_BYTES["float32"]
 
 
-def _layer_operators(config: ModelConfig) -> int:
+def _layer_operators(config: ModelConfig, kv_dtype: KvDtype) -> int:
     latent = config.latent
-    return LAYER_OPERATORS + (_LATENT_OPERATORS + 2 * config.heads + 2 * (latent.query_rank > 0) if latent else 0)
+    more = _LATENT_OPERATORS + 2 * config.heads + 2 * (latent.query_rank > 0) if latent else 0
+    return LAYER_OPERATORS + more + _lengthened(config, kv_dtype) * ATTENTION_PADDING
 
 
-def _stage_operators(config: ModelConfig) -> int:
-    return STAGE_OPERATORS + (_TURNING_OPERATORS if config.latent else 0)
+def _stage_operators(config: ModelConfig, kv_dtype: KvDtype) -> int:
+    return STAGE_OPERATORS + (_TURNING_OPERATORS if config.latent else 0) + _lengthened(config, kv_dtype) * GRAPH_PADDING
+
+
+def _lengthened(config: ModelConfig, kv_dtype: KvDtype) -> bool:
+    return is_lengthened(config.head_dim, kv_dtype, causal=not config.prefix_whole)
 
 
 def _layer_elements(config: ModelConfig) -> int:
