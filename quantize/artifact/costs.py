@@ -59,14 +59,15 @@ def kv_bytes_per_token(cost: Cost, kv_dtype: KvDtype) -> int:
 def _layer_operators(config: ModelConfig, kv_dtype: KvDtype) -> int:
     latent = config.latent
     more = _LATENT_OPERATORS + 2 * config.heads + 2 * (latent.query_rank > 0) if latent else 0
-    return LAYER_OPERATORS + more + _lengthened(config, kv_dtype) * ATTENTION_PADDING
+    return LAYER_OPERATORS + more + has_whole_scores(config, kv_dtype) * ATTENTION_PADDING
 
 
 def _stage_operators(config: ModelConfig, kv_dtype: KvDtype) -> int:
-    return STAGE_OPERATORS + (_TURNING_OPERATORS if config.latent else 0) + _lengthened(config, kv_dtype) * GRAPH_PADDING
+    return STAGE_OPERATORS + (_TURNING_OPERATORS if config.latent else 0) + has_whole_scores(config, kv_dtype) * GRAPH_PADDING
 
 
-def _lengthened(config: ModelConfig, kv_dtype: KvDtype) -> bool:
+def has_whole_scores(config: ModelConfig, kv_dtype: KvDtype) -> bool:
+    """Whether attention keeps a run's scores of all the cache's positions at once, and copies of what goes in and comes out."""
     return is_lengthened(config.head_dim, kv_dtype, causal=not config.prefix_whole)
 
 
