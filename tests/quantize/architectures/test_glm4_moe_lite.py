@@ -170,7 +170,7 @@ def test_tensors_of_another_model_are_named(tmp_path: Path, change: dict[str, tu
     for name, shape in change.items():
         tensors.pop(name, None)
         if shape is not None:
-            tensors[name] = np.zeros(shape, np.float32)
+            tensors[name] = np.ones(shape, np.float32)
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(InvalidInput, match=says), open_checkpoint(folder):
         pass
