@@ -110,7 +110,7 @@ def write(folder: Path, model: HubModel) -> int:
     (folder / "config.json").write_text(json.dumps(model.config))
     config = parse_config(model.config)
     (folder / "tokenizer.json").write_bytes(numbered_words(config.vocab_size, model.special))
-    shapes = {source.name: source.shape for parts in file_sources(config).values() for source in parts}
+    shapes = {source.name: source.stored_shape for parts in file_sources(config).values() for source in parts}
     files = list(_files(shapes, 2))
     places: dict[str, str] = {}
     for number, names in enumerate(files, 1):

@@ -10,6 +10,7 @@ from protos.dtypes import KvDtype, WireDtype, kv_dtype, row_bytes, wire_dtype
 from protos.errors import InvalidInput
 from protos.ids import DeviceId, Digest, PipelineId, parse_digest
 from protos.net.transport import MESSAGE_BYTES, split_address
+from protos.packing import unpacked
 from protos.physics.costs import StageCost
 from protos.physics.memory import cache_capacity, cache_positions, kv_position_bytes
 from protos.physics.timing import StageIdentity
@@ -38,6 +39,7 @@ class StageShape:
     wire_dtype: WireDtype = "float32"
     prefix_whole: bool = False
     learned_positions: int = 0
+    values_are_keys: bool = False
 
     @property
     def capacity(self) -> int:
@@ -49,9 +51,9 @@ class StageShape:
 
     @property
     def kv_bytes(self) -> int:
-        """Of all slots at full context: keys and values."""
+        """Of all slots at full context: keys and values, which may be the same."""
         positions = cache_positions(self.context, self.groups, self.slots_per_group)
-        return len(self.layers) * positions * kv_position_bytes(self.kv_heads, self.head_dim, self.kv_dtype)
+        return len(self.layers) * positions * kv_position_bytes(self.kv_heads, self.head_dim, self.kv_dtype, self.values_are_keys)
 
 
 MOST_ADDRESSES = 32  # of a next hop: each is dialled
@@ -144,7 +146,7 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
         parts=tuple(message.parts),
         blobs=blobs,
         shape=shape,
-        graph=message.graph,
+        graph=unpacked(message.graph, message.graph_zlib),
         head_graph=message.head_graph,
         next=_hop(message.next) if message.HasField("next") else None,
         cost=StageCost(**{name: getattr(message.cost, name) for name in StageCost.__dataclass_fields__}),
@@ -169,7 +171,8 @@ def _shape(message: pb.StageShape) -> StageShape:
 
 def _golden(message: pb.Golden) -> Golden:
     plain = {name: getattr(message, name) for name in Golden.__dataclass_fields__}
-    return Golden(**{**plain, "token_ids": tuple(message.token_ids)})
+    layers_graph = unpacked(message.layers_graph, message.layers_graph_zlib)
+    return Golden(**{**plain, "token_ids": tuple(message.token_ids), "layers_graph": layers_graph})
 
 
 def _golden_fits(golden: Golden, shape: StageShape) -> bool:

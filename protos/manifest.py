@@ -44,6 +44,16 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class Latent:
+    """Of attention over a latent; see manifest.proto."""
+
+    rank: int
+    query_rank: int
+    key_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Shapes and constants of a decoder (manifest.proto says what each is)."""
 
@@ -70,6 +80,7 @@ class ModelConfig:
     learned_positions: int = 0
     mask_token_ids: tuple[int, ...] = ()
     start_token_id: int = 0
+    latent: Latent | None = None
 
     @property
     def query_size(self) -> int:
@@ -270,9 +281,10 @@ def _to_proto(manifest: Manifest) -> pb.Manifest:
     return pb.Manifest(
         format_version=manifest.format_version,
         config=pb.ModelConfig(
-            **{name: getattr(config, name) for name in config.__dataclass_fields__ if name not in ("experts", "rope_scaling")},
+            **{name: getattr(config, name) for name in config.__dataclass_fields__ if name not in ("experts", "rope_scaling", "latent")},
             experts=pb.Experts(**vars(config.experts)) if config.experts else None,
             rope_scaling=pb.RopeScaling(**vars(config.rope_scaling)) if config.rope_scaling else None,
+            latent=pb.Latent(**vars(config.latent)) if config.latent else None,
         ),
         quantization=pb.Quantization(**vars(manifest.quantization)),
         provenance=pb.Provenance(**vars(manifest.provenance)),
@@ -337,12 +349,13 @@ def _from_proto(message: pb.Manifest) -> Manifest:
             **{
                 name: getattr(c, name)
                 for name in ModelConfig.__dataclass_fields__
-                if not name.endswith(("token_ids", "experts", "scaling"))
+                if not name.endswith(("token_ids", "experts", "scaling", "latent"))
             },
             eos_token_ids=tuple(c.eos_token_ids),
             mask_token_ids=tuple(c.mask_token_ids),
             experts=Experts(**{name: getattr(c.experts, name) for name in Experts.__dataclass_fields__}) if c.HasField("experts") else None,
             rope_scaling=_rope_scaling(c.rope_scaling) if c.HasField("rope_scaling") else None,
+            latent=Latent(**{name: getattr(c.latent, name) for name in Latent.__dataclass_fields__}) if c.HasField("latent") else None,
         ),
         quantization=Quantization(**{name: getattr(message.quantization, name) for name in Quantization.__dataclass_fields__}),
         provenance=Provenance(**{name: getattr(message.provenance, name) for name in Provenance.__dataclass_fields__}),

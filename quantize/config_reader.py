@@ -71,6 +71,17 @@ class ConfigReader:
         """With these in place of what the file says."""
         return ConfigReader({**self._values, **values}, self._generation)
 
+    def texts(self, key: str) -> list[str] | None:
+        """None where it is left out."""
+        value = self._values.get(key)
+        if value is not None and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+            wrong(f"{key} must be a list of texts, not {short(value)}")
+        return value
+
+    def is_null(self, key: str) -> bool:
+        """Whether it is there and says null, which may mean something else than left out."""
+        return key in self._values and self._values[key] is None
+
     def check_activation(self, *supported: str) -> None:
         """hidden_act is one of these, or left out."""
         if self._values.get("hidden_act", supported[0]) not in supported:

@@ -22,7 +22,8 @@ _NUMPY_TYPES: dict[KvDtype, type[np.float32] | type[np.int8]] = {"float32": np.f
 
 
 class SlotGroup:
-    """Keys and values [slots, kv_heads, capacity, head_dim] per layer, and how many positions of each slot hold something.
+    """Keys and values [slots, kv_heads, capacity, head_dim] per layer, one array where they are the same, and how many positions of each
+    slot hold something.
 
     The arrays are reserved, not touched: the system gives pages as rows are written.
     """
@@ -31,7 +32,10 @@ class SlotGroup:
         size = (shape.slots_per_group, shape.kv_heads, shape.capacity, shape.head_dim)
         dtype = _NUMPY_TYPES[shape.kv_dtype]
         self._layers: list[tuple[int, Cache, Cache]]
-        self._layers = [(layer, reserved(size, dtype), reserved(size, dtype)) for layer in shape.layers]
+        self._layers = []
+        for layer in shape.layers:
+            keys = reserved(size, dtype)
+            self._layers.append((layer, keys, keys if shape.values_are_keys else reserved(size, dtype)))
         self.lengths = [0] * shape.slots_per_group
 
     def bound(self, start: int, stop: int) -> Iterator[tuple[str, str, ort.OrtValue]]:
@@ -62,7 +66,8 @@ class SlotGroup:
     def _caches(self) -> Iterator[Cache]:
         for _, keys, values in self._layers:
             yield keys
-            yield values
+            if values is not keys:
+                yield values
 
 
 def reserved(size: tuple[int, ...], dtype: type[np.float32] | type[np.int8]) -> Cache:

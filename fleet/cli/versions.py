@@ -90,6 +90,7 @@ class EngineVersion:
                 kv_dtype=self.kv_dtype,
                 prefix_whole=config.prefix_whole,
                 learned_positions=config.learned_positions,
+                values_are_keys=config.latent is not None,
             ),
             graph=build_stage_graph(self.manifest, body, kv_dtype=self.kv_dtype),
             head_graph=build_stage_graph(self.manifest, [HEAD]) if first else b"",

@@ -6,11 +6,15 @@ import dataclasses
 from pathlib import Path
 
 from fleet.deploying.desired import Desired, PipelineSpec
+from protos.errors import InvalidInput
 from protos.manifest import Blob, Manifest
+from protos.net.transport import MESSAGE_BYTES
+from protos.packing import packed
+from protos.sizes import bytes_text
 from protos.v1 import device_pb2 as pb
 from quantize import parts
 from quantize.artifact.costs import stage_cost
-from quantize.artifact.golden import stage_golden
+from quantize.artifact.golden import StageGolden, stage_golden
 from quantize.artifact.graph import build_stage_graph
 
 HEAD = "head"
@@ -26,13 +30,15 @@ def load_request(
 ) -> pb.LoadStageRequest:
     """For a stage of one of the pipelines of `desired`. Builds the graphs, which takes some milliseconds: call it in an executor.
 
-    With the artifact's `blob_folder` the device is told to check itself. Raises Corrupt when what it would check by is damaged.
+    With the artifact's `blob_folder` the device is told to check itself. Raises Corrupt when what it would check by is damaged,
+    InvalidInput for a stage that no message could tell of.
     """
     plan, planned, config = spec.plan, spec.plan.stages[stage], manifest.config
     body = [part for part in planned.parts if part != HEAD]
     first, stop = planned.first_layer, planned.stop_layer
+    graph, graph_zlib = packed(build_stage_graph(manifest, body, kv_dtype=plan.kv_dtype))
     golden = stage_golden(manifest, planned.parts, first, stop, plan.context, plan.kv_dtype, blob_folder) if blob_folder else None
-    return pb.LoadStageRequest(
+    request = pb.LoadStageRequest(
         generation=pb.Generation(deployment=desired.name, number=desired.generation),
         pipeline_id=spec.pipeline_id,
         manifest_digest=plan.manifest_digest,
@@ -57,13 +63,26 @@ def load_request(
             wire_dtype=plan.wire_dtype,
             prefix_whole=config.prefix_whole,
             learned_positions=config.learned_positions,
+            values_are_keys=config.latent is not None,
         ),
-        graph=build_stage_graph(manifest, body, kv_dtype=plan.kv_dtype),
+        graph=graph,
+        graph_zlib=graph_zlib,
         head_graph=build_stage_graph(manifest, [HEAD]) if HEAD in planned.parts else b"",
         next=next_hop,
         cost=pb.StageCost(**dataclasses.asdict(stage_cost(manifest, planned.parts, plan.kv_dtype))),
-        golden=pb.Golden(**dataclasses.asdict(golden)) if golden else None,
+        golden=_golden(golden) if golden else None,
     )
+    if (size := request.ByteSize()) > MESSAGE_BYTES:
+        raise InvalidInput(
+            f"what a device must be told of {stop - first} layers takes {bytes_text(size)}, a message {bytes_text(MESSAGE_BYTES)}",
+            advice=f"deploy the model in more stages: --stages {len(plan.stages) + 1}",
+        )
+    return request
+
+
+def _golden(golden: StageGolden) -> pb.Golden:
+    layers_graph, layers_graph_zlib = packed(golden.layers_graph)
+    return pb.Golden(**{**dataclasses.asdict(golden), "layers_graph": layers_graph, "layers_graph_zlib": layers_graph_zlib})
 
 
 def row_multiple(manifest: Manifest) -> int:

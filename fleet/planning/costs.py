@@ -11,11 +11,11 @@ from protos.even import even_down, even_up
 from protos.ids import Digest
 from protos.manifest import Manifest
 from protos.physics.costs import StageCost
-from protos.physics.memory import cache_positions
+from protos.physics.memory import cache_capacity, cache_positions
 from protos.physics.roofline import Figures, Roofline
 from protos.physics.thermal import Thermal
 from protos.physics.timing import Decode, Prefill, StageIdentity, StageRun, TimingModel
-from quantize.artifact.costs import stage_cost
+from quantize.artifact.costs import has_whole_scores, stage_cost
 from quantize.parts import HEAD, layer_parts, stage_blobs
 
 # Used where a device states no figure (0). Those of a small ARM board's CPU, so that a device which says nothing is taken for a slow one.
@@ -127,13 +127,15 @@ def kv_tokens(shape: PipelineShape) -> int:
 
 def activation_bytes(manifest: Manifest, shape: PipelineShape, *, head: bool) -> int:
     """Of buffers, an allowance, fp32: for each row of the largest run the residual, its sum, two normed copies, input and output (6
-    hidden), packed and rotated QKV, gate and up with their product (3 intermediate); the head adds logits of one row a slot. Layers reuse
-    one another's."""
+    hidden), packed and rotated QKV, gate and up with their product (3 intermediate), scores of each head where all are kept at once; the
+    head adds logits of one row a slot. Layers reuse one another's."""
     config = manifest.config
     rows = max(shape.prefill_chunk, shape.slots_per_group)
     row = 6 * config.hidden_size + 2 * (config.query_size + 2 * config.kv_size) + 3 * config.intermediate_size
-    if config.prefix_whole:  # scores of each head
+    if config.prefix_whole:
         row += config.heads * rows
+    if has_whole_scores(config, shape.kv_dtype):
+        row += config.heads * cache_capacity(shape.context) + 3 * config.query_size
     return 4 * (rows * row + (shape.slots_per_group * config.vocab_size if head else 0))
 
 

@@ -17,10 +17,10 @@ def cache_positions(context: int, groups: int, slots_per_group: int) -> int:
     return cache_capacity(context) * groups * slots_per_group
 
 
-def kv_position_bytes(kv_heads: int, head_dim: int, dtype: KvDtype) -> int:
-    """Bytes of one position in one layer: a key and a value of `head_dim` elements in each KV head.
+def kv_position_bytes(kv_heads: int, head_dim: int, dtype: KvDtype, values_are_keys: bool = False) -> int:
+    """Bytes of one position in one layer: a key and a value of `head_dim` elements in each KV head, or one vector that is both.
 
     >>> kv_position_bytes(2, 128, "int8")
     512
     """
-    return 2 * kv_heads * head_dim * KV_ITEM_BYTES[dtype]
+    return (1 if values_are_keys else 2) * kv_heads * head_dim * KV_ITEM_BYTES[dtype]

@@ -207,7 +207,7 @@ class RetainBlobsReply(_message.Message):
     def __init__(self, freed_bytes: _Optional[int] = ...) -> None: ...
 
 class LoadStageRequest(_message.Message):
-    __slots__ = ("generation", "pipeline_id", "manifest_digest", "epoch", "stage", "stages", "parts", "blobs", "shape", "graph", "head_graph", "next", "cost", "golden")
+    __slots__ = ("generation", "pipeline_id", "manifest_digest", "epoch", "stage", "stages", "parts", "blobs", "shape", "graph", "head_graph", "next", "cost", "golden", "graph_zlib")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -222,6 +222,7 @@ class LoadStageRequest(_message.Message):
     NEXT_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     GOLDEN_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_ZLIB_FIELD_NUMBER: _ClassVar[int]
     generation: Generation
     pipeline_id: str
     manifest_digest: str
@@ -236,10 +237,11 @@ class LoadStageRequest(_message.Message):
     next: Hop
     cost: StageCost
     golden: Golden
-    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ..., golden: _Optional[_Union[Golden, _Mapping]] = ...) -> None: ...
+    graph_zlib: bytes
+    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ..., golden: _Optional[_Union[Golden, _Mapping]] = ..., graph_zlib: _Optional[bytes] = ...) -> None: ...
 
 class Golden(_message.Message):
-    __slots__ = ("token_ids", "scale", "hidden", "tolerance", "head_hidden", "logits", "logits_scale", "head_tolerance", "layers_graph")
+    __slots__ = ("token_ids", "scale", "hidden", "tolerance", "head_hidden", "logits", "logits_scale", "head_tolerance", "layers_graph_zlib", "layers_graph")
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_FIELD_NUMBER: _ClassVar[int]
@@ -248,6 +250,7 @@ class Golden(_message.Message):
     LOGITS_FIELD_NUMBER: _ClassVar[int]
     LOGITS_SCALE_FIELD_NUMBER: _ClassVar[int]
     HEAD_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_GRAPH_ZLIB_FIELD_NUMBER: _ClassVar[int]
     LAYERS_GRAPH_FIELD_NUMBER: _ClassVar[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     scale: float
@@ -257,11 +260,12 @@ class Golden(_message.Message):
     logits: bytes
     logits_scale: float
     head_tolerance: float
+    layers_graph_zlib: bytes
     layers_graph: bytes
-    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., scale: _Optional[float] = ..., hidden: _Optional[bytes] = ..., tolerance: _Optional[float] = ..., head_hidden: _Optional[bytes] = ..., logits: _Optional[bytes] = ..., logits_scale: _Optional[float] = ..., head_tolerance: _Optional[float] = ..., layers_graph: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., scale: _Optional[float] = ..., hidden: _Optional[bytes] = ..., tolerance: _Optional[float] = ..., head_hidden: _Optional[bytes] = ..., logits: _Optional[bytes] = ..., logits_scale: _Optional[float] = ..., head_tolerance: _Optional[float] = ..., layers_graph_zlib: _Optional[bytes] = ..., layers_graph: _Optional[bytes] = ...) -> None: ...
 
 class StageShape(_message.Message):
-    __slots__ = ("hidden_size", "vocab_size", "first_layer", "stop_layer", "kv_heads", "head_dim", "context", "groups", "slots_per_group", "prefill_chunk", "row_multiple", "kv_dtype", "prefix_whole", "learned_positions", "wire_dtype")
+    __slots__ = ("hidden_size", "vocab_size", "first_layer", "stop_layer", "kv_heads", "head_dim", "context", "groups", "slots_per_group", "prefill_chunk", "row_multiple", "kv_dtype", "prefix_whole", "learned_positions", "wire_dtype", "values_are_keys")
     HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
@@ -277,6 +281,7 @@ class StageShape(_message.Message):
     PREFIX_WHOLE_FIELD_NUMBER: _ClassVar[int]
     LEARNED_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    VALUES_ARE_KEYS_FIELD_NUMBER: _ClassVar[int]
     hidden_size: int
     vocab_size: int
     first_layer: int
@@ -292,7 +297,8 @@ class StageShape(_message.Message):
     prefix_whole: bool
     learned_positions: int
     wire_dtype: str
-    def __init__(self, hidden_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., first_layer: _Optional[int] = ..., stop_layer: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., context: _Optional[int] = ..., groups: _Optional[int] = ..., slots_per_group: _Optional[int] = ..., prefill_chunk: _Optional[int] = ..., row_multiple: _Optional[int] = ..., kv_dtype: _Optional[str] = ..., prefix_whole: _Optional[bool] = ..., learned_positions: _Optional[int] = ..., wire_dtype: _Optional[str] = ...) -> None: ...
+    values_are_keys: bool
+    def __init__(self, hidden_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., first_layer: _Optional[int] = ..., stop_layer: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., context: _Optional[int] = ..., groups: _Optional[int] = ..., slots_per_group: _Optional[int] = ..., prefill_chunk: _Optional[int] = ..., row_multiple: _Optional[int] = ..., kv_dtype: _Optional[str] = ..., prefix_whole: _Optional[bool] = ..., learned_positions: _Optional[int] = ..., wire_dtype: _Optional[str] = ..., values_are_keys: _Optional[bool] = ...) -> None: ...
 
 class StageCost(_message.Message):
     __slots__ = ("weight_bytes", "read_bytes", "macs_per_row", "kv_bytes_per_token", "head_read_bytes", "head_macs_per_row", "attention_macs_per_position", "embedding_bytes_per_row", "activation_bytes_per_row", "operators", "head_activation_bytes_per_row", "head_operators")

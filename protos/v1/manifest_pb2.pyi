@@ -43,7 +43,7 @@ class SamplingDefaults(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., typical_p: _Optional[float] = ...) -> None: ...
 
 class ModelConfig(_message.Message):
-    __slots__ = ("architecture", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size", "vocab_size", "norm_epsilon", "rope_theta", "rotary_dim", "qkv_bias", "tied_head", "max_positions", "eos_token_ids", "rotary_halves", "qk_norm", "experts", "rope_scaling", "prefix_whole", "learned_positions", "mask_token_ids", "start_token_id")
+    __slots__ = ("architecture", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size", "vocab_size", "norm_epsilon", "rope_theta", "rotary_dim", "qkv_bias", "tied_head", "max_positions", "eos_token_ids", "rotary_halves", "qk_norm", "experts", "rope_scaling", "prefix_whole", "learned_positions", "mask_token_ids", "start_token_id", "latent")
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,7 @@ class ModelConfig(_message.Message):
     LEARNED_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     MASK_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     START_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    LATENT_FIELD_NUMBER: _ClassVar[int]
     architecture: str
     hidden_size: int
     layers: int
@@ -90,7 +91,20 @@ class ModelConfig(_message.Message):
     learned_positions: int
     mask_token_ids: _containers.RepeatedScalarFieldContainer[int]
     start_token_id: int
-    def __init__(self, architecture: _Optional[str] = ..., hidden_size: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., intermediate_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., norm_epsilon: _Optional[float] = ..., rope_theta: _Optional[float] = ..., rotary_dim: _Optional[int] = ..., qkv_bias: _Optional[bool] = ..., tied_head: _Optional[bool] = ..., max_positions: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., rotary_halves: _Optional[bool] = ..., qk_norm: _Optional[bool] = ..., experts: _Optional[_Union[Experts, _Mapping]] = ..., rope_scaling: _Optional[_Union[RopeScaling, _Mapping]] = ..., prefix_whole: _Optional[bool] = ..., learned_positions: _Optional[int] = ..., mask_token_ids: _Optional[_Iterable[int]] = ..., start_token_id: _Optional[int] = ...) -> None: ...
+    latent: Latent
+    def __init__(self, architecture: _Optional[str] = ..., hidden_size: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., intermediate_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., norm_epsilon: _Optional[float] = ..., rope_theta: _Optional[float] = ..., rotary_dim: _Optional[int] = ..., qkv_bias: _Optional[bool] = ..., tied_head: _Optional[bool] = ..., max_positions: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., rotary_halves: _Optional[bool] = ..., qk_norm: _Optional[bool] = ..., experts: _Optional[_Union[Experts, _Mapping]] = ..., rope_scaling: _Optional[_Union[RopeScaling, _Mapping]] = ..., prefix_whole: _Optional[bool] = ..., learned_positions: _Optional[int] = ..., mask_token_ids: _Optional[_Iterable[int]] = ..., start_token_id: _Optional[int] = ..., latent: _Optional[_Union[Latent, _Mapping]] = ...) -> None: ...
+
+class Latent(_message.Message):
+    __slots__ = ("rank", "query_rank", "key_dim", "value_dim")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    QUERY_RANK_FIELD_NUMBER: _ClassVar[int]
+    KEY_DIM_FIELD_NUMBER: _ClassVar[int]
+    VALUE_DIM_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    query_rank: int
+    key_dim: int
+    value_dim: int
+    def __init__(self, rank: _Optional[int] = ..., query_rank: _Optional[int] = ..., key_dim: _Optional[int] = ..., value_dim: _Optional[int] = ...) -> None: ...
 
 class RopeScaling(_message.Message):
     __slots__ = ("kind", "frequencies", "magnitude")

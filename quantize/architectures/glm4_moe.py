@@ -13,7 +13,7 @@ from quantize.architectures.decoder import ATTENDED, MIXED, attention, rms_norm,
 from quantize.config_reader import ConfigReader, wrong
 from quantize.layers.operators import INPUT, Add, Block, Expert, Mixture, Router, TensorParameter
 from quantize.rope_settings import max_positions, rope_scaling
-from quantize.sources import FileNames
+from quantize.sources import FileNames, InnerNames
 
 # Experts in one part: what a planner moves at once.
 GROUP = 16
@@ -36,8 +36,7 @@ def parse_config(reader: ConfigReader) -> ModelConfig:
     head_dim = reader.head_dim(hidden_size // heads)
     layers = reader.integer("num_hidden_layers", 1, 1024)
     rotary_dim = reader.rotary_dim(head_dim, _DEFAULT_FRACTION)
-    if rotary_dim % ROTARY_STEP:
-        wrong(f"head_dim x partial_rotary_factor ({rotary_dim}) is no multiple of {ROTARY_STEP}, which this architecture needs here")
+    check_halves("head_dim x partial_rotary_factor", rotary_dim)
     return ModelConfig(
         architecture=GLM4_MOE.names[0],
         hidden_size=hidden_size,
@@ -57,11 +56,17 @@ def parse_config(reader: ConfigReader) -> ModelConfig:
         rope_scaling=rope_scaling(reader, rotary_dim, _DEFAULT_POSITIONS),
         rotary_halves=True,
         qk_norm=reader.boolean("use_qk_norm"),
-        experts=_experts(reader, layers),
+        experts=parse_experts(reader, layers),
     )
 
 
-def _experts(reader: ConfigReader, layers: int) -> Experts:
+def check_halves(key: str, rotary_dim: int) -> None:
+    """Raises InvalidInput for what cannot turn by pairs half of it apart."""
+    if rotary_dim % ROTARY_STEP:
+        wrong(f"{key} ({rotary_dim}) is no multiple of {ROTARY_STEP}, which this architecture needs here")
+
+
+def parse_experts(reader: ConfigReader, layers: int) -> Experts:
     count = reader.integer("n_routed_experts", 1, 1024)
     groups = reader.integer("n_group", 1, count, 1)
     if count % groups or (groups > 1 and count // groups < 2):
@@ -83,7 +88,7 @@ def _experts(reader: ConfigReader, layers: int) -> Experts:
 
 def expert_parts(config: ModelConfig) -> Iterator[tuple[str, range]]:
     """(name in the layer, numbers of its experts)."""
-    count = _mixture(config).count
+    count = mixture(config).count
     for start in range(0, count, GROUP):
         stop = min(start + GROUP, count)
         yield f"experts.{start}-{stop - 1}", range(start, stop)
@@ -91,8 +96,8 @@ def expert_parts(config: ModelConfig) -> Iterator[tuple[str, range]]:
 
 def layer(config: ModelConfig, number: int) -> Block:
     """Dense layers are GLM's; of others the first part is what every token reads."""
-    mixture = _mixture(config)
-    if number < mixture.first_layer:
+    experts = mixture(config)
+    if number < experts.first_layer:
         return glm.layer(config, number)
     normed, mixed, attended = (value(ATTENTION, name) for name in ("post_norm.out", "mixed", ATTENDED))
     operators = (
@@ -100,13 +105,20 @@ def layer(config: ModelConfig, number: int) -> Block:
         *attention(config, ATTENTION, value(ATTENTION, "input_norm.out")),
         Add(INPUT, value(ATTENTION, "o.out"), attended),
         rms_norm(config, ATTENTION, "post_norm", attended),
-        _routed(config, mixture, normed, mixed),
+        routed(config, experts, normed, mixed),
         Add(attended, mixed, MIXED),
     )
     return Block(operators, MIXED)
 
 
-def _routed(config: ModelConfig, experts: Experts, normed: str, mixed: str) -> Mixture:
+def mixture(config: ModelConfig) -> Experts:
+    """Of a config that has experts, as those of this family and its sisters do."""
+    assert config.experts is not None
+    return config.experts
+
+
+def routed(config: ModelConfig, experts: Experts, normed: str, mixed: str) -> Mixture:
+    """`mixed` of `normed`: router and shared expert are in attention's part, the others in parts of their own."""
     hidden = config.hidden_size
     router = Router(
         matrix=TensorParameter(ATTENTION, "router", (experts.count, hidden)),
@@ -128,31 +140,35 @@ def _routed(config: ModelConfig, experts: Experts, normed: str, mixed: str) -> M
 
 
 def file_names(config: ModelConfig) -> FileNames:
-    def mlp(name: str, prefix: str) -> dict[str, tuple[str, ...]]:
+    return FileNames(glm.OUTER, glm.LAYER, {**of_attention(_ATTENTION), **mlp_names(config)})
+
+
+def of_attention(inner: InnerNames) -> InnerNames:
+    """By names in a dense layer, and in one with experts."""
+    return {**inner, **{f"{ATTENTION}.{name}": files for name, files in inner.items()}}
+
+
+def mlp_names(config: ModelConfig) -> InnerNames:
+    """Of dense layers' tensors, the router's and the experts'."""
+
+    def mlp(name: str, prefix: str) -> InnerNames:
         return {
             f"{name}gate_up.weight": (f"mlp.{prefix}gate_proj.weight", f"mlp.{prefix}up_proj.weight"),
             f"{name}down.weight": (f"mlp.{prefix}down_proj.weight",),
         }
 
-    inner = {**_ATTENTION, **mlp("", "")}
-    inner |= {f"{ATTENTION}.{name}": files for name, files in _ATTENTION.items()}
+    inner = {**mlp("", ""), **mlp(f"{ATTENTION}.shared_", "shared_experts.")}
     inner |= {f"{ATTENTION}.router": ("mlp.gate.weight",), f"{ATTENTION}.router_bias": ("mlp.gate.e_score_correction_bias",)}
-    inner |= mlp(f"{ATTENTION}.shared_", "shared_experts.")
     for part, numbers in expert_parts(config):
         for number in numbers:
             inner |= mlp(f"{part}.{number}.", f"experts.{number}.")
-    return FileNames(glm.OUTER, glm.LAYER, inner)
+    return inner
 
 
 def ignored(config: ModelConfig, name: str) -> bool:
     """Layers past the last predict the token after the next."""
     layer = re.match(r"model\.layers\.(\d{1,9})\.", name)
     return glm.ignored(config, name) or (layer is not None and int(layer[1]) >= config.layers)
-
-
-def _mixture(config: ModelConfig) -> Experts:
-    assert config.experts is not None
-    return config.experts
 
 
 GLM4_MOE = replace(

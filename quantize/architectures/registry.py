@@ -10,9 +10,10 @@ from quantize.architectures.chatglm import CHATGLM
 from quantize.architectures.glm import GLM
 from quantize.architectures.glm4 import GLM4
 from quantize.architectures.glm4_moe import GLM4_MOE
+from quantize.architectures.glm4_moe_lite import GLM4_MOE_LITE
 from quantize.architectures.vision import GLM4V, GLM4V_MOE, GLM_OCR
 
-ARCHITECTURES = (GLM, GLM4, GLM4_MOE, GLM4V, GLM4V_MOE, GLM_OCR, CHATGLM, BLANK_GLM)
+ARCHITECTURES = (GLM, GLM4, GLM4_MOE, GLM4_MOE_LITE, GLM4V, GLM4V_MOE, GLM_OCR, CHATGLM, BLANK_GLM)
 # Models that see, whose text tower is what text_config's `model_type` says (transformers, Glm46VModel).
 _ANY_TOWER = {"Glm46VForConditionalGeneration", "glm46v", "glmga"}
 _TOWERS = {"glm4v_text": GLM4V, "glm4v_moe_text": GLM4V_MOE}

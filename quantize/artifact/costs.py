@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from protos.dtypes import KV_ITEM_BYTES, KvDtype
 from protos.manifest import Cost, Manifest, ModelConfig
 from protos.physics.costs import StageCost
+from quantize.layers.onnx_attention import ATTENTION_PADDING, GRAPH_PADDING, is_lengthened
 from quantize.parts import EMBEDDING, HEAD, POSITIONS, find_part
 
 # Nodes of the stage graphs of GlmForCausalLM, taken for every family, which differ by a few: of a layer, beside the layers (a stage with
 # layers has "positions"), of the embedding, of the output head.
 LAYER_OPERATORS, STAGE_OPERATORS, EMBEDDING_OPERATORS, HEAD_OPERATORS = 10, 3, 1, 2
+# More where attention is over a latent: of a layer, besides two of each query head and two where queries have a latent too; of a stage.
+_LATENT_OPERATORS, _TURNING_OPERATORS = 10, 8
 
 
 def stage_cost(manifest: Manifest, parts: Sequence[str], kv_dtype: KvDtype = "float32") -> StageCost:
@@ -40,7 +43,9 @@ def stage_cost(manifest: Manifest, parts: Sequence[str], kv_dtype: KvDtype = "fl
         attention_macs_per_position=caches * 2 * manifest.config.query_size,
         embedding_bytes_per_row=sum(cost.read_bytes for cost in gathered),
         activation_bytes_per_row=4 * (caches * _layer_elements(manifest.config) + (EMBEDDING in parts) * manifest.config.hidden_size),
-        operators=caches * LAYER_OPERATORS + (POSITIONS in parts) * STAGE_OPERATORS + (EMBEDDING in parts) * EMBEDDING_OPERATORS,
+        operators=caches * _layer_operators(manifest.config, kv_dtype)
+        + (POSITIONS in parts) * _stage_operators(manifest.config, kv_dtype)
+        + (EMBEDDING in parts) * EMBEDDING_OPERATORS,
         head_activation_bytes_per_row=4 * len(heads) * (3 * manifest.config.hidden_size + manifest.config.vocab_size),
         head_operators=len(heads) * HEAD_OPERATORS,
     )
@@ -51,12 +56,40 @@ def kv_bytes_per_token(cost: Cost, kv_dtype: KvDtype) -> int:
     return cost.kv_bytes_per_token * KV_ITEM_BYTES[kv_dtype] // KV_ITEM_BYTES["float32"]
 
 
+def _layer_operators(config: ModelConfig, kv_dtype: KvDtype) -> int:
+    latent = config.latent
+    more = _LATENT_OPERATORS + 2 * config.heads + 2 * (latent.query_rank > 0) if latent else 0
+    return LAYER_OPERATORS + more + has_whole_scores(config, kv_dtype) * ATTENTION_PADDING
+
+
+def _stage_operators(config: ModelConfig, kv_dtype: KvDtype) -> int:
+    return STAGE_OPERATORS + (_TURNING_OPERATORS if config.latent else 0) + has_whole_scores(config, kv_dtype) * GRAPH_PADDING
+
+
+def has_whole_scores(config: ModelConfig, kv_dtype: KvDtype) -> bool:
+    """Whether attention keeps a run's scores of all the cache's positions at once, and copies of what goes in and comes out."""
+    return is_lengthened(config.head_dim, kv_dtype, causal=not config.prefix_whole)
+
+
 def _layer_elements(config: ModelConfig) -> int:
     """Of one row, read and written by the ten operators of a layer of GlmForCausalLM, taken for every family: the norms 4 H each, the
     matrices their inputs and outputs, attention what it is given and gives, the three of SwiGLU theirs."""
     hidden, query, key, wide = config.hidden_size, config.query_size, config.kv_size, config.intermediate_size
     norms = 2 * 4 * hidden
-    matrices = (hidden + query + 2 * key) + (query + hidden) + (hidden + 2 * wide) + (wide + hidden)
+    projections = _latent_elements(config) if config.latent else (hidden + query + 2 * key) + (query + hidden)
+    mlp = (hidden + 2 * wide) + (wide + hidden)
     attention = 2 * query + 2 * key
     swiglu = (2 * wide + 2 * wide) + 2 * wide + 3 * wide
-    return norms + matrices + attention + swiglu
+    return norms + projections + mlp + attention + swiglu
+
+
+def _latent_elements(config: ModelConfig) -> int:
+    """From the normed stream to what attention is given, and from what it gives to the stream: each matrix, cut, join, norm and turn."""
+    latent, hidden, query, key = config.latent, config.hidden_size, config.query_size, config.kv_size
+    assert latent is not None
+    queries, values, rank = config.heads * (latent.key_dim + config.rotary_dim), config.heads * latent.value_dim, latent.query_rank
+    asked = (hidden + rank) + 2 * rank + (rank + queries) if rank else hidden + queries
+    heads = 2 * queries + config.heads * (latent.key_dim + latent.rank) + 2 * query + 2 * query
+    cached = (hidden + key) + 2 * key + 2 * latent.rank + 2 * key + 2 * key
+    given = 2 * query + config.heads * (latent.rank + latent.value_dim) + 2 * values + (values + hidden)
+    return asked + heads + cached + given

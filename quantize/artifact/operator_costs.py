@@ -16,12 +16,14 @@ from quantize.layers.operators import (
     Block,
     Embed,
     Gelu,
+    Join,
     LearnedPositions,
     Linear,
     Mixture,
     Norm,
     Operator,
     Rope,
+    Split,
     SplitHeads,
     SwiGlu,
     TensorParameter,
@@ -78,7 +80,7 @@ def operator_costs(block: Block, scheme: Scheme, share: float = 1.0) -> Iterator
                 yield from operator_costs(operator.shared, scheme, share)
                 for expert in operator.experts:
                     yield from operator_costs(expert.block, scheme, share * (router.per_token / router.count))
-            case SplitHeads() | Rope() | SwiGlu() | Gelu() | Add():
+            case SplitHeads() | Split() | Join() | Rope() | SwiGlu() | Gelu() | Add():
                 yield OperatorCost(operator, share=share)
             case _:
                 assert_never(operator)
@@ -114,6 +116,6 @@ def _attention_cost(attention: Attention, share: float) -> OperatorCost:
         weight_bytes=scale_bytes,
         read_bytes=scale_bytes,
         macs_per_position=2 * attention.heads * attention.head_dim,
-        kv_bytes_per_token=kv_position_bytes(attention.kv_heads, attention.head_dim, "float32"),
+        kv_bytes_per_token=kv_position_bytes(attention.kv_heads, attention.head_dim, "float32", attention.values_are_keys),
         share=share,
     )

@@ -104,8 +104,8 @@ class GgufFile:
             if found is None:
                 self._lacks(f"tensor {tensor.name}")
             shape = tuple(int(size) for size in reversed(found.shape))
-            if shape != tensor.shape:
-                self.refuse(f"tensor {tensor.name} has shape {list(shape)}, its metadata ask for {list(tensor.shape)}")
+            if shape != tensor.stored_shape:
+                self.refuse(f"tensor {tensor.name} has shape {list(shape)}, its metadata ask for {list(tensor.stored_shape)}")
             if len(shape) == 1 and gguf.GGML_QUANT_SIZES[found.tensor_type][0] > 1:  # its rows are single values: no blocks
                 self.refuse(f"tensor {tensor.name} is a vector, stored in blocks as {found.tensor_type.name}")
         for kind in {found.tensor_type for found in self._tensors.values()}:
@@ -120,9 +120,9 @@ class GgufFile:
                 ) from None
 
     def read(self, name: str, start: int, stop: int) -> Floats:
-        """Rows [start, stop) as float32."""
+        """Rows [start, stop) as float32, those of the last axis."""
         tensor = self._tensors[name]
-        rows = int(tensor.shape[-1])
+        rows = math.prod(int(size) for size in tensor.shape[1:]) if len(tensor.shape) > 1 else int(tensor.shape[0])
         row_bytes = int(tensor.n_bytes) // rows
         data = read_at(self._file.fileno(), (stop - start) * row_bytes, int(tensor.data_offset) + start * row_bytes, self.name)
         with np.errstate(all="ignore"):  # a scale that is not finite is refused with the tensor's name

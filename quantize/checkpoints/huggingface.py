@@ -24,6 +24,7 @@ from quantize.checkpoints.folder_files import has_file, read_file, read_object
 from quantize.checkpoints.gpt2_files import ADDED_FILE, MERGES_FILE, VOCABULARY_FILE, tokenizer_of_gpt2
 from quantize.checkpoints.huggingface_config import parse_config, parse_json_object
 from quantize.checkpoints.licenses import stated_license
+from quantize.checkpoints.prediction_layers import left_out
 from quantize.checkpoints.sampling_defaults import FoundSampling, of_generation_config
 from quantize.checkpoints.sentencepiece_file import MODEL_FILE, is_sentencepiece
 from quantize.checkpoints.tensor_files import TensorFiles
@@ -79,9 +80,9 @@ def open_huggingface(folder: Path, adapter: Path | None = None) -> Iterator[Hugg
         files.check(tensor for parts in own.values() for tensor in parts)
         vision = frozenset(name for name in files.names if name.startswith(architecture.vision)) if _sees(plain, architecture) else None
         _check_nothing_else(config, own, files, vision or frozenset())
-        provenance = _provenance(folder, plain, bool(weights.adapted))
-        if vision is not None:
-            provenance = replace(provenance, notice=_left_out(architecture, vision))
+        notices = ["" if vision is None else _left_out(architecture, vision)]
+        notices += [left_out(files.names, architecture.file_names(config).layer, config.layers)]
+        provenance = replace(_provenance(folder, plain, bool(weights.adapted)), notice="; ".join(filter(None, notices)))
         sampling = of_generation_config(read_object(folder, "generation_config.json"))
         yield HuggingFaceCheckpoint(config, provenance, text_files, files, own, sampling)
 

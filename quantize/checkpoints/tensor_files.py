@@ -58,9 +58,9 @@ class TensorFiles:
                 raise InvalidInput(
                     f"the checkpoint has no tensor {tensor.name}", advice="config.json and the weight files must belong together"
                 )
-            if found.shape != tensor.shape:
+            if found.shape != tensor.stored_shape:
                 raise InvalidInput(
-                    f"{found.file}: tensor {tensor.name} has shape {list(found.shape)}, config.json asks for {list(tensor.shape)}",
+                    f"{found.file}: tensor {tensor.name} has shape {list(found.shape)}, config.json asks for {list(tensor.stored_shape)}",
                     advice="config.json and the weight files must belong together",
                 )
             if isinstance(found, StoredTensor) and found.dtype not in FLOAT_DTYPES:

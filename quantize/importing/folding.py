@@ -99,7 +99,8 @@ class RotatedCheckpoint:
         if inner in folding.readers:
             return self._read_reader(name, layer + folding.readers[inner], start, stop)
         if inner in folding.writers:
-            return self._read_writer(name, start, stop, by_heads=name.endswith(".o.weight"))
+            by_heads = inner.endswith("o.weight") and f"{inner.removesuffix('o.weight')}qkv.weight" in folding.readers
+            return self._read_writer(name, start, stop, by_heads=by_heads)
         return self._checkpoint.read(name, start, stop)
 
     def _ones(self, norm: str, start: int, stop: int) -> Floats:

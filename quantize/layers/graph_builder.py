@@ -24,6 +24,7 @@ class GraphBuilder:
         self._graph = GraphProto()
         self._scope = self._graph  # that nodes go into
         self._initializers: set[str] = set()
+        self._asked: set[str] = set()
 
     def add_input(self, name: str, dtype: int, shape: Sequence[int | str]) -> None:
         self._graph.input.append(helper.make_tensor_value_info(name, dtype, shape))
@@ -59,6 +60,12 @@ class GraphBuilder:
         node = helper.make_node("If", [condition], [output], f"If:{output}")
         node.attribute.extend(helper.make_attribute(name, graph) for name, graph in (("then_branch", taken), ("else_branch", left)))
         self._scope.node.append(node)
+
+    def first(self, name: str) -> bool:
+        """Whether it was never asked for before: of what a graph needs once."""
+        known = name in self._asked
+        self._asked.add(name)
+        return not known
 
     def weight(self, part: str, tensor: str) -> str:
         """The name of the initializer for this stored tensor; declared at the first call."""

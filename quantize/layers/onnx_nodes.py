@@ -7,7 +7,7 @@ behind it, heads are cut apart and turned by the attention that reads them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
@@ -15,6 +15,7 @@ from onnx import TensorProto
 
 from quantize.blocks import padded
 from quantize.layers.graph_builder import GraphBuilder
+from quantize.layers.onnx_attention import add_attention, add_turn
 from quantize.layers.onnx_experts import add_mixture
 from quantize.layers.operators import (
     Add,
@@ -22,6 +23,7 @@ from quantize.layers.operators import (
     Block,
     Embed,
     Gelu,
+    Join,
     LearnedPositions,
     Linear,
     Mixture,
@@ -29,10 +31,10 @@ from quantize.layers.operators import (
     Operator,
     Rope,
     Rotary,
+    Split,
     SplitHeads,
     SwiGlu,
 )
-from quantize.parts import POSITIONS
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,12 @@ class _Nodes:
             case SplitHeads():
                 packed = _Packed(self.tensor(operator.input), operator)
                 values |= dict.fromkeys((operator.queries, operator.keys, operator.values), packed)
+            case Split():
+                outputs = [name or f"{operator.input}.rest.{place}" for place, name in enumerate(operator.outputs)]
+                self._cut(self.tensor(operator.input), outputs, operator.widths, self._name(f"{operator.input}.sizes"))
+            case Join():
+                parts = [self.tensor(name) for name in operator.inputs]
+                values[operator.output] = self._node("Concat", parts, self._name(operator.output), axis=-1)
             case Rope():
                 values[operator.output] = operator
             case Attention():
@@ -248,49 +256,24 @@ class _Nodes:
 
     def _split(self, packed: _Packed) -> None:
         split = packed.split
-        values = (split.queries, split.keys, split.values)
         sizes = [count * split.head_dim for count in (split.heads, split.kv_heads, split.kv_heads)]
+        self._cut(packed.qkv, (split.queries, split.keys, split.values), sizes, "qkv.sizes")
+
+    def _cut(self, rows: str, values: Sequence[str], widths: Sequence[int], constant: str) -> None:
         names = [self._name(value) for value in values]
-        self._builder.add_node("Split", [packed.qkv, self._builder.constant("qkv.sizes", sizes)], names, axis=-1)
+        self._builder.add_node("Split", [rows, self._builder.constant(constant, widths)], names, axis=-1)
         self._values |= zip(values, names, strict=True)
 
     def _attention(self, attention: Attention) -> str:
         """Grouped-query attention over the layer's cache, which is updated in place."""
-        builder, cache = self._builder, attention.cache
-        int8 = builder.kv_dtype == "int8"
-        dtype = TensorProto.INT8 if int8 else TensorProto.FLOAT
-        shape: list[int | str] = ["batch", attention.kv_heads, "capacity", attention.head_dim]
-        layer = self._place.removeprefix("layers.")
-        past, present = [[f"{time}_{what}.{layer}" for what in ("key", "value")] for time in ("past", "present")]
-        for name in past:
-            builder.add_input(name, dtype, shape)
-        for name in present:
-            builder.add_output(name, dtype, shape)
         heads, rotary = self._heads(attention)
-        # Tables narrower than head_dim / 2 make the rotation partial, as in GLM; the softmax scale stays 1 / sqrt(head_dim).
-        turning: dict[str, int | str] = {"do_rotary": 1, "rotary_interleaved": 0 if rotary.halves else 1} if rotary else {}
-        tables = [builder.weight(POSITIONS, name) if rotary else "" for name in ("cos", "sin")]
-        # A run is a whole prefix, which sees all of itself, or one row, which sees all before it.
-        mask: dict[str, int | str] = {} if attention.causal else {"causal": 0}
-        # Inputs 9 to 11 are positions, bias and sinks. Per channel costs no more time than per tensor, and less accuracy.
-        scales = [builder.weight(self._part(scale.part), scale.name) for scale in (cache.key_scale, cache.value_scale)] if int8 else []
-        quantized: dict[str, int | str] = {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
-        output = self._name(attention.output)
-        builder.add_node(
-            "GroupQueryAttention",
-            [*heads, *past, "seqlens_k", "total_sequence_length", *tables, *(["", "", "", *scales] if int8 else [])],
-            [output, *present],
-            fused=True,
-            num_heads=attention.heads,
-            kv_num_heads=attention.kv_heads,
-            **turning,
-            **mask,
-            **(quantized if int8 else {}),
-        )
-        return output
+        return add_attention(self._builder, self._place, attention, heads, rotary, self._name(attention.output))
 
     def _heads(self, attention: Attention) -> tuple[list[str], Rotary | None]:
         """The operator's first three inputs, and how it turns queries and keys."""
+        if attention.values_are_keys:
+            queries, keys = self._turned(attention.queries, attention.heads), self._turned(attention.keys, attention.kv_heads)
+            return [queries, keys, keys], None
         ropes = [self._values[name] for name in (attention.queries, attention.keys)]
         turned = [rope for rope in ropes if isinstance(rope, Rope)]
         assert len(turned) != 1, "queries and keys turn alike"
@@ -301,6 +284,13 @@ class _Nodes:
         if isinstance(first, _Packed) and all(self._values[name] == first for name in names):
             return [first.qkv, "", ""], rotary
         return [self.tensor(name) for name in names], rotary
+
+    def _turned(self, value: str, heads: int) -> str:
+        """Turned before the operator, which would turn keys and not the values that they are."""
+        found = self._values[value]
+        if not isinstance(found, Rope):
+            return self.tensor(value)
+        return add_turn(self._builder, self.tensor(found.input), found.rotary, heads, self._name(found.output))
 
     def _swiglu(self, swiglu: SwiGlu) -> str:
         """SiLU of the first half times the second."""

@@ -99,6 +99,23 @@ class SplitHeads:
 
 
 @dataclass(frozen=True)
+class Split:
+    """Cuts each row into `outputs`, of `widths` elements; one called "" is of no use."""
+
+    input: str
+    outputs: tuple[str, ...]
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Join:
+    """Rows of `inputs` side by side."""
+
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True)
 class Rotary:
     """Which pairs of a head's first `dim` elements turn: (2i, 2i + 1), or half of `dim` apart where `halves`, pair i at position p by
     p * theta^(-2i / dim) unless `scaling` says otherwise. Source: RoFormer (arXiv:2104.09864), eq. 15."""
@@ -128,8 +145,8 @@ class Cache:
 
 @dataclass(frozen=True)
 class Attention:
-    """Softmax of queries x keys / sqrt(head_dim), times values; heads / kv_heads queries share a key. Keys and values of tokens before
-    come from the cache. Not `causal`: tokens that come together see one another, as a prefix does."""
+    """Softmax of queries x keys x scale, times values; heads / kv_heads queries share a key. Keys and values of tokens before come from the
+    cache, which is one where both are the same value. Not `causal`: tokens that come together see one another, as a prefix does."""
 
     queries: str
     keys: str
@@ -140,6 +157,11 @@ class Attention:
     head_dim: int
     causal: bool
     cache: Cache
+    scale: float | None = None  # None: 1 / sqrt(head_dim)
+
+    @property
+    def values_are_keys(self) -> bool:
+        return self.values == self.keys
 
 
 @dataclass(frozen=True)
@@ -206,7 +228,9 @@ class Mixture:
     experts: tuple[Expert, ...]
 
 
-Operator: TypeAlias = Embed | LearnedPositions | Norm | Linear | SplitHeads | Rope | Attention | SwiGlu | Gelu | Add | Mixture
+Operator: TypeAlias = (
+    Embed | LearnedPositions | Norm | Linear | SplitHeads | Split | Join | Rope | Attention | SwiGlu | Gelu | Add | Mixture
+)
 
 
 @dataclass(frozen=True)
@@ -235,7 +259,7 @@ def parameters(block: Block) -> Iterator[TensorParameter]:
                 yield from parameters(operator.shared)
                 for expert in operator.experts:
                     yield from parameters(expert.block)
-            case SplitHeads() | Rope() | Attention() | SwiGlu() | Gelu() | Add():
+            case SplitHeads() | Split() | Join() | Rope() | Attention() | SwiGlu() | Gelu() | Add():
                 pass
             case _:
                 assert_never(operator)
@@ -248,6 +272,8 @@ def inputs(operator: Operator) -> tuple[str, ...]:
             return operator.queries, operator.keys, operator.values
         case Add():
             return operator.stream, operator.branch
+        case Join():
+            return operator.inputs
         case _:
             return (operator.input,)
 

@@ -12,8 +12,13 @@ _COLUMNS_STEP = 8
 
 
 def table_columns(config: ModelConfig) -> int:
+    """Of the model's tables, see `columns_of`."""
+    return columns_of(config.rotary_dim)
+
+
+def columns_of(rotary_dim: int) -> int:
     """rotary_dim / 2, rounded up to what the operator takes (never beyond head_dim / 2: head_dim is a multiple of 16)."""
-    return padded(config.rotary_dim // 2, _COLUMNS_STEP)
+    return padded(rotary_dim // 2, _COLUMNS_STEP)
 
 
 def turns(rotary_dim: int, theta: float, positions: int, scaling: RopeScaling | None = None) -> tuple[Floats, Floats]:

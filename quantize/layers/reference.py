@@ -18,6 +18,7 @@ from quantize.layers.operators import (
     Block,
     Embed,
     Gelu,
+    Join,
     LearnedPositions,
     Linear,
     Mixture,
@@ -26,6 +27,7 @@ from quantize.layers.operators import (
     Rope,
     Rotary,
     Router,
+    Split,
     SplitHeads,
     SwiGlu,
     inputs,
@@ -75,16 +77,21 @@ class BlockRun:
                 values[operator.output] = yield operator.weight.path, values[operator.input]
             case SplitHeads():
                 values |= _split(operator, values[operator.input])
+            case Split():
+                cuts = np.cumsum(operator.widths)[:-1]
+                pieces = zip(operator.outputs, np.split(values[operator.input], cuts, axis=-1), strict=True)
+                values |= {name: piece for name, piece in pieces if name}
+            case Join():
+                values[operator.output] = np.concatenate([values[name] for name in operator.inputs], axis=-1)
             case Rope():
-                if any(isinstance(reader, Attention) and reader.keys == operator.output for reader in block.operators):
-                    self.key_reach = _reach(values[operator.input], operator.rotary)
-                values[operator.output] = _rotate(operator.rotary, values[operator.input])
+                values[operator.output] = self._turn(operator, values[operator.input], block)
             case Attention():
+                queries = _by_heads(values[operator.queries], operator.heads)
+                keys, own = (_by_heads(values[name], operator.kv_heads) for name in (operator.keys, operator.values))
                 if self.key_reach is None:
-                    self.key_reach = _reach(values[operator.keys])
-                self.value_reach = _reach(values[operator.values])
-                heads = (values[name] for name in (operator.queries, operator.keys, operator.values))
-                values[operator.output] = self._attend(operator, *heads)
+                    self.key_reach = _reach(keys)
+                self.value_reach = self.key_reach if operator.values_are_keys else _reach(own)
+                values[operator.output] = self._attend(operator, queries, keys, own)
             case SwiGlu():
                 values[operator.output] = swiglu(values[operator.input])
             case Gelu():
@@ -109,6 +116,15 @@ class BlockRun:
         normed: Doubles = gain * rows / np.sqrt(mean + norm.epsilon)
         return normed
 
+    def _turn(self, rope: Rope, states: Doubles, block: Block) -> Doubles:
+        """Of the heads that an attention of `block` reads."""
+        reader = next(each for each in block.operators if isinstance(each, Attention) and rope.output in inputs(each))
+        is_key = rope.output == reader.keys
+        heads = _by_heads(states, reader.kv_heads if is_key else reader.heads)
+        if is_key:
+            self.key_reach = _reach(heads, rope.rotary)
+        return _rotate(rope.rotary, heads)
+
     def _attend(self, attention: Attention, queries: Doubles, keys: Doubles, values: Doubles) -> Doubles:
         """[tokens, heads x head_dim]; causal unless the tokens are a prefix that sees itself."""
         count, shared = queries.shape[1], attention.heads // attention.kv_heads
@@ -116,9 +132,10 @@ class BlockRun:
         if not attention.causal:
             hidden[...] = 0
             hidden[: self.apart, self.apart :] = -np.inf
+        divisor = np.sqrt(attention.head_dim) if attention.scale is None else 1 / attention.scale
         attended: Doubles = np.empty((attention.heads, count, attention.head_dim))
         for head, query in enumerate(queries):
-            scores = query @ keys[head // shared].T / np.sqrt(attention.head_dim) + hidden
+            scores = query @ keys[head // shared].T / divisor + hidden
             odds = np.exp(scores - scores.max(axis=1, keepdims=True))
             attended[head] = odds / odds.sum(axis=1, keepdims=True) @ values[head // shared]
         return attended.transpose(1, 0, 2).reshape(count, -1)
@@ -154,6 +171,11 @@ def _split(split: SplitHeads, rows: Doubles) -> dict[str, Doubles]:
     heads = rows.reshape(len(rows), -1, split.head_dim).transpose(1, 0, 2)
     pieces = np.split(heads, [split.heads, split.heads + split.kv_heads])
     return dict(zip((split.queries, split.keys, split.values), pieces, strict=True))
+
+
+def _by_heads(rows: Doubles, heads: int) -> Doubles:
+    """[heads, tokens, head_dim] of rows [tokens, heads x head_dim], or of what is so already."""
+    return rows if rows.ndim == 3 else rows.reshape(len(rows), heads, -1).transpose(1, 0, 2)
 
 
 def _pairs(rotary: Rotary) -> tuple[slice, slice]:

@@ -13,7 +13,7 @@ class Folding:
     """Matrices of a layer, by their names in it.
 
     `readers`: those that multiply the normed stream, with the norm whose gain they take over; `writers`: those whose product is added to
-    it. The value rows of "qkv.weight", and the columns of "o.weight", turn by heads too.
+    it. The value rows of "qkv.weight", and the columns of an "o.weight" beside it, turn by heads too.
     """
 
     readers: Mapping[str, str]

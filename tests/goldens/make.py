@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Golden:
     extra_layer: bool = False  # a next-token prediction layer past the last, to be ignored
     rope_scaling: dict[str, Any] | None = None  # stands in config.json beside rope_parameters, which it outdoes
     text_type: str = ""  # of a model that sees: `config` is then its text tower's, which has this model_type
+    changes: dict[str, Any] = field(default_factory=dict)  # of config.json; None: the key is left out
     seed: int = 0
     shape: tuple[int, int] = (SEQUENCES, TOKENS)
 
@@ -69,6 +70,21 @@ _MOE = {
     "first_k_dense_replace": 1,
     "routed_scaling_factor": 1.2,
     "norm_topk_prob": True,
+}
+
+_LATENT = {
+    "hidden_size": 40,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "vocab_size": 264,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
+    "qk_nope_head_dim": 12,
+    "v_head_dim": 14,
+    "moe_intermediate_size": 12,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "routed_scaling_factor": 1.8,
 }
 
 
@@ -243,6 +259,45 @@ GOLDENS = {
         seed=10,
         shape=(2, 40),
     ),
+    # As GLM-4.7-Flash: attention over a latent, of which no size is a multiple of a block.
+    "glm-4.7-flash": Golden(
+        "glm4_moe_lite",
+        "bfloat16",
+        {
+            **_COMMON,
+            **_rope(1.0, 1000000.0),
+            **_LATENT,
+            "qk_rope_head_dim": 8,
+            "kv_lora_rank": 24,
+            "q_lora_rank": 20,
+            "num_hidden_layers": 2,
+        },
+        old_form=True,
+        extra_layer=True,
+        changes={"mlp_layer_types": None, "first_k_dense_replace": 1},
+        shape=(SEQUENCES, 16),
+        seed=7,
+    ),
+    # Queries of the stream itself, biases, pairs half of what turns apart, experts in groups, more dense layers than one.
+    "glm-4.7-flash-plain": Golden(
+        "glm4_moe_lite",
+        "bfloat16",
+        {
+            **_COMMON,
+            **_rope(1.0),
+            **_LATENT,
+            "qk_rope_head_dim": 16,
+            "kv_lora_rank": 32,
+            "q_lora_rank": None,
+            "rope_interleave": False,
+            "attention_bias": True,
+            "mlp_layer_types": ["dense", "dense", "sparse"],
+            "n_group": 2,
+            "topk_group": 1,
+        },
+        shape=(SEQUENCES, 16),
+        seed=8,
+    ),
 }
 
 
@@ -308,6 +363,7 @@ def _as_the_hub_has_it(folder: Path, golden: Golden) -> None:
     if golden.extra_layer:
         text["num_nextn_predict_layers"] = 1
         _add_extra_layer(folder, "model.language_model." if golden.text_type else "model.", text["num_hidden_layers"])
+    config = {key: value for key, value in {**config, **golden.changes}.items() if key not in golden.changes or value is not None}
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 

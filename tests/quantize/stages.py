@@ -47,8 +47,8 @@ class Stage:
         self._shape = (batch, config.kv_heads, capacity, config.head_dim)
         self.caches: dict[str, npt.NDArray[np.generic]] = {}
         for layer in sorted(number for part in parts if (number := layer_number(part)) is not None):
-            for what in ("key", "value"):
-                self.caches[f"{what}.{layer}"] = np.zeros(self._shape, kv_dtype)
+            self.caches[f"key.{layer}"] = keys = np.zeros(self._shape, kv_dtype)
+            self.caches[f"value.{layer}"] = np.zeros(self._shape, kv_dtype) if config.latent is None else keys
 
     def step(self, rows: npt.NDArray[np.generic], past: Sequence[int], positions: npt.NDArray[np.int64] | None = None) -> Floats:
         """Feeds [batch, sequence, …] after `past` tokens of each slot; [batch, sequence, H]."""

@@ -6,7 +6,7 @@ import pytest
 from protos.manifest import ModelConfig
 from quantize.blocks import Floats
 from quantize.checkpoints.checkpoint import tensor_shapes
-from quantize.sources import FileNames, SourceTensor, read_rows, sources_of
+from quantize.sources import FileNames, Rows, SourceTensor, read_rows, sources_of
 
 _CONFIG = ModelConfig("GlmForCausalLM", 8, 2, 2, 1, 16, 10, 20, 1e-5, 1e4, 16, False, True, 64, ())
 _INNER = {
@@ -52,3 +52,17 @@ def test_any_rows_of_several_tensors(start: int) -> None:
         asked.clear()
         assert np.array_equal(read_rows(parts, start, stop, read), whole[start:stop])
         assert sum(high - low for _, low, high in asked) == stop - start  # nothing is read in vain
+
+
+def test_a_tensor_within_another() -> None:
+    """Rows 4 to 9 of the file's, as they are and as columns."""
+    file = np.arange(40, dtype=np.float32).reshape(10, 4)
+    names = FileNames({}, "layer{}/", {"down.weight": (Rows("all", (10, 4), 4),), "o.weight": (Rows("all", (10, 4), 4, transposed=True),)})
+    shapes = {"layers.1.down.weight": (5, 4), "layers.1.o.weight": (4, 5)}
+    sources = sources_of(_CONFIG, shapes, names)
+    assert {source.stored_shape for parts in sources.values() for source in parts} == {(10, 4)}
+    for name, whole in (("layers.1.down.weight", file[4:9]), ("layers.1.o.weight", file[4:9].T)):
+        for start, stop in ((0, len(whole)), (1, 3)):
+            found = read_rows(sources[name], start, stop, lambda _, low, high: file[low:high])
+            assert np.array_equal(found, whole[start:stop])
+            assert found.flags.c_contiguous

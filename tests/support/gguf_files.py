@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,17 @@ def write_gguf(
     return _write(path, architecture, values, {name: array for name, array in found.items() if name not in without}, types or {})
 
 
-def write_gguf_of(folder: Path, path: Path, architecture: str) -> Path:
-    """Of a Hugging Face folder, in F32."""
+def write_gguf_of(
+    folder: Path, path: Path, architecture: str, metadata: Mapping[str, object] | None = None, without: frozenset[str] = frozenset()
+) -> Path:
+    """Of a Hugging Face folder, in F32. `metadata` and `without` as `write_gguf`'s."""
     config = json.loads((folder / "config.json").read_text())
     rope = config.get("rope_parameters") or config
     stored: dict[str, npt.NDArray[Any]] = {}
     for file in folder.glob("*.safetensors"):
         stored |= load_file(file)
-    layers, head_dim = config["num_hidden_layers"], config["head_dim"]
+    layers, head_dim = config["num_hidden_layers"], config.get("head_dim", 0)
+    arrays = mixture_tensors(stored, config, architecture) if "n_routed_experts" in config else tensors(stored, layers, architecture)
     values: dict[str, object] = {
         f"{architecture}.block_count": layers,
         f"{architecture}.context_length": config["max_position_embeddings"],
@@ -87,12 +91,48 @@ def write_gguf_of(folder: Path, path: Path, architecture: str) -> Path:
         f"{architecture}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
         f"{architecture}.rope.dimension_count": int(head_dim * rope["partial_rotary_factor"]),
         f"{architecture}.rope.freq_base": float(rope["rope_theta"]),
+        **(_mixture(config, architecture) if "n_routed_experts" in config else {}),
+        **(_latent(config, architecture) if "kv_lora_rank" in config else {}),
         **_TOKENIZER,
         "tokenizer.ggml.pre": "glm4",
         "tokenizer.ggml.tokens": [*TOKENS, *(f"[PAD{number}]" for number in range(len(TOKENS), config["vocab_size"]))],
         "tokenizer.ggml.token_type": [*TYPES, *([gguf.TokenType.UNUSED.value] * (config["vocab_size"] - len(TOKENS)))],
+        **(metadata or {}),
     }
-    return _write(path, architecture, values, tensors(stored, layers, architecture), {})
+    return _write(path, architecture, values, {name: array for name, array in arrays.items() if name not in without}, {})
+
+
+def _mixture(config: Mapping[str, Any], architecture: str) -> dict[str, object]:
+    predicting = config.get("num_nextn_predict_layers", 0)
+    kinds = config.get("mlp_layer_types") or ["dense"] * config["first_k_dense_replace"]
+    return {
+        f"{architecture}.block_count": config["num_hidden_layers"] + predicting,
+        f"{architecture}.nextn_predict_layers": predicting or None,
+        f"{architecture}.expert_count": config["n_routed_experts"],
+        f"{architecture}.expert_used_count": config["num_experts_per_tok"],
+        f"{architecture}.expert_shared_count": config["n_shared_experts"],
+        f"{architecture}.expert_feed_forward_length": config["moe_intermediate_size"],
+        f"{architecture}.expert_group_count": config["n_group"],
+        f"{architecture}.expert_group_used_count": config["topk_group"],
+        f"{architecture}.expert_gating_func": gguf.ExpertGatingFuncType.SIGMOID.value,
+        f"{architecture}.expert_weights_norm": config["norm_topk_prob"] or None,
+        f"{architecture}.expert_weights_scale": float(config["routed_scaling_factor"]),
+        f"{architecture}.leading_dense_block_count": kinds.count("dense"),
+    }
+
+
+def _latent(config: Mapping[str, Any], architecture: str) -> dict[str, object]:
+    rank, turned = config["kv_lora_rank"], config["qk_rope_head_dim"]
+    return {
+        f"{architecture}.attention.head_count_kv": 1,
+        f"{architecture}.attention.key_length": rank + turned,
+        f"{architecture}.attention.value_length": rank,
+        f"{architecture}.attention.key_length_mla": config["qk_nope_head_dim"] + turned,
+        f"{architecture}.attention.value_length_mla": config["v_head_dim"],
+        f"{architecture}.attention.kv_lora_rank": rank,
+        f"{architecture}.attention.q_lora_rank": config["q_lora_rank"],
+        f"{architecture}.rope.dimension_count": turned,
+    }
 
 
 _TOKENIZER: dict[str, object] = {
@@ -150,6 +190,30 @@ def tensors(stored: Mapping[str, npt.NDArray[Any]], layers: int, architecture: s
             for kind in ("weight", "bias") if f"blk.{number}.attn_q.bias" in found else ("weight",):
                 found[f"blk.{number}.attn_qkv.{kind}"] = np.concatenate([found.pop(f"blk.{number}.attn_{part}.{kind}") for part in "qkv"])
     return found
+
+
+def mixture_tensors(stored: Mapping[str, npt.NDArray[Any]], config: Mapping[str, Any], architecture: str) -> dict[str, npt.NDArray[Any]]:
+    """Of a checkpoint with experts, layers that predict further tokens included: experts in one tensor, and of a latent's heads too."""
+    kinds = gguf.MODEL_ARCH.DEEPSEEK2 if architecture == "deepseek2" else gguf.MODEL_ARCH.GLM4_MOE
+    names = gguf.get_tensor_name_map(kinds, config["num_hidden_layers"] + 1)
+    predicting = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GLM4_MOE, config["num_hidden_layers"] + 1)
+    experts: dict[str, list[npt.NDArray[Any]]] = {}
+    found: dict[str, npt.NDArray[Any]] = {}
+    for name in sorted(stored, key=lambda name: [int(part) if part.isdigit() else part for part in name.split(".")]):
+        stem, kind = name.removesuffix("_bias").rsplit(".", 1) if name.endswith("e_score_correction_bias") else name.rsplit(".", 1)
+        if ".experts." in stem:
+            of_all = re.sub(r"\.experts\.\d+", ".experts", stem)
+            experts.setdefault(f"{names.get_name(of_all)}.weight", []).append(stored[name])
+        elif stem.endswith("kv_b_proj") and architecture == "deepseek2":
+            heads = stored[name].reshape(config["num_attention_heads"], -1, config["kv_lora_rank"])
+            layer = stem.split(".")[2]
+            found[f"blk.{layer}.attn_k_b.weight"] = heads[:, : config["qk_nope_head_dim"]].transpose(0, 2, 1)
+            found[f"blk.{layer}.attn_v_b.weight"] = heads[:, config["qk_nope_head_dim"] :]
+        elif kind == "e_score_correction":
+            found[f"{names.get_name(f'{stem}.e_score_correction')}.bias"] = stored[name]
+        else:
+            found[f"{names.get_name(stem) or predicting.get_name(stem)}.{kind}"] = stored[name]
+    return found | {name: np.stack(each) for name, each in experts.items()}
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: object) -> None:

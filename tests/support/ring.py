@@ -233,6 +233,7 @@ def load_requests(
                     wire_dtype=wire_dtype,
                     prefix_whole=config.prefix_whole,
                     learned_positions=config.learned_positions,
+                    values_are_keys=config.latent is not None,
                 ),
                 graph=build_stage_graph(manifest, body, kv_dtype=kv_dtype),
                 head_graph=build_stage_graph(manifest, ["head"]) if stage == 0 else b"",

@@ -79,6 +79,23 @@ def test_a_copy_gives_the_first_rows_and_no_more() -> None:
         assert (values == expected).all()
 
 
+def test_values_that_are_keys_lie_in_the_same_memory() -> None:
+    shape = replace(SHAPE, values_are_keys=True)
+    assert shape.kv_bytes == SHAPE.kv_bytes // 2
+    group = SlotGroup(shape)
+    for keys in (values for name, values in arrays(group).items() if "key" in name):
+        keys[...] = np.arange(keys.size, dtype=np.float32).reshape(keys.shape)
+    before = arrays(group)["past_key.3"].copy()
+    assert all((values == before).all() for values in arrays(group).values())
+    group.lengths = [2, 0, 1, 5]
+    group.swap(3, 0)
+    group.copy(0, 1, 4)
+    after = arrays(group)["past_value.3"]
+    assert (after[0, :, :5] == before[3, :, :5]).all()
+    assert (after[3, :, :5] == before[0, :, :5]).all()
+    assert (after[1, :, :4] == before[3, :, :4]).all()
+
+
 def test_a_run_that_was_given_up_writes_no_length_of_the_new_ones() -> None:
     group = SlotGroup(SHAPE)
     begun_with = group.lengths

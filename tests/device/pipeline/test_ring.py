@@ -12,6 +12,7 @@ import pytest
 from device.hardware import RunThread
 from device.pipeline.head import Head
 from device.pipeline.link import Link
+from protos.dtypes import KvDtype
 from protos.errors import Conflict, InvalidInput, NotFound, Unavailable
 from protos.manifest import Manifest
 from protos.v1 import pipeline_pb2
@@ -30,8 +31,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, ArtifactS
     return tiny_model(tmp_path_factory.mktemp("model"), SHAPE)
 
 
-async def alone(folder: Path, manifest: Manifest, store: ArtifactStore) -> list[list[int]]:
-    async with ring(folder, manifest, store, 1) as one, one.client() as client:
+async def alone(folder: Path, manifest: Manifest, store: ArtifactStore, kv_dtype: KvDtype = "float32") -> list[list[int]]:
+    async with ring(folder, manifest, store, 1, kv_dtype=kv_dtype) as one, one.client() as client:
         return [(await client.ask(prompt, 20)).token_ids for prompt in PROMPTS]
 
 
@@ -77,13 +78,16 @@ async def test_blocks_of_128_are_as_exact(tmp_path: Path) -> None:
         assert [answer.token_ids for answer in together] == expected * 3
 
 
-@pytest.mark.parametrize(("name", "stages"), [("glm-4.5", 3), ("glm-4.5-groups", 2)])
-async def test_a_mixture_of_experts_is_as_exact(tmp_path: Path, name: str, stages: int) -> None:
-    """How many rows an expert gets depends on the company; what they give must not."""
+@pytest.mark.parametrize(
+    ("name", "stages", "kv_dtype"),
+    [("glm-4.5", 3, "float32"), ("glm-4.5-groups", 2, "float32"), ("glm-4.7-flash", 2, "float32"), ("glm-4.7-flash-plain", 3, "int8")],
+)
+async def test_a_mixture_of_experts_is_as_exact(tmp_path: Path, name: str, stages: int, kv_dtype: KvDtype) -> None:
+    """How many rows an expert gets depends on the company; what they give must not. Nor over a latent, whose cache is one array."""
     model = import_golden(name, tmp_path)
-    expected = await alone(tmp_path / "one", *model)
+    expected = await alone(tmp_path / "one", *model, kv_dtype)
     assert len({tuple(tokens) for tokens in expected}) == len(PROMPTS)
-    async with ring(tmp_path / "many", *model, stages, chunk=6) as many, many.client() as client:
+    async with ring(tmp_path / "many", *model, stages, chunk=6, kv_dtype=kv_dtype) as many, many.client() as client:
         assert [(await client.ask(prompt, 20)).token_ids for prompt in PROMPTS] == expected
         together = await asyncio.gather(*(client.ask(prompt, 20) for prompt in PROMPTS * 3))
         assert [answer.token_ids for answer in together] == expected * 3

@@ -17,3 +17,4 @@ def test_every_slot_of_every_group_has_its_cache() -> None:
 def test_a_position_is_a_key_and_a_value_of_each_head() -> None:
     assert kv_position_bytes(3, 64, "float32") == 2 * 3 * 64 * 4
     assert kv_position_bytes(3, 64, "int8") == 2 * 3 * 64
+    assert kv_position_bytes(3, 64, "int8", values_are_keys=True) == 3 * 64

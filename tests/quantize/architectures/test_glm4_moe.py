@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,9 @@ def test_blocks_that_make_a_text_depend_on_its_company_are_refused(tmp_path: Pat
         import_golden("glm-4.5", tmp_path, block_size=128)
 
 
-def test_a_prediction_layer_past_the_last_is_ignored_and_nothing_else(tmp_path: Path) -> None:
+def test_a_prediction_layer_past_the_last_is_left_out_and_named_and_nothing_else(tmp_path: Path) -> None:
     manifest, store = import_golden("glm-4.5", tmp_path)
+    assert manifest.provenance.notice == "left out: 1 layer that would predict further tokens (model.layers.3)"
     folder = tmp_path / "checkpoint"
     tensors = load_file_as_float(folder / "model.safetensors")
     extra = [name for name in tensors if name.startswith("model.layers.3.")]
@@ -130,7 +132,7 @@ def test_a_prediction_layer_past_the_last_is_ignored_and_nothing_else(tmp_path: 
     without = {name: values for name, values in tensors.items() if name not in extra}
     save_file(without, folder / "model.safetensors")
     with open_checkpoint(folder) as checkpoint:
-        assert import_model(checkpoint, store, "without").digest == manifest.digest
+        assert import_model(checkpoint, store, "without") == replace(manifest, provenance=replace(manifest.provenance, notice=""))
     save_file({**without, "model.layers.2.mlp.experts.8.up_proj.weight": np.zeros((40, 72), np.float32)}, folder / "model.safetensors")
     with pytest.raises(InvalidInput, match=r"has not: model\.layers\.2\.mlp\.experts\.8"), open_checkpoint(folder):
         pass

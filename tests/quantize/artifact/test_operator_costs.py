@@ -58,7 +58,8 @@ def stored(manifest: Manifest, layer: int) -> Sums:
     graph = build_stage_graph(manifest, stage_parts(manifest, layer, layer + 1))
     macs, float32_macs = graph_macs(graph)
     weight_bytes = sum(tensor.size_bytes for part in parts for tensor in manifest.part(part).variants[0].tensors)
-    return Sums(weight_bytes, macs, float32_macs, stage_cost(manifest, parts).attention_macs_per_position, cache_bytes(graph))
+    cached = cache_bytes(graph) // (1 if manifest.config.latent is None else 2)  # one array, bound twice
+    return Sums(weight_bytes, macs, float32_macs, stage_cost(manifest, parts).attention_macs_per_position, cached)
 
 
 def graph_macs(graph: bytes) -> tuple[int, int]:

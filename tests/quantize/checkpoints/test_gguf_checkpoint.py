@@ -52,7 +52,16 @@ def test_every_tensor_is_that_of_the_checkpoint_folder(tmp_path: Path, architect
 
 
 @pytest.mark.parametrize(
-    ("golden", "architecture"), [("glm-edge", "chatglm"), ("glm-4-9b-chat", "chatglm"), ("glm-4-0414", "glm4"), ("glm-4-0414-tied", "glm4")]
+    ("golden", "architecture"),
+    [
+        ("glm-edge", "chatglm"),
+        ("glm-4-9b-chat", "chatglm"),
+        ("glm-4-0414", "glm4"),
+        ("glm-4-0414-tied", "glm4"),
+        ("glm-4.5", "glm4moe"),
+        ("glm-4.5-groups", "glm4moe"),
+        ("glm-4.7-flash", "deepseek2"),
+    ],
 )
 def test_the_goldens_tensors(tmp_path: Path, golden: str, architecture: str) -> None:
     """What transformers computes with them is in test_goldens.py."""

@@ -17,12 +17,14 @@ from quantize.layers.operators import (
     Block,
     Embed,
     Gelu,
+    Join,
     LearnedPositions,
     Linear,
     Mixture,
     Norm,
     Operator,
     Rope,
+    Split,
     SplitHeads,
     SwiGlu,
     TensorParameter,
@@ -63,6 +65,11 @@ def made(operator: Operator, taken: list[int], known: Mapping[str, int]) -> dict
             sizes = [count * operator.head_dim for count in (operator.heads, operator.kv_heads, operator.kv_heads)]
             assert taken == [sum(sizes)]
             return dict(zip((operator.queries, operator.keys, operator.values), sizes, strict=True))
+        case Split():
+            assert taken == [sum(operator.widths)]
+            return {name: width for name, width in zip(operator.outputs, operator.widths, strict=True) if name}
+        case Join():
+            return {operator.output: sum(taken)}
         case Rope():
             assert operator.rotary.dim % 2 == 0
         case Attention():
@@ -124,6 +131,21 @@ def test_without_an_operator_it_does_not_hold_together(name: str) -> None:
         rest = replace(block, operators=block.operators[:place] + block.operators[place + 1 :])
         with pytest.raises(KeyError):
             assert widths(rest, {INPUT: config.hidden_size})[block.output]
+
+
+def test_a_layer_over_a_latent_keeps_one_vector_of_a_token() -> None:
+    config = CONFIGS["glm-4.7-flash"]
+    for number in range(config.layers):
+        (attention,) = (each for each in architecture_of(config).layer(config, number).operators if isinstance(each, Attention))
+        assert attention.values_are_keys
+        assert (attention.heads, attention.kv_heads, attention.head_dim, attention.scale) == (3, 1, 24 + 8, (12 + 8) ** -0.5)
+    assert not any(
+        attention.values_are_keys
+        for other in CONFIGS.values()
+        if other.latent is None
+        for attention in architecture_of(other).layer(other, 0).operators
+        if isinstance(attention, Attention)
+    )
 
 
 def test_a_tied_head_has_the_embeddings_matrix() -> None:
