@@ -119,9 +119,9 @@ COMPLETION = Others(_HARMLESS, {**_REFUSED, **_each(_OF_CHAT, _empty), "add_spec
 
 STREAM_OPTIONS = Others(frozenset({"include_obfuscation"}), {"continuous_usage_stats": _only(False)})
 MESSAGE = Others(
-    frozenset({"cache_control", "id", "provider_specific_fields"}),
+    frozenset({"cache_control", "id"}),
     {
-        **_each(("refusal", "audio", "annotations", "function_call", "reasoning_details"), _empty),
+        **_each(("refusal", "audio", "annotations", "function_call", "reasoning_details", "provider_specific_fields"), _empty),
         **_each(("prefix", "partial"), _only(False)),
     },
 )
