@@ -153,7 +153,7 @@ class Keeper:
             detail = error.detail
             _log.warning("%s could not be moved to other devices: %s", name, detail)
         except Exception as error:  # a defect of one pipeline must not leave it so for ever
-            detail = f"{type(error).__name__}: {error}"
+            detail = as_fleet_error(error).detail
             _log.exception("a defect, while moving %s", name)
         if detail:
             pipeline.history = replan_failed(pipeline.history, detail, asyncio.get_running_loop().time())

@@ -175,7 +175,7 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> bytes:
     """The file's, that of a model that sees, or tokenizer_config.json's, in this order; b"" for none."""
     if has_file(folder, "chat_template.jinja"):
         return read_file(folder, "chat_template.jinja")
-    return _default_template({**settings, **read_object(folder, PROCESSOR_TEMPLATE)}.get("chat_template")).encode()
+    return _default_template({**settings, **read_object(folder, PROCESSOR_TEMPLATE)}.get("chat_template")).encode(errors="replace")
 
 
 def _names(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> list[object]:
