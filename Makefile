@@ -15,8 +15,8 @@ demo: export QUESTION := $(value PROMPT)
 demo: $(VENV)/demo.$(HOW)
 	@$(BIN)/glmfleet demo --prompt "$$QUESTION"
 
-# A third one would save a tenth of the time on two cores, and make tests late that wait for processes.
-WORKERS ?= 2
+# One more than a small machine has cores: much of the time tests wait for processes and links.
+WORKERS ?= 3
 test: $(VENV)/dev.$(HOW)
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -98,7 +98,7 @@ async def _certificate(address: str) -> tuple[bytes, DeviceId]:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno and error.errno > 0 else str(error)
         raise Unavailable(f"{address}: {reason.lower()}", advice="is the board on, and `glmfleet device run` running there?") from error
     shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    writer.close()
+    writer.transport.abort()  # nothing was said: there is nothing to end in order
     try:
         certificate = x509.load_der_x509_certificate(shown or b"")
         key = certificate.public_key()
