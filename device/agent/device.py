@@ -12,11 +12,12 @@ import grpc.aio
 from device.agent.device_service import DeviceService
 from device.agent.host import StageHost
 from device.agent.pipeline_service import PipelineService
-from device.agent.telemetry import ProcessReading, TelemetrySampler, elapsed
+from device.agent.telemetry import ProcessReading, TelemetrySampler
 from device.blobs import Blobs
 from device.engine.opening import OpenStage, open_stage
 from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
+from protos.elapsed import elapsed
 from protos.ids import DeviceId
 from protos.net.transport import Credentials
 from protos.v1 import device_pb2, device_pb2_grpc, pipeline_pb2_grpc, telemetry_pb2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import psutil
 from device.agent.host import Loaded, StageHost
 from device.hardware import Hardware
 from device.memory import held_bytes
+from protos.elapsed import elapsed
 from protos.ids import DeviceId
 from protos.v1 import telemetry_pb2 as pb
 
@@ -36,11 +36,6 @@ def this_process() -> Callable[[], ProcessReading]:
             return ProcessReading(process.memory_info().rss, cpu.user + cpu.system, beyond)
 
     return read
-
-
-def elapsed() -> float:
-    """Seconds from some start on. Unlike time.monotonic, it counts the time in which the machine was suspended, where the system tells."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class TelemetrySampler:

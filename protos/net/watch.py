@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from protos.elapsed import elapsed
 from protos.net.interfaces import Interface, Survey, read_adapters, survey
 
 PERIOD_SECONDS = 1.5  # a look takes about 0.5 ms
@@ -36,17 +36,12 @@ def look(asked: Sequence[str] | None) -> Survey:
         return Survey(problems=(f"the network cannot be looked at: {error.strerror or error}",))
 
 
-def seconds_awake_or_not() -> float:
-    """A clock that goes on while the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-
-
 async def changes(
     first: Survey,
     again: Callable[[], Survey],
     *,
     failed: Callable[[], bool] = lambda: False,
-    clock: Callable[[], float] = seconds_awake_or_not,
+    clock: Callable[[], float] = elapsed,
 ) -> AsyncGenerator[Change, None]:
     """Every change from `first` on, as `again` sees it, for ever; and what is there now for as long as `failed()`, to be tried anew."""
     last, at = first, clock()

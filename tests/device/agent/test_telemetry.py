@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from device.agent.host import StageHost
-from device.agent.telemetry import TelemetrySampler, elapsed
+from device.agent.telemetry import TelemetrySampler
 from device.blobs import BlobStore
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
 from device.pipeline.accounts import WorkCounter
+from protos.elapsed import elapsed
 from protos.ids import DeviceId
 from protos.physics.timing import StageRun
 from protos.v1 import telemetry_pb2 as pb
