@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from protos.errors import Internal, TimedOut, Unavailable, as_fleet_error, by_name
+from protos.errors import Internal, TimedOut, Unavailable, by_name
+from protos.rpc_errors import as_fleet_error
 
 CONTROL = "control"  # the socket's name in the program's folder
 ANSWER_SECONDS = 5.0

@@ -17,8 +17,9 @@ from device.hardware import AcceleratorInfo, Hardware
 from device.stage_spec import parse_generation, parse_spec
 from device.tasks import in_thread
 from protos.dialects import DIALECT
-from protos.errors import InvalidInput, TimedOut, answered
+from protos.errors import InvalidInput, TimedOut
 from protos.ids import DeviceId, Digest, PipelineId, parse_digest
+from protos.rpc_errors import answered
 from protos.v1 import device_pb2 as pb
 from protos.v1 import device_pb2_grpc, telemetry_pb2
 from protos.versions import SPOKEN

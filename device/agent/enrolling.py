@@ -21,9 +21,10 @@ from device.agent.announce import Announcement
 from device.agent.identity import Identity, Membership, accept, own_key
 from device.agent.version import agent_version
 from protos.enrolment import ENROLLABLE, NONCE_BYTES, Token, signed_text, words
-from protos.errors import InvalidInput, answered
+from protos.errors import InvalidInput
 from protos.ids import DeviceId, device_id, host_name
 from protos.net import transport
+from protos.rpc_errors import answered
 from protos.v1 import enrolment_pb2 as pb
 from protos.v1 import enrolment_pb2_grpc
 from protos.versions import SPOKEN

@@ -11,7 +11,7 @@ from typing import Protocol
 import grpc.aio
 
 from device.agent.device_service import SHORTEST_INTERVAL_SECONDS
-from protos.errors import answered
+from protos.rpc_errors import answered
 from protos.v1 import device_pb2, gateway_pb2_grpc, telemetry_pb2
 from protos.v1 import gateway_pb2 as pb
 from protos.versions import SPOKEN

@@ -13,9 +13,10 @@ from device.pipeline.clients import Client
 from device.pipeline.head import Head
 from device.pipeline.relay import FlowContext, relay
 from device.tasks import first_of
-from protos.errors import InvalidInput, TimedOut, answered
+from protos.errors import InvalidInput, TimedOut
 from protos.ids import DeviceId
 from protos.net.transport import Credentials
+from protos.rpc_errors import answered
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import pipeline_pb2_grpc
 from protos.versions import in_common

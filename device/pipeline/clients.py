@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from device.pipeline.sequences import Ending, Request, SampledToken, Sequence, Span
 from device.stage_spec import StageShape
-from protos.errors import FleetError, InvalidInput, to_failure
+from protos.errors import FleetError, InvalidInput
+from protos.rpc_errors import to_failure
 from protos.sampling import from_message, rules_from_message
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2

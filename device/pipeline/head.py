@@ -22,10 +22,11 @@ from device.pipeline.sequences import SampledToken, Step
 from device.pipeline.stage import Extra, Stage
 from device.pipeline.wire import decode, encode
 from protos.dtypes import row_bytes
-from protos.errors import Conflict, FleetError, Unavailable, as_fleet_error
+from protos.errors import Conflict, FleetError, Unavailable
 from protos.ids import DeviceId
 from protos.net.transport import Credentials
 from protos.route import Hop
+from protos.rpc_errors import as_fleet_error
 from protos.v1 import pipeline_pb2 as pb
 
 # How much longer the news of a broken ring may take forward, with its route, than backward.

@@ -10,12 +10,13 @@ import grpc.aio
 
 from device.stage_spec import MESSAGE_ROWS_BYTES, NextHop, StageSpec
 from protos import route
-from protos.errors import Conflict, FleetError, Unavailable, from_rpc, remote
+from protos.errors import Conflict, FleetError, Unavailable
 from protos.ids import DeviceId
 from protos.net.addresses import dialable
 from protos.net.race import Unreached, race
 from protos.net.transport import Credentials, Peer, connected, dial
 from protos.plausible import implausible
+from protos.rpc_errors import from_rpc, remote
 from protos.v1 import pipeline_pb2 as pb
 from protos.versions import SPOKEN
 

@@ -27,10 +27,11 @@ from fleet.deploying.pipeline import Pipeline
 from fleet.deploying.stream import COMES_BACK, TokenStream
 from fleet.telemetry.records import TelemetryRecords, may_pass
 from fleet.telemetry.views import FinishedRequest, FinishReason
-from protos.errors import Busy, Conflict, FleetError, Internal, InvalidInput, TimedOut, Unavailable, as_fleet_error, from_failure
+from protos.errors import Busy, Conflict, FleetError, Internal, InvalidInput, TimedOut, Unavailable
 from protos.ids import Digest
 from protos.manifest import Manifest
 from protos.plausible import implausible
+from protos.rpc_errors import as_fleet_error, from_failure
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact.store import ArtifactStore
 

@@ -12,20 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from protos.errors import (
-    Busy,
-    Conflict,
-    Corrupt,
-    Denied,
-    FleetError,
-    Internal,
-    InvalidInput,
-    NoSpace,
-    NotFound,
-    TimedOut,
-    Unavailable,
-    as_fleet_error,
-)
+from protos.errors import Busy, Conflict, Corrupt, Denied, FleetError, Internal, InvalidInput, NoSpace, NotFound, TimedOut, Unavailable
+from protos.rpc_errors import as_fleet_error
 
 OPENAI_PREFIX = "/v1/"
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from protos.errors import FleetError, as_fleet_error
+from protos.errors import FleetError
+from protos.rpc_errors import as_fleet_error
 
 # A client that takes nothing for so long is gone, whatever its connection says: its sequence holds a slot that others wait for.
 STALL_SECONDS = 60.0

@@ -19,7 +19,7 @@ import typer
 from fleet.cli import streams
 from fleet.cli.output import note, say
 from fleet.text import is_text
-from protos.errors import FleetError, as_fleet_error
+from protos.errors import FleetError
 
 DEBUG = "GLMFLEET_DEBUG"
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
         streams.silence(sys.stdout)  # the reader left (`| head`): nothing to say
         return EXIT_FAILED
     except Exception as error:
-        detail = as_fleet_error(error).detail
+        detail = importlib.import_module("protos.rpc_errors").as_fleet_error(error).detail  # with gRPC, which `--help` does without
         return _failed(error, f"a defect of glmfleet: {detail}", f"{DEBUG}=1 shows where; please report it", EXIT_FAILED)
     if code == EXIT_INTERRUPTED:
         note("\ninterrupted")

@@ -34,8 +34,9 @@ from fleet.deploying.reconcile import Unload, stale
 from fleet.deploying.views import DeployEvent
 from fleet.devices.registry import Registry
 from fleet.store.deployments import DeploymentRecords
-from protos.errors import FleetError, Unavailable, as_fleet_error
+from protos.errors import FleetError, Unavailable
 from protos.manifest import Manifest
+from protos.rpc_errors import as_fleet_error
 
 COALESCE_SECONDS = 0.05  # changes come in bursts: a device says three things when it comes back
 

@@ -12,8 +12,9 @@ import grpc.aio
 from fleet.background import end, set_within
 from fleet.devices.client import DeviceClient
 from fleet.devices.liveness import Liveness
-from protos.errors import FleetError, TimedOut, Unavailable, remote
+from protos.errors import FleetError, TimedOut, Unavailable
 from protos.net.verdict import Verdict
+from protos.rpc_errors import remote
 from protos.v1 import pipeline_pb2 as pb
 
 COMES_BACK = "ask again when its devices are back (see glmfleet deployments), or deploy it anew on those that are left"

@@ -11,10 +11,11 @@ from typing import BinaryIO
 
 import grpc.aio
 
-from protos.errors import Conflict, Corrupt, InvalidInput, TemporaryError, TimedOut, Unavailable, remote
+from protos.errors import Conflict, Corrupt, InvalidInput, TemporaryError, TimedOut, Unavailable
 from protos.ids import Digest, PipelineId
 from protos.net.transport import CHUNK_BYTES, Peer
 from protos.net.verdict import Verdict
+from protos.rpc_errors import remote
 from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
 

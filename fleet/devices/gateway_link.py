@@ -13,9 +13,10 @@ from fleet.devices.liveness import Liveness, Patience
 from fleet.devices.record import US, Watched
 from fleet.devices.redial import Redial
 from fleet.devices.views import GatewayView
-from protos.errors import FleetError, TimedOut, Unavailable, remote
+from protos.errors import FleetError, TimedOut, Unavailable
 from protos.ids import DeviceId, member_id
 from protos.net.transport import Credentials, Network, Peer
+from protos.rpc_errors import remote
 from protos.v1 import gateway_pb2 as pb
 from protos.v1 import telemetry_pb2
 from protos.versions import in_common

@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from protos.enrolment import NONCE_BYTES
-from protos.errors import Denied, TimedOut, Unavailable, remote
+from protos.errors import Denied, TimedOut, Unavailable
 from protos.ids import DeviceId, device_id
 from protos.net.transport import Peer, dial_board, split_address
+from protos.rpc_errors import remote
 from protos.v1 import enrolment_pb2 as pb
 
 _SECONDS = 5.0

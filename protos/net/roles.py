@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
-from protos.errors import CODE_KEY, Denied
+from protos.errors import Denied
+from protos.rpc_errors import CODE_KEY, status_of
 from protos.v1 import device_pb2, gateway_pb2, pipeline_pb2
 
 _DEVICE = device_pb2.DESCRIPTOR.services_by_name["Device"].full_name
@@ -62,7 +63,7 @@ def guarded(handler: _Handler, method: str) -> _Handler:
         if found.isdisjoint(allowed):
             who = f"a {' and '.join(sorted(found))}" if found else "nobody of the fleet"
             error = Denied(f"{method.rpartition('/')[2]} is for {_either(allowed)}; the caller is {who}")
-            await context.abort(error.status, error.detail, ((CODE_KEY, "Denied"),))
+            await context.abort(status_of(error), error.detail, ((CODE_KEY, "Denied"),))
 
     async def answer(request: Any, context: _Context) -> Any:
         await check(context)

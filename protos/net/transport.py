@@ -13,9 +13,10 @@ from typing import Any, Protocol, TypeAlias, cast
 import grpc
 import grpc.aio
 
-from protos.errors import CODE_KEY, Denied, InvalidInput, NotFound
+from protos.errors import Denied, InvalidInput, NotFound
 from protos.ids import DeviceId, gateway_host_name, host_name
 from protos.net.roles import OnlyItsRole
+from protos.rpc_errors import CODE_KEY, STATUS
 from protos.v1 import device_pb2, device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, pipeline_pb2_grpc
 
 DEVICE_KEY = "glmfleet-device"
@@ -206,7 +207,7 @@ class AddressedTo(grpc.aio.ServerInterceptor):
         async def refuse(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             whom = named[0][:40] if named else "nobody"
             who = f"device {self._device}" if self._behind is None else f"gateway {self._device}"
-            await context.abort(NotFound.status, f"this is {who}, the call is for {whom}", ((CODE_KEY, NotFound.__name__),))
+            await context.abort(STATUS[NotFound], f"this is {who}, the call is for {whom}", ((CODE_KEY, NotFound.__name__),))
 
         # A stream whatever the call is: a unary handler would first wait for a message.
         return grpc.stream_stream_rpc_method_handler(refuse)

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from protos.errors import ENDED_UNDER_A_WRITE
+from protos.rpc_errors import ENDED_UNDER_A_WRITE
 
 
 class Verdict:

@@ -12,12 +12,13 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from protos.errors import Busy, Denied, FleetError, InvalidInput, NotFound, TimedOut, Unavailable, answered, remote
+from protos.errors import Busy, Denied, FleetError, InvalidInput, NotFound, TimedOut, Unavailable
 from protos.ids import DeviceId, digest_of, member_id
 from protos.net import transport
 from protos.net.memory import MemoryNetwork
 from protos.net.transport import CHUNK_BYTES, MESSAGE_BYTES, Credentials, Methods, Network, Peer
 from protos.net.verdict import Verdict
+from protos.rpc_errors import answered, remote
 from protos.v1 import device_pb2 as pb
 from protos.v1 import device_pb2_grpc, pipeline_pb2, pipeline_pb2_grpc, telemetry_pb2
 from tests.support.members import TestFleet, credentials_of

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from device.cpu import CpuHardware
-from protos.errors import TimedOut, remote
+from protos.errors import TimedOut
 from protos.ids import digest_of
 from protos.net.transport import dial
+from protos.rpc_errors import remote
 from protos.v1 import device_pb2 as pb
 from tests.support.members import TestFleet, credentials_of
 from tests.support.ring import agents, put_blob

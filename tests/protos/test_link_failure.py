@@ -13,10 +13,11 @@ import grpc
 import pytest
 
 from fleet.trust.authority import MEMBER_LIFE, Authority
-from protos.errors import FleetError, Unavailable, from_rpc
+from protos.errors import FleetError, Unavailable
 from protos.ids import DeviceId
 from protos.link_failure import LinkFailure, link_failure
 from protos.net.transport import Credentials, dial, serve
+from protos.rpc_errors import from_rpc
 from protos.v1 import device_pb2
 from tests.support.members import TestFleet, credentials_of
 

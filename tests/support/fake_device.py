@@ -16,9 +16,10 @@ import grpc.aio
 
 from device.agent.identity import Identity
 from protos.dialects import DIALECT
-from protos.errors import Conflict, FleetError, NotFound, Unavailable, answered, to_failure
+from protos.errors import Conflict, FleetError, NotFound, Unavailable
 from protos.ids import digest_of
 from protos.net import transport
+from protos.rpc_errors import answered, to_failure
 from protos.v1 import device_pb2 as pb
 from protos.v1 import device_pb2_grpc, pipeline_pb2, pipeline_pb2_grpc, telemetry_pb2
 from protos.versions import SPOKEN

@@ -18,11 +18,12 @@ from device.cpu import CpuHardware
 from device.hardware import Hardware
 from fleet.deploying.load_order import row_multiple
 from protos.dtypes import KvDtype, WireDtype
-from protos.errors import FleetError, from_failure, remote
+from protos.errors import FleetError
 from protos.ids import PipelineId, parse_digest
 from protos.manifest import Manifest
 from protos.net.transport import CHUNK_BYTES, Credentials, Peer, dial
 from protos.net.verdict import Verdict
+from protos.rpc_errors import from_failure, remote
 from protos.v1 import device_pb2, pipeline_pb2
 from protos.versions import SPOKEN
 from quantize.artifact.costs import stage_cost

@@ -20,9 +20,10 @@ from device.agent.device_service import CHUNK_LIMIT_BYTES
 from device.cpu import CpuHardware
 from device.hardware import RunReport
 from device.memory import held_bytes
-from protos.errors import Busy, Conflict, Corrupt, FleetError, InvalidInput, NoSpace, NotFound, Unavailable, remote
+from protos.errors import Busy, Conflict, Corrupt, FleetError, InvalidInput, NoSpace, NotFound, Unavailable
 from protos.ids import digest_of, parse_digest
 from protos.net.transport import Peer
+from protos.rpc_errors import remote
 from protos.v1 import device_pb2 as pb
 from protos.v1 import pipeline_pb2
 from protos.versions import SPOKEN

@@ -11,10 +11,11 @@ import pytest
 
 from device.agent.program import Agent, AgentConfig, run_agent
 from device.cpu import CpuHardware
-from protos.errors import Denied, FleetError, InvalidInput, NotFound, remote
+from protos.errors import Denied, FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId
 from protos.net.transport import dial
 from protos.net.watch import look
+from protos.rpc_errors import remote
 from protos.v1 import device_pb2 as pb
 from tests.support.members import TestFleet, credentials_of
 from tests.support.waiting import wait_until

@@ -20,9 +20,10 @@ from device.blobs import BlobStore
 from device.cpu import CpuHardware
 from device.pipeline.relay import WINDOW
 from device.stage_spec import StageSpec
-from protos.errors import Conflict, FleetError, InvalidInput, NotFound, Unavailable, remote
+from protos.errors import Conflict, FleetError, InvalidInput, NotFound, Unavailable
 from protos.ids import DeviceId
 from protos.net.transport import Peer, dial, serve
+from protos.rpc_errors import remote
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import pipeline_pb2_grpc
 from protos.versions import SPOKEN

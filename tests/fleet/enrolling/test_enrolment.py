@@ -17,8 +17,9 @@ from fleet.enrolling.enrolment import Enrolment
 from fleet.trust.authority import Authority
 from fleet.trust.tokens import Tokens
 from protos.enrolment import Token, words
-from protos.errors import Conflict, Denied, FleetError, InvalidInput, NotFound, Unavailable, remote
+from protos.errors import Conflict, Denied, FleetError, InvalidInput, NotFound, Unavailable
 from protos.ids import DeviceId
+from protos.rpc_errors import remote
 from protos.v1 import enrolment_pb2 as pb
 from tests.support.boards import board
 from tests.support.waiting import wait_until

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from fleet.trust.authority import Role
-from protos.errors import Conflict, Denied, FleetError, InvalidInput, NotFound, remote
+from protos.errors import Conflict, Denied, FleetError, InvalidInput, NotFound
 from protos.ids import digest_of
 from protos.net.roles import roles_for, roles_in
 from protos.net.transport import Peer, dial
+from protos.rpc_errors import remote
 from protos.v1 import device_pb2 as pb
 from protos.v1 import gateway_pb2, pipeline_pb2
 from tests.support.fake_device import FakeDevice

@@ -9,9 +9,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from protos.errors import Denied, InvalidInput, NotFound, Unavailable, remote
+from protos.errors import Denied, InvalidInput, NotFound, Unavailable
 from protos.ids import DeviceId
 from protos.net.transport import DEVICE_KEY, MESSAGE_BYTES, Credentials, Peer, dial, is_loopback, serve, split_address
+from protos.rpc_errors import remote
 from protos.v1 import device_pb2, device_pb2_grpc
 from tests.support.members import TestFleet, credentials_of
 
