@@ -33,6 +33,8 @@ from protos.versions import SPOKEN
 _FIRST_DAY, _LAST_DAY = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _Context = grpc.aio.ServicerContext[Any, Any]
 
+NAME_LENGTH = 64  # bytes: ub-common-name of RFC 5280
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,9 +46,21 @@ class Enrollable:
     """
 
     def __init__(
-        self, folder: Path, name: str, profile: str, bind: str, *, token: Token | None = None, interfaces: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        name: str,
+        profile: str,
+        bind: str,
+        *,
+        token: Token | None = None,
+        interfaces: tuple[str, ...] = (),
+        announced_port: int | None = None,
     ) -> None:
-        """`bind` is "host:port", `profile` a line about its accelerator, `interfaces` as of Announcement."""
+        """`bind` is "host:port", `profile` a line about its accelerator, `interfaces` as of Announcement; `announced_port` where others
+        reach us through another than our own. Raises InvalidInput for a name that no certificate can carry."""
+        if not name.isprintable() or not name.strip() or len(name.encode()) > NAME_LENGTH:
+            raise InvalidInput(f"not a name: {name[:80]!r}", advice=f"give another with --name: 1 to {NAME_LENGTH} printable characters")
+        self._announced_port = announced_port
         self._folder = folder
         self._name = name
         self._profile = profile
@@ -66,7 +80,7 @@ class Enrollable:
             certificate, private_key = _self_signed(key, self.board), _private_pem(key)
             server, port = await transport.serve_board(self._bind, self.board, certificate, private_key, service.register)
             stack.push_async_callback(server.stop, 0.5)  # whoever took it gets its answer
-            await stack.enter_async_context(Announcement(self.board, ENROLLABLE, port, self._interfaces))
+            await stack.enter_async_context(Announcement(self.board, ENROLLABLE, self._announced_port or port, self._interfaces))
             self.address = f"{self._bind.rpartition(':')[0]}:{port}"
             self._stack = stack.pop_all()
         return self

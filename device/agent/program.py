@@ -68,8 +68,16 @@ async def run_agent(
 
 async def _taken_in(config: AgentConfig, hardware: Hardware, stop: asyncio.Event) -> bool:
     """Wait until a fleet has taken the board in; False: we were told to stop first."""
-    bind = f"{config.host}:{config.port}"
-    board = Enrollable(config.state, config.name, hardware.info.description, bind, token=config.token, interfaces=config.interfaces)
+    bind = joined_address(config.host, config.port)
+    board = Enrollable(
+        config.state,
+        config.name,
+        hardware.info.description,
+        bind,
+        token=config.token,
+        interfaces=config.interfaces,
+        announced_port=config.announced_port,
+    )
     async with board:
         _log.warning(
             "this board belongs to no fleet yet. It answers at %s; its fingerprint is: %s. %s",
@@ -77,7 +85,7 @@ async def _taken_in(config: AgentConfig, hardware: Hardware, stop: asyncio.Event
             board.fingerprint,
             "It waits for the fleet of its token"
             if config.token
-            else f"Take it in where the coordinator runs: glmfleet devices accept {config.name}",
+            else f"Take it in where the coordinator runs: glmfleet devices accept {board.board}",
         )
         taken, stopped = asyncio.ensure_future(board.taken()), asyncio.ensure_future(stop.wait())
         await asyncio.wait({taken, stopped}, return_when=asyncio.FIRST_COMPLETED)

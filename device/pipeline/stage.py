@@ -65,6 +65,10 @@ class Stage:
         """The next ring is built over this hop; what stands is left as it is."""
         self.spec = replace(self.spec, next=following)
 
+    def go_on_as(self, spec: StageSpec) -> None:
+        """`spec` is this stage's but for the generation of its deployment and the next hop; as `aim` else."""
+        self.spec = spec
+
     def join_ring(self, ring_id: str) -> None:
         """A ring built anew knows none of the sequences before it: they are freed."""
         if ring_id != self.ring_id:

@@ -98,12 +98,13 @@ def _removed(path: Path) -> bool:
 def _ensure_identity(home: Home, name: str, token: str | None) -> None:
     """From the fleet's authority when that is on this machine; else the one that is here already; else a fleet is to take it in.
 
-    Raises InvalidInput for a token that is none, and for one of a board that belongs to a fleet.
+    Raises InvalidInput for a token that is none. That of a board which belongs to a fleet is passed over: it is started with it again and
+    again.
     """
     if token is not None:
         parse_token(token)
     here = (home.authority / "key.pem").exists()
     if token is not None and (here or (home.device / "certificate.pem").exists()):
-        raise InvalidInput("this board belongs to a fleet already", advice="leave --token out, or take it out first: glmfleet device leave")
+        note("this board belongs to a fleet already: its token is not looked at (to take it out: glmfleet device leave)")
     if here:
         Authority.open(home.authority).issue_folder(home.device, "device", name)

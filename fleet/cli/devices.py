@@ -36,7 +36,9 @@ def list_devices(everything: bool, label: Sequence[str] | None, as_json: bool, h
             print_json(found)
             return
         for one in coordinator.enrolments():
-            note(f"{one.name} at {one.address} asks to join, with the fingerprint {one.fingerprint}: glmfleet devices accept {one.name}")
+            note(
+                f"{one.name} at {one.address} asks to join, with the fingerprint {one.fingerprint}: glmfleet devices accept {one.device_id}"
+            )
         if not found and wanted:
             note(f"no device has {' and '.join(f'{key}={value}' for key, value in wanted.items())}")
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -16,7 +16,7 @@ from fleet.deploying.actions import BlobStates, Deployer, Report, stage_work
 from fleet.deploying.balancing import find, least_work
 from fleet.deploying.desired import DEFAULT_POLICY, Desired, PipelineSpec, Policy, new_desired, with_plans
 from fleet.deploying.keeper import InForce, Keeper
-from fleet.deploying.phase import Failure, History
+from fleet.deploying.phase import Failure, History, replan_failed
 from fleet.deploying.pipeline import Pipeline
 from fleet.deploying.placement import Placed, Placement
 from fleet.deploying.stored import Unreadable
@@ -24,7 +24,7 @@ from fleet.deploying.views import DeployEvent, DeploymentView, deploying_view, i
 from fleet.devices.registry import Registry
 from fleet.store.database import Store
 from fleet.store.deployments import DeploymentRecords
-from protos.errors import Conflict, InvalidInput, NotFound, Unavailable
+from protos.errors import Conflict, FleetError, InvalidInput, NotFound, Unavailable
 from protos.manifest import Manifest
 from quantize.artifact.store import ArtifactStore
 
@@ -36,8 +36,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Deploying:
+    """`moving`: it was begun by the keeper, and makes way for whoever asks for something else."""
+
     desired: Desired
     worker: asyncio.Task[None]
+    moving: bool = False
 
 
 class Deployments:
@@ -55,6 +58,7 @@ class Deployments:
         self._unreadable: dict[str, Unreadable] = {}
         self._deploying: dict[str, _Deploying] = {}
         self._ending: set[str] = set()
+        self._closing = False
         self._background = Background()
         self._keeper = Keeper(
             registry,
@@ -63,6 +67,7 @@ class Deployments:
             self._background,
             in_force=self._in_force,
             untouched=lambda: {*self._deploying, *self._unreadable},
+            replaced=self._is_replaced,
             manifest=self.manifest,
             move=self._move,
             period_seconds=period_seconds,
@@ -81,10 +86,10 @@ class Deployments:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         # Deployments under way take back what they loaded: they are cancelled once, and waited for.
-        workers = [one.worker for one in self._deploying.values()]
-        for worker in workers:
-            _cancel_once(worker)
-        if workers:
+        self._closing = True
+        while workers := [one.worker for one in self._deploying.values()]:
+            for worker in workers:
+                _cancel_once(worker)
             await asyncio.wait(workers)
         await self._background.__aexit__(kind, error, trace)
         for deployment in self._in_force.values():
@@ -126,6 +131,7 @@ class Deployments:
         """
         if not _NAME.fullmatch(name):
             raise InvalidInput(f"not a deployment name: {name[:80]!r}", advice="use up to 64 of a-z, 0-9, '.', '_' and '-'")
+        await self._end_move(name)
         self._check_free(name)
         known, stored_generation = await self._generations(name)
         self._check_free(name)
@@ -143,26 +149,40 @@ class Deployments:
             _cancel_once(worker)
             await asyncio.wait([worker])
 
-    def _begin(self, desired: Desired, blobs: BlobStates, in_force: int, report: Report) -> asyncio.Task[None]:
+    def _is_replaced(self, pipeline: Pipeline) -> bool:
+        coming = self._deploying.get(pipeline.desired.name)
+        return pipeline.desired.name in self._unreadable or (coming is not None and pipeline.spec not in coming.desired.pipelines)
+
+    async def _end_move(self, name: str) -> None:
+        """What the keeper has begun makes way for what somebody asks for."""
+        if (coming := self._deploying.get(name)) is not None and coming.moving:
+            _cancel_once(coming.worker)
+            await asyncio.wait([coming.worker])
+
+    def _begin(
+        self, desired: Desired, blobs: BlobStates, in_force: int, report: Report, *, unless: Callable[[], str] | None = None
+    ) -> asyncio.Task[None]:
         def done(_: asyncio.Task[None]) -> None:
             self._deploying.pop(desired.name, None)
             self._keeper.wake()
 
-        worker = asyncio.create_task(self._bring_about(desired, blobs, in_force, report), name=f"deploy {desired.name}")
-        self._deploying[desired.name] = _Deploying(desired, worker)
+        work = self._bring_about(desired, blobs, in_force, report, unless or (lambda: ""))
+        worker = asyncio.create_task(work, name=f"deploy {desired.name}")
+        self._deploying[desired.name] = _Deploying(desired, worker, moving=unless is not None)
         worker.add_done_callback(done)
         return worker
 
     async def _move(self, lost: Pipeline) -> None:
-        """Put a pipeline on other devices; the others of its deployment go on. Raises FleetError, and has then changed nothing."""
+        """Put a pipeline on other devices; the others of its deployment go on. Raises FleetError; the plan before is in force then."""
         name = lost.desired.name
         placed = await self._placement.move(lost.desired, lost.spec)
         known, stored_generation = await self._generations(name)
         deployment = self._in_force.get(name)
-        if deployment is None or lost not in deployment.pipelines or name in self._deploying or name in self._ending:
-            return  # replaced, or taken down, meanwhile
+        if self._closing or deployment is None or lost not in deployment.pipelines or name in self._deploying or name in self._ending:
+            return  # replaced, taken down, or another of its pipelines is being moved
         desired = with_plans(deployment.desired, known + 1, {lost.spec.pipeline_id: placed.plans[0]})
-        worker = self._begin(desired, placed.blobs, stored_generation, lambda event: None)
+        is_back = lambda: "" if lost.observe().addresses is None else "its devices are back"  # noqa: E731
+        worker = self._begin(desired, placed.blobs, stored_generation, lambda event: None, unless=is_back)
         await asyncio.wait([worker])
         if not worker.cancelled():
             worker.result()
@@ -171,6 +191,7 @@ class Deployments:
 
     async def undeploy(self, name: str) -> None:
         """Raises NotFound listing the deployments, Conflict while it is being deployed. Absent devices are seen to on their return."""
+        await self._end_move(name)
         self._check_free(name)
         if name not in self._in_force and name not in self._unreadable:
             known = ", ".join(sorted({*self._in_force, *self._unreadable}))
@@ -202,7 +223,8 @@ class Deployments:
         held = [one.generation for stages in self._deployer.observed().values() for one in stages if one.deployment == name]
         return max([in_store, *held]), in_store
 
-    async def _bring_about(self, desired: Desired, blobs: BlobStates, in_force: int, report: Report) -> None:
+    async def _bring_about(self, desired: Desired, blobs: BlobStates, in_force: int, report: Report, unless: Callable[[], str]) -> None:
+        """`unless` says, once all is sent, why nothing is to change after all; "" to go on."""
         previous = self._in_force.get(desired.name)
         kept = _in_both(previous, desired)
         new = [spec for spec in desired.pipelines if spec not in [pipeline.spec for pipeline in kept]]
@@ -210,6 +232,8 @@ class Deployments:
         self._deployer.check_present(new)
         # Nothing is in force until the blobs are there: a push that fails leaves only blobs, which the next one finds.
         await self._deployer.push(stages, report, in_force=in_force, known=blobs)
+        if why := unless():
+            raise Unavailable(why)
         unreadable = self._unreadable.get(desired.name)
         begun: InForce | None = None
         stored_text = stored.write(desired)
@@ -227,13 +251,15 @@ class Deployments:
             for pipeline in _without(begun.pipelines, kept):
                 pipeline.history = History(sent_addresses=pipeline.observe().addresses)
                 await pipeline.stream.wait_attached()
-        except BaseException:
+        except BaseException as error:
             if storing.exception() is None:  # else nothing has changed
-                await to_its_end(self._roll_back(desired, begun, previous, unreadable))
+                await to_its_end(self._roll_back(desired, begun, previous, unreadable, error))
             raise
         report(DeployEvent("ready", deployment=desired.name))
 
-    async def _roll_back(self, desired: Desired, begun: InForce | None, previous: InForce | None, unreadable: Unreadable | None) -> None:
+    async def _roll_back(
+        self, desired: Desired, begun: InForce | None, previous: InForce | None, unreadable: Unreadable | None, error: BaseException
+    ) -> None:
         kept = _in_both(previous, desired)
         new = [spec for spec in desired.pipelines if spec not in [pipeline.spec for pipeline in kept]]
         for deployment in (begun, previous):
@@ -251,11 +277,21 @@ class Deployments:
             return
         lost = {pipeline.spec.pipeline_id: pipeline.spec.plan for pipeline in _without(previous.pipelines, kept)}
         restored = with_plans(previous.desired, desired.generation + 1, lost)
-        await asyncio.to_thread(self._store.put_deployment, restored.name, restored.generation, stored.write(restored))
+        try:
+            await asyncio.to_thread(self._store.put_deployment, restored.name, restored.generation, stored.write(restored))
+        except FleetError as not_stored:  # it goes on until the coordinator starts anew, which then finds the one that failed
+            _log.error("deployment %s: what is in force could not be stored: %s", restored.name, not_stored.detail)
         await self._deployer.take_back(desired.name, restored.generation, new)
-        why = f"generation {desired.generation} failed; the plan before it is being restored"
-        for pipeline in _without(self._enforce(restored, kept).pipelines, kept):
-            pipeline.history = History(failure=Failure(why, 0, asyncio.get_running_loop().time()))
+        now, why = asyncio.get_running_loop().time(), f"generation {desired.generation} failed; the plan before it is being restored"
+        for pipeline, before in zip(self._enforce(restored, kept).pipelines, previous.pipelines, strict=True):
+            if pipeline is before:
+                continue
+            pipeline.history = History(failure=Failure(why, 0, now))
+            if before.history.replanning:
+                remembered = replan_failed(before.history, error.detail if isinstance(error, FleetError) else "it was broken off", now)
+                pipeline.history = replace(
+                    pipeline.history, away=remembered.away, away_since=remembered.away_since, replan_failure=remembered.replan_failure
+                )
         self._keeper.wake()
 
     def _enforce(self, desired: Desired, kept: Sequence[Pipeline] = ()) -> InForce:

@@ -26,6 +26,7 @@ from fleet.deploying.phase import (
     pipeline_phase,
     reattached,
     replan_began,
+    replan_ended,
     replan_failed,
     succeeded,
 )
@@ -67,11 +68,13 @@ class Keeper:
         *,
         in_force: Mapping[str, InForce],
         untouched: Callable[[], Collection[str]],
+        replaced: Callable[[Pipeline], bool],
         manifest: Callable[[str, PipelineSpec], Manifest],
         move: Callable[[Pipeline], Awaitable[None]],
         period_seconds: float,
     ) -> None:
-        """`untouched`: names of deployments of which nothing is repaired or cleared away now. `manifest` may block. `move` puts a pipeline
+        """`untouched`: names of deployments of which nothing is cleared away now; `replaced`: a pipeline in whose place another is being
+        brought about. `manifest` may block. `move` puts a pipeline
         on other devices."""
         self._registry = registry
         self._deployer = deployer
@@ -79,6 +82,7 @@ class Keeper:
         self._background = background
         self._in_force = in_force
         self._untouched = untouched
+        self._replaced = replaced
         self._manifest = manifest
         self._move = move
         self._period_seconds = period_seconds
@@ -111,9 +115,8 @@ class Keeper:
             await asyncio.sleep(COALESCE_SECONDS)
             self._woken.clear()
             for deployment in list(self._in_force.values()):
-                replaced = deployment.desired.name in self._untouched()
                 for pipeline in deployment.pipelines:
-                    self._advance(pipeline, replaced=replaced)
+                    self._advance(pipeline, replaced=self._replaced(pipeline))
             if clearing is None or clearing.done():
                 clearing = self._background.start(self._clear_away(), "clear away")
             self._registry.forget_departed({device for one in self._in_force.values() for device in one.desired.devices})
@@ -158,6 +161,8 @@ class Keeper:
             _log.exception("a defect, while moving %s", name)
         if detail:
             pipeline.history = replan_failed(pipeline.history, detail, asyncio.get_running_loop().time())
+        else:
+            pipeline.history = replan_ended(pipeline.history)
         self.wake()
 
     async def _repair(self, pipeline: Pipeline, repair: Repair) -> None:

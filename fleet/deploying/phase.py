@@ -8,7 +8,9 @@ from typing import TypeAlias
 # After a repair that failed: doubled each time. Sooner when what is observed has changed.
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 5.0
-REPLAN_WAIT_SECONDS = 15.0  # after a plan that could not be made or brought about
+# After a plan that could not be made or brought about: doubled each time.
+REPLAN_WAIT_SECONDS = 15.0
+LONGEST_REPLAN_WAIT_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class History:
     sent_addresses: tuple[frozenset[str], ...] | None = None
     stale_stream: bool = False
     looked_at: float | None = None  # when its devices were asked last because the stream had failed
-    away_since: float | None = None  # a device of it was seen to be away at each look since
+    away: tuple[int, ...] = ()  # stages whose devices were away at the last look
+    away_since: float | None = None  # at each look since, one was, and none of them came back
     replanning: bool = False
     replan_failure: Failure | None = None  # the last, while devices are away
 
@@ -175,9 +178,12 @@ def noticed(history: History, observed: ObservedPipeline, now: float) -> History
     """A failure is of no more interest when what it was about is over, however that came."""
     if not (observed.lost or history.repairing):
         history = replace(history, failure=None)
-    if all(stage.connected for stage in observed.stages):
-        return replace(history, away_since=None, replan_failure=None)
-    return replace(history, away_since=now if history.away_since is None else history.away_since)
+    away = tuple(number for number, stage in enumerate(observed.stages) if not stage.connected)
+    if not away:
+        return replace(history, away=(), away_since=None, replan_failure=None)
+    # One that comes back brings hope for the others: often it was our own network that was gone.
+    since = now if history.away_since is None or set(history.away) - set(away) else history.away_since
+    return replace(history, away=away, away_since=since)
 
 
 def reattached(history: History) -> History:
@@ -188,8 +194,14 @@ def replan_began(history: History) -> History:
     return replace(history, replanning=True)
 
 
+def replan_ended(history: History) -> History:
+    """Nothing came of it, and nothing stood in the way: it may be asked for again."""
+    return replace(history, replanning=False)
+
+
 def replan_failed(history: History, detail: str, now: float) -> History:
-    return replace(history, replanning=False, replan_failure=Failure(detail, 1, now))
+    count = history.replan_failure.count + 1 if history.replan_failure else 1
+    return replace(history, replanning=False, replan_failure=Failure(detail, count, now))
 
 
 def looked(history: History, now: float) -> History:
@@ -236,7 +248,10 @@ def _moved(observed: ObservedPipeline, history: History) -> bool:
 def _must_move(history: History, now: float, replan_after: float | None) -> bool:
     if replan_after is None or history.away_since is None or now < history.away_since + replan_after:
         return False
-    return history.replan_failure is None or now >= history.replan_failure.at + REPLAN_WAIT_SECONDS
+    failure = history.replan_failure
+    if failure is None:
+        return True
+    return now >= failure.at + min(REPLAN_WAIT_SECONDS * 2.0 ** min(failure.count - 1, 10), LONGEST_REPLAN_WAIT_SECONDS)
 
 
 def _may_try(observed: ObservedPipeline, history: History, now: float) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +20,7 @@ from protos.errors import Conflict, Denied, FleetError, NotFound, Unavailable
 from protos.ids import DeviceId
 
 MOST_PENDING = 256  # boards that are remembered: anybody can announce thousands
+MOST_ADDRESSES = 16  # of one
 LOOKS_AT_ONCE = 4
 LOOK_AGAIN_SECONDS = 60.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 60.0  # after a look that failed
@@ -71,13 +72,15 @@ class Enrolment:
         known = self._heard.get(key)
         if known is None and len(self._heard) >= MOST_PENDING:
             return
-        self._heard[key] = addresses
+        # What was heard before stays beside it: anybody can announce another address for a board.
+        self._heard[key] = tuple(dict.fromkeys([*addresses, *(known or ())]))[:MOST_ADDRESSES]
         if known is None:
             self._background.start(self._look_after(key, board, found_by), f"look at the board {key}")
 
     def views(self) -> list[EnrolmentView]:
         """Boards that wait for a word, by name."""
-        return sorted((_view(one) for one in self._pending.values()), key=lambda view: (view.name, view.device_id))
+        shown = [one for board, one in self._pending.items() if board not in self._rejected]
+        return sorted(map(_view, shown), key=lambda view: (view.name, view.device_id))
 
     async def accept(self, key: str) -> EnrolmentView:
         """Take in the board of this name, id or fingerprint. Raises NotFound, Conflict (several have that name), what the board says."""
@@ -93,7 +96,6 @@ class Enrolment:
         """Show it no more, until the coordinator starts anew or it is accepted by its id. Raises NotFound, Conflict."""
         pending = self._find(key)
         self._rejected.add(pending.application.board)
-        del self._pending[pending.application.board]
         return _view(pending)
 
     def tokens(self) -> list[TokenView]:
@@ -144,19 +146,22 @@ class Enrolment:
     async def _look(self, board: Board, address: str, found_by: FoundBy) -> bool:
         """Whether it was taken in."""
         application = await board.apply()
-        pending = Pending(application, address, found_by)
+        detail = ""
         if application.token_key:
-            verdict = await asyncio.to_thread(
-                self._tokens.use, application.token_key, application.token_signature, application.board, application.nonce
-            )
-            if verdict == "good":
-                await self._join(board, application, address, found_by)
-                return True
-            pending = replace(pending, detail=_REFUSED[verdict])
-            if application.board not in self._pending:
-                _log.warning("%s at %s asks to join: %s", application.name, address, pending.detail)
-        if application.board not in self._rejected:
-            self._pending[application.board] = pending
+            try:
+                verdict = await asyncio.to_thread(
+                    self._tokens.use, application.token_key, application.token_signature, application.board, application.nonce
+                )
+                if verdict == "good":
+                    await self._join(board, application, address, found_by)
+                    return True
+                detail = _REFUSED[verdict]
+            except FleetError as error:
+                detail = f"its token was of no use: {error.detail}"
+        known = self._pending.get(application.board)
+        self._pending[application.board] = Pending(application, address, found_by, detail)
+        if detail and (known is None or known.detail != detail):
+            _log.warning("%s at %s asks to join: %s", application.name, address, detail)
         return False
 
     async def _join(self, board: Board, application: Application, address: str, found_by: FoundBy) -> None:
@@ -173,19 +178,23 @@ class Enrolment:
         self._taken(board.board, address, found_by)
 
     def _find(self, key: str) -> Pending:
-        wanted = " ".join(key.lower().split())
-        found = [one for one in self._pending.values() if _is_named(one, key, wanted)]
+        found = [one for one in self._pending.values() if _is_proven(one, key)]
+        # A name is the board's own word, and may be the words of another's fingerprint: it counts only where nothing that is proven does.
+        found = found or [one for board, one in self._pending.items() if one.application.name == key and board not in self._rejected]
         if not found:
             known = ", ".join(view.name for view in self.views()[:20])
-            raise NotFound(f"no board {key!r} asks to join", advice=f"those that do: {known}" if known else "none does: glmfleet doctor")
+            raise NotFound(
+                f"no board {key[:80]!r} asks to join", advice=f"those that do: {known}" if known else "none does: glmfleet doctor"
+            )
         if len(found) > 1:
             ids = ", ".join(one.application.board for one in found)
-            raise Conflict(f"{len(found)} boards are called {key!r}", advice=f"say which by its id: {ids}")
+            raise Conflict(f"{len(found)} boards are called {key[:80]!r}", advice=f"say which by its id: {ids}")
         return found[0]
 
 
-def _is_named(one: Pending, key: str, wanted: str) -> bool:
-    return key in (one.application.name, one.application.board) or wanted == words(one.application.board)
+def _is_proven(one: Pending, key: str) -> bool:
+    """Whether it is the board of this id or fingerprint."""
+    return key == one.application.board or " ".join(key.lower().split()) == words(one.application.board)
 
 
 def _view(one: Pending) -> EnrolmentView:

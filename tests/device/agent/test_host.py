@@ -104,7 +104,11 @@ async def test_a_neighbour_that_moved_is_no_reason_to_load_again(blobs: BlobStor
         assert await host.load(moved) == 0
         assert host.loaded == [loaded]
         assert loaded.stage.spec == moved
-        assert await host.load(replace(moved, epoch=2)) > 0
+        later = at(moved, 7)  # another pipeline of its deployment was moved
+        assert await host.load(later) == 0
+        assert host.loaded == [loaded]
+        assert loaded.stage.spec == later
+        assert await host.load(replace(later, epoch=2)) > 0
 
 
 async def test_older_generations_are_refused_whatever_they_ask(blobs: BlobStore, spec: StageSpec) -> None:

@@ -75,9 +75,9 @@ def test_memory_is_back_after_any_number_of_cycles_and_shapes(tmp_path: Path) ->
     pairs = [tuple(map(int, line.split())) for line in ended.stdout.splitlines()]
     used, after = zip(*pairs, strict=True)
     assert min(used) > min(after) + 40, f"a stage takes memory that can be told from noise: {pairs}"
-    # The first cycles bring what onnxruntime and glibc keep for good; a single one may leave 20 MiB in an arena that the next gives back.
-    # What is kept of a stage (120 MiB) is kept each time.
-    assert min(after[-2:]) <= max(after[:2]) * 1.1 + 8, pairs
+    # The first cycles bring what onnxruntime and glibc keep for good; huge pages may keep 30 MiB of an arena in one piece. What is kept of
+    # a stage (120 MiB, 30 of weights) is kept each time.
+    assert min(after[-2:]) <= max(after[:2]) * 1.1 + 32, pairs
 
 
 def test_where_nothing_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from fleet.deploying.views import DeploymentView
 from fleet.home import Home
 from fleet.planning.plan import PlanRequest
 from fleet.trust.authority import Authority
-from protos.enrolment import Token
 from protos.errors import Busy, NotFound, Unavailable
 from protos.sampling import PARAMETERS, Sampling
 from tests.support.command import Command
@@ -367,15 +366,10 @@ def test_sim_profiles(glmfleet: Command) -> None:
     assert set(first["figures"]["memory"]) == {"value", "unit", "source", "trust"}
 
 
-@pytest.mark.parametrize(
-    ("token", "detail"), [("glmfleet-abc", "not an enrolment token"), (Token(bytes(16), bytes(32)).text, "belongs to a fleet already")]
-)
-def test_device_run_refuses_a_token_that_is_of_no_use(glmfleet: Command, home: Home, token: str, detail: str) -> None:
-    Authority.open(home.authority)
-    code, _, err = glmfleet("device", "run", "--token", token, "--home", home.path)
-    assert code == 1
-    assert detail in err
-    assert token not in err
+def test_device_run_refuses_what_is_no_token(glmfleet: Command, home: Home) -> None:
+    code, _, err = glmfleet("device", "run", "--token", "glmfleet-abc", "--home", home.path)
+    assert (code, err.splitlines()[0]) == (1, "error: not an enrolment token")
+    assert "glmfleet-abc" not in err
 
 
 def test_a_board_leaves_its_fleet(glmfleet: Command, home: Home, tmp_path: Path) -> None:

@@ -100,6 +100,26 @@ def test_who_lacks_a_device_for_too_long_is_moved(
     assert pipeline_phase(ObservedPipeline(stages, UP, replaced=True), history, 10.0, replan_after=replan_after).actions == ()
 
 
+def test_who_comes_back_brings_hope_for_the_others() -> None:
+    """Our own network was gone: the devices come back one after the other."""
+    away = replace(AWAY, device_name="dev-1")
+    history = phase.noticed(History(), ObservedPipeline((away, AWAY), UP), 0.0)
+    history = phase.noticed(history, ObservedPipeline((away, AWAY), UP), 50.0)
+    assert pipeline_phase(ObservedPipeline((away, AWAY), UP), history, 61.0, replan_after=60.0).actions == (Replan(),)
+    history = phase.noticed(history, ObservedPipeline((HERE, AWAY), UP), 61.0)
+    assert pipeline_phase(ObservedPipeline((HERE, AWAY), UP), history, 62.0, replan_after=60.0).actions == ()
+    history = phase.noticed(history, ObservedPipeline((away, AWAY), UP), 63.0)  # it goes again: nobody else came back
+    assert pipeline_phase(ObservedPipeline((away, AWAY), UP), history, 121.0, replan_after=60.0).actions == (Replan(),)
+
+
+def test_what_cannot_be_moved_is_tried_less_and_less_often() -> None:
+    history, waits = History(away=(1,), away_since=0.0), []
+    for _ in range(8):
+        history = phase.replan_failed(history, "no room", 1000.0)
+        waits.append(next(w for w in range(1, 1000) if phase._must_move(history, 1000.0 + w, 60.0)))
+    assert waits == [15, 30, 60, 120, 240, 480, 600, 600]
+
+
 def test_a_waiting_pipeline_says_for_whom() -> None:
     found = pipeline_phase(ObservedPipeline((HERE, AWAY), UP), History(), 0.0).state
     assert found == Waiting("dev-2 is offline: nobody listens")
@@ -139,8 +159,10 @@ def machine_for(module: ModuleType, replan_after: float | None = None) -> type[R
             self.lasting: Any = None  # a failure since which all stages have been seen to be there
             self.known_told = self.addresses()  # as the coordinator has heard that they were told
             self.looked_after: float | None = None  # the break for which devices were asked last
-            self.away_since: float | None = None  # a board was away at every look since
+            self.away_since: float | None = None  # a board was away at every look since, and none came back
+            self.away: set[int] = set()
             self.moving = False
+            self.tries = 0  # that failed while a board was away
             self.moved_at = -1000.0  # when the last move failed
 
         def addresses(self) -> tuple[frozenset[str], ...]:
@@ -226,9 +248,12 @@ def machine_for(module: ModuleType, replan_after: float | None = None) -> type[R
                 self.lasting = self.history.failure
             actions = self.phase().actions
             failure, lost = self.history.failure, any(stage.connected and not stage.holds for stage in self.seen)
-            away = any(not stage.connected for stage in self.seen)
-            self.away_since = (self.now if self.away_since is None else self.away_since) if away else None
-            overdue = self.away_since is not None and self.now - self.away_since >= patience and self.now - self.moved_at >= 15.0
+            away = {number for number, stage in enumerate(self.seen) if not stage.connected}
+            self.tries = self.tries if away else 0
+            began = self.now if self.away_since is None or self.away - away else self.away_since
+            self.away_since, self.away = began if away else None, away
+            rest = min(15.0 * 2 ** max(self.tries - 1, 0), 600.0) if self.tries else 0.0
+            overdue = self.away_since is not None and self.now - self.away_since >= patience and self.now - self.moved_at >= rest
             if overdue and self.doing is None and not self.moving:
                 assert [type(action).__name__ for action in actions] == ["Replan"], "a device is away for long, and nothing is done"
             if lost and not (overdue or self.moving) and failure is not None and failure.stages != tuple(self.seen) and self.doing is None:
@@ -265,7 +290,7 @@ def machine_for(module: ModuleType, replan_after: float | None = None) -> type[R
         @rule()
         def a_move_finds_no_room(self) -> None:
             """One that succeeds ends this pipeline, and another begins."""
-            self.moving, self.moved_at = False, self.now
+            self.moving, self.moved_at, self.tries = False, self.now, self.tries + 1
             self.history = module.replan_failed(self.history, "no room", self.now)
 
         @rule(told=st.booleans())
@@ -387,10 +412,16 @@ MOVES = {
     "moves at once": ("now < history.away_since + replan_after:", "False:"),
     "never moves": ("        return (Replan(),)", "        pass"),
     "two moves at once": ("return replace(history, replanning=True)", "return history"),
-    "a failed move is tried again at once": ("now >= history.replan_failure.at + REPLAN_WAIT_SECONDS", "True"),
+    "a failed move is tried again at once": (
+        "    return now >= failure.at + min(REPLAN_WAIT_SECONDS",
+        "    return True or (REPLAN_WAIT_SECONDS",
+    ),
     "a failed move is the last": ("replanning=False, replan_failure=Failure", "replan_failure=Failure"),
-    "times away add up": ("return replace(history, away_since=None, replan_failure=None)", "return history"),
-    "the time away begins anew at each look": ("now if history.away_since is None else history.away_since", "now"),
+    "times away add up": ("return replace(history, away=(), away_since=None, replan_failure=None)", "return history"),
+    "the time away begins anew at each look": (
+        "now if history.away_since is None or set(history.away) - set(away) else history.away_since",
+        "now",
+    ),
 }
 
 

@@ -109,19 +109,55 @@ async def test_where_there_is_no_room_it_waits_and_says_why(tmp_path: Path, aske
         assert pipelines(coordinator) == {"tiny-1": [device.name]}
 
 
-async def test_a_move_that_fails_changes_nothing(tmp_path: Path) -> None:
+async def test_a_move_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its plan is the one before, the other pipeline goes on, and the state says why; then the device is back."""
+    monkeypatch.setattr(phase, "REPLAN_WAIT_SECONDS", 60.0)
     async with deployed(tmp_path, 3, PlanRequest("tiny", stages=1), replicas=2) as (fleet, coordinator):
         lost, other, spare = fleet.devices
         spare.is_told.errors = {"LoadStage": InvalidInput("no such operator")}
         await lost.stop()
-        await wait_until(lambda: spare.calls.count("LoadStage") > 0)
-        await wait_until(lambda: pipelines(coordinator).get("tiny-3") == [lost.name])
-        assert pipelines(coordinator)["tiny-1.1"] == [other.name]
+        await wait_until(lambda: "could not be moved to other devices" in coordinator.deployments()[0].detail)
+        assert "no such operator" in coordinator.deployments()[0].detail
+        assert spare.calls.count("LoadStage") == 1
+        assert list(pipelines(coordinator).values()) == [[lost.name], [other.name]]
         assert (await ask(coordinator, HI))[1].finish_reason == "stop"
-        spare.is_told.errors = {}
         await lost.start()
         await wait_ready(coordinator)
-        await wait_until(lambda: sorted(held(fleet)) == sorted([lost.name, other.name]) or spare.name in held(fleet))
+        assert sorted(held(fleet)) == sorted([lost.name, other.name])
+
+
+async def test_two_that_lose_their_devices_at_once_are_both_moved(tmp_path: Path) -> None:
+    async with deployed(tmp_path, 4, PlanRequest("tiny", stages=1), replicas=2) as (fleet, coordinator):
+        first, second, *spare = fleet.devices
+        await asyncio.gather(first.stop(), second.stop())
+        wanted = sorted([device.name] for device in spare)
+        await wait_until(lambda: sorted(pipelines(coordinator).values()) == wanted)
+        await wait_ready(coordinator)
+
+
+async def test_a_move_makes_way_for_the_operator(tmp_path: Path) -> None:
+    async with deployed(tmp_path, 2, PlanRequest("tiny", stages=1)) as (fleet, coordinator):
+        lost, spare = fleet.devices
+        spare.is_told.holds["LoadStage"] = asyncio.Event()
+        await lost.stop()
+        await wait_until(lambda: spare.calls.count("LoadStage") > 0)
+        await coordinator.undeploy("tiny")
+        assert coordinator.deployments() == []
+        spare.is_told.holds["LoadStage"].set()
+        await wait_until(lambda: held(fleet).get(spare.name) is None)
+
+
+async def test_what_is_not_moved_is_repaired_meanwhile(tmp_path: Path) -> None:
+    async with deployed(tmp_path, 3, PlanRequest("tiny", stages=1), replicas=2) as (fleet, coordinator):
+        lost, other, spare = fleet.devices
+        spare.is_told.holds["LoadStage"] = gate = asyncio.Event()
+        await lost.stop()
+        await wait_until(lambda: spare.calls.count("LoadStage") > 0)
+        loads = other.calls.count("LoadStage")
+        await other.restart()  # its stage is gone
+        await wait_until(lambda: other.calls.count("LoadStage") > loads)
+        gate.set()
+        await wait_ready(coordinator)
 
 
 async def test_a_new_version_does_not_come_in_by_the_back_door(tmp_path: Path) -> None:

@@ -132,6 +132,59 @@ async def test_a_board_that_was_rejected_is_not_shown_again(tmp_path: Path) -> N
         assert ours.joined == []
 
 
+async def test_a_rejected_board_may_be_accepted_by_its_id_after_all(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as ours, board(tmp_path / "a") as one:
+        ours.enrolment.heard(None, (one.address,), "mdns")
+        await ours.pending()
+        ours.enrolment.reject("gate-7")
+        with pytest.raises(NotFound):
+            await ours.enrolment.accept("gate-7")
+        await ours.enrolment.accept(one.board)
+        assert ours.joined == [one.board]
+
+
+async def test_a_name_does_not_pass_for_anothers_fingerprint(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as ours, board(tmp_path / "a") as victim, board(tmp_path / "b", victim.fingerprint) as thief:
+        ours.enrolment.heard(thief.board, (thief.address,), "mdns")
+        ours.enrolment.heard(victim.board, (victim.address,), "mdns")
+        await wait_until(lambda: len(ours.enrolment.views()) == 2)
+        await ours.enrolment.accept(victim.fingerprint)
+        assert ours.joined == [victim.board]
+
+
+async def test_a_forged_advert_does_not_hide_a_board(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as ours, board(tmp_path / "a") as one:
+        ours.enrolment.heard(one.board, (one.address,), "mdns")
+        ours.enrolment.heard(one.board, ("127.0.0.1:1",), "mdns")
+        await ours.pending()
+        await asyncio.sleep(0.3)  # some more looks
+        assert [view.address for view in ours.enrolment.views()] == [one.address]
+
+
+async def test_a_token_that_cannot_be_judged_leaves_it_to_the_operator(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as ours, board(tmp_path / "a", token=ours.token()) as one:
+        (tmp_path / "authority" / "tokens.json").write_text("{")
+        ours.enrolment.heard(one.board, (one.address,), "mdns")
+        await ours.pending()
+        assert "tokens.json cannot be read" in ours.enrolment.views()[0].detail
+        await ours.enrolment.accept(one.board)
+
+
+@pytest.mark.parametrize("name", ["a\tb", " ", "x" * 65])
+async def test_a_name_that_no_certificate_can_carry_is_told_to_the_board(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidInput, match="not a name"):
+        async with board(tmp_path, name):
+            pass
+
+
+async def test_a_board_answers_over_ipv6(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as ours, board(tmp_path / "a", bind="[::1]:0") as one:
+        ours.enrolment.heard(one.board, (one.address,), "mdns")
+        await ours.pending()
+        await ours.enrolment.accept(one.board)
+        assert ours.joined == [one.board]
+
+
 async def test_a_board_cannot_be_taken_twice(tmp_path: Path) -> None:
     async with fleet(tmp_path / "a") as first, fleet(tmp_path / "b") as second, board(tmp_path / "board") as one:
         for ours in (first, second):
