@@ -338,10 +338,6 @@ def _rope_scaling(message: pb.RopeScaling) -> RopeScaling:
     return RopeScaling(message.kind, tuple(message.frequencies), message.magnitude)
 
 
-# Fields of ModelConfig that are not the message's values as they are.
-_CONFIG_OBJECTS = ("eos_token_ids", "mask_token_ids", "experts", "rope_scaling")
-
-
 def _from_proto(message: pb.Manifest) -> Manifest:
     c = message.config
     return Manifest(

@@ -139,7 +139,8 @@ class TextModel:
         """Whether the prompt ends with <think> right behind a control token, as templates write it: the answer goes on inside."""
         text = self._tokenizer.decode(list(prompt_ids[-_TAIL:]), skip_special_tokens=False).rstrip()
         before = text.removesuffix(OPEN).rstrip()
-        return text.endswith(OPEN) and before.endswith(tuple(self.token(one) for one in self._skipped))
+        tokens = filter(None, map(self.token, self._skipped))  # a number that is no token is ""
+        return text.endswith(OPEN) and before.endswith(tuple(tokens))
 
     @cached_property
     def _roles_in_parts(self) -> frozenset[str]:

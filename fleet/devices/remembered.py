@@ -73,6 +73,7 @@ class Remembered:
         try:
             await asyncio.to_thread(write_private, self._file, json.dumps(plain).encode())
         except FleetError as error:
+            self._unwritten = True
             _log.warning("addresses of devices are not remembered: %s", error.detail)
 
 

@@ -42,7 +42,7 @@ class Unreached(Exception):
         return type(telling)("; ".join(causes), advice=telling.advice, link_failure=telling.link_failure)
 
 
-async def race(addresses: Sequence[str], reach: Callable[[str], Awaitable[R]], stagger_seconds: float = STAGGER_SECONDS) -> tuple[str, R]:
+async def race(addresses: Sequence[str], reach: Callable[[str], Awaitable[R]]) -> tuple[str, R]:
     """(address, what `reach` of it gave) of the first that is reached; what comes second is closed.
 
     `reach` proves who answers, and raises FleetError. The next address is tried when one has failed, or has not answered in the time.

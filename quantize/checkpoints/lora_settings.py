@@ -105,12 +105,12 @@ def _pattern(settings: Mapping[str, Any], key: str) -> tuple[tuple[str, float], 
     if not isinstance(found, dict):
         _refuse(f"{key} must be an object")
     for pattern in found:
-        try:
-            re.compile(pattern)
-        except re.error:
-            _refuse(f"{key}: {pattern[:40]!r} is no pattern")
         if len(pattern) > _LONGEST_PATTERN or sum(map(pattern.count, "*+{")) > _MOST_QUANTIFIERS or re.search(r"\)[*+{?]", pattern):
             _refuse(f"{key}: {pattern[:40]!r} is too general")
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError):
+            _refuse(f"{key}: {pattern[:40]!r} is no pattern")
     return tuple((pattern, _number(key, value)) for pattern, value in found.items())
 
 

@@ -16,6 +16,7 @@ _TEXT = frozenset(
         "tokenizer.json",
         "tokenizer_config.json",
         "tokenizer.model",
+        "tokenization_chatglm.py",  # read for its roles, never run
         "vocab.json",
         "merges.txt",
         "special_tokens_map.json",

@@ -140,6 +140,11 @@ def test_a_template_may_begin_the_thought(ending: str, content: str, opened: boo
     assert model.opens_thought(model.chat([Message("user", content)])) == opened
 
 
+def test_an_end_token_that_is_none_opens_no_thought() -> None:
+    model = TextModel.load({"tokenizer.json": TOKENIZER, "tokenizer_config.json": CONFIG}, [files.EOS, SIZE + 7], SIZE)
+    assert not model.opens_thought(model.encode("write the tag <think>"))
+
+
 def test_bad_messages_are_refused() -> None:
     with pytest.raises(InvalidInput, match="no messages"):
         load().chat([])

@@ -56,4 +56,7 @@ async def test_a_disk_that_takes_nothing_costs_a_warning(tmp_path: Path, caplog:
     with caplog.at_level(logging.WARNING):
         async with Remembered(tmp_path / "gone" / "addresses.json") as known:
             known.note(ONE, "host:1")
-    assert "are not remembered" in caplog.text
+            await known._write()
+            assert "are not remembered" in caplog.text
+            (tmp_path / "gone").mkdir()  # there is room again
+    assert Remembered(tmp_path / "gone" / "addresses.json").all != ()

@@ -16,6 +16,7 @@ def test_config_first_weights_last_nothing_else() -> None:
 
 def test_the_whole_file_is_preferred_to_shards_and_safetensors_to_pickles() -> None:
     assert needed_files(["model.safetensors", *SHARDS, "pytorch_model.bin", "config.json"]) == ("config.json", "model.safetensors")
+    assert "tokenization_chatglm.py" in needed_files(["config.json", "tokenization_chatglm.py", "modeling_chatglm.py", "model.safetensors"])
     assert needed_files(["config.json", "pytorch_model.bin", "merges.txt"]) == ("config.json", "merges.txt", "pytorch_model.bin")
 
 
