@@ -11,6 +11,7 @@ import socket
 import sys
 from pathlib import Path
 
+from device.agent.enrolling import Enrollable
 from device.agent.program import AgentConfig, run_agent
 from device.cpu import CpuHardware
 from device.positive import positive
@@ -36,10 +37,20 @@ def main() -> None:
         sys.stdout.write(json.dumps({"name": options.name, "address": address}) + "\n")
         sys.stdout.flush()
 
+    def waiting(board: Enrollable) -> None:
+        what = (
+            "waits for the fleet of its token"
+            if config.token
+            else f"take it in where the coordinator runs: glmfleet devices accept {board.board}"
+        )
+        lines = [f"{options.name} belongs to no fleet yet, and answers on port {board.port}", f"its fingerprint: {board.fingerprint}", what]
+        sys.stderr.write("\n  ".join(lines) + "\n")
+        sys.stderr.flush()
+
     try:
         text = os.environ.pop(TOKEN_VARIABLE, "")  # not on the command line, which every user of this machine can read
         config = AgentConfig(*where, token=parse_token(text) if text else None)
-        asyncio.run(run_agent(config, CpuHardware(options.memory, options.threads), ready))
+        asyncio.run(run_agent(config, CpuHardware(options.memory, options.threads), ready, waiting=waiting))
     except FleetError as error:
         sys.exit(f"error: {error.detail}" + (f"\n  {error.advice}" if error.advice else ""))
 

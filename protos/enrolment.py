@@ -72,9 +72,10 @@ def parse_token(text: str) -> Token:
         data = base64.b32decode((body + "=" * (-len(body) % 8)).upper())
     except ValueError:
         data = b""
-    if not text.strip().lower().startswith(_PREFIX) or len(data) != SECRET_BYTES + 32:
+    token = Token(data[:SECRET_BYTES], data[SECRET_BYTES:])
+    if len(data) != SECRET_BYTES + 32 or token.text != text.strip().lower():  # its last character has a bit to spare
         raise InvalidInput("not an enrolment token", advice=_ADVICE)
-    return Token(data[:SECRET_BYTES], data[SECRET_BYTES:])
+    return token
 
 
 def authority_hash(public_key_der: bytes) -> bytes:

@@ -70,7 +70,7 @@ class Enrollable:
         self._stack = AsyncExitStack()
         self._taken: asyncio.Future[Identity] = asyncio.get_running_loop().create_future()
         self.board = DeviceId("")
-        self.address = ""
+        self.address, self.port = "", 0
 
     async def __aenter__(self) -> Self:
         key = await asyncio.to_thread(own_key, self._folder)
@@ -81,7 +81,7 @@ class Enrollable:
             server, port = await transport.serve_board(self._bind, self.board, certificate, private_key, service.register)
             stack.push_async_callback(server.stop, 0.5)  # whoever took it gets its answer
             await stack.enter_async_context(Announcement(self.board, ENROLLABLE, self._announced_port or port, self._interfaces))
-            self.address = f"{self._bind.rpartition(':')[0]}:{port}"
+            self.address, self.port = f"{self._bind.rpartition(':')[0]}:{port}", port
             self._stack = stack.pop_all()
         return self
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
@@ -106,6 +106,7 @@ def accept(folder: Path, membership: Membership, token: Token | None) -> Identit
     if certificate.public_key() != own_key(folder).public_key():
         raise Denied("the certificate is for another key than this board's")
     try:
+        authority.verify_directly_issued_by(authority)
         certificate.verify_directly_issued_by(authority)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
@@ -113,16 +114,19 @@ def accept(folder: Path, membership: Membership, token: Token | None) -> Identit
     me, fleet = device_id(_public_der(certificate.public_key())), fleet_id(authority_der)
     if f"glmfleet://{fleet}/device/{me}" not in names.get_values_for_type(x509.UniformResourceIdentifier):
         raise Denied("the certificate makes this board no device of a fleet")
-    _write(folder / "authority.pem", membership.authority)
-    _write(folder / "certificate.pem", membership.certificate)  # last: with it the board is a member
-    return Identity(me, fleet, Credentials(membership.certificate, _read(folder, "key.pem"), membership.authority))
+    # As they were read, and nothing that stood beside them: a second authority in the file would be taken for one.
+    certificate_pem, authority_pem = (one.public_bytes(serialization.Encoding.PEM) for one in (certificate, authority))
+    _write(folder / "authority.pem", authority_pem)
+    _write(folder / "certificate.pem", certificate_pem)  # last: with it the board is a member
+    return Identity(me, fleet, Credentials(certificate_pem, _read(folder, "key.pem"), authority_pem))
 
 
 def _offered(pem: bytes) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
-        raise Denied("what was offered is no certificate") from error
+        (certificate,) = x509.load_pem_x509_certificates(pem)
+    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+        raise Denied("what was offered is no certificate, or more than one") from error
+    return certificate
 
 
 def _write(path: Path, data: bytes) -> None:

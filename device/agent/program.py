@@ -15,6 +15,7 @@ from device.agent.announce import Announcement
 from device.agent.device import Device
 from device.agent.enrolling import Enrollable
 from device.agent.identity import insecure_identity, is_member, load_identity, utc_now
+from device.agent.only import only_agent
 from device.blobs import BlobStore, Disk
 from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
@@ -52,21 +53,24 @@ async def run_agent(
     *,
     disk: Disk | None = None,
     clock: Callable[[], datetime] = utc_now,
+    waiting: Callable[[Enrollable], None] = lambda board: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is called once with "host:port". Raises FleetError when it cannot start."""
+    """Serve until SIGTERM or SIGINT; `ready` is called once with "host:port", `waiting` before that while the board belongs to no fleet.
+    Raises FleetError when it cannot start."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         stack.callback(hardware.close)
-        if not (config.insecure or is_member(config.state) or await _taken_in(config, hardware, stop)):
+        stack.enter_context(only_agent(config.state))
+        if not (config.insecure or is_member(config.state) or await _taken_in(config, hardware, stop, waiting)):
             return
         address = await stack.enter_async_context(Agent(config, hardware, disk=disk, clock=clock))
         ready(address)
         await stop.wait()
 
 
-async def _taken_in(config: AgentConfig, hardware: Hardware, stop: asyncio.Event) -> bool:
+async def _taken_in(config: AgentConfig, hardware: Hardware, stop: asyncio.Event, waiting: Callable[[Enrollable], None]) -> bool:
     """Wait until a fleet has taken the board in; False: we were told to stop first."""
     bind = joined_address(config.host, config.port)
     board = Enrollable(
@@ -79,14 +83,7 @@ async def _taken_in(config: AgentConfig, hardware: Hardware, stop: asyncio.Event
         announced_port=config.announced_port,
     )
     async with board:
-        _log.warning(
-            "this board belongs to no fleet yet. It answers at %s; its fingerprint is: %s. %s",
-            board.address,
-            board.fingerprint,
-            "It waits for the fleet of its token"
-            if config.token
-            else f"Take it in where the coordinator runs: glmfleet devices accept {board.board}",
-        )
+        waiting(board)
         taken, stopped = asyncio.ensure_future(board.taken()), asyncio.ensure_future(stop.wait())
         await asyncio.wait({taken, stopped}, return_when=asyncio.FIRST_COMPLETED)
         for one in (taken, stopped):

@@ -18,7 +18,7 @@ from fleet.deploying.desired import REPLAN_AFTER_SECONDS, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
 from protos.dtypes import KvDtype, WireDtype
-from protos.errors import Internal, InvalidInput, NotFound
+from protos.errors import Internal, NotFound
 from protos.sizes import bytes_text
 
 TAKE_BACK_SECONDS = 60.0  # a stage that is being loaded is loaded to its end first
@@ -117,7 +117,7 @@ def _replan_after(text: str) -> float | None:
     except ValueError:
         seconds = 0.0
     if not (0 < seconds < math.inf):
-        raise InvalidInput(f"--replan-after {text}: neither seconds above 0 nor the word never", advice="for example --replan-after 300")
+        raise typer.BadParameter(f"{text!r} is neither seconds above 0 nor the word never; write for example --replan-after 300")
     return seconds
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from device.agent.only import only_agent
 from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home, parse_size
 from fleet.cli.output import note
 from fleet.home import Home
@@ -72,7 +73,7 @@ def leave(
     wipe: Annotated[bool, typer.Option("--wipe", help="Remove its key and every model, too.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Take this board out of its fleet, after its agent has ended. Started again, it asks to join one.
+    """Take this board out of its fleet; its agent must have ended. Started again, it asks to join one.
 
     Example: glmfleet device leave --wipe
     """
@@ -81,9 +82,13 @@ def leave(
         raise InvalidInput(
             f"the authority of this fleet lies in this home ({opened.path})", advice="what leaves is a board, not the authority"
         )
-    left = [name for name in ("certificate.pem", "authority.pem") if _removed(opened.device / name)]
-    if wipe and opened.device.exists():
-        shutil.rmtree(opened.device)
+    if not opened.device.exists():
+        note("it belonged to no fleet")
+        return
+    with only_agent(opened.device):
+        left = [name for name in ("certificate.pem", "authority.pem") if _removed(opened.device / name)]
+        if wipe:
+            shutil.rmtree(opened.device)
     note("it belongs to no fleet any more" if left else "it belonged to no fleet")
 
 

@@ -35,7 +35,8 @@ def list_devices(everything: bool, label: Sequence[str] | None, as_json: bool, h
         if as_json:
             print_json(found)
             return
-        for one in coordinator.enrolments():
+        asking = coordinator.enrolments()
+        for one in asking:
             note(
                 f"{one.name} at {one.address} asks to join, with the fingerprint {one.fingerprint}: glmfleet devices accept {one.device_id}"
             )
@@ -43,7 +44,7 @@ def list_devices(everything: bool, label: Sequence[str] | None, as_json: bool, h
             note(f"no device has {' and '.join(f'{key}={value}' for key, value in wanted.items())}")
             return
         if not found:
-            for line in explain_none(coordinator.discovery()):
+            for line in explain_none(coordinator.discovery(), asking=len(asking)):
                 note(line)
             return
     print_devices(found, everything=everything)
@@ -114,14 +115,14 @@ def _name_some(lines: Sequence[str], what: str) -> None:
         note(f"and {len(lines) - NAMED:,} {what} more")
 
 
-def explain_none(report: DiscoveryReport) -> list[str]:
-    """Why the fleet is empty, and what to do: lines for people."""
+def explain_none(report: DiscoveryReport, *, asking: int = 0) -> list[str]:
+    """Why the fleet is empty, and what to do: lines for people. `asking`: so many boards ask to join."""
     where = ", ".join(report.interfaces) or "no interface"
     lines = [f"no devices found: looked by mDNS on {where}" + (f", and at {', '.join(report.seeds)}" if report.seeds else "")]
     if report.other_fleets:
         lines.append(f"{report.other_fleets} seen that belong to another fleet (this one is {report.fleet_id})")
     lines += report.problems
-    lines.append("start some: glmfleet sim up --devices 3")
+    lines.append("take in who asks to join: glmfleet devices pending" if asking else "start some: glmfleet sim up --devices 3")
     return lines
 
 

@@ -82,6 +82,11 @@ def _coordinator(coordinator: CoordinatorClient, local: Sequence[LocalDevice]) -
     devices = coordinator.devices()
     checks = [Check("coordinator", True, "answers")]
     checks += discovery_checks(coordinator.discovery(), devices, local)
+    if asking := coordinator.enrolments():
+        names = ", ".join(one.name for one in asking[:NAMED])
+        checks.append(
+            Check("joining", False, f"{count_text(len(asking), 'board')} ask to join: {names}", "take them in: glmfleet devices pending")
+        )
     checks += device_checks(devices)
     return checks + [_deployment_check(deployment) for deployment in coordinator.deployments()]
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -103,7 +104,7 @@ async def _certificate(address: str) -> tuple[bytes, DeviceId]:
     try:
         certificate = x509.load_der_x509_certificate(shown or b"")
         key = certificate.public_key()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise Denied(f"{address} shows no certificate that can be read") from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise Denied(f"{address} shows a certificate of another kind of key than a device's")
@@ -113,4 +114,4 @@ async def _certificate(address: str) -> tuple[bytes, DeviceId]:
 
 def _shown(text: str) -> str:
     """A stranger's words, safe to print in one line."""
-    return "".join(character for character in text if character.isprintable()).strip()[:_NAME_LENGTH]
+    return "".join(character for character in text[:_NAME_LENGTH] if character.isprintable()).strip()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from fleet.background import Background
+from fleet.background import Background, set_within
 from fleet.devices.discovery import FoundBy
 from fleet.enrolling.board import Application, Board, connected
 from fleet.enrolling.views import EnrolmentView, TokenView
@@ -52,6 +52,7 @@ class Enrolment:
         self._authority = authority
         self._tokens = tokens
         self._taken = taken
+        self._news: dict[str, asyncio.Event] = {}  # by the same keys: it was heard of again
         self._heard: dict[str, tuple[str, ...]] = {}  # addresses, by id where that was said, else by the first of them
         self._pending: dict[DeviceId, Pending] = {}
         self._rejected: set[DeviceId] = set()
@@ -74,6 +75,7 @@ class Enrolment:
             return
         # What was heard before stays beside it: anybody can announce another address for a board.
         self._heard[key] = tuple(dict.fromkeys([*addresses, *(known or ())]))[:MOST_ADDRESSES]
+        self._news.setdefault(key, asyncio.Event()).set()
         if known is None:
             self._background.start(self._look_after(key, board, found_by), f"look at the board {key}")
 
@@ -113,22 +115,31 @@ class Enrolment:
 
     async def _look_after(self, key: str, expected: DeviceId | None, found_by: FoundBy) -> None:
         """Until it was taken in, or is not to be found any more."""
-        failures, seen = 0, expected
-        while failures < MOST_FAILURES:
-            try:
-                seen, done = await self._look_at_one_of(self._heard[key], seen, found_by)
-            except FleetError as error:
-                failures += 1
-                _log.debug("the board %s: %s", key, error.detail)
-                await asyncio.sleep(min(FIRST_WAIT_SECONDS * 2.0 ** (failures - 1), LONGEST_WAIT_SECONDS))
-                continue
-            if done:
-                break
-            failures = 0
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
-        if seen is not None:
-            self._pending.pop(seen, None)
-        del self._heard[key]
+        failures, seen, news = 0, expected, self._news[key]
+        try:
+            while failures < MOST_FAILURES:
+                news.clear()
+                try:
+                    seen, done = await self._look_at_one_of(self._heard[key], seen, found_by)
+                except FleetError as error:
+                    failures += 1
+                    _log.debug("the board %s: %s", key, error.detail)
+                    await self._rest(news, min(FIRST_WAIT_SECONDS * 2.0 ** (failures - 1), LONGEST_WAIT_SECONDS))
+                    continue
+                if done:
+                    break
+                failures = 0
+                await self._rest(news, LOOK_AGAIN_SECONDS)
+        finally:  # whatever a stranger made of it: it is looked at again when it is heard of again
+            if seen is not None:
+                self._pending.pop(seen, None)
+            del self._heard[key], self._news[key]
+
+    @staticmethod
+    async def _rest(news: asyncio.Event, seconds: float) -> None:
+        """Until it is heard of again; a little at least, since anybody can announce it again and again."""
+        await asyncio.sleep(min(seconds, FIRST_WAIT_SECONDS))
+        await set_within(news, seconds)
 
     async def _look_at_one_of(self, addresses: tuple[str, ...], expected: DeviceId | None, found_by: FoundBy) -> tuple[DeviceId, bool]:
         """The first that answers and is who it is said to be, and whether it was taken in. Raises the last one's FleetError."""
@@ -180,15 +191,16 @@ class Enrolment:
     def _find(self, key: str) -> Pending:
         found = [one for one in self._pending.values() if _is_proven(one, key)]
         # A name is the board's own word, and may be the words of another's fingerprint: it counts only where nothing that is proven does.
-        found = found or [one for board, one in self._pending.items() if one.application.name == key and board not in self._rejected]
+        named = [one for one in self._pending.values() if one.application.name == key]
+        found = found or [one for one in named if one.application.board not in self._rejected] or named
         if not found:
             known = ", ".join(view.name for view in self.views()[:20])
             raise NotFound(
                 f"no board {key[:80]!r} asks to join", advice=f"those that do: {known}" if known else "none does: glmfleet doctor"
             )
         if len(found) > 1:
-            ids = ", ".join(one.application.board for one in found)
-            raise Conflict(f"{len(found)} boards are called {key[:80]!r}", advice=f"say which by its id: {ids}")
+            which = "; ".join(f"{one.application.board} ({words(one.application.board)})" for one in found)
+            raise Conflict(f"{len(found)} boards are called {key[:80]!r}", advice=f"say which by its id: {which}")
         return found[0]
 
 

@@ -39,7 +39,7 @@ from fleet.telemetry.records import By, Registered, TelemetryRecords, source_of
 from fleet.telemetry.views import CostRow
 from fleet.trust.authority import Authority
 from fleet.trust.tokens import Tokens
-from protos.errors import FleetError, InvalidInput
+from protos.errors import Conflict, FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId, FleetId
 from protos.net.transport import Credentials
 from protos.v1 import device_pb2 as pb
@@ -153,7 +153,12 @@ class Coordinator:
 
     async def accept(self, board: str) -> EnrolmentView:
         """Take in the board of this name, id or fingerprint. Raises NotFound, Conflict, and what the board says."""
-        return await self._enrolling().accept(board)
+        try:
+            return await self._enrolling().accept(board)
+        except NotFound as error:
+            if any(board in (record.device_id, record.name) for record in self._registry.records()):
+                raise Conflict(f"{board} is of the fleet already", advice="`glmfleet devices` shows it") from error
+            raise
 
     async def reject(self, board: str) -> EnrolmentView:
         """Show it no more. Raises NotFound, Conflict."""

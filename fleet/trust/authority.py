@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -84,7 +84,7 @@ class Authority:
         try:
             request = x509.load_pem_x509_csr(csr_pem)
             key, proven = request.public_key(), request.is_signature_valid
-        except (ValueError, TypeError, InvalidSignature) as error:
+        except (ValueError, TypeError, InvalidSignature, x509.InvalidVersion, UnsupportedAlgorithm) as error:
             raise Denied("not a certificate signing request") from error
         if not proven or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
             raise Denied("the signing request is not signed by an EC P-256 key of its own")

@@ -21,6 +21,7 @@ from protos.v1 import device_pb2, device_pb2_grpc, enrolment_pb2_grpc, gateway_p
 
 DEVICE_KEY = "glmfleet-device"
 CHUNK_BYTES = 512 * 1024  # of a blob, one message: loopback reaches its best rate from about 256 KiB on
+_STRANGERS_BYTES = 64 * 1024  # of a message from a board that belongs to no fleet
 MESSAGE_BYTES = 4 * 1024 * 1024  # gRPC's own default: larger things are streamed in chunks
 
 _REASON_SECONDS = 5.0
@@ -170,7 +171,8 @@ def dial(address: str, device: DeviceId, credentials: Credentials | None, gatewa
 
 def dial_board(address: str, board: DeviceId, certificate: bytes) -> Peer:
     """A channel to a board of no fleet, which must hold the key of `certificate` (PEM, signed by itself). It does not ask who we are."""
-    options = [*_CLIENT, ("grpc.ssl_target_name_override", host_name(board))]
+    limits = ("grpc.max_receive_message_length", _STRANGERS_BYTES)
+    options = [*[each for each in _CLIENT if each[0] != limits[0]], limits, ("grpc.ssl_target_name_override", host_name(board))]
     return Peer(board, address, grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(certificate), options=options))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from device.agent.only import only_agent
 from fleet.answering.views import GenerateRequest
 from fleet.deploying.views import DeploymentView
 from fleet.home import Home
@@ -376,7 +377,11 @@ def test_a_board_leaves_its_fleet(glmfleet: Command, home: Home, tmp_path: Path)
     Authority.open(tmp_path / "authority").issue_folder(home.device, "device", "gate-7")
     (home.device / "blobs").mkdir()
     assert glmfleet("device", "leave", "--home", home.path)[2] == "it belongs to no fleet any more\n"
-    assert sorted(path.name for path in home.device.iterdir()) == ["blobs", "key.pem", "lock"]
+    assert sorted(path.name for path in home.device.iterdir()) == ["agent.lock", "blobs", "key.pem", "lock"]
+    with only_agent(home.device):
+        code, _, err = glmfleet("device", "leave", "--wipe", "--home", home.path)
+        assert code == 1
+        assert "runs already" in err
     assert glmfleet("device", "leave", "--wipe", "--home", home.path)[2] == "it belonged to no fleet\n"
     assert not home.device.exists()
     Authority.open(home.authority)

@@ -132,14 +132,13 @@ async def test_a_board_that_was_rejected_is_not_shown_again(tmp_path: Path) -> N
         assert ours.joined == []
 
 
-async def test_a_rejected_board_may_be_accepted_by_its_id_after_all(tmp_path: Path) -> None:
+async def test_a_rejected_board_may_be_accepted_after_all(tmp_path: Path) -> None:
     async with fleet(tmp_path) as ours, board(tmp_path / "a") as one:
         ours.enrolment.heard(None, (one.address,), "mdns")
         await ours.pending()
         ours.enrolment.reject("gate-7")
-        with pytest.raises(NotFound):
-            await ours.enrolment.accept("gate-7")
-        await ours.enrolment.accept(one.board)
+        assert ours.enrolment.views() == []
+        await ours.enrolment.accept("gate-7")
         assert ours.joined == [one.board]
 
 

@@ -1,0 +1,36 @@
+"""One agent for each state folder: two would be one device at two addresses, and write over each other's blobs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from protos.errors import Conflict, InvalidInput
+
+_FILE = "agent.lock"
+
+
+@contextmanager
+def only_agent(state: Path) -> Iterator[None]:
+    """While entered, no other agent can be of this folder. Raises Conflict naming the process of one that runs, InvalidInput."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(state / _FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise InvalidInput(f"cannot write {state / _FILE}: {error.strerror}", advice="choose another folder with --home") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            process = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+            raise Conflict(f"an agent of {state} runs already (process {process})", advice="stop that one first") from error
+        with contextlib.suppress(OSError):  # a full disk: the number is for people
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
