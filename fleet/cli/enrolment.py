@@ -78,9 +78,8 @@ def reject(board: BoardArgument, home: HomeOption = None) -> None:
     """
     with connect(open_home(home)) as coordinator:
         view = coordinator.reject(board)
-    note(
-        f"{view.name} ({view.fingerprint}) at {view.address} is not shown any more; to take it in after all: glmfleet devices accept {view.device_id}"
-    )
+    note(f"{view.name} ({view.fingerprint}) at {view.address} is not shown any more")
+    note(f"to take it in after all: glmfleet devices accept {view.device_id}")
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -222,6 +224,29 @@ async def test_of_its_addresses_the_one_that_answers_counts(tmp_path: Path) -> N
         assert [view.address for view in ours.enrolment.views()] == [one.address]
 
 
+async def test_a_certificate_of_no_known_version_keeps_no_board_out(tmp_path: Path) -> None:
+    """A stranger answers first at the address that is said to be the board's; then the board does."""
+    rogue = Authority.open(tmp_path / "rogue")
+    rogue.issue_folder(tmp_path / "shown", "device", "x")
+    lines = (tmp_path / "shown" / "certificate.pem").read_text().splitlines()
+    der = bytearray(base64.b64decode("".join(lines[1:-1])))
+    der[der.index(bytes.fromhex("a003020102")) + 4] = 1  # v2
+    (tmp_path / "odd.pem").write_text(f"{lines[0]}\n{base64.encodebytes(bytes(der)).decode()}{lines[-1]}\n")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "odd.pem", tmp_path / "shown" / "key.pem")
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=context)
+    async with server, fleet(tmp_path) as ours, board(tmp_path / "a") as one:
+        port = server.sockets[0].getsockname()[1]
+        ours.enrolment.heard(one.board, (f"127.0.0.1:{port}",), "mdns")
+        await asyncio.sleep(0.2)
+        ours.enrolment.heard(one.board, (one.address,), "mdns")
+        await ours.pending()
+
+
 async def test_thousands_of_addresses_are_not_all_tried(tmp_path: Path) -> None:
     async with fleet(tmp_path) as ours:
         for port in range(1, 5000):
@@ -244,6 +269,8 @@ async def test_a_board_takes_only_what_is_for_it(tmp_path: Path) -> None:
             "no certificate": Membership(b"x", authority.certificate_pem),
             "for another key": other_folder(tmp_path),
             "not from the authority": Membership(good, rogue.certificate_pem),
+            "or more than one": Membership(good, authority.certificate_pem + rogue.certificate_pem),
+            "not from the authority beside": Membership(good, good),
             "no device of a fleet": Membership(authority.sign(request, "coordinator"), authority.certificate_pem),
         }
         for detail, offered in offers.items():
