@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -35,7 +34,7 @@ class ConfigReader:
 
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
             wrong(f"{key} must be a number from {low:g} to {high:g}, not {short(value)}")
         return float(value)
 

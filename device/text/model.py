@@ -60,7 +60,9 @@ class TextModel:
             raise InvalidInput("the model has no tokenizer.json", advice="add it to the checkpoint and import it again, or use token ids")
         try:
             tokenizer = Tokenizer.from_buffer(files["tokenizer.json"])
-        except Exception as error:  # the library raises plain Exception
+        except BaseException as error:  # the library raises plain Exception, and where its Rust panics what is none
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
             raise Corrupt(f"the model's tokenizer.json cannot be read: {_line(error)}", advice=_REIMPORT) from error
         tokenizer.no_truncation()  # a prompt is never cut in silence
         tokenizer.no_padding()

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from protos.errors import InvalidInput
 from protos.ids import Digest, parse_digest
 from protos.manifest import Blob
-from quantize.files import StagedFile
+from quantize.files import StagedFile, no_space_as_ours
 
 Doubles = npt.NDArray[np.float64]
 
@@ -99,15 +99,16 @@ class Journal:
     def add(self, part: str, blob: Blob, hidden: Doubles | None = None) -> None:
         """Notes a part, after its blob is on the disk. With `hidden`, an import may go on behind it."""
         rows = ""
-        if hidden is not None:
-            rows = f"{part}.npy"
-            data = io.BytesIO()
-            np.save(data, hidden)
-            with StagedFile(self._folder) as staged:
-                staged.write(data.getbuffer())
-                staged.commit(self._folder / rows)
-        with self._lines.open("a") as file:
-            file.write(_line(_Entry(part, blob.digest, blob.size_bytes, rows)))
+        with no_space_as_ours(self._folder):
+            if hidden is not None:
+                rows = f"{part}.npy"
+                data = io.BytesIO()
+                np.save(data, hidden)
+                with StagedFile(self._folder) as staged:
+                    staged.write(data.getbuffer())
+                    staged.commit(self._folder / rows)
+            with self._lines.open("a") as file:
+                file.write(_line(_Entry(part, blob.digest, blob.size_bytes, rows)))
         if rows:
             for older in self._folder.glob("*.npy"):
                 if older.name != rows:

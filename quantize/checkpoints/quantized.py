@@ -158,6 +158,8 @@ def _gptq(stored: _Stored, module: str) -> Tensor:
     levels = stored.part(f"{module}.qweight", ("I32", "U32"))
     _check_matrix(levels, module)
     inputs, outputs = levels.shape[0] * 32 // bits, levels.shape[1]
+    if outputs * bits % 32:
+        raise InvalidInput(f"{levels.file}: {module} has {outputs} rows of {bits} bits, which fill no words of 32", advice=_READ)
     size, count = _groups(stored, ("group_size",), inputs)
     return GptqTensor(
         name=f"{module}.g_idx",
@@ -244,5 +246,5 @@ def _groups(stored: _Stored, keys: tuple[str, ...], inputs: int) -> tuple[int, i
 
 
 def _check_matrix(levels: StoredTensor, module: str) -> None:
-    if len(levels.shape) != 2:
+    if len(levels.shape) != 2 or 0 in levels.shape:
         raise InvalidInput(f"{levels.file}: {module} is packed as {list(levels.shape)}, which is no matrix", advice=_READ)

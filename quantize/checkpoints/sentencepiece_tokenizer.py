@@ -12,8 +12,9 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from protos.errors import InvalidInput
 from quantize.checkpoints.bpe import AddedToken, added_tokens, around
-from quantize.checkpoints.sentencepiece_file import Kind, Normalizer, SentencePieces
+from quantize.checkpoints.sentencepiece_file import MODEL_FILE, Kind, Normalizer, SentencePieces
 
 # What SentencePiece writes for a space.
 SPACE = "▁"
@@ -57,9 +58,14 @@ def _bpe(model: SentencePieces, *, whole_words: bool) -> dict[str, object]:
     }
 
 
+_LONGEST_PIECE = 128  # characters; those of ChatGLM have up to 16
+
+
 def _merges(model: SentencePieces, numbers: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     """The longest left half first: where a run of one character is joined from the left, that is the join that comes about."""
     joined = [piece for piece in model.pieces if piece.kind is Kind.NORMAL and len(piece.text) > 1]
+    if max((len(piece.text) for piece in joined), default=0) > _LONGEST_PIECE:  # each may be joined in as many ways as it is long
+        raise InvalidInput(f"{MODEL_FILE} has a piece of more than {_LONGEST_PIECE} characters", advice="get the checkpoint again")
     for piece in sorted(joined, key=lambda piece: (-piece.score, numbers[piece.text])):
         for at in range(len(piece.text) - 1, 0, -1):
             left, right = piece.text[:at], piece.text[at:]

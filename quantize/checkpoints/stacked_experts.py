@@ -13,6 +13,10 @@ from quantize.checkpoints.tensors import RowsOf, Tensor
 _STACKED = re.compile(r"(.*\.experts)\.(gate_up_proj|gate_proj|up_proj|down_proj)(?:\.weight)?")
 
 
+_MOST_EXPERTS = 4096  # as many as config.json may say
+_GET_AGAIN = "get the checkpoint again"
+
+
 def unstack_experts(files: TensorFiles) -> TensorFiles:
     """With "….experts.3.up_proj.weight" and the like instead of "….experts.gate_up_proj". Raises InvalidInput."""
     made: dict[str, Tensor] = {}
@@ -28,8 +32,12 @@ def unstack_experts(files: TensorFiles) -> TensorFiles:
 def _experts(prefix: str, what: str, name: str, stacked: Tensor) -> Iterator[tuple[str, Tensor]]:
     count, rows, _ = stacked.shape
     parts = ("gate_proj", "up_proj") if what == "gate_up_proj" else (what,)
+    if not 0 < count <= _MOST_EXPERTS or 0 in stacked.shape:
+        raise InvalidInput(
+            f"{stacked.file}: tensor {name} is of {list(stacked.shape)}, which no experts are", advice="get the checkpoint again"
+        )
     if rows % len(parts):
-        raise InvalidInput(f"{stacked.file}: tensor {name} has {rows} rows for gate and up", advice="get the checkpoint again")
+        raise InvalidInput(f"{stacked.file}: tensor {name} has {rows} rows for gate and up", advice=_GET_AGAIN)
     size, matrix = rows // len(parts), stacked.flattened()
     for expert in range(count):
         for number, part in enumerate(parts):

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from protos.errors import InvalidInput
 from quantize.blocks import Floats
+from quantize.checkpoints.folder_files import has_file, read_file
 from quantize.checkpoints.tensors import FLOAT_DTYPES, StoredTensor, Tensor
 from quantize.checkpoints.torch_files import open_torch_file
 from quantize.sources import SourceTensor
@@ -85,6 +86,8 @@ def open_tensor_files(folder: Path, layouts: Layouts = _LAYOUTS) -> Iterator[Ten
     with ExitStack() as stack:
         found: dict[str, StoredTensor] = {}
         for file, listed in shards.items():
+            if (folder / file).exists() and not has_file(folder, file):  # a pipe would be waited for
+                raise InvalidInput(f"{file} is damaged or cut short: it is no file", advice=_GET_AGAIN)
             try:
                 stored = (_open_torch if file.endswith(".bin") else _open_safetensors)(folder / file, stack)
             except FileNotFoundError:
@@ -137,7 +140,7 @@ def _shards(folder: Path, layouts: Layouts) -> tuple[str, dict[str, set[str] | N
 
 def _indexed(folder: Path, name: str, suffix: str) -> dict[str, set[str] | None]:
     try:
-        index = json.loads((folder / name).read_bytes())
+        index = json.loads(read_file(folder, name))
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{name} is not JSON", advice=_GET_AGAIN) from error
     places = index.get("weight_map") if isinstance(index, dict) else None

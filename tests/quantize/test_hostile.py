@@ -250,3 +250,12 @@ def test_peak_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
         peaks.append(int(subprocess.run(command, capture_output=True, check=True, cwd=Path(__file__).parents[2]).stdout) >> 10)
         shutil.rmtree(folder)
     assert peaks[1] - peaks[0] < 40, peaks
+
+
+def test_a_pipe_in_the_place_of_weights_is_not_waited_for(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "glm")
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    os.mkfifo(folder / "pytorch_model.bin")
+    with pytest.raises(InvalidInput, match="it is no file"), open_checkpoint(folder):
+        pass

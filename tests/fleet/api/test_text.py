@@ -64,9 +64,10 @@ async def test_a_body_that_cannot_be_read(http: httpx.AsyncClient) -> None:
 
 
 async def test_deep_nesting_is_looked_through(http: httpx.AsyncClient) -> None:
-    body = '{"prompt": "x", "chat_template_kwargs": ' + '{"a": ' * 400 + f'"{HALF}"' + "}" * 400 + "}"
-    answer = await post(http, "/api/v1/generate", body)
-    assert (answer.status_code, "half of a surrogate pair" in answer.text) == (400, True)
+    for levels, says in ((90, "half of a surrogate pair"), (400, "more than 100 deep")):
+        body = '{"prompt": "x", "chat_template_kwargs": ' + '{"a": ' * levels + f'"{HALF}"' + "}" * levels + "}"
+        answer = await post(http, "/api/v1/generate", body)
+        assert (answer.status_code, says in answer.text) == (400, True)
 
 
 ADDRESSES = [

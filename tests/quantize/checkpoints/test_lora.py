@@ -206,6 +206,8 @@ def test_a_tied_embedding_is_not_changed_for_the_head_alone(base: Path) -> None:
         ({"alpha_pattern": {".*.*.*.*x": 2}}, "too general"),
         ({"alpha_pattern": {"a{99999999999999999999}": 2}}, "is no pattern"),
         ({"alpha_pattern": {"(" * 3000: 2}}, "too general"),
+        ({"alpha_pattern": {"(a|a)" * 39 + "b": 2}}, "too general"),
+        ({"lora_alpha": 10**400}, "lora_alpha must be"),
     ],
     ids=str,
 )

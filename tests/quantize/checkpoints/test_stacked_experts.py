@@ -61,6 +61,8 @@ def test_they_are_read_as_they_are_one_by_one(golden: Path, tmp_path: Path, toge
     ("change", "says"),
     [
         (lambda values: values[:, :-1], "has 79 rows for gate and up"),
+        (lambda values: np.zeros((5000, 2, 1), values.dtype), "which no experts are"),
+        (lambda values: np.zeros((8, 2, 0), values.dtype), "which no experts are"),
         (lambda values: values[:-1], r"no tensor model\.layers\.1\.mlp\.experts\.7\.gate_proj\.weight"),
         (lambda values: np.concatenate([values, values[:1]]), r"has not: model\.layers\.1\.mlp\.experts\.8\."),
         (lambda values: np.ascontiguousarray(values.transpose(0, 2, 1)), r"has shape \[36, 80\], config\.json asks for \[40, 72\]"),
