@@ -1,0 +1,326 @@
+"""The state of a pipeline, by a machine that drops, repeats and reorders what is observed; it finds a seeded defect in each transition."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from fleet.deploying import phase
+from tests.support.mutation import mutated
+
+
+@dataclass
+class Board:
+    """The truth of one device."""
+
+    address: str
+    connected: bool = True
+    holds: bool = True
+    loads: int = 1  # of its stage: each gives it an empty cache
+    told: tuple[frozenset[str], ...] = ()  # where its neighbours are, as it was told
+
+
+def machine_for(module: ModuleType, replan_after: float | None = None) -> type[RuleBasedStateMachine]:
+    """A pipeline of two devices, kept up by what `module` decides from observations that may be old, repeated or lost."""
+    patience = math.inf if replan_after is None else replan_after
+
+    class Machine(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.now = 100.0
+            self.boards = [Board("a:1"), Board("b:1")]
+            for board in self.boards:
+                board.told = self.addresses()
+            self.attached_to: tuple[int, ...] | None = self.loads()  # the loads that the stream's ring was built over
+            self.broken_at: float | None = None
+            self.history = module.History(sent_addresses=self.addresses())
+            self.seen: list[Any] = [self.look(number) for number in range(2)]  # what the coordinator believes
+            self.delayed: list[tuple[int, Any]] = []  # observations on their way
+            self.doing: Any = None
+            self.lasting: Any = None  # a failure since which all stages have been seen to be there
+            self.known_told = self.addresses()  # as the coordinator has heard that they were told
+            self.looked_after: float | None = None  # the break for which devices were asked last
+            self.away_since: float | None = None  # a board was away at every look since, and none came back
+            self.away: set[int] = set()
+            self.moving = False
+            self.tries = 0  # that failed while a board was away
+            self.moved_at = -1000.0  # when the last move failed
+
+        def addresses(self) -> tuple[frozenset[str], ...]:
+            return tuple(frozenset({board.address}) for board in self.boards)
+
+        def loads(self) -> tuple[int, ...]:
+            return tuple(board.loads for board in self.boards)
+
+        def look(self, number: int) -> Any:
+            board = self.boards[number]
+            if not board.connected:
+                return module.ObservedStage(f"dev-{number}", connected=False, why_away="away")
+            return module.ObservedStage(f"dev-{number}", connected=True, addresses=frozenset({board.address}), holds=board.holds)
+
+        def observe(self) -> Any:
+            attached = self.attached_to is not None
+            return module.ObservedPipeline(tuple(self.seen), module.ObservedStream(attached, self.broken_at, "" if attached else "no"))
+
+        def phase(self) -> Any:
+            return module.pipeline_phase(self.observe(), self.history, self.now, replan_after=replan_after)
+
+        @rule(number=st.integers(0, 1), noticed=st.booleans())
+        def a_board_loses_its_stage(self, number: int, noticed: bool) -> None:
+            """It restarts, or drops the stage and stays connected; then nobody tells."""
+            board = self.boards[number]
+            board.holds, board.connected = False, True
+            self.break_ring(number)
+            if noticed:
+                self.seen[number] = self.look(number)
+
+        @rule(number=st.integers(0, 1), moved=st.booleans())
+        def a_board_comes_back(self, number: int, moved: bool) -> None:
+            board = self.boards[number]
+            if not board.connected:
+                board.connected = True
+                if moved:
+                    board.address += "'"
+
+        @rule(number=st.integers(0, 1))
+        def a_link_breaks(self, number: int) -> None:
+            self.boards[number].connected = False
+            self.seen[number] = self.look(number)  # its own connection tells at once
+            self.break_ring(number)
+
+        def break_ring(self, number: int) -> None:
+            """The head ends the stream where it is the one that fails, else it fails the next request."""
+            if number == 0:
+                self.attached_to = None
+            self.now += 0.001
+            self.broken_at = self.now
+
+        @rule(number=st.integers(0, 1))
+        def an_observation_sets_out(self, number: int) -> None:
+            self.delayed.append((number, self.look(number)))
+
+        @precondition(lambda self: self.delayed)
+        @rule(data=st.data(), again=st.booleans())
+        def an_observation_arrives(self, data: st.DataObject, again: bool) -> None:
+            """In any order, perhaps twice; one of a device whose connection has ended since does not count."""
+            index = data.draw(st.integers(0, len(self.delayed) - 1))
+            number, stage = self.delayed[index] if again else self.delayed.pop(index)
+            if self.boards[number].connected and stage.connected:
+                self.seen[number] = stage
+
+        @rule(seconds=st.sampled_from([0.1, 1.0, 10.0]))
+        def time_passes(self, seconds: float) -> None:
+            self.now += seconds
+
+        @rule()
+        def the_stream_attaches(self) -> None:
+            if self.attached_to is not None or not self.boards[0].connected:
+                return
+            if all(board.connected and board.holds and board.told == self.addresses() for board in self.boards):
+                self.attached_to, self.broken_at = self.loads(), None
+            else:
+                self.now += 0.001
+                self.broken_at = self.now
+
+        @rule()
+        def the_keeper_looks(self) -> None:
+            self.history = module.noticed(self.history, self.observe(), self.now)
+            if self.doing is None and not self.observe().lost and self.history.failure is not None:
+                self.lasting = self.history.failure
+            actions = self.phase().actions
+            failure, lost = self.history.failure, any(stage.connected and not stage.holds for stage in self.seen)
+            away = {number for number, stage in enumerate(self.seen) if not stage.connected}
+            self.tries = self.tries if away else 0
+            began = self.now if self.away_since is None or self.away - away else self.away_since
+            self.away_since, self.away = began if away else None, away
+            rest = min(15.0 * 2 ** max(self.tries - 1, 0), 600.0) if self.tries else 0.0
+            overdue = self.away_since is not None and self.now - self.away_since >= patience and self.now - self.moved_at >= rest
+            if overdue and self.doing is None and not self.moving:
+                assert [type(action).__name__ for action in actions] == ["Replan"], "a device is away for long, and nothing is done"
+            if lost and not (overdue or self.moving) and failure is not None and failure.stages != tuple(self.seen) and self.doing is None:
+                assert actions, "something has changed, and nothing is tried"
+            for action in actions:
+                kind = type(action).__name__
+                if kind == "Reattach":
+                    self.attached_to = None
+                    self.history = module.reattached(self.history)
+                elif kind == "Look":
+                    assert self.looked_after != self.broken_at, "devices are asked again and again"
+                    self.looked_after = self.broken_at
+                    self.history = module.looked(self.history, self.now)
+                    for number in range(2):
+                        self.seen[number] = self.look(number)
+                elif kind == "Replan":
+                    assert not self.moving, "two moves at once"
+                    assert overdue, "moved too soon"
+                    self.moving = True
+                    self.history = module.replan_began(self.history)
+                else:
+                    assert self.doing is None, "two repairs at once"
+                    assert action.stages or action.ring, "a repair of nothing"
+                    assert all(self.seen[number].connected for number in action.stages), "a load on a device that is away"
+                    assert not any(self.seen[number].holds for number in action.stages), "a load of what is there"
+                    assert not action.ring or self.known_told != self.observe().addresses, "neighbours are told what they know"
+                    if failure is not None and failure.stages == tuple(self.seen) and failure.count > 0:
+                        assert self.now - failure.at >= 0.5, "a repair that failed is tried again at once"
+                    self.doing = action
+                    self.history = module.began(self.history, action)
+                    assert self.lasting is None or failure is not self.lasting, "an old failure is taken for a new one"
+
+        @precondition(lambda self: self.moving)
+        @rule()
+        def a_move_finds_no_room(self) -> None:
+            """One that succeeds ends this pipeline, and another begins."""
+            self.moving, self.moved_at, self.tries = False, self.now, self.tries + 1
+            self.history = module.replan_failed(self.history, "no room", self.now)
+
+        @rule(told=st.booleans())
+        def a_repair_is_quick(self, told: bool) -> None:
+            self.the_keeper_looks()
+            if self.doing is not None:
+                self.a_repair_ends(done=True, told=told)
+
+        @precondition(lambda self: self.doing is not None)
+        @rule(done=st.booleans(), told=st.booleans(), asked=st.booleans())
+        def a_repair_ends(self, done: bool, told: bool, asked: bool = True) -> None:
+            """`done`: the stages were loaded; `told`: and the answer came; `asked`: the devices said afterwards what they hold."""
+            before, repair = tuple(self.seen), self.doing
+            addresses, self.doing = self.observe().addresses, None
+            loads = self.loads()
+            if done or told:
+                self.history = module.loading(self.history)
+            if done or told:
+                everywhere = self.addresses()
+                for board in self.boards:
+                    if board.connected and (not board.holds or board.told != everywhere):
+                        if not board.holds or repair.ring:
+                            board.loads += 1
+                        board.holds, board.told = True, everywhere
+            if told and all(board.connected for board in self.boards):
+                for number in range(2):
+                    self.seen[number] = self.look(number)
+                self.history = module.succeeded(self.history, addresses, loaded=self.loads() != loads)
+                self.known_told = addresses
+            else:
+                self.history = module.failed(self.history, "it failed", before, self.now)
+                for number, board in enumerate(self.boards):
+                    if asked and board.connected and self.seen[number].connected:
+                        self.seen[number] = self.look(number)
+
+        @invariant()
+        def what_is_ready_answers(self) -> None:
+            """As far as the coordinator can know: never ready against what it has seen, or on a ring built before a load it made."""
+            if type(self.phase().state).__name__ != "Ready":
+                return
+            assert all(stage.connected and stage.holds for stage in self.seen), "ready though a stage is seen to be missing"
+            assert self.attached_to is not None, "ready without a stream"
+            known_loads = all(now == then for now, then in zip(self.loads(), self.attached_to, strict=True))
+            restarted = any(not board.holds for board in self.boards)  # by itself: nobody has told yet
+            ring_only = self.history.repairing is not None and not self.history.repairing.stages
+            assert known_loads or restarted or ring_only, "ready on a ring whose caches are gone"
+
+        @invariant()
+        def a_state_has_its_reason(self) -> None:
+            state = self.phase().state
+            assert bool(state.detail) == (type(state).__name__ != "Ready")
+
+        def teardown(self) -> None:
+            """When faults end it is ready after a few rounds: nothing is forgotten. A device describes itself when it connects, later only
+            when it is asked."""
+            for number, board in enumerate(self.boards):
+                board.connected = True
+                if not self.seen[number].connected or self.seen[number].addresses != {board.address}:
+                    self.seen[number] = self.look(number)
+            self.delayed.clear()
+            if self.moving:
+                self.a_move_finds_no_room()
+            for _ in range(20):
+                if self.doing is not None:
+                    self.a_repair_ends(done=True, told=True)
+                self.the_stream_attaches()
+                if self.attached_to is not None and not all(board.holds for board in self.boards):
+                    self.break_ring(1)  # the next request
+                self.the_keeper_looks()
+                self.now += 10.0
+            assert type(self.phase().state).__name__ == "Ready", f"it never came up again: {self.phase()}"
+            assert self.phase().actions == ()
+
+    return Machine
+
+
+THOROUGH = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+)
+
+
+def test_whatever_is_dropped_repeated_or_reordered() -> None:
+    run_state_machine_as_test(machine_for(phase), settings=THOROUGH)
+    run_state_machine_as_test(machine_for(phase, replan_after=15.0), settings=settings(THOROUGH, max_examples=50))
+
+
+# One defect for each transition: what is in the text, and what stands there instead.
+MUTATIONS = {
+    "away counts as here": ("if not stage.connected), None)", "if stage.connected and not stage.holds and False), None)"),
+    "lost is not seen in the state": ("if repairing or history.stale_stream or observed.lost:", "if repairing or history.stale_stream:"),
+    "a stale stream counts as ready": ("if repairing or history.stale_stream or", "if repairing or"),
+    "an ended stream counts as ready": ("if not observed.stream.attached:", "if False:"),
+    "lost is never repaired": ("    if lost or moved:", "    if moved:"),
+    "moved is never repaired": ("    if lost or moved:", "    if lost:"),
+    "loads on a device that is away": ("if stage.connected and not stage.holds)", "if not stage.holds)"),
+    "loads what is there": ("if stage.connected and not stage.holds)", "if stage.connected)"),
+    "two repairs at once": ("if history.repairing is not None or history.replanning or", "if history.replanning or"),
+    "never reattaches": ("        return (Reattach(),)", "        return ()"),
+    "reattaching is not remembered": ("return replace(history, stale_stream=False)", "return history"),
+    "a success is not remembered": ("replace(history, repairing=None, loading=False, failure=None,", "replace(history, failure=None,"),
+    "a load does not make the stream stale": ("stale = history.stale_stream or loaded", "stale = history.stale_stream"),
+    "a load whose answer was lost is forgotten": (
+        "failure, stale = Failure(detail, count, now, stages), history.stale_stream or history.loading",
+        "failure, stale = Failure(detail, count, now, stages), history.stale_stream",
+    ),
+    "a failure ends all repairs": ("    if failure is None or failure.stages != observed.stages:", "    if failure is None:"),
+    "a failure is tried again at once": ("    return now >= failure.at + wait", "    return True"),
+    "never tries again": ("    return now >= failure.at + wait", "    return False"),
+    "addresses are told again and again": ("sent_addresses=sent_addresses,", "sent_addresses=None,"),
+    "a failure outlives its cause": (
+        "        history = replace(history, failure=None)",
+        "        pass",
+    ),
+    "never looks": ("        return (Look(),)", "        return ()"),
+    "a look is not remembered": ("return replace(history, looked_at=now)", "return history"),
+}
+# Of those that have a time after which they are planned anew.
+MOVES = {
+    "moves at once": ("now < history.away_since + replan_after:", "False:"),
+    "never moves": ("        return (Replan(),)", "        pass"),
+    "two moves at once": ("return replace(history, replanning=True)", "return history"),
+    "a failed move is tried again at once": (
+        "    return now >= failure.at + min(REPLAN_WAIT_SECONDS",
+        "    return True or (REPLAN_WAIT_SECONDS",
+    ),
+    "a failed move is the last": ("replanning=False, replan_failure=Failure", "replan_failure=Failure"),
+    "times away add up": ("return replace(history, away=(), away_since=None, replan_failure=None)", "return history"),
+    "the time away begins anew at each look": (
+        "now if history.away_since is None or set(history.away) - set(away) else history.away_since",
+        "now",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*MUTATIONS, *MOVES])
+def test_the_machine_finds_a_seeded_defect(name: str) -> None:
+    # The shortest way to the defect is of no interest.
+    first = settings(THOROUGH, max_examples=2000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
+    if name in MOVES:
+        defective = machine_for(mutated(phase, *MOVES[name]), replan_after=15.0)
+    else:
+        defective = machine_for(mutated(phase, *MUTATIONS[name]))
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(defective, settings=first)
