@@ -62,7 +62,9 @@ class Encoder:
     def _normalized(self, text: str) -> str:
         try:
             return str(self._tokenizer.normalizer.normalize_str(text))
-        except UnicodeEncodeError:  # half a surrogate pair: it will be refused
+        except BaseException as error:  # half a surrogate pair, or a panic of the library's Rust: `_encoding` says so
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
             return text
 
     def _encoding(self, text: str, framed: bool = False) -> Encoding:
@@ -70,7 +72,11 @@ class Encoder:
             raise InvalidInput(f"the prompt is longer than {MAX_CHARACTERS} characters", advice="send a shorter one")
         try:
             return self._tokenizer.encode(text, add_special_tokens=framed)
-        except Exception as error:  # UnicodeEncodeError for half a surrogate pair; the library's own are plain Exception
+        except (
+            BaseException
+        ) as error:  # UnicodeEncodeError for half a surrogate pair; the library's own are plain; a panic of its Rust is none
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
             what = " ".join(str(error).split())[:200] or type(error).__name__
             raise InvalidInput(f"the text cannot be tokenized: {what}", advice="send valid Unicode") from error
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 from datetime import UTC, datetime
 
 import pytest
@@ -143,6 +145,16 @@ def test_a_template_may_begin_the_thought(ending: str, content: str, opened: boo
 def test_an_end_token_that_is_none_opens_no_thought() -> None:
     model = TextModel.load({"tokenizer.json": TOKENIZER, "tokenizer_config.json": CONFIG}, [files.EOS, SIZE + 7], SIZE)
     assert not model.opens_thought(model.encode("write the tag <think>"))
+
+
+@pytest.mark.parametrize("characters", [b"\x01", struct.pack("<I", 0) + b"abc", struct.pack("<I", 1024) + b"\xff" * 1024 + b"x"])
+def test_a_table_of_characters_that_is_none_ends_in_an_error_of_ours(characters: bytes) -> None:
+    """The library's Rust panics over some of them, which is no Exception in Python."""
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(characters).decode()}
+    model = {"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"}
+    tokenizer = {"version": "1.0", "added_tokens": [], "normalizer": normalizer, "model": model}
+    with pytest.raises((Corrupt, InvalidInput)):
+        TextModel.load({"tokenizer.json": json.dumps(tokenizer).encode()}, [0], 2).encode("abé ａ")
 
 
 def test_bad_messages_are_refused() -> None:
