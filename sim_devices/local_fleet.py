@@ -134,7 +134,7 @@ class LocalFleet:
             device = _read(self._folder / name / RECORD) if _NAME.fullmatch(name) else None
             if device is None:
                 raise NotFound(f"no simulated device {name!r} in this home", advice="see `glmfleet sim status`")
-            if _process(device, self._folder / name):
+            if self._living(device):
                 return device
             one = self._start(device, clock_skew_seconds)
             try:
@@ -149,7 +149,7 @@ class LocalFleet:
     def send(self, name: str, number: signal.Signals) -> bool:
         """False when it does not run."""
         device = _read(self._folder / name / RECORD)
-        process = _process(device, self._folder / name) if device else None
+        process = self._living(device) if device else None
         if process:
             processes.send_signal(process, number)
         return process is not None
@@ -193,7 +193,7 @@ class LocalFleet:
         found = []
         for folder in self._folders():
             device = _read(folder / RECORD)
-            if device and _process(device, folder):
+            if device and self._living(device):
                 found.append(device)
             elif device:
                 found.append(replace(device, running=False, detail=processes.last_line(folder) or "it ended without a word"))
@@ -240,7 +240,7 @@ class LocalFleet:
 
     def _stop(self, devices: Sequence[LocalDevice]) -> None:
         """SIGTERM, then SIGKILL; and forget them."""
-        running = [process for device in devices if (process := _process(device, self._folder / device.name))]
+        running = [process for device in devices if (process := self._living(device))]
         processes.stop(running, STOP_SECONDS)
         for device in devices:
             for left in (RECORD, CONTROL):  # a killed one leaves its socket
@@ -249,6 +249,13 @@ class LocalFleet:
             child = self._children.pop(device.pid, None)
             if child:
                 child.wait()
+
+    def _living(self, device: LocalDevice) -> psutil.Process | None:
+        """A child of this object is known by being one: for a moment after its start the kernel shows no command line of it."""
+        child = self._children.get(device.pid)
+        if child and child.poll() is None:
+            return psutil.Process(child.pid)
+        return _process(device, self._folder / device.name)
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self._folder.iterdir() if path.is_dir() and path.name[0] != ".") if self._folder.is_dir() else []

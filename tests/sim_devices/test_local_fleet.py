@@ -127,12 +127,14 @@ def test_one_that_says_nothing_is_killed_after_a_while(fleet: LocalFleet, tmp_pa
 
 def test_ctrl_c_while_starting_leaves_nothing(fleet: LocalFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
-        assert len(processes_of(tmp_path)) == 2
         raise KeyboardInterrupt
 
     monkeypatch.setattr(processes, "first_line", interrupted)
+    # Right after its start a process may have no command line yet to be known by: on a busy machine it was left running, and waited for.
+    monkeypatch.setattr(processes, "living", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         fleet.up([RK, RK], insecure=True)
+    monkeypatch.undo()
     assert fleet.status() == processes_of(tmp_path) == []
 
 
