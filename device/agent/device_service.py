@@ -14,11 +14,14 @@ from device.agent.telemetry import TelemetrySampler
 from device.agent.version import agent_version
 from device.blobs import Blobs
 from device.hardware import AcceleratorInfo, Hardware
+from device.publishers import Publishers
 from device.stage_spec import parse_generation, parse_spec
 from device.tasks import in_thread
 from protos.dialects import DIALECT
 from protos.errors import InvalidInput, TimedOut
 from protos.ids import DeviceId, Digest, PipelineId, parse_digest
+from protos.packing import unpacked
+from protos.publishing import SignedStatement
 from protos.rpc_errors import answered
 from protos.v1 import device_pb2 as pb
 from protos.v1 import device_pb2_grpc, telemetry_pb2
@@ -39,6 +42,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
     labels: dict[str, str]
     hardware: Hardware
     blobs: Blobs
+    publishers: Publishers | None  # None: it asks for nobody's word
     host: StageHost
     telemetry: TelemetrySampler
 
@@ -75,6 +79,15 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             stats = [pb.BlobStat(digest=d, complete=self.blobs.has(d), present_bytes=self.blobs.present_bytes(d)) for d in digests]
             return pb.StatBlobsReply(blobs=stats)
 
+    async def PutManifest(  # noqa: N802
+        self, request: pb.PutManifestRequest, context: grpc.aio.ServicerContext[pb.PutManifestRequest, pb.PutManifestReply]
+    ) -> pb.PutManifestReply:
+        async with answered(context):
+            if self.publishers is not None:
+                signed = SignedStatement(request.signed.statement, request.signed.publisher, request.signed.signature)
+                await in_thread(self.publishers.vouch, signed, unpacked(request.manifest, request.manifest_zlib))
+            return pb.PutManifestReply()
+
     async def PutBlob(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.PutBlobRequest], context: grpc.aio.ServicerContext[pb.PutBlobRequest, pb.PutBlobReply]
     ) -> pb.PutBlobReply:
@@ -83,6 +96,8 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             if first is None or first.WhichOneof("kind") != "header":
                 raise InvalidInput("the first message must be the blob's header")
             header, digest = first.header, _digest(first.header.digest)
+            if self.publishers is not None:
+                self.publishers.admits(digest, header.size_bytes)
             if self.blobs.has(digest):
                 return pb.PutBlobReply(received_bytes=header.size_bytes)
             with self.blobs.arrive(digest, header.size_bytes, header.offset) as arrival:
@@ -108,6 +123,8 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
     ) -> pb.LoadStageReply:
         async with answered(context):
             spec = parse_spec(request)
+            if self.publishers is not None:
+                self.publishers.check_stage(spec)
             seconds = await self.host.load(spec)
             return pb.LoadStageReply(memory_bytes=spec.memory_bytes, load_seconds=seconds)
 

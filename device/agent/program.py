@@ -23,6 +23,7 @@ from device.agent.only import only_agent
 from device.blobs import BlobStore, Disk
 from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
+from device.publishers import Publishers
 from device.tasks import first_of
 from protos.enrolment import Token
 from protos.net import transport
@@ -150,7 +151,10 @@ class Agent:
         async with AsyncExitStack() as stack:
             prepacked = await asyncio.to_thread(PrepackedStages, config.state / "prepacked", blobs.free_bytes)
             me, credentials = identity.device_id, identity.credentials
-            device = Device(me, config.name, self._hardware, blobs, credentials, labels=config.labels, prepacked=prepacked)
+            publishers = None if credentials is None else await asyncio.to_thread(Publishers, config.state, self._now)
+            device = Device(
+                me, config.name, self._hardware, blobs, credentials, labels=config.labels, prepacked=prepacked, publishers=publishers
+            )
             await stack.enter_async_context(device)
             looking = asyncio.create_task(_look_at(blobs), name="look at the disk")
             stack.callback(looking.cancel)
@@ -159,7 +163,8 @@ class Agent:
             def register(server: grpc.aio.Server) -> None:
                 device.register(server)
                 if credentials is not None:
-                    MemberService(config.state, credentials, self.left.set, self._clock).register(server)
+                    trust = publishers.trust if publishers else None
+                    MemberService(config.state, credentials, self.left.set, self._clock, trust).register(server)
 
             server, port = await transport.serve(bind, me, credentials, register)
             stack.push_async_callback(server.stop, GRACE_SECONDS)
@@ -169,3 +174,6 @@ class Agent:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
+
+    def _now(self) -> float:
+        return self._clock().timestamp()

@@ -41,6 +41,7 @@ from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
 from fleet.telemetry.records import By, Registered, TelemetryRecords, source_of
 from fleet.telemetry.views import CostRow
 from fleet.trust.authority import MEMBER_LIFE, Authority
+from fleet.trust.publisher import Publisher
 from fleet.trust.tokens import Tokens
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId, FleetId
@@ -111,8 +112,10 @@ class Coordinator:
             )
             remembered = await asyncio.to_thread(Remembered, self._home.coordinator / "addresses.json")
             await stack.enter_async_context(remembered)
+            publisher: Publisher | None = None
             if self._authority is not None and credentials is not None:
-                upkeep = Upkeep(self._authority, credentials, self._home.coordinator, now=self._now)
+                publisher = await asyncio.to_thread(Publisher.open, self._home.publisher, self._artifacts, self._now)
+                upkeep = Upkeep(self._authority, credentials, self._home.coordinator, publisher=publisher.public, now=self._now)
                 self._upkeep = await stack.enter_async_context(upkeep)
             self._registry = await stack.enter_async_context(
                 Registry(
@@ -141,7 +144,14 @@ class Coordinator:
             self._discovery = await stack.enter_async_context(discovery)
             self._placement = Placement(self._registry, self._artifacts, discovery_seconds=self._discovery_seconds)
             self._deployments = await stack.enter_async_context(
-                Deployments(self._registry, self._artifacts, store, self._placement, period_seconds=self._period_seconds)
+                Deployments(
+                    self._registry,
+                    self._artifacts,
+                    store,
+                    self._placement,
+                    vouched=publisher.of if publisher else lambda _model, _manifest: None,
+                    period_seconds=self._period_seconds,
+                )
             )
             self._generation = await stack.enter_async_context(
                 GenerationService(self._deployments, self._artifacts, self._telemetry, now=self._now)

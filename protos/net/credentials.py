@@ -23,9 +23,9 @@ class Revoked:
     def __contains__(self, member: DeviceId) -> bool:
         return member in self._members
 
-    def replace(self, members: Iterable[DeviceId]) -> None:
-        """These and no others."""
-        self._members = frozenset(members)
+    def add(self, members: Iterable[DeviceId]) -> None:
+        """These too: nobody is taken back, so whatever comes late or twice does no harm."""
+        self._members |= frozenset(members)
         now = asyncio.get_running_loop().time()
         for member in self._members & self._standing.keys():
             for deadline in self._standing[member]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -88,11 +89,11 @@ def guarded(handler: _Handler, method: str, revoked: Revoked) -> _Handler:
         return caller.member_id
 
     async def answer(request: Any, context: _Context) -> Any:
-        async with answered(context), revoked.unless(checked(context)):
+        async with _refusing(context), revoked.unless(checked(context)):
             return await serve(request, context)
 
     async def answers(request: Any, context: _Context) -> AsyncIterator[Any]:
-        async with answered(context), revoked.unless(checked(context)):
+        async with _refusing(context), revoked.unless(checked(context)):
             async for item in serve(request, context):
                 yield item
 
@@ -101,6 +102,16 @@ def guarded(handler: _Handler, method: str, revoked: Revoked) -> _Handler:
         answers if inspect.isasyncgenfunction(serve) else answer, handler.request_deserializer, handler.response_serializer
     )
     return wrapped
+
+
+@asynccontextmanager
+async def _refusing(context: _Context) -> AsyncIterator[None]:
+    """Around a guarded call: a refusal becomes the call's status. What the servicer raises, it has made a status of itself."""
+    try:
+        yield
+    except Denied:
+        async with answered(context):
+            raise
 
 
 def _either(roles: tuple[str, ...]) -> str:

@@ -168,6 +168,30 @@ class StatBlobsReply(_message.Message):
     blobs: _containers.RepeatedCompositeFieldContainer[BlobStat]
     def __init__(self, blobs: _Optional[_Iterable[_Union[BlobStat, _Mapping]]] = ...) -> None: ...
 
+class PutManifestRequest(_message.Message):
+    __slots__ = ("signed", "manifest", "manifest_zlib")
+    SIGNED_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_ZLIB_FIELD_NUMBER: _ClassVar[int]
+    signed: SignedStatement
+    manifest: bytes
+    manifest_zlib: bytes
+    def __init__(self, signed: _Optional[_Union[SignedStatement, _Mapping]] = ..., manifest: _Optional[bytes] = ..., manifest_zlib: _Optional[bytes] = ...) -> None: ...
+
+class SignedStatement(_message.Message):
+    __slots__ = ("statement", "publisher", "signature")
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHER_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    statement: bytes
+    publisher: bytes
+    signature: bytes
+    def __init__(self, statement: _Optional[bytes] = ..., publisher: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class PutManifestReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class PutBlobRequest(_message.Message):
     __slots__ = ("header", "chunk")
     HEADER_FIELD_NUMBER: _ClassVar[int]

@@ -104,7 +104,7 @@ def test_every_method_of_the_contract_is_for_somebody() -> None:
         for service in file.services_by_name.values()
         for method in service.methods
     ]
-    assert len(methods) == 14
+    assert len(methods) == 16
     assert {roles_for(method) for method in methods} == {("coordinator",), ("device", "gateway")}
 
 
