@@ -14,7 +14,7 @@ from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from protos.ids import SERVICE_TYPE, DeviceId, FleetId
 from protos.net import watch
-from protos.net.interfaces import Interface, Survey
+from protos.net.interfaces import Interface, Survey, why_alone
 from protos.net.watch import Change
 from protos.versions import SPOKEN
 
@@ -65,7 +65,7 @@ class Announcement:
         self._where: tuple[Interface, ...] = ()  # the responder speaks
         self._info: AsyncServiceInfo | None = None  # that was told last
         self._telling: asyncio.Future[Any] | None = None  # it repeats itself for 450 ms
-        self._warned = ""
+        self._warned = self._waits = ""
         self._failed = False  # mDNS could not start
         self._watching: asyncio.Task[None] | None = None
 
@@ -111,8 +111,12 @@ class Announcement:
         if problems and warning != self._warned:
             _log.warning("%s (give the coordinator this device's address with --seed)", warning)
         self._warned = warning
-        if change.survey.alone and change.survey.mute:
-            _log.info("no other machine can find this device: %s", "; ".join(change.survey.mute))
+        waits = why_alone(change.survey.mute, bool(change.survey.usable)) if change.survey.waits(self._interfaces) else ""
+        if waits and waits != self._waits:
+            _log.warning("no other machine can find this device, which waits for a network: %s", waits)
+        elif self._waits and not waits:
+            _log.info("there is a network again: mDNS on %s", ", ".join(map(str, change.survey.usable)))
+        self._waits = waits
 
     async def _announce(self, change: Change) -> None:
         usable = change.survey.usable
