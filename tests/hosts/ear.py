@@ -26,8 +26,10 @@ def main(interface: str, family: str) -> None:
             if not message.valid:
                 continue
             where = {"from": sender[0].partition("%")[0], "at": time.monotonic()}
-            if message.is_query() and any(question.name == SERVICE_TYPE for question in message.questions):
-                say(asks=True, **where)
+            asked = [question for question in message.questions if question.name == SERVICE_TYPE]
+            if message.is_query() and asked:
+                # Who begins to browse wants answers of his own (RFC 6762 section 5.4); who goes on does not.
+                say(asks="anew" if any(question.unicast for question in asked) else "again", **where)
             elif message.is_response():
                 records = message.answers()
                 named = [one.alias for one in records if isinstance(one, DNSPointer) and one.name == SERVICE_TYPE and one.ttl]

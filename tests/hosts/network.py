@@ -106,17 +106,17 @@ class Program:
 
 
 class Host:
-    """A namespace with loopback. IPv6 addresses are good at once, without the second in which a kernel looks for duplicates."""
+    """A namespace with loopback. IPv6 addresses are good at once, unless the kernel is to look for `duplicates`, which takes seconds."""
 
-    def __init__(self, name: str, namespace: str, folder: Path, ipv6: bool) -> None:
+    def __init__(self, name: str, namespace: str, folder: Path, ipv6: bool, duplicates: bool) -> None:
         self.name = name
         self.namespace = namespace
         self._folder = folder
         self._ports = itertools.count()
         self.programs: list[Program] = []
         _run("ip", "netns", "add", namespace)
-        off = "" if ipv6 else "net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1"
-        self.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0", *off.split())
+        set_so = [f"accept_dad={int(duplicates)}", *([] if ipv6 else ["disable_ipv6=1"])]
+        self.run("sysctl", "-qw", *(f"net.ipv6.conf.{where}.{setting}" for where in ("all", "default") for setting in set_so))
         self.ip("link set lo up")
 
     def run(self, *command: str) -> None:
@@ -182,8 +182,8 @@ class Network:
             for program in programs:
                 stack.callback(program.end)
 
-    def host(self, name: str, *, ipv6: bool = True) -> Host:
-        host = Host(name, f"glmfleet-{os.getpid()}-{next(_numbers)}", self._folder, ipv6)
+    def host(self, name: str, *, ipv6: bool = True, duplicates: bool = False) -> Host:
+        host = Host(name, f"glmfleet-{os.getpid()}-{next(_numbers)}", self._folder, ipv6, duplicates)
         self._hosts.append(host)
         return host
 

@@ -67,7 +67,7 @@ class Pair:
 
     def noticed(self, ear: Program, since: float, here: str, there: str) -> None:
         """Both said something from addresses that begin so, and in the time."""
-        asked = ear.since(since, lambda said: "asks" in said and said["from"].startswith(here), NOTICED_SECONDS)
+        asked = ear.since(since, lambda said: said.get("asks") == "anew" and said["from"].startswith(here), NOTICED_SECONDS)
         told = ear.since(since, lambda said: said["from"] in said.get("addresses", ()) and said["from"].startswith(there), NOTICED_SECONDS)
         assert max(asked["at"], told["at"]) - since < NOTICED_SECONDS
 
@@ -78,9 +78,9 @@ class Pair:
 
 @pytest.fixture
 def pair(network: Network, tmp_path: Path) -> Callable[..., Pair]:
-    def start(*through: str, ipv6: bool = False) -> Pair:
+    def start(*through: str, ipv6: bool = False, duplicates: bool = False) -> Pair:
         fleet = TestFleet.open(tmp_path)
-        here, there, third = (network.host(name, ipv6=ipv6) for name in ("here", "there", "third"))
+        here, there, third = (network.host(name, ipv6=ipv6, duplicates=duplicates) for name in ("here", "there", "third"))
         agent, finder = start_agent(there, fleet, "gate-7", *through), start_finder(here, fleet, *through)
         agent.wait_for(lambda said: "address" in said)
         assert finder.wait_for(lambda said: "interfaces" in said)["interfaces"] == ["127.0.0.1"]
@@ -136,8 +136,10 @@ def test_another_interface(pair: Callable[..., Pair]) -> None:
     both.serves(since, f"10.20.30.2:{PORT}")
 
 
-def test_a_link_with_ipv6_alone(pair: Callable[..., Pair]) -> None:
-    both = pair(ipv6=True)
+@pytest.mark.parametrize("duplicates", [False, True])
+def test_a_link_with_ipv6_alone(pair: Callable[..., Pair], duplicates: bool) -> None:
+    """Also where an address counts only when the kernel has looked for `duplicates` of it, for 1 to 2 s."""
+    both = pair(ipv6=True, duplicates=duplicates)
     lan = both.network.switch()
     both.network.plug(both.third, lan)
     ear = both.ear(family="6")
