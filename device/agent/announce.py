@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -94,8 +95,9 @@ class Announcement:
 
     async def _watch(self, first: Survey) -> None:
         try:
-            async for change in watch.changes(first, self._reachable, failed=lambda: self._failed):
-                await self._follow(change)
+            async with aclosing(watch.changes(first, self._reachable, failed=lambda: self._failed)) as changes:
+                async for change in changes:
+                    await self._follow(change)
         except Exception:
             _log.exception("a defect: the network is no longer watched")
 

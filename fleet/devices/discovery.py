@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self, TypeAlias
@@ -150,13 +150,15 @@ class Discovery:
         )
 
     async def _watch(self, browsing: AsyncExitStack, first: Survey) -> None:
-        async for change in watch.changes(first, lambda: self._look(self._asked), failed=lambda: bool(self._cannot_start)):
-            moved = change.woke or change.survey != self._survey
-            await self._browse(browsing, change)
-            if moved:
-                _log.info("the network has changed: mDNS on %s", ", ".join(map(str, change.survey.usable)) or "no interface")
-                self._sooner.set()
-                self._moved()
+        watching = watch.changes(first, lambda: self._look(self._asked), failed=lambda: bool(self._cannot_start))
+        async with aclosing(watching) as changes:
+            async for change in changes:
+                moved = change.woke or change.survey != self._survey
+                await self._browse(browsing, change)
+                if moved:
+                    _log.info("the network has changed: mDNS on %s", ", ".join(map(str, change.survey.usable)) or "no interface")
+                    self._sooner.set()
+                    self._moved()
 
     async def _browse(self, browsing: AsyncExitStack, change: Change) -> None:
         before, self._survey = self._survey, change.survey
