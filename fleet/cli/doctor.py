@@ -18,7 +18,7 @@ from fleet.devices.views import DeviceView, DiscoveryReport, GatewayView
 from fleet.home import Home
 from protos.errors import FleetError
 from protos.net import watch
-from protos.net.interfaces import Survey
+from protos.net.interfaces import Survey, why_alone
 from protos.sizes import bytes_text
 from quantize.artifact.store import ArtifactStore
 from sim_devices.local_fleet import LocalDevice
@@ -118,7 +118,8 @@ def discovery_checks(report: DiscoveryReport, devices: Sequence[DeviceView], loc
 def own_network_checks(survey: Survey) -> list[Check]:
     """Of this machine, where no coordinator says what it makes of it: an agent sees the same."""
     where = ", ".join(map(str, survey.usable)) or "no interface"
-    found = Check("network", not survey.alone, f"mDNS on {where}" + "".join(f"; {line}" for line in survey.mute), _BRING_UP)
+    lines = [why_alone(survey.mute, bool(survey.usable))] if survey.waits(None) else survey.mute
+    found = Check("network", not survey.alone, "; ".join([f"mDNS on {where}", *lines]), _BRING_UP)
     return [found, *(Check("network", False, problem, _NAME_IT) for problem in survey.problems)]
 
 
@@ -128,8 +129,7 @@ def network_checks(report: DiscoveryReport, devices: Sequence[DeviceView]) -> li
         return []
     ok = any(device.state == "online" for device in devices)
     heard = "no other machine can be heard" if report.alone else "not used"
-    why = "; ".join(report.mute) or "there is no network interface but loopback"
-    return [Check("network", ok, f"{heard}: {why}", _BRING_UP)]
+    return [Check("network", ok, f"{heard}: {why_alone(report.mute, bool(report.interfaces))}", _BRING_UP)]
 
 
 def gateway_check(gateway: GatewayView) -> Check:

@@ -16,7 +16,7 @@ from fleet.enrolling.views import EnrolmentView, TokenView
 from fleet.trust.authority import Authority
 from fleet.trust.tokens import Tokens, Verdict
 from protos.enrolment import authority_hash, words
-from protos.errors import Conflict, Denied, FleetError, NotFound, Unavailable
+from protos.errors import Conflict, FleetError, NotFound
 from protos.ids import DeviceId
 
 MOST_PENDING = 256  # boards that are remembered: anybody can announce thousands
@@ -89,9 +89,7 @@ class Enrolment:
         """Take in the board of this name, id or fingerprint. Raises NotFound, Conflict (several have that name), what the board says."""
         pending = self._find(key)
         self._rejected.discard(pending.application.board)
-        async with connected(pending.address) as board:
-            if board.board != pending.application.board:
-                raise Denied(f"another board answers at {pending.address} now", advice="look at `glmfleet devices` again")
+        async with connected([pending.address], pending.application.board) as board:
             await self._join(board, await board.apply(), pending.address, pending.found_by)
         return _view(pending)
 
@@ -143,17 +141,9 @@ class Enrolment:
         await set_within(news, seconds)
 
     async def _look_at_one_of(self, addresses: tuple[str, ...], expected: DeviceId | None, found_by: FoundBy) -> tuple[DeviceId, bool]:
-        """The first that answers and is who it is said to be, and whether it was taken in. Raises the last one's FleetError."""
-        for place, address in enumerate(addresses, 1):
-            try:
-                async with self._gate, connected(address) as board:
-                    if expected not in (None, board.board):
-                        raise Denied(f"{address} is board {board.board}, not {expected}")
-                    return board.board, await self._look(board, address, found_by)
-            except FleetError:
-                if place == len(addresses):
-                    raise
-        raise Unavailable("it has no address")
+        """Who answers first and is who it is said to be, and whether it was taken in. Raises FleetError."""
+        async with self._gate, connected(addresses, expected) as board:
+            return board.board, await self._look(board, board.peer.address, found_by)
 
     async def _look(self, board: Board, address: str, found_by: FoundBy) -> bool:
         """Whether it was taken in."""
