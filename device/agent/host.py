@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -109,7 +110,12 @@ class StageHost:
                     advice="plan again with more devices, a shorter --context or fewer --slots",
                 )
             await self._drop(spec.pipeline)
-            stage, output = await in_thread(self._build, spec)
+            try:
+                stage, output = await in_thread(self._build, spec)
+            except BaseException as error:
+                _let_go(error)
+                await in_thread(give_back)
+                raise
             head = await Head(stage, output, self._credentials).__aenter__() if output else None
             self._loaded[spec.pipeline] = Loaded(stage, head, self._save(spec))
             if self._sweeper is None:
@@ -219,6 +225,13 @@ def _free_orphans(held: Iterable[Loaded], now: float) -> None:
         if since is not None and now - since > ORPHAN_SECONDS:
             loaded.stage.free_all()
             loaded.stage.orphaned_since = None
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Of what was loaded when it was raised: an error's frames keep it, as long as anybody keeps the error."""
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _status(loaded: Loaded) -> device_pb2.StageStatus:

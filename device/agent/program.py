@@ -19,6 +19,7 @@ from device.agent.only import only_agent
 from device.blobs import BlobStore, Disk
 from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
+from device.memory import use_one_heap
 from protos.enrolment import Token
 from protos.net import transport
 from protos.net.addresses import joined_address
@@ -57,6 +58,7 @@ async def run_agent(
 ) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is called once with "host:port", `waiting` before that while the board belongs to no fleet.
     Raises FleetError when it cannot start."""
+    use_one_heap()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
