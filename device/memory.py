@@ -7,6 +7,7 @@ import ctypes
 import gc
 import mmap
 import re
+import traceback
 from pathlib import Path
 
 _STATUS, _MAPS = Path("/proc/self/status"), Path("/proc/self/maps")
@@ -42,6 +43,13 @@ def give_back() -> None:
         libc = ctypes.CDLL(None)
         _leave_to_small_pages(libc)
         libc.malloc_trim(0)
+
+
+def let_go(error: BaseException | None) -> None:
+    """Of what there was when it was raised: its frames keep that, as long as anybody keeps the error."""
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def held_bytes() -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -13,7 +12,7 @@ from device.blobs import Blobs
 from device.engine.opening import Engine, OpenStage, Output, open_stage
 from device.engine.prepacked import Prepacked, PrepackedStages
 from device.hardware import Hardware
-from device.memory import give_back
+from device.memory import give_back, let_go
 from device.pipeline.accounts import ModelledClock, WorkCounter
 from device.pipeline.head import Head
 from device.pipeline.stage import Stage
@@ -58,6 +57,7 @@ class StageHost:
         self._clock = ModelledClock()
         self.work = WorkCounter()
         self._loaded: dict[PipelineId, Loaded] = {}
+        self._loading: StageSpec | None = None
         self._highest: dict[str, int] = {}
         self._changing = asyncio.Lock()
         self._sweeper: asyncio.Task[None] | None = None
@@ -77,7 +77,9 @@ class StageHost:
 
     @property
     def memory_used_bytes(self) -> int:
-        return sum(loaded.stage.spec.memory_bytes for loaded in self._loaded.values())
+        """Promised, from the begin of a load on: its memory is being filled."""
+        loading = self._loading.memory_bytes if self._loading else 0
+        return loading + sum(loaded.stage.spec.memory_bytes for loaded in self._loaded.values())
 
     async def retain_blobs(self, generation: DeploymentGeneration, keep: Set[Digest]) -> int:
         """Drop every blob that is neither in `keep` nor used by a stage that is loaded or loading; the bytes freed. Raises Conflict."""
@@ -110,12 +112,15 @@ class StageHost:
                     advice="plan again with more devices, a shorter --context or fewer --slots",
                 )
             await self._drop(spec.pipeline)
+            self._loading = spec
             try:
                 stage, output = await in_thread(self._build, spec)
             except BaseException as error:
-                _let_go(error)
+                let_go(error)
                 await in_thread(give_back)
                 raise
+            finally:
+                self._loading = None
             head = await Head(stage, output, self._credentials).__aenter__() if output else None
             self._loaded[spec.pipeline] = Loaded(stage, head, self._save(spec))
             if self._sweeper is None:
@@ -225,13 +230,6 @@ def _free_orphans(held: Iterable[Loaded], now: float) -> None:
         if since is not None and now - since > ORPHAN_SECONDS:
             loaded.stage.free_all()
             loaded.stage.orphaned_since = None
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Of what was loaded when it was raised: an error's frames keep it, as long as anybody keeps the error."""
-    while error:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def _status(loaded: Loaded) -> device_pb2.StageStatus:

@@ -60,7 +60,7 @@ asyncio.run(getattr(test, sys.argv[1])(Path(sys.argv[2])))
 def alone(name: str, folder: Path) -> list[tuple[int, int]]:
     """Of each cycle: MiB held while a stage was there, and after."""
     command = [sys.executable, "-c", ALONE, name, str(folder)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=110)
     pairs = [line.split() for line in ended.stdout.splitlines()]
     return [(int(used), int(after)) for used, after in pairs]
 
