@@ -15,6 +15,8 @@ import pytest
 from device import memory
 from device.agent import host as host_module
 from device.agent.host import StageHost
+from device.agent.program import AgentConfig, run_agent
+from device.cpu import CpuHardware
 from device.stage_spec import DeploymentGeneration, StageSpec
 from protos.dtypes import KvDtype
 from protos.errors import FleetError
@@ -168,6 +170,26 @@ def test_what_a_thread_freed_is_given_back_and_no_huge_page_takes_it_again() -> 
     assert advised == advised_again == "False", "the kernel would fill what was given back, by and by"
     if int(moved):
         assert int(moved_again) > 32 << 20, "a heap that was given back gets its huge pages again"
+
+
+async def test_the_agent_has_one_heap_before_it_starts_any_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked(Exception):
+        """Instead of a heap."""
+
+    def asked() -> None:
+        assert not only_agent_asked
+        raise Asked
+
+    only_agent_asked: list[Path] = []
+    monkeypatch.setattr("device.cpu.copy_bandwidth", lambda: 1.0)
+    monkeypatch.setattr("device.agent.program.use_one_heap", asked)
+    monkeypatch.setattr("device.agent.program.only_agent", only_agent_asked.append)
+    hardware = CpuHardware(1 << 30, 1)
+    try:
+        with pytest.raises(Asked):
+            await run_agent(AgentConfig(tmp_path, "one", "127.0.0.1", insecure=True), hardware, lambda address: None)
+    finally:
+        hardware.close()
 
 
 def test_where_nothing_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
