@@ -23,6 +23,7 @@ from device.agent.only import only_agent
 from device.blobs import BlobStore, Disk
 from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
+from device.memory import use_one_heap
 from device.publishers import Publishers
 from device.tasks import first_of
 from protos.enrolment import Token
@@ -63,6 +64,7 @@ async def run_agent(
 ) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is called with "host:port" when it does, `waiting` before that while the board belongs to no
     fleet. One that is told to leave its fleet becomes a board of none, and waits. Raises FleetError when it cannot start."""
+    use_one_heap()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -84,7 +84,7 @@ def print_devices(found: Sequence[DeviceView], *, everything: bool = False) -> N
     for device in found:
         if device.detail:
             note(f"{device.name} is {device.state}: {device.detail}")
-    for line in _throttled(found):
+    for line in [*_throttled(found), *_holding(found)]:
         note(line)
 
 
@@ -97,6 +97,7 @@ def print_counts(found: Sequence[DeviceView]) -> None:
     _name_some([f"{device.name}: {stage}" for device in found for stage in device.stages], "stages")
     _name_some([f"{device.name} is {device.state}: {device.detail}" for device in found if device.detail], "devices")
     _name_some(_throttled(found), "throttled devices")
+    _name_some(_holding(found), "devices that hold too much")
     note(f"{len(found):,} devices; glmfleet devices --all lists each, --json all there is to know")
 
 
@@ -106,6 +107,16 @@ def kind(device: DeviceView) -> str:
 
 def _throttled(found: Sequence[DeviceView]) -> list[str]:
     return [f"{device.name} is throttled: it runs slower, to cool down" for device in found if device.throttled]
+
+
+def _holding(found: Sequence[DeviceView]) -> list[str]:
+    """What plans count, and no stage of the list explains."""
+    return [f"{device.name} {held_text(device)}: restart its agent, and report it" for device in found if device.holds_too_much]
+
+
+def held_text(device: DeviceView) -> str:
+    held, promised = bytes_text(device.memory_held_bytes or 0), bytes_text(device.memory_used_bytes)
+    return f"holds {held} of memory, {promised} are promised"
 
 
 def _name_some(lines: Sequence[str], what: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from fleet.cli.client import CoordinatorClient, connect
-from fleet.cli.devices import FEW, NAMED, kind
+from fleet.cli.devices import FEW, NAMED, held_text, kind
 from fleet.cli.doctor_storage import Check, storage_checks
 from fleet.cli.options import HomeOption, JsonOption
 from fleet.cli.output import count_text, print_json, say
@@ -19,7 +19,6 @@ from fleet.home import Home
 from protos.errors import FleetError
 from protos.net import watch
 from protos.net.interfaces import Survey, why_alone
-from protos.sizes import bytes_text
 from quantize.artifact.store import ArtifactStore
 from sim_devices.local_fleet import LocalDevice
 
@@ -159,8 +158,7 @@ def device_check(device: DeviceView) -> Check:
     detail = f"{device.state} at {device.address}" + (f": {device.detail}" if device.detail else "")
     detail += " (hollow: it computes nothing)" if device.hollow else ""
     if ok and device.holds_too_much:
-        held, promised = bytes_text(device.memory_held_bytes or 0), bytes_text(device.memory_used_bytes)
-        detail += f"; it holds {held} of memory, {promised} are promised"
+        detail += f"; it {held_text(device)}"
         return Check(f"device {device.name}", False, detail, "restart its agent, and report it")
     return Check(f"device {device.name}", ok, detail, "" if ok else "is it running, and does the network let this machine reach it?")
 
