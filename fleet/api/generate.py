@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
@@ -47,7 +47,7 @@ class ToolCallBody(BaseModel):
 class MessageBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    role: str
+    role: Literal["system", "user", "assistant", "tool", "observation"]  # the last is GLM-4's name of "tool"
     content: str
     tool_calls: tuple[ToolCallBody, ...] = ()
     reasoning_content: str | None = None
