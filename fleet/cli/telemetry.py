@@ -9,7 +9,8 @@ import typer
 from fleet.cli.client import connect
 from fleet.cli.devices import FEW
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
-from fleet.cli.output import NONE, Column, count_text, figure, note, print_json, print_table
+from fleet.cli.output import NONE, count_text, figure, note, print_json
+from fleet.cli.tables import Column, print_table
 from fleet.telemetry.views import CostRow
 
 By = Literal["device", "model", "deployment", "request"]
@@ -43,14 +44,14 @@ def telemetry(
 
 def print_costs(rows: list[CostRow], by: By) -> None:
     columns = [
-        Column(by),
-        Column("asked", True),
-        Column("tokens", True),
-        Column("wall\nbusy s", True),
-        Column("modelled\nbusy s", True),
-        Column("busy J", True),
-        Column("idle J", True),
-        Column("J/token", True),
+        Column(by, "names"),
+        Column("asked", "figure"),
+        Column("tokens", "figure"),
+        Column("wall\nbusy s", "figure"),
+        Column("modelled\nbusy s", "figure"),
+        Column("busy J", "figure"),
+        Column("idle J", "figure"),
+        Column("J/token", "figure"),
         Column("source"),
     ]
     shown = rows if len(rows) <= FEW else [row for row in rows if not row.hollow]

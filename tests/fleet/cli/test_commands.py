@@ -134,7 +134,7 @@ def test_deploy_that_fails_is_two_lines(glmfleet: Command, served: Home, coordin
 
 
 def test_deployments_and_undeploy(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
-    assert glmfleet("deployments", "--home", served.path)[1].splitlines()[1].split() == ["tiny", "tiny", "ready", "dev-1", "128", "16"]
+    assert glmfleet("deployments", "--home", served.path)[1].splitlines()[1].split() == ["tiny", "tiny", "ready", "128", "16", "dev-1"]
     assert json.loads(glmfleet("deployments", "--json", "--home", served.path)[1]) == [as_json(DEPLOYMENT)]
     assert glmfleet("undeploy", "tiny", "--home", served.path) == (0, "", "tiny is gone\n")
     assert coordinator.asked == ["tiny"]
