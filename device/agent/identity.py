@@ -21,7 +21,7 @@ from protos.ids import DeviceId, FleetId, device_id, fleet_id
 from protos.net.transport import Credentials
 
 INSECURE_FLEET = FleetId("insecure")
-_ADVICE = "have its fleet issue one: `glmfleet sim up` does for simulated devices, `glmfleet device run` for this machine"
+_ADVICE = "`glmfleet device leave`, then `glmfleet device run`: it gets another (a simulated device by `glmfleet sim up`)"
 
 
 def utc_now() -> datetime:

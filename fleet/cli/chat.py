@@ -23,7 +23,8 @@ from fleet.cli.options import HomeOption, ModelOption, open_home
 from fleet.cli.output import note
 from fleet.cli.sampling import with_sampling
 from fleet.cli.streams import read_line
-from protos.errors import FleetError, InvalidInput, NotFound
+from fleet.deploying.balancing import not_deployed
+from protos.errors import FleetError, InvalidInput
 from protos.sampling import GREEDY, Sampling
 
 _PROMPT = "> "
@@ -49,11 +50,8 @@ def chat(
     history = [Message("system", system)] if system else []
     with connect(open_home(home)) as coordinator:
         deployed = coordinator.deployments()
-        if not deployed:
-            raise NotFound("no model is deployed", advice=f"deploy one with `glmfleet deploy {model or 'MODEL'}`")
-        if model and not any(model in (view.name, view.model) for view in deployed):
-            names = ", ".join(sorted(view.name for view in deployed))
-            raise NotFound(f"no model {model!r} is deployed", advice=f"deployed: {names}; or run `glmfleet deploy {model}`")
+        if not any(model in (None, view.name, view.model) for view in deployed):
+            raise not_deployed(model, [view.name for view in deployed], [each.name for each in coordinator.models()])
         if sys.stdin.isatty():
             note("Ctrl-C stops an answer, /quit or Ctrl-D ends.")
         failed = False

@@ -15,6 +15,7 @@ from fleet.cli.options import HomeOption, JsonOption, open_home, parse_names
 from fleet.cli.output import count_text, figure, note, print_json, say
 from fleet.cli.progress import progress
 from fleet.cli.tables import Column, print_table
+from fleet.deploying.balancing import not_deployed
 from fleet.deploying.desired import REPLAN_AFTER_SECONDS, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
@@ -167,11 +168,11 @@ def deployments(as_json: JsonOption = False, home: HomeOption = None) -> None:
     """
     with connect(open_home(home)) as coordinator:
         found = coordinator.deployments()
+        if not found and not as_json:
+            note(f"nothing is deployed; {not_deployed(None, (), [each.name for each in coordinator.models()]).advice}")
+            return
     if as_json:
         print_json(found)
-        return
-    if not found:
-        note("nothing is deployed; deploy a model: glmfleet deploy smollm2-135m")
         return
     columns = [
         Column("name", "names"),

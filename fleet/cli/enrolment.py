@@ -13,6 +13,7 @@ from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
 from fleet.cli.output import NONE, note, print_json, say
 from fleet.cli.tables import Column, print_table
 from fleet.enrolling.views import TokenView
+from protos.enrolment import LONGEST_TOKEN_SECONDS
 
 app = typer.Typer(name="devices", rich_markup_mode="rich")
 
@@ -95,6 +96,7 @@ def token(
 
     Example: glmfleet devices token --for 10m
     """
+    life_seconds = parse_duration(life, LONGEST_TOKEN_SECONDS)
     with connect(open_home(home)) as coordinator:
         if revoke is not None:
             coordinator.revoke_token(revoke)
@@ -103,7 +105,7 @@ def token(
         if show:
             _print_tokens(coordinator.tokens(), as_json)
             return
-        made = coordinator.new_token(parse_duration(life))
+        made = coordinator.new_token(life_seconds)
     if as_json:
         print_json(made)
         return

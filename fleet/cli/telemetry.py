@@ -11,6 +11,7 @@ from fleet.cli.devices import FEW
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
 from fleet.cli.output import NONE, count_text, figure, note, print_json
 from fleet.cli.tables import Column, print_table
+from fleet.deploying.balancing import not_deployed
 from fleet.telemetry.views import CostRow
 
 By = Literal["device", "model", "deployment", "request"]
@@ -34,10 +35,13 @@ def telemetry(
     seconds = parse_duration(since)
     with connect(open_home(home)) as coordinator:
         rows = coordinator.telemetry(seconds, by)
+        if not rows and not as_json:
+            asking = 'ask something: glmfleet generate "What is the capital of France?"'
+            models = [] if (deployed := bool(coordinator.deployments())) else [each.name for each in coordinator.models()]
+            note(f"nothing in the last {since}; {asking if deployed else not_deployed(None, (), models).advice}")
+            return
     if as_json:
         print_json(rows)
-    elif not rows:
-        note(f'nothing in the last {since}; ask something: glmfleet generate "What is the capital of France?"')
     else:
         print_costs(rows, by)
 

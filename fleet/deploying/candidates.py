@@ -33,7 +33,9 @@ def of_those_here(records: Sequence[DeviceRecord], keys: Sequence[str]) -> tuple
     online = [record for record in records if record.state == "online" and _able(record)]
     here = tuple(key for key in keys if any(_names(key, record) for record in online))
     if keys and not here:
-        raise NotFound(f"none of the devices that it was asked for is online: {', '.join(keys)}", advice="glmfleet devices")
+        raise NotFound(
+            f"none of the devices that it was asked for is online: {', '.join(keys)}", advice="`glmfleet devices` shows their states"
+        )
     return here
 
 

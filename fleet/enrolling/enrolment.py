@@ -196,7 +196,8 @@ class Enrolment:
         if not found:
             known = ", ".join(view.name for view in self.views()[:20])
             raise NotFound(
-                f"no board {key[:80]!r} asks to join", advice=f"those that do: {known}" if known else "none does: glmfleet doctor"
+                f"no board {key[:80]!r} asks to join",
+                advice=f"those that do: {known}" if known else "none does: run `glmfleet device run` on it",
             )
         if len(found) > 1:
             which = "; ".join(f"{one.application.board} ({words(one.application.board)})" for one in found)

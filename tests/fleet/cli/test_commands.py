@@ -139,7 +139,7 @@ def test_deployments_and_undeploy(glmfleet: Command, served: Home, coordinator: 
     assert glmfleet("undeploy", "tiny", "--home", served.path) == (0, "", "tiny is gone\n")
     assert coordinator.asked == ["tiny"]
     coordinator.deployed = []
-    assert glmfleet("deployments", "--home", served.path) == (0, "", "nothing is deployed; deploy a model: glmfleet deploy smollm2-135m\n")
+    assert glmfleet("deployments", "--home", served.path) == (0, "", "nothing is deployed; deploy one: glmfleet deploy tiny\n")
 
 
 def test_a_deployment_that_cannot_be_read_is_told_of_without_a_plan(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
@@ -304,11 +304,24 @@ def test_chat_without_a_deployment_says_so_at_once(glmfleet: Command, served: Ho
     coordinator.deployed = []
     code, out, err = glmfleet("chat", "--home", served.path)
     assert (code, out) == (1, "")
-    assert err == "error: no model is deployed\n  deploy one with `glmfleet deploy MODEL`\n"
+    assert err == "error: no model is deployed\n  deploy one: glmfleet deploy tiny\n"
     coordinator.deployed = [DEPLOYMENT]
     code, _, err = glmfleet("chat", "--model", "other", "--home", served.path)
     assert code == 1
-    assert err.startswith("error: no model 'other' is deployed\n  deployed: tiny; ")
+    assert err == "error: no model 'other' is deployed\n  deployed: tiny\n"
+
+
+@pytest.mark.parametrize("life", ["0s", "31d"])
+def test_a_token_s_life_is_judged_before_it_is_asked_for(glmfleet: Command, served: Home, coordinator: FakeCoordinator, life: str) -> None:
+    code, _, err = glmfleet("devices", "token", "--for", life, "--home", served.path)
+    assert (code, coordinator.asked) == (2, [])
+    assert err.startswith(f"error: {life} is out of range: it has to be more than 0 and at most 30d\n")
+
+
+def test_nothing_to_ask_is_not_advised(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    coordinator.rows, coordinator.deployed = [], []
+    err = glmfleet("telemetry", "--home", served.path)[2]
+    assert err == "nothing in the last 10m; deploy one: glmfleet deploy tiny\n"
 
 
 def test_chat_survives_an_error(glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
