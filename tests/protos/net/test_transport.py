@@ -160,7 +160,7 @@ async def test_a_port_in_use_is_an_error(fleet: TestFleet) -> None:
     device = fleet.member("dev-1")
     async with running(device.device_id, device.credentials) as address:
         for credentials in (device.credentials, None):
-            with pytest.raises(InvalidInput, match=f"cannot listen on {address}"):
+            with pytest.raises(InvalidInput, match=f"^port {address.rpartition(':')[2]} is in use$"):
                 await serve(address, device.device_id, credentials, lambda _server: None)
 
 
