@@ -132,6 +132,6 @@ async def _tokens(fleet: FleetService, request: GenerateRequest) -> AsyncGenerat
     async with closing(fleet.generate(request)) as parts:
         async for part in parts:
             if isinstance(part, TokenChunk):
-                yield ServerSentEvent(line({"text": part.text, "token_ids": part.token_ids}), "token")
+                yield ServerSentEvent(line(part), "token")
             else:
                 yield ServerSentEvent(line(part), "done")
