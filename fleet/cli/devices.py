@@ -90,7 +90,7 @@ def print_devices(found: Sequence[DeviceView], *, everything: bool = False) -> N
     for device in found:
         if device.detail:
             note(f"{device.name} is {device.state}: {device.detail}")
-    for line in _throttled(found):
+    for line in [*_unable(found), *_throttled(found)]:
         note(line)
 
 
@@ -102,12 +102,17 @@ def print_counts(found: Sequence[DeviceView]) -> None:
     print_table(columns, [[f"{count:,}", *key, bytes_text(memory[key])] for key, count in sorted(counts.items())])
     _name_some([f"{device.name}: {stage}" for device in found for stage in device.stages], "stages")
     _name_some([f"{device.name} is {device.state}: {device.detail}" for device in found if device.detail], "devices")
+    _name_some(_unable(found), "devices that can keep no more")
     _name_some(_throttled(found), "throttled devices")
     note(f"{len(found):,} devices; glmfleet devices --all lists each, --json all there is to know")
 
 
 def kind(device: DeviceView) -> str:
     return "hollow" if device.hollow else "simulated" if device.simulated else "real"
+
+
+def _unable(found: Sequence[DeviceView]) -> list[str]:
+    return [f"{device.name} can keep no more of a model: {device.storage_problem}" for device in found if device.storage_problem]
 
 
 def _throttled(found: Sequence[DeviceView]) -> list[str]:

@@ -292,6 +292,11 @@ def test_nothing_to_ask_is_not_advised(glmfleet: Command, served: Home, coordina
     assert err == "nothing in the last 10m; deploy one: glmfleet deploy tiny\n"
 
 
+def test_devices_says_which_can_keep_no_more(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    coordinator.found = [dataclasses.replace(DEVICE, storage_problem="/blobs: the disk is full")]
+    assert "dev-1 can keep no more of a model: /blobs: the disk is full\n" in glmfleet("devices", "--home", served.path)[2]
+
+
 def test_doctor_warns_of_a_device_that_holds_more_than_it_promised(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
     for held_bytes, problem in ((1 << 30, False), (3 << 30, True)):
         coordinator.found = [dataclasses.replace(DEVICE, memory_held_bytes=held_bytes)]
