@@ -66,11 +66,8 @@ def load_identity(folder: Path, clock: Callable[[], datetime] = utc_now) -> Iden
         if now < one.not_valid_before_utc:
             detail = f"the {what} in {folder} is valid from {one.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} here"
             raise Denied(detail, advice="set this machine's clock")
-    return Identity(
-        device_id(_public_der(certificate.public_key())),
-        fleet_id(_public_der(authority.public_key())),
-        Credentials(certificate_pem, key_pem, authority_pem),
-    )
+    fleet = fleet_id(_public_der(authority.public_key()))
+    return Identity(device_id(_public_der(certificate.public_key())), fleet, Credentials(certificate_pem, key_pem, authority_pem, fleet))
 
 
 def insecure_identity(folder: Path) -> Identity:
@@ -118,7 +115,7 @@ def accept(folder: Path, membership: Membership, token: Token | None) -> Identit
     certificate_pem, authority_pem = (one.public_bytes(serialization.Encoding.PEM) for one in (certificate, authority))
     _write(folder / "authority.pem", authority_pem)
     _write(folder / "certificate.pem", certificate_pem)  # last: with it the board is a member
-    return Identity(me, fleet, Credentials(certificate_pem, _read(folder, "key.pem"), authority_pem))
+    return Identity(me, fleet, Credentials(certificate_pem, _read(folder, "key.pem"), authority_pem, fleet))
 
 
 def _offered(pem: bytes) -> x509.Certificate:

@@ -11,13 +11,14 @@ import grpc
 import grpc.aio
 
 from protos.errors import Denied
+from protos.ids import FleetId
 from protos.rpc_errors import CODE_KEY, status_of
 from protos.v1 import device_pb2, gateway_pb2, pipeline_pb2
 
 _DEVICE = device_pb2.DESCRIPTOR.services_by_name["Device"].full_name
 _GATEWAY = gateway_pb2.DESCRIPTOR.services_by_name["Gateway"].full_name
 _PIPELINE = pipeline_pb2.DESCRIPTOR.services_by_name["Pipeline"].full_name
-_MEMBER = re.compile(r"glmfleet://[a-z2-7]{16}/(?P<role>[a-z]+)/[a-z2-7]{16}")
+_MEMBER = re.compile(r"glmfleet://(?P<fleet>[a-z2-7]{16})/(?P<role>[a-z]+)/[a-z2-7]{16}")
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -33,33 +34,37 @@ def roles_for(method: str) -> tuple[str, ...]:
     return {"Generate": ("coordinator",), "Flow": ("device", "gateway")}.get(name, ()) if service == _PIPELINE else ()
 
 
-def roles_in(names: list[str]) -> set[str]:
-    """The roles among the URI names of a certificate."""
-    return {match["role"] for name in names if (match := _MEMBER.fullmatch(name))}
+def roles_in(names: list[str], fleet: FleetId) -> set[str]:
+    """The roles in this fleet among the URI names of a certificate."""
+    return {match["role"] for name in names if (match := _MEMBER.fullmatch(name)) and match["fleet"] == fleet}
 
 
 class OnlyItsRole(grpc.aio.ServerInterceptor):
     """Refuses calls of members whose certificate gives them another role: a device taken over must not command the others.
 
-    For servers with TLS, which has proven by then that the caller is of the fleet.
+    For servers with TLS, which has proven by then that the authority signed for the caller: for a member of this fleet, which the
+    certificate says.
     """
+
+    def __init__(self, fleet: FleetId) -> None:
+        self._fleet = fleet
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]], details: grpc.HandlerCallDetails
     ) -> _Handler | None:
         handler = await continuation(details)
         # Who calls is known only to the call's own context, so the check goes around the handler.
-        return None if handler is None else guarded(handler, str(details.method))
+        return None if handler is None else guarded(handler, str(details.method), self._fleet)
 
 
-def guarded(handler: _Handler, method: str) -> _Handler:
-    """The handler of `method`, for callers that have a role for it alone."""
+def guarded(handler: _Handler, method: str, fleet: FleetId) -> _Handler:
+    """The handler of `method`, for callers that have a role for it in this fleet alone."""
     (kind,) = [kind for kind in _KINDS if getattr(handler, kind)]
     serve = getattr(handler, kind)
     allowed = roles_for(method)
 
     async def check(context: _Context) -> None:
-        found = roles_in([uri.decode(errors="replace") for uri in context.auth_context().get("peer_uri", ())])
+        found = roles_in([uri.decode(errors="replace") for uri in context.auth_context().get("peer_uri", ())], fleet)
         if found.isdisjoint(allowed):
             who = f"a {' and '.join(sorted(found))}" if found else "nobody of the fleet"
             error = Denied(f"{method.rpartition('/')[2]} is for {_either(allowed)}; the caller is {who}")

@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from protos.errors import Denied, InvalidInput, NotFound
-from protos.ids import DeviceId, gateway_host_name, host_name
+from protos.ids import DeviceId, FleetId, gateway_host_name, host_name
 from protos.net.listening import bound
 from protos.net.roles import OnlyItsRole
 from protos.rpc_errors import CODE_KEY, STATUS
@@ -51,11 +51,12 @@ _SERVER = [
 
 @dataclass(frozen=True)
 class Credentials:
-    """PEM texts: who we are, and the authority whose word we take for who others are."""
+    """PEM texts: who we are, and the authority whose word we take for who others are; and the id of its fleet."""
 
     certificate: bytes
     private_key: bytes = field(repr=False)
     authority: bytes
+    fleet: FleetId
 
 
 def is_loopback(host: str) -> bool:
@@ -238,7 +239,7 @@ async def serve(
         pair = [(credentials.private_key, credentials.certificate)]
         tls = grpc.ssl_server_credentials(pair, credentials.authority, require_client_auth=True)
     # The role first: it then stands before what is behind a gateway, too.
-    return await _serve(bind, tls, register, [*([OnlyItsRole()] if credentials else []), AddressedTo(device, behind)])
+    return await _serve(bind, tls, register, [*([OnlyItsRole(credentials.fleet)] if credentials else []), AddressedTo(device, behind)])
 
 
 async def serve_board(bind: str, board: DeviceId, certificate: bytes, private_key: bytes, register: Register) -> tuple[Served, int]:
