@@ -118,6 +118,14 @@ def accept(folder: Path, membership: Membership, token: Token | None) -> Identit
     return Identity(me, fleet, Credentials(certificate_pem, _read(folder, "key.pem"), authority_pem, fleet))
 
 
+def authority_key(pem: bytes) -> ec.EllipticCurvePublicKey:
+    """Of a certificate that a fleet shows as its authority's. Raises Denied."""
+    key = _offered(pem).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise Denied("what was offered as an authority has another kind of key")
+    return key
+
+
 def _offered(pem: bytes) -> x509.Certificate:
     try:
         (certificate,) = x509.load_pem_x509_certificates(pem)

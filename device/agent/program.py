@@ -54,23 +54,30 @@ async def run_agent(
     disk: Disk | None = None,
     clock: Callable[[], datetime] = utc_now,
     waiting: Callable[[Enrollable], None] = lambda board: None,
+    refused: Callable[[str, str], None] = lambda why, advice: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is called once with "host:port", `waiting` before that while the board belongs to no fleet.
-    Raises FleetError when it cannot start."""
+    """Serve until SIGTERM or SIGINT; `ready` is called once with "host:port", `waiting` before that while the board belongs to no fleet,
+    and `refused` when its token lets it into none. Raises FleetError when it cannot start."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         stack.callback(hardware.close)
         stack.enter_context(only_agent(config.state))
-        if not (config.insecure or is_member(config.state) or await _taken_in(config, hardware, stop, waiting)):
+        if not (config.insecure or is_member(config.state) or await _taken_in(config, hardware, stop, waiting, refused)):
             return
         address = await stack.enter_async_context(Agent(config, hardware, disk=disk, clock=clock))
         ready(address)
         await stop.wait()
 
 
-async def _taken_in(config: AgentConfig, hardware: Hardware, stop: asyncio.Event, waiting: Callable[[Enrollable], None]) -> bool:
+async def _taken_in(
+    config: AgentConfig,
+    hardware: Hardware,
+    stop: asyncio.Event,
+    waiting: Callable[[Enrollable], None],
+    refused: Callable[[str, str], None],
+) -> bool:
     """Wait until a fleet has taken the board in; False: we were told to stop first."""
     bind = joined_address(config.host, config.port)
     board = Enrollable(
@@ -81,6 +88,7 @@ async def _taken_in(config: AgentConfig, hardware: Hardware, stop: asyncio.Event
         token=config.token,
         interfaces=config.interfaces,
         announced_port=config.announced_port,
+        refused=refused,
     )
     async with board:
         waiting(board)

@@ -70,10 +70,10 @@ def run(
 
 @app.command()
 def leave(
-    wipe: Annotated[bool, typer.Option("--wipe", help="Remove its key and every model, too.")] = False,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Remove every model, too.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Take this board out of its fleet; its agent must have ended. Started again, it asks to join one.
+    """Take this board out of its fleet; its agent must have ended. Started again, it has a new key, and asks to join one.
 
     Example: glmfleet device leave --wipe
     """
@@ -86,10 +86,11 @@ def leave(
         note("it belonged to no fleet")
         return
     with only_agent(opened.device):
-        left = [name for name in ("certificate.pem", "authority.pem") if _removed(opened.device / name)]
+        # The key as well: no authority can recall the certificate of a key that is still there.
+        member, *_ = [_removed(opened.device / name) for name in ("certificate.pem", "authority.pem", "key.pem")]
         if wipe:
             shutil.rmtree(opened.device)
-    note("it belongs to no fleet any more" if left else "it belonged to no fleet")
+    note("it belongs to no fleet any more" if member else "it belonged to no fleet")
 
 
 def _removed(path: Path) -> bool:
