@@ -67,7 +67,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
         self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DeviceDescription]
     ) -> pb.DeviceDescription:
         async with answered(context):
-            if self.blobs.problem:  # which may be mended since it was last looked for
+            if self.blobs.problem or not self.blobs.free_bytes():  # mended, or come about, since it was last looked for
                 await in_thread(self.blobs.look)
             return self.describe()
 
