@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from device.agent.membership import leave as leave_fleet
 from device.agent.only import only_agent
 from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home, parse_size
 from fleet.cli.output import note
@@ -86,19 +85,8 @@ def leave(
         note("it belonged to no fleet")
         return
     with only_agent(opened.device):
-        # The key as well: no authority can recall the certificate of a key that is still there.
-        member, *_ = [_removed(opened.device / name) for name in ("certificate.pem", "authority.pem", "key.pem")]
-        if wipe:
-            shutil.rmtree(opened.device)
-    note("it belongs to no fleet any more" if member else "it belonged to no fleet")
-
-
-def _removed(path: Path) -> bool:
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        return False
-    return True
+        left = leave_fleet(opened.device, wipe=wipe)
+    note("it belongs to no fleet any more" if left else "it belonged to no fleet")
 
 
 def _ensure_identity(home: Home, name: str, token: str | None) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from device.agent.identity import own_key
 from fleet.enrolling import enrolment
 from fleet.enrolling.board import connected
 from fleet.trust.authority import Authority
@@ -162,20 +161,3 @@ async def _line(screen: asyncio.StreamReader, words: str) -> str:
         if words in line.decode():
             return line.decode().strip()
     raise AssertionError(f"it ended without a line of {words!r}")
-
-
-async def test_a_board_that_left_comes_back_as_another(tmp_path: Path) -> None:
-    """Its old certificate is still good for the fleet; without the key it is of no use to anybody."""
-    async with fleet(tmp_path) as ours:
-        folder = tmp_path / "board"
-        for name in ("before", "after"):
-            async with board(folder, name) as one:
-                ours.enrolment.heard(None, (one.address,), "seed")
-                await ours.pending(name)
-                await ours.enrolment.accept(name)
-                await asyncio.wait_for(one.taken(), 5)
-            before = own_key(folder).private_numbers()
-            for file in ("certificate.pem", "authority.pem", "key.pem"):  # as `glmfleet device leave` does
-                (folder / file).unlink()
-            assert own_key(folder).private_numbers() != before
-        assert len(set(ours.joined)) == 2
