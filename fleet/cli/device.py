@@ -69,10 +69,10 @@ def run(
 
 @app.command()
 def leave(
-    wipe: Annotated[bool, typer.Option("--wipe", help="Remove every model, too.")] = False,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Remove its key and every model, too.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Take this board out of its fleet; its agent must have ended. Started again, it has a new key, and asks to join one.
+    """Take this board out of its fleet; its agent must have ended. Started again, it asks to join one.
 
     Example: glmfleet device leave --wipe
     """

@@ -360,6 +360,6 @@ def test_a_board_leaves_its_fleet(glmfleet: Command, home: Home, tmp_path: Path)
         assert code == 1
         assert "runs already" in err
     assert glmfleet("device", "leave", "--wipe", "--home", home.path)[2] == "it belonged to no fleet\n"
-    assert not home.device.exists()
+    assert sorted(path.name for path in home.device.iterdir()) == ["agent.lock", "lock"]
     Authority.open(home.authority)
     assert "the authority of this fleet lies in this home" in glmfleet("device", "leave", "--home", home.path)[2]
