@@ -59,7 +59,9 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             memory_bytes=self.hardware.memory_bytes,
             memory_used_bytes=self.host.memory_used_bytes,
             memory_held_bytes=self.telemetry.held_bytes(),
-            storage_free_bytes=self.blobs.free_bytes(),
+            storage_free_bytes=0 if self.blobs.problem else self.blobs.free_bytes(),
+            storage_droppable_bytes=self.host.droppable_bytes(),
+            storage_problem=self.blobs.problem,
             dialects=DIALECTS,
             stages=self.host.statuses(),
             labels={"machine": platform.machine(), **self.labels},
@@ -69,6 +71,8 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
         self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DeviceDescription]
     ) -> pb.DeviceDescription:
         async with answered(context):
+            if self.blobs.problem or not self.blobs.free_bytes():  # mended, or come about, since it was last looked for
+                await in_thread(self.blobs.look)
             return self.describe()
 
     async def StatBlobs(  # noqa: N802

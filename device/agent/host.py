@@ -81,13 +81,18 @@ class StageHost:
         loading = self._loading.memory_bytes if self._loading else 0
         return loading + sum(loaded.stage.spec.memory_bytes for loaded in self._loaded.values())
 
+    def droppable_bytes(self) -> int:
+        """Of disk: what `retain_blobs` would free, if it were to keep nothing but what loaded stages use."""
+        specs = self._specs()
+        unused = self._prepacked.unused_bytes(specs) if self._prepacked and not self._blobs.frozen else 0
+        return self._blobs.droppable_bytes(_blobs_of(specs)) + unused
+
     async def retain_blobs(self, generation: DeploymentGeneration, keep: Set[Digest]) -> int:
         """Drop every blob that is neither in `keep` nor used by a stage that is loaded or loading; the bytes freed. Raises Conflict."""
         async with self._changing:
             self.admit(generation)
             specs = self._specs()
-            in_use = {digest for spec in specs for digest in spec.blobs}
-            freed = await in_thread(self._blobs.retain, keep | in_use)
+            freed = await in_thread(self._blobs.retain, keep | _blobs_of(specs))
             # Space is wanted: what only saves time goes too.
             return freed + (await in_thread(self._prepacked.retain, specs) if self._prepacked else 0)
 
@@ -244,3 +249,7 @@ def _status(loaded: Loaded) -> device_pb2.StageStatus:
         open_sequences=loaded.head.open_sequences if loaded.head else loaded.stage.open_sequences,
         memory_bytes=spec.memory_bytes,
     )
+
+
+def _blobs_of(specs: Iterable[StageSpec]) -> set[Digest]:
+    return {digest for spec in specs for digest in spec.blobs}

@@ -11,6 +11,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from device.agent.identity import Identity, is_member, own_key, public_der, stored_authority, utc_now
 from device.files import write_whole
@@ -64,7 +65,7 @@ def accept(
     certificate_pem, authority_pem = (one.public_bytes(serialization.Encoding.PEM) for one in (certificate, authority))
     write_whole(folder / "authority.pem", authority_pem)
     write_whole(folder / "certificate.pem", certificate_pem)  # last: with it the board is a member
-    return Identity(me, fleet, Credentials(certificate_pem, (folder / "key.pem").read_bytes(), authority_pem))
+    return Identity(me, fleet, Credentials(certificate_pem, (folder / "key.pem").read_bytes(), authority_pem, fleet))
 
 
 def renew(folder: Path, credentials: Credentials, offered: bytes, clock: Callable[[], datetime] = utc_now) -> None:
@@ -112,6 +113,14 @@ def _check_dates(certificate: x509.Certificate, now: datetime) -> None:
             f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} here",
             advice="set the clocks of this board and of the coordinator's machine",
         )
+
+
+def authority_key(pem: bytes) -> ec.EllipticCurvePublicKey:
+    """Of a certificate that a fleet shows as its authority's. Raises Denied."""
+    key = _offered(pem).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise Denied("what was offered as an authority has another kind of key")
+    return key
 
 
 def _offered(pem: bytes) -> x509.Certificate:

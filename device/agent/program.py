@@ -61,9 +61,11 @@ async def run_agent(
     disk: Disk | None = None,
     clock: Callable[[], datetime] = utc_now,
     waiting: Callable[[Enrollable], None] = lambda board: None,
+    refused: Callable[[str, str], None] = lambda why, advice: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is called with "host:port" when it does, `waiting` before that while the board belongs to no
-    fleet. One that is told to leave its fleet becomes a board of none, and waits. Raises FleetError when it cannot start."""
+    fleet, `refused` when its token lets it into none. One that is told to leave its fleet becomes a board of none, and waits. Raises
+    FleetError when it cannot start."""
     use_one_heap()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -72,7 +74,7 @@ async def run_agent(
         stack.callback(hardware.close)
         stack.enter_context(only_agent(config.state))
         while not stop.is_set():
-            if not await _is_member(config, hardware, stop, waiting, clock):
+            if not await _is_member(config, hardware, stop, waiting, clock, refused):
                 return
             agent = Agent(config, hardware, disk=disk, clock=clock)
             async with agent as address:
@@ -92,7 +94,12 @@ async def _happens(event: asyncio.Event) -> None:
 
 
 async def _is_member(
-    config: AgentConfig, hardware: Hardware, stop: asyncio.Event, waiting: Callable[[Enrollable], None], clock: Callable[[], datetime]
+    config: AgentConfig,
+    hardware: Hardware,
+    stop: asyncio.Event,
+    waiting: Callable[[Enrollable], None],
+    clock: Callable[[], datetime],
+    refused: Callable[[str, str], None],
 ) -> bool:
     """Wait until a fleet has taken the board in, or given it a certificate that is good now; False: we were told to stop first."""
     if config.insecure:
@@ -116,6 +123,7 @@ async def _is_member(
         clock=clock,
         interfaces=config.interfaces,
         announced_port=config.announced_port,
+        refused=refused,
     )
     async with board:
         waiting(board)

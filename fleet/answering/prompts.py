@@ -40,7 +40,7 @@ def prompt_ids(text: TextModel, request: GenerateRequest, config: ModelConfig) -
     if fills_blanks(config):
         return blank_prompt(text, request, config)
     if request.infill or request.fills:
-        raise InvalidInput("this model fills no blanks", advice="ask it without --infill")
+        raise InvalidInput("this model fills no blanks", advice="ask it without infill and fills")
     if request.prompt_ids:
         ids = list(request.prompt_ids)
     elif request.prompt is not None:
@@ -83,19 +83,18 @@ def submit(
     if room < 1:
         raise InvalidInput(
             f"the prompt has {len(prompt)} tokens; this deployment's context is {context}, the answer included",
-            advice="shorten the prompt, or deploy with a larger --context",
+            advice="shorten the prompt" + _or_larger(context, manifest.config),
         )
     if request.max_tokens is not None and request.max_tokens < 1:
         raise InvalidInput(f"max_tokens is {request.max_tokens}", advice="ask for at least 1")
     max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
+    more_room = _or_larger(context, manifest.config) if max_tokens == room else ", or raise max_tokens"
     if len(forced) >= max_tokens:
-        raise InvalidInput(
-            f"{len(forced)} forced tokens leave nothing to generate of {max_tokens}", advice="force fewer, or raise max_tokens or --context"
-        )
+        raise InvalidInput(f"{len(forced)} forced tokens leave nothing to generate of {max_tokens}", advice=f"force fewer{more_room}")
     if request.min_tokens > max_tokens:
         raise InvalidInput(
             f"min_tokens is {request.min_tokens}, and the answer has at most {max_tokens}",
-            advice="lower it, or raise max_tokens or --context",
+            advice=f"lower it{more_room}",
         )
     if not all(rules.bad_words):
         raise InvalidInput("bad_words has one without a token", advice="leave it out")
@@ -117,3 +116,8 @@ def submit(
     if fills_blanks(manifest.config):
         mark_blank(message, manifest.config)
     return message
+
+
+def _or_larger(context: int, config: ModelConfig) -> str:
+    """The end of an advice, where the model could take more than its deployment allows."""
+    return f", or deploy it anew with a larger --context (up to {config.max_positions})" if context < config.max_positions else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
@@ -47,7 +47,7 @@ class ToolCallBody(BaseModel):
 class MessageBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    role: str
+    role: Literal["system", "user", "assistant", "tool", "observation"]  # the last is GLM-4's name of "tool"
     content: str
     tool_calls: tuple[ToolCallBody, ...] = ()
     reasoning_content: str | None = None
@@ -132,6 +132,6 @@ async def _tokens(fleet: FleetService, request: GenerateRequest) -> AsyncGenerat
     async with closing(fleet.generate(request)) as parts:
         async for part in parts:
             if isinstance(part, TokenChunk):
-                yield ServerSentEvent(line({"text": part.text, "token_ids": part.token_ids}), "token")
+                yield ServerSentEvent(line(part), "token")
             else:
                 yield ServerSentEvent(line(part), "done")

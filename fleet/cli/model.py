@@ -15,8 +15,9 @@ from fleet.api.encode import plain
 from fleet.cli.client import connect
 from fleet.cli.model_eval import eval_, measure, print_report, quality_lines
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
-from fleet.cli.output import Column, figure, note, print_json, print_table, say
+from fleet.cli.output import figure, note, print_json, say
 from fleet.cli.progress import progress
+from fleet.cli.tables import Column, print_table
 from fleet.home import Home
 from fleet.service.models import model_view
 from fleet.service.views import ModelView
@@ -138,11 +139,11 @@ def list_(as_json: JsonOption = False, home: HomeOption = None) -> None:
     if not models:
         return
     columns = [
-        Column("name"),
-        Column("parameters", True),
-        Column("layers", True),
-        Column("context", True),
-        Column("size", True),
+        Column("name", "names"),
+        Column("parameters", "figure"),
+        Column("layers", "figure"),
+        Column("context", "figure"),
+        Column("size", "figure"),
         Column("licence"),
     ]
     print_table(

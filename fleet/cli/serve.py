@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -28,6 +26,7 @@ from fleet.store.engine import parse_url
 from fleet.trust.api_key import authenticator, ensure_key
 from fleet.trust.authority import LONGEST_LIFE, SHORTEST_LIFE
 from protos.errors import Denied, InvalidInput
+from protos.net.listening import bound
 from protos.net.transport import is_loopback
 
 DEFAULT_PORT = 7400
@@ -74,7 +73,7 @@ def serve(
         raise Denied(f"listening on {host} lets everyone in reach use the fleet", advice="add --require-key, or leave --host out")
     opened.check_not_served()  # before its port is found to be taken
     authenticate = authenticator(ensure_key(opened)) if require_key else None
-    with _listening(host, port) as listener:
+    with bound(host, port) as listener:
         url = _url(host, listener.getsockname()[1])
         with opened.serving(url, _file_of(store)):
             coordinator = Coordinator(
@@ -132,26 +131,6 @@ async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, ho
             stopping.cancel()
             server.should_exit = True
     note("stopped")
-
-
-@contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket bound before anything is started: a port in use is told at once, in one line."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except OSError as error:
-        raise InvalidInput(f"cannot listen on {host}: {error.strerror}", advice="give an address of this machine with --host") from error
-    with socket.socket(family, kind, protocol) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-            listener.listen(1024)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise InvalidInput(f"port {port} is in use", advice="choose another with --port, or --port 0 for any free one") from error
-            why = os.strerror(error.errno or 0)
-            raise InvalidInput(f"cannot listen on {host} port {port}: {why}", advice="choose others with --host and --port") from error
-        yield listener
 
 
 def _url(host: str, port: int) -> str:

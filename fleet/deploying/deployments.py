@@ -117,7 +117,7 @@ class Deployments:
         being deployed, and when all of its pipelines are to be avoided.
         """
         coming = [one.desired for one in self._deploying.values()]
-        deployment = find(model, self._in_force, coming, self._unreadable)
+        deployment = find(model, self._in_force, coming, self._unreadable, self._artifacts.list)
         return least_work(deployment.desired.name, deployment.pipelines, avoid)
 
     def manifest(self, name: str, spec: PipelineSpec) -> Manifest:

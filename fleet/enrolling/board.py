@@ -72,6 +72,11 @@ class Board:
             membership = pb.Membership(certificate=certificate, authority=authority)
             await self.peer.enrolment_stub.Join(membership, metadata=self.peer.metadata, timeout=_SECONDS)
 
+    async def refuse(self, refusal: pb.Refusal) -> None:
+        """Raises FleetError, also from a board of a release before, which cannot be told."""
+        with remote(self.peer.address):
+            await self.peer.enrolment_stub.Refuse(refusal, metadata=self.peer.metadata, timeout=_SECONDS)
+
 
 @dataclass(frozen=True)
 class _Found:

@@ -284,8 +284,8 @@ class Coordinator:
         self._authority = authority = Authority.open(self._home.authority, life=self._certificate_life)
         folder = self._home.coordinator
         authority.issue_folder(folder, "coordinator", "coordinator")
-        files = [(folder / name).read_bytes() for name in ("certificate.pem", "key.pem", "authority.pem")]
-        return authority.fleet_id, Credentials(*files)
+        certificate, key, signer = ((folder / name).read_bytes() for name in ("certificate.pem", "key.pem", "authority.pem"))
+        return authority.fleet_id, Credentials(certificate, key, signer, authority.fleet_id)
 
     def _open_store(self) -> Store:
         if self._store is not None:

@@ -102,3 +102,24 @@ def test_rules_and_ends_are_sent(text: TextModel, manifest: Manifest) -> None:
 def test_rules_that_cannot_hold_are_refused(manifest: Manifest, request_: GenerateRequest, rules: TokenRules, why: str) -> None:
     with pytest.raises(InvalidInput, match=f"^{why}$"):
         submit(request_, [5], manifest, 64, 0, rules)
+
+
+@pytest.mark.parametrize(
+    ("request_", "context", "advice"),
+    [
+        (GenerateRequest(forced_ids=(5,) * 9), 8, "force fewer, or deploy it anew with a larger --context (up to {longest})"),
+        (GenerateRequest(forced_ids=(5,) * 9), None, "force fewer"),
+        (GenerateRequest(forced_ids=(5, 6), max_tokens=2), 8, "force fewer, or raise max_tokens"),
+        (GenerateRequest(min_tokens=6, max_tokens=5), 64, "lower it, or raise max_tokens"),
+        (GenerateRequest(min_tokens=64), 64, "lower it, or deploy it anew with a larger --context (up to {longest})"),
+        (GenerateRequest(), 1, "shorten the prompt, or deploy it anew with a larger --context (up to {longest})"),
+        (GenerateRequest(), None, "shorten the prompt"),
+    ],
+)
+def test_only_what_would_help_is_advised(manifest: Manifest, request_: GenerateRequest, context: int | None, advice: str) -> None:
+    """None: the context is the model's longest, and no deployment can have a larger one."""
+    longest = manifest.config.max_positions
+    prompt = [5] * (1 if context else longest if not request_.forced_ids else longest - 9)
+    with pytest.raises(InvalidInput) as caught:
+        submit(request_, prompt, manifest, context or longest, 0, TokenRules(request_.min_tokens))
+    assert caught.value.advice == advice.format(longest=longest)

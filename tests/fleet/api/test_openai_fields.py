@@ -44,7 +44,7 @@ def refused_in(path: str, **given: object) -> str | None:
         request_of(path, **given)
     except UnsupportedParameter as error:
         found = error
-    assert found is None or found.param in f"{found.detail} {found.advice}"
+    assert found is None or (found.param or "") in f"{found.detail} {found.advice}"
     return None if found is None else found.param
 
 

@@ -126,5 +126,5 @@ def test_no_key_is_left_in_a_file(fleet: TestFleet, tmp_path: Path, monkeypatch:
 async def test_a_caller_must_not_need_the_host_name(fleet: TestFleet) -> None:
     """The device's certificate names its id, and no address."""
     me = fleet.member("me", "coordinator")
-    context = client_context(Credentials(*(getattr(me.credentials, name) for name in ("certificate", "private_key", "authority"))))
+    context = client_context(Credentials(*(getattr(me.credentials, name) for name in ("certificate", "private_key", "authority", "fleet"))))
     assert not context.check_hostname
