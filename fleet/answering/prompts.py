@@ -15,7 +15,7 @@ from fleet.answering.infill import blank_prompt, fills_blanks, mark_blank
 from fleet.answering.views import GenerateRequest
 from protos.errors import Corrupt, InvalidInput
 from protos.manifest import Manifest, ModelConfig, TextFile
-from protos.sampling import ANY_TOKEN, PARAMETERS, TokenRules, to_message
+from protos.sampling import ANY_TOKEN, PARAMETERS, TokenRules, check_counts, to_message
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact.store import ArtifactStore
 
@@ -115,6 +115,8 @@ def submit(
         )
     if not all(rules.bad_words):
         raise InvalidInput("bad_words has one without a token", advice="leave it out")
+    stops = [*(() if request.ignore_eos else manifest.config.eos_token_ids), *request.stop_token_ids]
+    check_counts([len(run) for run in rules.bad_words], len(rules.allowed_token_ids), len(stops))
     vocabulary = manifest.config.vocab_size
     for token_id in (*prompt, *forced, *request.stop_token_ids, *rules.token_ids):
         if not 0 <= token_id < vocabulary:
@@ -127,7 +129,7 @@ def submit(
         forced_ids=forced,
         sampling=to_message(sampling, rules),
         max_tokens=max_tokens,
-        stop_token_ids=[*(() if request.ignore_eos else manifest.config.eos_token_ids), *request.stop_token_ids],
+        stop_token_ids=stops,
         reuse_decoded=request.reuse_decoded,
     )
     if fills_blanks(manifest.config):
