@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc.aio
 
@@ -41,6 +41,8 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
     blobs: Blobs
     host: StageHost
     telemetry: TelemetrySampler
+    # A message of 4 MiB may hold a graph of many times that: one is unpacked at a time, and then loaded.
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def describe(self) -> pb.DeviceDescription:
         info = self.hardware.info
@@ -107,8 +109,9 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
         self, request: pb.LoadStageRequest, context: grpc.aio.ServicerContext[pb.LoadStageRequest, pb.LoadStageReply]
     ) -> pb.LoadStageReply:
         async with answered(context):
-            spec = parse_spec(request)
-            seconds = await self.host.load(spec)
+            async with self.loading:
+                spec = parse_spec(request)
+                seconds = await self.host.load(spec)
             return pb.LoadStageReply(memory_bytes=spec.memory_bytes, load_seconds=seconds)
 
     async def UnloadStage(  # noqa: N802
