@@ -18,7 +18,7 @@ from device.text.confined import ConfinedText
 from fleet.answering import prompts
 from fleet.answering.answer import Answer
 from fleet.answering.ledger import Ledger, LedgerEntry
-from fleet.answering.prompt_making import PromptMaking
+from fleet.answering.prompt_making import MadePrompt, PromptMaking
 from fleet.answering.request_costs import REASONS, result
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.background import Background
@@ -162,7 +162,7 @@ class GenerationService:
         request, spec, deployment = entry.request, pipeline.spec, pipeline.desired.name
         _check_solid(deployment, spec)
         text = await self._text(deployment, spec)
-        made = await self._making.make(text.model, request, text.manifest.config, spec.plan.context)
+        made = await self._made(entry, text, spec)
         prompt, words = made.token_ids, text.model.words
         seed = self._fresh_seed() if request.sampling.seed is None else request.sampling.seed
         submit = prompts.submit(request, prompt, text.manifest, spec.plan.context, seed, made.rules)
@@ -209,6 +209,14 @@ class GenerationService:
             if not settled:
                 account.tokens.cancel()
                 self._background.start(self._settle(account), f"settle request {entry.request_id}")
+
+    async def _made(self, entry: LedgerEntry, text: _Text, spec: PipelineSpec) -> MadePrompt:
+        seconds = None if entry.deadline is None else max(0.0, entry.deadline - self._now())
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._making.make(text.model, entry.request, text.manifest.config, spec.plan.context)
+        except TimeoutError:
+            raise TimedOut("the request's deadline has passed before its prompt was made", advice="give it more time") from None
 
     def _cancel_at_deadline(self, account: _Account) -> _Alarm:
         def ring() -> None:

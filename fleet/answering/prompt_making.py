@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 from device.text.confined import ConfinedMaker, ConfinedText
 from fleet.answering import prompts
 from fleet.answering.views import GenerateRequest
-from protos.errors import Busy
+from protos.errors import Busy, Unavailable
 from protos.manifest import ModelConfig
 from protos.sampling import TokenRules
 
@@ -37,11 +37,13 @@ class PromptMaking:
         self._long = ThreadPoolExecutor(LONG_AT_ONCE, "long prompt")
         self._long_open = 0
         self._makers: set[ConfinedMaker] = set()
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._closed = True
         for maker in self._makers:
             maker.leave()
         for pool in (self._short, self._long):
@@ -49,7 +51,7 @@ class PromptMaking:
 
     async def load(self, load: Callable[[], _Made]) -> _Made:
         """Run what loads a model's text."""
-        return await asyncio.get_running_loop().run_in_executor(self._short, load)
+        return await self._run(self._short, load)
 
     async def make(self, text: ConfinedText, request: GenerateRequest, config: ModelConfig, context: int) -> MadePrompt:
         """Raises InvalidInput, and Busy when too many long prompts wait."""
@@ -73,9 +75,14 @@ class PromptMaking:
 
         self._makers.add(maker)
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, make)
+            return await self._run(pool, make)
         except asyncio.CancelledError:
             maker.leave()
             raise
         finally:
             self._makers.discard(maker)
+
+    async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], _Made]) -> _Made:
+        if self._closed:
+            raise Unavailable("the coordinator is stopping", advice="ask again when it is back")
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
