@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +20,13 @@ import uvicorn
 from fleet.api.app import create_app
 from fleet.api.caller import Authenticate
 from fleet.api.malformed import HttpProtocol
-from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home
+from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home, parse_duration
 from fleet.cli.output import note
 from fleet.home import Home
 from fleet.service.coordinator import Coordinator
 from fleet.store.engine import parse_url
 from fleet.trust.api_key import authenticator, ensure_key
+from fleet.trust.authority import LONGEST_LIFE, SHORTEST_LIFE
 from protos.errors import Denied, InvalidInput
 from protos.net.transport import is_loopback
 
@@ -53,6 +55,9 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    certificate_life: Annotated[
+        str, typer.Option("--certificate-life", metavar="DURATION", help="Of members' certificates, 10m to 365d; renewed by themselves.")
+    ] = "24h",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, to stderr.")] = False,
     home: HomeOption = None,
 ) -> None:
@@ -62,6 +67,9 @@ def serve(
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     opened = open_home(home)
+    life = timedelta(seconds=parse_duration(certificate_life))
+    if not SHORTEST_LIFE <= life <= LONGEST_LIFE:
+        raise InvalidInput(f"certificates for {certificate_life}", advice="from 10m to 365d")
     if not is_loopback(host) and not require_key:
         raise Denied(f"listening on {host} lets everyone in reach use the fleet", advice="add --require-key, or leave --host out")
     opened.check_not_served()  # before its port is found to be taken
@@ -70,7 +78,12 @@ def serve(
         url = _url(host, listener.getsockname()[1])
         with opened.serving(url, _file_of(store)):
             coordinator = Coordinator(
-                opened, seeds=tuple(seed or ()), interfaces=tuple(interface) if interface else None, insecure=insecure, store=store
+                opened,
+                seeds=tuple(seed or ()),
+                interfaces=tuple(interface) if interface else None,
+                insecure=insecure,
+                store=store,
+                certificate_life=life,
             )
             asyncio.run(_serve(coordinator, listener, url, opened, authenticate))
 
