@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc.aio
 
@@ -45,6 +45,8 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
     publishers: Publishers | None  # None: it asks for nobody's word
     host: StageHost
     telemetry: TelemetrySampler
+    # A message of 4 MiB may hold a graph of many times that: one is unpacked at a time, and then loaded.
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def describe(self) -> pb.DeviceDescription:
         info = self.hardware.info
@@ -126,10 +128,11 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
         self, request: pb.LoadStageRequest, context: grpc.aio.ServicerContext[pb.LoadStageRequest, pb.LoadStageReply]
     ) -> pb.LoadStageReply:
         async with answered(context):
-            spec = parse_spec(request)
-            if self.publishers is not None:
-                self.publishers.check_stage(spec)
-            seconds = await self.host.load(spec)
+            async with self.loading:
+                spec = parse_spec(request)
+                if self.publishers is not None:
+                    self.publishers.check_stage(spec)
+                seconds = await self.host.load(spec)
             return pb.LoadStageReply(memory_bytes=spec.memory_bytes, load_seconds=seconds)
 
     async def UnloadStage(  # noqa: N802

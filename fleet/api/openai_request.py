@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.answering.views import GenerateRequest
 from fleet.api.errors import InvalidParameter, UnsupportedParameter
-from fleet.api.generate import BadWords, MaxTokens, MinTokens, SomeTokenIds, StopString, StopStrings, TokenId, TokenIds
+from fleet.api.generate import BadWords, MaxTokens, MinTokens, SomeTokenIds, StopString, StopStrings, StopTokenIds, TokenId
 from fleet.api.openai_fields import CHAT, COMPLETION, STREAM_OPTIONS, Others
 from fleet.api.openai_messages import ChatMessage, Tool, Tools, told, tools_of
 from fleet.api.sampling import left_to_model, sampling_of, with_sampling
@@ -45,7 +45,7 @@ class _Sampled(BaseModel):
     model: str
     stop: StopString | StopStrings | None = None
     # Beyond OpenAI's: vLLM's, …
-    stop_token_ids: TokenIds | None = None
+    stop_token_ids: StopTokenIds | None = None
     min_tokens: MinTokens | None = None
     allowed_token_ids: SomeTokenIds | None = None
     bad_words: BadWords | None = None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from device.text.confined import ConfinedText
 from fleet.answering.prompts import load_text
 from fleet.api.encode import plain
 from fleet.cli.client import connect
@@ -30,6 +32,7 @@ from quantize.artifact.records import Source
 from quantize.artifact.schemes import Scheme
 from quantize.artifact.store import ArtifactStore
 from quantize.blocks import BLOCK_SIZES
+from quantize.checkpoints.checkpoint import Checkpoint
 from quantize.checkpoints.formats import open_checkpoint
 from quantize.hub.catalog import fetch
 from quantize.importing.importer import import_model
@@ -262,6 +265,7 @@ def pull_model(home: Home, model: str, name: str, how: How = How(), revision: st
 def _quantize(home: Home, path: Path, name: str, how: How, pulled: str = "", adapter: Path | None = None) -> ModelView:
     store = ArtifactStore(home.artifacts)
     with progress(of_bytes=True) as report, open_checkpoint(path, adapter) as checkpoint:
+        _check_text(checkpoint)
         manifest = import_model(
             checkpoint,
             store,
@@ -288,6 +292,12 @@ def _sign(home: Home, store: ArtifactStore, name: str) -> None:
         Publisher.open(home.publisher, store).sign(name)
     except Denied as error:
         note(f"{name} is not signed: {error.detail}; {error.advice}")
+
+
+def _check_text(checkpoint: Checkpoint) -> None:
+    """Raises InvalidInput for a tokenizer that asks for more than it is, which is looked at where it can do no harm; before any work."""
+    with suppress(Corrupt):  # token ids are enough for it: `_note_text` says so
+        ConfinedText(checkpoint.text_files, checkpoint.config.eos_token_ids, checkpoint.config.vocab_size).close()
 
 
 def _note_text(store: ArtifactStore, name: str, manifest: Manifest) -> None:

@@ -97,6 +97,9 @@ def test_rules_and_ends_are_sent(text: TextModel, manifest: Manifest) -> None:
         (GenerateRequest(stop_token_ids=(9999,)), TokenRules(), "token id 9999 is not in the vocabulary"),
         (GenerateRequest(), TokenRules(allowed_token_ids=(9999,)), "token id 9999 is not in the vocabulary"),
         (GenerateRequest(), TokenRules(bad_words=((),)), "bad_words has one without a token"),
+        (GenerateRequest(), TokenRules(bad_words=((5,),) * 1025), "bad_words has 1025 texts: it may have 1024 at most"),
+        (GenerateRequest(), TokenRules(bad_words=((5,) * 200,) * 100), "bad_words has 20000 tokens in all: it may have 16384 at most"),
+        (GenerateRequest(stop_token_ids=(5,) * 1025), TokenRules(), "stop_token_ids has 1026 ids: it may have 1024 at most"),
     ],
 )
 def test_rules_that_cannot_hold_are_refused(manifest: Manifest, request_: GenerateRequest, rules: TokenRules, why: str) -> None:
