@@ -245,3 +245,18 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def _rsa_pem() -> bytes:
     key = rsa.generate_private_key(65537, 2048)
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def test_a_certificate_that_lives_longer_than_the_fleets_do_is_replaced(tmp_path: Path) -> None:
+    """Of a release that gave a year, the coordinator's own too: whoever has a copy would have it for the year."""
+    Authority.open(tmp_path / "ca", lambda: NOW, timedelta(days=365)).issue_folder(tmp_path / "dev", "device", "dev")
+    (tmp_path / "ca" / "members.json").unlink()  # that release knew no such file
+    before, fleet = certificate(tmp_path / "dev"), authority(tmp_path / "ca")
+    fleet.issue_folder(tmp_path / "dev", "device", "dev")
+    now = certificate(tmp_path / "dev")
+    assert now.not_valid_after_utc == NOW + MEMBER_LIFE < before.not_valid_after_utc
+    assert now.public_key() == before.public_key()
+    assert [record.name for record in fleet.members.all()] == ["dev"]  # who was given none by us could not return
+    kept = contents(tmp_path / "dev")
+    fleet.issue_folder(tmp_path / "dev", "device", "dev")
+    assert contents(tmp_path / "dev") == kept
