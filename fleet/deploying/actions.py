@@ -193,7 +193,7 @@ class Deployer:
         """Tell the device whose model it is; of one that nobody vouches for a device that asks for it will say so."""
         signed = await asyncio.to_thread(self._vouched, stage.spec.plan.model, stage.manifest.digest)
         if signed is not None:
-            await client.put_manifest(signed, stage.manifest.to_bytes())
+            await client.put_manifest(signed, await asyncio.to_thread(stage.manifest.to_bytes))
 
     async def _load(self, stage: StageWork, report: Report) -> bool:
         client = self._registry.client(stage.device)

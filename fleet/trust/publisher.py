@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fleet.home import locked, write_private
-from protos.errors import Denied, FleetError, InvalidInput
+from protos.errors import Corrupt, Denied, FleetError, InvalidInput
 from protos.ids import Digest
 from protos.publishing import SignedStatement, Statement, parse
 from quantize.artifact.store import ArtifactStore
 
 LIFE_SECONDS = 90 * 86400.0  # of a statement; one with less than half left is said anew when it is used
 LONGEST_SECONDS = 3650 * 86400.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,10 @@ class Publisher:
             publisher = cls(public.public_bytes_raw() if first else _public(public_file), key, artifacts, now)
             if first:
                 for name in artifacts.list():
-                    publisher.sign(name)
+                    try:
+                        publisher.sign(name)
+                    except Corrupt as error:  # the others are to run all the same
+                        _log.warning("not signed: %s (%s)", error.detail, error.advice)
                 pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
                 write_private(public_file, pem)  # last: with it the models of before have been taken over
         if key is not None and key.public_key().public_bytes_raw() != publisher.public:
@@ -87,7 +93,10 @@ class Publisher:
         if statement is None or manifest not in statement.manifests:
             return None
         if self._key is not None and statement.expires - self._now() < LIFE_SECONDS / 2 and statement.manifests[0] == self._digest(name):
-            self.sign(name)
+            try:
+                self.sign(name)
+            except FleetError as error:  # the disk is full: what was said before is good still
+                _log.warning("%s is not signed anew: %s (%s)", name, error.detail, error.advice)
         return self._signed(name)
 
     def _said(self, name: str) -> Statement | None:

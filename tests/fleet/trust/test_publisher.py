@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fleet.trust.publisher import LIFE_SECONDS, Publisher
-from protos.errors import Denied, InvalidInput, NotFound
+from protos.errors import Denied, InvalidInput, NoSpace, NotFound
 from protos.ids import Digest
 from protos.publishing import Statement, parse
 from quantize.artifact.store import ArtifactStore
@@ -101,6 +101,23 @@ def test_where_the_key_was_taken_away_what_it_has_signed_serves_until_it_expires
     assert fleet.said() == first
     with pytest.raises(Denied, match="the publisher's key is not in this home"):
         fleet.publisher().sign("tiny")
+
+
+def test_a_damaged_model_of_a_home_that_had_no_publisher_keeps_no_other_from_being_signed(fleet: Fleet) -> None:
+    """Else no coordinator would start there any more."""
+    (fleet.artifacts.signature_path("broken").with_suffix(".json")).write_text("{")
+    assert fleet.said().manifests == (fleet.manifest.digest,)
+
+
+def test_a_full_disk_keeps_nobody_from_what_was_said_before(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fleet.said()
+    fleet.now += LIFE_SECONDS * 0.6
+
+    def full(path: Path, data: bytes) -> None:
+        raise NoSpace(f"no space left on device, writing {path}")
+
+    monkeypatch.setattr("fleet.trust.publisher.write_private", full)
+    assert fleet.said() == first
 
 
 def test_refusals(fleet: Fleet) -> None:
