@@ -29,6 +29,7 @@ MEMBER_LIFE = timedelta(hours=24)
 SHORTEST_LIFE, LONGEST_LIFE = timedelta(minutes=10), timedelta(days=365)
 FIRST_RENEWAL, LAST_RENEWAL = 0.7, 0.9  # of its life: members are renewed at different times in between
 CLOCK_SKEW = timedelta(minutes=5)
+BACKDATED = timedelta(hours=24)  # a certificate is good now where the clock is behind ours: when it was made matters to nobody
 NAME_LENGTH = 64  # ub-common-name of RFC 5280
 
 
@@ -203,7 +204,7 @@ def _builder(
     return (
         x509.CertificateBuilder(subject_name=subject, issuer_name=issuer, public_key=key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_before(now - BACKDATED)
         .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
