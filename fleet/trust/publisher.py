@@ -67,8 +67,9 @@ class Publisher:
             raise Denied(f"{public_file} is of another key than {key_file}", advice="restore both from one backup")
         return publisher
 
-    def sign(self, name: str, life_seconds: float = LIFE_SECONDS) -> Statement:
-        """Vouch for the model of this name as it is in the store, and for what it was before, which deployments may still be of.
+    def sign(self, name: str, life_seconds: float = LIFE_SECONDS, above: int = 0) -> Statement:
+        """Vouch for the model of this name as it is in the store, and for what it was before, which deployments may still be of. Its
+        version is `above` that one, too: one that devices have heard, and that is known here no more.
 
         Raises NotFound, Corrupt, InvalidInput for a life that is none, Denied where the key is not here.
         """
@@ -79,7 +80,7 @@ class Publisher:
         digest, before = self._artifacts.load(name).digest, self._said(name)
         kept = [one for one in before.manifests if one != digest][:1] if before else []
         # Seconds since 1970 outrun one count of signings each, so that a home restored from a backup does not repeat a version.
-        version = max((before.version if before else 0) + 1, int(self._now()))
+        version = max((before.version if before else 0) + 1, above + 1, int(self._now()))
         statement = Statement(name, version, self._now() + life_seconds, (digest, *kept))
         data = statement.to_bytes()
         signed = SignedStatement(data, self.public, self._key.sign(data))
