@@ -51,6 +51,7 @@ ENTRIES = (
         (Command("predict", "fleet.cli.predict", "predict", "What a model would give on these devices, without running it."),),
     ),
     Command("device", "fleet.cli.device", "app", "The agent on a real board: run, leave."),
+    Command("service", "fleet.cli.service", "app", "The agent or the coordinator as a service of systemd: install, uninstall."),
     Command("serve", "fleet.cli.serve", "serve", "Run the coordinator: HTTP API, discovery, deployments."),
     Command("devices", "fleet.cli.enrolment", "app", "List the fleet's devices, and take in others: accept, reject, token."),
     Command("doctor", "fleet.cli.doctor", "doctor", "Check this installation and say why a device is missing."),

@@ -164,6 +164,7 @@ def test_an_agent_runs(hostile: Installed) -> None:
 def test_a_board_needs_the_agent_alone(empty: Installed) -> None:
     done = without(empty, COORDINATOR, "device", "run", "--insecure", "--port", "99999")
     assert "Invalid value for '--port'" in done.stderr
+    assert "ExecStart=" in without(empty, COORDINATOR, "service", "install", "device", "--print").stdout
     done = without(empty, COORDINATOR, "device", "leave")
     assert (done.returncode, done.stderr) == (0, "it belonged to no fleet\n")
 
