@@ -143,5 +143,5 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 def _url(host: str, port: int) -> str:
     """Where clients of this machine find it."""
-    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # nosec B104 # it listens where it is told
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
