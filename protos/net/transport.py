@@ -5,9 +5,10 @@ The module is a `Network`: what takes one can be given another (protos.memory) i
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
@@ -15,9 +16,11 @@ import grpc.aio
 
 from protos.errors import Denied, InvalidInput, NotFound
 from protos.ids import DeviceId, gateway_host_name, host_name
+from protos.net.credentials import Credentials as Credentials
+from protos.net.listening import bound
 from protos.net.roles import OnlyItsRole
 from protos.rpc_errors import CODE_KEY, STATUS
-from protos.v1 import device_pb2, device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, pipeline_pb2_grpc
+from protos.v1 import device_pb2, device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, member_pb2_grpc, pipeline_pb2_grpc
 
 DEVICE_KEY = "glmfleet-device"
 CHUNK_BYTES = 512 * 1024  # of a blob, one message: loopback reaches its best rate from about 256 KiB on
@@ -45,15 +48,6 @@ _SERVER = [
     ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and says nothing is let go; gRPC's default is 120 s
     ("grpc.max_concurrent_streams", 512),  # of one connection: a coordinator has one per blob and pipeline, and one for telemetry
 ]
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """PEM texts: who we are, and the authority whose word we take for who others are."""
-
-    certificate: bytes
-    private_key: bytes = field(repr=False)
-    authority: bytes
 
 
 def is_loopback(host: str) -> bool:
@@ -123,6 +117,10 @@ class Peer:
     @property
     def pipeline_stub(self) -> pipeline_pb2_grpc.PipelineAsyncStub:
         return pipeline_pb2_grpc.PipelineStub(self.channel)
+
+    @property
+    def member_stub(self) -> member_pb2_grpc.MemberAsyncStub:
+        return member_pb2_grpc.MemberStub(self.channel)
 
     @property
     def enrolment_stub(self) -> enrolment_pb2_grpc.EnrolmentAsyncStub:
@@ -233,10 +231,27 @@ async def serve(
         _check_plaintext(host)
         tls = None
     else:
-        pair = [(credentials.private_key, credentials.certificate)]
-        tls = grpc.ssl_server_credentials(pair, credentials.authority, require_client_auth=True)
+        tls = _renewed(credentials)
     # The role first: it then stands before what is behind a gateway, too.
-    return await _serve(bind, tls, register, [*([OnlyItsRole()] if credentials else []), AddressedTo(device, behind)])
+    roles = [OnlyItsRole(credentials.revoked, credentials.fleet)] if credentials else []
+    return await _serve(bind, tls, register, [*roles, AddressedTo(device, behind)])
+
+
+def _renewed(credentials: Credentials) -> grpc.ServerCredentials:
+    """Each handshake shows the certificate that is there then. gRPC asks in threads of its own."""
+    shown = credentials.certificate
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(credentials.private_key, shown)], credentials.authority)
+
+    def newer() -> grpc.ServerCertificateConfiguration:
+        nonlocal shown
+        if (now := credentials.certificate) is shown:
+            return cast(grpc.ServerCertificateConfiguration, None)  # the one before stays; the type stubs leave that out
+        shown = now
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), newer, require_client_authentication=True)
 
 
 async def serve_board(bind: str, board: DeviceId, certificate: bytes, private_key: bytes, register: Register) -> tuple[Served, int]:
@@ -248,13 +263,13 @@ async def serve_board(bind: str, board: DeviceId, certificate: bytes, private_ke
 async def _serve(
     bind: str, tls: grpc.ServerCredentials | None, register: Register, interceptors: Sequence[grpc.aio.ServerInterceptor]
 ) -> tuple[Served, int]:
+    host, _, wanted = bind.rpartition(":")
+    (await asyncio.to_thread(bound, host, int(wanted))).close()  # gRPC says in raw lines on stderr that it cannot, and not why
     server = grpc.aio.server(interceptors=interceptors, options=_SERVER)
     register(server)
     try:
         port = server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, tls)
     except RuntimeError as error:
-        raise InvalidInput(
-            f"cannot listen on {bind}: the port is in use, or the address is not this machine's", advice="choose another with --port"
-        ) from error
+        raise InvalidInput(f"cannot listen on {bind}", advice="choose another with --port") from error
     await server.start()
     return server, port

@@ -15,8 +15,10 @@ from device.agent.only import only_agent
 from fleet.home import Home
 from fleet.trust.api_key import ensure_key
 from fleet.trust.authority import Authority
+from fleet.trust.publisher import Publisher
 from protos.errors import Denied
 from protos.modes import check_folder, close_file
+from quantize.artifact.store import ArtifactStore
 from tests.support.processes import Glmfleet
 
 
@@ -32,6 +34,7 @@ def enter_agent(folder: Path) -> None:
 FOLDERS: dict[str, Callable[[Path], object]] = {
     "a home": Home.open,
     "an authority": Authority.open,
+    "a publisher": lambda folder: Publisher.open(folder, ArtifactStore(folder.parent / "artifacts")),
     "an agent's state": enter_agent,
     "an identity": lambda folder: Authority.open(folder.parent / "authority").issue_folder(folder, "device", "x"),
 }
@@ -80,7 +83,11 @@ def api_key(folder: Path) -> tuple[Path, Callable[[], object]]:
     return folder / "api-key", lambda: ensure_key(Home.open(folder))
 
 
-@pytest.mark.parametrize("kind", [authority_key, device_key, plain_key, api_key])
+def publisher_key(folder: Path) -> tuple[Path, Callable[[], object]]:
+    return folder / "key.pem", lambda: Publisher.open(folder, ArtifactStore(folder.parent / "artifacts"))
+
+
+@pytest.mark.parametrize("kind", [authority_key, publisher_key, device_key, plain_key, api_key])
 @pytest.mark.parametrize("permissions", [0o644, 0o640, 0o660, 0o604])
 def test_a_key_that_others_can_read_is_closed_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: Callable[[Path], tuple[Path, Callable[[], object]]], permissions: int
