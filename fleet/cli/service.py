@@ -51,7 +51,7 @@ def install(
 ) -> None:
     """Write a unit that runs it, confined, from now on and at every start of the machine. What follows -- is for `device run` or `serve`.
 
-    Example: sudo glmfleet service install device -- --name gate-7 --memory 2GiB
+    Example: glmfleet service install device -- --name gate-7 --memory 2GiB
     """
     options = tuple(context.args)
     _check_options(service, options)
@@ -90,7 +90,7 @@ def install(
 def uninstall(service: ServiceArgument, user: UserOption = False) -> None:
     """Stop it and remove its unit. Its state stays: keys, models, database.
 
-    Example: sudo glmfleet service uninstall device
+    Example: glmfleet service uninstall device
     """
     path = _units(user) / f"glmfleet-{service}.service"
     if not path.exists():
