@@ -108,7 +108,7 @@ class Enrollable:
             name=self._name,
             profile=self._profile,
             agent_version=agent_version(),
-            signing_request=_signing_request(key, self._name),
+            signing_request=signing_request(key, self._name),
             token_key=signing.public_key().public_bytes_raw() if signing else b"",
             token_signature=signing.sign(signed_text(self.board, nonce)) if signing else b"",
         )
@@ -153,7 +153,8 @@ def _self_signed(key: ec.EllipticCurvePrivateKey, board: DeviceId) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
+def signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
+    """PEM."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.PEM)

@@ -47,7 +47,14 @@ class Deployments:
     """An async context manager. On entry, what the store wants is taken up again; on exit, devices keep their stages."""
 
     def __init__(
-        self, registry: Registry, artifacts: ArtifactStore, store: Store, placement: Placement, *, period_seconds: float = PERIOD_SECONDS
+        self,
+        registry: Registry,
+        artifacts: ArtifactStore,
+        store: Store,
+        placement: Placement,
+        *,
+        period_seconds: float = PERIOD_SECONDS,
+        moved: Callable[[str, str], None] = lambda _pipeline, _devices: None,
     ) -> None:
         self._registry = registry
         self._placement = placement
@@ -59,6 +66,7 @@ class Deployments:
         self._deploying: dict[str, _Deploying] = {}
         self._ending: set[str] = set()
         self._closing = False
+        self._moved = moved
         self._background = Background()
         self._keeper = Keeper(
             registry,
@@ -188,6 +196,7 @@ class Deployments:
             worker.result()
             devices = ", ".join(stage.device_name for stage in placed.plans[0].stages)
             _log.warning("%s was moved to %s", lost.spec.pipeline_id, devices)
+            self._moved(lost.spec.pipeline_id, devices)
 
     async def undeploy(self, name: str) -> None:
         """Raises NotFound listing the deployments, Conflict while it is being deployed. Absent devices are seen to on their return."""

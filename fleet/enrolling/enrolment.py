@@ -14,8 +14,8 @@ from fleet.devices.discovery import FoundBy
 from fleet.enrolling.board import Application, Board, connected
 from fleet.enrolling.views import EnrolmentView, TokenView
 from fleet.trust.authority import Authority
-from fleet.trust.tokens import Tokens, Verdict
-from protos.enrolment import words
+from fleet.trust.tokens import Tokens
+from protos.enrolment import TokenRefused, words
 from protos.errors import Conflict, Denied, FleetError, NotFound, Unavailable
 from protos.ids import DeviceId
 
@@ -26,12 +26,6 @@ LOOK_AGAIN_SECONDS = 60.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 60.0  # after a look that failed
 MOST_FAILURES = 6  # in a row, after which it is forgotten until it announces itself anew
 
-_REFUSED: dict[Verdict, str] = {
-    "unknown": "its token is not one of this fleet",
-    "expired": "its token has expired",
-    "used": "its token was used by another board",
-    "forged": "its token's proof is false",
-}
 _log = logging.getLogger(__name__)
 
 
@@ -43,6 +37,7 @@ class Pending:
     address: str
     found_by: FoundBy
     detail: str = ""
+    reason: str = ""
 
 
 class Enrolment:
@@ -157,7 +152,7 @@ class Enrolment:
     async def _look(self, board: Board, address: str, found_by: FoundBy) -> bool:
         """Whether it was taken in."""
         application = await board.apply()
-        detail = ""
+        detail = reason = ""
         if application.token_key:
             try:
                 verdict = await asyncio.to_thread(
@@ -166,11 +161,13 @@ class Enrolment:
                 if verdict == "good":
                     await self._join(board, application, address, found_by)
                     return True
-                detail = _REFUSED[verdict]
+                raise TokenRefused(verdict)
+            except TokenRefused as error:
+                detail, reason = error.detail, error.reason
             except FleetError as error:
                 detail = f"its token was of no use: {error.detail}"
         known = self._pending.get(application.board)
-        self._pending[application.board] = Pending(application, address, found_by, detail)
+        self._pending[application.board] = Pending(application, address, found_by, detail, reason)
         if detail and (known is None or known.detail != detail):
             _log.warning("%s at %s asks to join: %s", application.name, address, detail)
         return False
@@ -220,4 +217,5 @@ def _view(one: Pending) -> EnrolmentView:
         agent_version=application.agent_version,
         found_by=one.found_by,
         detail=one.detail,
+        reason=one.reason,
     )

@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from fleet.access import AuditEntry, AuditVerdict, KeyView, NewKey
 from fleet.answering.generation import GenerationService
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
@@ -25,19 +26,24 @@ from fleet.devices.registry import DEFAULT_LIVENESS, Registry
 from fleet.devices.remembered import Remembered
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.enrolling.enrolment import Enrolment
-from fleet.enrolling.views import EnrolmentView, TokenView
+from fleet.enrolling.joining import Joining
+from fleet.enrolling.views import EnrolmentView, InvitationView, JoinRequest, MembershipView, TokenView
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.bound import bound
+from fleet.service.key_use import KeyUse
 from fleet.service.models import model_view
 from fleet.service.protocol import FleetService
+from fleet.service.recorder import Recorder
 from fleet.service.views import ModelView
 from fleet.store.database import Store
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
 from fleet.telemetry.records import By, Registered, TelemetryRecords, source_of
 from fleet.telemetry.views import CostRow
+from fleet.trust.api_key import Authenticate, authenticator
 from fleet.trust.authority import Authority
+from fleet.trust.keys import ApiKeys
 from fleet.trust.tokens import Tokens
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId, FleetId
@@ -88,6 +94,7 @@ class Coordinator:
         self._now = now
         self._authority: Authority | None = None  # of a fleet with TLS
         self._enrolment: Enrolment | None = None
+        self._joining: Joining | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -96,6 +103,10 @@ class Coordinator:
             self._artifacts = await asyncio.to_thread(ArtifactStore, self._home.artifacts)
             store = await asyncio.to_thread(self._open_store)
             stack.callback(store.close)
+            self._recorder = await asyncio.to_thread(Recorder, self._home.audit, store, fleet, self._now)
+            await stack.enter_async_context(self._recorder)
+            self._keys = await asyncio.to_thread(ApiKeys, self._home.coordinator, self._now)
+            await stack.enter_async_context(KeyUse(self._keys))
             self._telemetry = TelemetryRecords(store)
             self._ingest = await stack.enter_async_context(
                 Ingest(self._telemetry, self._registered, now=self._now, batch_seconds=self._batch_seconds)
@@ -108,6 +119,7 @@ class Coordinator:
             if self._authority is not None:
                 tokens = Tokens(self._home.authority, self._now)
                 self._enrolment = await stack.enter_async_context(Enrolment(self._authority, tokens, self._joined))
+                self._joining = Joining(self._authority, tokens, self._joined)
             discovery = Discovery(
                 fleet,
                 credentials,
@@ -123,7 +135,7 @@ class Coordinator:
             self._discovery = await stack.enter_async_context(discovery)
             self._placement = Placement(self._registry, self._artifacts, discovery_seconds=self._discovery_seconds)
             self._deployments = await stack.enter_async_context(
-                Deployments(self._registry, self._artifacts, store, self._placement, period_seconds=self._period_seconds)
+                Deployments(self._registry, self._artifacts, store, self._placement, period_seconds=self._period_seconds, moved=self._moved)
             )
             self._generation = await stack.enter_async_context(
                 GenerationService(self._deployments, self._artifacts, self._telemetry, now=self._now)
@@ -136,7 +148,15 @@ class Coordinator:
 
     def as_(self, caller: Principal) -> FleetService:
         """Its calls as the caller makes them."""
-        return bound(self, caller)
+        return bound(self, caller, self._recorder, self._keys)
+
+    def authenticator(self, home_key: str) -> Authenticate:
+        """Knows the holders of the home's key and of the fleet's."""
+        return authenticator(home_key, self._keys)
+
+    def ready(self) -> bool:
+        """Whether every deployment is; none wanted counts."""
+        return all(view.state == "ready" for view in self._deployments.views())
 
     def devices(self) -> list[DeviceView]:
         """By name."""
@@ -175,6 +195,36 @@ class Coordinator:
     async def revoke_token(self, token_id: str) -> None:
         """Raises NotFound."""
         await asyncio.to_thread(self._enrolling().revoke_token, token_id)
+
+    def invite(self) -> InvitationView:
+        """Raises InvalidInput for a fleet without TLS."""
+        return self._board_callers().invite()
+
+    async def join(self, request: JoinRequest) -> MembershipView:
+        """Raises TokenRefused, Denied, InvalidInput."""
+        return await self._board_callers().join(request)
+
+    async def keys(self) -> list[KeyView]:
+        """Of the API, the newest first."""
+        return self._keys.all()
+
+    async def new_key(self, wish: NewKey) -> KeyView:
+        """Raises InvalidInput, Conflict."""
+        return await asyncio.to_thread(self._keys.make, wish)
+
+    async def revoke_key(self, key_id: str) -> KeyView:
+        """Raises NotFound."""
+        return await asyncio.to_thread(self._keys.revoke, key_id)
+
+    async def audit(self, since_seconds: float) -> list[AuditEntry]:
+        """Raises InvalidInput for a span that is none."""
+        if not since_seconds > 0:
+            raise InvalidInput(f"a span of {since_seconds:g} s", advice="for example --since 10m")
+        return await self._recorder.entries(self._now() - since_seconds)
+
+    async def verify_audit(self) -> AuditVerdict:
+        """Whether the audit log is as it was written."""
+        return await self._recorder.verify()
 
     def models(self) -> list[ModelView]:
         """By name; a model whose manifest is damaged is left out, and logged."""
@@ -263,11 +313,20 @@ class Coordinator:
 
     def _joined(self, device: DeviceId, address: str, found_by: FoundBy) -> None:
         self._found(Candidate(device, (address,), found_by))
+        self._recorder.note("board joined", {"device_id": device, "address": address, "by": found_by}, after=f"{device} is of the fleet")
+
+    def _moved(self, pipeline: str, devices: str) -> None:
+        self._recorder.note("pipeline moved", {"pipeline_id": pipeline}, after=f"on {devices}")
 
     def _enrolling(self) -> Enrolment:
         if self._enrolment is None:
             raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
         return self._enrolment
+
+    def _board_callers(self) -> Joining:
+        if self._joining is None:
+            raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
+        return self._joining
 
     def _registered(self, device: str) -> Registered:
         description = self._registry.description(DeviceId(device))

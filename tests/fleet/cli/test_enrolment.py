@@ -54,4 +54,4 @@ def test_tokens(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -
     assert out.splitlines()[1].split()[0] == "0a1b2c3d"
     assert "glmfleet-" not in out
     glmfleet("devices", "token", "--revoke", "0a1b2c3d", "--home", served.path)
-    assert coordinator.asked == [("new_token", 600.0), "tokens", ("revoke_token", "0a1b2c3d")]
+    assert coordinator.asked == [("new_token", 600.0), ("revoke_token", "0a1b2c3d")]

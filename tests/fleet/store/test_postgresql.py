@@ -117,9 +117,9 @@ def test_an_older_store_is_migrated_and_a_newer_one_refused(url: str) -> None:
     with engine.begin() as connection:
         assert connection.execute(alembic_version.select()).all() == [(schema.NEWEST,)]
         assert connection.execute(schema_info.select()).all() == [(schema.MARK,)]
-        connection.execute(alembic_version.update().values(version_num="5"))
+        connection.execute(alembic_version.update().values(version_num="6"))
         connection.execute(text("DROP TABLE devices"))
-    with pytest.raises(Conflict, match="has schema 5; this glmfleet reads 2 to 4"):
+    with pytest.raises(Conflict, match="has schema 6; this glmfleet reads 2 to 5"):
         Store(url)
     assert not inspect(engine).has_table("devices")  # nothing was made that the newer one does not want
     engine.dispose()
