@@ -8,7 +8,7 @@ from functools import cached_property
 
 from protos.dtypes import KvDtype, WireDtype, kv_dtype, row_bytes, wire_dtype
 from protos.errors import InvalidInput
-from protos.ids import DeviceId, Digest, PipelineId, parse_digest
+from protos.ids import DeviceId, Digest, PipelineId, parse_device_id, parse_digest
 from protos.net.transport import MESSAGE_BYTES, split_address
 from protos.packing import unpacked
 from protos.physics.costs import StageCost
@@ -71,6 +71,19 @@ class NextHop:
 
 
 @dataclass(frozen=True)
+class PreviousHop:
+    """Who may open the stream to a stage."""
+
+    device: DeviceId
+    gateway: DeviceId | None = None  # that dials for the device
+
+    @property
+    def caller(self) -> DeviceId:
+        """Whose certificate is shown."""
+        return self.gateway or self.device
+
+
+@dataclass(frozen=True)
 class DeploymentGeneration:
     deployment: str
     number: int
@@ -107,6 +120,7 @@ class StageSpec:
     next: NextHop | None
     cost: StageCost
     golden: Golden | None = None
+    previous: PreviousHop | None = None  # None: a coordinator of the release before does not tell
 
     @property
     def is_head(self) -> bool:
@@ -151,6 +165,7 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
         next=_hop(message.next) if message.HasField("next") else None,
         cost=StageCost(**{name: getattr(message.cost, name) for name in StageCost.__dataclass_fields__}),
         golden=_golden(message.golden) if message.HasField("golden") else None,
+        previous=_previous(message.previous) if message.HasField("previous") else None,
     )
     _check(spec)
     for address in spec.next.addresses if spec.next else ():
@@ -161,6 +176,14 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
 def _hop(message: pb.Hop) -> NextHop:
     addresses = tuple(dict.fromkeys([message.address, *message.addresses]))[:MOST_ADDRESSES]
     return NextHop(DeviceId(message.device_id), addresses, DeviceId(message.gateway_id) if message.gateway_id else None)
+
+
+def _previous(message: pb.Hop) -> PreviousHop:
+    """Raises InvalidInput."""
+    try:
+        return PreviousHop(parse_device_id(message.device_id), parse_device_id(message.gateway_id) if message.gateway_id else None)
+    except ValueError as error:
+        raise InvalidInput(f"the stage before: {error}") from error
 
 
 def _shape(message: pb.StageShape) -> StageShape:

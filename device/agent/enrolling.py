@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
 from device.agent.announce import Announcement
-from device.agent.identity import Identity, Membership, accept, own_key
+from device.agent.identity import Identity, own_key, public_der, signing_request, utc_now
+from device.agent.membership import Membership, accept
 from device.agent.version import agent_version
 from protos.enrolment import ENROLLABLE, NONCE_BYTES, Token, signed_text, words
 from protos.errors import InvalidInput
@@ -42,7 +44,8 @@ class Enrollable:
     """While entered, the board answers at `address` and says so over mDNS. `taken` waits for its membership.
 
     `folder` gets key.pem (made at first use) and then certificate.pem and authority.pem. With a `token` only the token's authority may take
-    the board; without one the first that asks, so that somebody must look at both screens.
+    the board; without one the first that asks, so that somebody must look at both screens. With `returns`, the hash of an authority, it is
+    a member of that one already, whose certificate has expired while nobody could renew it: that authority alone may give it another.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class Enrollable:
         bind: str,
         *,
         token: Token | None = None,
+        returns: bytes | None = None,
+        clock: Callable[[], datetime] = utc_now,
         interfaces: tuple[str, ...] = (),
         announced_port: int | None = None,
     ) -> None:
@@ -66,6 +71,8 @@ class Enrollable:
         self._profile = profile
         self._bind = bind
         self._token = token
+        self._returns = returns
+        self._clock = clock
         self._interfaces = interfaces
         self._stack = AsyncExitStack()
         self._taken: asyncio.Future[Identity] = asyncio.get_running_loop().create_future()
@@ -74,7 +81,7 @@ class Enrollable:
 
     async def __aenter__(self) -> Self:
         key = await asyncio.to_thread(own_key, self._folder)
-        self.board = device_id(_public_der(key))
+        self.board = device_id(public_der(key.public_key()))
         service = _Service(self, key)
         async with AsyncExitStack() as stack:
             certificate, private_key = _self_signed(key, self.board), _private_pem(key)
@@ -111,11 +118,15 @@ class Enrollable:
             signing_request=signing_request(key, self._name),
             token_key=signing.public_key().public_bytes_raw() if signing else b"",
             token_signature=signing.sign(signed_text(self.board, nonce)) if signing else b"",
+            returns_to=self._returns or b"",
         )
 
     async def join(self, membership: Membership) -> None:
         """Raises Denied when it is not for this key, not from its authority, or from another than the token's; Conflict once taken."""
-        identity = await asyncio.to_thread(accept, self._folder, membership, self._token)
+        pinned = self._returns or (self._token.authority if self._token else None)
+        identity = await asyncio.to_thread(
+            accept, self._folder, membership, pinned, anew=self._returns is not None and not self._taken.done(), clock=self._clock
+        )
         if not self._taken.done():
             self._taken.set_result(identity)
         _log.info("taken into fleet %s", identity.fleet_id)
@@ -153,16 +164,5 @@ def _self_signed(key: ec.EllipticCurvePrivateKey, board: DeviceId) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
-    """PEM."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    return request.public_bytes(serialization.Encoding.PEM)
-
-
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-
-
-def _public_der(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

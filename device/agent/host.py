@@ -98,7 +98,7 @@ class StageHost:
         async with self._changing:
             self.admit(spec.generation)
             present = self._loaded.get(spec.pipeline)
-            if present and replace(present.stage.spec, next=spec.next, generation=spec.generation) == spec:
+            if present and replace(present.stage.spec, next=spec.next, previous=spec.previous, generation=spec.generation) == spec:
                 present.stage.go_on_as(spec)  # the neighbour may be elsewhere now
                 return 0.0
             free = self._hardware.memory_bytes - self.memory_used_bytes + (present.stage.spec.memory_bytes if present else 0)

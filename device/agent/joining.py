@@ -6,11 +6,10 @@ import contextlib
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from device.agent.enrolling import signing_request
-from device.agent.identity import Identity, Membership, accept, own_key
+from device.agent.identity import Identity, own_key, public_der, signing_request
+from device.agent.membership import Membership, accept
 from protos.enrolment import NONCE_BYTES, Token, authority_hash, signed_text
 from protos.errors import Denied, Internal
 from protos.ids import device_id, fleet_id
@@ -38,7 +37,7 @@ def join(folder: Path, address: str, token: Token, name: str, port: int) -> Iden
         nonce = bytes.fromhex(_text(https.ask(address, "GET", PATH, context=context, fleet=fleet), "nonce", address))
     if len(nonce) < NONCE_BYTES:
         raise Internal(f"{address} gives no nonce to sign", advice="another version of glmfleet may run there")
-    me = device_id(key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+    me = device_id(public_der(key.public_key()))
     signing = ed25519.Ed25519PrivateKey.from_private_bytes(token.key_seed)
     body = {
         "port": port,
@@ -49,7 +48,7 @@ def join(folder: Path, address: str, token: Token, name: str, port: int) -> Iden
     }
     answer = https.ask(address, "POST", PATH, context=context, fleet=fleet, body=body)
     membership = Membership(_text(answer, "certificate", address).encode(), _text(answer, "authority", address).encode())
-    return accept(folder, membership, token)
+    return accept(folder, membership, token.authority)
 
 
 def _text(answer: object, field: str, address: str) -> str:
@@ -62,7 +61,6 @@ def _text(answer: object, field: str, address: str) -> str:
 
 def _public_der(pem: str) -> bytes:
     try:
-        key = x509.load_pem_x509_certificate(pem.encode()).public_key()
-        return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return public_der(x509.load_pem_x509_certificate(pem.encode()).public_key())
     except (ValueError, TypeError, x509.InvalidVersion) as error:
         raise Denied("what was shown as the fleet's authority is no certificate") from error

@@ -17,6 +17,8 @@ app = typer.Typer(name="devices", rich_markup_mode="rich")
 
 BoardArgument = Annotated[str, typer.Argument(metavar="BOARD", help="Its name, its id, or its fingerprint's five words in quotes.")]
 
+DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="Its name or its id.")]
+
 
 @app.callback(invoke_without_command=True)
 def devices(
@@ -80,6 +82,43 @@ def reject(board: BoardArgument, home: HomeOption = None) -> None:
         view = coordinator.reject(board)
     note(f"{view.name} ({view.fingerprint}) at {view.address} is not shown any more")
     note(f"to take it in after all: glmfleet devices accept {view.device_id}")
+
+
+@app.command()
+def remove(
+    device: DeviceArgument,
+    force: Annotated[bool, typer.Option("--force", help="Also while a deployment uses it.")] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Take a device out of the fleet, and its models and its key off it.
+
+    Example: glmfleet devices remove gate-7
+    """
+    with connect(open_home(home)) as coordinator:
+        view = coordinator.decommission(device, force=force)
+    if as_json:
+        print_json(view)
+        return
+    note(f"{view.name} ({view.device_id}) is of the fleet no more")
+    if view.wiped:
+        note("it removes its models and its key; then it is a new board, which asks to join")
+    else:
+        note("it could not be reached: its models stay on it until `glmfleet device leave --wipe` there")
+
+
+@app.command()
+def revoke(device: DeviceArgument, as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Take a device out of the fleet without asking it: stolen, lost, or its key copied.
+
+    Example: glmfleet devices revoke gate-7
+    """
+    with connect(open_home(home)) as coordinator:
+        view = coordinator.expel(device)
+    if as_json:
+        print_json(view)
+    else:
+        note(f"{view.name} ({view.device_id}) is of the fleet no more, and its key opens nothing any more")
 
 
 @app.command()

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -20,13 +21,13 @@ import typer
 from fleet.api.app import create_app
 from fleet.api.connections import Door
 from fleet.api.server import make_server
-from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home
+from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home, parse_duration
 from fleet.cli.output import note
 from fleet.home import Home
 from fleet.service.coordinator import Coordinator
 from fleet.store.engine import parse_url
 from fleet.trust.api_key import ensure_key
-from fleet.trust.authority import Authority, utc_now
+from fleet.trust.authority import LONGEST_LIFE, SHORTEST_LIFE, Authority, utc_now
 from fleet.trust.login import read_login
 from fleet.trust.server_certificate import ServerCertificate, names_of_this_machine
 from protos.enrolment import authority_hash, fleet_words
@@ -76,6 +77,9 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    certificate_life: Annotated[
+        str, typer.Option("--certificate-life", metavar="DURATION", help="Of members' certificates, 10m to 365d; renewed by themselves.")
+    ] = "24h",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, to stderr.")] = False,
     home: HomeOption = None,
 ) -> None:
@@ -88,17 +92,25 @@ def serve(
     beyond = not is_loopback(host)
     if beyond and insecure:
         raise Denied(f"--insecure is for loopback only, not for {host}", advice="leave --insecure out: TLS needs no set-up")
+    life = timedelta(seconds=parse_duration(certificate_life))
+    if not SHORTEST_LIFE <= life <= LONGEST_LIFE:
+        raise InvalidInput(f"certificates for {certificate_life}", advice="from 10m to 365d")
     opened.check_not_served()  # before its port is found to be taken
     if (login := read_login(opened)) is not None:
         raise Conflict(f"this home is logged in at {login.address}", advice="`glmfleet logout` first, or serve another --home")
-    authority = Authority.open(opened.authority) if beyond else None  # before anybody of this home looks for it
+    authority = Authority.open(opened.authority, life=life) if beyond else None  # before anybody of this home looks for it
     key = ensure_key(opened) if beyond or require_key else ""
     with _listening(host, port) as listener:
         port = listener.getsockname()[1]
         url, reach = _url(host, port, secure=beyond), _reach(host, port, name or ())
         with opened.serving(url, _file_of(store), reach):
             coordinator = Coordinator(
-                opened, seeds=tuple(seed or ()), interfaces=tuple(interface) if interface else None, insecure=insecure, store=store
+                opened,
+                seeds=tuple(seed or ()),
+                interfaces=tuple(interface) if interface else None,
+                insecure=insecure,
+                store=store,
+                certificate_life=life,
             )
             asyncio.run(_serve(coordinator, listener, url, opened, _Listening(authority, key, tuple(name or ()), reach)))
 

@@ -8,11 +8,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from fleet.background import together
 from fleet.deploying.desired import Desired, PipelineSpec
-from fleet.deploying.load_order import load_request, stage_blobs
+from fleet.deploying.load_order import Neighbours, load_request, stage_blobs
 from fleet.deploying.reconcile import HeldStage, Unload, held_by
 from fleet.deploying.views import DeployEvent
 from fleet.devices.client import BlobState, DeviceClient
@@ -186,9 +186,9 @@ class Deployer:
 
     async def _load(self, stage: StageWork, report: Report) -> bool:
         client = self._registry.client(stage.device)
-        hop = self._next_hop(stage)
+        ring = Neighbours(self._hop(stage, -1), self._hop(stage, +1)) if len(stage.spec.devices) > 1 else None
         request = await asyncio.to_thread(
-            load_request, stage.manifest, stage.desired, stage.spec, stage.number, hop, self._artifacts.blob_folder
+            load_request, stage.manifest, stage.desired, stage.spec, stage.number, ring, self._artifacts.blob_folder
         )
         start = time.perf_counter()
         try:
@@ -198,11 +198,10 @@ class Deployer:
         report(DeployEvent("load", device_name=client.name, seconds=time.perf_counter() - start))
         return reply.load_seconds > 0
 
-    def _next_hop(self, stage: StageWork) -> pb.Hop | None:
+    def _hop(self, stage: StageWork, step: Literal[-1, 1]) -> pb.Hop:
+        """Where the next stage of the ring is, or the one before. Raises Unavailable."""
         ring = stage.spec.devices
-        if len(ring) == 1:
-            return None
-        place = (stage.number + 1) % len(ring)
+        place = (stage.number + step) % len(ring)
         record = self._registry.record(ring[place])
         if record is None:
             raise Unavailable(f"{stage.spec.plan.stages[place].device_name}: not found yet")

@@ -38,6 +38,7 @@ class Application:
     nonce: bytes
     token_key: bytes
     token_signature: bytes
+    returns_to: bytes = b""  # the hash of the authority whose member it is, with a certificate that has expired
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Board:
             nonce,
             told.token_key,
             told.token_signature,
+            told.returns_to,
         )
 
     async def join(self, certificate: bytes, authority: bytes) -> None:

@@ -15,7 +15,7 @@ from fleet.enrolling.board import Application, Board, connected
 from fleet.enrolling.views import EnrolmentView, TokenView
 from fleet.trust.authority import Authority
 from fleet.trust.tokens import Tokens
-from protos.enrolment import TokenRefused, words
+from protos.enrolment import TokenRefused, authority_hash, words
 from protos.errors import Conflict, Denied, FleetError, NotFound, Unavailable
 from protos.ids import DeviceId
 
@@ -26,6 +26,7 @@ LOOK_AGAIN_SECONDS = 60.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 60.0  # after a look that failed
 MOST_FAILURES = 6  # in a row, after which it is forgotten until it announces itself anew
 
+EXPELLED_DETAIL = "it was expelled from this fleet: `glmfleet device leave --wipe` there makes it a new board"
 _log = logging.getLogger(__name__)
 
 
@@ -153,7 +154,12 @@ class Enrolment:
         """Whether it was taken in."""
         application = await board.apply()
         detail = reason = ""
-        if application.token_key:
+        if application.returns_to:
+            detail = await asyncio.to_thread(self._why_not_back, application)
+            if not detail:
+                await self._join(board, application, address, found_by)
+                return True
+        elif application.token_key:
             try:
                 verdict = await asyncio.to_thread(
                     self._tokens.use, application.token_key, application.token_signature, application.board, application.nonce
@@ -171,6 +177,15 @@ class Enrolment:
         if detail and (known is None or known.detail != detail):
             _log.warning("%s at %s asks to join: %s", application.name, address, detail)
         return False
+
+    def _why_not_back(self, application: Application) -> str:
+        """Why a board whose certificate has expired is given no other; "" when it is: it was of the fleet, and was not expelled. Blocks."""
+        if application.returns_to != authority_hash(self._authority.public_der):
+            return "it is a member of another fleet, with a certificate that has expired"
+        known = self._authority.members.find(application.board)
+        if known is None or known.role != "device":
+            return "it says that it is of this fleet, which does not know it"
+        return EXPELLED_DETAIL if known.revoked else ""
 
     async def _join(self, board: Board, application: Application, address: str, found_by: FoundBy) -> None:
         if board.board in self._joining:

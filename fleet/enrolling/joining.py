@@ -59,13 +59,12 @@ class Joining:
         self._check(nonce)
         csr = request.signing_request.encode()
         board = _board_of(csr)
-        # Signed before the token is used: a request that gets no certificate must not take the token with it.
-        certificate = await asyncio.to_thread(self._authority.sign, csr, "device", board)
         verdict = await asyncio.to_thread(self._tokens.use, key, signature, board, nonce)
         if verdict != "good":
             refused = TokenRefused(verdict)
             _log.warning("a board at %s asks to join: %s", request.address, refused.detail)
             raise refused
+        certificate = await asyncio.to_thread(self._authority.sign, csr, "device", board)
         _log.info("%s at %s joined the fleet by calling", board, request.address)
         self._taken(board, request.address, "join")
         return MembershipView(board, certificate.decode(), self._authority.certificate_pem.decode())

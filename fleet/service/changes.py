@@ -70,6 +70,13 @@ async def _board(service: FleetService, arguments: Mapping[str, object]) -> str:
     return "not asking"
 
 
+async def _device(service: FleetService, arguments: Mapping[str, object]) -> str:
+    for view in service.devices():
+        if arguments.get("device") in (view.device_id, view.name):
+            return f"{view.device_id} ({view.name}) is {view.state}"
+    return "not of the fleet"
+
+
 async def _token(service: FleetService, arguments: Mapping[str, object]) -> str:
     for view in await service.tokens():
         if view.token_id == arguments.get("token_id"):
@@ -93,6 +100,8 @@ _STATES: Mapping[str, Callable[[FleetService, Mapping[str, object]], Awaitable[s
     "undeploy": _deployment,
     "accept": _board,
     "reject": _board,
+    "decommission": _device,
+    "expel": _device,
     "revoke_token": _token,
     "revoke_key": _key,
     "cancel": _request,

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -21,17 +22,19 @@ from fleet.deploying.placement import DISCOVERY_SECONDS, Placement
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.discovery import Candidate, Discovery, FoundBy
 from fleet.devices.liveness import Liveness
-from fleet.devices.record import US, DeviceRecord
 from fleet.devices.registry import DEFAULT_LIVENESS, Registry
 from fleet.devices.remembered import Remembered
 from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.enrolling.departures import Departures
 from fleet.enrolling.enrolment import Enrolment
 from fleet.enrolling.joining import Joining
-from fleet.enrolling.views import EnrolmentView, InvitationView, JoinRequest, MembershipView, TokenView
+from fleet.enrolling.upkeep import Upkeep
+from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, JoinRequest, MembershipView, TokenView
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.bound import bound
+from fleet.service.device_view import device_view
 from fleet.service.key_use import KeyUse
 from fleet.service.models import model_view
 from fleet.service.protocol import FleetService
@@ -39,23 +42,18 @@ from fleet.service.recorder import Recorder
 from fleet.service.views import ModelView
 from fleet.store.database import Store
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
-from fleet.telemetry.records import By, Registered, TelemetryRecords, source_of
+from fleet.telemetry.records import By, Registered, TelemetryRecords
 from fleet.telemetry.views import CostRow
 from fleet.trust.api_key import Authenticate, authenticator
-from fleet.trust.authority import Authority
+from fleet.trust.authority import MEMBER_LIFE, Authority
 from fleet.trust.keys import ApiKeys
 from fleet.trust.tokens import Tokens
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId, FleetId
-from protos.net.transport import Credentials
-from protos.v1 import device_pb2 as pb
-from protos.v1 import telemetry_pb2
-from protos.versions import in_common
+from protos.net.transport import Credentials, Peer
 from quantize.artifact.store import ArtifactStore
-from quantize.parts import layer_number
 
 INSECURE_FLEET = FleetId("insecure")
-LINE_LENGTH = 200  # of what a device says of itself in words
 _GROUPINGS: Mapping[str, By] = {"device": "device", "model": "model", "deployment": "deployment", "request": "request"}
 
 _log = logging.getLogger(__name__)
@@ -72,13 +70,15 @@ class Coordinator:
         interfaces: Sequence[str] | None = None,
         insecure: bool = False,
         store: str | None = None,
+        certificate_life: timedelta = MEMBER_LIFE,
         rules: Liveness = DEFAULT_LIVENESS,
         period_seconds: float = PERIOD_SECONDS,
         batch_seconds: float = BATCH_SECONDS,
         discovery_seconds: float = DISCOVERY_SECONDS,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`seeds` and `interfaces` as of Discovery; `store` a database's URL (None: the home's file); `now` in unix seconds.
+        """`seeds` and `interfaces` as of Discovery; `store` a database's URL (None: the home's file); `certificate_life` of members; `now`
+        in unix seconds.
 
         The other figures are for tests.
         """
@@ -87,6 +87,7 @@ class Coordinator:
         self._interfaces = interfaces
         self._insecure = insecure
         self._store = store
+        self._certificate_life = certificate_life
         self._rules = rules
         self._period_seconds = period_seconds
         self._batch_seconds = batch_seconds
@@ -95,10 +96,13 @@ class Coordinator:
         self._authority: Authority | None = None  # of a fleet with TLS
         self._enrolment: Enrolment | None = None
         self._joining: Joining | None = None
+        self._upkeep: Upkeep | None = None
+        self._credentials: Credentials | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         fleet, credentials = await asyncio.to_thread(self._identity)
+        self._credentials = credentials
         async with AsyncExitStack() as stack:
             self._artifacts = await asyncio.to_thread(ArtifactStore, self._home.artifacts)
             store = await asyncio.to_thread(self._open_store)
@@ -113,8 +117,17 @@ class Coordinator:
             )
             remembered = await asyncio.to_thread(Remembered, self._home.coordinator / "addresses.json")
             await stack.enter_async_context(remembered)
+            if self._authority is not None and credentials is not None:
+                upkeep = Upkeep(self._authority, credentials, self._home.coordinator, now=self._now)
+                self._upkeep = await stack.enter_async_context(upkeep)
             self._registry = await stack.enter_async_context(
-                Registry(credentials, self._ingest.add, rules=self._rules, proven=remembered.note if credentials else _nobody_proves)
+                Registry(
+                    credentials,
+                    self._ingest.add,
+                    rules=self._rules,
+                    proven=remembered.note if credentials else _nobody_proves,
+                    standing=self._stands,
+                )
             )
             if self._authority is not None:
                 tokens = Tokens(self._home.authority, self._now)
@@ -161,7 +174,7 @@ class Coordinator:
     def devices(self) -> list[DeviceView]:
         """By name."""
         stages = {pipeline.pipeline_id: len(pipeline.stages) for view in self._deployments.views() for pipeline in view.pipelines}
-        return [_device_view(record, stages) for record in self._registry.records()]
+        return [device_view(record, stages) for record in self._registry.records()]
 
     def discovery(self) -> DiscoveryReport:
         """Where was looked and what went wrong there; what is wrong with a device that was found is in `devices`."""
@@ -225,6 +238,14 @@ class Coordinator:
     async def verify_audit(self) -> AuditVerdict:
         """Whether the audit log is as it was written."""
         return await self._recorder.verify()
+
+    async def decommission(self, device: str, *, force: bool) -> DepartureView:
+        """As Departures."""
+        return await self._departing().decommission(device, force=force)
+
+    async def expel(self, device: str) -> DepartureView:
+        """As Departures."""
+        return await self._departing().expel(device)
 
     def models(self) -> list[ModelView]:
         """By name; a model whose manifest is damaged is left out, and logged."""
@@ -295,7 +316,7 @@ class Coordinator:
     def _identity(self) -> tuple[FleetId, Credentials | None]:
         if self._insecure:
             return INSECURE_FLEET, None
-        self._authority = authority = Authority.open(self._home.authority)
+        self._authority = authority = Authority.open(self._home.authority, life=self._certificate_life)
         folder = self._home.coordinator
         authority.issue_folder(folder, "coordinator", "coordinator")
         files = [(folder / name).read_bytes() for name in ("certificate.pem", "key.pem", "authority.pem")]
@@ -307,7 +328,26 @@ class Coordinator:
         self._home.state_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Store(self._home.state_file)
 
+    def _stands(self, member: DeviceId, peer: Peer | None) -> None:
+        if self._upkeep is not None:
+            if peer is not None:
+                self._upkeep.attached(member, peer)
+            else:
+                self._upkeep.detached(member)
+
+    def _departing(self) -> Departures:
+        if self._upkeep is None:
+            raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
+        return Departures(self._registry, self._upkeep, self._users)
+
+    def _users(self, device: DeviceId) -> list[str]:
+        """The deployments that use it."""
+        views = self._deployments.views()
+        return [view.name for view in views if any(stage.device_id == device for one in view.pipelines for stage in one.stages)]
+
     def _found(self, candidate: Candidate) -> None:
+        if self._credentials is not None and candidate.device_id in self._credentials.revoked:
+            return
         found = self._registry.found_gateway if candidate.gateway else self._registry.found
         found(candidate.device_id, candidate.addresses, candidate.found_by)
 
@@ -335,46 +375,3 @@ class Coordinator:
 
 def _nobody_proves(_device: DeviceId, _address: str) -> None:
     """Without TLS."""
-
-
-def _device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
-    """`stages`: how many each pipeline has."""
-    description = record.description or pb.DeviceDescription()
-    accelerator, gauges = description.accelerator, telemetry_pb2.Gauges()
-    if record.gauges is not None and record.state == "online":  # silent for some seconds: not those of now
-        gauges = record.gauges
-    metered = gauges is record.gauges and accelerator.energy_source != telemetry_pb2.ENERGY_SOURCE_UNMETERED
-    return DeviceView(
-        device_id=record.device_id,
-        name=record.name,
-        address=record.address,
-        state=record.state,
-        simulated=accelerator.simulated,
-        profile=accelerator.profile,
-        pace=accelerator.pace,
-        memory_bytes=description.memory_bytes,
-        memory_used_bytes=description.memory_used_bytes,
-        memory_held_bytes=gauges.memory_held_bytes if gauges.HasField("memory_held_bytes") else None,
-        storage_problem=" ".join(gauges.storage_problem.split())[:LINE_LENGTH],
-        energy_source=source_of(accelerator.energy_source),
-        agent_version=description.agent_version,
-        stages=tuple(_stage_line(stage, stages.get(stage.pipeline_id)) for stage in description.stages),
-        labels=dict(description.labels),
-        found_by=record.found_by,
-        detail=record.detail,
-        hollow=accelerator.hollow,
-        protocol_version=in_common(description, record.name, US) if record.description is not None else 0,
-        gateway=record.gateway or "",
-        power_watts=gauges.power_watts if metered else None,
-        temperature_celsius=gauges.temperature_celsius if gauges.HasField("temperature_celsius") else None,
-        throttled=gauges.throttled,
-        battery_fraction=gauges.battery_fraction if gauges.HasField("battery_fraction") else None,
-    )
-
-
-def _stage_line(stage: pb.StageStatus, stages: int | None) -> str:
-    """ "smollm2-135m stage 0 of 3: layers 0-9"."""
-    of = f" of {stages}" if stages else ""
-    numbers = sorted(number for part in stage.parts if (number := layer_number(part)) is not None)
-    layers = f": layers {numbers[0]}-{numbers[-1]}" if numbers else ""
-    return f"{stage.generation.deployment} stage {stage.stage}{of}{layers}"

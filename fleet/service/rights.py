@@ -32,7 +32,7 @@ _IN_WORDS: Mapping[Right, str] = {
     "generate": "ask the models",
     "deploy": "deploy, undeploy or cancel",
     "enrol": "take boards in",
-    "administer": "see and change keys, tokens and the audit log",
+    "administer": "see and change keys, tokens and the audit log, or take devices out",
 }
 RULES: Mapping[str, Rule] = {
     "ready": Rule(None),
@@ -53,6 +53,8 @@ RULES: Mapping[str, Rule] = {
     "cancel": Rule("deploy", changes=True),
     "accept": Rule("enrol", changes=True),
     "reject": Rule("enrol", changes=True),
+    "decommission": Rule("administer", changes=True),
+    "expel": Rule("administer", changes=True),
     "tokens": Rule("administer"),
     "new_token": Rule("administer", changes=True),
     "revoke_token": Rule("administer", changes=True),

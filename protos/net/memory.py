@@ -104,7 +104,7 @@ class _Server:
         self.credentials = credentials
         self._methods = methods
         self._addressed = AddressedTo(device, behind)
-        self._roles = OnlyItsRole() if credentials else None
+        self._roles = OnlyItsRole(credentials.revoked) if credentials else None
         self._leave = leave
         self._open: dict[Wire, asyncio.Task[None]] = {}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
@@ -15,9 +15,10 @@ import grpc.aio
 
 from protos.errors import Denied, InvalidInput, NotFound
 from protos.ids import DeviceId, gateway_host_name, host_name
+from protos.net.credentials import Credentials as Credentials
 from protos.net.roles import OnlyItsRole
 from protos.rpc_errors import CODE_KEY, STATUS
-from protos.v1 import device_pb2, device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, pipeline_pb2_grpc
+from protos.v1 import device_pb2, device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, member_pb2_grpc, pipeline_pb2_grpc
 
 DEVICE_KEY = "glmfleet-device"
 CHUNK_BYTES = 512 * 1024  # of a blob, one message: loopback reaches its best rate from about 256 KiB on
@@ -45,15 +46,6 @@ _SERVER = [
     ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and says nothing is let go; gRPC's default is 120 s
     ("grpc.max_concurrent_streams", 512),  # of one connection: a coordinator has one per blob and pipeline, and one for telemetry
 ]
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """PEM texts: who we are, and the authority whose word we take for who others are."""
-
-    certificate: bytes
-    private_key: bytes = field(repr=False)
-    authority: bytes
 
 
 def is_loopback(host: str) -> bool:
@@ -123,6 +115,10 @@ class Peer:
     @property
     def pipeline_stub(self) -> pipeline_pb2_grpc.PipelineAsyncStub:
         return pipeline_pb2_grpc.PipelineStub(self.channel)
+
+    @property
+    def member_stub(self) -> member_pb2_grpc.MemberAsyncStub:
+        return member_pb2_grpc.MemberStub(self.channel)
 
     @property
     def enrolment_stub(self) -> enrolment_pb2_grpc.EnrolmentAsyncStub:
@@ -233,10 +229,27 @@ async def serve(
         _check_plaintext(host)
         tls = None
     else:
-        pair = [(credentials.private_key, credentials.certificate)]
-        tls = grpc.ssl_server_credentials(pair, credentials.authority, require_client_auth=True)
+        tls = _renewed(credentials)
     # The role first: it then stands before what is behind a gateway, too.
-    return await _serve(bind, tls, register, [*([OnlyItsRole()] if credentials else []), AddressedTo(device, behind)])
+    roles = [OnlyItsRole(credentials.revoked)] if credentials else []
+    return await _serve(bind, tls, register, [*roles, AddressedTo(device, behind)])
+
+
+def _renewed(credentials: Credentials) -> grpc.ServerCredentials:
+    """Each handshake shows the certificate that is there then. gRPC asks in threads of its own."""
+    shown = credentials.certificate
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(credentials.private_key, shown)], credentials.authority)
+
+    def newer() -> grpc.ServerCertificateConfiguration:
+        nonlocal shown
+        if (now := credentials.certificate) is shown:
+            return cast(grpc.ServerCertificateConfiguration, None)  # the one before stays; the type stubs leave that out
+        shown = now
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), newer, require_client_authentication=True)
 
 
 async def serve_board(bind: str, board: DeviceId, certificate: bytes, private_key: bytes, register: Register) -> tuple[Served, int]:

@@ -11,7 +11,7 @@ class ApplyRequest(_message.Message):
     def __init__(self, nonce: _Optional[bytes] = ...) -> None: ...
 
 class Application(_message.Message):
-    __slots__ = ("protocol_version", "oldest_protocol_version", "name", "profile", "agent_version", "signing_request", "token_key", "token_signature")
+    __slots__ = ("protocol_version", "oldest_protocol_version", "name", "profile", "agent_version", "signing_request", "token_key", "token_signature", "returns_to")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,7 @@ class Application(_message.Message):
     SIGNING_REQUEST_FIELD_NUMBER: _ClassVar[int]
     TOKEN_KEY_FIELD_NUMBER: _ClassVar[int]
     TOKEN_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    RETURNS_TO_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     oldest_protocol_version: int
     name: str
@@ -28,7 +29,8 @@ class Application(_message.Message):
     signing_request: bytes
     token_key: bytes
     token_signature: bytes
-    def __init__(self, protocol_version: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ..., name: _Optional[str] = ..., profile: _Optional[str] = ..., agent_version: _Optional[str] = ..., signing_request: _Optional[bytes] = ..., token_key: _Optional[bytes] = ..., token_signature: _Optional[bytes] = ...) -> None: ...
+    returns_to: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ..., name: _Optional[str] = ..., profile: _Optional[str] = ..., agent_version: _Optional[str] = ..., signing_request: _Optional[bytes] = ..., token_key: _Optional[bytes] = ..., token_signature: _Optional[bytes] = ..., returns_to: _Optional[bytes] = ...) -> None: ...
 
 class Membership(_message.Message):
     __slots__ = ("certificate", "authority")

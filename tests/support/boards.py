@@ -11,7 +11,9 @@ from protos.enrolment import Token
 
 
 @asynccontextmanager
-async def board(folder: Path, name: str = "gate-7", token: Token | None = None, bind: str = "127.0.0.1:0") -> AsyncIterator[Enrollable]:
+async def board(
+    folder: Path, name: str = "gate-7", token: Token | None = None, bind: str = "127.0.0.1:0", returns: bytes | None = None
+) -> AsyncIterator[Enrollable]:
     """Without mDNS: multicast on no interface."""
-    async with Enrollable(folder, name, "a test", bind, token=token, interfaces=("127.0.0.1",)) as made:
+    async with Enrollable(folder, name, "a test", bind, token=token, returns=returns, interfaces=("127.0.0.1",)) as made:
         yield made

@@ -17,8 +17,7 @@ import pytest
 from fleet.api.app import create_app
 from fleet.api.connections import Door, Limits, _key
 from fleet.api.guard import HEAD_BYTES
-from fleet.trust import authority as authorities
-from fleet.trust.authority import Authority, utc_now
+from fleet.trust.authority import MEMBER_LIFE, Authority, utc_now
 from fleet.trust.server_certificate import Names, ServerCertificate
 from protos.ids import api_host_name
 from tests.support.fake_coordinator import FakeCoordinator
@@ -232,7 +231,7 @@ async def test_https(coordinator: FakeCoordinator, certificate: ServerCertificat
 
 
 async def test_a_certificate_is_renewed_while_connections_last(
-    coordinator: FakeCoordinator, certificate: ServerCertificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    coordinator: FakeCoordinator, certificate: ServerCertificate, tmp_path: Path
 ) -> None:
     async with (
         serving(create_app(coordinator, authenticate=None), Door(tls=certificate.context)) as url,
@@ -242,7 +241,7 @@ async def test_a_certificate_is_renewed_while_connections_last(
         serial = before.writer.get_extra_info("peercert")["serialNumber"]
         names = Names(("localhost",), ("127.0.0.1",))
         assert not certificate.refresh(names, utc_now())
-        assert certificate.refresh(names, utc_now() + authorities.MEMBER_LIFE * 0.7)
+        assert certificate.refresh(names, utc_now() + MEMBER_LIFE * 0.7)
         async with wire(url, trusting(tmp_path), "localhost") as after:
             assert after.writer.get_extra_info("peercert")["serialNumber"] != serial
         with pytest.raises(httpx.ConnectError):
@@ -254,15 +253,14 @@ async def test_a_certificate_is_renewed_while_connections_last(
         assert (await before.ended()).startswith(b"HTTP/1.1 200")
 
 
-def test_it_lives_as_long_as_a_member_s_and_makes_nobody_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_lives_as_long_as_a_member_s_and_makes_nobody_one(tmp_path: Path) -> None:
     from cryptography import x509
 
-    monkeypatch.setattr(authorities, "MEMBER_LIFE", timedelta(hours=24))
-    authority = Authority.open(tmp_path / "authority")
+    authority = Authority.open(tmp_path / "authority", life=timedelta(hours=12))
     ServerCertificate(authority, tmp_path, Names(("localhost", "desk"), ("127.0.0.1", "fd00::7")))
     pem = (tmp_path / "api.pem").read_bytes()
     certificate = x509.load_pem_x509_certificates(pem)[0]
-    assert timedelta(hours=23) < certificate.not_valid_after_utc - utc_now() <= timedelta(hours=24)
+    assert timedelta(hours=11) < certificate.not_valid_after_utc - utc_now() <= timedelta(hours=12)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == [api_host_name(authority.fleet_id), "localhost", "desk"]
     assert [str(one) for one in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "fd00::7"]

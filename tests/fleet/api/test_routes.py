@@ -32,6 +32,8 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/api/v1/me"): ("viewer", None),
     ("GET", "/api/v1/devices"): ("viewer", None),
     ("GET", "/api/v1/devices/{key}"): ("viewer", None),
+    ("DELETE", "/api/v1/devices/{key}"): ("admin", None),
+    ("POST", "/api/v1/devices/{key}/revoke"): ("admin", None),
     ("GET", "/api/v1/discovery"): ("viewer", None),
     ("GET", "/api/v1/enrolments"): ("viewer", None),
     ("POST", "/api/v1/enrolments/{board}"): ("operator", None),

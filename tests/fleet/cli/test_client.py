@@ -13,7 +13,7 @@ from device.text.messages import Message, ToolCall
 from fleet.access import NewKey
 from fleet.answering.views import GenerateRequest
 from fleet.cli.client import CoordinatorClient, connect
-from fleet.enrolling.views import JoinRequest
+from fleet.enrolling.views import DepartureView, JoinRequest
 from fleet.home import Home
 from fleet.planning.plan import PlanRequest
 from fleet.principal import ANYONE, LOCAL_ADMIN
@@ -76,6 +76,12 @@ EXPECTED: dict[str, tuple[Callable[[CoordinatorClient], Any], Any, list[object]]
     "tokens": (lambda client: client.tokens(), [TOKEN], []),
     "new_token": (lambda client: client.new_token(60.0), replace(TOKEN, token="glmfleet-secret", used_by=""), [("new_token", 60.0)]),
     "revoke_token": (lambda client: client.revoke_token("0a1b"), None, [("revoke_token", "0a1b")]),
+    "decommission": (
+        lambda client: client.decommission("dev 1?", force=True),
+        DepartureView(DEVICE.device_id, "dev-1", True),
+        [("decommission", "dev 1?", True)],
+    ),
+    "expel": (lambda client: client.expel("dev 1?"), DepartureView(DEVICE.device_id, "dev-1", False), [("expel", "dev 1?")]),
     "ready": (lambda client: client.ready(), True, []),
     "invite": (lambda client: client.invite(), INVITATION, []),
     "join": (lambda client: client.join(CALLING), MEMBERSHIP, [CALLING]),

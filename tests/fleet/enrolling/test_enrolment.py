@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from device.agent.identity import Membership, accept, load_identity
+from device.agent.identity import load_identity
+from device.agent.membership import Membership, accept
 from fleet.enrolling import enrolment
 from fleet.enrolling.board import connected
 from fleet.enrolling.enrolment import Enrolment
@@ -291,5 +292,5 @@ def test_the_token_decides_which_fleet(tmp_path: Path) -> None:
     for name in ("certificate.pem", "authority.pem"):
         (tmp_path / "board" / name).unlink()
     with pytest.raises(Denied, match="not that of this board's token"):
-        accept(tmp_path / "board", offered, token)
+        accept(tmp_path / "board", offered, token.authority)
     assert accept(tmp_path / "board", offered, None).fleet_id == rogue.fleet_id

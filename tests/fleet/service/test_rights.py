@@ -19,7 +19,7 @@ LEAST: dict[str, set[str]] = {
     "viewer": {"devices", "discovery", "enrolments", "models", "model", "deployments", "plan", "requests", "telemetry"},
     "user": {"generate"},
     "operator": {"deploy", "undeploy", "cancel", "accept", "reject"},
-    "admin": {"tokens", "new_token", "revoke_token", "keys", "new_key", "revoke_key", "audit", "verify_audit"},
+    "admin": {"decommission", "expel", "tokens", "new_token", "revoke_token", "keys", "new_key", "revoke_key", "audit", "verify_audit"},
 }
 
 

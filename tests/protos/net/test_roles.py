@@ -11,12 +11,12 @@ import pytest
 
 from fleet.trust.authority import Role
 from protos.errors import Conflict, Denied, FleetError, InvalidInput, NotFound
-from protos.ids import digest_of
-from protos.net.roles import roles_for, roles_in
+from protos.ids import DeviceId, digest_of
+from protos.net.roles import Member, members_in, roles_for
 from protos.net.transport import Peer, dial
 from protos.rpc_errors import remote
 from protos.v1 import device_pb2 as pb
-from protos.v1 import gateway_pb2, pipeline_pb2
+from protos.v1 import gateway_pb2, member_pb2, pipeline_pb2
 from tests.support.fake_device import FakeDevice
 from tests.support.members import TestFleet
 
@@ -100,11 +100,11 @@ async def test_only_a_device_is_a_neighbour_on_the_ring(tmp_path: Path) -> None:
 def test_every_method_of_the_contract_is_for_somebody() -> None:
     methods = [
         f"/{service.full_name}/{method.name}"
-        for file in (pb.DESCRIPTOR, gateway_pb2.DESCRIPTOR, pipeline_pb2.DESCRIPTOR)
+        for file in (pb.DESCRIPTOR, gateway_pb2.DESCRIPTOR, member_pb2.DESCRIPTOR, pipeline_pb2.DESCRIPTOR)
         for service in file.services_by_name.values()
         for method in service.methods
     ]
-    assert len(methods) == 10
+    assert len(methods) == 14
     assert {roles_for(method) for method in methods} == {("coordinator",), ("device", "gateway")}
 
 
@@ -114,14 +114,14 @@ def test_what_is_not_listed_is_for_nobody(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "roles"),
+    ("names", "members"),
     [
-        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb"], {"device"}),
-        (["https://aaaaaaaaaaaaaaaa/coordinator/bbbbbbbbbbbbbbbb"], set()),
-        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb/coordinator/x"], set()),
-        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb\n"], set()),
-        ([], set()),
+        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb"], [Member("device", DeviceId("b" * 16))]),
+        (["https://aaaaaaaaaaaaaaaa/coordinator/bbbbbbbbbbbbbbbb"], []),
+        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb/coordinator/x"], []),
+        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb\n"], []),
+        ([], []),
     ],
 )
-def test_roles_in_a_certificates_names(names: list[str], roles: set[str]) -> None:
-    assert roles_in(names) == roles
+def test_members_in_a_certificates_names(names: list[str], members: list[Member]) -> None:
+    assert members_in(names) == members
