@@ -33,6 +33,7 @@ class Limits:
     body_seconds: float = 30.0  # until its body is there, and a second more for each `body_bytes_a_second` that came
     body_bytes_a_second: int = 16 << 10
     rest_seconds: float = 5.0  # until the rest of a body is there whose request was answered
+    stall_seconds: float = 60.0  # of a client that takes nothing of its answer
 
 
 USUAL = Limits()
@@ -77,7 +78,7 @@ class Door:
 
 
 class PacedProtocol(HttpProtocol):
-    """Hangs up on whoever takes too long to ask. A wait between two requests is uvicorn's own matter (its keep-alive time)."""
+    """Hangs up on whoever takes too long to ask, or to take the answer. A wait between two requests is uvicorn's matter (keep-alive)."""
 
     def __init__(self, *given: Any, limits: Limits = USUAL) -> None:
         super().__init__(*given)
@@ -87,6 +88,7 @@ class PacedProtocol(HttpProtocol):
         self._since = 0.0
         self._came_bytes = 0
         self._alarm: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -101,8 +103,19 @@ class PacedProtocol(HttpProtocol):
         super().on_response_complete()
         self._watch()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(self._limits.stall_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._turn_to("")
+        if self._stalled is not None:
+            self._stalled.cancel()
         super().connection_lost(exc)
         self.left()
 

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import ssl
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from protos.net.transport import split_address
 
 SECONDS = 10.0
 MOST_BYTES = 64 << 10  # of an answer
+_NOT_YET_VALID, _EXPIRED = 9, 10  # OpenSSL's X509_V_ERR_...
 
 
 def unverified() -> ssl.SSLContext:
@@ -66,7 +68,10 @@ def ask(
         answer = connection.getresponse()
         return _checked(address, answer.status, answer.read(MOST_BYTES + 1))
     except ssl.SSLCertVerificationError as error:
-        raise Denied(f"{address} is no coordinator of this fleet: {error.verify_message}", advice="is it the right address?") from error
+        advice = "is it the right address?"
+        if error.verify_code in (_NOT_YET_VALID, _EXPIRED):
+            advice = f"is this machine's clock right? It says {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
+        raise Denied(f"{address} is no coordinator of this fleet: {error.verify_message}", advice=advice) from error
     except ssl.SSLError as error:
         advice = "is that the port of `glmfleet serve --host …`?"
         raise Denied(f"{address} does not speak HTTPS ({error.reason or 'no reason given'})", advice=advice) from error

@@ -7,7 +7,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from fleet.api.guard import HEAD_BYTES
 from fleet.trust.authority import MEMBER_LIFE, Authority, utc_now
 from fleet.trust.server_certificate import Names, ServerCertificate
 from protos.ids import api_host_name
-from tests.support.fake_coordinator import FakeCoordinator
+from tests.support.fake_coordinator import DEVICE, FakeCoordinator
 from tests.support.http_server import serving
 from tests.support.waiting import wait_until
 
@@ -167,6 +167,16 @@ async def test_the_rest_of_a_body_that_was_refused_is_not_read_for_ever(url: str
 
         with pytest.raises(ConnectionError):
             await asyncio.wait_for(send_for_ever(), 5)
+
+
+async def test_who_takes_nothing_of_an_answer_is_hung_up_on(coordinator: FakeCoordinator) -> None:
+    coordinator.found = [replace(DEVICE, name=f"dev-{number}") for number in range(20_000)]  # more than buffers on the way hold
+    door = Door(Limits(stall_seconds=0.3))
+    async with serving(create_app(coordinator, authenticate=None), door) as url, wire(url) as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.writer.write(GET + b"\r\n")
+        await wait_until(lambda: door.open == 1)
+        await wait_until(lambda: door.open == 0, 30)
 
 
 async def test_connections_are_counted_and_given_back(coordinator: FakeCoordinator) -> None:

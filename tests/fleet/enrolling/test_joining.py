@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -22,7 +23,7 @@ from fleet.enrolling.enrolment import Enrolment
 from fleet.enrolling.joining import NONCE_SECONDS, Joining
 from fleet.enrolling.views import InvitationView, JoinRequest, MembershipView
 from fleet.trust.api_key import authenticator
-from fleet.trust.authority import Authority
+from fleet.trust.authority import Authority, utc_now
 from fleet.trust.server_certificate import Names, ServerCertificate
 from fleet.trust.tokens import Tokens
 from protos.enrolment import Token
@@ -160,6 +161,17 @@ async def test_nor_to_whoever_only_shows_the_fleet_s_authority(fleet: Fleet, tmp
             with pytest.raises(Denied, match="is no coordinator of this fleet"):
                 await called(tmp_path / "board", address, fleet.token())
     assert other.sent == []
+
+
+async def test_a_board_whose_clock_is_wrong_is_told(fleet: Fleet, tmp_path: Path) -> None:
+    """As many boards without a battery: to them the certificate is not yet valid. Here the coordinator's is of the past."""
+    past = Authority.open(fleet_folder := tmp_path / "past", lambda: utc_now() - timedelta(days=30))
+    certificate = ServerCertificate(past, fleet_folder, Names(("localhost",), ()))
+    fleet.joining = Joining(past, Tokens(fleet_folder), lambda *who: None)
+    async with served(fleet, certificate.context) as address:
+        with pytest.raises(Denied, match="expired") as caught:
+            await called(tmp_path / "board", address, Tokens(fleet_folder).make(past.public_der)[0])
+    assert "clock" in caught.value.advice
 
 
 async def test_plain_http_and_silence_are_told_apart(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import create_engine, insert, inspect, text
 
 from fleet.store import schema
+from fleet.store.audit_heads import AuditHeads
 from fleet.store.database import Store
 from fleet.store.deployments import DeploymentRecords, StoredDeployment
 from fleet.store.engine import parse_url
@@ -144,3 +145,13 @@ def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
         Store("postgresql://fleet:secret@127.0.0.1:1/postgres")
     assert "127.0.0.1:1" in refused.value.detail
     assert "secret" not in refused.value.detail
+
+
+def test_the_head_of_the_audit_log_is_kept(url: str) -> None:
+    with Store(url) as store:
+        heads = AuditHeads(store, "fleet")
+        assert heads.last() is None
+        for sequence in (1, 2):
+            heads.put(sequence, "d" * 64, f'{{"sequence": {sequence}}}')
+        assert heads.last() == (2, "d" * 64, '{"sequence": 2}')
+        assert AuditHeads(store, "another").last() is None
