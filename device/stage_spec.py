@@ -10,7 +10,7 @@ from protos.dtypes import KvDtype, WireDtype, kv_dtype, row_bytes, wire_dtype
 from protos.errors import InvalidInput
 from protos.ids import DeviceId, Digest, PipelineId, parse_device_id, parse_digest
 from protos.net.transport import MESSAGE_BYTES, split_address
-from protos.packing import unpacked
+from protos.packing import MOST_BYTES, unpacked
 from protos.physics.costs import StageCost
 from protos.physics.memory import cache_capacity, cache_positions, kv_position_bytes
 from protos.physics.timing import StageIdentity
@@ -150,6 +150,7 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
         shape = _shape(message.shape)
     except ValueError as error:
         raise InvalidInput(str(error)) from error
+    graph = unpacked(message.graph, message.graph_zlib)
     spec = StageSpec(
         generation=parse_generation(message.generation),
         pipeline=PipelineId(message.pipeline_id),
@@ -160,11 +161,11 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
         parts=tuple(message.parts),
         blobs=blobs,
         shape=shape,
-        graph=unpacked(message.graph, message.graph_zlib),
+        graph=graph,
         head_graph=message.head_graph,
         next=_hop(message.next) if message.HasField("next") else None,
         cost=StageCost(**{name: getattr(message.cost, name) for name in StageCost.__dataclass_fields__}),
-        golden=_golden(message.golden) if message.HasField("golden") else None,
+        golden=_golden(message.golden, MOST_BYTES - len(graph)) if message.HasField("golden") else None,
         previous=_previous(message.previous) if message.HasField("previous") else None,
     )
     _check(spec)
@@ -192,9 +193,9 @@ def _shape(message: pb.StageShape) -> StageShape:
     return StageShape(**{**plain, "kv_dtype": kv_dtype(message.kv_dtype), "wire_dtype": wire_dtype(message.wire_dtype)})
 
 
-def _golden(message: pb.Golden) -> Golden:
+def _golden(message: pb.Golden, most_bytes: int) -> Golden:
     plain = {name: getattr(message, name) for name in Golden.__dataclass_fields__}
-    layers_graph = unpacked(message.layers_graph, message.layers_graph_zlib)
+    layers_graph = unpacked(message.layers_graph, message.layers_graph_zlib, most_bytes)
     return Golden(**{**plain, "token_ids": tuple(message.token_ids), "layers_graph": layers_graph})
 
 

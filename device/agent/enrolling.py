@@ -14,17 +14,18 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
 from device.agent.announce import Announcement
 from device.agent.identity import Identity, own_key, public_der, signing_request, utc_now
-from device.agent.membership import Membership, accept
+from device.agent.membership import Membership, accept, authority_key
 from device.agent.version import agent_version
-from protos.enrolment import ENROLLABLE, NONCE_BYTES, Token, signed_text, words
-from protos.errors import InvalidInput
-from protos.ids import DeviceId, device_id, host_name
+from protos.enrolment import ENROLLABLE, NONCE_BYTES, Token, authority_hash, refusal_text, signed_text, words
+from protos.errors import Denied, InvalidInput
+from protos.ids import DeviceId, device_id, fleet_id, host_name
 from protos.net import transport
 from protos.rpc_errors import answered
 from protos.v1 import enrolment_pb2 as pb
@@ -34,6 +35,14 @@ from protos.versions import SPOKEN
 # Of the certificate that a board signs itself: nobody is to judge it by its dates, since a board's clock may say anything.
 _FIRST_DAY, _LAST_DAY = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _Context = grpc.aio.ServicerContext[Any, Any]
+
+_REFUSED = {
+    pb.Refusal.REASON_UNKNOWN: "its fleet does not know its token any more: it was revoked, or expired long ago",
+    pb.Refusal.REASON_EXPIRED: "its token has expired",
+    pb.Refusal.REASON_USED: "its token is good for one board, and another has used it",
+    pb.Refusal.REASON_FORGED: "its token's proof is false",
+}
+_MOST_TOLD = 16  # lines, before strangers have no more shown on the board's screen
 
 NAME_LENGTH = 64  # bytes: ub-common-name of RFC 5280
 
@@ -60,9 +69,11 @@ class Enrollable:
         clock: Callable[[], datetime] = utc_now,
         interfaces: tuple[str, ...] = (),
         announced_port: int | None = None,
+        refused: Callable[[str, str], None] = lambda why, advice: None,
     ) -> None:
         """`bind` is "host:port", `profile` a line about its accelerator, `interfaces` as of Announcement; `announced_port` where others
-        reach us through another than our own. Raises InvalidInput for a name that no certificate can carry."""
+        reach us through another than our own; `refused` is told once each why the token is of no use, and what to do. Raises InvalidInput
+        for a name that no certificate can carry."""
         if not name.isprintable() or not name.strip() or len(name.encode()) > NAME_LENGTH:
             raise InvalidInput(f"not a name: {name[:80]!r}", advice=f"give another with --name: 1 to {NAME_LENGTH} printable characters")
         self._announced_port = announced_port
@@ -71,6 +82,8 @@ class Enrollable:
         self._profile = profile
         self._bind = bind
         self._token = token
+        self._refused = refused
+        self._told: set[str] = set()
         self._returns = returns
         self._clock = clock
         self._interfaces = interfaces
@@ -131,6 +144,29 @@ class Enrollable:
             self._taken.set_result(identity)
         _log.info("taken into fleet %s", identity.fleet_id)
 
+    def refuse(self, refusal: pb.Refusal) -> None:
+        """Raises InvalidInput without a token, Denied unless the authority beside it has signed it. Another authority than the token's can
+        say only that its fleet is not the token's."""
+        if self._token is None:
+            raise InvalidInput("this board has no token")
+        key = authority_key(refusal.authority)
+        token_key = ed25519.Ed25519PrivateKey.from_private_bytes(self._token.key_seed).public_key().public_bytes_raw()
+        try:
+            key.verify(refusal.signature, refusal_text(self.board, token_key, refusal.reason), ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature as error:
+            raise Denied("the refusal is not from the authority beside it") from error
+        der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        ours = authority_hash(der) == self._token.authority
+        if ours:
+            why = _REFUSED.get(refusal.reason, "its fleet does not take its token")
+            advice = f"where the coordinator runs make another, `glmfleet devices token`; or by hand: glmfleet devices accept {self.board}"
+        else:
+            why = f"fleet {fleet_id(der)} has seen it, and its token is not of that fleet"
+            advice = "it waits for the fleet of its token; to join that one, start it with a token of that one"
+        if why not in self._told and (ours or len(self._told) < _MOST_TOLD):
+            self._told.add(why)
+            self._refused(why, advice)
+
 
 class _Service(enrolment_pb2_grpc.EnrolmentServicer):
     def __init__(self, board: Enrollable, key: ec.EllipticCurvePrivateKey) -> None:
@@ -149,6 +185,11 @@ class _Service(enrolment_pb2_grpc.EnrolmentServicer):
         async with answered(context), self._joining:
             await self._board.join(Membership(request.certificate, request.authority))
             return pb.JoinReply()
+
+    async def Refuse(self, request: pb.Refusal, context: _Context) -> pb.RefuseReply:  # noqa: N802
+        async with answered(context):
+            self._board.refuse(request)
+            return pb.RefuseReply()
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey, board: DeviceId) -> bytes:

@@ -21,7 +21,7 @@ from protos.ids import DeviceId, FleetId, device_id, fleet_id
 from protos.net.credentials import Credentials
 
 INSECURE_FLEET = FleetId("insecure")
-_ADVICE = "have its fleet issue one: `glmfleet sim up` does for simulated devices, `glmfleet device run` for this machine"
+_ADVICE = "`glmfleet device leave`, then `glmfleet device run`: it gets another (a simulated device by `glmfleet sim up`)"
 
 
 def utc_now() -> datetime:
@@ -65,11 +65,8 @@ def load_identity(folder: Path, clock: Callable[[], datetime] = utc_now) -> Iden
         if now < one.not_valid_before_utc:
             detail = f"the {what} in {folder} is valid from {one.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} here"
             raise Denied(detail, advice="set this machine's clock")
-    return Identity(
-        device_id(public_der(certificate.public_key())),
-        fleet_id(public_der(authority.public_key())),
-        Credentials(certificate_pem, key_pem, authority_pem),
-    )
+    fleet = fleet_id(public_der(authority.public_key()))
+    return Identity(device_id(public_der(certificate.public_key())), fleet, Credentials(certificate_pem, key_pem, authority_pem, fleet))
 
 
 def insecure_identity(folder: Path) -> Identity:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,11 +31,20 @@ _log = logging.getLogger(__name__)
 class MemberService(member_pb2_grpc.MemberServicer):
     """Of the member whose key and certificate lie in `folder`. `left` is called when a coordinator has said that it shall leave."""
 
-    def __init__(self, folder: Path, credentials: Credentials, left: Callable[[], None], clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        credentials: Credentials,
+        left: Callable[[], None],
+        clock: Callable[[], datetime] = utc_now,
+        trust: Callable[[Collection[bytes]], None] | None = None,
+    ) -> None:
+        """`trust` pins publishers' keys; without it there is nothing to pin them for."""
         self._folder = folder
         self._credentials = credentials
         self._left = left
         self._clock = clock
+        self._trust = trust
 
     def register(self, server: grpc.aio.Server) -> None:
         member_pb2_grpc.add_MemberServicer_to_server(self, server)
@@ -58,8 +67,14 @@ class MemberService(member_pb2_grpc.MemberServicer):
 
     async def Revoke(self, request: pb.RevokeRequest, context: _Context) -> pb.RevokeReply:  # noqa: N802
         async with answered(context):
-            self._credentials.revoked.replace(_ids(request.members))
+            self._credentials.revoked.add(_ids(request.members))
             return pb.RevokeReply()
+
+    async def Trust(self, request: pb.TrustRequest, context: _Context) -> pb.TrustReply:  # noqa: N802
+        async with answered(context):
+            if self._trust is not None:
+                await asyncio.to_thread(self._trust, list(request.publishers))
+            return pb.TrustReply()
 
     async def Leave(self, request: pb.LeaveRequest, context: _Context) -> pb.LeaveReply:  # noqa: N802
         async with answered(context):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +11,13 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from device.agent.identity import Identity, is_member, own_key, public_der, stored_authority, utc_now
+from device.files import write_whole
+from device.publishers import FOLDER as PUBLISHERS
 from protos.enrolment import authority_hash
-from protos.errors import Conflict, Denied, InvalidInput
+from protos.errors import Conflict, Denied
 from protos.ids import device_id, fleet_id
 from protos.net.credentials import Credentials
 
@@ -61,9 +63,9 @@ def accept(
     _check_dates(certificate, clock())
     # As they were read, and nothing that stood beside them: a second authority in the file would be taken for one.
     certificate_pem, authority_pem = (one.public_bytes(serialization.Encoding.PEM) for one in (certificate, authority))
-    _write(folder / "authority.pem", authority_pem)
-    _write(folder / "certificate.pem", certificate_pem)  # last: with it the board is a member
-    return Identity(me, fleet, Credentials(certificate_pem, (folder / "key.pem").read_bytes(), authority_pem))
+    write_whole(folder / "authority.pem", authority_pem)
+    write_whole(folder / "certificate.pem", certificate_pem)  # last: with it the board is a member
+    return Identity(me, fleet, Credentials(certificate_pem, (folder / "key.pem").read_bytes(), authority_pem, fleet))
 
 
 def renew(folder: Path, credentials: Credentials, offered: bytes, clock: Callable[[], datetime] = utc_now) -> None:
@@ -80,7 +82,7 @@ def renew(folder: Path, credentials: Credentials, offered: bytes, clock: Callabl
         raise Denied("the certificate is for another key or role than this member's")
     _check_dates(certificate, clock())
     pem = certificate.public_bytes(serialization.Encoding.PEM)
-    _write(folder / "certificate.pem", pem)
+    write_whole(folder / "certificate.pem", pem)
     credentials.renew(pem)
 
 
@@ -94,7 +96,7 @@ def leave(folder: Path, *, wipe: bool) -> bool:
     was = is_member(folder)
     for name in _KEYS if wipe else _KEYS[:2]:
         (folder / name).unlink(missing_ok=True)
-    for name in _MODELS if wipe else ():
+    for name in (*_MODELS, PUBLISHERS) if wipe else (PUBLISHERS,):
         shutil.rmtree(folder / name, ignore_errors=True)
     return was
 
@@ -113,22 +115,17 @@ def _check_dates(certificate: x509.Certificate, now: datetime) -> None:
         )
 
 
+def authority_key(pem: bytes) -> ec.EllipticCurvePublicKey:
+    """Of a certificate that a fleet shows as its authority's. Raises Denied."""
+    key = _offered(pem).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise Denied("what was offered as an authority has another kind of key")
+    return key
+
+
 def _offered(pem: bytes) -> x509.Certificate:
     try:
         (certificate,) = x509.load_pem_x509_certificates(pem)
     except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise Denied("what was offered is no certificate, or more than one") from error
     return certificate
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            part.touch(mode=0o600)
-            part.write_bytes(data)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise InvalidInput(f"cannot write {path}: {error.strerror}", advice="choose another folder with --home") from error

@@ -23,6 +23,8 @@ from device.agent.only import only_agent
 from device.blobs import BlobStore, Disk
 from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
+from device.memory import use_one_heap
+from device.publishers import Publishers
 from device.tasks import first_of
 from protos.enrolment import Token
 from protos.net import transport
@@ -59,9 +61,12 @@ async def run_agent(
     disk: Disk | None = None,
     clock: Callable[[], datetime] = utc_now,
     waiting: Callable[[Enrollable], None] = lambda board: None,
+    refused: Callable[[str, str], None] = lambda why, advice: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is called with "host:port" when it does, `waiting` before that while the board belongs to no
-    fleet. One that is told to leave its fleet becomes a board of none, and waits. Raises FleetError when it cannot start."""
+    fleet, `refused` when its token lets it into none. One that is told to leave its fleet becomes a board of none, and waits. Raises
+    FleetError when it cannot start."""
+    use_one_heap()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -69,7 +74,7 @@ async def run_agent(
         stack.callback(hardware.close)
         stack.enter_context(only_agent(config.state))
         while not stop.is_set():
-            if not await _is_member(config, hardware, stop, waiting, clock):
+            if not await _is_member(config, hardware, stop, waiting, clock, refused):
                 return
             agent = Agent(config, hardware, disk=disk, clock=clock)
             async with agent as address:
@@ -89,7 +94,12 @@ async def _happens(event: asyncio.Event) -> None:
 
 
 async def _is_member(
-    config: AgentConfig, hardware: Hardware, stop: asyncio.Event, waiting: Callable[[Enrollable], None], clock: Callable[[], datetime]
+    config: AgentConfig,
+    hardware: Hardware,
+    stop: asyncio.Event,
+    waiting: Callable[[Enrollable], None],
+    clock: Callable[[], datetime],
+    refused: Callable[[str, str], None],
 ) -> bool:
     """Wait until a fleet has taken the board in, or given it a certificate that is good now; False: we were told to stop first."""
     if config.insecure:
@@ -113,6 +123,7 @@ async def _is_member(
         clock=clock,
         interfaces=config.interfaces,
         announced_port=config.announced_port,
+        refused=refused,
     )
     async with board:
         waiting(board)
@@ -150,7 +161,10 @@ class Agent:
         async with AsyncExitStack() as stack:
             prepacked = await asyncio.to_thread(PrepackedStages, config.state / "prepacked", blobs.free_bytes)
             me, credentials = identity.device_id, identity.credentials
-            device = Device(me, config.name, self._hardware, blobs, credentials, labels=config.labels, prepacked=prepacked)
+            publishers = None if credentials is None else await asyncio.to_thread(Publishers, config.state, self._now)
+            device = Device(
+                me, config.name, self._hardware, blobs, credentials, labels=config.labels, prepacked=prepacked, publishers=publishers
+            )
             await stack.enter_async_context(device)
             looking = asyncio.create_task(_look_at(blobs), name="look at the disk")
             stack.callback(looking.cancel)
@@ -159,7 +173,8 @@ class Agent:
             def register(server: grpc.aio.Server) -> None:
                 device.register(server)
                 if credentials is not None:
-                    MemberService(config.state, credentials, self.left.set, self._clock).register(server)
+                    trust = publishers.trust if publishers else None
+                    MemberService(config.state, credentials, self.left.set, self._clock, trust).register(server)
 
             server, port = await transport.serve(bind, me, credentials, register)
             stack.push_async_callback(server.stop, GRACE_SECONDS)
@@ -169,3 +184,6 @@ class Agent:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
+
+    def _now(self) -> float:
+        return self._clock().timestamp()

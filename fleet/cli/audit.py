@@ -11,7 +11,8 @@ import typer
 from fleet.access import AuditEntry
 from fleet.cli.client import connect
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
-from fleet.cli.output import Column, note, print_json, print_table
+from fleet.cli.output import note, print_json
+from fleet.cli.tables import Column, print_table
 from protos.errors import Corrupt
 
 app = typer.Typer(name="audit", rich_markup_mode="rich", no_args_is_help=True)

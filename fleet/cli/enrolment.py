@@ -10,8 +10,10 @@ import typer
 from fleet.cli.client import connect
 from fleet.cli.devices import EverythingOption, LabelOption, list_devices
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
-from fleet.cli.output import Column, note, print_json, print_table, say
+from fleet.cli.output import NONE, note, print_json, say
+from fleet.cli.tables import Column, print_table
 from fleet.enrolling.views import TokenView
+from protos.enrolment import LONGEST_TOKEN_SECONDS
 
 app = typer.Typer(name="devices", rich_markup_mode="rich")
 
@@ -50,8 +52,8 @@ def pending(as_json: JsonOption = False, home: HomeOption = None) -> None:
     if not found:
         note("no board asks to join: run `glmfleet device run` on it")
         return
-    columns = [Column("name"), Column("fingerprint"), Column("address"), Column("accelerator"), Column("id")]
-    print_table(columns, [[one.name, one.fingerprint, one.address, one.profile, one.device_id] for one in found])
+    columns = [Column("name", "names"), Column("id", "names"), Column("fingerprint"), Column("accelerator"), Column("address", "names")]
+    print_table(columns, [[one.name, one.device_id, one.fingerprint, one.profile, one.address] for one in found])
     for one in found:
         if one.detail:
             note(f"{one.name}: {one.detail}")
@@ -133,6 +135,7 @@ def token(
 
     Example: glmfleet devices token --for 10m
     """
+    life_seconds = parse_duration(life, LONGEST_TOKEN_SECONDS)
     with connect(open_home(home)) as coordinator:
         if revoke is not None:
             coordinator.revoke_token(revoke)
@@ -141,7 +144,7 @@ def token(
         if show:
             _print_tokens(coordinator.tokens(), as_json)
             return
-        made = coordinator.new_token(parse_duration(life))
+        made = coordinator.new_token(life_seconds)
     if as_json:
         print_json(made)
         return
@@ -155,9 +158,8 @@ def _print_tokens(tokens: list[TokenView], as_json: bool) -> None:
     elif not tokens:
         note("no token was made")
     else:
-        print_table(
-            [Column("id"), Column("good until"), Column("used by")], [[one.token_id, _state(one), one.used_by or "-"] for one in tokens]
-        )
+        columns = [Column("id", "names"), Column("good until"), Column("used by", "names")]
+        print_table(columns, [[one.token_id, _state(one), one.used_by or NONE] for one in tokens])
 
 
 def _state(one: TokenView) -> str:

@@ -10,7 +10,8 @@ import typer
 from fleet.access import KeyView, NewKey
 from fleet.cli.client import connect
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
-from fleet.cli.output import Column, note, print_json, print_table, say
+from fleet.cli.output import note, print_json, say
+from fleet.cli.tables import Column, print_table
 from fleet.home import Home
 from fleet.principal import ROLES
 from fleet.trust.login import LoginCode, public_der, read_login

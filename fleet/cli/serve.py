@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import ipaddress
 import logging
-import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +30,7 @@ from fleet.trust.server_certificate import ServerCertificate, names_of_this_mach
 from protos.enrolment import authority_hash, fleet_words
 from protos.errors import Conflict, Denied, FleetError, InvalidInput
 from protos.net.addresses import joined_address
+from protos.net.listening import bound
 from protos.net.transport import is_loopback
 
 DEFAULT_PORT = 7400
@@ -100,7 +98,7 @@ def serve(
         raise Conflict(f"this home is logged in at {login.address}", advice="`glmfleet logout` first, or serve another --home")
     authority = Authority.open(opened.authority, life=life) if beyond else None  # before anybody of this home looks for it
     key = ensure_key(opened) if beyond or require_key else ""
-    with _listening(host, port) as listener:
+    with bound(host, port) as listener:
         port = listener.getsockname()[1]
         url, reach = _url(host, port, secure=beyond), _reach(host, port, name or ())
         with opened.serving(url, _file_of(store), reach):
@@ -163,26 +161,6 @@ async def _renew(certificate: ServerCertificate, names: Sequence[str]) -> None:
                 _log.info("the certificate of the HTTP API was renewed")
         except FleetError as error:
             _log.error("the certificate of the HTTP API could not be renewed: %s", error.detail)
-
-
-@contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket bound before anything is started: a port in use is told at once, in one line."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except OSError as error:
-        raise InvalidInput(f"cannot listen on {host}: {error.strerror}", advice="give an address of this machine with --host") from error
-    with socket.socket(family, kind, protocol) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-            listener.listen(1024)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise InvalidInput(f"port {port} is in use", advice="choose another with --port, or --port 0 for any free one") from error
-            why = os.strerror(error.errno or 0)
-            raise InvalidInput(f"cannot listen on {host} port {port}: {why}", advice="choose others with --host and --port") from error
-        yield listener
 
 
 def _url(host: str, port: int, *, secure: bool) -> str:

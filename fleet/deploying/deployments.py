@@ -12,7 +12,7 @@ from typing import Self
 
 from fleet.background import Background, to_its_end, together
 from fleet.deploying import stored
-from fleet.deploying.actions import BlobStates, Deployer, Report, stage_work
+from fleet.deploying.actions import BlobStates, Deployer, Report, Vouched, stage_work
 from fleet.deploying.balancing import find, least_work
 from fleet.deploying.desired import DEFAULT_POLICY, Desired, PipelineSpec, Policy, new_desired, with_plans
 from fleet.deploying.keeper import InForce, Keeper
@@ -53,14 +53,16 @@ class Deployments:
         store: Store,
         placement: Placement,
         *,
+        vouched: Vouched = lambda _model, _manifest: None,
         period_seconds: float = PERIOD_SECONDS,
         moved: Callable[[str, str], None] = lambda _pipeline, _devices: None,
     ) -> None:
+        """`vouched` as of Deployer."""
         self._registry = registry
         self._placement = placement
         self._artifacts = artifacts
         self._store = DeploymentRecords(store)
-        self._deployer = Deployer(registry, artifacts)
+        self._deployer = Deployer(registry, artifacts, vouched)
         self._in_force: dict[str, InForce] = {}
         self._unreadable: dict[str, Unreadable] = {}
         self._deploying: dict[str, _Deploying] = {}
@@ -117,7 +119,7 @@ class Deployments:
         being deployed, and when all of its pipelines are to be avoided.
         """
         coming = [one.desired for one in self._deploying.values()]
-        deployment = find(model, self._in_force, coming, self._unreadable)
+        deployment = find(model, self._in_force, coming, self._unreadable, self._artifacts.list)
         return least_work(deployment.desired.name, deployment.pipelines, avoid)
 
     def manifest(self, name: str, spec: PipelineSpec) -> Manifest:

@@ -185,7 +185,8 @@ class Registry:
         if len(online := [record for record in found if record.state == "online"]) == 1:
             found = online  # the others are its predecessors, of a name that was given again
         if len(found) > 1:
-            raise InvalidInput(f"{len(found)} devices are called {name_or_id!r}", advice="use the id, see `glmfleet devices`")
+            ids = ", ".join(record.device_id for record in found)
+            raise InvalidInput(f"{len(found)} devices are called {name_or_id!r}", advice=f"use an id: {ids}")
         if not found:
             known = ", ".join(record.name for record in records[:20])
             raise NotFound(f"no device {name_or_id!r}", advice=f"devices: {known}" if known else "no device was found yet: glmfleet doctor")

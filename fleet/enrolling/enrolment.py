@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -15,9 +16,10 @@ from fleet.enrolling.board import Application, Board, connected
 from fleet.enrolling.views import EnrolmentView, TokenView
 from fleet.trust.authority import Authority
 from fleet.trust.tokens import Tokens
-from protos.enrolment import TokenRefused, authority_hash, words
-from protos.errors import Conflict, Denied, FleetError, NotFound, Unavailable
+from protos.enrolment import Refusal, TokenRefused, authority_hash, refusal_text, words
+from protos.errors import Conflict, FleetError, NotFound
 from protos.ids import DeviceId
+from protos.v1 import enrolment_pb2 as pb
 
 MOST_PENDING = 256  # boards that are remembered: anybody can announce thousands
 MOST_ADDRESSES = 16  # of one
@@ -26,6 +28,12 @@ LOOK_AGAIN_SECONDS = 60.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 60.0  # after a look that failed
 MOST_FAILURES = 6  # in a row, after which it is forgotten until it announces itself anew
 
+_REASONS: dict[Refusal, pb.Refusal.Reason] = {
+    "unknown": pb.Refusal.REASON_UNKNOWN,
+    "expired": pb.Refusal.REASON_EXPIRED,
+    "used": pb.Refusal.REASON_USED,
+    "forged": pb.Refusal.REASON_FORGED,
+}
 EXPELLED_DETAIL = "it was expelled from this fleet: `glmfleet device leave --wipe` there makes it a new board"
 _log = logging.getLogger(__name__)
 
@@ -84,9 +92,7 @@ class Enrolment:
         """Take in the board of this name, id or fingerprint. Raises NotFound, Conflict (several have that name), what the board says."""
         pending = self._find(key)
         self._rejected.discard(pending.application.board)
-        async with connected(pending.address) as board:
-            if board.board != pending.application.board:
-                raise Denied(f"another board answers at {pending.address} now", advice="look at `glmfleet devices` again")
+        async with connected([pending.address], pending.application.board) as board:
             await self._join(board, await board.apply(), pending.address, pending.found_by)
         return _view(pending)
 
@@ -138,17 +144,9 @@ class Enrolment:
         await set_within(news, seconds)
 
     async def _look_at_one_of(self, addresses: tuple[str, ...], expected: DeviceId | None, found_by: FoundBy) -> tuple[DeviceId, bool]:
-        """The first that answers and is who it is said to be, and whether it was taken in. Raises the last one's FleetError."""
-        for place, address in enumerate(addresses, 1):
-            try:
-                async with self._gate, connected(address) as board:
-                    if expected not in (None, board.board):
-                        raise Denied(f"{address} is board {board.board}, not {expected}")
-                    return board.board, await self._look(board, address, found_by)
-            except FleetError:
-                if place == len(addresses):
-                    raise
-        raise Unavailable("it has no address")
+        """Who answers first and is who it is said to be, and whether it was taken in. Raises FleetError."""
+        async with self._gate, connected(addresses, expected) as board:
+            return board.board, await self._look(board, board.peer.address, found_by)
 
     async def _look(self, board: Board, address: str, found_by: FoundBy) -> bool:
         """Whether it was taken in."""
@@ -167,9 +165,9 @@ class Enrolment:
                 if verdict == "good":
                     await self._join(board, application, address, found_by)
                     return True
-                raise TokenRefused(verdict)
-            except TokenRefused as error:
-                detail, reason = error.detail, error.reason
+                refused = TokenRefused(verdict)
+                detail, reason = refused.detail, refused.reason
+                await self._tell(board, application, _REASONS[verdict])
             except FleetError as error:
                 detail = f"its token was of no use: {error.detail}"
         known = self._pending.get(application.board)
@@ -177,6 +175,12 @@ class Enrolment:
         if detail and (known is None or known.detail != detail):
             _log.warning("%s at %s asks to join: %s", application.name, address, detail)
         return False
+
+    async def _tell(self, board: Board, application: Application, reason: pb.Refusal.Reason) -> None:
+        """So that its own screen says it, too."""
+        signature = self._authority.signature(refusal_text(board.board, application.token_key, reason))
+        with suppress(FleetError):
+            await board.refuse(pb.Refusal(reason=reason, authority=self._authority.certificate_pem, signature=signature))
 
     def _why_not_back(self, application: Application) -> str:
         """Why a board whose certificate has expired is given no other; "" when it is: it was of the fleet, and was not expelled. Blocks."""
@@ -208,7 +212,8 @@ class Enrolment:
         if not found:
             known = ", ".join(view.name for view in self.views()[:20])
             raise NotFound(
-                f"no board {key[:80]!r} asks to join", advice=f"those that do: {known}" if known else "none does: glmfleet doctor"
+                f"no board {key[:80]!r} asks to join",
+                advice=f"those that do: {known}" if known else "none does: run `glmfleet device run` on it",
             )
         if len(found) > 1:
             which = "; ".join(f"{one.application.board} ({words(one.application.board)})" for one in found)

@@ -14,7 +14,7 @@ from typing import Self
 from fleet.background import Background, together
 from fleet.trust.authority import CLOCK_SKEW, FIRST_RENEWAL, LAST_RENEWAL, Authority, Role
 from fleet.trust.members import MemberRecord
-from protos.errors import Conflict, FleetError
+from protos.errors import Conflict, Denied, FleetError
 from protos.ids import DeviceId
 from protos.net.credentials import Credentials
 from protos.net.transport import Peer
@@ -40,8 +40,8 @@ def due_in(seconds_left: float, life: timedelta, fraction: float) -> float:
 class Upkeep:
     """An async context manager. `attached` is told of each connection to a member, for as long as which it is looked after.
 
-    `own` is the folder of the coordinator's own certificate, `now` in unix seconds, `spread` gives the fraction of its life at which a
-    certificate is renewed.
+    `own` is the folder of the coordinator's own certificate, `publisher` the public key whose models members are to run, `now` in unix
+    seconds; `spread` gives the fraction of its life at which a certificate is renewed.
     """
 
     def __init__(
@@ -50,12 +50,14 @@ class Upkeep:
         credentials: Credentials,
         own: Path,
         *,
+        publisher: bytes,
         now: Callable[[], float],
         spread: Callable[[], float] = lambda: random.uniform(FIRST_RENEWAL, LAST_RENEWAL),
     ) -> None:
         self._authority = authority
         self._credentials = credentials
         self._own = own
+        self._publisher = publisher
         self._now = now
         self._spread = spread
         self._peers: dict[DeviceId, Peer] = {}
@@ -63,7 +65,7 @@ class Upkeep:
         self._background = Background()
 
     async def __aenter__(self) -> Self:
-        self._credentials.revoked.replace(await asyncio.to_thread(self._authority.members.revoked))
+        self._credentials.revoked.add(await asyncio.to_thread(self._authority.members.revoked))
         self._background.start(self._renew_own(), "renew the coordinator's certificate")
         return self
 
@@ -89,7 +91,7 @@ class Upkeep:
     async def revoke(self, member: DeviceId, name: str) -> None:
         """It is of the fleet no more, and everybody that can be reached knows within `TELL_SECONDS`; the others when they come back."""
         await asyncio.to_thread(self._authority.members.revoke, member, name)
-        self._credentials.revoked.replace(await asyncio.to_thread(self._authority.members.revoked))
+        self._credentials.revoked.add(await asyncio.to_thread(self._authority.members.revoked))
         others = [(other, peer) for other, peer in self._peers.items() if other != member]
         self.detached(member)
         await together([self._tell_or_log(other, peer) for other, peer in others], at_once=TOLD_AT_ONCE)
@@ -112,6 +114,7 @@ class Upkeep:
         while True:
             try:
                 await self._tell(member, peer, QUICK_SECONDS)
+                await self._introduce(member, peer)
                 while True:
                     await self._renew(member, peer)
             except Conflict as error:
@@ -120,6 +123,14 @@ class Upkeep:
             except FleetError as error:
                 _log.info("membership of %s: %s", member, error.detail)
                 await asyncio.sleep(self._pause_seconds)
+
+    async def _introduce(self, member: DeviceId, peer: Peer) -> None:
+        """Tell whose models it is to run; one that has pinned another publisher goes on with that one's."""
+        try:
+            with remote(member):
+                await peer.member_stub.Trust(pb.TrustRequest(publishers=[self._publisher]), metadata=peer.metadata, timeout=QUICK_SECONDS)
+        except Denied as error:
+            _log.warning("%s: %s (%s)", member, error.detail, error.advice)
 
     async def _renew(self, member: DeviceId, peer: Peer) -> None:
         """Once, when it is due."""

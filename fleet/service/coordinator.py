@@ -47,6 +47,7 @@ from fleet.telemetry.views import CostRow
 from fleet.trust.api_key import Authenticate, authenticator
 from fleet.trust.authority import MEMBER_LIFE, Authority
 from fleet.trust.keys import ApiKeys
+from fleet.trust.publisher import Publisher
 from fleet.trust.tokens import Tokens
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId, FleetId
@@ -117,8 +118,10 @@ class Coordinator:
             )
             remembered = await asyncio.to_thread(Remembered, self._home.coordinator / "addresses.json")
             await stack.enter_async_context(remembered)
+            publisher: Publisher | None = None
             if self._authority is not None and credentials is not None:
-                upkeep = Upkeep(self._authority, credentials, self._home.coordinator, now=self._now)
+                publisher = await asyncio.to_thread(Publisher.open, self._home.publisher, self._artifacts, self._now)
+                upkeep = Upkeep(self._authority, credentials, self._home.coordinator, publisher=publisher.public, now=self._now)
                 self._upkeep = await stack.enter_async_context(upkeep)
             self._registry = await stack.enter_async_context(
                 Registry(
@@ -148,7 +151,15 @@ class Coordinator:
             self._discovery = await stack.enter_async_context(discovery)
             self._placement = Placement(self._registry, self._artifacts, discovery_seconds=self._discovery_seconds)
             self._deployments = await stack.enter_async_context(
-                Deployments(self._registry, self._artifacts, store, self._placement, period_seconds=self._period_seconds, moved=self._moved)
+                Deployments(
+                    self._registry,
+                    self._artifacts,
+                    store,
+                    self._placement,
+                    vouched=publisher.of if publisher else lambda _model, _manifest: None,
+                    period_seconds=self._period_seconds,
+                    moved=self._moved,
+                )
             )
             self._generation = await stack.enter_async_context(
                 GenerationService(self._deployments, self._artifacts, self._telemetry, now=self._now)
@@ -319,8 +330,8 @@ class Coordinator:
         self._authority = authority = Authority.open(self._home.authority, life=self._certificate_life)
         folder = self._home.coordinator
         authority.issue_folder(folder, "coordinator", "coordinator")
-        files = [(folder / name).read_bytes() for name in ("certificate.pem", "key.pem", "authority.pem")]
-        return authority.fleet_id, Credentials(*files)
+        certificate, key, signer = ((folder / name).read_bytes() for name in ("certificate.pem", "key.pem", "authority.pem"))
+        return authority.fleet_id, Credentials(certificate, key, signer, authority.fleet_id)
 
     def _open_store(self) -> Store:
         if self._store is not None:

@@ -31,7 +31,7 @@ def device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
         profile=accelerator.profile,
         pace=accelerator.pace,
         memory_bytes=description.memory_bytes,
-        memory_used_bytes=description.memory_used_bytes,
+        memory_used_bytes=max(description.memory_used_bytes, gauges.memory_used_bytes),  # a load that goes on is in a sample first
         memory_held_bytes=gauges.memory_held_bytes if gauges.HasField("memory_held_bytes") else None,
         storage_problem=" ".join(gauges.storage_problem.split())[:LINE_LENGTH],
         energy_source=source_of(accelerator.energy_source),

@@ -130,6 +130,10 @@ class Authority:
         )
         return _pem(certificate)
 
+    def signature(self, text: bytes) -> bytes:
+        """ECDSA with SHA-256, which the holder of our certificate can check."""
+        return self._key.sign(text, ec.ECDSA(hashes.SHA256()))
+
     def issue_folder(self, folder: Path, role: Role, name: str) -> None:
         """See that `folder` holds a member's key.pem (made when missing), certificate.pem and authority.pem.
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from protos.errors import Denied
-from protos.ids import DeviceId
+from protos.ids import DeviceId, FleetId
 
 
 class Revoked:
@@ -23,9 +23,9 @@ class Revoked:
     def __contains__(self, member: DeviceId) -> bool:
         return member in self._members
 
-    def replace(self, members: Iterable[DeviceId]) -> None:
-        """These and no others."""
-        self._members = frozenset(members)
+    def add(self, members: Iterable[DeviceId]) -> None:
+        """These too: nobody is taken back, so whatever comes late or twice does no harm."""
+        self._members |= frozenset(members)
         now = asyncio.get_running_loop().time()
         for member in self._members & self._standing.keys():
             for deadline in self._standing[member]:
@@ -63,16 +63,17 @@ class Revoked:
 
 
 class Credentials:
-    """PEM texts: who we are, and the authority whose word we take for who others are.
+    """PEM texts: who we are, and the authority whose word we take for who others are; and the id of its fleet.
 
     A certificate that is renewed is replaced in place: connections made from then on show the new one, those that stand go on. `revoked`
     are members whom the authority has vouched for and the fleet does not want any more.
     """
 
-    def __init__(self, certificate: bytes, private_key: bytes, authority: bytes) -> None:
+    def __init__(self, certificate: bytes, private_key: bytes, authority: bytes, fleet: FleetId) -> None:
         self._certificate = certificate
         self.private_key = private_key
         self.authority = authority
+        self.fleet = fleet
         self.revoked = Revoked()
 
     def __eq__(self, other: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ import grpc
 import grpc.aio
 
 from protos.errors import Denied
-from protos.ids import DeviceId
+from protos.ids import DeviceId, FleetId
 from protos.net.credentials import Revoked
 from protos.rpc_errors import answered
 from protos.v1 import device_pb2, gateway_pb2, member_pb2, pipeline_pb2
@@ -21,7 +22,7 @@ _DEVICE = device_pb2.DESCRIPTOR.services_by_name["Device"].full_name
 _GATEWAY = gateway_pb2.DESCRIPTOR.services_by_name["Gateway"].full_name
 _MEMBER_SERVICE = member_pb2.DESCRIPTOR.services_by_name["Member"].full_name
 _PIPELINE = pipeline_pb2.DESCRIPTOR.services_by_name["Pipeline"].full_name
-_MEMBER = re.compile(r"glmfleet://[a-z2-7]{16}/(?P<role>[a-z]+)/(?P<id>[a-z2-7]{16})")
+_MEMBER = re.compile(r"glmfleet://(?P<fleet>[a-z2-7]{16})/(?P<role>[a-z]+)/(?P<id>[a-z2-7]{16})")
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -43,11 +44,12 @@ class Member:
 
     role: str
     member_id: DeviceId
+    fleet: FleetId
 
 
 def members_in(names: Iterable[str]) -> list[Member]:
     """Those that the URI names of a certificate state: one, of a certificate that our authorities sign."""
-    return [Member(match["role"], DeviceId(match["id"])) for name in names if (match := _MEMBER.fullmatch(name))]
+    return [Member(match["role"], DeviceId(match["id"]), FleetId(match["fleet"])) for name in names if (match := _MEMBER.fullmatch(name))]
 
 
 def caller_of(context: _Context) -> Member | None:
@@ -60,21 +62,23 @@ class OnlyItsRole(grpc.aio.ServerInterceptor):
     """Refuses calls of members whose certificate gives them another role: a device taken over must not command the others. And those of
     revoked members, whose streams end when they are revoked.
 
-    For servers with TLS, which has proven by then that the authority has vouched for the caller.
+    For servers with TLS, which has proven by then that the authority has vouched for the caller: for a member of this fleet, which the
+    certificate says.
     """
 
-    def __init__(self, revoked: Revoked) -> None:
+    def __init__(self, revoked: Revoked, fleet: FleetId) -> None:
         self._revoked = revoked
+        self._fleet = fleet
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]], details: grpc.HandlerCallDetails
     ) -> _Handler | None:
         handler = await continuation(details)
         # Who calls is known only to the call's own context, so the check goes around the handler.
-        return None if handler is None else guarded(handler, str(details.method), self._revoked)
+        return None if handler is None else guarded(handler, str(details.method), self._revoked, self._fleet)
 
 
-def guarded(handler: _Handler, method: str, revoked: Revoked) -> _Handler:
+def guarded(handler: _Handler, method: str, revoked: Revoked, fleet: FleetId) -> _Handler:
     """The handler of `method`, for callers that have a role for it alone, and while they are not revoked."""
     (kind,) = [kind for kind in _KINDS if getattr(handler, kind)]
     serve = getattr(handler, kind)
@@ -82,17 +86,18 @@ def guarded(handler: _Handler, method: str, revoked: Revoked) -> _Handler:
 
     def checked(context: _Context) -> DeviceId:
         caller = caller_of(context)
-        if caller is None or caller.role not in allowed:
-            who = f"a {caller.role}" if caller else "nobody of the fleet"
+        ours = caller is not None and caller.fleet == fleet
+        if caller is None or not ours or caller.role not in allowed:
+            who = f"a {caller.role}" if caller and ours else "nobody of the fleet"
             raise Denied(f"{method.rpartition('/')[2]} is for {_either(allowed)}; the caller is {who}")
         return caller.member_id
 
     async def answer(request: Any, context: _Context) -> Any:
-        async with answered(context), revoked.unless(checked(context)):
+        async with _refusing(context), revoked.unless(checked(context)):
             return await serve(request, context)
 
     async def answers(request: Any, context: _Context) -> AsyncIterator[Any]:
-        async with answered(context), revoked.unless(checked(context)):
+        async with _refusing(context), revoked.unless(checked(context)):
             async for item in serve(request, context):
                 yield item
 
@@ -101,6 +106,16 @@ def guarded(handler: _Handler, method: str, revoked: Revoked) -> _Handler:
         answers if inspect.isasyncgenfunction(serve) else answer, handler.request_deserializer, handler.response_serializer
     )
     return wrapped
+
+
+@asynccontextmanager
+async def _refusing(context: _Context) -> AsyncIterator[None]:
+    """Around a guarded call: a refusal becomes the call's status. What the servicer raises, it has made a status of itself."""
+    try:
+        yield
+    except Denied:
+        async with answered(context):
+            raise
 
 
 def _either(roles: tuple[str, ...]) -> str:

@@ -5,6 +5,7 @@ The module is a `Network`: what takes one can be given another (protos.memory) i
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import grpc.aio
 from protos.errors import Denied, InvalidInput, NotFound
 from protos.ids import DeviceId, gateway_host_name, host_name
 from protos.net.credentials import Credentials as Credentials
+from protos.net.listening import bound
 from protos.net.roles import OnlyItsRole
 from protos.rpc_errors import CODE_KEY, STATUS
 from protos.v1 import device_pb2, device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, member_pb2_grpc, pipeline_pb2_grpc
@@ -231,7 +233,7 @@ async def serve(
     else:
         tls = _renewed(credentials)
     # The role first: it then stands before what is behind a gateway, too.
-    roles = [OnlyItsRole(credentials.revoked)] if credentials else []
+    roles = [OnlyItsRole(credentials.revoked, credentials.fleet)] if credentials else []
     return await _serve(bind, tls, register, [*roles, AddressedTo(device, behind)])
 
 
@@ -261,13 +263,13 @@ async def serve_board(bind: str, board: DeviceId, certificate: bytes, private_ke
 async def _serve(
     bind: str, tls: grpc.ServerCredentials | None, register: Register, interceptors: Sequence[grpc.aio.ServerInterceptor]
 ) -> tuple[Served, int]:
+    host, _, wanted = bind.rpartition(":")
+    (await asyncio.to_thread(bound, host, int(wanted))).close()  # gRPC says in raw lines on stderr that it cannot, and not why
     server = grpc.aio.server(interceptors=interceptors, options=_SERVER)
     register(server)
     try:
         port = server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, tls)
     except RuntimeError as error:
-        raise InvalidInput(
-            f"cannot listen on {bind}: the port is in use, or the address is not this machine's", advice="choose another with --port"
-        ) from error
+        raise InvalidInput(f"cannot listen on {bind}", advice="choose another with --port") from error
     await server.start()
     return server, port

@@ -1,6 +1,7 @@
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -41,5 +42,31 @@ class Membership(_message.Message):
     def __init__(self, certificate: _Optional[bytes] = ..., authority: _Optional[bytes] = ...) -> None: ...
 
 class JoinReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("reason", "authority", "signature")
+    class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        REASON_UNSPECIFIED: _ClassVar[Refusal.Reason]
+        REASON_UNKNOWN: _ClassVar[Refusal.Reason]
+        REASON_EXPIRED: _ClassVar[Refusal.Reason]
+        REASON_USED: _ClassVar[Refusal.Reason]
+        REASON_FORGED: _ClassVar[Refusal.Reason]
+    REASON_UNSPECIFIED: Refusal.Reason
+    REASON_UNKNOWN: Refusal.Reason
+    REASON_EXPIRED: Refusal.Reason
+    REASON_USED: Refusal.Reason
+    REASON_FORGED: Refusal.Reason
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    reason: Refusal.Reason
+    authority: bytes
+    signature: bytes
+    def __init__(self, reason: _Optional[_Union[Refusal.Reason, str]] = ..., authority: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class RefuseReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/v1/member.proto\x12\x0bglmfleet.v1\"\x14\n\x12\x43\x65rtificateRequest\"R\n\x10\x43\x65rtificateReply\x12\x17\n\x0fsigning_request\x18\x01 \x01(\x0c\x12\x12\n\nnot_before\x18\x02 \x01(\x01\x12\x11\n\tnot_after\x18\x03 \x01(\x01\"#\n\x0cRenewRequest\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"\x0c\n\nRenewReply\" \n\rRevokeRequest\x12\x0f\n\x07members\x18\x01 \x03(\t\"\r\n\x0bRevokeReply\"\x0e\n\x0cLeaveRequest\"\x0c\n\nLeaveReply2\x8d\x02\n\x06Member\x12I\n\x07Request\x12\x1f.glmfleet.v1.CertificateRequest\x1a\x1d.glmfleet.v1.CertificateReply\x12;\n\x05Renew\x12\x19.glmfleet.v1.RenewRequest\x1a\x17.glmfleet.v1.RenewReply\x12>\n\x06Revoke\x12\x1a.glmfleet.v1.RevokeRequest\x1a\x18.glmfleet.v1.RevokeReply\x12;\n\x05Leave\x12\x19.glmfleet.v1.LeaveRequest\x1a\x17.glmfleet.v1.LeaveReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/v1/member.proto\x12\x0bglmfleet.v1\"\x14\n\x12\x43\x65rtificateRequest\"R\n\x10\x43\x65rtificateReply\x12\x17\n\x0fsigning_request\x18\x01 \x01(\x0c\x12\x12\n\nnot_before\x18\x02 \x01(\x01\x12\x11\n\tnot_after\x18\x03 \x01(\x01\"#\n\x0cRenewRequest\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"\x0c\n\nRenewReply\" \n\rRevokeRequest\x12\x0f\n\x07members\x18\x01 \x03(\t\"\r\n\x0bRevokeReply\"\"\n\x0cTrustRequest\x12\x12\n\npublishers\x18\x01 \x03(\x0c\"\x0c\n\nTrustReply\"\x0e\n\x0cLeaveRequest\"\x0c\n\nLeaveReply2\xca\x02\n\x06Member\x12I\n\x07Request\x12\x1f.glmfleet.v1.CertificateRequest\x1a\x1d.glmfleet.v1.CertificateReply\x12;\n\x05Renew\x12\x19.glmfleet.v1.RenewRequest\x1a\x17.glmfleet.v1.RenewReply\x12>\n\x06Revoke\x12\x1a.glmfleet.v1.RevokeRequest\x1a\x18.glmfleet.v1.RevokeReply\x12;\n\x05Trust\x12\x19.glmfleet.v1.TrustRequest\x1a\x17.glmfleet.v1.TrustReply\x12;\n\x05Leave\x12\x19.glmfleet.v1.LeaveRequest\x1a\x17.glmfleet.v1.LeaveReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,10 +43,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVOKEREQUEST']._serialized_end=228
   _globals['_REVOKEREPLY']._serialized_start=230
   _globals['_REVOKEREPLY']._serialized_end=243
-  _globals['_LEAVEREQUEST']._serialized_start=245
-  _globals['_LEAVEREQUEST']._serialized_end=259
-  _globals['_LEAVEREPLY']._serialized_start=261
-  _globals['_LEAVEREPLY']._serialized_end=273
-  _globals['_MEMBER']._serialized_start=276
-  _globals['_MEMBER']._serialized_end=545
+  _globals['_TRUSTREQUEST']._serialized_start=245
+  _globals['_TRUSTREQUEST']._serialized_end=279
+  _globals['_TRUSTREPLY']._serialized_start=281
+  _globals['_TRUSTREPLY']._serialized_end=293
+  _globals['_LEAVEREQUEST']._serialized_start=295
+  _globals['_LEAVEREQUEST']._serialized_end=309
+  _globals['_LEAVEREPLY']._serialized_start=311
+  _globals['_LEAVEREPLY']._serialized_end=323
+  _globals['_MEMBER']._serialized_start=326
+  _globals['_MEMBER']._serialized_end=656
 # @@protoc_insertion_point(module_scope)

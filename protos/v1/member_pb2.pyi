@@ -40,6 +40,16 @@ class RevokeReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class TrustRequest(_message.Message):
+    __slots__ = ("publishers",)
+    PUBLISHERS_FIELD_NUMBER: _ClassVar[int]
+    publishers: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, publishers: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class TrustReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class LeaveRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

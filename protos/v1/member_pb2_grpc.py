@@ -49,6 +49,11 @@ class MemberStub:
                 request_serializer=protos_dot_v1_dot_member__pb2.RevokeRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_member__pb2.RevokeReply.FromString,
                 _registered_method=True)
+        self.Trust = channel.unary_unary(
+                '/glmfleet.v1.Member/Trust',
+                request_serializer=protos_dot_v1_dot_member__pb2.TrustRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_member__pb2.TrustReply.FromString,
+                _registered_method=True)
         self.Leave = channel.unary_unary(
                 '/glmfleet.v1.Member/Leave',
                 request_serializer=protos_dot_v1_dot_member__pb2.LeaveRequest.SerializeToString,
@@ -74,7 +79,14 @@ class MemberServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Revoke(self, request, context):
-        """Who has been expelled: all of them, each time. Their calls are refused from then on, and those that stand end at once.
+        """Who has been expelled; whoever was told before stays so. Their calls are refused from then on, and those that stand end at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Trust(self, request, context):
+        """Whose word the member takes for what it runs. The first are pinned for as long as it is of the fleet; others are refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,6 +117,11 @@ def add_MemberServicer_to_server(servicer, server):
                     servicer.Revoke,
                     request_deserializer=protos_dot_v1_dot_member__pb2.RevokeRequest.FromString,
                     response_serializer=protos_dot_v1_dot_member__pb2.RevokeReply.SerializeToString,
+            ),
+            'Trust': grpc.unary_unary_rpc_method_handler(
+                    servicer.Trust,
+                    request_deserializer=protos_dot_v1_dot_member__pb2.TrustRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_member__pb2.TrustReply.SerializeToString,
             ),
             'Leave': grpc.unary_unary_rpc_method_handler(
                     servicer.Leave,
@@ -193,6 +210,33 @@ class Member:
             '/glmfleet.v1.Member/Revoke',
             protos_dot_v1_dot_member__pb2.RevokeRequest.SerializeToString,
             protos_dot_v1_dot_member__pb2.RevokeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trust(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glmfleet.v1.Member/Trust',
+            protos_dot_v1_dot_member__pb2.TrustRequest.SerializeToString,
+            protos_dot_v1_dot_member__pb2.TrustReply.FromString,
             options,
             channel_credentials,
             insecure,

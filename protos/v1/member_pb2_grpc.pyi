@@ -36,7 +36,9 @@ class MemberStub:
     Renew: _grpc.UnaryUnaryMultiCallable[_member_pb2.RenewRequest, _member_pb2.RenewReply]
     """Takes a certificate for the same key from the same authority. Connections that stand go on; later ones show the new certificate."""
     Revoke: _grpc.UnaryUnaryMultiCallable[_member_pb2.RevokeRequest, _member_pb2.RevokeReply]
-    """Who has been expelled: all of them, each time. Their calls are refused from then on, and those that stand end at once."""
+    """Who has been expelled; whoever was told before stays so. Their calls are refused from then on, and those that stand end at once."""
+    Trust: _grpc.UnaryUnaryMultiCallable[_member_pb2.TrustRequest, _member_pb2.TrustReply]
+    """Whose word the member takes for what it runs. The first are pinned for as long as it is of the fleet; others are refused."""
     Leave: _grpc.UnaryUnaryMultiCallable[_member_pb2.LeaveRequest, _member_pb2.LeaveReply]
     """The member leaves the fleet: it unloads what it holds, removes its models, its certificate and its key, and ends its service. Then it is
     a board of no fleet, with a new key.
@@ -50,7 +52,9 @@ class MemberAsyncStub(MemberStub):
     Renew: _aio.UnaryUnaryMultiCallable[_member_pb2.RenewRequest, _member_pb2.RenewReply]  # type: ignore[assignment]
     """Takes a certificate for the same key from the same authority. Connections that stand go on; later ones show the new certificate."""
     Revoke: _aio.UnaryUnaryMultiCallable[_member_pb2.RevokeRequest, _member_pb2.RevokeReply]  # type: ignore[assignment]
-    """Who has been expelled: all of them, each time. Their calls are refused from then on, and those that stand end at once."""
+    """Who has been expelled; whoever was told before stays so. Their calls are refused from then on, and those that stand end at once."""
+    Trust: _aio.UnaryUnaryMultiCallable[_member_pb2.TrustRequest, _member_pb2.TrustReply]  # type: ignore[assignment]
+    """Whose word the member takes for what it runs. The first are pinned for as long as it is of the fleet; others are refused."""
     Leave: _aio.UnaryUnaryMultiCallable[_member_pb2.LeaveRequest, _member_pb2.LeaveReply]  # type: ignore[assignment]
     """The member leaves the fleet: it unloads what it holds, removes its models, its certificate and its key, and ends its service. Then it is
     a board of no fleet, with a new key.
@@ -79,7 +83,15 @@ class MemberServicer(metaclass=_abc_1.ABCMeta):
         request: _member_pb2.RevokeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_member_pb2.RevokeReply, _abc.Awaitable[_member_pb2.RevokeReply]]:
-        """Who has been expelled: all of them, each time. Their calls are refused from then on, and those that stand end at once."""
+        """Who has been expelled; whoever was told before stays so. Their calls are refused from then on, and those that stand end at once."""
+
+    @_abc_1.abstractmethod
+    def Trust(
+        self,
+        request: _member_pb2.TrustRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_pb2.TrustReply, _abc.Awaitable[_member_pb2.TrustReply]]:
+        """Whose word the member takes for what it runs. The first are pinned for as long as it is of the fleet; others are refused."""
 
     @_abc_1.abstractmethod
     def Leave(

@@ -276,8 +276,9 @@ async def test_finding_by_name_or_id(tmp_path: Path) -> None:
         async with twin:
             s.registry.found(twin.device, (twin.address,), "seed")
             await wait_online(s.registry.records, 2, 5)
-            with pytest.raises(InvalidInput, match="2 devices"):
+            with pytest.raises(InvalidInput, match="2 devices") as several:
                 s.registry.find("dev-1")
+            assert {s.device.device, twin.device} == set(several.value.advice.removeprefix("use an id: ").split(", "))
 
 
 async def test_sample_out_of_turn(tmp_path: Path) -> None:

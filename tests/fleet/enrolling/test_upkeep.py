@@ -28,6 +28,7 @@ from tests.support.members import TestFleet, credentials_of
 from tests.support.waiting import wait_until
 
 DAY = timedelta(days=1)
+PUBLISHER = b"p" * 32
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ async def members(folder: Path, *names: str) -> AsyncIterator[list[Member]]:
 def upkeep(folder: Path, life: timedelta = DAY) -> Upkeep:
     authority = Authority.open(folder / "authority", life=life)
     own = TestFleet(folder, authority).member("coordinator", "coordinator")
-    return Upkeep(authority, credentials_of(own), folder / "coordinator", now=time.time, spread=lambda: 0.8)
+    return Upkeep(authority, credentials_of(own), folder / "coordinator", publisher=PUBLISHER, now=time.time, spread=lambda: 0.8)
 
 
 async def test_a_member_has_its_next_certificate_before_the_last_one_ends(tmp_path: Path) -> None:
