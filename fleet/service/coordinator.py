@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -128,7 +129,7 @@ class Coordinator:
                     credentials,
                     self._ingest.add,
                     rules=self._rules,
-                    proven=remembered.note if credentials else _nobody_proves,
+                    proven=partial(self._proven, remembered) if credentials else _nobody_proves,
                     standing=self._stands,
                 )
             )
@@ -365,6 +366,10 @@ class Coordinator:
     def _joined(self, device: DeviceId, address: str, found_by: FoundBy) -> None:
         self._found(Candidate(device, (address,), found_by))
         self._recorder.note("board joined", {"device_id": device, "address": address, "by": found_by}, after=f"{device} is of the fleet")
+
+    def _proven(self, remembered: Remembered, device: DeviceId, address: str) -> None:
+        if before := remembered.note(device, address):
+            self._recorder.note("device moved", {"device_id": device, "from": before}, after=f"at {address}")
 
     def _moved(self, pipeline: str, devices: str) -> None:
         self._recorder.note("pipeline moved", {"pipeline_id": pipeline}, after=f"on {devices}")

@@ -17,6 +17,7 @@ import pytest
 from fleet.api.app import create_app
 from fleet.api.connections import Door, Limits, _key
 from fleet.api.guard import HEAD_BYTES
+from fleet.cli import serve
 from fleet.trust.authority import MEMBER_LIFE, Authority, utc_now
 from fleet.trust.server_certificate import Names, ServerCertificate
 from protos.ids import api_host_name
@@ -261,6 +262,22 @@ async def test_a_certificate_is_renewed_while_connections_last(
             pass
         before.writer.write(GET + b"Connection: close\r\n\r\n")
         assert (await before.ended()).startswith(b"HTTP/1.1 200")
+
+
+async def test_serve_renews_it_in_time(certificate: ServerCertificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (tmp_path / "api.pem").read_bytes()
+    monkeypatch.setattr(serve, "RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(serve, "names_of_this_machine", lambda names: Names(("localhost",), ("127.0.0.1",)))
+    task = asyncio.create_task(serve._renew(certificate, ()))
+    await asyncio.sleep(0.1)
+    assert (tmp_path / "api.pem").read_bytes() == before
+    monkeypatch.setattr(serve, "utc_now", lambda: utc_now() + MEMBER_LIFE * 0.7)
+    await wait_until(lambda: (tmp_path / "api.pem").read_bytes() != before)
+    # What cannot be written is tried again.
+    monkeypatch.setattr(certificate, "_file", tmp_path / "gone" / "api.pem")
+    await asyncio.sleep(0.1)
+    assert not task.done()
+    task.cancel()
 
 
 def test_it_lives_as_long_as_a_member_s_and_makes_nobody_one(tmp_path: Path) -> None:

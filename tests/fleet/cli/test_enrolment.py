@@ -50,6 +50,7 @@ def test_tokens(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -
     code, out, err = glmfleet("devices", "token", "--for", "10m", "--home", served.path)
     assert (code, out) == (0, "glmfleet-secret\n")
     assert "glmfleet device run --token" in err
+    assert "glmfleet device join HOST --token" in err
     _, out, _ = glmfleet("devices", "token", "--list", "--home", served.path)
     assert out.splitlines()[1].split()[0] == "0a1b2c3d"
     assert "glmfleet-" not in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -143,6 +144,25 @@ def test_nobody_compares_the_words(glmfleet: Command, home: Home, desk: Desk) ->
     assert err.splitlines()[0] == f"the coordinator at {desk.address} has the fingerprint: {desk.words}"
     assert "give the one that the coordinator shows with --fleet" in err
     assert not home.login.exists()
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_somebody_compares_the_words_and_types_the_key(
+    glmfleet: Command, home: Home, desk: Desk, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    key = desk.key()
+    monkeypatch.setattr("sys.stdin", _Terminal(f"{answer}\n"))
+    monkeypatch.setattr("typer.prompt", lambda text, **how: key if how["hide_input"] else "shown")
+    code, out, err = glmfleet("login", desk.address, "--home", home.path)
+    assert desk.words in err
+    assert key not in out + err
+    assert (code, home.login.exists()) == ((0, True) if answer == "y" else (1, False))
+    assert answer == "y" or "another fleet answers there" in err
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.mark.parametrize(("how", "told"), [("expired", "the key old expired on"), ("revoked", "the key old was revoked"), ("none", "")])

@@ -8,12 +8,14 @@ import pytest
 
 from fleet.access import NewKey
 from fleet.answering.views import GenerateRequest
+from fleet.devices.remembered import Remembered
 from fleet.home import Home
 from fleet.principal import LOCAL_ADMIN, Principal, Unauthenticated
 from fleet.service.coordinator import Coordinator
 from fleet.store.audit_heads import AuditHeads
 from fleet.store.database import Store
 from protos.errors import Denied, NotFound
+from protos.ids import DeviceId
 
 SECRET = "the prompt that nobody may read"
 
@@ -81,8 +83,12 @@ async def test_a_log_that_was_changed_is_found_by_the_next_coordinator_too(tmp_p
 async def test_what_it_does_by_itself_is_in_the_log(tmp_path: Path) -> None:
     async with coordinator(tmp_path) as made:
         made._moved("tiny-1", "dev-1, dev-2")
+        remembered = Remembered(tmp_path / "addresses.json")
+        for address in ("10.0.0.7:7420", "10.0.0.7:7420", "10.0.0.8:7420"):
+            made._proven(remembered, DeviceId("a" * 16), address)
     async with coordinator(tmp_path) as again:
-        [entry] = await again.audit(60.0)
+        entry, moved = await again.audit(60.0)
+        assert (moved.call, moved.arguments["from"], moved.after) == ("device moved", "10.0.0.7:7420", "at 10.0.0.8:7420")
         assert (entry.who, entry.call, entry.arguments, entry.after) == (
             "coordinator",
             "pipeline moved",
