@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from device.agent.identity import Identity, own_key, public_der, signing_request
@@ -27,11 +28,11 @@ def join(folder: Path, address: str, token: Token, name: str, port: int) -> Iden
     """
     key = own_key(folder)
     shown = https.ask(address, "GET", PATH, context=https.unverified(), fleet=None)
-    authority_pem = _text(shown, "authority", address)
-    authority = _public_der(authority_pem)
+    certificate = _certificate(_text(shown, "authority", address))
+    authority = public_der(certificate.public_key())
     if authority_hash(authority) != token.authority:
         raise Denied(f"the coordinator at {address} is not of the token's fleet", advice="is it the right address, and the right token?")
-    context, fleet = https.pinned(authority_pem), fleet_id(authority)
+    context, fleet = https.pinned(certificate.public_bytes(serialization.Encoding.DER)), fleet_id(authority)
     nonce = b""
     with contextlib.suppress(ValueError):
         nonce = bytes.fromhex(_text(https.ask(address, "GET", PATH, context=context, fleet=fleet), "nonce", address))
@@ -59,8 +60,9 @@ def _text(answer: object, field: str, address: str) -> str:
     return value
 
 
-def _public_der(pem: str) -> bytes:
+def _certificate(pem: str) -> x509.Certificate:
     try:
-        return public_der(x509.load_pem_x509_certificate(pem.encode()).public_key())
+        (certificate,) = x509.load_pem_x509_certificates(pem.encode())
+        return certificate
     except (ValueError, TypeError, x509.InvalidVersion) as error:
         raise Denied("what was shown as the fleet's authority is no certificate") from error

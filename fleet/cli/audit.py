@@ -71,4 +71,5 @@ def _row(one: AuditEntry, begun: AuditEntry) -> list[str]:
     outcome = {"begun": "not known"}.get(one.outcome, one.outcome) + (f": {one.detail}" if one.detail else "")
     who = f"{one.who} ({one.role})"
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.time))
-    return [str(one.sequence), when, who, f"{one.call} {arguments}".strip(), outcome, one.before or "-", one.after or "-"]
+    row = [str(one.sequence), when, who, f"{one.call} {arguments}".strip(), outcome, one.before or "-", one.after or "-"]
+    return ["".join(character if character.isprintable() else "?" for character in cell) for cell in row]  # names are others' words

@@ -24,7 +24,7 @@ from fleet.planning.plan import Plan, PlanRequest
 from fleet.service.views import ModelView
 from fleet.telemetry.views import CostRow
 from fleet.trust.api_key import shown
-from fleet.trust.login import public_der, read_login
+from fleet.trust.login import certificate_der, public_der, read_login
 from protos.errors import Denied, FleetError, Internal, InvalidInput, Unavailable, by_name
 from protos.ids import FleetId, api_host_name, fleet_id
 from protos.net import https
@@ -66,7 +66,7 @@ def _pinned(url: str, authority: str, fleet: FleetId, headers: dict[str, str]) -
         headers=headers,
         timeout=_TIMEOUT,
         trust_env=False,
-        verify=https.pinned(authority),
+        verify=https.pinned(certificate_der(authority)),
         event_hooks={"request": [name_the_fleet]},
     )
 

@@ -10,7 +10,7 @@ import typer
 from fleet.cli.options import HomeOption, open_home
 from fleet.cli.output import note
 from fleet.home import Home
-from fleet.trust.login import Login, LoginCode, is_code, is_named, parse_code, public_der, write_login
+from fleet.trust.login import Login, LoginCode, certificate_der, is_code, is_named, parse_code, public_der, write_login
 from protos.enrolment import authority_hash, fleet_words
 from protos.errors import Conflict, Denied, FleetError, Internal, InvalidInput
 from protos.ids import fleet_id
@@ -45,7 +45,7 @@ def login(
     _check_fleet(address, authority, code, fleet)
     if not (chosen := code.key if code else key or _ask_for_key()):
         raise InvalidInput("no key was given", advice="make one where the coordinator runs: glmfleet keys create NAME --role operator")
-    context, fleet_of = https.pinned(authority), fleet_id(public_der(authority))
+    context, fleet_of = https.pinned(certificate_der(authority)), fleet_id(public_der(authority))
     told = https.ask(address, "GET", "/api/v1/me", context=context, fleet=fleet_of, key=chosen)
     if not isinstance(told, dict):
         raise Internal(f"{address} does not say whose key it is")

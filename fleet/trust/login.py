@@ -67,13 +67,24 @@ def parse_code(text: str) -> LoginCode:
     return LoginCode(addresses, data[:_HASH_BYTES], key)
 
 
-def public_der(authority_pem: str) -> bytes:
-    """Of the key of an authority's certificate: DER of SubjectPublicKeyInfo. Raises Denied when it is none."""
+def the_certificate(authority_pem: str) -> x509.Certificate:
+    """The only one in it. Raises Denied when it is none, or more: whoever looks at the first would trust them all."""
     try:
-        key = x509.load_pem_x509_certificate(authority_pem.encode()).public_key()
-        return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, TypeError, AttributeError, x509.InvalidVersion) as error:
-        raise Denied("what was shown as the fleet's authority is no certificate") from error
+        (certificate,) = x509.load_pem_x509_certificates(authority_pem.encode())
+    except (ValueError, TypeError, x509.InvalidVersion) as error:
+        raise Denied("what was shown as the fleet's authority is no certificate, or more than one") from error
+    return certificate
+
+
+def certificate_der(authority_pem: str) -> bytes:
+    """Raises Denied."""
+    return the_certificate(authority_pem).public_bytes(serialization.Encoding.DER)
+
+
+def public_der(authority_pem: str) -> bytes:
+    """Of the key of an authority's certificate: DER of SubjectPublicKeyInfo. Raises Denied."""
+    key = the_certificate(authority_pem).public_key()
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def is_named(authority_pem: str, name: str) -> bool:

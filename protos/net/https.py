@@ -28,12 +28,13 @@ def unverified() -> ssl.SSLContext:
     return context
 
 
-def pinned(authority_pem: str) -> ssl.SSLContext:
-    """For servers with a certificate of this authority, and of no other. Raises Denied when it is no certificate."""
+def pinned(authority_der: bytes) -> ssl.SSLContext:
+    """For servers with a certificate of this authority, and of no other. DER: in a PEM text a second authority may stand behind the one
+    that somebody has looked at. Raises Denied when it is no certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_verify_locations(cadata=authority_pem)
+        context.load_verify_locations(cadata=authority_der)
     except ssl.SSLError as error:
         raise Denied("what was shown as the fleet's authority is no certificate") from error
     return context
@@ -94,10 +95,15 @@ def _checked(address: str, status: int, data: bytes) -> Any:
         if status < 400:
             return answer
         told: Any = answer["error"]  # type: ignore[index]
-        error = by_name(str(told["code"]), str(told["detail"])[:500])
-        error.advice = str(told.get("advice", ""))[:500]
+        error = by_name(str(told["code"]), _shown(told["detail"]))
+        error.advice = _shown(told.get("advice", ""))
         raise error
     except FleetError:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise Internal(f"{address} answers as no coordinator does ({status})", advice="is it the right address?") from error
+
+
+def _shown(text: object) -> str:
+    """A stranger's words, in one line that does nothing to a terminal."""
+    return "".join(character if character.isprintable() else " " for character in str(text)[:500]).strip()

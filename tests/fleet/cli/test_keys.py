@@ -41,7 +41,7 @@ def test_the_log_shows_a_change_once(
     glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = replace(LINE, sequence=6, of=None, outcome="begun", after="")
-    open_ = replace(begun, sequence=9, call="deploy")
+    open_ = replace(begun, sequence=9, call="deploy", arguments={"name": "\x1b[2J"})
 
     async def audit(since_seconds: float):
         assert since_seconds == 7200
@@ -52,6 +52,7 @@ def test_the_log_shows_a_change_once(
     assert len([line for line in out.splitlines() if "name=tiny" in line or "undeploy" in line or "deploy" in line]) >= 2
     assert "local (admin)" in " ".join(out.split())
     assert "not known" in out
+    assert "\x1b" not in out
     assert [one["sequence"] for one in json.loads(glmfleet("audit", "show", "--since", "2h", "--json", "--home", served.path)[1])] == [
         6,
         7,

@@ -138,6 +138,17 @@ def test_another_fleet_than_the_code_s(glmfleet: Command, home: Home, desk: Desk
     assert (code, "is not of this code's fleet" in err) == (1, True)
 
 
+@pytest.mark.parametrize("first", ["desk", "other"])
+def test_who_shows_two_authorities_is_trusted_with_neither(glmfleet: Command, home: Home, desk: Desk, tmp_path: Path, first: str) -> None:
+    other = Authority.open(tmp_path / "other").certificate_pem
+    ours = desk.authority.certificate_pem
+    shown = InvitationView(desk.authority.fleet_id, (ours + other if first == "desk" else other + ours).decode(), "00" * 32)
+    desk.coordinator.invite = lambda: shown  # type: ignore[method-assign]
+    code, _, err = glmfleet("login", desk.address, "--key", desk.key(), "--fleet", desk.words, "--home", home.path)
+    assert (code, "more than one" in err) == (1, True)
+    assert not home.login.exists()
+
+
 def test_nobody_compares_the_words(glmfleet: Command, home: Home, desk: Desk) -> None:
     code, _, err = glmfleet("login", desk.address, "--key", desk.key(), "--home", home.path)
     assert code == 1

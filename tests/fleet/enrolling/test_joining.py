@@ -163,6 +163,28 @@ async def test_nor_to_whoever_only_shows_the_fleet_s_authority(fleet: Fleet, tmp
     assert other.sent == []
 
 
+async def test_nor_to_whoever_shows_the_fleet_s_authority_before_another(fleet: Fleet, tmp_path: Path) -> None:
+    other = Fleet(tmp_path / "elsewhere")
+    both = (fleet.authority.certificate_pem + other.authority.certificate_pem).decode()
+    true = fleet.joining.invite
+    other.joining.invite = lambda: replace(true(), authority=both)  # type: ignore[method-assign]
+    async with served(other) as address:
+        with pytest.raises(Denied, match=r"is no certificate|is no coordinator of this fleet"):
+            await called(tmp_path / "board", address, fleet.token())
+    assert other.sent == []
+
+
+async def test_a_stranger_s_words_do_nothing_to_the_screen(fleet: Fleet, tmp_path: Path) -> None:
+    def invite() -> InvitationView:
+        raise Denied("\x1b[2J\nglmfleet: all is well\x07", advice="\x1b]0;x\x07")
+
+    fleet.joining.invite = invite  # type: ignore[method-assign]
+    async with served(fleet) as address:
+        with pytest.raises(Denied) as caught:
+            await called(tmp_path / "board", address, fleet.token())
+    assert (caught.value.detail + caught.value.advice).isprintable()
+
+
 async def test_a_board_whose_clock_is_wrong_is_told(fleet: Fleet, tmp_path: Path) -> None:
     """As many boards without a battery: to them the certificate is not yet valid. Here the coordinator's is of the past."""
     past = Authority.open(fleet_folder := tmp_path / "past", lambda: utc_now() - timedelta(days=30))
