@@ -28,7 +28,7 @@ from fleet.trust.server_certificate import Names, ServerCertificate
 from fleet.trust.tokens import Tokens
 from protos.enrolment import Token
 from protos.errors import Busy, Denied, FleetError, InvalidInput, Unavailable
-from protos.ids import DeviceId
+from protos.ids import DeviceId, api_host_name
 from tests.support.boards import board
 from tests.support.fake_coordinator import FakeCoordinator
 from tests.support.http_server import serving
@@ -168,7 +168,9 @@ async def test_nor_to_whoever_shows_the_fleet_s_authority_before_another(fleet: 
     both = (fleet.authority.certificate_pem + other.authority.certificate_pem).decode()
     true = fleet.joining.invite
     other.joining.invite = lambda: replace(true(), authority=both)  # type: ignore[method-assign]
-    async with served(other) as address:
+    # Nobody keeps another authority from signing the name of ours.
+    false = ServerCertificate(other.authority, tmp_path, Names((api_host_name(fleet.authority.fleet_id),), ()))
+    async with served(other, false.context) as address:
         with pytest.raises(Denied, match=r"is no certificate|is no coordinator of this fleet"):
             await called(tmp_path / "board", address, fleet.token())
     assert other.sent == []
