@@ -41,8 +41,7 @@ def login(
         raise Conflict(f"a coordinator of this home runs at {running.url}", advice="use another --home to log in elsewhere")
     code = parse_code(where) if is_code(where) else None
     addresses = code.addresses if code else (address_of(where, DEFAULT_PORT),)
-    address, authority = _first(addresses)
-    _check_fleet(address, authority, code, fleet)
+    address, authority = _first(addresses, code, fleet)
     if not (chosen := code.key if code else key or _ask_for_key()):
         raise InvalidInput("no key was given", advice="make one where the coordinator runs: glmfleet keys create NAME --role operator")
     context, fleet_of = https.pinned(certificate_der(authority)), fleet_id(public_der(authority))
@@ -70,19 +69,26 @@ def _forget(home: Home) -> bool:
     return True
 
 
-def _first(addresses: tuple[str, ...]) -> tuple[str, str]:
-    """The first of them that answers, and the authority (PEM) that it shows. Raises what the last one says."""
+def _first(addresses: tuple[str, ...], code: LoginCode | None, fleet: str | None) -> tuple[str, str]:
+    """The first of them where the fleet answers that is meant, and its authority (PEM). Raises what the last one says."""
     for place, address in enumerate(addresses, 1):
         try:
-            told = https.ask(address, "GET", "/api/v1/join", context=https.unverified(), fleet=None)
+            authority = _authority_at(address)
+            _check_fleet(address, authority, code, fleet)
         except FleetError:
             if place == len(addresses):
                 raise
             continue
-        if isinstance(told, dict) and isinstance(authority := told.get("authority"), str):
-            return address, authority
-        raise Internal(f"{address} answers as no coordinator does", advice="is it the right address?")
+        return address, authority
     raise InvalidInput("no address was given")
+
+
+def _authority_at(address: str) -> str:
+    told = https.ask(address, "GET", "/api/v1/join", context=https.unverified(), fleet=None)
+    authority = told.get("authority") if isinstance(told, dict) else None
+    if not isinstance(authority, str):
+        raise Internal(f"{address} answers as no coordinator does", advice="is it the right address?")
+    return authority
 
 
 def _check_fleet(address: str, authority: str, code: LoginCode | None, fleet: str | None) -> None:

@@ -109,6 +109,14 @@ def test_a_code_has_all_of_it(glmfleet: Command, home: Home, desk: Desk) -> None
     assert (login.address, login.name, login.role) == (desk.address, "ann", "operator")
 
 
+def test_where_another_fleet_has_an_address_of_the_code_the_next_is_tried(
+    glmfleet: Command, home: Home, desk: Desk, tmp_path: Path
+) -> None:
+    with Desk(tmp_path / "other") as other:
+        code, _, err = glmfleet("login", LoginCode((other.address, desk.address), desk.hash, desk.key()).text, "--home", home.path)
+    assert (code, f"logged in at {desk.address}" in err) == (0, True)
+
+
 def test_keys_create_makes_such_a_code(glmfleet: Command, home: Home, desk: Desk) -> None:
     glmfleet("login", desk.address, "--key", desk.key(role="admin"), "--fleet", desk.hash.hex(), "--home", home.path)
     desk.coordinator.new_key = _made_by(desk)  # type: ignore[method-assign]
