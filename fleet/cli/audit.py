@@ -11,8 +11,7 @@ import typer
 from fleet.access import AuditEntry
 from fleet.cli.client import connect
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
-from fleet.cli.output import note, print_json
-from fleet.cli.tables import Column, print_table
+from fleet.cli.output import note, print_json, say
 from protos.errors import Corrupt
 
 app = typer.Typer(name="audit", rich_markup_mode="rich", no_args_is_help=True)
@@ -44,8 +43,9 @@ def show(
     if not shown:
         note(f"nothing was changed in the last {since}")
         return
-    columns = [Column("line"), Column("when"), Column("who"), Column("what"), Column("outcome"), Column("before"), Column("after")]
-    print_table(columns, [_row(one, begun.get(one.of or 0, one)) for one in shown])
+    for one in shown:
+        for line in _lines(one, begun.get(one.of or 0, one)):
+            say("".join(character if character.isprintable() else "?" for character in line))  # names are others' words
 
 
 @app.command()
@@ -66,10 +66,12 @@ def verify(as_json: JsonOption = False, home: HomeOption = None) -> None:
             note(f"it went on without its head (another database?) at line {', '.join(map(str, verdict.restarts))}")
 
 
-def _row(one: AuditEntry, begun: AuditEntry) -> list[str]:
+def _lines(one: AuditEntry, begun: AuditEntry) -> list[str]:
+    """ "     7  2026-11-29 23:45:18  ann (admin)  undeploy name=tiny: done", and below it the states before and after."""
     arguments = " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in begun.arguments.items())
-    outcome = {"begun": "not known"}.get(one.outcome, one.outcome) + (f": {one.detail}" if one.detail else "")
-    who = f"{one.who} ({one.role})"
+    outcome = {"begun": "how it ended is not known"}.get(one.outcome, one.outcome) + (f" ({one.detail})" if one.detail else "")
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.time))
-    row = [str(one.sequence), when, who, f"{one.call} {arguments}".strip(), outcome, one.before or "-", one.after or "-"]
-    return ["".join(character if character.isprintable() else "?" for character in cell) for cell in row]  # names are others' words
+    lines = [f"{one.sequence:6}  {when}  {one.who} ({one.role})  {' '.join(filter(None, (one.call, arguments)))}: {outcome}"]
+    if one.before or one.after:
+        lines.append(f"{'':8}{one.before or 'nothing'} -> {one.after or 'nothing'}")
+    return lines

@@ -49,10 +49,12 @@ def test_the_log_shows_a_change_once(
 
     coordinator.audit = audit  # type: ignore[method-assign]
     out = glmfleet("audit", "show", "--since", "2h", "--home", served.path)[1]
-    assert len([line for line in out.splitlines() if "name=tiny" in line or "undeploy" in line or "deploy" in line]) >= 2
-    assert "local (admin)" in " ".join(out.split())
-    assert "not known" in out
-    assert "\x1b" not in out
+    first, states, last, nothing = out.splitlines()
+    assert first.split()[0] == "7"
+    assert first.endswith("local (admin)  undeploy name=tiny: done")
+    assert states.strip() == "ready: tiny -> absent"
+    assert last.endswith("deploy name=?[2J: how it ended is not known")
+    assert nothing.strip() == "ready: tiny -> nothing"
     assert [one["sequence"] for one in json.loads(glmfleet("audit", "show", "--since", "2h", "--json", "--home", served.path)[1])] == [
         6,
         7,
