@@ -15,8 +15,8 @@ from fleet.devices.discovery import FoundBy
 from fleet.enrolling.board import Application, Board, connected
 from fleet.enrolling.views import EnrolmentView, TokenView
 from fleet.trust.authority import Authority
-from fleet.trust.tokens import Tokens, Verdict
-from protos.enrolment import authority_hash, refusal_text, words
+from fleet.trust.tokens import Tokens
+from protos.enrolment import Refusal, TokenRefused, authority_hash, refusal_text, words
 from protos.errors import Conflict, FleetError, NotFound
 from protos.ids import DeviceId
 from protos.v1 import enrolment_pb2 as pb
@@ -28,11 +28,11 @@ LOOK_AGAIN_SECONDS = 60.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 60.0  # after a look that failed
 MOST_FAILURES = 6  # in a row, after which it is forgotten until it announces itself anew
 
-_REFUSED: dict[Verdict, tuple[pb.Refusal.Reason, str]] = {
-    "unknown": (pb.Refusal.REASON_UNKNOWN, "its token is not one of this fleet"),
-    "expired": (pb.Refusal.REASON_EXPIRED, "its token has expired"),
-    "used": (pb.Refusal.REASON_USED, "its token was used by another board"),
-    "forged": (pb.Refusal.REASON_FORGED, "its token's proof is false"),
+_REASONS: dict[Refusal, pb.Refusal.Reason] = {
+    "unknown": pb.Refusal.REASON_UNKNOWN,
+    "expired": pb.Refusal.REASON_EXPIRED,
+    "used": pb.Refusal.REASON_USED,
+    "forged": pb.Refusal.REASON_FORGED,
 }
 EXPELLED_DETAIL = "it was expelled from this fleet: `glmfleet device leave --wipe` there makes it a new board"
 _log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class Pending:
     address: str
     found_by: FoundBy
     detail: str = ""
+    reason: str = ""
 
 
 class Enrolment:
@@ -150,7 +151,7 @@ class Enrolment:
     async def _look(self, board: Board, address: str, found_by: FoundBy) -> bool:
         """Whether it was taken in."""
         application = await board.apply()
-        detail = ""
+        detail = reason = ""
         if application.returns_to:
             detail = await asyncio.to_thread(self._why_not_back, application)
             if not detail:
@@ -164,12 +165,13 @@ class Enrolment:
                 if verdict == "good":
                     await self._join(board, application, address, found_by)
                     return True
-                reason, detail = _REFUSED[verdict]
-                await self._tell(board, application, reason)
+                refused = TokenRefused(verdict)
+                detail, reason = refused.detail, refused.reason
+                await self._tell(board, application, _REASONS[verdict])
             except FleetError as error:
                 detail = f"its token was of no use: {error.detail}"
         known = self._pending.get(application.board)
-        self._pending[application.board] = Pending(application, address, found_by, detail)
+        self._pending[application.board] = Pending(application, address, found_by, detail, reason)
         if detail and (known is None or known.detail != detail):
             _log.warning("%s at %s asks to join: %s", application.name, address, detail)
         return False
@@ -235,4 +237,5 @@ def _view(one: Pending) -> EnrolmentView:
         agent_version=application.agent_version,
         found_by=one.found_by,
         detail=one.detail,
+        reason=one.reason,
     )
