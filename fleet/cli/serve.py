@@ -26,6 +26,7 @@ from fleet.service.coordinator import Coordinator
 from fleet.store.engine import parse_url
 from fleet.trust.api_key import authenticator, ensure_key
 from protos.errors import Denied, InvalidInput
+from protos.net.door import raise_limit
 from protos.net.transport import is_loopback
 
 DEFAULT_PORT = 7400
@@ -60,6 +61,7 @@ def serve(
 
     Example: glmfleet serve --port 7400
     """
+    raise_limit()
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     opened = open_home(home)
     if not is_loopback(host) and not require_key:

@@ -15,6 +15,7 @@ import grpc.aio
 
 from protos.errors import Denied, InvalidInput, NotFound
 from protos.ids import DeviceId, gateway_host_name, host_name
+from protos.net.door import HANDSHAKE_SECONDS, Door, most_connections
 from protos.net.roles import OnlyItsRole
 from protos.rpc_errors import CODE_KEY, STATUS
 from protos.v1 import device_pb2, device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, pipeline_pb2_grpc
@@ -42,9 +43,11 @@ _SERVER = [
     *_LIMITS,
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and says nothing is let go; gRPC's default is 120 s
+    ("grpc.server_handshake_timeout_ms", round(HANDSHAKE_SECONDS * 1000)),
     ("grpc.max_concurrent_streams", 512),  # of one connection: a coordinator has one per blob and pipeline, and one for telemetry
 ]
+# Whoever asks is answered by a board of no fleet: nobody has to stay for that.
+_BOARD = [("grpc.max_connection_idle_ms", 10_000), ("grpc.max_connection_age_ms", 60_000), ("grpc.max_connection_age_grace_ms", 5_000)]
 
 
 @dataclass(frozen=True)
@@ -236,19 +239,26 @@ async def serve(
         pair = [(credentials.private_key, credentials.certificate)]
         tls = grpc.ssl_server_credentials(pair, credentials.authority, require_client_auth=True)
     # The role first: it then stands before what is behind a gateway, too.
-    return await _serve(bind, tls, register, [*([OnlyItsRole()] if credentials else []), AddressedTo(device, behind)])
+    interceptors = [*([OnlyItsRole()] if credentials else []), AddressedTo(device, behind)]
+    return await _serve(bind, tls, register, interceptors, most_connections(gateway=behind is not None))
 
 
 async def serve_board(bind: str, board: DeviceId, certificate: bytes, private_key: bytes, register: Register) -> tuple[Served, int]:
     """As `serve`, for a board of no fleet: it shows a certificate that it signed itself, and answers whoever calls."""
     tls = grpc.ssl_server_credentials([(private_key, certificate)])
-    return await _serve(bind, tls, register, [AddressedTo(board, None)])
+    return await _serve(bind, tls, register, [AddressedTo(board, None)], most_connections(gateway=False), _BOARD)
 
 
 async def _serve(
-    bind: str, tls: grpc.ServerCredentials | None, register: Register, interceptors: Sequence[grpc.aio.ServerInterceptor]
+    bind: str,
+    tls: grpc.ServerCredentials | None,
+    register: Register,
+    interceptors: Sequence[grpc.aio.ServerInterceptor],
+    most: int,
+    more: Sequence[tuple[str, int]] = (),
 ) -> tuple[Served, int]:
-    server = grpc.aio.server(interceptors=interceptors, options=_SERVER)
+    options = [*_SERVER, ("grpc.max_allowed_incoming_connections", most), *more]
+    server = grpc.aio.server(interceptors=interceptors, options=options)
     register(server)
     try:
         port = server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, tls)
@@ -257,4 +267,4 @@ async def _serve(
             f"cannot listen on {bind}: the port is in use, or the address is not this machine's", advice="choose another with --port"
         ) from error
     await server.start()
-    return server, port
+    return Door(server, port, most), port
