@@ -126,6 +126,10 @@ class Registry:
             if not self._gateways[device].link.members:
                 self._forget(device)
 
+    def knows(self, device: DeviceId) -> bool:
+        """A device or gateway that is dialled again and again."""
+        return device in self._direct or device in self._gateways
+
     def network_changed(self) -> None:
         """This machine's addresses are others now: whoever is away is tried again at once, and who is there has to show it."""
         for where in [*(one.where for one in self._direct.values()), *(one.where for one in self._gateways.values())]:
