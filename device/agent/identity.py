@@ -21,6 +21,11 @@ from protos.ids import DeviceId, FleetId, device_id, fleet_id
 from protos.net.transport import Credentials
 
 INSECURE_FLEET = FleetId("insecure")
+# What the library says of bytes that are no certificate, or an odd one.
+UNREADABLE = (
+    *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm),
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.ExtensionNotFound, x509.UnsupportedGeneralNameType),
+)
 _ADVICE = "have its fleet issue one: `glmfleet sim up` does for simulated devices, `glmfleet device run` for this machine"
 
 
@@ -57,7 +62,7 @@ def load_identity(folder: Path, clock: Callable[[], datetime] = utc_now) -> Iden
         raise Denied(f"the key in {folder} does not belong to its certificate", advice=_ADVICE)
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature) as error:
+    except UNREADABLE as error:
         raise Denied(f"the certificate in {folder} is not from the authority beside it", advice=_ADVICE) from error
     now = clock()
     for one, what in ((certificate, "certificate"), (authority, "authority")):
@@ -109,7 +114,7 @@ def accept(folder: Path, membership: Membership, token: Token | None) -> Identit
         authority.verify_directly_issued_by(authority)
         certificate.verify_directly_issued_by(authority)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+    except UNREADABLE as error:
         raise Denied("the certificate is not from the authority beside it") from error
     me, fleet = device_id(_public_der(certificate.public_key())), fleet_id(authority_der)
     if f"glmfleet://{fleet}/device/{me}" not in names.get_values_for_type(x509.UniformResourceIdentifier):
@@ -124,8 +129,14 @@ def accept(folder: Path, membership: Membership, token: Token | None) -> Identit
 def _offered(pem: bytes) -> x509.Certificate:
     try:
         (certificate,) = x509.load_pem_x509_certificates(pem)
-    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+        return _read_whole(certificate)
+    except UNREADABLE as error:
         raise Denied("what was offered is no certificate, or more than one") from error
+
+
+def _read_whole(certificate: x509.Certificate) -> x509.Certificate:
+    """What is wrong with its parts is told only when they are asked for. Raises UNREADABLE."""
+    certificate.public_key(), certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return certificate
 
 
@@ -171,7 +182,7 @@ def _read(folder: Path, name: str) -> bytes:
 def _key(pem: bytes, path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise _unreadable(path)
@@ -180,8 +191,8 @@ def _key(pem: bytes, path: Path) -> ec.EllipticCurvePrivateKey:
 
 def _certificate(pem: bytes, path: Path) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+        return _read_whole(x509.load_pem_x509_certificate(pem))
+    except UNREADABLE as error:
         raise _unreadable(path) from error
 
 

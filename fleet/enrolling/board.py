@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fleet.trust.authority import UNREADABLE
 from protos.enrolment import NONCE_BYTES
 from protos.errors import Denied, TimedOut, Unavailable
 from protos.ids import DeviceId, device_id
@@ -104,7 +104,7 @@ async def _certificate(address: str) -> tuple[bytes, DeviceId]:
     try:
         certificate = x509.load_der_x509_certificate(shown or b"")
         key = certificate.public_key()
-    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise Denied(f"{address} shows no certificate that can be read") from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise Denied(f"{address} shows a certificate of another kind of key than a device's")

@@ -26,6 +26,11 @@ AUTHORITY_LIFE = timedelta(days=3650)
 MEMBER_LIFE = timedelta(days=365)
 RENEW_WITHIN = MEMBER_LIFE / 3
 CLOCK_SKEW = timedelta(minutes=5)
+# What the library says of bytes that are no certificate, or an odd one.
+UNREADABLE = (
+    *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm),
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.ExtensionNotFound, x509.UnsupportedGeneralNameType),
+)
 NAME_LENGTH = 64  # ub-common-name of RFC 5280
 
 
@@ -83,12 +88,12 @@ class Authority:
         """
         try:
             request = x509.load_pem_x509_csr(csr_pem)
-            key, proven = request.public_key(), request.is_signature_valid
-        except (ValueError, TypeError, InvalidSignature, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+            key, proven, name = request.public_key(), request.is_signature_valid, _common_name(request.subject)
+        except UNREADABLE as error:
             raise Denied("not a certificate signing request") from error
         if not proven or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
             raise Denied("the signing request is not signed by an EC P-256 key of its own")
-        name = _checked_name(_common_name(request.subject))
+        name = _checked_name(name)
         now = self._clock()
         member = device_id(_public_der(key))
         if expected not in (None, member):
@@ -129,7 +134,7 @@ class Authority:
         try:
             certificate.verify_directly_issued_by(self.certificate)
             alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        except UNREADABLE:
             return False
         wanted = f"glmfleet://{self.fleet_id}/{role}/{device_id(_public_der(key))}"
         uris = alternatives.get_values_for_type(x509.UniformResourceIdentifier)
@@ -152,7 +157,7 @@ def _open_key(path: Path) -> ec.EllipticCurvePrivateKey:
         return key
     try:
         found = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise Denied(f"{path} holds no readable key", advice="restore it from a backup") from error
     if not isinstance(found, ec.EllipticCurvePrivateKey) or not isinstance(found.curve, ec.SECP256R1):
         raise Denied(f"the key in {path} is not EC P-256", advice="restore it from a backup")
@@ -162,8 +167,10 @@ def _open_key(path: Path) -> ec.EllipticCurvePrivateKey:
 def _read_certificate(path: Path) -> x509.Certificate | None:
     """None when it is missing or unreadable: a certificate can be made again from its key."""
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError):
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        certificate.public_key(), certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return certificate
+    except (OSError, *UNREADABLE):
         return None
 
 

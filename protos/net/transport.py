@@ -17,6 +17,7 @@ from protos.errors import Denied, InvalidInput, NotFound
 from protos.ids import DeviceId, gateway_host_name, host_name
 from protos.net.door import HANDSHAKE_SECONDS, Door, most_connections
 from protos.net.roles import OnlyItsRole
+from protos.net.well_formed import WellFormed
 from protos.rpc_errors import CODE_KEY, STATUS
 from protos.v1 import device_pb2, device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, pipeline_pb2_grpc
 
@@ -239,14 +240,14 @@ async def serve(
         pair = [(credentials.private_key, credentials.certificate)]
         tls = grpc.ssl_server_credentials(pair, credentials.authority, require_client_auth=True)
     # The role first: it then stands before what is behind a gateway, too.
-    interceptors = [*([OnlyItsRole()] if credentials else []), AddressedTo(device, behind)]
+    interceptors = [*([OnlyItsRole()] if credentials else []), WellFormed(), AddressedTo(device, behind)]
     return await _serve(bind, tls, register, interceptors, most_connections(gateway=behind is not None))
 
 
 async def serve_board(bind: str, board: DeviceId, certificate: bytes, private_key: bytes, register: Register) -> tuple[Served, int]:
     """As `serve`, for a board of no fleet: it shows a certificate that it signed itself, and answers whoever calls."""
     tls = grpc.ssl_server_credentials([(private_key, certificate)])
-    return await _serve(bind, tls, register, [AddressedTo(board, None)], most_connections(gateway=False), _BOARD)
+    return await _serve(bind, tls, register, [WellFormed(), AddressedTo(board, None)], most_connections(gateway=False), _BOARD)
 
 
 async def _serve(

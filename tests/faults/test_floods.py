@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -28,8 +29,9 @@ STRANGER = "127.0.0.2"
 AGENT = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[1])))
-from sim_devices.__main__ import main
-sys.exit(main(sys.argv[2:]))
+sys.argv[1:2] = []
+from device.__main__ import main
+main()
 """
 
 
@@ -48,7 +50,7 @@ class Agent:
 @asynccontextmanager
 async def agent(fleet: TestFleet) -> AsyncIterator[Agent]:
     identity = fleet.member("dev-1")
-    options = ["--state", str(fleet.folder / "dev-1"), "--name", "dev-1", "--profile", "raspberry-pi-5"]
+    options = ["--state", str(fleet.folder / "dev-1"), "--name", "dev-1", "--host", "127.0.0.1", "--port", "0", "--interface", "127.0.0.1"]
     with (fleet.folder / "log.txt").open("ab") as log:
         process = await asyncio.to_thread(started, [sys.executable, "-c", AGENT, str(DESCRIPTORS), *options], log)
     try:
@@ -61,7 +63,9 @@ async def agent(fleet: TestFleet) -> AsyncIterator[Agent]:
 
 
 def started(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+    """Without what this process has told gRPC: an agent says it itself."""
+    environment = {key: value for key, value in os.environ.items() if key != "GRPC_VERBOSITY"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
 
 
 def silent(port: int) -> socket.socket:
