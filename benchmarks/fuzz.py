@@ -277,9 +277,8 @@ def main() -> int:
         found = asyncio.run(fuzz_all(Path(folder), options.messages, options.seed, options.only))
     for name, outcome in found.items():
         statuses = ", ".join(f"{count} {status}" for status, count in outcome.statuses.most_common())
-        print(
-            f"{name}: {statuses}; the longest {outcome.longest_seconds:.2f} s, others {outcome.others_seconds:.2f} s; {outcome.grown_bytes / 2**20:+.0f} MiB"
-        )
+        longest = f"the longest {outcome.longest_seconds:.2f} s, others {outcome.others_seconds:.2f} s"
+        print(f"{name}: {statuses}; {longest}; {outcome.grown_bytes / 2**20:+.0f} MiB")
     faults = [fault for outcome in found.values() for fault in outcome.faults]
     for fault in faults[:50]:
         print("FAULT:", fault[:2000])

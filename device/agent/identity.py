@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.utils import CryptographyDeprecationWarning
 
 from protos.enrolment import Token, authority_hash
 from protos.errors import Conflict, Denied, FleetError, InvalidInput
@@ -24,7 +26,13 @@ INSECURE_FLEET = FleetId("insecure")
 # What the library says of bytes that are no certificate, or an odd one.
 UNREADABLE = (
     *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm),
-    *(x509.InvalidVersion, x509.DuplicateExtension, x509.ExtensionNotFound, x509.UnsupportedGeneralNameType),
+    *(
+        CryptographyDeprecationWarning,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.ExtensionNotFound,
+        x509.UnsupportedGeneralNameType,
+    ),
 )
 _ADVICE = "have its fleet issue one: `glmfleet sim up` does for simulated devices, `glmfleet device run` for this machine"
 
@@ -61,6 +69,7 @@ def load_identity(folder: Path, clock: Callable[[], datetime] = utc_now) -> Iden
     if _key(key_pem, folder / "key.pem").public_key() != certificate.public_key():
         raise Denied(f"the key in {folder} does not belong to its certificate", advice=_ADVICE)
     try:
+        authority.verify_directly_issued_by(authority)
         certificate.verify_directly_issued_by(authority)
     except UNREADABLE as error:
         raise Denied(f"the certificate in {folder} is not from the authority beside it", advice=_ADVICE) from error
@@ -128,16 +137,19 @@ def accept(folder: Path, membership: Membership, token: Token | None) -> Identit
 
 def _offered(pem: bytes) -> x509.Certificate:
     try:
-        (certificate,) = x509.load_pem_x509_certificates(pem)
-        return _read_whole(certificate)
+        (certificate,) = _read_whole(x509.load_pem_x509_certificates, pem)
+        return certificate
     except UNREADABLE as error:
         raise Denied("what was offered is no certificate, or more than one") from error
 
 
-def _read_whole(certificate: x509.Certificate) -> x509.Certificate:
-    """What is wrong with its parts is told only when they are asked for. Raises UNREADABLE."""
-    certificate.public_key(), certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return certificate
+def _read_whole(load: Callable[[bytes], list[x509.Certificate]], pem: bytes) -> list[x509.Certificate]:
+    """Raises UNREADABLE, also for what the library will refuse soon."""
+    with warnings.catch_warnings(action="error", category=CryptographyDeprecationWarning):
+        found = load(pem)
+    for one in found:  # what is wrong with its parts is told only when they are asked for
+        one.public_key(), one.extensions, one.not_valid_before_utc, one.not_valid_after_utc
+    return found
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -191,7 +203,7 @@ def _key(pem: bytes, path: Path) -> ec.EllipticCurvePrivateKey:
 
 def _certificate(pem: bytes, path: Path) -> x509.Certificate:
     try:
-        return _read_whole(x509.load_pem_x509_certificate(pem))
+        return _read_whole(lambda data: [x509.load_pem_x509_certificate(data)], pem)[0]
     except UNREADABLE as error:
         raise _unreadable(path) from error
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import ssl
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.utils import CryptographyDeprecationWarning
 
 from fleet.trust.authority import UNREADABLE
 from protos.enrolment import NONCE_BYTES
@@ -102,7 +104,8 @@ async def _certificate(address: str) -> tuple[bytes, DeviceId]:
     shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     writer.transport.abort()  # nothing was said: there is nothing to end in order
     try:
-        certificate = x509.load_der_x509_certificate(shown or b"")
+        with warnings.catch_warnings(action="error", category=CryptographyDeprecationWarning):
+            certificate = x509.load_der_x509_certificate(shown or b"")
         key = certificate.public_key()
     except UNREADABLE as error:
         raise Denied(f"{address} shows no certificate that can be read") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fleet.home import locked, write_private
@@ -29,7 +31,13 @@ CLOCK_SKEW = timedelta(minutes=5)
 # What the library says of bytes that are no certificate, or an odd one.
 UNREADABLE = (
     *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm),
-    *(x509.InvalidVersion, x509.DuplicateExtension, x509.ExtensionNotFound, x509.UnsupportedGeneralNameType),
+    *(
+        CryptographyDeprecationWarning,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.ExtensionNotFound,
+        x509.UnsupportedGeneralNameType,
+    ),
 )
 NAME_LENGTH = 64  # ub-common-name of RFC 5280
 
@@ -65,7 +73,7 @@ class Authority:
             certificate = _read_certificate(certificate_file)
             if certificate is not None and certificate.public_key() != key.public_key():
                 raise Denied(f"{certificate_file} is of another key than {key_file}", advice="restore both from one backup")
-            if certificate is None or certificate.not_valid_after_utc - clock() < MEMBER_LIFE:
+            if certificate is None or not _is_whole(certificate) or certificate.not_valid_after_utc - clock() < MEMBER_LIFE:
                 # With the same key: members' certificates stay good under the new one.
                 certificate = _self_signed(key, clock())
                 write_private(certificate_file, _pem(certificate))
@@ -167,11 +175,22 @@ def _open_key(path: Path) -> ec.EllipticCurvePrivateKey:
 def _read_certificate(path: Path) -> x509.Certificate | None:
     """None when it is missing or unreadable: a certificate can be made again from its key."""
     try:
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        with warnings.catch_warnings(action="error", category=CryptographyDeprecationWarning):  # what will be an error soon is one now
+            certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        # What is wrong with its parts is told only when they are asked for.
         certificate.public_key(), certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
         return certificate
     except (OSError, *UNREADABLE):
         return None
+
+
+def _is_whole(certificate: x509.Certificate) -> bool:
+    """Signed by itself, as it stands there."""
+    try:
+        certificate.verify_directly_issued_by(certificate)
+    except UNREADABLE:
+        return False
+    return True
 
 
 def _read_bytes(path: Path) -> bytes | None:
