@@ -14,8 +14,8 @@ EXAMPLES = 8
 
 
 @pytest.mark.filterwarnings("ignore")  # of the library's own
-async def test_no_request_is_a_defect(tmp_path: Path) -> None:
-    found = await fuzz_all(tmp_path, EXAMPLES, start=7)
+def test_no_request_is_a_defect(tmp_path: Path) -> None:
+    found = fuzz_all(tmp_path, EXAMPLES, start=7)
     paths = create_app(FakeCoordinator(), authenticate=None).openapi()["paths"]
     assert found.keys() == {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     for name, outcome in found.items():
