@@ -27,7 +27,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import psutil
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from benchmarks.fuzz_messages import Fuzzer
 from protos.ids import DeviceId, digest_of
@@ -48,6 +48,7 @@ PATIENCE_SECONDS = 10.0  # of ours: a call that has not ended by then is given u
 AT_ONCE = 8
 MEMORY_BYTES = 256 << 20  # more than before: protobuf's and gRPC's pools, and stages that a lucky message loads
 DEFECTS = ("Traceback", "a defect")
+ENDS = "Member.Leave"  # what can be read ends the service, as it shall: it gets what cannot, and comes last
 NEVER = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED)
 
 
@@ -198,7 +199,7 @@ async def fuzz(target: Target, method: Method, messages: int, seed: int) -> Outc
             sent += count
             good = target.good.get(method.request, [])
             opening = [dice.choice(good)] if good and count > 1 and dice.random() < 0.7 else []
-            batch = opening + [fuzzer.message(method.request, good) for _ in range(count - len(opening))]
+            batch = opening + [_message(fuzzer, method, good) for _ in range(count - len(opening))]
             started = time.monotonic()
             status = await _called(call, peer, batch, method.server_streaming and not method.client_streaming)
             seconds = time.monotonic() - started
@@ -222,6 +223,17 @@ async def fuzz(target: Target, method: Method, messages: int, seed: int) -> Outc
         log.seek(log_before)
         outcome.faults += [f"{method}: in the log: {line.strip()}" for line in log if any(one in line for one in DEFECTS)]
     return outcome
+
+
+def _message(fuzzer: Fuzzer, method: Method, good: Sequence[bytes]) -> bytes:
+    while True:
+        data = fuzzer.message(method.request, good)
+        if str(method) != ENDS:
+            return data
+        try:
+            method.request.FromString(data)
+        except DecodeError:
+            return data
 
 
 async def _beat(peer: Peer, outcome: Outcome) -> None:
@@ -259,7 +271,7 @@ async def fuzz_all(folder: Path, messages: int, seed: int, only: str = "") -> di
     found: dict[str, Outcome] = {}
     async with targets(folder) as all_targets:
         # The ring first: a message of Device may unload the stage.
-        for method in sorted(every_method(), key=lambda one: (one.service != "Pipeline", str(one))):
+        for method in sorted(every_method(), key=lambda one: (one.service != "Pipeline", str(one) == ENDS, str(one))):
             # A service that is not named here is a device's; if it is none of its, the answer is UNIMPLEMENTED, which is a fault.
             serving = next((target for target in all_targets if method.service in target.services), all_targets[0])
             if only in str(method):

@@ -49,10 +49,14 @@ def main() -> None:
         sys.stderr.write("\n  ".join(lines) + "\n")
         sys.stderr.flush()
 
+    def refused(why: str, advice: str) -> None:
+        sys.stderr.write(f"{options.name} was not taken in: {why}\n  {advice}\n")
+        sys.stderr.flush()
+
     try:
         text = os.environ.pop(TOKEN_VARIABLE, "")  # not on the command line, which every user of this machine can read
         config = AgentConfig(*where, token=parse_token(text) if text else None)
-        asyncio.run(run_agent(config, CpuHardware(options.memory, options.threads), ready, waiting=waiting))
+        asyncio.run(run_agent(config, CpuHardware(options.memory, options.threads), ready, waiting=waiting, refused=refused))
     except FleetError as error:
         sys.exit(f"error: {error.detail}" + (f"\n  {error.advice}" if error.advice else ""))
 

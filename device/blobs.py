@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -42,12 +42,15 @@ class Blobs(Protocol):
 
     folder: Path
     problem: str
+    frozen: bool
 
+    def look(self) -> None: ...
     def has(self, digest: Digest) -> bool: ...
     def present_bytes(self, digest: Digest) -> int: ...
     def free_bytes(self) -> int: ...
     def arrive(self, digest: Digest, size_bytes: int, offset: int) -> Arriving: ...
     def verify(self, digest: Digest) -> None: ...
+    def droppable_bytes(self, keep: Collection[Digest]) -> int: ...
     def retain(self, keep: Iterable[Digest]) -> int: ...
 
 
@@ -67,7 +70,8 @@ class Disk:
 
 
 class BlobStore:
-    """Blobs below `root/sha256/`, arriving ones below `root/incoming/`. `problem` says why no more can be kept, as it was last seen.
+    """Blobs below `root/sha256/`, arriving ones below `root/incoming/`. `problem` says why no more can be kept, as it was last seen;
+    `frozen`: nothing can be dropped either.
 
     `look`, `verify` and `retain` block: call them in an executor. Raises InvalidInput when there are no such folders, nor can be.
     """
@@ -83,7 +87,7 @@ class BlobStore:
             raise InvalidInput(f"the folder of blobs {root} cannot be made: {disks.why(error)}", advice=_MAKE_ROOM) from error
         self._arriving: set[str] = set()
         self._changing = threading.Lock()  # of what arrives and what is dropped
-        self.problem = ""
+        self.problem, self.frozen = "", False
         self.look()
 
     def look(self) -> None:
@@ -91,10 +95,15 @@ class BlobStore:
         try:
             self.disk.try_to_write(self._incoming)
         except OSError as error:
-            self.problem = f"{self._incoming.parent} cannot be written to: {disks.why(error)}"
+            self.refused(error)
         else:
-            free = self.disk.free_bytes(self.folder)
-            self.problem = "" if free > RESERVE_BYTES else f"{self._incoming.parent}: the disk is full, {bytes_text(free)} are free"
+            free, full = self.disk.free_bytes(self.folder), f"{self._incoming.parent}: the disk is full"
+            left = f"{bytes_text(free)} are free, and {bytes_text(RESERVE_BYTES)} are left to the system"
+            self.problem, self.frozen = "" if free > RESERVE_BYTES else f"{full}, {left}", False
+
+    def refused(self, error: OSError) -> None:
+        """The file system did not take what was written."""
+        self.problem, self.frozen = f"{self._incoming.parent} cannot be written to: {disks.why(error)}", error.errno not in disks.FULL
 
     def has(self, digest: Digest) -> bool:
         return (self.folder / digest).is_file()
@@ -147,12 +156,24 @@ class BlobStore:
                 digest=digest,
             )
 
+    def droppable_bytes(self, keep: Collection[Digest]) -> int:
+        """What `retain` would free."""
+        if self.frozen:
+            return 0
+        kept: set[str] = set(keep)
+        found = 0
+        with contextlib.suppress(OSError):  # what is dropped meanwhile, and a folder that has gone
+            for path in self._files():
+                if path.name not in kept | self._arriving:
+                    found += path.stat().st_size
+        return found
+
     def retain(self, keep: Iterable[Digest]) -> int:
         """Drop every blob and partial that is not in `keep`; returns the bytes freed. Raises NoSpace when the disk lets nothing go."""
         kept: set[str] = set(keep)
         freed = 0
         try:
-            for path in [*self.folder.iterdir(), *self._incoming.iterdir()]:
+            for path in self._files():
                 with self._changing:
                     if path.name not in kept | self._arriving and path.is_file():
                         size_bytes = path.stat().st_size
@@ -161,6 +182,9 @@ class BlobStore:
         except OSError as error:
             raise NoSpace(f"blobs cannot be dropped: {disks.why(error)}", advice=_MAKE_ROOM) from error
         return freed
+
+    def _files(self) -> list[Path]:
+        return [*self.folder.iterdir(), *self._incoming.iterdir()]
 
     def _partial(self, digest: Digest) -> Path:
         return self._incoming / digest
@@ -233,7 +257,7 @@ class Arrival:
 
     def _failed(self, error: OSError) -> NoSpace:
         blob, why = self._digest[:12], disks.why(error)
-        self._store.problem = f"{self._path.parent.parent} cannot be written to: {why}"
+        self._store.refused(error)
         if error.errno not in disks.FULL:  # the partial, if there is one, may be of use when it can be written to again
             return NoSpace(f"blob {blob} could not be kept: {why}", advice=_MAKE_ROOM)
         self._give_up()

@@ -8,9 +8,9 @@ from functools import cached_property
 
 from protos.dtypes import KvDtype, WireDtype, kv_dtype, row_bytes, wire_dtype
 from protos.errors import InvalidInput
-from protos.ids import DeviceId, Digest, PipelineId, parse_digest
+from protos.ids import DeviceId, Digest, PipelineId, parse_device_id, parse_digest
 from protos.net.transport import MESSAGE_BYTES, split_address
-from protos.packing import unpacked
+from protos.packing import MOST_BYTES, unpacked
 from protos.physics.costs import StageCost
 from protos.physics.memory import cache_capacity, cache_positions, kv_position_bytes
 from protos.physics.timing import StageIdentity
@@ -71,6 +71,19 @@ class NextHop:
 
 
 @dataclass(frozen=True)
+class PreviousHop:
+    """Who may open the stream to a stage."""
+
+    device: DeviceId
+    gateway: DeviceId | None = None  # that dials for the device
+
+    @property
+    def caller(self) -> DeviceId:
+        """Whose certificate is shown."""
+        return self.gateway or self.device
+
+
+@dataclass(frozen=True)
 class DeploymentGeneration:
     deployment: str
     number: int
@@ -107,6 +120,7 @@ class StageSpec:
     next: NextHop | None
     cost: StageCost
     golden: Golden | None = None
+    previous: PreviousHop | None = None  # None: a coordinator of the release before does not tell
 
     @property
     def is_head(self) -> bool:
@@ -136,6 +150,7 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
         shape = _shape(message.shape)
     except ValueError as error:
         raise InvalidInput(str(error)) from error
+    graph = unpacked(message.graph, message.graph_zlib)
     spec = StageSpec(
         generation=parse_generation(message.generation),
         pipeline=PipelineId(message.pipeline_id),
@@ -146,11 +161,12 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
         parts=tuple(message.parts),
         blobs=blobs,
         shape=shape,
-        graph=unpacked(message.graph, message.graph_zlib),
+        graph=graph,
         head_graph=message.head_graph,
         next=_hop(message.next) if message.HasField("next") else None,
         cost=StageCost(**{name: getattr(message.cost, name) for name in StageCost.__dataclass_fields__}),
-        golden=_golden(message.golden) if message.HasField("golden") else None,
+        golden=_golden(message.golden, MOST_BYTES - len(graph)) if message.HasField("golden") else None,
+        previous=_previous(message.previous) if message.HasField("previous") else None,
     )
     _check(spec)
     for address in spec.next.addresses if spec.next else ():
@@ -163,15 +179,23 @@ def _hop(message: pb.Hop) -> NextHop:
     return NextHop(DeviceId(message.device_id), addresses, DeviceId(message.gateway_id) if message.gateway_id else None)
 
 
+def _previous(message: pb.Hop) -> PreviousHop:
+    """Raises InvalidInput."""
+    try:
+        return PreviousHop(parse_device_id(message.device_id), parse_device_id(message.gateway_id) if message.gateway_id else None)
+    except ValueError as error:
+        raise InvalidInput(f"the stage before: {error}") from error
+
+
 def _shape(message: pb.StageShape) -> StageShape:
     """Raises ValueError for a type that this program does not know."""
     plain = {name: getattr(message, name) for name in StageShape.__dataclass_fields__}
     return StageShape(**{**plain, "kv_dtype": kv_dtype(message.kv_dtype), "wire_dtype": wire_dtype(message.wire_dtype)})
 
 
-def _golden(message: pb.Golden) -> Golden:
+def _golden(message: pb.Golden, most_bytes: int) -> Golden:
     plain = {name: getattr(message, name) for name in Golden.__dataclass_fields__}
-    layers_graph = unpacked(message.layers_graph, message.layers_graph_zlib)
+    layers_graph = unpacked(message.layers_graph, message.layers_graph_zlib, most_bytes)
     return Golden(**{**plain, "token_ids": tuple(message.token_ids), "layers_graph": layers_graph})
 
 

@@ -79,6 +79,11 @@ class Home:
         return self.path / "authority"
 
     @property
+    def publisher(self) -> Path:
+        """The publisher's key, which vouches for models."""
+        return self.path / "publisher"
+
+    @property
     def coordinator(self) -> Path:
         """The coordinator's own identity and state."""
         return self.path / "coordinator"

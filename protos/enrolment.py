@@ -82,6 +82,11 @@ def authority_hash(public_key_der: bytes) -> bytes:
     return hashlib.sha256(public_key_der).digest()
 
 
+def refusal_text(device: DeviceId, token_key: bytes, reason: int) -> bytes:
+    """What a fleet's authority signs: that it does not take in this device by the token of this public key."""
+    return b"glmfleet refusal 1\0" + device.encode() + b"\0" + token_key + b"\0" + str(reason).encode()
+
+
 def signed_text(device: DeviceId, nonce: bytes) -> bytes:
     """What a token's key signs: that this device applies, to whoever made the nonce."""
     return b"glmfleet enrolment 1\0" + device.encode() + b"\0" + nonce

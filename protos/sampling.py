@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, get_args, get_type_hints
 
@@ -56,6 +56,13 @@ class Sampling:
             value = getattr(self, parameter.name)
             if value is not None:
                 parameter.bounds.check(parameter.name, value)
+
+
+# Of one request. What has to be looked at for each token of its answer, while others' wait, is little.
+MOST_BAD_WORDS = 1024  # each in two spellings, of the 256 that the HTTP bodies take
+MOST_BAD_TOKENS = 1 << 14  # of all bad words together
+MOST_ALLOWED_TOKENS = 1 << 20  # more than any vocabulary has
+MOST_STOP_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -121,8 +128,22 @@ def from_message(message: pb.Sampling) -> Sampling:
     return sampling
 
 
+def check_counts(bad_words: Sequence[int], allowed_token_ids: int, stop_token_ids: int) -> None:
+    """Of the tokens of each bad word, and how many there are of the others. Raises InvalidInput naming what is too much."""
+    counts = (
+        ("bad_words", len(bad_words), MOST_BAD_WORDS, "texts"),
+        ("bad_words", sum(bad_words), MOST_BAD_TOKENS, "tokens in all"),
+        ("allowed_token_ids", allowed_token_ids, MOST_ALLOWED_TOKENS, "ids"),
+        ("stop_token_ids", stop_token_ids, MOST_STOP_TOKENS, "ids"),
+    )
+    for name, count, most, what in counts:
+        if count > most:
+            raise InvalidInput(f"{name} has {count} {what}: it may have {most} at most", advice="send fewer")
+
+
 def rules_from_message(message: pb.Sampling) -> TokenRules:
-    """Raises InvalidInput for a run without a token, and as `from_message` for what is not known here."""
+    """Raises InvalidInput for a run without a token, for too much, and as `from_message` for what is not known here."""
+    check_counts([len(run.ids) for run in message.bad_words[: MOST_BAD_WORDS + 1]], len(message.allowed_token_ids), 0)
     runs = tuple(tuple(run.ids) for run in message.bad_words)
     if not all(runs) or any(len(UnknownFieldSet(run)) for run in message.bad_words):
         raise InvalidInput("bad_words has one that this device cannot keep out")

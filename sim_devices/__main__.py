@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from device.agent.identity import insecure_identity, load_identity
@@ -74,8 +73,16 @@ async def _run(options: argparse.Namespace, clock: SimulatedClock, battery_empty
     )
     disk = SimulatedDisk()
     async with served(options.state, DeviceFaults(hardware, disk, clock).handle):
-        ready = partial(_say, device_id=identity.device_id, name=options.name)
-        await run_agent(config, hardware, lambda address: ready(address=address), disk=disk, clock=clock)
+        told = False
+
+        def ready(address: str) -> None:
+            """Of the first time: whoever started us waits for that line alone, and reads no other."""
+            nonlocal told
+            if not told:
+                told = True
+                _say(device_id=identity.device_id, name=options.name, address=address)
+
+        await run_agent(config, hardware, ready, disk=disk, clock=clock)
 
 
 def _say(**facts: str) -> None:

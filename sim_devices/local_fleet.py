@@ -18,6 +18,7 @@ from typing import Literal
 import psutil
 
 from protos.errors import Conflict, InvalidInput, NoSpace, NotFound
+from protos.ids import digest_of
 from sim_devices import processes
 from sim_devices.control import CONTROL
 from sim_devices.world_process import WorldProcess
@@ -289,18 +290,39 @@ def _close(starting: Sequence[_Starting]) -> None:
 def _keep_identity_of(device: LocalDevice, folder: Path) -> None:
     """An identity stands for one board: where another profile or memory takes the folder over, it gets an identity of its own.
 
-    Its blobs stay: they are what their digests say, whoever holds them.
+    A profile of one's own is what its file says, not where it lies. Who held the keys cannot be known where the note of it is damaged.
+    Blobs stay: they are what their digests say, whoever holds them.
     """
-    board = {"profile": device.profile, "memory_bytes": device.memory_bytes}
+    board = {"profile": _figures_of(device), "memory_bytes": device.memory_bytes}
     path = folder / BOARD
     try:
         before = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except FileNotFoundError:
+        before = board
+    except ValueError:
         before = None
-    if before is not None and before != board:
+    if before != board:
         for key in folder.glob("*.pem"):
             key.unlink()
     path.write_text(json.dumps(board))
+
+
+def _figures_of(device: LocalDevice) -> str:
+    """A gateway has several profiles."""
+    names = device.profile.split(",") if device.hollow else [device.profile]
+    return ",".join(_figures(name) for name in names)
+
+
+def _figures(profile: str) -> str:
+    try:
+        return digest_of(Path(profile).read_bytes()) if _is_file(profile) else profile
+    except OSError:  # the device will say so
+        return profile
+
+
+def _is_file(profile: str) -> bool:
+    """Of one's own, not one that comes along: as `load_profile` tells them apart."""
+    return "/" in profile or profile.endswith(".toml")
 
 
 def _described(name: str, spec: DeviceSpec, interface: str, insecure: bool) -> LocalDevice:
@@ -325,7 +347,7 @@ def _arguments(device: LocalDevice, folder: Path, front_port: int, clock_skew_se
     """Of its program. A gateway's takes several profiles, and neither labels nor links."""
     words = ["--state", str(folder), "--name", device.name, "--interface", device.interface]
     for profile in device.profile.split(",") if device.hollow else [device.profile]:
-        words += ["--profile", str(Path(profile).absolute()) if "/" in profile or profile.endswith(".toml") else profile]
+        words += ["--profile", str(Path(profile).absolute()) if _is_file(profile) else profile]
     words += [] if device.memory_bytes is None else ["--memory", str(device.memory_bytes)]
     words += ["--insecure"] if device.insecure else []
     if device.hollow:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +15,7 @@ from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from protos.ids import SERVICE_TYPE, DeviceId, FleetId
 from protos.net import watch
-from protos.net.interfaces import Interface, Survey
+from protos.net.interfaces import Interface, Survey, why_alone
 from protos.net.watch import Change
 from protos.versions import SPOKEN
 
@@ -65,7 +66,7 @@ class Announcement:
         self._where: tuple[Interface, ...] = ()  # the responder speaks
         self._info: AsyncServiceInfo | None = None  # that was told last
         self._telling: asyncio.Future[Any] | None = None  # it repeats itself for 450 ms
-        self._warned = ""
+        self._warned = self._waits = ""
         self._failed = False  # mDNS could not start
         self._watching: asyncio.Task[None] | None = None
 
@@ -94,8 +95,9 @@ class Announcement:
 
     async def _watch(self, first: Survey) -> None:
         try:
-            async for change in watch.changes(first, self._reachable, failed=lambda: self._failed):
-                await self._follow(change)
+            async with aclosing(watch.changes(first, self._reachable, failed=lambda: self._failed)) as changes:
+                async for change in changes:
+                    await self._follow(change)
         except Exception:
             _log.exception("a defect: the network is no longer watched")
 
@@ -111,8 +113,12 @@ class Announcement:
         if problems and warning != self._warned:
             _log.warning("%s (give the coordinator this device's address with --seed)", warning)
         self._warned = warning
-        if change.survey.alone and change.survey.mute:
-            _log.info("no other machine can find this device: %s", "; ".join(change.survey.mute))
+        waits = why_alone(change.survey.mute, bool(change.survey.usable)) if change.survey.waits(self._interfaces) else ""
+        if waits and waits != self._waits:
+            _log.warning("no other machine can find this device, which waits for a network: %s", waits)
+        elif self._waits and not waits:
+            _log.info("there is a network again: mDNS on %s", ", ".join(map(str, change.survey.usable)))
+        self._waits = waits
 
     async def _announce(self, change: Change) -> None:
         usable = change.survey.usable

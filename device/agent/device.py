@@ -17,6 +17,7 @@ from device.blobs import Blobs
 from device.engine.opening import OpenStage, open_stage
 from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
+from device.publishers import Publishers
 from protos.elapsed import elapsed
 from protos.ids import DeviceId
 from protos.net.transport import Credentials
@@ -36,6 +37,7 @@ class Device:
         *,
         labels: Mapping[str, str],
         prepacked: PrepackedStages | None = None,
+        publishers: Publishers | None = None,
         opener: OpenStage = open_stage,
         boot_id: str = "",
         process: Callable[[], ProcessReading] | None = None,
@@ -47,7 +49,7 @@ class Device:
         self._telemetry = TelemetrySampler(
             device_id, hardware, self._host, boot_id=boot_id, process=process, clock=clock, storage_problem=lambda: blobs.problem
         )
-        self._service = DeviceService(device_id, name, dict(labels), hardware, blobs, self._host, self._telemetry)
+        self._service = DeviceService(device_id, name, dict(labels), hardware, blobs, publishers, self._host, self._telemetry)
         self._pipelines = PipelineService(self._host, credentials)
         self._stack = AsyncExitStack()
 

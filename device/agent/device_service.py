@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc.aio
 
@@ -14,11 +14,14 @@ from device.agent.telemetry import TelemetrySampler
 from device.agent.version import agent_version
 from device.blobs import Blobs
 from device.hardware import AcceleratorInfo, Hardware
+from device.publishers import Publishers
 from device.stage_spec import parse_generation, parse_spec
 from device.tasks import in_thread
 from protos.dialects import DIALECT
 from protos.errors import InvalidInput, TimedOut
 from protos.ids import DeviceId, Digest, PipelineId, parse_digest
+from protos.packing import unpacked
+from protos.publishing import SignedStatement
 from protos.rpc_errors import answered
 from protos.v1 import device_pb2 as pb
 from protos.v1 import device_pb2_grpc, telemetry_pb2
@@ -39,8 +42,11 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
     labels: dict[str, str]
     hardware: Hardware
     blobs: Blobs
+    publishers: Publishers | None  # None: it asks for nobody's word
     host: StageHost
     telemetry: TelemetrySampler
+    # A message of 4 MiB may hold a graph of many times that: one is unpacked at a time, and then loaded.
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def describe(self) -> pb.DeviceDescription:
         info = self.hardware.info
@@ -55,7 +61,9 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             memory_bytes=self.hardware.memory_bytes,
             memory_used_bytes=self.host.memory_used_bytes,
             memory_held_bytes=self.telemetry.held_bytes(),
-            storage_free_bytes=self.blobs.free_bytes(),
+            storage_free_bytes=0 if self.blobs.problem else self.blobs.free_bytes(),
+            storage_droppable_bytes=self.host.droppable_bytes(),
+            storage_problem=self.blobs.problem,
             dialects=DIALECTS,
             stages=self.host.statuses(),
             labels={"machine": platform.machine(), **self.labels},
@@ -65,6 +73,8 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
         self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DeviceDescription]
     ) -> pb.DeviceDescription:
         async with answered(context):
+            if self.blobs.problem or not self.blobs.free_bytes():  # mended, or come about, since it was last looked for
+                await in_thread(self.blobs.look)
             return self.describe()
 
     async def StatBlobs(  # noqa: N802
@@ -75,6 +85,15 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             stats = [pb.BlobStat(digest=d, complete=self.blobs.has(d), present_bytes=self.blobs.present_bytes(d)) for d in digests]
             return pb.StatBlobsReply(blobs=stats)
 
+    async def PutManifest(  # noqa: N802
+        self, request: pb.PutManifestRequest, context: grpc.aio.ServicerContext[pb.PutManifestRequest, pb.PutManifestReply]
+    ) -> pb.PutManifestReply:
+        async with answered(context):
+            if self.publishers is not None:
+                signed = SignedStatement(request.signed.statement, request.signed.publisher, request.signed.signature)
+                await in_thread(self.publishers.vouch, signed, unpacked(request.manifest, request.manifest_zlib))
+            return pb.PutManifestReply()
+
     async def PutBlob(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.PutBlobRequest], context: grpc.aio.ServicerContext[pb.PutBlobRequest, pb.PutBlobReply]
     ) -> pb.PutBlobReply:
@@ -83,6 +102,8 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             if first is None or first.WhichOneof("kind") != "header":
                 raise InvalidInput("the first message must be the blob's header")
             header, digest = first.header, _digest(first.header.digest)
+            if self.publishers is not None:
+                self.publishers.admits(digest, header.size_bytes)
             if self.blobs.has(digest):
                 return pb.PutBlobReply(received_bytes=header.size_bytes)
             with self.blobs.arrive(digest, header.size_bytes, header.offset) as arrival:
@@ -107,8 +128,11 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
         self, request: pb.LoadStageRequest, context: grpc.aio.ServicerContext[pb.LoadStageRequest, pb.LoadStageReply]
     ) -> pb.LoadStageReply:
         async with answered(context):
-            spec = parse_spec(request)
-            seconds = await self.host.load(spec)
+            async with self.loading:
+                spec = parse_spec(request)
+                if self.publishers is not None:
+                    self.publishers.check_stage(spec)
+                seconds = await self.host.load(spec)
             return pb.LoadStageReply(memory_bytes=spec.memory_bytes, load_seconds=seconds)
 
     async def UnloadStage(  # noqa: N802

@@ -12,7 +12,7 @@ from device.blobs import Blobs
 from device.engine.opening import Engine, OpenStage, Output, open_stage
 from device.engine.prepacked import Prepacked, PrepackedStages
 from device.hardware import Hardware
-from device.memory import give_back
+from device.memory import give_back, let_go
 from device.pipeline.accounts import ModelledClock, WorkCounter
 from device.pipeline.head import Head
 from device.pipeline.stage import Stage
@@ -57,6 +57,7 @@ class StageHost:
         self._clock = ModelledClock()
         self.work = WorkCounter()
         self._loaded: dict[PipelineId, Loaded] = {}
+        self._loading: StageSpec | None = None
         self._highest: dict[str, int] = {}
         self._changing = asyncio.Lock()
         self._sweeper: asyncio.Task[None] | None = None
@@ -76,15 +77,22 @@ class StageHost:
 
     @property
     def memory_used_bytes(self) -> int:
-        return sum(loaded.stage.spec.memory_bytes for loaded in self._loaded.values())
+        """Promised, from the begin of a load on: its memory is being filled."""
+        loading = self._loading.memory_bytes if self._loading else 0
+        return loading + sum(loaded.stage.spec.memory_bytes for loaded in self._loaded.values())
+
+    def droppable_bytes(self) -> int:
+        """Of disk: what `retain_blobs` would free, if it were to keep nothing but what loaded stages use."""
+        specs = self._specs()
+        unused = self._prepacked.unused_bytes(specs) if self._prepacked and not self._blobs.frozen else 0
+        return self._blobs.droppable_bytes(_blobs_of(specs)) + unused
 
     async def retain_blobs(self, generation: DeploymentGeneration, keep: Set[Digest]) -> int:
         """Drop every blob that is neither in `keep` nor used by a stage that is loaded or loading; the bytes freed. Raises Conflict."""
         async with self._changing:
             self.admit(generation)
             specs = self._specs()
-            in_use = {digest for spec in specs for digest in spec.blobs}
-            freed = await in_thread(self._blobs.retain, keep | in_use)
+            freed = await in_thread(self._blobs.retain, keep | _blobs_of(specs))
             # Space is wanted: what only saves time goes too.
             return freed + (await in_thread(self._prepacked.retain, specs) if self._prepacked else 0)
 
@@ -98,7 +106,7 @@ class StageHost:
         async with self._changing:
             self.admit(spec.generation)
             present = self._loaded.get(spec.pipeline)
-            if present and replace(present.stage.spec, next=spec.next, generation=spec.generation) == spec:
+            if present and replace(present.stage.spec, next=spec.next, previous=spec.previous, generation=spec.generation) == spec:
                 present.stage.go_on_as(spec)  # the neighbour may be elsewhere now
                 return 0.0
             free = self._hardware.memory_bytes - self.memory_used_bytes + (present.stage.spec.memory_bytes if present else 0)
@@ -109,7 +117,15 @@ class StageHost:
                     advice="plan again with more devices, a shorter --context or fewer --slots",
                 )
             await self._drop(spec.pipeline)
-            stage, output = await in_thread(self._build, spec)
+            self._loading = spec
+            try:
+                stage, output = await in_thread(self._build, spec)
+            except BaseException as error:
+                let_go(error)
+                await in_thread(give_back)
+                raise
+            finally:
+                self._loading = None
             head = await Head(stage, output, self._credentials).__aenter__() if output else None
             self._loaded[spec.pipeline] = Loaded(stage, head, self._save(spec))
             if self._sweeper is None:
@@ -233,3 +249,7 @@ def _status(loaded: Loaded) -> device_pb2.StageStatus:
         open_sequences=loaded.head.open_sequences if loaded.head else loaded.stage.open_sequences,
         memory_bytes=spec.memory_bytes,
     )
+
+
+def _blobs_of(specs: Iterable[StageSpec]) -> set[Digest]:
+    return {digest for spec in specs for digest in spec.blobs}

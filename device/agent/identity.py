@@ -12,29 +12,23 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.utils import CryptographyDeprecationWarning
+from cryptography.x509.oid import NameOID
 
-from protos.enrolment import Token, authority_hash
-from protos.errors import Conflict, Denied, FleetError, InvalidInput
+from protos.errors import Denied, FleetError, InvalidInput
 from protos.ids import DeviceId, FleetId, device_id, fleet_id
-from protos.net.transport import Credentials
+from protos.net.credentials import Credentials
 
 INSECURE_FLEET = FleetId("insecure")
 # What the library says of bytes that are no certificate, or an odd one.
 UNREADABLE = (
-    *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm),
-    *(
-        CryptographyDeprecationWarning,
-        x509.InvalidVersion,
-        x509.DuplicateExtension,
-        x509.ExtensionNotFound,
-        x509.UnsupportedGeneralNameType,
-    ),
+    *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, CryptographyDeprecationWarning),
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.ExtensionNotFound, x509.UnsupportedGeneralNameType),
 )
-_ADVICE = "have its fleet issue one: `glmfleet sim up` does for simulated devices, `glmfleet device run` for this machine"
+_ADVICE = "`glmfleet device leave`, then `glmfleet device run`: it gets another (a simulated device by `glmfleet sim up`)"
 
 
 def utc_now() -> datetime:
@@ -50,18 +44,15 @@ class Identity:
     credentials: Credentials | None
 
 
-@dataclass(frozen=True)
-class Membership:
-    """What a fleet offers: PEM texts of a certificate for this device's key, and of the authority that signed it."""
-
-    certificate: bytes
-    authority: bytes
+class Expired(Denied):
+    """The certificate alone has expired: its fleet may issue another."""
 
 
 def load_identity(folder: Path, clock: Callable[[], datetime] = utc_now) -> Identity:
     """The identity in key.pem, certificate.pem and authority.pem of `folder`.
 
-    Raises Denied when one is missing or unreadable, when they do not belong together, or when the certificate is not valid now.
+    Raises Denied when one is missing or unreadable, when they do not belong together, or when the certificate is not valid now: Expired
+    when that is all that is wrong.
     """
     key_pem, certificate_pem, authority_pem = (_read(folder, name) for name in ("key.pem", "certificate.pem", "authority.pem"))
     certificate = _certificate(certificate_pem, folder / "certificate.pem")
@@ -74,22 +65,21 @@ def load_identity(folder: Path, clock: Callable[[], datetime] = utc_now) -> Iden
     except UNREADABLE as error:
         raise Denied(f"the certificate in {folder} is not from the authority beside it", advice=_ADVICE) from error
     now = clock()
+    if authority.not_valid_before_utc <= now <= authority.not_valid_after_utc and now > certificate.not_valid_after_utc:
+        raise Expired(f"the certificate in {folder} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", advice=_ADVICE)
     for one, what in ((certificate, "certificate"), (authority, "authority")):
         if now > one.not_valid_after_utc:
             raise Denied(f"the {what} in {folder} expired on {one.not_valid_after_utc:%Y-%m-%d}", advice=_ADVICE)
         if now < one.not_valid_before_utc:
             detail = f"the {what} in {folder} is valid from {one.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} here"
             raise Denied(detail, advice="set this machine's clock")
-    return Identity(
-        device_id(_public_der(certificate.public_key())),
-        fleet_id(_public_der(authority.public_key())),
-        Credentials(certificate_pem, key_pem, authority_pem),
-    )
+    fleet = fleet_id(public_der(authority.public_key()))
+    return Identity(device_id(public_der(certificate.public_key())), fleet, Credentials(certificate_pem, key_pem, authority_pem, fleet))
 
 
 def insecure_identity(folder: Path) -> Identity:
     """A key alone, made in `folder` at first start: enough for an id, for --insecure. Raises InvalidInput, Denied."""
-    return Identity(device_id(_public_der(own_key(folder).public_key())), INSECURE_FLEET, None)
+    return Identity(device_id(public_der(own_key(folder).public_key())), INSECURE_FLEET, None)
 
 
 def own_key(folder: Path) -> ec.EllipticCurvePrivateKey:
@@ -105,45 +95,12 @@ def is_member(folder: Path) -> bool:
     return (folder / "certificate.pem").exists()
 
 
-def accept(folder: Path, membership: Membership, token: Token | None) -> Identity:
-    """Write a membership that we were offered into `folder`, and be it from now on.
-
-    Raises Denied unless the certificate is for the key in `folder`, makes it a device, and is from the authority beside it, which has to be
-    the token's where there is one; Conflict when there is a certificate already; InvalidInput when it cannot be written.
-    """
-    if is_member(folder):
-        raise Conflict("this board belongs to a fleet already", advice="`glmfleet device leave` on it takes it out")
-    certificate, authority = _offered(membership.certificate), _offered(membership.authority)
-    authority_der = _public_der(authority.public_key())
-    if token is not None and authority_hash(authority_der) != token.authority:
-        raise Denied("the authority is not that of this board's token", advice="make a token with the fleet that shall have it")
-    if certificate.public_key() != own_key(folder).public_key():
-        raise Denied("the certificate is for another key than this board's")
-    try:
-        authority.verify_directly_issued_by(authority)
-        certificate.verify_directly_issued_by(authority)
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except UNREADABLE as error:
-        raise Denied("the certificate is not from the authority beside it") from error
-    me, fleet = device_id(_public_der(certificate.public_key())), fleet_id(authority_der)
-    if f"glmfleet://{fleet}/device/{me}" not in names.get_values_for_type(x509.UniformResourceIdentifier):
-        raise Denied("the certificate makes this board no device of a fleet")
-    # As they were read, and nothing that stood beside them: a second authority in the file would be taken for one.
-    certificate_pem, authority_pem = (one.public_bytes(serialization.Encoding.PEM) for one in (certificate, authority))
-    _write(folder / "authority.pem", authority_pem)
-    _write(folder / "certificate.pem", certificate_pem)  # last: with it the board is a member
-    return Identity(me, fleet, Credentials(certificate_pem, _read(folder, "key.pem"), authority_pem))
+def stored_authority(folder: Path) -> x509.Certificate:
+    """The authority of the fleet that the board in `folder` belongs to. Raises Denied."""
+    return _certificate(_read(folder, "authority.pem"), folder / "authority.pem")
 
 
-def _offered(pem: bytes) -> x509.Certificate:
-    try:
-        (certificate,) = _read_whole(x509.load_pem_x509_certificates, pem)
-        return certificate
-    except UNREADABLE as error:
-        raise Denied("what was offered is no certificate, or more than one") from error
-
-
-def _read_whole(load: Callable[[bytes], list[x509.Certificate]], pem: bytes) -> list[x509.Certificate]:
+def read_whole(load: Callable[[bytes], list[x509.Certificate]], pem: bytes) -> list[x509.Certificate]:
     """Raises UNREADABLE, also for what the library will refuse soon."""
     with warnings.catch_warnings(action="error", category=CryptographyDeprecationWarning):
         found = load(pem)
@@ -152,17 +109,16 @@ def _read_whole(load: Callable[[bytes], list[x509.Certificate]], pem: bytes) -> 
     return found
 
 
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            part.touch(mode=0o600)
-            part.write_bytes(data)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise InvalidInput(f"cannot write {path}: {error.strerror}", advice="choose another folder with --home") from error
+def public_der(key: CertificatePublicKeyTypes) -> bytes:
+    """SubjectPublicKeyInfo."""
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
+    """PEM."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM)
 
 
 def _make_key(path: Path) -> None:
@@ -203,14 +159,10 @@ def _key(pem: bytes, path: Path) -> ec.EllipticCurvePrivateKey:
 
 def _certificate(pem: bytes, path: Path) -> x509.Certificate:
     try:
-        return _read_whole(lambda data: [x509.load_pem_x509_certificate(data)], pem)[0]
+        return read_whole(lambda data: [x509.load_pem_x509_certificate(data)], pem)[0]
     except UNREADABLE as error:
         raise _unreadable(path) from error
 
 
 def _unreadable(path: Path) -> FleetError:
     return Denied(f"{path} is damaged", advice=f"remove it and {_ADVICE}")
-
-
-def _public_der(key: CertificatePublicKeyTypes) -> bytes:
-    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

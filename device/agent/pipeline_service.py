@@ -12,9 +12,11 @@ from device.agent.host import StageHost
 from device.pipeline.clients import Client
 from device.pipeline.head import Head
 from device.pipeline.relay import FlowContext, relay
+from device.stage_spec import StageSpec
 from device.tasks import first_of
-from protos.errors import InvalidInput, TimedOut
+from protos.errors import Denied, InvalidInput, TimedOut
 from protos.ids import DeviceId
+from protos.net.roles import caller_of
 from protos.net.transport import Credentials
 from protos.rpc_errors import answered
 from protos.v1 import pipeline_pb2 as pb
@@ -60,6 +62,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 raise InvalidInput("the first message must be FlowOpen")
             in_common(first.open, f"device {first.open.from_device[:MOST_NAMED]}", _US)
             loaded = self.host.stage_for(first.open)
+            _check_neighbour(loaded.stage.spec, first.open, context)
             ring_id = first.open.ring_id
             if not ring_id:
                 raise InvalidInput("the ring has no id")
@@ -68,6 +71,17 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             else:
                 served = relay(loaded.stage, ring_id, context, self.credentials)
             await first_of(served, loaded.stage.unloaded())
+
+
+def _check_neighbour(spec: StageSpec, opening: pb.FlowOpen, context: FlowContext) -> None:
+    """Only the stage before may send us rows: another member could end the ring, or answer in its place. Raises Denied."""
+    if spec.previous is None:
+        return
+    caller = caller_of(context)
+    shown = caller.member_id if caller else DeviceId(opening.from_device)  # without TLS its word has to do
+    wanted = spec.previous.caller if caller else spec.previous.device
+    if shown != wanted:
+        raise Denied(f"stage {spec.stage} of {spec.pipeline} takes rows from {wanted}, not from {shown[:MOST_NAMED]}")
 
 
 async def _opening(context: grpc.aio.ServicerContext[Any, Any]) -> object:

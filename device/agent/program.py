@@ -11,14 +11,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+import grpc.aio
+
 from device.agent.announce import Announcement
 from device.agent.device import Device
 from device.agent.enrolling import Enrollable
-from device.agent.identity import insecure_identity, is_member, load_identity, utc_now
+from device.agent.identity import Expired, insecure_identity, is_member, load_identity, utc_now
+from device.agent.member_service import MemberService
+from device.agent.membership import leave, pinned_authority
 from device.agent.only import only_agent
 from device.blobs import BlobStore, Disk
 from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
+from device.memory import use_one_heap
+from device.publishers import Publishers
+from device.tasks import first_of
 from protos.enrolment import Token
 from protos.net import transport
 from protos.net.addresses import joined_address
@@ -54,33 +61,69 @@ async def run_agent(
     disk: Disk | None = None,
     clock: Callable[[], datetime] = utc_now,
     waiting: Callable[[Enrollable], None] = lambda board: None,
+    refused: Callable[[str, str], None] = lambda why, advice: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is called once with "host:port", `waiting` before that while the board belongs to no fleet.
-    Raises FleetError when it cannot start."""
+    """Serve until SIGTERM or SIGINT; `ready` is called with "host:port" when it does, `waiting` before that while the board belongs to no
+    fleet, `refused` when its token lets it into none. One that is told to leave its fleet becomes a board of none, and waits. Raises
+    FleetError when it cannot start."""
+    use_one_heap()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         stack.callback(hardware.close)
         stack.enter_context(only_agent(config.state))
-        if not (config.insecure or is_member(config.state) or await _taken_in(config, hardware, stop, waiting)):
-            return
-        address = await stack.enter_async_context(Agent(config, hardware, disk=disk, clock=clock))
-        ready(address)
-        await stop.wait()
+        while not stop.is_set():
+            if not await _is_member(config, hardware, stop, waiting, clock, refused):
+                return
+            agent = Agent(config, hardware, disk=disk, clock=clock)
+            async with agent as address:
+                ready(address)
+                await _either(stop, agent.left)
+            if agent.left.is_set():
+                await asyncio.to_thread(leave, config.state, wipe=True)
 
 
-async def _taken_in(config: AgentConfig, hardware: Hardware, stop: asyncio.Event, waiting: Callable[[Enrollable], None]) -> bool:
-    """Wait until a fleet has taken the board in; False: we were told to stop first."""
+async def _either(*events: asyncio.Event) -> None:
+    """Until one of them happens."""
+    await first_of(*(_happens(event) for event in events))
+
+
+async def _happens(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def _is_member(
+    config: AgentConfig,
+    hardware: Hardware,
+    stop: asyncio.Event,
+    waiting: Callable[[Enrollable], None],
+    clock: Callable[[], datetime],
+    refused: Callable[[str, str], None],
+) -> bool:
+    """Wait until a fleet has taken the board in, or given it a certificate that is good now; False: we were told to stop first."""
+    if config.insecure:
+        return True
+    returns = None
+    if is_member(config.state):
+        try:
+            await asyncio.to_thread(load_identity, config.state, clock)
+            return True
+        except Expired as expired:
+            returns = pinned_authority(config.state)
+            _log.warning("%s; it asks its fleet for another", expired.detail)
     bind = joined_address(config.host, config.port)
     board = Enrollable(
         config.state,
         config.name,
         hardware.info.description,
         bind,
-        token=config.token,
+        token=None if returns else config.token,
+        returns=returns,
+        clock=clock,
         interfaces=config.interfaces,
         announced_port=config.announced_port,
+        refused=refused,
     )
     async with board:
         waiting(board)
@@ -98,7 +141,8 @@ async def _look_at(blobs: BlobStore) -> None:
 
 
 class Agent:
-    """An async context manager whose value is the address it serves at. `disk` holds the blobs, `clock` judges the certificate."""
+    """An async context manager whose value is the address it serves at. `disk` holds the blobs, `clock` judges the certificate. `left` is
+    set when a coordinator has said that the device shall leave the fleet: whoever entered it ends it then."""
 
     def __init__(
         self, config: AgentConfig, hardware: Hardware, *, disk: Disk | None = None, clock: Callable[[], datetime] = utc_now
@@ -107,6 +151,7 @@ class Agent:
         self._hardware = hardware
         self._disk = disk
         self._clock = clock
+        self.left = asyncio.Event()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> str:
@@ -116,12 +161,22 @@ class Agent:
         async with AsyncExitStack() as stack:
             prepacked = await asyncio.to_thread(PrepackedStages, config.state / "prepacked", blobs.free_bytes)
             me, credentials = identity.device_id, identity.credentials
-            device = Device(me, config.name, self._hardware, blobs, credentials, labels=config.labels, prepacked=prepacked)
+            publishers = None if credentials is None else await asyncio.to_thread(Publishers, config.state, self._now)
+            device = Device(
+                me, config.name, self._hardware, blobs, credentials, labels=config.labels, prepacked=prepacked, publishers=publishers
+            )
             await stack.enter_async_context(device)
             looking = asyncio.create_task(_look_at(blobs), name="look at the disk")
             stack.callback(looking.cancel)
             bind = joined_address(config.host, config.port)
-            server, port = await transport.serve(bind, me, credentials, device.register)
+
+            def register(server: grpc.aio.Server) -> None:
+                device.register(server)
+                if credentials is not None:
+                    trust = publishers.trust if publishers else None
+                    MemberService(config.state, credentials, self.left.set, self._clock, trust).register(server)
+
+            server, port = await transport.serve(bind, me, credentials, register)
             stack.push_async_callback(server.stop, GRACE_SECONDS)
             await stack.enter_async_context(Announcement(me, identity.fleet_id, config.announced_port or port, config.interfaces))
             self._stack = stack.pop_all()
@@ -129,3 +184,6 @@ class Agent:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
+
+    def _now(self) -> float:
+        return self._clock().timestamp()

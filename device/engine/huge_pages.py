@@ -31,18 +31,19 @@ _HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ (\d+) *(.*)")
 
 @dataclass
 class Mapping:
-    """`small`: that its pages stay small was asked for, as the cache does."""
+    """`small`: that its pages stay small was asked for: by the cache, or for the heap while it is trimmed."""
 
     start: int
     stop: int
     anonymous: bool
     resident_bytes: int = 0
     small: bool = False
+    heap: bool = False
 
     def whole_pages(self, page_bytes: int) -> range:
         """Addresses of the huge pages that lie in it; none where it is not worth it."""
         size = self.stop - self.start
-        worth = self.anonymous and not self.small and size >= _LEAST_BYTES and self.resident_bytes >= _LEAST_RESIDENT * size
+        worth = self.anonymous and (self.heap or not self.small) and size >= _LEAST_BYTES and self.resident_bytes >= _LEAST_RESIDENT * size
         return range(-(-self.start // page_bytes) * page_bytes, self.stop - page_bytes + 1, page_bytes) if worth else range(0)
 
 
@@ -73,6 +74,8 @@ def use_huge_pages() -> int:
         return 0
     for mapping in found:
         pages = mapping.whole_pages(page_bytes)
+        if pages and mapping.small:
+            advise(pages[0], len(pages) * page_bytes, mmap.MADV_HUGEPAGE)  # until memory is given back the next time
         # One by one: a page that cannot be moved keeps none of the others.
         for page in pages:
             if advise(page, page_bytes, _MADV_COLLAPSE) == 0:
@@ -92,7 +95,8 @@ def mappings(smaps: Iterable[str]) -> Iterator[Mapping]:
             if mapping:
                 yield mapping
             start, stop, permissions, inode, path = header.groups()
-            mapping = Mapping(int(start, 16), int(stop, 16), permissions == "rw-p" and inode == "0" and path in ("", "[heap]"))
+            heap = path == "[heap]"
+            mapping = Mapping(int(start, 16), int(stop, 16), permissions == "rw-p" and inode == "0" and (heap or not path), heap=heap)
         elif mapping and line.startswith("Rss:"):
             mapping.resident_bytes = int(line.split()[1]) << 10
         elif mapping and line.startswith("VmFlags:"):

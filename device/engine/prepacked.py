@@ -116,6 +116,10 @@ class PrepackedStages:
         """Drop every entry of a stage that is not `in_use`; the bytes freed."""
         return self._drop_until(lambda left_bytes: False, in_use)
 
+    def unused_bytes(self, in_use: Collection[StageSpec]) -> int:
+        """What `retain` would free."""
+        return sum(self._unused(in_use).values())
+
     def _begin(self, spec: StageSpec, blob_folder: Path, in_use: Collection[StageSpec], partial: Path) -> bool:
         """Lay out the graphs to save; False when it is not worth it. Raises OSError when there is no room."""
         weight_bytes = sum((blob_folder / digest).stat().st_size for digest in spec.blobs)
@@ -133,9 +137,7 @@ class PrepackedStages:
 
     def _drop_until(self, enough: Callable[[int], bool], in_use: Collection[StageSpec]) -> int:
         """Drop unused entries until `enough(bytes that the others take)`; returns the bytes freed."""
-        kept = {self._folder(spec) for spec in in_use}
-        folders = [path for path in self._root.glob("*") if path.is_dir() and not path.name.startswith(_PARTIAL)]
-        unused = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders if folder not in kept}
+        unused = self._unused(in_use)
         left_bytes = total_bytes = sum(unused.values())
         for folder in sorted(unused, key=lambda folder: folder.stat().st_mtime_ns):
             if enough(left_bytes):
@@ -143,6 +145,11 @@ class PrepackedStages:
             _remove(folder)
             left_bytes -= unused[folder]
         return total_bytes - left_bytes
+
+    def _unused(self, in_use: Collection[StageSpec]) -> dict[Path, int]:
+        kept = {self._folder(spec) for spec in in_use}
+        folders = [path for path in self._root.glob("*") if path.is_dir() and not path.name.startswith(_PARTIAL)]
+        return {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders if folder not in kept}
 
     def _folder(self, spec: StageSpec) -> Path:
         key = hashlib.sha256(f"{_FORMAT}\n{self._environment}\n{' '.join(spec.blobs)}\n".encode())

@@ -14,7 +14,7 @@ from device.pipeline.sequences import Ending, Request, SampledToken, Sequence, S
 from device.stage_spec import StageShape
 from protos.errors import FleetError, InvalidInput
 from protos.rpc_errors import to_failure
-from protos.sampling import from_message, rules_from_message
+from protos.sampling import check_counts, from_message, rules_from_message
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 
@@ -152,6 +152,7 @@ def parse_submit(message: pb.Submit, shape: StageShape) -> Request:
         raise InvalidInput(f"{len(forced)} forced tokens leave nothing of max_tokens {message.max_tokens}")
     spans = tuple(Span(span.start, span.anchor) for span in message.spans)
     _check_prefix(message.prefix, spans, len(prompt), shape)
+    check_counts((), 0, len(message.stop_token_ids))
     sampling, rules = from_message(message.sampling), rules_from_message(message.sampling)
     stops = frozenset(message.stop_token_ids)
     if (highest := max(rules.token_ids, default=0)) >= shape.vocab_size:

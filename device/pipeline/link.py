@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -62,7 +64,7 @@ class Link:
     async def __aenter__(self) -> Link:
         try:
             with remote(self._where):
-                async with asyncio.timeout(CONNECT_SECONDS):
+                async with self._wanted(), asyncio.timeout(CONNECT_SECONDS):
                     peer = await self._reach()
                     self._call = peer.pipeline_stub.Flow(metadata=peer.metadata)
                     await self._call.write(pb.FlowMessage(open=self._open))
@@ -145,7 +147,17 @@ class Link:
         assert self._ended is not None
         await asyncio.shield(self._ended)
 
+    def _wanted(self) -> AbstractAsyncContextManager[None]:
+        """Around what is done with the next stage: it ends with Denied when that is expelled from the fleet."""
+        if self._credentials is None:
+            return contextlib.nullcontext()
+        return self._credentials.revoked.unless(self._hop.device, self._hop.gateway)
+
     async def _read_replies(self) -> None:
+        async with self._wanted():
+            await self._take_replies()
+
+    async def _take_replies(self) -> None:
         assert self._call is not None
         with remote(self._where):
             while isinstance(reply := await self._call.read(), pb.FlowReply):

@@ -66,5 +66,5 @@ def _completing(runs: Sequence[Sequence[int]], answer: Sequence[int]) -> Iterabl
     """The last tokens of those runs whose others end the answer."""
     for run in runs:
         *before, last = run
-        if len(before) <= len(answer) and list(answer[len(answer) - len(before) :]) == before:
+        if not before or (len(before) <= len(answer) and answer[-1] == before[-1] and list(answer[-len(before) :]) == before):
             yield last

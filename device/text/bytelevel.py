@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
-from tokenizers import Tokenizer
+from collections.abc import Mapping
+from typing import Any
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -17,9 +16,8 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
-def is_byte_level(tokenizer: Tokenizer) -> bool:
-    """Whether its decoder is the byte-level one and nothing else."""
-    decoder = json.loads(tokenizer.to_str()).get("decoder") or {}
+def is_byte_level(decoder: Mapping[str, Any]) -> bool:
+    """Whether a decoder, as tokenizer.json has it, is the byte-level one and nothing else."""
     if decoder.get("type") == "Sequence" and len(decoder["decoders"]) == 1:
         decoder = decoder["decoders"][0]
     return bool(decoder.get("type") == "ByteLevel")
@@ -28,15 +26,15 @@ def is_byte_level(tokenizer: Tokenizer) -> bool:
 class ByteTable:
     """Bytes by token id, looked up once each."""
 
-    def __init__(self, tokenizer: Tokenizer, skipped: frozenset[int]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokens: Mapping[int, str], skipped: frozenset[int]) -> None:
+        self._tokens = tokens
         self._known: dict[int, bytes] = dict.fromkeys(skipped, b"")
 
     def of(self, token_id: int) -> bytes:
         """b"" for skipped ids and ids of no token."""
         found = self._known.get(token_id)
         if found is None:
-            token = self._tokenizer.id_to_token(token_id) if 0 <= token_id < 2**32 else None
+            token = self._tokens.get(token_id)
             if token is None:
                 return b""  # not kept: anybody may send any number
             found = self._known[token_id] = token_bytes(token)

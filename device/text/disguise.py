@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from protos.errors import InvalidInput
@@ -19,6 +20,9 @@ Plain: TypeAlias = Any  # strings, numbers, lists and objects, as JSON has them
 
 # Planes 15 and 16 belong to nobody: no tokenizer normalizes them, no template looks for them.
 _PRIVATE = (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
+_LONGEST_TAG = 64
+# How JSON escapes one: as two halves.
+_ESCAPED = re.compile(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}")
 # A template makes a tag of the role: '<|' + role + '|>'. These may become one.
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "observation", "function"})
 
@@ -37,15 +41,26 @@ class Disguise:
 
     def unescaped(self, text: str) -> str:
         """As `tojson(ensure_ascii=true)` would have left the characters that are in disguise."""
-        for twin in self._twins.values():
-            text = text.replace(json.dumps(twin)[1:-1], twin)
-        return text
+        return _ESCAPED.sub(lambda match: self._escapes.get(match[0], match[0]), text)
 
     def is_in(self, text: str) -> bool:
-        return any(twin in text for twin in self._twins.values())
+        return not self._worn.isdisjoint(text)
 
     def take_off(self, text: str) -> str:
-        return text.translate({ord(twin): character for character, twin in self._twins.items()})
+        return text.translate(self._bare)
+
+    # Looked up for each piece of a prompt, of which there may be as many as there are twins.
+    @cached_property
+    def _escapes(self) -> Mapping[str, str]:
+        return {json.dumps(twin)[1:-1]: twin for twin in self._twins.values()}
+
+    @cached_property
+    def _worn(self) -> frozenset[str]:
+        return frozenset(self._twins.values())
+
+    @cached_property
+    def _bare(self) -> Mapping[int, str]:
+        return {ord(twin): character for character, twin in self._twins.items()}
 
     def _hidden(self, text: str, is_role: bool) -> str:
         if is_role and _could_be_inside(text, self._control):
@@ -108,7 +123,8 @@ class Spellings:
         alone = "".join(map(re.escape, sorted(self._dangerous(characters))))
         # What templates look for in messages (<think>, </tool_call>) stays, so that they find it, unless a control token begins in it.
         no = f"(?!{spelled})"
-        tag = rf"{no}<(?:{no}/)?(?:{no}\w)+{no}>"
+        # Its length is bounded: Python's `re` remembers each step of a repeated group.
+        tag = rf"{no}<(?:{no}/)?(?:{no}\w){{1,{_LONGEST_TAG}}}{no}>"
         return re.compile(f"{spelled}|(?P<kept>{others}|{tag})" + (f"|[{alone}]" if alone else ""))
 
 

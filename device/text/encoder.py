@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import TypeAlias
 
 from tokenizers import Encoding, Tokenizer
@@ -12,6 +13,9 @@ from device.text.disguise import Disguise, Plain, Spellings
 from protos.errors import Corrupt, InvalidInput
 
 MAX_CHARACTERS = 4 * 1024 * 1024  # of a prompt's text: far beyond any context
+_SHORTENED = 4
+
+SHORTEN = "shorten the prompt"
 
 Render: TypeAlias = Callable[[Plain], str]
 """What a chat template makes of what comes from outside. Raises InvalidInput."""
@@ -24,8 +28,11 @@ _UNKNOWN = "\U0010fffd"  # no vocabulary has it
 class Encoder:
     """Immutable, and safe to use from several threads. Control tokens are the added ones among `control`, and tags like <|user|>."""
 
-    def __init__(self, tokenizer: Tokenizer, control: Iterable[int], vocab_size: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, control: Iterable[int], vocab_size: int, longest: int = MAX_CHARACTERS) -> None:
+        """`longest`: characters of the longest token."""
         self._tokenizer = tokenizer
+        # A normalizer may make fewer characters of a text (of spaces, of accents written apart), though hardly fewer than so.
+        self.longest = longest if tokenizer.normalizer is None else _SHORTENED * longest
         self._vocab_size = vocab_size
         added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
         self._spelled = added
@@ -37,27 +44,29 @@ class Encoder:
             None if tokenizer.normalizer is None else self._normalized,
         )
 
-    def encode(self, text: str, *, framed: bool = False) -> list[int]:
+    def encode(self, text: str, *, framed: bool = False, context: int | None = None) -> list[int]:
         """Of a text whose control tokens are meant; `framed`: with what the tokenizer's own post-processor puts around it.
 
-        Raises InvalidInput, Corrupt.
+        Raises InvalidInput, also for more than a `context` of so many tokens takes, Corrupt.
         """
-        return self._checked(self._encoding(text, framed).ids)
+        check_length(text, context, self.longest)
+        return self._checked(self._encoding(text, framed).ids, context)
 
-    def encode_rendered(self, render: Render, outside: Plain) -> list[int]:
-        """The template's text, in which only what the template itself wrote is a control token. Raises InvalidInput, Corrupt.
+    def encode_rendered(self, render: Render, outside: Plain, context: int | None = None) -> list[int]:
+        """The template's text, in which only what the template itself wrote is a control token. Raises as `encode`.
 
         Where outside text could have become one, the rendering in disguise shows it: if both have the same control tokens, there was none,
         and the text as it stands is what counts.
         """
         text = render(outside)
+        check_length(text, context, self.longest)
         disguise = self._spellings.disguise(outside, text)
         if disguise is None:
-            return self.encode(text)
+            return self.encode(text, context=context)
         hidden = disguise.unescaped(render(disguise.put_on(outside)))
         if self._spellings.control_in(text) == self._spellings.control_in(hidden):
-            return self.encode(text)
-        return self._checked(self._uncovered(self._encoding(hidden), hidden, disguise))
+            return self.encode(text, context=context)
+        return self._checked(self._uncovered(self._encoding(hidden), hidden, disguise), context)
 
     def _normalized(self, text: str) -> str:
         try:
@@ -68,8 +77,6 @@ class Encoder:
             return text
 
     def _encoding(self, text: str, framed: bool = False) -> Encoding:
-        if len(text) > MAX_CHARACTERS:
-            raise InvalidInput(f"the prompt is longer than {MAX_CHARACTERS} characters", advice="send a shorter one")
         try:
             return self._tokenizer.encode(text, add_special_tokens=framed)
         except (
@@ -80,7 +87,9 @@ class Encoder:
             what = " ".join(str(error).split())[:200] or type(error).__name__
             raise InvalidInput(f"the text cannot be tokenized: {what}", advice="send valid Unicode") from error
 
-    def _checked(self, ids: list[int]) -> list[int]:
+    def _checked(self, ids: list[int], context: int | None) -> list[int]:
+        if context is not None and len(ids) >= context:
+            raise too_long(len(ids), context)
         if ids and max(ids) >= self._vocab_size:
             raise Corrupt(
                 f"the tokenizer gives token {max(ids)}, but the model knows {self._vocab_size} tokens", advice="import the model again"
@@ -96,7 +105,8 @@ class Encoder:
         ids: list[int] = []
         between: list[int] = []
         start = 0
-        for token_id, (begin, end) in [*zip(encoding.ids, encoding.offsets, strict=True), (None, (len(text), len(text)))]:
+        found: Iterable[tuple[int | None, tuple[int, int]]] = zip(encoding.ids, encoding.offsets, strict=True)
+        for token_id, (begin, end) in chain(found, [(None, (len(text), len(text)))]):
             if token_id is not None and not self._is_added(token_id, text[begin:end]):
                 between.append(token_id)
                 continue
@@ -131,6 +141,18 @@ class Encoder:
 
     def _forged(self, ids: Iterable[int]) -> bool:
         return not (self._control - self._unknown).isdisjoint(ids)
+
+
+def check_length(text: str, context: int | None, longest: int) -> None:
+    """Raises InvalidInput for a text that no tokens of at most `longest` characters could bring into the context, or that is beyond any."""
+    if len(text) > MAX_CHARACTERS:
+        raise InvalidInput(f"the prompt is longer than {MAX_CHARACTERS} characters", advice="send a shorter one")
+    if context is not None and len(text) > context * longest:
+        raise InvalidInput(f"the prompt has {len(text)} characters, {context} tokens have {context * longest} at most", advice=SHORTEN)
+
+
+def too_long(tokens: int, context: int) -> InvalidInput:
+    return InvalidInput(f"the prompt has {tokens} tokens; this deployment's context is {context}, the answer included", advice=SHORTEN)
 
 
 def _unknown(tokenizer: Tokenizer) -> frozenset[int]:

@@ -11,20 +11,20 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from device.text import calls
-from device.text.bytelevel import ByteTable, is_byte_level
-from device.text.detokenizer import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer
+from device.text.charsmap import check_charsmaps
+from device.text.detokenizer import Detokenizer
 from device.text.encoder import Encoder
 from device.text.messages import Message
 from device.text.parts import in_parts, roles_in_parts
 from device.text.template import ChatTemplate
 from device.text.thoughts import CLOSE, OPEN
 from device.text.tools import Dialect, Plain, find_dialect, in_dialect, needs_dialect, plain
+from device.text.words import Words
 from protos.errors import Corrupt, InvalidInput
 
 _SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _HELLO = (Message("user", "Hello"),)
 _PARTING_TAGS = calls.TAGS | {OPEN, CLOSE}
-_TAIL = 16  # tokens of a prompt, in which a template's last words are
 _REIMPORT = "import the model again"
 _NO_VARIABLES: Mapping[str, Any] = {}
 
@@ -34,18 +34,21 @@ def local_now() -> datetime:
 
 
 class TextModel:
-    """Immutable after `load`, and safe to use from several threads."""
+    """Immutable after `load`, and safe to use from several threads. A stranger's can take any time and memory: `device.text.confined`."""
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None, eos_token_ids: Iterable[int], vocab_size: int) -> None:
         self.eos_token_ids = frozenset(eos_token_ids)
         self.vocab_size = vocab_size
         self._tokenizer = tokenizer
         self._template = template
-        special = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-        self._encoder = Encoder(tokenizer, self.eos_token_ids.union(special), vocab_size)
+        added = tokenizer.get_added_tokens_decoder()
+        special = {number: token.content for number, token in added.items() if token.special}
         # Tags that part an answer are text of it, whatever the file says.
-        self._skipped = self.eos_token_ids.union(number for number, text in special.items() if text not in _PARTING_TAGS)
-        self._bytes = ByteTable(tokenizer, self._skipped) if is_byte_level(tokenizer) else None
+        skipped = self.eos_token_ids.union(number for number, text in special.items() if text not in _PARTING_TAGS)
+        tokens = {number: text for text, number in tokenizer.get_vocab(with_added_tokens=False).items()}
+        tokens |= {number: token.content for number, token in added.items()}
+        self.words = Words(tokens, skipped, _decoder(tokenizer))
+        self._encoder = Encoder(tokenizer, self.eos_token_ids.union(special), vocab_size, self.words.longest)
 
     @classmethod
     def load(
@@ -54,10 +57,11 @@ class TextModel:
         """From "tokenizer.json" and, when present, "tokenizer_config.json" and "chat_template.jinja" (which outdoes the config's).
 
         Takes up to a second for a large vocabulary: call in an executor. Raises Corrupt when a file cannot be read, InvalidInput when
-        there is no tokenizer. The template is not looked at: raw prompts do not need it.
+        there is no tokenizer, or one that asks for more than it is. The template is not looked at: raw prompts do not need it.
         """
         if "tokenizer.json" not in files:
             raise InvalidInput("the model has no tokenizer.json", advice="add it to the checkpoint and import it again, or use token ids")
+        check_charsmaps(files["tokenizer.json"])
         try:
             tokenizer = Tokenizer.from_buffer(files["tokenizer.json"])
         except BaseException as error:  # the library raises plain Exception, and where its Rust panics what is none
@@ -71,12 +75,17 @@ class TextModel:
         template = None if source is None else ChatTemplate(source, _special_tokens(config), clock)
         return cls(tokenizer, template, eos_token_ids, vocab_size)
 
-    def encode(self, text: str) -> list[int]:
+    @property
+    def longest(self) -> int:
+        """Characters of a text that one token can be."""
+        return self._encoder.longest
+
+    def encode(self, text: str, context: int | None = None) -> list[int]:
         """A raw prompt, with what the tokenizer's own post-processor adds (GLM-4: [gMASK]<sop>), unless the text begins so already.
 
-        Raises InvalidInput.
+        Raises InvalidInput, also when it leaves nothing of a `context` of so many tokens.
         """
-        ids, bare = (self._encoder.encode(text, framed=framing) for framing in (True, False))
+        ids, bare = (self._encoder.encode(text, framed=framing, context=context) for framing in (True, False))
         added = len(ids) - len(bare)
         return bare if 0 < added <= len(bare) and ids[added:] == bare and bare[:added] == ids[:added] else ids
 
@@ -93,17 +102,21 @@ class TextModel:
         """A piece of an answer as the tokenizer writes it, without what it puts around a text. Raises InvalidInput."""
         return self._encoder.encode(text)
 
+    def all_pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.pieces(text) for text in texts]
+
     def chat(
         self,
         messages: Sequence[Message],
         add_generation_prompt: bool = True,
         tools: Sequence[str] = (),
         variables: Mapping[str, Any] = _NO_VARIABLES,
+        context: int | None = None,
     ) -> list[int]:
         """A conversation through the model's own template, which writes every special token itself; `tools` are OpenAI's objects as JSON,
         `variables` what else the template is to know (values of JSON).
 
-        Raises InvalidInput when the model has no template, the template refuses, or it knows no tools and there are some.
+        Raises InvalidInput when the model has no template, the template refuses, or it knows no tools and there are some; and as `encode`.
         """
         if self._template is None:
             raise InvalidInput("the model has no chat template", advice="send a raw prompt: `generate --raw`, or /v1/completions")
@@ -119,7 +132,7 @@ class TextModel:
             told, objects = in_dialect(messages, tools, self._dialect)
         told = in_parts(told, self._roles_in_parts)
         render = partial(self._template.render, add_generation_prompt=add_generation_prompt)
-        return self._encoder.encode_rendered(render, {**variables, "messages": told, "tools": objects or None})
+        return self._encoder.encode_rendered(render, {**variables, "messages": told, "tools": objects or None}, context)
 
     def chat_problem(self) -> str:
         """Why nobody can talk with the model although it has a chat template; "" where one can, or it has none."""
@@ -137,13 +150,6 @@ class TextModel:
         render = partial(self._template.render, add_generation_prompt=True)
         return find_dialect(lambda messages, tools: render({"messages": messages, "tools": tools or None}))
 
-    def opens_thought(self, prompt_ids: Sequence[int]) -> bool:
-        """Whether the prompt ends with <think> right behind a control token, as templates write it: the answer goes on inside."""
-        text = self._tokenizer.decode(list(prompt_ids[-_TAIL:]), skip_special_tokens=False).rstrip()
-        before = text.removesuffix(OPEN).rstrip()
-        tokens = filter(None, map(self.token, self._skipped))  # a number that is no token is ""
-        return text.endswith(OPEN) and before.endswith(tuple(tokens))
-
     @cached_property
     def _roles_in_parts(self) -> frozenset[str]:
         assert self._template is not None
@@ -151,26 +157,23 @@ class TextModel:
         return roles_in_parts(lambda messages, tools: render({"messages": messages, "tools": tools or None}))
 
     def token(self, token_id: int) -> str:
-        """A token as it is written in a prompt; "" for a number that is none."""
-        return self._tokenizer.id_to_token(token_id) or ""
+        return self.words.token(token_id)
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """The text of all ids at once; special tokens, ends of sequence and unknown ids give none."""
-        return self._tokenizer.decode([one for one in token_ids if self._is_text(one)], skip_special_tokens=False)
+        return self.words.decode(token_ids)
 
     def stream(self) -> Detokenizer:
-        """A fresh one for one answer; its pieces joined are `decode` of all."""
-        if self._bytes is not None:
-            return ByteLevelDetokenizer(self._bytes.of)
-        return WindowDetokenizer(self.decode, self._is_text, self._is_byte)
+        return self.words.stream()
 
-    def _is_text(self, token_id: int) -> bool:
-        return token_id not in self._skipped and 0 <= token_id < 2**32 and self._tokenizer.id_to_token(token_id) is not None
+    def opens_thought(self, prompt_ids: Sequence[int]) -> bool:
+        return self.words.opens_thought(prompt_ids)
 
-    def _is_byte(self, token_id: int) -> bool:
-        """Whether it is a byte-fallback token, "<0x0A>"."""
-        token = self._tokenizer.id_to_token(token_id) or ""
-        return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+
+def _decoder(tokenizer: Tokenizer) -> dict[str, Any]:
+    if tokenizer.decoder is None:
+        return {}
+    plain: dict[str, Any] = json.loads(tokenizer.decoder.__getstate__())
+    return plain
 
 
 def _config(data: bytes) -> dict[str, Any]:

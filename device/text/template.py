@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from device.text.child import Killed
 from device.text.encoder import MAX_CHARACTERS
-from device.text.template_process import Killed, NoTemplate, TemplateProcess
+from device.text.template_process import NoTemplate, TemplateProcess
 from protos.errors import InvalidInput
 
 _LONGEST_SOURCE = 1 << 20

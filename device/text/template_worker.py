@@ -7,7 +7,6 @@ conversation {"variables": …, "now": ISO 8601, "most_characters": …}, answer
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,15 +14,16 @@ from typing import Any
 
 import jinja2
 
+from device.text.limits import limit_memory, limit_time
 from device.text.sandbox import TooLong, compile_template, one_line, render
 
 MORE_MEMORY_BYTES = 1 << 28
-CPU_SECONDS = 10  # the parent is gone: nobody kills us
+CPU_SECONDS = 10
 
 
 def main() -> None:
-    _limit_memory()
-    _limit_time()
+    limit_memory(MORE_MEMORY_BYTES)
+    limit_time(CPU_SECONDS)
     now = [datetime.now()]  # noqa: DTZ005 (each conversation brings its own)
     try:
         template = compile_template(json.loads(sys.stdin.readline())["source"], lambda: now[0])
@@ -32,7 +32,7 @@ def main() -> None:
         return
     _answer({})
     for line in sys.stdin:
-        _limit_time()
+        limit_time(CPU_SECONDS)
         asked = json.loads(line)
         now[0] = datetime.fromisoformat(asked["now"])
         _answer(_rendered(template, asked["variables"], asked["most_characters"]))
@@ -45,20 +45,6 @@ def _rendered(template: jinja2.Template, variables: Mapping[str, Any], most_char
         return {"too_long": True}
     except Exception as error:  # a template may raise anything
         return {"error": one_line(error)}
-
-
-def _limit_memory() -> None:
-    """Beyond what the interpreter takes now."""
-    with open("/proc/self/statm") as file:
-        taken = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + MORE_MEMORY_BYTES, taken + MORE_MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _limit_time() -> None:
-    """From now on."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + CPU_SECONDS, resource.RLIM_INFINITY))
 
 
 def _answer(value: Mapping[str, Any]) -> None:

@@ -10,13 +10,15 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
-from device.text.model import TextModel
+from device.text.confined import ConfinedText
 from fleet.answering import prompts
 from fleet.answering.answer import Answer
 from fleet.answering.ledger import Ledger, LedgerEntry
+from fleet.answering.prompt_making import MadePrompt, PromptMaking
 from fleet.answering.request_costs import REASONS, result
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.background import Background
@@ -46,7 +48,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class _Text:
     manifest: Manifest
-    model: TextModel
+    model: ConfinedText
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class GenerationService:
         self._ledger = Ledger(now=now)
         self._running: dict[str, TokenStream] = {}  # by request
         self._texts: OrderedDict[Digest, _Text] = OrderedDict()
-        self._loading = asyncio.Lock()
+        self._loading: dict[Digest, asyncio.Lock] = {}
+        self._making = PromptMaking()
         self._unrecorded: deque[tuple[str, float, FinishedRequest]] = deque(maxlen=UNRECORDED)
         self._background = Background()
 
@@ -92,6 +95,9 @@ class GenerationService:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._making.__aexit__(kind, error, trace)
+        for text in self._texts.values():
+            text.model.close()
         await self._background.__aexit__(kind, error, trace)
 
     def requests(self) -> list[RequestView]:
@@ -156,11 +162,11 @@ class GenerationService:
         request, spec, deployment = entry.request, pipeline.spec, pipeline.desired.name
         _check_solid(deployment, spec)
         text = await self._text(deployment, spec)
-        prompt = await asyncio.to_thread(prompts.prompt_ids, text.model, request, text.manifest.config)
+        made = await self._made(entry, text, spec)
+        prompt, words = made.token_ids, text.model.words
         seed = self._fresh_seed() if request.sampling.seed is None else request.sampling.seed
-        rules = await asyncio.to_thread(prompts.token_rules, text.model, request)
-        submit = prompts.submit(request, prompt, text.manifest, spec.plan.context, seed, rules)
-        answer = Answer(text.model.stream(), request.stop, request.min_tokens, in_thought=text.model.opens_thought(prompt))
+        submit = prompts.submit(request, prompt, text.manifest, spec.plan.context, seed, made.rules)
+        answer = Answer(words.stream(), request.stop, request.min_tokens, in_thought=words.opens_thought(prompt))
         entry.begin(deployment, spec.pipeline_id, prompt)
         # While only the coordinator's own link to a device has ended, the ring goes on.
         if isinstance(state := pipeline.state, Repairing) or not pipeline.stream.attached:
@@ -204,6 +210,14 @@ class GenerationService:
                 account.tokens.cancel()
                 self._background.start(self._settle(account), f"settle request {entry.request_id}")
 
+    async def _made(self, entry: LedgerEntry, text: _Text, spec: PipelineSpec) -> MadePrompt:
+        seconds = None if entry.deadline is None else max(0.0, entry.deadline - self._now())
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._making.make(text.model, entry.request, text.manifest.config, spec.plan.context)
+        except TimeoutError:
+            raise TimedOut("the request's deadline has passed before its prompt was made", advice="give it more time") from None
+
     def _cancel_at_deadline(self, account: _Account) -> _Alarm:
         def ring() -> None:
             account.entry.unwanted = True
@@ -216,13 +230,13 @@ class GenerationService:
 
     async def _text(self, deployment: str, spec: PipelineSpec) -> _Text:
         digest = Digest(spec.plan.manifest_digest)
-        async with self._loading:  # one load for many requests at once
-            if digest not in self._texts:
-                self._texts[digest] = await asyncio.to_thread(self._load, deployment, spec)
-                while len(self._texts) > TEXTS:
-                    self._texts.popitem(last=False)
+        async with self._loading.setdefault(digest, asyncio.Lock()):  # one load for many requests at once; no other model waits for it
+            text = self._texts[digest] if digest in self._texts else await self._making.load(partial(self._load, deployment, spec))
+            self._texts[digest] = text
             self._texts.move_to_end(digest)
-            return self._texts[digest]
+            while len(self._texts) > TEXTS:
+                self._loading.pop(self._texts.popitem(last=False)[0])
+            return text
 
     def _load(self, deployment: str, spec: PipelineSpec) -> _Text:
         manifest = self._deployments.manifest(deployment, spec)

@@ -5,7 +5,7 @@ Source: THUDM/GLM, generate_samples.py: blanks are filled from left to right, ea
 
 from __future__ import annotations
 
-from device.text.model import TextModel
+from device.text.confined import PromptMaker
 from fleet.answering.views import GenerateRequest
 from protos.errors import InvalidInput
 from protos.manifest import ModelConfig
@@ -16,7 +16,7 @@ def fills_blanks(config: ModelConfig) -> bool:
     return bool(config.mask_token_ids)
 
 
-def blank_prompt(text: TextModel, request: GenerateRequest, config: ModelConfig) -> list[int]:
+def blank_prompt(text: PromptMaker, request: GenerateRequest, config: ModelConfig, context: int | None = None) -> list[int]:
     """The prefix, the fills that are known, and the token that begins the next. A text without a blank gets one behind it.
 
     Raises InvalidInput for a conversation, which such a model does not have, and where every blank's fill is known.
@@ -32,9 +32,9 @@ def blank_prompt(text: TextModel, request: GenerateRequest, config: ModelConfig)
         given = request.text if request.prompt is None else request.prompt
         if not (given or "").strip():
             raise InvalidInput("the prompt is empty", advice="say something")
-        ids = text.encode(given or "")
+        ids = text.encode(given or "", context)
         if not any(token in config.mask_token_ids for token in ids):
-            ids = text.encode(f"{given} {text.token(config.mask_token_ids[-1])}")
+            ids = text.encode(f"{given} {text.token(config.mask_token_ids[-1])}", context)
     if config.start_token_id in (*ids, *(token for fill in request.fills for token in fill)):
         raise InvalidInput(
             f"{text.token(config.start_token_id)} begins a fill, and cannot be in the text or in a fill",

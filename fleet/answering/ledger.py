@@ -89,10 +89,11 @@ class LedgerEntry:
     def fail(self, error: FleetError) -> bool:
         """The attempt ended with `error`. Whether another may be made: nothing was given yet, and it may help."""
         self._check_open()
+        begun = isinstance(self.state, Running)
         if isinstance(self.state, Running):
             self.attempts = (*self.attempts[:-1], Attempt(self.state.pipeline_id, error.detail))
         self.state = Accepted()
-        return isinstance(error, TemporaryError) and not (self.tokens or self.unwanted) and len(self.attempts) < MOST_ATTEMPTS
+        return begun and isinstance(error, TemporaryError) and not (self.tokens or self.unwanted) and len(self.attempts) < MOST_ATTEMPTS
 
     def _check_open(self) -> None:
         assert not isinstance(self.state, Ended), f"request {self.request_id} has ended"

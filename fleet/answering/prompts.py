@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from device.text.confined import ConfinedText, PromptMaker
+from device.text.encoder import SHORTEN, too_long
 from device.text.messages import Message
-from device.text.model import TextModel
 from fleet.answering.infill import blank_prompt, fills_blanks, mark_blank
 from fleet.answering.views import GenerateRequest
-from protos.errors import InvalidInput
-from protos.manifest import Manifest, ModelConfig
-from protos.sampling import ANY_TOKEN, PARAMETERS, TokenRules, to_message
+from protos.errors import Corrupt, InvalidInput
+from protos.manifest import Manifest, ModelConfig, TextFile
+from protos.sampling import ANY_TOKEN, PARAMETERS, TokenRules, check_counts, to_message
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact.store import ArtifactStore
 
@@ -23,14 +26,29 @@ _OURS = {"messages", "conversation", "tools", "add_generation_prompt", "continue
 _FOR_THE_TEMPLATE = ("tools", "chat_template_kwargs", "add_generation_prompt")
 
 
-def load_text(artifacts: ArtifactStore, manifest: Manifest) -> TextModel:
-    """Blocks up to a second. Raises Corrupt, InvalidInput."""
-    files = {file.name: artifacts.blob_path(file.blob.digest).read_bytes() for file in manifest.text_files}
-    return TextModel.load(files, manifest.config.eos_token_ids, manifest.config.vocab_size)
+def load_text(artifacts: ArtifactStore, manifest: Manifest) -> ConfinedText:
+    """Blocks up to a second. Raises Corrupt, also where a file is not the one that was imported, InvalidInput."""
+    files = {file.name: _read(artifacts.blob_path(file.blob.digest), file) for file in manifest.text_files}
+    return ConfinedText(files, manifest.config.eos_token_ids, manifest.config.vocab_size)
 
 
-def prompt_ids(text: TextModel, request: GenerateRequest, config: ModelConfig) -> list[int]:
-    """Raises InvalidInput unless the request has exactly one form of prompt, and it is not empty."""
+def _read(path: Path, file: TextFile) -> bytes:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != file.blob.digest:
+        raise Corrupt(f"the model's {file.name} has changed since it was imported", advice="import the model again")
+    return data
+
+
+def characters(request: GenerateRequest) -> int:
+    """Of all that is made tokens."""
+    beside = [one for message in request.messages for call in message.tool_calls for one in (call.name, call.arguments)]
+    told = [text for one in request.messages for text in (one.role, one.content, one.reasoning_content, one.metadata, one.name)]
+    texts = [request.prompt, request.text, request.chat_template_kwargs, *request.tools, *request.bad_words, *told, *beside]
+    return sum(len(text) for text in texts if text)
+
+
+def prompt_ids(text: PromptMaker, request: GenerateRequest, config: ModelConfig, context: int | None = None) -> list[int]:
+    """Raises InvalidInput unless the request has exactly one form of prompt, it is not empty, and leaves something of the context."""
     given = [form for form in (request.prompt, request.text) if form is not None]
     if len(given) + bool(request.messages) + bool(request.prompt_ids) != 1:
         raise InvalidInput("there is no prompt, or more than one form of it", advice=_ONE_OF)
@@ -38,36 +56,46 @@ def prompt_ids(text: TextModel, request: GenerateRequest, config: ModelConfig) -
     if raw and (unseen := [name for name in _FOR_THE_TEMPLATE if getattr(request, name) != getattr(_PLAIN, name)]):
         raise InvalidInput(f"{unseen[0]} is for the chat template, which this request does not go through", advice=f"leave {unseen[0]} out")
     if fills_blanks(config):
-        return blank_prompt(text, request, config)
+        return blank_prompt(text, request, config, context)
     if request.infill or request.fills:
-        raise InvalidInput("this model fills no blanks", advice="ask it without --infill")
-    if request.prompt_ids:
-        ids = list(request.prompt_ids)
-    elif request.prompt is not None:
-        if not request.prompt.strip():
-            raise InvalidInput("the prompt is empty", advice="say something")
-        ids = _chat(text, [Message("user", request.prompt)], request)
-    elif request.messages:
-        ids = _chat(text, request.messages, request)
-    else:
-        ids = text.encode(request.text or "")
+        raise InvalidInput("this model fills no blanks", advice="ask it without infill and fills")
+    try:
+        ids = _ids(text, request, context)
+    except InvalidInput as error:
+        if error.advice == SHORTEN and context is not None:
+            error.advice += _or_larger(context, config)
+        raise
     if not ids:
         raise InvalidInput("the prompt is empty", advice="say something")
     return ids
 
 
-def _chat(text: TextModel, messages: Sequence[Message], request: GenerateRequest) -> list[int]:
+def _ids(text: PromptMaker, request: GenerateRequest, context: int | None) -> list[int]:
+    """Of whichever form the prompt has. Raises InvalidInput."""
+    if request.prompt_ids:
+        return list(request.prompt_ids)
+    if request.prompt is not None:
+        if not request.prompt.strip():
+            raise InvalidInput("the prompt is empty", advice="say something")
+        return _chat(text, [Message("user", request.prompt)], request, context)
+    if request.messages:
+        return _chat(text, request.messages, request, context)
+    return text.encode(request.text or "", context)
+
+
+def _chat(text: PromptMaker, messages: Sequence[Message], request: GenerateRequest, context: int | None) -> list[int]:
     variables = json.loads(request.chat_template_kwargs or "{}")
     if ours := sorted(_OURS & variables.keys()):
         raise InvalidInput(f"chat_template_kwargs may not have {ours[0]}", advice=f"leave {ours[0]} out of it")
-    return text.chat(messages, request.add_generation_prompt, request.tools, variables)
+    return text.chat(messages, request.add_generation_prompt, request.tools, variables, context)
 
 
-def token_rules(text: TextModel, request: GenerateRequest) -> TokenRules:
+def token_rules(text: PromptMaker, request: GenerateRequest) -> TokenRules:
     """A bad word is kept out as it is written at the begin of a text, and behind a space where that is one token too, as vLLM does."""
     runs: list[tuple[int, ...]] = []
-    for word in request.bad_words:
-        first, spaced = (tuple(text.pieces(space + word.lstrip())) for space in ("", " "))
+    words = [word.lstrip() for word in request.bad_words]
+    pieces = text.all_pieces([*words, *(f" {word}" for word in words)]) if words else []
+    for first, spaced in zip(map(tuple, pieces[: len(words)]), map(tuple, pieces[len(words) :]), strict=True):
         runs.append(first)
         if len(spaced) == len(first) and spaced[:1] != first[:1]:
             runs.append(spaced)
@@ -81,24 +109,23 @@ def submit(
     forced = list(request.forced_ids)
     room = context - len(prompt)
     if room < 1:
-        raise InvalidInput(
-            f"the prompt has {len(prompt)} tokens; this deployment's context is {context}, the answer included",
-            advice="shorten the prompt, or deploy with a larger --context",
-        )
+        error = too_long(len(prompt), context)
+        raise InvalidInput(error.detail, advice=error.advice + _or_larger(context, manifest.config))
     if request.max_tokens is not None and request.max_tokens < 1:
         raise InvalidInput(f"max_tokens is {request.max_tokens}", advice="ask for at least 1")
     max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
+    more_room = _or_larger(context, manifest.config) if max_tokens == room else ", or raise max_tokens"
     if len(forced) >= max_tokens:
-        raise InvalidInput(
-            f"{len(forced)} forced tokens leave nothing to generate of {max_tokens}", advice="force fewer, or raise max_tokens or --context"
-        )
+        raise InvalidInput(f"{len(forced)} forced tokens leave nothing to generate of {max_tokens}", advice=f"force fewer{more_room}")
     if request.min_tokens > max_tokens:
         raise InvalidInput(
             f"min_tokens is {request.min_tokens}, and the answer has at most {max_tokens}",
-            advice="lower it, or raise max_tokens or --context",
+            advice=f"lower it{more_room}",
         )
     if not all(rules.bad_words):
         raise InvalidInput("bad_words has one without a token", advice="leave it out")
+    stops = [*(() if request.ignore_eos else manifest.config.eos_token_ids), *request.stop_token_ids]
+    check_counts([len(run) for run in rules.bad_words], len(rules.allowed_token_ids), len(stops))
     vocabulary = manifest.config.vocab_size
     for token_id in (*prompt, *forced, *request.stop_token_ids, *rules.token_ids):
         if not 0 <= token_id < vocabulary:
@@ -111,9 +138,14 @@ def submit(
         forced_ids=forced,
         sampling=to_message(sampling, rules),
         max_tokens=max_tokens,
-        stop_token_ids=[*(() if request.ignore_eos else manifest.config.eos_token_ids), *request.stop_token_ids],
+        stop_token_ids=stops,
         reuse_decoded=request.reuse_decoded,
     )
     if fills_blanks(manifest.config):
         mark_blank(message, manifest.config)
     return message
+
+
+def _or_larger(context: int, config: ModelConfig) -> str:
+    """The end of an advice, where the model could take more than its deployment allows."""
+    return f", or deploy it anew with a larger --context (up to {config.max_positions})" if context < config.max_positions else ""

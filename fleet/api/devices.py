@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 
 from fleet.api.caller import FleetOfCaller
 from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.enrolling.views import DepartureView
 from fleet.service.protocol import FleetService
 from protos.errors import Conflict, NotFound
 
@@ -24,6 +25,16 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
     async def show_device(key: str, fleet: FleetService = Depends(of_caller)) -> DeviceView:
         """One device by its id or its name."""
         return find_device(fleet.devices(), key)
+
+    @router.delete("/devices/{key}")
+    async def decommission(key: str, force: bool = False, fleet: FleetService = Depends(of_caller)) -> DepartureView:
+        """Has the device remove its models and its key, and takes it out of the fleet. `force`: also while a deployment uses it."""
+        return await fleet.decommission(key, force=force)
+
+    @router.post("/devices/{key}/revoke")
+    async def revoke(key: str, fleet: FleetService = Depends(of_caller)) -> DepartureView:
+        """Takes it out of the fleet without asking it: its key opens nothing any more, wherever it is."""
+        return await fleet.expel(key)
 
     @router.get("/discovery")
     async def discovery(fleet: FleetService = Depends(of_caller)) -> DiscoveryReport:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from fleet.api.problems import first_problem
 from protos.errors import Busy, Conflict, Corrupt, Denied, FleetError, Internal, InvalidInput, NoSpace, NotFound, TimedOut, Unavailable
 from protos.rpc_errors import as_fleet_error
 
@@ -42,12 +42,23 @@ class Unauthenticated(Denied):
         super().__init__("this coordinator asks for its API key", advice="send the header Authorization: Bearer KEY")
 
 
-class UnsupportedParameter(InvalidInput):
+class InvalidParameter(InvalidInput):
+    """A field of a request that is missing, or has a value that cannot be meant.
+
+    `param` (None: the whole body) and `code` are for OpenAI's clients.
+    """
+
+    def __init__(self, param: str | None, detail: str, *, code: str = "invalid_value", advice: str = "") -> None:
+        super().__init__(detail, advice=advice)
+        self.param = param
+        self.code = code
+
+
+class UnsupportedParameter(InvalidParameter):
     """A field of OpenAI's API, or of its kin, that would change the answer and that we do not honour."""
 
     def __init__(self, param: str, detail: str, advice: str = "") -> None:
-        super().__init__(detail, advice=advice or f"leave {param} out")
-        self.param = param
+        super().__init__(param, detail, code="unsupported_parameter", advice=advice or f"leave {param} out")
 
 
 def status_of(error: FleetError) -> int:
@@ -68,8 +79,8 @@ def openai_body(error: FleetError) -> dict[str, Any]:
     kind = _OPENAI_TYPE.get(status, "invalid_request_error" if status < 500 else "server_error")
     param: str | None = None
     code: str | None = None
-    if isinstance(error, UnsupportedParameter):
-        param, code = error.param, "unsupported_parameter"
+    if isinstance(error, InvalidParameter):
+        param, code = error.param, error.code
     elif isinstance(error, NotFound):
         param, code = "model", "model_not_found"
     elif isinstance(error, Unauthenticated):
@@ -107,7 +118,10 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     sent = request.headers.get("content-type", "").partition(";")[0]
     if error.body is not None and not sent.endswith("json"):
         return respond(request, InvalidInput("the body was not read as JSON", advice="send Content-Type: application/json"))
-    return respond(request, InvalidInput(_first_problem(error.errors())))
+    if any(problem["type"] == "json_invalid" for problem in error.errors()):
+        return respond(request, InvalidInput("the body is not JSON"))
+    problem = first_problem(error.errors(), error.body)
+    return respond(request, InvalidParameter(problem.place or None, problem.sentence, code=problem.code))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -122,15 +136,3 @@ async def _on_http(request: Request, error: Exception) -> Response:
 async def _on_defect(request: Request, error: Exception) -> Response:
     _log.error("a defect, while answering %s %s", request.method, request.url.path, exc_info=error)
     return respond(request, as_fleet_error(error))
-
-
-def _first_problem(problems: Sequence[Any]) -> str:
-    """The first of pydantic's problems, one line: "temperature: Input should be ..."."""
-    if not problems:
-        return "the request is not valid"
-    first = problems[0]
-    if first["type"] == "json_invalid":
-        return "the body is not JSON"
-    where = ".".join(str(step) for step in first["loc"] if step not in ("body", "query", "path"))
-    problem = f"{where[:100]}: {first['msg']}" if where else str(first["msg"])
-    return " ".join(problem[:500].split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
@@ -20,13 +20,14 @@ from fleet.api.sampling import left_to_model, sampling_of, with_sampling
 from fleet.api.sse import EVENTS, ClientGone, EventStream, ServerSentEvent, unless_gone
 from fleet.service.protocol import FleetService
 from protos.errors import Internal
-from protos.sampling import PARAMETERS
+from protos.sampling import MOST_ALLOWED_TOKENS, MOST_STOP_TOKENS, PARAMETERS
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it, access logs do
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
 TokenIds = tuple[TokenId, ...]
-SomeTokenIds = Annotated[TokenIds, Field(min_length=1)]  # none at all would leave nothing to say
+SomeTokenIds = Annotated[TokenIds, Field(min_length=1, max_length=MOST_ALLOWED_TOKENS)]  # none at all would leave nothing to say
+StopTokenIds = Annotated[TokenIds, Field(max_length=MOST_STOP_TOKENS - 64)]  # the model's own come to them
 MaxTokens = Annotated[int, Field(ge=1, lt=1 << 32)]
 MinTokens = Annotated[int, Field(ge=0, lt=1 << 32)]
 # Each is looked for in each piece of the answer, or at each token.
@@ -47,7 +48,7 @@ class ToolCallBody(BaseModel):
 class MessageBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    role: str
+    role: Literal["system", "user", "assistant", "tool", "observation"]  # the last is GLM-4's name of "tool"
     content: str
     tool_calls: tuple[ToolCallBody, ...] = ()
     reasoning_content: str | None = None
@@ -80,7 +81,7 @@ class GenerateBody(BaseModel):
     forced_ids: TokenIds = ()
     max_tokens: MaxTokens | None = None
     stop: StopStrings = ()
-    stop_token_ids: TokenIds = ()
+    stop_token_ids: StopTokenIds = ()
     min_tokens: MinTokens = 0
     allowed_token_ids: SomeTokenIds | None = None
     bad_words: BadWords = ()
@@ -132,6 +133,6 @@ async def _tokens(fleet: FleetService, request: GenerateRequest) -> AsyncGenerat
     async with closing(fleet.generate(request)) as parts:
         async for part in parts:
             if isinstance(part, TokenChunk):
-                yield ServerSentEvent(line({"text": part.text, "token_ids": part.token_ids}), "token")
+                yield ServerSentEvent(line(part), "token")
             else:
                 yield ServerSentEvent(line(part), "done")

@@ -32,7 +32,8 @@ class Others:
             if not self.refused[name](given.pop(name)):
                 raise UnsupportedParameter(where + name, f"{where}{name} is not supported", _INSTEAD.get(name, ""))
         for name in given:
-            raise UnsupportedParameter((where + name)[:100], f"{where}{name[:100]} is not a field that is known here")
+            place = where + name[:100]
+            raise UnsupportedParameter(place[:100], f"{place} is not a field that is known here", _INSTEAD.get(place, ""))
 
 
 def _only(*values: Any) -> AsksForNothing:
@@ -57,6 +58,10 @@ _INSTEAD = {
     "repeat_penalty": "use repetition_penalty, which counts the whole prompt and answer",
     "n_predict": "use max_tokens",
     "n_cmpl": "use n=1: one answer a request",
+    "max_new_tokens": "use max_tokens",
+    "max_completion_tokens": "use max_tokens",
+    "messages": "send it to /v1/chat/completions",
+    "prompt": "send it to /v1/completions",
     "functions": "use tools",
     "function_call": "use tool_choice",
 }

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from device.text.messages import Message, ToolCall
-from fleet.api.errors import UnsupportedParameter
+from fleet.api.errors import InvalidParameter, UnsupportedParameter
 from fleet.api.media import refuse_media
 from fleet.api.openai_fields import CALL, CALLED_FUNCTION, CONTENT_PART, MESSAGE
+from fleet.api.problems import shown
 
 # Of content: "input_text" is what clients of OpenAI's Responses API send.
 _TEXT_PARTS = ("text", "input_text")
@@ -81,7 +82,7 @@ class ChatMessage(BaseModel):
 
 
 def told(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-    """Results of several calls come in the order of the calls: a template tells them apart by nothing else. Raises UnsupportedParameter."""
+    """Results of several calls come in the order of the calls: a template tells them apart by nothing else. Raises InvalidParameter."""
     found: list[Message] = []
     while len(found) < len(messages):
         number = len(found)
@@ -114,7 +115,13 @@ def _message(message: ChatMessage, number: int) -> Message:
     where = f"messages[{number}]."
     role = _ROLES.get(message.role)
     if role is None:
-        raise UnsupportedParameter(f"{where}role", f"role {message.role!r} is not supported: only {', '.join(_ROLES)}")
+        raise InvalidParameter(f"{where}role", f"{where}role is {shown(message.role)}: it must be one of {', '.join(_ROLES)}")
+    if not message.content and not isinstance(message.content, str) and role != "assistant":
+        # An assistant may have called a tool, and said nothing.
+        given = "content" in message.model_fields_set
+        sentence = f"is {shown(message.content)}: it must be a string, or a list of parts" if given else "is missing"
+        code = ("invalid_value" if message.content is not None else "invalid_type") if given else "missing_required_parameter"
+        raise InvalidParameter(f"{where}content", f"{where}content {sentence}", code=code)
     for name, value in (message.model_extra or {}).items():
         if value:
             refuse_media((name,), f"{where}{name}")
@@ -133,6 +140,7 @@ def _text_of(content: str | Sequence[ContentPart] | None, where: str) -> str:
     for place, part in enumerate(content):
         refuse_media((part.type, *(part.model_extra or {})), f"{where}content[{place}]")
         if part.type not in _TEXT_PARTS or part.text is None:
-            raise UnsupportedParameter(f"{where}content[{place}]", f"content of type {part.type!r} is not supported: only text")
+            why = f"content of type {part.type[:100]!r} is not supported: only text"
+            raise UnsupportedParameter(f"{where}content[{place}]", why, 'write {"type": "text", "text": "…"}')
         CONTENT_PART.check(part, f"{where}content[{place}].")
     return "".join(part.text or "" for part in content)

@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.answering.views import GenerateRequest
-from fleet.api.errors import UnsupportedParameter
-from fleet.api.generate import BadWords, MaxTokens, MinTokens, SomeTokenIds, StopString, StopStrings, TokenId, TokenIds
+from fleet.api.errors import InvalidParameter, UnsupportedParameter
+from fleet.api.generate import BadWords, MaxTokens, MinTokens, SomeTokenIds, StopString, StopStrings, StopTokenIds, TokenId
 from fleet.api.openai_fields import CHAT, COMPLETION, STREAM_OPTIONS, Others
 from fleet.api.openai_messages import ChatMessage, Tool, Tools, told, tools_of
 from fleet.api.sampling import left_to_model, sampling_of, with_sampling
@@ -45,7 +45,7 @@ class _Sampled(BaseModel):
     model: str
     stop: StopString | StopStrings | None = None
     # Beyond OpenAI's: vLLM's, …
-    stop_token_ids: TokenIds | None = None
+    stop_token_ids: StopTokenIds | None = None
     min_tokens: MinTokens | None = None
     allowed_token_ids: SomeTokenIds | None = None
     bad_words: BadWords | None = None
@@ -110,7 +110,7 @@ class ChatBody(_Sampled):
     add_generation_prompt: bool | None = None
 
     def request(self) -> GenerateRequest:
-        """Raises UnsupportedParameter."""
+        """Raises InvalidParameter."""
         messages = told(self.messages)
         if self.tool_choice not in (None, "none", "auto"):
             raise UnsupportedParameter("tool_choice", "only tool_choice auto or none is supported")
@@ -153,11 +153,13 @@ class CompletionBody(_Sampled):
     max_tokens: MaxTokens | None = None
 
     def request(self) -> GenerateRequest:
-        """Raises UnsupportedParameter."""
+        """Raises InvalidParameter."""
         prompt: Any = self.prompt
         if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
             if len(prompt) > 1:
-                raise UnsupportedParameter("prompt", "only one prompt a request is supported")
+                raise UnsupportedParameter("prompt", "only one prompt a request is supported", "send a request for each")
             prompt = prompt[0]
+        if not prompt:
+            raise InvalidParameter("prompt", "prompt is empty: it must be a string or a list of token ids, with something in it")
         given = {"text": prompt} if isinstance(prompt, str) else {"prompt_ids": tuple(prompt)}
         return self._request(COMPLETION_MAX_TOKENS if self.max_tokens is None else self.max_tokens, **given)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, create_model
+from pydantic_core import PydanticCustomError
 
 from protos.sampling import GREEDY, PARAMETERS, Bounds, Sampling, SamplingParameter
 
@@ -38,6 +39,24 @@ def left_to_model(body: BaseModel) -> tuple[str, ...]:
 
 
 def _field(parameter: SamplingParameter, bounds: Bounds, nullable: bool) -> tuple[Any, float | None]:
+    whole = parameter.annotation not in (float, float | None)
+    allowed = f"{'an integer' if whole else 'a number'}, {bounds}"
     least: Any = {"gt": bounds.least} if bounds.above else {"ge": bounds.least}
-    bounded: Any = Annotated[parameter.annotation, Field(**least, le=bounds.most, description=bounds.meaning)]
+    bounded: Any = Annotated[
+        parameter.annotation, Field(**least, le=bounds.most, description=bounds.meaning), WrapValidator(_telling(allowed))
+    ]
     return (bounded | None, None) if nullable else (bounded, parameter.default)
+
+
+def _telling(allowed: str) -> Callable[[Any, ValidatorFunctionWrapHandler], Any]:
+    """pydantic tells of one bound, and takes true for 1."""
+
+    def check(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            if not isinstance(value, bool):
+                return validate(value)
+        except ValidationError:
+            pass
+        raise PydanticCustomError("out_of_bounds", "it must be {allowed}", {"allowed": allowed})
+
+    return check

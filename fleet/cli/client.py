@@ -16,7 +16,7 @@ from fleet.api.encode import plain
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.views import DeviceView, DiscoveryReport
-from fleet.enrolling.views import EnrolmentView, TokenView
+from fleet.enrolling.views import DepartureView, EnrolmentView, TokenView
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.service.views import ModelView
@@ -57,6 +57,13 @@ class CoordinatorClient:
 
     def accept(self, board: str) -> EnrolmentView:
         return _decode(EnrolmentView, self._call("POST", f"/api/v1/enrolments/{quote(board, safe='')}"))
+
+    def decommission(self, device: str, *, force: bool) -> DepartureView:
+        path = f"/api/v1/devices/{quote(device, safe='')}?force={str(force).lower()}"
+        return _decode(DepartureView, self._call("DELETE", path))
+
+    def expel(self, device: str) -> DepartureView:
+        return _decode(DepartureView, self._call("POST", f"/api/v1/devices/{quote(device, safe='')}/revoke"))
 
     def reject(self, board: str) -> EnrolmentView:
         return _decode(EnrolmentView, self._call("DELETE", f"/api/v1/enrolments/{quote(board, safe='')}"))

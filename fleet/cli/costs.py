@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from fleet.answering.views import GenerateResult
-from fleet.cli.output import NONE, Column, count_text, figure, note, print_table
+from fleet.cli.output import NONE, count_text, figure, note
+from fleet.cli.tables import Column, print_table
 from fleet.telemetry.views import DeviceCost
 
 
@@ -49,12 +50,12 @@ def print_cost(*results: GenerateResult) -> None:
 
 def print_devices_cost(costs: Sequence[DeviceCost], *, to_stderr: bool = False) -> None:
     columns = [
-        Column("device"),
+        Column("device", "names"),
         Column("profile"),
-        Column("wall\nbusy s", True),
-        Column("modelled\nbusy s", True),
-        Column("J", True),
-        Column("J/token", True),
+        Column("wall\nbusy s", "figure"),
+        Column("modelled\nbusy s", "figure"),
+        Column("J", "figure"),
+        Column("J/token", "figure"),
         Column("source"),
     ]
     print_table(columns, [_row(cost) for cost in costs], to_stderr=to_stderr)

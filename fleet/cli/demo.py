@@ -16,11 +16,11 @@ from typing import Annotated
 import typer
 
 from fleet.answering.views import GenerateRequest, GenerateResult
+from fleet.cli.answers import stream_answer
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.costs import combined, print_devices_cost, summary
 from fleet.cli.deploy import follow, print_plan
 from fleet.cli.devices import explain_none, print_devices
-from fleet.cli.generate import stream_answer
 from fleet.cli.model import pull_model
 from fleet.cli.options import HomeOption, open_home
 from fleet.cli.output import count_text, figure, say

@@ -12,8 +12,10 @@ import typer
 
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_names
-from fleet.cli.output import Column, count_text, figure, note, print_json, print_table, say
+from fleet.cli.output import count_text, figure, note, print_json, say
 from fleet.cli.progress import progress
+from fleet.cli.tables import Column, print_table
+from fleet.deploying.balancing import not_deployed
 from fleet.deploying.desired import REPLAN_AFTER_SECONDS, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
@@ -166,14 +168,21 @@ def deployments(as_json: JsonOption = False, home: HomeOption = None) -> None:
     """
     with connect(open_home(home)) as coordinator:
         found = coordinator.deployments()
+        if not found and not as_json:
+            note(f"nothing is deployed; {not_deployed(None, (), [each.name for each in coordinator.models()]).advice}")
+            return
     if as_json:
         print_json(found)
         return
-    if not found:
-        note("nothing is deployed; deploy a model: glmfleet deploy smollm2-135m")
-        return
-    columns = [Column("name"), Column("model"), Column("state"), Column("devices"), Column("context", True), Column("slots", True)]
-    rows = [[view.name, view.model or "-", view.state, _devices(view), str(view.context or "-"), str(view.slots or "-")] for view in found]
+    columns = [
+        Column("name", "names"),
+        Column("model", "names"),
+        Column("state"),
+        Column("context", "figure"),
+        Column("slots", "figure"),
+        Column("devices", "names"),
+    ]
+    rows = [[view.name, view.model or "-", view.state, str(view.context or "-"), str(view.slots or "-"), _devices(view)] for view in found]
     print_table(columns, rows)
     for view in found:
         if len(view.pipelines) > 1:
@@ -221,12 +230,12 @@ def print_placement(made: Plan) -> None:
     slots = made.groups * made.slots_per_group
     say(f"{made.model} on {count_text(len(made.stages), 'device')}: context {made.context}, {count_text(slots, 'sequence')} at once")
     columns = [
-        Column("device"),
+        Column("device", "names"),
         Column("profile"),
         Column("layers"),
-        Column("weights", True),
-        Column("KV cache", True),
-        Column("to push", True),
+        Column("weights", "figure"),
+        Column("KV cache", "figure"),
+        Column("to push", "figure"),
     ]
     rows = [
         [

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from device.agent.membership import leave as leave_fleet
 from device.agent.only import only_agent
 from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home, parse_size
 from fleet.cli.output import note
@@ -86,18 +85,8 @@ def leave(
         note("it belonged to no fleet")
         return
     with only_agent(opened.device):
-        left = [name for name in ("certificate.pem", "authority.pem") if _removed(opened.device / name)]
-        if wipe:
-            shutil.rmtree(opened.device)
+        left = leave_fleet(opened.device, wipe=wipe)
     note("it belongs to no fleet any more" if left else "it belonged to no fleet")
-
-
-def _removed(path: Path) -> bool:
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _ensure_identity(home: Home, name: str, token: str | None) -> None:

@@ -11,7 +11,8 @@ import typer
 
 from fleet.cli.client import connect
 from fleet.cli.options import open_home
-from fleet.cli.output import Column, figure, in_order, note, print_json, print_table
+from fleet.cli.output import figure, in_order, note, print_json
+from fleet.cli.tables import Column, print_table
 from fleet.devices.views import DeviceView, DiscoveryReport
 from protos.sizes import bytes_text
 
@@ -66,7 +67,8 @@ def print_devices(found: Sequence[DeviceView], *, everything: bool = False) -> N
     if len(found) > FEW and not everything:
         print_counts(found)
         return
-    columns = [Column("name"), Column("profile"), Column("kind"), Column("state"), Column("memory", True), Column("used", True)]
+    columns = [Column("name", "names"), Column("profile"), Column("kind"), Column("state")]
+    columns += [Column("memory", "figure"), Column("used", "figure")]
     rows = [_row(device) for device in found]
     gauges = {
         "W": [device.power_watts for device in found],
@@ -75,16 +77,20 @@ def print_devices(found: Sequence[DeviceView], *, everything: bool = False) -> N
     }
     for title, values in gauges.items():
         if any(value is not None for value in values):
-            columns.append(Column(title, True))
+            columns.append(Column(title, "figure"))
             rows = [[*row, figure(value)] for row, value in zip(rows, values, strict=True)]
     print_table(columns, rows)
+    for name, count in Counter(device.name for device in found).items():
+        if count > 1:
+            ids = ", ".join(device.device_id for device in found if device.name == name)
+            note(f"{count} devices are called {name}; their ids tell them apart: {ids}")
     for device in found:
         for stage in device.stages:
             note(f"{device.name}: {stage}")
     for device in found:
         if device.detail:
             note(f"{device.name} is {device.state}: {device.detail}")
-    for line in _throttled(found):
+    for line in [*_unable(found), *_throttled(found), *_holding(found)]:
         note(line)
 
 
@@ -92,11 +98,13 @@ def print_counts(found: Sequence[DeviceView]) -> None:
     """A line for each kind of device and state, and for each of the first that are not online or hold a stage."""
     counts = Counter((device.profile, kind(device), device.state) for device in found)
     memory = {(device.profile, kind(device), device.state): device.memory_bytes for device in found}
-    columns = [Column("devices", True), Column("profile"), Column("kind"), Column("state"), Column("memory each", True)]
+    columns = [Column("devices", "figure"), Column("profile"), Column("kind"), Column("state"), Column("memory each", "figure")]
     print_table(columns, [[f"{count:,}", *key, bytes_text(memory[key])] for key, count in sorted(counts.items())])
     _name_some([f"{device.name}: {stage}" for device in found for stage in device.stages], "stages")
     _name_some([f"{device.name} is {device.state}: {device.detail}" for device in found if device.detail], "devices")
+    _name_some(_unable(found), "devices that can keep no more")
     _name_some(_throttled(found), "throttled devices")
+    _name_some(_holding(found), "devices that hold too much")
     note(f"{len(found):,} devices; glmfleet devices --all lists each, --json all there is to know")
 
 
@@ -104,8 +112,22 @@ def kind(device: DeviceView) -> str:
     return "hollow" if device.hollow else "simulated" if device.simulated else "real"
 
 
+def _unable(found: Sequence[DeviceView]) -> list[str]:
+    return [f"{device.name} can keep no more of a model: {device.storage_problem}" for device in found if device.storage_problem]
+
+
 def _throttled(found: Sequence[DeviceView]) -> list[str]:
     return [f"{device.name} is throttled: it runs slower, to cool down" for device in found if device.throttled]
+
+
+def _holding(found: Sequence[DeviceView]) -> list[str]:
+    """What plans count, and no stage of the list explains."""
+    return [f"{device.name} {held_text(device)}: restart its agent, and report it" for device in found if device.holds_too_much]
+
+
+def held_text(device: DeviceView) -> str:
+    held, promised = bytes_text(device.memory_held_bytes or 0), bytes_text(device.memory_used_bytes)
+    return f"holds {held} of memory, {promised} are promised"
 
 
 def _name_some(lines: Sequence[str], what: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from fleet.cli.client import CoordinatorClient, connect
-from fleet.cli.devices import FEW, NAMED, kind
+from fleet.cli.devices import FEW, NAMED, held_text, kind
 from fleet.cli.doctor_storage import Check, storage_checks
 from fleet.cli.options import HomeOption, JsonOption
 from fleet.cli.output import count_text, print_json, say
@@ -18,8 +18,7 @@ from fleet.devices.views import DeviceView, DiscoveryReport, GatewayView
 from fleet.home import Home
 from protos.errors import FleetError
 from protos.net import watch
-from protos.net.interfaces import Survey
-from protos.sizes import bytes_text
+from protos.net.interfaces import Survey, why_alone
 from quantize.artifact.store import ArtifactStore
 from sim_devices.local_fleet import LocalDevice
 
@@ -118,7 +117,8 @@ def discovery_checks(report: DiscoveryReport, devices: Sequence[DeviceView], loc
 def own_network_checks(survey: Survey) -> list[Check]:
     """Of this machine, where no coordinator says what it makes of it: an agent sees the same."""
     where = ", ".join(map(str, survey.usable)) or "no interface"
-    found = Check("network", not survey.alone, f"mDNS on {where}" + "".join(f"; {line}" for line in survey.mute), _BRING_UP)
+    lines = [why_alone(survey.mute, bool(survey.usable))] if survey.waits(None) else survey.mute
+    found = Check("network", not survey.alone, "; ".join([f"mDNS on {where}", *lines]), _BRING_UP)
     return [found, *(Check("network", False, problem, _NAME_IT) for problem in survey.problems)]
 
 
@@ -128,8 +128,7 @@ def network_checks(report: DiscoveryReport, devices: Sequence[DeviceView]) -> li
         return []
     ok = any(device.state == "online" for device in devices)
     heard = "no other machine can be heard" if report.alone else "not used"
-    why = "; ".join(report.mute) or "there is no network interface but loopback"
-    return [Check("network", ok, f"{heard}: {why}", _BRING_UP)]
+    return [Check("network", ok, f"{heard}: {why_alone(report.mute, bool(report.interfaces))}", _BRING_UP)]
 
 
 def gateway_check(gateway: GatewayView) -> Check:
@@ -159,8 +158,7 @@ def device_check(device: DeviceView) -> Check:
     detail = f"{device.state} at {device.address}" + (f": {device.detail}" if device.detail else "")
     detail += " (hollow: it computes nothing)" if device.hollow else ""
     if ok and device.holds_too_much:
-        held, promised = bytes_text(device.memory_held_bytes or 0), bytes_text(device.memory_used_bytes)
-        detail += f"; it holds {held} of memory, {promised} are promised"
+        detail += f"; it {held_text(device)}"
         return Check(f"device {device.name}", False, detail, "restart its agent, and report it")
     return Check(f"device {device.name}", ok, detail, "" if ok else "is it running, and does the network let this machine reach it?")
 

@@ -10,12 +10,16 @@ import typer
 from fleet.cli.client import connect
 from fleet.cli.devices import EverythingOption, LabelOption, list_devices
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
-from fleet.cli.output import Column, note, print_json, print_table, say
+from fleet.cli.output import NONE, note, print_json, say
+from fleet.cli.tables import Column, print_table
 from fleet.enrolling.views import TokenView
+from protos.enrolment import LONGEST_TOKEN_SECONDS
 
 app = typer.Typer(name="devices", rich_markup_mode="rich")
 
 BoardArgument = Annotated[str, typer.Argument(metavar="BOARD", help="Its name, its id, or its fingerprint's five words in quotes.")]
+
+DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="Its name or its id.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -48,8 +52,8 @@ def pending(as_json: JsonOption = False, home: HomeOption = None) -> None:
     if not found:
         note("no board asks to join: run `glmfleet device run` on it")
         return
-    columns = [Column("name"), Column("fingerprint"), Column("address"), Column("accelerator"), Column("id")]
-    print_table(columns, [[one.name, one.fingerprint, one.address, one.profile, one.device_id] for one in found])
+    columns = [Column("name", "names"), Column("id", "names"), Column("fingerprint"), Column("accelerator"), Column("address", "names")]
+    print_table(columns, [[one.name, one.device_id, one.fingerprint, one.profile, one.address] for one in found])
     for one in found:
         if one.detail:
             note(f"{one.name}: {one.detail}")
@@ -83,6 +87,43 @@ def reject(board: BoardArgument, home: HomeOption = None) -> None:
 
 
 @app.command()
+def remove(
+    device: DeviceArgument,
+    force: Annotated[bool, typer.Option("--force", help="Also while a deployment uses it.")] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Take a device out of the fleet, and its models and its key off it.
+
+    Example: glmfleet devices remove gate-7
+    """
+    with connect(open_home(home)) as coordinator:
+        view = coordinator.decommission(device, force=force)
+    if as_json:
+        print_json(view)
+        return
+    note(f"{view.name} ({view.device_id}) is of the fleet no more")
+    if view.wiped:
+        note("it removes its models and its key; then it is a new board, which asks to join")
+    else:
+        note("it could not be reached: its models stay on it until `glmfleet device leave --wipe` there")
+
+
+@app.command()
+def revoke(device: DeviceArgument, as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Take a device out of the fleet without asking it: stolen, lost, or its key copied.
+
+    Example: glmfleet devices revoke gate-7
+    """
+    with connect(open_home(home)) as coordinator:
+        view = coordinator.expel(device)
+    if as_json:
+        print_json(view)
+    else:
+        note(f"{view.name} ({view.device_id}) is of the fleet no more, and its key opens nothing any more")
+
+
+@app.command()
 def token(
     life: Annotated[str, typer.Option("--for", metavar="DURATION", help="How long it is good, up to 30d.")] = "1h",
     show: Annotated[bool, typer.Option("--list", help="Show those that were made.")] = False,
@@ -94,6 +135,7 @@ def token(
 
     Example: glmfleet devices token --for 10m
     """
+    life_seconds = parse_duration(life, LONGEST_TOKEN_SECONDS)
     with connect(open_home(home)) as coordinator:
         if revoke is not None:
             coordinator.revoke_token(revoke)
@@ -102,7 +144,7 @@ def token(
         if show:
             _print_tokens(coordinator.tokens(), as_json)
             return
-        made = coordinator.new_token(parse_duration(life))
+        made = coordinator.new_token(life_seconds)
     if as_json:
         print_json(made)
         return
@@ -116,9 +158,8 @@ def _print_tokens(tokens: list[TokenView], as_json: bool) -> None:
     elif not tokens:
         note("no token was made")
     else:
-        print_table(
-            [Column("id"), Column("good until"), Column("used by")], [[one.token_id, _state(one), one.used_by or "-"] for one in tokens]
-        )
+        columns = [Column("id", "names"), Column("good until"), Column("used by", "names")]
+        print_table(columns, [[one.token_id, _state(one), one.used_by or NONE] for one in tokens])
 
 
 def _state(one: TokenView) -> str:

@@ -115,10 +115,11 @@ def _windows(store: ArtifactStore, manifest: Manifest, request: EvaluationReques
         text = request.text.read_text(encoding="utf-8") if request.text else default_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{request.text} cannot be read: {error}", advice="--text takes a plain UTF-8 file") from error
-    token_ids = model.encode(text)
+    with model.maker(len(text)) as maker:
+        token_ids = maker.encode(text)
+        before, behind = maker.frame if fills_blanks(manifest.config) else ([], [])
     if not fills_blanks(manifest.config):
         return windows(token_ids, request.tokens, window_tokens)
-    before, behind = model.frame
     body = token_ids[len(before) : len(token_ids) - len(behind)]
     return continued_windows(body, (before, behind), request.tokens, window_tokens, manifest.config)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated
 
@@ -14,21 +12,27 @@ import typer
 
 from device.text.messages import Message
 from fleet.answering.views import GenerateRequest, GenerateResult
+from fleet.cli.answers import Gap, stream_answer
 from fleet.cli.client import CoordinatorClient, connect
+from fleet.cli.conversation import (
+    DEFAULT_MAX_TOKENS,
+    BadWordsOption,
+    MaxTokensOption,
+    MinTokensOption,
+    NoThinkOption,
+    StopOption,
+    SystemOption,
+    ThinkOption,
+    rules,
+)
 from fleet.cli.costs import answer_json, print_cost
 from fleet.cli.options import HomeOption, JsonOption, ModelOption, open_home, parse_ids
 from fleet.cli.output import print_json
 from fleet.cli.sampling import with_sampling
 from fleet.cli.streams import read_all
-from protos.errors import Internal
 from protos.sampling import GREEDY, Sampling
 
-# A small model can lose itself in repetition: without a limit it would fill the context, minutes of it.
-DEFAULT_MAX_TOKENS = 512
 _BLANK = re.compile(r"\s*\[[gs]?MASK\]")
-
-MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of the answer at most, if the context leaves so many.")]
-SystemOption = Annotated[str | None, typer.Option("--system", help="A system message before the prompt.", show_default=False)]
 
 
 @with_sampling
@@ -43,7 +47,11 @@ def generate(
     max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
     sampling: Sampling = GREEDY,
     left_to_model: tuple[str, ...] = (),
-    stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.", show_default=False)] = None,
+    think: ThinkOption = False,
+    no_think: NoThinkOption = False,
+    stop: StopOption = None,
+    bad_words: BadWordsOption = None,
+    min_tokens: MinTokensOption = 0,
     prompt_ids: Annotated[
         str | None, typer.Option("--prompt-ids", metavar="1,2,3", help="Token ids instead of a prompt.", show_default=False)
     ] = None,
@@ -54,7 +62,7 @@ def generate(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """One prompt, one answer, streamed. What it cost goes to stderr.
+    """One prompt, one answer, streamed. What it cost goes to stderr, and what the model thought before it answered.
 
     With --json: one object with text, token_ids, finish_reason, prompt_tokens, completion_tokens, ttft_seconds and tpot_seconds
     (each wall and modelled), model, deployment, and devices (each with busy_seconds, joules, source, joules_per_token).
@@ -68,6 +76,8 @@ def generate(
     """
     if infill and (system or prompt_ids):
         raise typer.BadParameter("--infill goes with a text, not with --system or --prompt-ids")
+    if (think or no_think) and (raw or infill or prompt_ids):
+        raise typer.BadParameter("--think and --no-think go through the chat template, not with --raw, --infill or --prompt-ids")
     given = _prompt(prompt, system, raw or infill, parse_ids(prompt_ids))
     around = around_blanks(given.text or "") if infill else None
     if around and len(around) > 2 and (forced_ids or stop):
@@ -82,9 +92,9 @@ def generate(
         max_tokens=max_tokens,
         sampling=sampling,
         left_to_model=left_to_model,
-        stop=tuple(stop or ()),
         ignore_eos=ignore_eos,
         infill=infill,
+        **rules(stop, bad_words, min_tokens, think, no_think),
     )
     with connect(open_home(home)) as coordinator:
         results = _answers(coordinator, request, around, echo=not as_json)
@@ -109,40 +119,6 @@ def _answers(coordinator: CoordinatorClient, request: GenerateRequest, around: S
         gap = Gap(before, after + "\n" if last else "", begun=bool(results))
         results.append(stream_answer(coordinator, replace(request, fills=fills), echo=echo, gap=gap))
     return results
-
-
-@dataclass(frozen=True)
-class Gap:
-    """What stands before and behind an answer, whether it is empty or not; `begun`: the line has text already."""
-
-    before: str
-    after: str
-    begun: bool
-
-
-def stream_answer(coordinator: CoordinatorClient, request: GenerateRequest, *, echo: bool, gap: Gap | None = None) -> GenerateResult:
-    """Print the text as it comes, on a line of its own or in its `gap`, and return the result.
-
-    KeyboardInterrupt cancels the sequence on its way out.
-    """
-    before, written, end = gap.before if gap else "", echo and gap is not None and gap.begun, "\n"
-    with closing(coordinator.generate(request)) as parts:
-        try:
-            for part in parts:
-                ended = isinstance(part, GenerateResult)
-                if echo and ((part.text and not ended) or gap):
-                    text = before if ended else before + part.text
-                    before, written = "", True  # first: Ctrl-C may come as soon as the text is out
-                    sys.stdout.write(text)
-                    sys.stdout.flush()
-                if isinstance(part, GenerateResult):
-                    end = gap.after if gap else "\n"
-                    return part
-        finally:
-            if written:
-                sys.stdout.write(end)
-                sys.stdout.flush()
-    raise Internal("the answer ended without a result")
 
 
 def around_blanks(text: str) -> list[str]:

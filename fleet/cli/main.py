@@ -158,7 +158,8 @@ def _check_text(arguments: Sequence[str]) -> None:
     """Raises typer.BadParameter. All that we send and store is UTF-8; a path of other bytes could be opened, but not be told."""
     for argument in arguments:
         if not is_text(argument):
-            raise typer.BadParameter(f"{argument!a} is not text in {sys.getfilesystemencoding()}: write it so, or rename the file")
+            ways = "write it so, or rename the file" if os.path.lexists(argument) else "write it so"
+            raise typer.BadParameter(f"{argument!a} is not text in {sys.getfilesystemencoding()}: {ways}")
 
 
 def _terminated(number: int, _frame: object) -> None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from device.text.confined import ConfinedText
 from fleet.answering.prompts import load_text
 from fleet.api.encode import plain
 from fleet.cli.client import connect
 from fleet.cli.model_eval import eval_, measure, print_report, quality_lines
-from fleet.cli.options import HomeOption, JsonOption, open_home
-from fleet.cli.output import Column, figure, note, print_json, print_table, say
+from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
+from fleet.cli.output import figure, note, print_json, say
 from fleet.cli.progress import progress
+from fleet.cli.tables import Column, print_table
 from fleet.home import Home
 from fleet.service.models import model_view
 from fleet.service.views import ModelView
-from protos.errors import Conflict, Corrupt, FleetError
+from fleet.trust.publisher import Publisher
+from protos.errors import Conflict, Corrupt, Denied, FleetError
 from protos.manifest import Manifest
 from protos.sizes import bytes_text
 from quantize.artifact.journal import source_identity
@@ -27,6 +32,7 @@ from quantize.artifact.records import Source
 from quantize.artifact.schemes import Scheme
 from quantize.artifact.store import ArtifactStore
 from quantize.blocks import BLOCK_SIZES
+from quantize.checkpoints.checkpoint import Checkpoint
 from quantize.checkpoints.formats import open_checkpoint
 from quantize.hub.catalog import fetch
 from quantize.importing.importer import import_model
@@ -117,7 +123,7 @@ def import_(
     opened = open_home(home)
     how = How(bits, block_size, not asymmetric, rotate)
     how.check()
-    _tell(opened, _quantize(ArtifactStore(opened.artifacts), path, name, how, adapter=adapter), evaluate, as_json)
+    _tell(opened, _quantize(opened, path, name, how, adapter=adapter), evaluate, as_json)
 
 
 @app.command("list")
@@ -136,11 +142,11 @@ def list_(as_json: JsonOption = False, home: HomeOption = None) -> None:
     if not models:
         return
     columns = [
-        Column("name"),
-        Column("parameters", True),
-        Column("layers", True),
-        Column("context", True),
-        Column("size", True),
+        Column("name", "names"),
+        Column("parameters", "figure"),
+        Column("layers", "figure"),
+        Column("context", "figure"),
+        Column("size", "figure"),
         Column("licence"),
     ]
     print_table(
@@ -198,6 +204,23 @@ def show(
 
 
 @app.command()
+def sign(
+    name: Annotated[str, typer.Argument(help="The model's name here.")],
+    life: Annotated[str, typer.Option("--for", metavar="DURATION", help="How long devices take the signature for good.")] = "90d",
+    home: HomeOption = None,
+) -> None:
+    """Vouch for a model with this home's publisher key: devices run no other.
+
+    Done by itself at import. Needed where the key is kept on another machine, and to go back to an older artifact.
+
+    Example: glmfleet model sign smollm2-135m --for 30d
+    """
+    opened = open_home(home)
+    statement = Publisher.open(opened.publisher, ArtifactStore(opened.artifacts)).sign(name, parse_duration(life))
+    note(f"{name} is signed as version {statement.version}, until {time.strftime('%Y-%m-%d %H:%M', time.localtime(statement.expires))}")
+
+
+@app.command()
 def rm(name: Annotated[str, typer.Argument(help="The model's name here.")], home: HomeOption = None) -> None:
     """Remove a model and the bytes that only it uses.
 
@@ -236,11 +259,13 @@ def pull_model(home: Home, model: str, name: str, how: How = How(), revision: st
             report("download", done, total)
 
         path = _from_hub(home, model, revision, told) if _on_hub(model) else fetch(model, home.downloads, told)
-    return _quantize(store, path, name, how, pulled=model)
+    return _quantize(home, path, name, how, pulled=model)
 
 
-def _quantize(store: ArtifactStore, path: Path, name: str, how: How, pulled: str = "", adapter: Path | None = None) -> ModelView:
+def _quantize(home: Home, path: Path, name: str, how: How, pulled: str = "", adapter: Path | None = None) -> ModelView:
+    store = ArtifactStore(home.artifacts)
     with progress(of_bytes=True) as report, open_checkpoint(path, adapter) as checkpoint:
+        _check_text(checkpoint)
         manifest = import_model(
             checkpoint,
             store,
@@ -254,10 +279,25 @@ def _quantize(store: ArtifactStore, path: Path, name: str, how: How, pulled: str
         )
         unused = checkpoint.sampling.unused
     store.records.save_source(manifest.digest, Source(str(path.absolute()), pulled, str(adapter.absolute()) if adapter else ""))
+    _sign(home, store, name)
     _note_text(store, name, manifest)
     if unused:
         note(f"not used of how {name} is to be sampled: {', '.join(unused)}")
     return model_view(name, manifest)
+
+
+def _sign(home: Home, store: ArtifactStore, name: str) -> None:
+    """So that devices run it. Where the publisher's key is kept elsewhere, somebody has to sign it there."""
+    try:
+        Publisher.open(home.publisher, store).sign(name)
+    except Denied as error:
+        note(f"{name} is not signed: {error.detail}; {error.advice}")
+
+
+def _check_text(checkpoint: Checkpoint) -> None:
+    """Raises InvalidInput for a tokenizer that asks for more than it is, which is looked at where it can do no harm; before any work."""
+    with suppress(Corrupt):  # token ids are enough for it: `_note_text` says so
+        ConfinedText(checkpoint.text_files, checkpoint.config.eos_token_ids, checkpoint.config.vocab_size).close()
 
 
 def _note_text(store: ArtifactStore, name: str, manifest: Manifest) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from fleet.cli.options import HomeOption, JsonOption, open_home
-from fleet.cli.output import Column, figure, note, print_json, print_table, say
+from fleet.cli.output import figure, note, print_json, say
+from fleet.cli.tables import Column, print_table
 from fleet.home import Home
 from protos.errors import NotFound
 from quantize.artifact.store import ArtifactStore
@@ -79,7 +80,7 @@ def print_report(report: QualityReport) -> None:
             for side, found in (("fp32 graphs", report.reference.fp32), ("artifact", report.reference.int8))
         ]
         titles = ("largest difference", "mean", "KL", "same top token")
-        print_table([Column(f"against {report.reference.file}"), *(Column(title, True) for title in titles)], rows)
+        print_table([Column(f"against {report.reference.file}"), *(Column(title, "figure") for title in titles)], rows)
 
 
 def quality_lines(report: QualityReport, plot: Path | None) -> Iterator[tuple[str, str]]:

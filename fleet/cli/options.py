@@ -33,6 +33,7 @@ InterfaceOption = Annotated[
     typer.Option("--interface", metavar="NAME|IP", help="Network interface for mDNS (default: all); may be repeated.", show_default=False),
 ]
 
+LONGEST_SECONDS = 36500 * 86400.0
 MOST_BYTES = (1 << 63) - 1  # that a program can count
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
@@ -59,12 +60,15 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of "90", "90s", "10m", "2h", "1d". Raises typer.BadParameter."""
+def parse_duration(text: str, longest: float = LONGEST_SECONDS) -> float:
+    """Seconds of "90", "90s", "10m", "2h", "1d", more than 0 and at most `longest`. Raises typer.BadParameter."""
     match = _DURATION.fullmatch(text.strip())
-    if not match or float(match[1]) <= 0:
+    if not match:
         raise typer.BadParameter(f"not a duration: {text!r}; write for example 90s, 10m, 2h or 1d")
-    return float(match[1]) * _SECONDS[(match[2] or "s").lower()]
+    seconds = float(match[1]) * _SECONDS[(match[2] or "s").lower()]
+    if not 0 < seconds <= longest:
+        raise typer.BadParameter(f"{text} is out of range: it has to be more than 0 and at most {longest / _SECONDS['d']:,.0f}d")
+    return seconds
 
 
 def parse_names(text: str | None) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What people read: tables that fit 80 columns, figures with units, JSON for machines."""
+"""What people read: lines that fit a terminal, figures with units, JSON for machines."""
 
 from __future__ import annotations
 
@@ -8,27 +8,13 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, TextIO
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from fleet.api.encode import plain
 from fleet.cli.streams import silence
 from fleet.text import is_text
 
 NONE = "-"  # no figure: not measured, not known
-
-
-@dataclass(frozen=True)
-class Column:
-    """Text columns give way (they wrap, nothing is cut off); figures stay on one line, to the right."""
-
-    title: str
-    figure: bool = False
 
 
 def say(line: str = "") -> None:
@@ -50,18 +36,6 @@ def print_json(value: Any) -> None:
     if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8" or not is_text(text):
         text = json.dumps(plain(value), indent=2)
     print(text, flush=True)  # noqa: T201
-
-
-def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, to_stderr: bool = False) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        if column.figure:
-            table.add_column(column.title, justify="right", no_wrap=True)
-        else:
-            table.add_column(column.title, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: a device's name is no markup
-    Console(stderr=to_stderr, highlight=False).print(table)
 
 
 def figure(value: float | None) -> str:

@@ -12,8 +12,9 @@ import typer
 
 from fleet.cli.deploy import ContextOption, KvOption, SlotsOption, WireOption
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_names
-from fleet.cli.output import Column, count_text, figure, note, print_json, print_table
+from fleet.cli.output import count_text, figure, note, print_json
 from fleet.cli.scatter import Dot, scatter
+from fleet.cli.tables import Column, print_table
 from fleet.planning.plan import PlanRequest
 from fleet.planning.planner import PlannerDevice
 from fleet.planning.prediction import LinkModel, LinkModels, Outlook, Prices, Traffic, outlooks, wired
@@ -77,14 +78,14 @@ def predict(
 def print_outlooks(found: Sequence[Outlook]) -> None:
     columns = [
         Column("placement"),
-        Column("tokens/s", True),
-        Column("first\ntoken s", True),
-        Column("J/token", True),
-        Column("W", True),
-        Column("hottest\n°C", True),
+        Column("tokens/s", "figure"),
+        Column("first\ntoken s", "figure"),
+        Column("J/token", "figure"),
+        Column("W", "figure"),
+        Column("hottest\n°C", "figure"),
     ]
     priced = any(one.cost_per_million_tokens is not None for one in found)
-    columns += [Column("cost of\n1M tokens", True)] * priced
+    columns += [Column("cost of\n1M tokens", "figure")] * priced
     print_table(columns, [_row(one, priced) for one in found])
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from fleet.cli.options import JsonOption
-from fleet.cli.output import Column, figure, note, print_json, print_table, say
+from fleet.cli.output import figure, note, print_json, say
+from fleet.cli.tables import Column, print_table
 from protos.sizes import bytes_text
 from sim_devices.profiles import Profile, list_profiles, load_profile
 
@@ -32,14 +33,14 @@ def profiles(
 
 def _list(known: Sequence[Profile]) -> None:
     columns = [
-        Column("profile"),
-        Column("memory", True),
-        Column("GB/s", True),
-        Column("reached", True),
-        Column("int8 TOPS", True),
-        Column("idle W", True),
-        Column("max W", True),
-        Column("estimated", True),
+        Column("profile", "names"),
+        Column("memory", "figure"),
+        Column("GB/s", "figure"),
+        Column("reached", "figure"),
+        Column("int8 TOPS", "figure"),
+        Column("idle W", "figure"),
+        Column("max W", "figure"),
+        Column("estimated", "figure"),
     ]
     rows = [
         [
@@ -60,6 +61,6 @@ def _list(known: Sequence[Profile]) -> None:
 
 def _explain(one: Profile) -> None:
     say(f"{one.name}: {one.description}")
-    columns = [Column("figure"), Column("value", True), Column("trust"), Column("source")]
+    columns = [Column("figure"), Column("value", "figure"), Column("trust"), Column("source")]
     rows = [[key, f"{figured.value:.4g} {figured.unit}", figured.trust, figured.source] for key, figured in one.figures.items()]
     print_table(columns, rows)

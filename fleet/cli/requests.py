@@ -9,7 +9,8 @@ import typer
 
 from fleet.cli.client import connect
 from fleet.cli.options import HomeOption, JsonOption, open_home
-from fleet.cli.output import Column, note, print_json, print_table
+from fleet.cli.output import NONE, note, print_json
+from fleet.cli.tables import Column, print_table
 
 SHOWN = 12  # characters of an id, which is enough to name it
 
@@ -38,24 +39,24 @@ def requests(
         note("no request was made since the coordinator started")
         return
     columns = [
-        Column("request"),
+        Column("request", "names"),
         Column("state"),
-        Column("pipeline"),
-        Column("prompt", True),
-        Column("answer", True),
-        Column("age s", True),
-        Column("attempts", True),
+        Column("prompt", "figure"),
+        Column("answer", "figure"),
+        Column("age s", "figure"),
+        Column("attempts", "figure"),
+        Column("pipeline", "names"),
     ]
     now = time.time()
     rows = [
         [
             view.request_id[:SHOWN],
             view.finish_reason or view.state,
-            view.pipeline_id,
             str(view.prompt_tokens),
             str(view.completion_tokens),
             f"{now - view.accepted_at:.0f}",
             str(view.attempts),
+            view.pipeline_id or NONE,
         ]
         for view in found
     ]

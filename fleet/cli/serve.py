@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -19,14 +18,16 @@ import uvicorn
 from fleet.api.app import create_app
 from fleet.api.caller import Authenticate
 from fleet.api.malformed import HttpProtocol
-from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home
+from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home, parse_duration
 from fleet.cli.output import note
 from fleet.home import Home
 from fleet.service.coordinator import Coordinator
 from fleet.store.engine import parse_url
 from fleet.trust.api_key import authenticator, ensure_key
+from fleet.trust.authority import LONGEST_LIFE, SHORTEST_LIFE
 from protos.errors import Denied, InvalidInput
 from protos.net.door import raise_limit
+from protos.net.listening import bound
 from protos.net.transport import is_loopback
 
 DEFAULT_PORT = 7400
@@ -54,6 +55,9 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    certificate_life: Annotated[
+        str, typer.Option("--certificate-life", metavar="DURATION", help="Of members' certificates, 10m to 365d; renewed by themselves.")
+    ] = "24h",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, to stderr.")] = False,
     home: HomeOption = None,
 ) -> None:
@@ -64,15 +68,23 @@ def serve(
     raise_limit()
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     opened = open_home(home)
+    life = timedelta(seconds=parse_duration(certificate_life))
+    if not SHORTEST_LIFE <= life <= LONGEST_LIFE:
+        raise InvalidInput(f"certificates for {certificate_life}", advice="from 10m to 365d")
     if not is_loopback(host) and not require_key:
         raise Denied(f"listening on {host} lets everyone in reach use the fleet", advice="add --require-key, or leave --host out")
     opened.check_not_served()  # before its port is found to be taken
     authenticate = authenticator(ensure_key(opened)) if require_key else None
-    with _listening(host, port) as listener:
+    with bound(host, port) as listener:
         url = _url(host, listener.getsockname()[1])
         with opened.serving(url, _file_of(store)):
             coordinator = Coordinator(
-                opened, seeds=tuple(seed or ()), interfaces=tuple(interface) if interface else None, insecure=insecure, store=store
+                opened,
+                seeds=tuple(seed or ()),
+                interfaces=tuple(interface) if interface else None,
+                insecure=insecure,
+                store=store,
+                certificate_life=life,
             )
             asyncio.run(_serve(coordinator, listener, url, opened, authenticate))
 
@@ -121,26 +133,6 @@ async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, ho
             stopping.cancel()
             server.should_exit = True
     note("stopped")
-
-
-@contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket bound before anything is started: a port in use is told at once, in one line."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except OSError as error:
-        raise InvalidInput(f"cannot listen on {host}: {error.strerror}", advice="give an address of this machine with --host") from error
-    with socket.socket(family, kind, protocol) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-            listener.listen(1024)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise InvalidInput(f"port {port} is in use", advice="choose another with --port, or --port 0 for any free one") from error
-            why = os.strerror(error.errno or 0)
-            raise InvalidInput(f"cannot listen on {host} port {port}: {why}", advice="choose others with --host and --port") from error
-        yield listener
 
 
 def _url(host: str, port: int) -> str:

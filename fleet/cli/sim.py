@@ -13,9 +13,10 @@ import typer
 from fleet.cli import sim_faults
 from fleet.cli.device import MemoryOption
 from fleet.cli.options import HomeOption, InsecureOption, JsonOption, open_home, parse_names, parse_size
-from fleet.cli.output import Column, count_text, note, print_json, print_table
+from fleet.cli.output import count_text, note, print_json
 from fleet.cli.profiles import profiles
 from fleet.cli.sim_fleet import local_fleet
+from fleet.cli.tables import Column, print_table
 from protos.errors import InvalidInput
 from sim_devices.fleet_file import FleetFile, gallery_text, is_path, load_fleet
 from sim_devices.local_fleet import DeviceSpec, LocalDevice, LocalFleet
@@ -157,7 +158,7 @@ def fleet_specs(described: FleetFile) -> list[DeviceSpec]:
 
 
 def print_local(found: Sequence[LocalDevice]) -> None:
-    columns = [Column("name"), Column("profile"), Column("pace"), Column("state"), Column("address"), Column("pid", True)]
+    columns = [Column("name", "names"), Column("profile"), Column("pace"), Column("state"), Column("address"), Column("pid", "figure")]
     rows = [
         [
             one.name,

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from fleet.cli.options import HomeOption, JsonOption, open_home
-from fleet.cli.output import Column, count_text, note, print_json, print_table, say
+from fleet.cli.output import count_text, note, print_json, say
 from fleet.cli.sim_fleet import local_fleet
+from fleet.cli.tables import Column, print_table
 from protos.errors import InvalidInput
 from sim_devices import quantities
 from sim_devices.faults import USAGE, parse_fault
@@ -73,12 +74,12 @@ def faults(as_json: JsonOption = False, home: HomeOption = None) -> None:
     ]
     rows += [[str(one["number"]), _coming(one, found["now_ms"]), one["what"]] for one in found["to_come"] if one["act"] == "start"]
     if rows:
-        print_table([Column("number", True), Column("state"), Column("fault")], rows)
+        print_table([Column("number", "figure"), Column("state"), Column("fault", "names")], rows)
     else:
         note("no fault is active, none is to come")
     if found["log"]:
         say()
-        columns = [Column("s", True), Column("number", True), Column("what"), Column("")]
+        columns = [Column("s", "figure"), Column("number", "figure"), Column("what"), Column("")]
         print_table(columns, [[f"{one['at_ms'] / 1000:.3f}", str(one["number"]), _happened(one), one["detail"]] for one in found["log"]])
 
 
@@ -113,7 +114,7 @@ def gallery(
         print_json([{"name": one.name, "description": one.description, "devices": one.devices} for one in fleets])
         return
     rows = [[one.name, str(len(one.devices)), str(len(one.faults)), one.description] for one in fleets]
-    print_table([Column("name"), Column("devices", True), Column("faults", True), Column("what")], rows)
+    print_table([Column("name", "names"), Column("devices", "figure"), Column("faults", "figure"), Column("what")], rows)
     note("start one: glmfleet sim up street; begin your own: glmfleet sim gallery --show street > FLEET.toml")
 
 

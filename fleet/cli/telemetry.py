@@ -9,7 +9,9 @@ import typer
 from fleet.cli.client import connect
 from fleet.cli.devices import FEW
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
-from fleet.cli.output import NONE, Column, count_text, figure, note, print_json, print_table
+from fleet.cli.output import NONE, count_text, figure, note, print_json
+from fleet.cli.tables import Column, print_table
+from fleet.deploying.balancing import not_deployed
 from fleet.telemetry.views import CostRow
 
 By = Literal["device", "model", "deployment", "request"]
@@ -33,24 +35,27 @@ def telemetry(
     seconds = parse_duration(since)
     with connect(open_home(home)) as coordinator:
         rows = coordinator.telemetry(seconds, by)
+        if not rows and not as_json:
+            asking = 'ask something: glmfleet generate "What is the capital of France?"'
+            models = [] if (deployed := bool(coordinator.deployments())) else [each.name for each in coordinator.models()]
+            note(f"nothing in the last {since}; {asking if deployed else not_deployed(None, (), models).advice}")
+            return
     if as_json:
         print_json(rows)
-    elif not rows:
-        note(f'nothing in the last {since}; ask something: glmfleet generate "What is the capital of France?"')
     else:
         print_costs(rows, by)
 
 
 def print_costs(rows: list[CostRow], by: By) -> None:
     columns = [
-        Column(by),
-        Column("asked", True),
-        Column("tokens", True),
-        Column("wall\nbusy s", True),
-        Column("modelled\nbusy s", True),
-        Column("busy J", True),
-        Column("idle J", True),
-        Column("J/token", True),
+        Column(by, "names"),
+        Column("asked", "figure"),
+        Column("tokens", "figure"),
+        Column("wall\nbusy s", "figure"),
+        Column("modelled\nbusy s", "figure"),
+        Column("busy J", "figure"),
+        Column("idle J", "figure"),
+        Column("J/token", "figure"),
         Column("source"),
     ]
     shown = rows if len(rows) <= FEW else [row for row in rows if not row.hollow]

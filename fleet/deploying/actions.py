@@ -8,11 +8,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from fleet.background import together
 from fleet.deploying.desired import Desired, PipelineSpec
-from fleet.deploying.load_order import load_request, stage_blobs
+from fleet.deploying.load_order import Neighbours, load_request, stage_blobs
 from fleet.deploying.reconcile import HeldStage, Unload, held_by
 from fleet.deploying.views import DeployEvent
 from fleet.devices.client import BlobState, DeviceClient
@@ -21,6 +21,7 @@ from fleet.devices.registry import Registry
 from protos.errors import Corrupt, FleetError, NoSpace, TemporaryError, Unavailable
 from protos.ids import DeviceId, Digest
 from protos.manifest import Blob, Manifest
+from protos.publishing import SignedStatement
 from protos.sizes import bytes_text
 from protos.v1 import device_pb2 as pb
 from quantize.artifact.store import ArtifactStore
@@ -32,6 +33,7 @@ RETURN_SECONDS = 10.0  # what a device whose link broke has to come back
 PUSH_TRIES = 3  # in a row without headway, each over a new connection
 
 Report = Callable[[DeployEvent], None]
+Vouched: TypeAlias = Callable[[str, Digest], SignedStatement | None]  # by a model's name and manifest
 BlobStates: TypeAlias = Mapping[DeviceId, Mapping[Digest, BlobState]]  # by device
 _log = logging.getLogger(__name__)
 
@@ -62,9 +64,11 @@ def stage_work(desired: Desired, spec: PipelineSpec, manifest: Manifest) -> list
 class Deployer:
     """Every action may be repeated: each begins by looking at what the device holds."""
 
-    def __init__(self, registry: Registry, artifacts: ArtifactStore) -> None:
+    def __init__(self, registry: Registry, artifacts: ArtifactStore, vouched: Vouched) -> None:
+        """`vouched` says what the fleet's publisher says of a model's manifest. It may block."""
         self._registry = registry
         self._artifacts = artifacts
+        self._vouched = vouched
 
     def observed(self) -> dict[DeviceId, tuple[HeldStage, ...]]:
         """What the devices that can be asked hold; one that was silent for a moment is asked all the same."""
@@ -143,6 +147,7 @@ class Deployer:
                 if need_bytes < least_bytes:
                     failures, least_bytes = 0, need_bytes
                 if lacking:
+                    await self._vouch(client, stage)
                     await self._make_room(stage, need_bytes, in_force)
                     await self._send(client, stage.spec.plan.model, lacking, need_bytes, report)
                 return
@@ -184,12 +189,19 @@ class Deployer:
                 advice="free some disk on the device, or spread the model over more devices with --stages",
             )
 
+    async def _vouch(self, client: DeviceClient, stage: StageWork) -> None:
+        """Tell the device whose model it is; of one that nobody vouches for a device that asks for it will say so."""
+        signed = await asyncio.to_thread(self._vouched, stage.spec.plan.model, stage.manifest.digest)
+        if signed is not None:
+            await client.put_manifest(signed, stage.manifest.to_bytes())
+
     async def _load(self, stage: StageWork, report: Report) -> bool:
         client = self._registry.client(stage.device)
-        hop = self._next_hop(stage)
+        ring = Neighbours(self._hop(stage, -1), self._hop(stage, +1)) if len(stage.spec.devices) > 1 else None
         request = await asyncio.to_thread(
-            load_request, stage.manifest, stage.desired, stage.spec, stage.number, hop, self._artifacts.blob_folder
+            load_request, stage.manifest, stage.desired, stage.spec, stage.number, ring, self._artifacts.blob_folder
         )
+        await self._vouch(client, stage)
         start = time.perf_counter()
         try:
             reply = await client.load_stage(request)
@@ -198,11 +210,10 @@ class Deployer:
         report(DeployEvent("load", device_name=client.name, seconds=time.perf_counter() - start))
         return reply.load_seconds > 0
 
-    def _next_hop(self, stage: StageWork) -> pb.Hop | None:
+    def _hop(self, stage: StageWork, step: Literal[-1, 1]) -> pb.Hop:
+        """Where the next stage of the ring is, or the one before. Raises Unavailable."""
         ring = stage.spec.devices
-        if len(ring) == 1:
-            return None
-        place = (stage.number + 1) % len(ring)
+        place = (stage.number + step) % len(ring)
         record = self._registry.record(ring[place])
         if record is None:
             raise Unavailable(f"{stage.spec.plan.stages[place].device_name}: not found yet")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from fleet.devices.record import DeviceRecord
-from fleet.planning.costs import PlannerDevice
+from fleet.planning.costs import PlannerDevice, weights
+from fleet.planning.storage import Storage
 from protos.dialects import DIALECT
 from protos.errors import NotFound, Unavailable
-from protos.ids import DeviceId
+from protos.ids import DeviceId, Digest
+from protos.manifest import Manifest
 from protos.physics.roofline import Figures
 from protos.physics.thermal import Thermal
 from protos.v1 import device_pb2 as pb
+
+_LONGEST_PROBLEM = 200  # characters: it is a device's own word
 
 
 def candidates(
@@ -28,12 +33,45 @@ def candidates(
     return [_planner_device(record.device_id, record.description, replaces) for record in free if record.description is not None]
 
 
+def tight(devices: Sequence[PlannerDevice], manifest: Manifest) -> list[DeviceId]:
+    """Those whose disk has no room for all of the model: what of it they have already decides."""
+    return [DeviceId(device.device_id) for device in devices if device.storage and device.storage.free_bytes < _size_bytes(manifest)]
+
+
+def with_present(
+    devices: Sequence[PlannerDevice], records: Sequence[DeviceRecord], manifest: Manifest, present: Mapping[DeviceId, frozenset[Digest]]
+) -> list[PlannerDevice]:
+    """The same devices, knowing what their disks can take. `present`: blobs that are whole on those that are `tight`."""
+    asked = set(tight(devices, manifest))
+    loaded = {record.device_id: record.description.stages for record in records if record.description is not None}
+    found = []
+    for device in devices:
+        storage = None
+        if device.storage and (key := DeviceId(device.device_id)) in asked:
+            here = present.get(key, frozenset())
+            storage = replace(device.storage, present=here, in_use=here & _in_use(loaded.get(key, ()), manifest))
+        found.append(replace(device, storage=storage))
+    return found
+
+
+def _size_bytes(manifest: Manifest) -> int:
+    return sum(weights(manifest, [part.name for part in manifest.parts]).values())
+
+
+def _in_use(stages: Iterable[pb.StageStatus], manifest: Manifest) -> set[Digest]:
+    """By loaded stages of this very model; of another that shares a blob nothing is known, and it counts as one that could be dropped."""
+    parts = {part for stage in stages if stage.manifest_digest == manifest.digest for part in stage.parts}
+    return set(weights(manifest, [part.name for part in manifest.parts if part.name in parts]))
+
+
 def of_those_here(records: Sequence[DeviceRecord], keys: Sequence[str]) -> tuple[str, ...]:
     """The keys that name a device which may be used now. Raises NotFound when there were some and none does."""
     online = [record for record in records if record.state == "online" and _able(record)]
     here = tuple(key for key in keys if any(_names(key, record) for record in online))
     if keys and not here:
-        raise NotFound(f"none of the devices that it was asked for is online: {', '.join(keys)}", advice="glmfleet devices")
+        raise NotFound(
+            f"none of the devices that it was asked for is online: {', '.join(keys)}", advice="`glmfleet devices` shows their states"
+        )
     return here
 
 
@@ -74,7 +112,16 @@ def _planner_device(device: DeviceId, description: pb.DeviceDescription, replace
         thermal=Thermal(**{name: getattr(accelerator.thermal, name) for name in Thermal.__dataclass_fields__})
         if accelerator.HasField("thermal")
         else None,
+        storage=_storage(description),
     )
+
+
+def _storage(description: pb.DeviceDescription) -> Storage | None:
+    """None: it does not say what it could drop, as releases before did not."""
+    if not description.HasField("storage_droppable_bytes"):
+        return None
+    problem = " ".join(description.storage_problem.split())[:_LONGEST_PROBLEM]
+    return Storage(description.storage_free_bytes + description.storage_droppable_bytes, problem=problem)
 
 
 def _free_bytes(description: pb.DeviceDescription, replaces: str) -> int:

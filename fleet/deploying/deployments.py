@@ -12,7 +12,7 @@ from typing import Self
 
 from fleet.background import Background, to_its_end, together
 from fleet.deploying import stored
-from fleet.deploying.actions import BlobStates, Deployer, Report, stage_work
+from fleet.deploying.actions import BlobStates, Deployer, Report, Vouched, stage_work
 from fleet.deploying.balancing import find, least_work
 from fleet.deploying.desired import DEFAULT_POLICY, Desired, PipelineSpec, Policy, new_desired, with_plans
 from fleet.deploying.keeper import InForce, Keeper
@@ -47,13 +47,21 @@ class Deployments:
     """An async context manager. On entry, what the store wants is taken up again; on exit, devices keep their stages."""
 
     def __init__(
-        self, registry: Registry, artifacts: ArtifactStore, store: Store, placement: Placement, *, period_seconds: float = PERIOD_SECONDS
+        self,
+        registry: Registry,
+        artifacts: ArtifactStore,
+        store: Store,
+        placement: Placement,
+        *,
+        vouched: Vouched = lambda _model, _manifest: None,
+        period_seconds: float = PERIOD_SECONDS,
     ) -> None:
+        """`vouched` as of Deployer."""
         self._registry = registry
         self._placement = placement
         self._artifacts = artifacts
         self._store = DeploymentRecords(store)
-        self._deployer = Deployer(registry, artifacts)
+        self._deployer = Deployer(registry, artifacts, vouched)
         self._in_force: dict[str, InForce] = {}
         self._unreadable: dict[str, Unreadable] = {}
         self._deploying: dict[str, _Deploying] = {}
@@ -109,7 +117,7 @@ class Deployments:
         being deployed, and when all of its pipelines are to be avoided.
         """
         coming = [one.desired for one in self._deploying.values()]
-        deployment = find(model, self._in_force, coming, self._unreadable)
+        deployment = find(model, self._in_force, coming, self._unreadable, self._artifacts.list)
         return least_work(deployment.desired.name, deployment.pipelines, avoid)
 
     def manifest(self, name: str, spec: PipelineSpec) -> Manifest:

@@ -20,15 +20,24 @@ from quantize.artifact.graph import build_stage_graph
 HEAD = "head"
 
 
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """Of a stage, round the ring: whom it takes rows from, and whom it sends them to."""
+
+    before: pb.Hop
+    after: pb.Hop
+
+
 def stage_blobs(manifest: Manifest, spec: PipelineSpec, stage: int) -> tuple[Blob, ...]:
     """The blobs that the stage's graphs point at, each once."""
     return parts.stage_blobs(manifest, spec.plan.stages[stage].parts)
 
 
 def load_request(
-    manifest: Manifest, desired: Desired, spec: PipelineSpec, stage: int, next_hop: pb.Hop | None, blob_folder: Path | None = None
+    manifest: Manifest, desired: Desired, spec: PipelineSpec, stage: int, ring: Neighbours | None, blob_folder: Path | None = None
 ) -> pb.LoadStageRequest:
-    """For a stage of one of the pipelines of `desired`. Builds the graphs, which takes some milliseconds: call it in an executor.
+    """For a stage of one of the pipelines of `desired`, with its neighbours where it is not the only one. Builds the graphs, which takes
+    some milliseconds: call it in an executor.
 
     With the artifact's `blob_folder` the device is told to check itself. Raises Corrupt when what it would check by is damaged,
     InvalidInput for a stage that no message could tell of.
@@ -68,7 +77,8 @@ def load_request(
         graph=graph,
         graph_zlib=graph_zlib,
         head_graph=build_stage_graph(manifest, [HEAD]) if HEAD in planned.parts else b"",
-        next=next_hop,
+        next=ring.after if ring else None,
+        previous=ring.before if ring else None,
         cost=pb.StageCost(**dataclasses.asdict(stage_cost(manifest, planned.parts, plan.kv_dtype))),
         golden=_golden(golden) if golden else None,
     )

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fleet.background import together
+from fleet.deploying import candidates
 from fleet.deploying.actions import BlobStates
-from fleet.deploying.candidates import candidates, of_those_here
 from fleet.deploying.desired import Desired, PipelineSpec
 from fleet.devices.client import BlobState
 from fleet.devices.registry import ASKED_AT_ONCE, Registry
@@ -71,7 +71,7 @@ class Placement:
         manifest = await asyncio.to_thread(self._artifacts.load, lost.plan.model)
         if manifest.digest != lost.plan.manifest_digest:
             raise Conflict(f"{lost.plan.model} is another version here now", advice=again)
-        request = replace(desired.request, devices=of_those_here(self._registry.records(), desired.request.devices))
+        request = replace(desired.request, devices=candidates.of_those_here(self._registry.records(), desired.request.devices))
         reserved = frozenset(device for spec in desired.pipelines if spec is not lost for device in spec.devices)
         try:
             return await self._place_now(request, manifest, desired.name, 1, reserved)
@@ -84,7 +84,7 @@ class Placement:
         self, asked: PlanRequest, manifest: Manifest, replaces: str, replicas: int, reserved: Collection[DeviceId] = ()
     ) -> Placed:
         def found() -> list[PlannerDevice]:
-            return candidates(self._registry.records(), asked.devices, replaces=replaces, reserved=reserved)
+            return candidates.candidates(self._registry.records(), asked.devices, replaces=replaces, reserved=reserved)
 
         request = asked
         online = [DeviceId(device.device_id) for device in found()]
@@ -92,13 +92,17 @@ class Placement:
             which = "no other device is online" if reserved else "no device is online"
             raise NotFound(which, advice="start some with `glmfleet sim up`; `glmfleet doctor` shows what was tried")
         await self._registry.refresh(online)
-        devices = found()
+        devices = await self._knowing_disks(found(), manifest)
         if request.devices:  # by id from here on: a label is no name that the planner knows
             request = replace(request, devices=tuple(device.device_id for device in devices))
         made = await asyncio.to_thread(plan_replicas, manifest, devices, request, replicas)
         present = await self._present(manifest, [DeviceId(stage.device_id) for one in made for stage in one.stages])
-        complete = {str(device): frozenset(blob for blob, state in states.items() if state.complete) for device, states in present.items()}
+        complete = {str(device): blobs for device, blobs in _complete(present).items()}
         return Placed(asked, tuple(with_present(manifest, one, complete) for one in made), present)
+
+    async def _knowing_disks(self, devices: Sequence[PlannerDevice], manifest: Manifest) -> list[PlannerDevice]:
+        asked = await self._present(manifest, candidates.tight(devices, manifest))
+        return candidates.with_present(devices, self._registry.records(), manifest, _complete(asked))
 
     async def _present(self, manifest: Manifest, devices: Sequence[DeviceId]) -> BlobStates:
         """Of the model's blobs; without the devices that do not answer."""
@@ -112,6 +116,10 @@ class Placement:
 
         found = await together([one(device) for device in devices], at_once=ASKED_AT_ONCE)
         return {device: states for device, states in zip(devices, found, strict=True) if states is not None}
+
+
+def _complete(states: BlobStates) -> dict[DeviceId, frozenset[Digest]]:
+    return {device: frozenset(blob for blob, state in each.items() if state.complete) for device, each in states.items()}
 
 
 def plan_replicas(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest, replicas: int) -> tuple[Plan, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from protos.errors import Conflict, Corrupt, InvalidInput, TemporaryError, Timed
 from protos.ids import Digest, PipelineId
 from protos.net.transport import CHUNK_BYTES, Peer
 from protos.net.verdict import Verdict
+from protos.packing import packed
+from protos.publishing import SignedStatement
 from protos.rpc_errors import remote
 from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
@@ -51,6 +54,14 @@ class DeviceClient:
             )
         found.update({Digest(blob.digest): BlobState(blob.complete, blob.present_bytes) for blob in reply.blobs})
         return found
+
+    async def put_manifest(self, signed: SignedStatement, manifest: bytes) -> None:
+        """What a publisher says of a manifest, before its blobs are sent. A device of the release before asks for nobody's word."""
+        plain, compressed = packed(manifest)
+        statement = pb.SignedStatement(statement=signed.statement, publisher=signed.publisher, signature=signed.signature)
+        request = pb.PutManifestRequest(signed=statement, manifest=plain, manifest_zlib=compressed)
+        with contextlib.suppress(Conflict), remote(self.name):
+            await self.peer.device_stub.PutManifest(request, metadata=self.peer.metadata, timeout=QUICK_SECONDS)
 
     async def put_blob(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -22,7 +22,7 @@ from protos.errors import Denied, FleetError, InvalidInput
 from protos.ids import DeviceId, FleetId, parse_device_id
 from protos.net import watch
 from protos.net.addresses import dialable
-from protos.net.interfaces import Survey
+from protos.net.interfaces import Survey, why_alone
 from protos.net.transport import Credentials, split_address
 from protos.net.watch import Change
 
@@ -114,7 +114,7 @@ class Discovery:
         self._look = look
         self._browser: AdvertBrowser | None = None
         self._survey = Survey()
-        self._cannot_start = ""
+        self._cannot_start = self._waits = ""
         self._seed_problems: dict[Seed, str] = {}
         self._sooner = asyncio.Event()  # seeds are tried at once
         self._stack = AsyncExitStack()
@@ -161,7 +161,7 @@ class Discovery:
             other_fleets=browser.other_fleets if browser is not None else 0,
             problems=tuple(problems),
             mute=seen.mute,
-            alone=seen.alone and (self._asked is None or bool(seen.mute)),
+            alone=seen.waits(self._asked),
         )
 
     def near(self, host: str) -> bool:
@@ -169,13 +169,15 @@ class Discovery:
         return is_near(host, self._survey.own)
 
     async def _watch(self, browsing: AsyncExitStack, first: Survey) -> None:
-        async for change in watch.changes(first, lambda: self._look(self._asked), failed=lambda: bool(self._cannot_start)):
-            moved = change.woke or change.survey != self._survey
-            await self._browse(browsing, change)
-            if moved:
-                _log.info("the network has changed: mDNS on %s", ", ".join(map(str, change.survey.usable)) or "no interface")
-                self._sooner.set()
-                self._moved()
+        watching = watch.changes(first, lambda: self._look(self._asked), failed=lambda: bool(self._cannot_start))
+        async with aclosing(watching) as changes:
+            async for change in changes:
+                moved = change.woke or change.survey != self._survey
+                await self._browse(browsing, change)
+                if moved:
+                    _log.info("the network has changed: mDNS on %s", ", ".join(map(str, change.survey.usable)) or "no interface")
+                    self._sooner.set()
+                    self._moved()
 
     async def _browse(self, browsing: AsyncExitStack, change: Change) -> None:
         before, self._survey = self._survey, change.survey
@@ -201,6 +203,10 @@ class Discovery:
         for problem in change.survey.problems:
             if problem not in before.problems:
                 _log.warning("%s", problem)
+        waits = why_alone(change.survey.mute, bool(change.survey.usable)) if change.survey.waits(self._asked) else ""
+        if waits and waits != self._waits:
+            _log.warning("no other machine's devices can be heard, a network is waited for: %s", waits)
+        self._waits = waits
 
     async def _ask_again(self) -> None:
         """Some at a time, in turn; less and less often while the same are missing: most of them are switched off."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from fleet.devices.client import DeviceClient
+from fleet.devices.link import Standing
 from fleet.devices.liveness import Liveness, Patience
 from fleet.devices.record import US, Watched
 from fleet.devices.redial import Redial
@@ -55,6 +56,7 @@ class GatewayLink:
         clock: Callable[[], float],
         take_sample: Callable[[telemetry_pb2.TelemetrySample], None],
         changed: Callable[[], None],
+        standing: Standing,
     ) -> None:
         self.members: dict[DeviceId, Watched] = {}
         self._gateway = gateway
@@ -65,6 +67,7 @@ class GatewayLink:
         self._clock = clock
         self._take_sample = take_sample
         self._changed = changed
+        self._standing = standing
         self._name = ""
         self._detail = "it has not answered yet"
         self._overfull = False
@@ -129,6 +132,7 @@ class GatewayLink:
     async def _session(self, reached: _Reached) -> None:
         patience = Patience(self._rules)
         self._peer, self._detail = reached.peer, ""
+        self._standing(self._gateway, reached.peer)
         try:
             async with asyncio.timeout_at(patience.until) as deadline:
                 with self._where.doubted_by(lambda: deadline.reschedule(patience.in_doubt())):
@@ -141,6 +145,7 @@ class GatewayLink:
         except TimeoutError:
             raise patience.ended() from None
         finally:
+            self._standing(self._gateway, None)
             self._peer = None
             for member in self.members.values():
                 member.detach()

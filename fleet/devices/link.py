@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from fleet.devices.client import DeviceClient
 from fleet.devices.liveness import Liveness, Patience
@@ -13,8 +15,11 @@ from fleet.devices.record import Watched
 from fleet.devices.redial import Redial
 from protos.errors import FleetError
 from protos.ids import DeviceId
-from protos.net.transport import Credentials, Network
+from protos.net.transport import Credentials, Network, Peer
 from protos.v1 import device_pb2 as pb
+
+# Told of each connection to a member, and with None when it has ended.
+Standing: TypeAlias = Callable[[DeviceId, Peer | None], None]
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +39,14 @@ class DeviceLink:
     """`run` it as a task."""
 
     def __init__(
-        self, device: DeviceId, where: Redial, watched: Watched, rules: Liveness, credentials: Credentials | None, network: Network
+        self,
+        device: DeviceId,
+        where: Redial,
+        watched: Watched,
+        rules: Liveness,
+        credentials: Credentials | None,
+        network: Network,
+        standing: Standing,
     ) -> None:
         self._device = device
         self._where = where
@@ -42,6 +54,7 @@ class DeviceLink:
         self._rules = rules
         self._credentials = credentials
         self._network = network
+        self._standing = standing
 
     async def run(self) -> None:
         await self._where.run(self._reach, self._session, self._lost, lambda: self._watched.heard_at)
@@ -61,11 +74,27 @@ class DeviceLink:
             await peer.channel.close()
             raise
 
+    async def compare(self, addresses: Sequence[str]) -> None:
+        """Whether another board answers with the same key at one of these. Ends without a word when nobody does, or the same board."""
+        for address in addresses:
+            with contextlib.suppress(FleetError):
+                other = await self._reach(address)
+                try:
+                    mine = await self._watched.client.describe()
+                finally:
+                    await other.close()
+                if mine.boot_id != other.description.boot_id:
+                    self._watched.doubled(f"two boards show its key, at {self._where.address} and at {address}")
+                    await self._watched.client.peer.channel.close()
+                    return
+
     async def _session(self, reached: _Reached) -> None:
         try:
             self._watched.attach(reached.client, reached.description)
+            self._standing(self._device, reached.client.peer)
             await self._listen(reached.client)
         finally:
+            self._standing(self._device, None)
             self._watched.detach()
 
     async def _listen(self, client: DeviceClient) -> None:

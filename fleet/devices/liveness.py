@@ -14,6 +14,7 @@ class Liveness:
 
     interval_seconds: float = 1.0  # between samples
     suspect_intervals: int = 3
+    doubted_intervals: int = 2  # so long a silence ends a connection that there is another reason to doubt
     offline_seconds: float = 15.0
     first_wait_seconds: float = 0.2
     wait_factor: float = 1.8  # aioesphomeapi's
@@ -41,9 +42,9 @@ class Patience:
         return self.until
 
     def in_doubt(self) -> float:
-        """The network has changed: one that is suspect by its silence is not waited for any longer."""
-        suspect = self._heard_at + self._rules.suspect_intervals * self._rules.interval_seconds
-        self.until = min(self.until, max(suspect, self._now() + self._rules.interval_seconds))
+        """The network has changed, or the device is said to be elsewhere: one that has to be silent for that is not waited for."""
+        silent = self._heard_at + self._rules.doubted_intervals * self._rules.interval_seconds
+        self.until = min(self.until, max(silent, self._now() + self._rules.interval_seconds))
         return self.until
 
     def ended(self) -> Unavailable:

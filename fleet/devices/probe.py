@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-import socket
 import ssl
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-from protos.errors import Denied, InvalidInput, TimedOut, Unavailable
+from protos.errors import Denied
 from protos.ids import DeviceId, gateway_host_name, host_name
-from protos.net.race import Unreached, race
-from protos.net.transport import Credentials, split_address
+from protos.net.handshake import Shown, shake_hands
+from protos.net.transport import Credentials
 
 _SUFFIX = host_name(DeviceId(""))
 _GATEWAY_SUFFIX = gateway_host_name(DeviceId(""))
@@ -34,75 +28,8 @@ async def probe(address: str, credentials: Credentials, timeout_seconds: float =
     Of a name all addresses are tried, since the first may be of no use. Raises Unavailable or TimedOut when nobody answers, Denied when
     who answers is neither of this fleet, InvalidInput for a bad address.
     """
-    host, port = split_address(address)
-    context = client_context(credentials)
-
-    async def reach(host: str) -> _Member:
-        with _explained(address, timeout_seconds):
-            async with asyncio.timeout(timeout_seconds):
-                _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname="", ssl_shutdown_timeout=1.0)
-            return _Member(writer, address)
-
-    with _explained(address, timeout_seconds):
-        async with asyncio.timeout(timeout_seconds):
-            hosts = await _hosts(host.strip("[]"), port)
-    try:
-        _, member = await race(hosts, reach)
-    except Unreached as unreached:
-        raise unreached.as_one(lambda error, _host: error) from unreached
-    try:
-        return member.named
-    finally:
-        await member.close()
-
-
-@dataclass(frozen=True)
-class _Member:
-    """Whoever has proven to be of the fleet, at the other end of a connection."""
-
-    writer: asyncio.StreamWriter
-    address: str
-
-    @property
-    def named(self) -> ProbedMember:
-        """Raises Denied."""
-        return _device_in(self.writer.get_extra_info("peercert"), self.address)
-
-    async def close(self) -> None:
-        self.writer.transport.abort()  # nothing was said: there is nothing to end in order, and nothing is left if we are cancelled here
-        await asyncio.sleep(0)
-
-
-async def _hosts(host: str, port: int) -> list[str]:
-    """The addresses of a name, those of the link with their zone. Raises OSError, UnicodeError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    hosts = []
-    for *_, place in found:
-        zone = f"%{place[3]}" if len(place) == 4 and place[3] and "%" not in str(place[0]) else ""
-        hosts.append(f"{place[0]}{zone}")
-    return list(dict.fromkeys(hosts))
-
-
-@contextlib.contextmanager
-def _explained(address: str, timeout_seconds: float) -> Iterator[None]:
-    """Makes ours of what connecting to `address` raises."""
-    try:
-        yield
-    except UnicodeError as error:
-        raise InvalidInput(f"not a host name: {address[:80]!r}", advice="write host:port, for example 192.168.1.20:7420") from error
-    except ssl.SSLCertVerificationError as error:
-        raise Denied(f"{address} is not of this fleet: {error.verify_message}", advice="is it another home's device?") from error
-    except ssl.SSLError as error:
-        raise Denied(
-            f"{address} does not speak our TLS ({error.reason or 'no reason given'})", advice="is it a device, and not --insecure?"
-        ) from error
-    except TimeoutError as error:
-        raise TimedOut(
-            f"{address} did not answer within {timeout_seconds:g} s", advice="is the address right, and no firewall between?"
-        ) from error
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)  # asyncio's own text is long
-        raise Unavailable(f"{address}: {reason.lower()}", advice="is the device running?") from error
+    shown = await shake_hands(address, client_context(credentials), timeout_seconds, "is the device running?")
+    return _member_of(shown, address)
 
 
 def client_context(credentials: Credentials) -> ssl.SSLContext:
@@ -122,10 +49,9 @@ def client_context(credentials: Credentials) -> ssl.SSLContext:
     return context
 
 
-def _device_in(certificate: ssl._PeerCertRetDictType | None, address: str) -> ProbedMember:
-    names = cast("Sequence[tuple[str, str]]", (certificate or {}).get("subjectAltName", ()))
-    for kind, name in names:
+def _member_of(shown: Shown, address: str) -> ProbedMember:
+    for name in shown.names:
         for suffix in (_GATEWAY_SUFFIX, _SUFFIX):  # the longer first: it ends in the other
-            if kind == "DNS" and name.endswith(suffix):
+            if name.endswith(suffix):
                 return ProbedMember(DeviceId(name.removesuffix(suffix)), gateway=suffix == _GATEWAY_SUFFIX)
     raise Denied(f"{address} has a certificate of this fleet that names no device")

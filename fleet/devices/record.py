@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from protos.v1 import telemetry_pb2
 from protos.versions import in_common
 
 US = "this coordinator"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Watched:
         self._description: pb.DeviceDescription | None = None
         self._error = "it has not answered yet"
         self._state: DeviceCondition = Offline(self._error)
+        self._boots: set[str] = set()  # before the last
+        self._doubled = ""
         self.said_goodbye = False
         self.heard_at: float | None = None
 
@@ -118,13 +123,26 @@ class Watched:
         self._client = self._gauges = None
 
     def accept(self, description: pb.DeviceDescription) -> None:
-        """Raises Conflict when there is no version of the protocol in common, Denied when it says that it is another."""
+        """Raises Conflict when there is no version of the protocol in common, Denied when it says that it is another, or when two boards
+        have its key: a boot's id is new each time, so one that was followed by another never comes back."""
         in_common(description, description.name or self._device, US)
         if description.device_id != self._device:
             raise Denied(f"it says that it is {description.device_id}, not {self._device}").at(description.name)
+        if description.boot_id in self._boots:
+            self.doubled("two boards show its key in turn")
+        if self._doubled:
+            raise Denied(self._doubled, advice=f"expel the key: glmfleet devices revoke {self._device}").at(description.name)
         before, self._description = self._description, description
+        if before is not None and before.boot_id != description.boot_id:
+            self._boots.add(before.boot_id)
         if before is None or before.boot_id != description.boot_id or before.stages != description.stages:
             self._changed()
+
+    def doubled(self, how: str) -> None:
+        """Its key is in two places, so that nobody knows which is the one that was taken in: neither is believed from now on."""
+        if not self._doubled:
+            _log.warning("%s: %s", self.record.name, how)
+        self._doubled = how
 
     def hear(self, sample: telemetry_pb2.TelemetrySample) -> None:
         self.heard_at = self._clock()

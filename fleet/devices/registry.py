@@ -14,7 +14,7 @@ from typing import Self
 from fleet.background import Background, together
 from fleet.devices.client import DeviceClient
 from fleet.devices.gateway_link import ROUND_SECONDS, GatewayLink
-from fleet.devices.link import DeviceLink
+from fleet.devices.link import DeviceLink, Standing
 from fleet.devices.liveness import Liveness
 from fleet.devices.record import DeviceRecord, Watched
 from fleet.devices.redial import Redial
@@ -29,6 +29,7 @@ from protos.v1 import telemetry_pb2
 DEFAULT_LIVENESS = Liveness()
 ASKED_AT_ONCE = 64
 SAMPLE_SECONDS = 1.0
+COMPARED = 4  # new addresses of a device that is connected
 ASKED_ONE_BY_ONE = 16  # of a gateway's devices; more are asked together
 
 
@@ -61,8 +62,10 @@ class Registry:
         clock: Callable[[], float] = time.monotonic,
         network: Network = transport,
         proven: Callable[[DeviceId, str], None] = lambda _device, _address: None,
+        standing: Standing = lambda _member, _peer: None,
     ) -> None:
-        """`proven` is told where the key of a device or gateway has answered."""
+        """`proven` is told where the key of a device or gateway has answered, `standing` of each connection to one."""
+        self._standing = standing
         self._proven = proven
         self._credentials = credentials
         self._take_sample = take_sample
@@ -86,12 +89,16 @@ class Registry:
     def found(self, device: DeviceId, addresses: tuple[str, ...], found_by: str) -> None:
         """Discovery saw it, at any of these "host:port". A hint: the device is shown, and counts once it has proven who it is."""
         if device in self._direct:
-            self._direct[device].watched.said_goodbye = False
-            self._direct[device].where.found(addresses, found_by)
+            known = self._direct[device]
+            known.watched.said_goodbye = False
+            elsewhere = [address for address in addresses if address not in known.where.addresses]
+            known.where.found(addresses, found_by)
+            if elsewhere and known.watched.connected and self._credentials is not None:
+                self._background.start(known.link.compare(elsewhere[:COMPARED]), f"is {device} there twice?")
             return
         where = Redial(addresses, found_by, self._rules, partial(self._proven, device))
         watched = Watched(device, where, self._rules, self._clock, self._take_sample, self._tell)
-        link = DeviceLink(device, where, watched, self._rules, self._credentials, self._network)
+        link = DeviceLink(device, where, watched, self._rules, self._credentials, self._network, self._standing)
         self._direct[device] = _Direct(where, watched, link, self._background.start(link.run(), f"device {device}"))
         self._tell()
 
@@ -111,6 +118,7 @@ class Registry:
             clock=self._clock,
             take_sample=self._take_sample,
             changed=self._tell,
+            standing=self._standing,
         )
         self._gateways[gateway] = _Gateway(where, link, self._background.start(link.run(), f"gateway {gateway}"))
         self._tell()
@@ -129,6 +137,11 @@ class Registry:
     def knows(self, device: DeviceId) -> bool:
         """A device or gateway that is dialled again and again."""
         return device in self._direct or device in self._gateways
+
+    def expel(self, member: DeviceId) -> None:
+        """It is of the fleet no more: the connection to it ends."""
+        if member in self._direct or member in self._gateways:
+            self._forget(member)
 
     def network_changed(self) -> None:
         """This machine's addresses are others now: whoever is away is tried again at once, and who is there has to show it."""
@@ -176,7 +189,8 @@ class Registry:
         if len(online := [record for record in found if record.state == "online"]) == 1:
             found = online  # the others are its predecessors, of a name that was given again
         if len(found) > 1:
-            raise InvalidInput(f"{len(found)} devices are called {name_or_id!r}", advice="use the id, see `glmfleet devices`")
+            ids = ", ".join(record.device_id for record in found)
+            raise InvalidInput(f"{len(found)} devices are called {name_or_id!r}", advice=f"use an id: {ids}")
         if not found:
             known = ", ".join(record.name for record in records[:20])
             raise NotFound(f"no device {name_or_id!r}", advice=f"devices: {known}" if known else "no device was found yet: glmfleet doctor")

@@ -10,7 +10,7 @@ from fleet.telemetry.views import Source
 DeviceState = Literal["online", "suspect", "offline"]
 
 
-SLACK_BYTES = 256 << 20  # what onnxruntime and gRPC keep for good, and a load takes for a moment
+SLACK_BYTES = 256 << 20  # what onnxruntime and gRPC keep for good, and a load takes for a moment beside its stage
 
 
 @dataclass(frozen=True)

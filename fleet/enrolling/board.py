@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import secrets
 import ssl
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -18,9 +16,12 @@ from cryptography.utils import CryptographyDeprecationWarning
 
 from fleet.trust.authority import UNREADABLE
 from protos.enrolment import NONCE_BYTES
-from protos.errors import Denied, TimedOut, Unavailable
+from protos.errors import Denied
 from protos.ids import DeviceId, device_id
-from protos.net.transport import Peer, dial_board, split_address
+from protos.net.addresses import dialable
+from protos.net.handshake import shake_hands
+from protos.net.race import Unreached, race
+from protos.net.transport import Peer, dial_board
 from protos.rpc_errors import remote
 from protos.v1 import enrolment_pb2 as pb
 
@@ -40,6 +41,7 @@ class Application:
     nonce: bytes
     token_key: bytes
     token_signature: bytes
+    returns_to: bytes = b""  # the hash of the authority whose member it is, with a certificate that has expired
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Board:
             nonce,
             told.token_key,
             told.token_signature,
+            told.returns_to,
         )
 
     async def join(self, certificate: bytes, authority: bytes) -> None:
@@ -71,48 +74,64 @@ class Board:
             membership = pb.Membership(certificate=certificate, authority=authority)
             await self.peer.enrolment_stub.Join(membership, metadata=self.peer.metadata, timeout=_SECONDS)
 
+    async def refuse(self, refusal: pb.Refusal) -> None:
+        """Raises FleetError, also from a board of a release before, which cannot be told."""
+        with remote(self.peer.address):
+            await self.peer.enrolment_stub.Refuse(refusal, metadata=self.peer.metadata, timeout=_SECONDS)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Whose certificate was shown."""
+
+    board: DeviceId
+    pem: bytes
+
+    async def close(self) -> None:
+        """Nothing is open yet."""
+
 
 @asynccontextmanager
-async def connected(address: str) -> AsyncIterator[Board]:
-    """To whoever answers at "host:port" with a certificate of an EC P-256 key. Raises FleetError, also for a member of any fleet: that asks
-    for a certificate of ours."""
-    pem, board = await _certificate(address)
-    peer = dial_board(address, board, pem)
+async def connected(addresses: Sequence[str], expected: DeviceId | None = None) -> AsyncIterator[Board]:
+    """To whoever answers first at one of these with a certificate of an EC P-256 key, which is `expected` where somebody is.
+
+    Raises FleetError, also for a member of any fleet: that asks for a certificate of ours.
+    """
+
+    async def reach(address: str) -> _Found:
+        found = await _found(address)
+        if expected not in (None, found.board):
+            raise Denied(f"{address} is board {found.board}, not {expected}")
+        return found
+
     try:
-        yield Board(board, peer)
+        address, found = await race(dialable(addresses), reach)
+    except Unreached as unreached:
+        raise unreached.as_one(lambda error, _address: error) from unreached
+    peer = dial_board(address, found.board, found.pem)
+    try:
+        yield Board(found.board, peer)
     finally:
         await peer.channel.close()
 
 
-async def _certificate(address: str) -> tuple[bytes, DeviceId]:
-    """The certificate (PEM) that is shown at an address, and the id of its key. That its owner has the key is proven by the handshake."""
-    host, port = split_address(address)
+async def _found(address: str) -> _Found:
+    """Whose certificate is shown at an address. That its owner has the key is proven by the handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # what it shows is what is asked
     context.set_alpn_protocols(["h2"])
-    try:
-        async with asyncio.timeout(_SECONDS):
-            _, writer = await asyncio.open_connection(host.strip("[]"), port, ssl=context, ssl_shutdown_timeout=1.0)
-    except TimeoutError as error:
-        raise TimedOut(f"{address} did not answer within {_SECONDS:g} s") from error
-    except ssl.SSLError as error:
-        raise Denied(f"{address} does not speak our TLS ({error.reason or 'no reason given'})") from error
-    except (OSError, UnicodeError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno and error.errno > 0 else str(error)
-        raise Unavailable(f"{address}: {reason.lower()}", advice="is the board on, and `glmfleet device run` running there?") from error
-    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    writer.transport.abort()  # nothing was said: there is nothing to end in order
+    shown = await shake_hands(address, context, _SECONDS, "is the board on, and `glmfleet device run` running there?")
     try:
         with warnings.catch_warnings(action="error", category=CryptographyDeprecationWarning):
-            certificate = x509.load_der_x509_certificate(shown or b"")
+            certificate = x509.load_der_x509_certificate(shown.der)
         key = certificate.public_key()
     except UNREADABLE as error:
         raise Denied(f"{address} shows no certificate that can be read") from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise Denied(f"{address} shows a certificate of another kind of key than a device's")
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return certificate.public_bytes(serialization.Encoding.PEM), device_id(der)
+    return _Found(device_id(der), certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def _shown(text: str) -> str:

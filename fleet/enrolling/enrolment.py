@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -16,9 +17,10 @@ from fleet.enrolling.board import Application, Board, connected
 from fleet.enrolling.views import EnrolmentView, TokenView
 from fleet.trust.authority import Authority
 from fleet.trust.tokens import Tokens, Verdict
-from protos.enrolment import words
-from protos.errors import Conflict, Denied, FleetError, NotFound, TimedOut, Unavailable
+from protos.enrolment import authority_hash, refusal_text, words
+from protos.errors import Conflict, FleetError, NotFound, TimedOut, Unavailable
 from protos.ids import DeviceId
+from protos.v1 import enrolment_pb2 as pb
 
 MOST_PENDING = 256  # boards that are remembered: anybody can announce thousands
 MOST_OF_A_HOST = 32
@@ -28,12 +30,13 @@ LOOK_AGAIN_SECONDS = 60.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 60.0  # after a look that failed
 MOST_FAILURES = 6  # in a row, after which it is forgotten until it announces itself anew
 
-_REFUSED: dict[Verdict, str] = {
-    "unknown": "its token is not one of this fleet",
-    "expired": "its token has expired",
-    "used": "its token was used by another board",
-    "forged": "its token's proof is false",
+_REFUSED: dict[Verdict, tuple[pb.Refusal.Reason, str]] = {
+    "unknown": (pb.Refusal.REASON_UNKNOWN, "its token is not one of this fleet"),
+    "expired": (pb.Refusal.REASON_EXPIRED, "its token has expired"),
+    "used": (pb.Refusal.REASON_USED, "its token was used by another board"),
+    "forged": (pb.Refusal.REASON_FORGED, "its token's proof is false"),
 }
+EXPELLED_DETAIL = "it was expelled from this fleet: `glmfleet device leave --wipe` there makes it a new board"
 _log = logging.getLogger(__name__)
 
 
@@ -106,9 +109,7 @@ class Enrolment:
         """Take in the board of this name, id or fingerprint. Raises NotFound, Conflict (several have that name), what the board says."""
         pending = self._find(key)
         self._rejected.discard(pending.application.board)
-        async with connected(pending.address) as board:
-            if board.board != pending.application.board:
-                raise Denied(f"another board answers at {pending.address} now", advice="look at `glmfleet devices` again")
+        async with connected([pending.address], pending.application.board) as board:
             await self._join(board, await board.apply(), pending.address, pending.found_by)
         return _view(pending)
 
@@ -136,7 +137,7 @@ class Enrolment:
         if self._is_full(address):
             raise Unavailable(f"{address}: too many boards ask to join")
         try:
-            async with asyncio.timeout(seconds), connected(address) as found:
+            async with asyncio.timeout(seconds), connected([address]) as found:
                 board = found.board
         except TimeoutError as error:
             raise TimedOut(f"{address} did not answer within {seconds:g} s") from error
@@ -180,23 +181,20 @@ class Enrolment:
         await set_within(news, seconds)
 
     async def _look_at_one_of(self, addresses: tuple[str, ...], expected: DeviceId | None, found_by: FoundBy) -> tuple[DeviceId, bool]:
-        """The first that answers and is who it is said to be, and whether it was taken in. Raises the last one's FleetError."""
-        for place, address in enumerate(addresses, 1):
-            try:
-                async with self._gate, connected(address) as board:
-                    if expected not in (None, board.board):
-                        raise Denied(f"{address} is board {board.board}, not {expected}")
-                    return board.board, await self._look(board, address, found_by)
-            except FleetError:
-                if place == len(addresses):
-                    raise
-        raise Unavailable("it has no address")
+        """Who answers first and is who it is said to be, and whether it was taken in. Raises FleetError."""
+        async with self._gate, connected(addresses, expected) as board:
+            return board.board, await self._look(board, board.peer.address, found_by)
 
     async def _look(self, board: Board, address: str, found_by: FoundBy) -> bool:
         """Whether it was taken in."""
         application = await board.apply()
         detail = ""
-        if application.token_key:
+        if application.returns_to:
+            detail = await asyncio.to_thread(self._why_not_back, application)
+            if not detail:
+                await self._join(board, application, address, found_by)
+                return True
+        elif application.token_key:
             try:
                 verdict = await asyncio.to_thread(
                     self._tokens.use, application.token_key, application.token_signature, application.board, application.nonce
@@ -204,7 +202,8 @@ class Enrolment:
                 if verdict == "good":
                     await self._join(board, application, address, found_by)
                     return True
-                detail = _REFUSED[verdict]
+                reason, detail = _REFUSED[verdict]
+                await self._tell(board, application, reason)
             except FleetError as error:
                 detail = f"its token was of no use: {error.detail}"
         known = self._pending.get(application.board)
@@ -212,6 +211,21 @@ class Enrolment:
         if detail and (known is None or known.detail != detail):
             _log.warning("%s at %s asks to join: %s", application.name, address, detail)
         return False
+
+    async def _tell(self, board: Board, application: Application, reason: pb.Refusal.Reason) -> None:
+        """So that its own screen says it, too."""
+        signature = self._authority.signature(refusal_text(board.board, application.token_key, reason))
+        with suppress(FleetError):
+            await board.refuse(pb.Refusal(reason=reason, authority=self._authority.certificate_pem, signature=signature))
+
+    def _why_not_back(self, application: Application) -> str:
+        """Why a board whose certificate has expired is given no other; "" when it is: it was of the fleet, and was not expelled. Blocks."""
+        if application.returns_to != authority_hash(self._authority.public_der):
+            return "it is a member of another fleet, with a certificate that has expired"
+        known = self._authority.members.find(application.board)
+        if known is None or known.role != "device":
+            return "it says that it is of this fleet, which does not know it"
+        return EXPELLED_DETAIL if known.revoked else ""
 
     async def _join(self, board: Board, application: Application, address: str, found_by: FoundBy) -> None:
         if board.board in self._joining:
@@ -234,7 +248,8 @@ class Enrolment:
         if not found:
             known = ", ".join(view.name for view in self.views()[:20])
             raise NotFound(
-                f"no board {key[:80]!r} asks to join", advice=f"those that do: {known}" if known else "none does: glmfleet doctor"
+                f"no board {key[:80]!r} asks to join",
+                advice=f"those that do: {known}" if known else "none does: run `glmfleet device run` on it",
             )
         if len(found) > 1:
             which = "; ".join(f"{one.application.board} ({words(one.application.board)})" for one in found)

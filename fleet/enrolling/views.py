@@ -20,6 +20,15 @@ class EnrolmentView:
 
 
 @dataclass(frozen=True)
+class DepartureView:
+    """A device that is of the fleet no more. `wiped`: it has said that it removes its models and its key."""
+
+    device_id: str
+    name: str
+    wiped: bool
+
+
+@dataclass(frozen=True)
 class TokenView:
     """An enrolment token. `token` is told once, when it is made; times are unix seconds."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from fleet.planning.storage import Storage
 from protos.dtypes import KvDtype, WireDtype, row_bytes
 from protos.even import even_down, even_up
 from protos.ids import Digest
@@ -53,6 +54,7 @@ class PlannerDevice:
     thermal: Thermal | None = None
     hollow: bool = False  # it computes nothing
     timing_model: TimingModel | None = None
+    storage: Storage | None = None  # None: its disk takes whatever it is given
 
     @cached_property
     def timing(self) -> TimingModel:

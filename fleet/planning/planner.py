@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from fleet.planning import why
 from fleet.planning.costs import (
@@ -23,6 +23,7 @@ from fleet.planning.costs import (
 )
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
 from fleet.planning.search import Layout, Search
+from fleet.planning.storage import Storage, words_of
 from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.manifest import Manifest
@@ -37,7 +38,8 @@ DEFAULT_CONTEXT = 4096
 
 
 def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest) -> Plan:
-    """The plan for `request` on `devices`, whatever their order, as if none of them had any of the model yet (see `presence.with_present`).
+    """The plan for `request` on `devices`, whatever their order, as if none of them had any of the model yet (see `presence.with_present`)
+    but where a disk is short of room (`storage.Storage`).
 
     Hollow devices are used only where there are no others, or by name.
     As few devices as fit, or `request.stages`; among those the objective decides: the lowest time per token of one stream (latency), the
@@ -56,6 +58,7 @@ def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequ
     counts = [request.stages] if request.stages else range(1, min(manifest.config.layers, len(usable)) + 1)
     layout = next(filter(None, map(search.layout, counts)), None)
     if layout is None:
+        _check_disks(manifest, usable, request, context, counts)
         # Of all that was tried, what asks for the least: with many stages, two slots in each group are more than were wanted.
         raise _no_space(manifest, usable, request, min(map(search.shape, reversed(counts)), key=kv_tokens))
     fewest = layout
@@ -82,6 +85,7 @@ def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequ
     )
     fewest_ns = _Costs.of(manifest, fewest, request.wire_dtype).token_ns
     lines = why.lines(manifest, result, usable, request, fewest_ns=fewest_ns, fewest=len(fewest.stages))
+    lines += tuple(words_of(_tight(usable)))
     lines += why.hollow_lines(result, sum(device.hollow for device in devices))
     return why.with_lines(result, lines)
 
@@ -168,6 +172,23 @@ def _check_stages(manifest: Manifest, request: PlanRequest, devices: int) -> Non
     if request.stages > devices:
         raise NoSpace(
             f"{request.stages} stages need {request.stages} devices; {devices} can be used", advice="add devices, or choose fewer --stages"
+        )
+
+
+def _tight(devices: Sequence[PlannerDevice]) -> list[tuple[str, Storage]]:
+    return [(device.name, device.storage) for device in devices if device.storage]
+
+
+def _check_disks(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest, context: int, counts: Iterable[int]) -> None:
+    """Raises NoSpace where nothing but room on disk is missing."""
+    if not (tight := _tight(devices)):
+        return
+    search = Search(manifest, [replace(device, storage=None) for device in devices], request, context)
+    if any(map(search.layout, counts)):
+        size = bytes_text(sum(weights(manifest, [part.name for part in manifest.parts]).values()))
+        raise NoSpace(
+            f"the model ({size}) fits into the memory of these devices, and not on their disks: {'; '.join(words_of(tight))}",
+            advice="free some disk on them, or add devices",
         )
 
 

@@ -28,6 +28,7 @@ from fleet.planning.costs import (
 from fleet.planning.cut import FORBIDDEN, Cut, Option, Table, cheapest, fastest_slowest_stage_ns
 from fleet.planning.noise import evened
 from fleet.planning.plan import PlanRequest
+from fleet.planning.storage import StorageTables
 from protos.manifest import Manifest
 from protos.physics.timing import TimingModel
 from quantize.artifact.costs import stage_cost
@@ -66,7 +67,6 @@ class Search:
 
     def __init__(self, manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequest, context: int) -> None:
         self._manifest = manifest
-        self._devices = devices
         self._request = request
         self._context = context
         self._positions = min(context, REFERENCE_POSITIONS)
@@ -76,6 +76,8 @@ class Search:
         self._end_shares = [part_share(manifest, part, self._positions) for part in (EMBEDDING, *positions, HEAD)]
         self._positions_shares = [part_share(manifest, part, self._positions) for part in positions]
         self._asked: dict[TimingModel, _Shares] = {}
+        self._storage = StorageTables(manifest)
+        self._devices = [device for device in devices if self._takes_some(device)]
         self._weights_head = self._weight_table(stage_parts(manifest, 0, 0, head=True))
         self._weights_body = self._weight_table(())
 
@@ -181,7 +183,19 @@ class Search:
         time, launch = shares.layers_ns, shares.launch_ns
         head = np.where(head_need > device.memory_bytes, FORBIDDEN, time + shares.ends_ns + head_runs(stages) * launch)
         body = np.where(body_need > device.memory_bytes, FORBIDDEN, time[None, :] - time[:, None] + shares.positions_ns + launch)
+        if device.storage:
+            head, body = (
+                np.where(refused, FORBIDDEN, table)
+                for refused, table in zip(self._storage.forbidden(device.storage), (head, body), strict=True)
+            )
         return Option(head, body, head, body)
+
+    def _takes_some(self, device: PlannerDevice) -> bool:
+        if device.storage is None:
+            return True
+        head, body = self._storage.forbidden(device.storage)
+        ahead = np.arange(self._layers + 1)
+        return not head[1:].all() or not body[ahead[:, None] < ahead[None, :]].all()
 
     def _shares(self, device: PlannerDevice) -> _Shares:
         """Asked once of each timing model."""
@@ -249,4 +263,5 @@ def _kind(device: PlannerDevice) -> tuple[object, ...]:
         device.memory_bytes,
         device.figures,
         device.timing_model,
+        device.storage,
     )

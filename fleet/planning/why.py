@@ -61,6 +61,8 @@ def _count(manifest: Manifest, plan: Plan, devices: Sequence[PlannerDevice], req
     whole = stage_need(manifest, stage_parts(manifest, 0, manifest.config.layers, head=True), shape).total_bytes
     largest = max(device.memory_bytes for device in devices)
     needed, free = bytes_text(whole), bytes_text(largest)
+    if whole <= largest and any(device.storage for device in devices):
+        return f"fewer than {stages} devices do not hold it, for room on their disks{left}"
     if stages == 2 and whole > largest:
         return f"one device is too small: the model needs {needed}, the largest has {free} free; two hold it{left}"
     return f"fewer than {stages} devices do not hold it: the model needs {needed}, the largest device has {free} free{left}"

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -24,8 +25,10 @@ from fleet.devices.record import US, DeviceRecord
 from fleet.devices.registry import DEFAULT_LIVENESS, Registry
 from fleet.devices.remembered import Remembered
 from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.enrolling.departures import Departures
 from fleet.enrolling.enrolment import Enrolment
-from fleet.enrolling.views import EnrolmentView, TokenView
+from fleet.enrolling.upkeep import Upkeep
+from fleet.enrolling.views import DepartureView, EnrolmentView, TokenView
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
@@ -37,11 +40,12 @@ from fleet.store.database import Store
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
 from fleet.telemetry.records import By, Registered, TelemetryRecords, source_of
 from fleet.telemetry.views import CostRow
-from fleet.trust.authority import Authority
+from fleet.trust.authority import MEMBER_LIFE, Authority
+from fleet.trust.publisher import Publisher
 from fleet.trust.tokens import Tokens
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId, FleetId
-from protos.net.transport import Credentials
+from protos.net.transport import Credentials, Peer
 from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
 from protos.versions import in_common
@@ -66,13 +70,15 @@ class Coordinator:
         interfaces: Sequence[str] | None = None,
         insecure: bool = False,
         store: str | None = None,
+        certificate_life: timedelta = MEMBER_LIFE,
         rules: Liveness = DEFAULT_LIVENESS,
         period_seconds: float = PERIOD_SECONDS,
         batch_seconds: float = BATCH_SECONDS,
         discovery_seconds: float = DISCOVERY_SECONDS,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`seeds` and `interfaces` as of Discovery; `store` a database's URL (None: the home's file); `now` in unix seconds.
+        """`seeds` and `interfaces` as of Discovery; `store` a database's URL (None: the home's file); `certificate_life` of members; `now`
+        in unix seconds.
 
         The other figures are for tests.
         """
@@ -81,6 +87,7 @@ class Coordinator:
         self._interfaces = interfaces
         self._insecure = insecure
         self._store = store
+        self._certificate_life = certificate_life
         self._rules = rules
         self._period_seconds = period_seconds
         self._batch_seconds = batch_seconds
@@ -88,10 +95,13 @@ class Coordinator:
         self._now = now
         self._authority: Authority | None = None  # of a fleet with TLS
         self._enrolment: Enrolment | None = None
+        self._upkeep: Upkeep | None = None
+        self._credentials: Credentials | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         fleet, credentials = await asyncio.to_thread(self._identity)
+        self._credentials = credentials
         async with AsyncExitStack() as stack:
             self._artifacts = await asyncio.to_thread(ArtifactStore, self._home.artifacts)
             store = await asyncio.to_thread(self._open_store)
@@ -102,8 +112,19 @@ class Coordinator:
             )
             remembered = await asyncio.to_thread(Remembered, self._home.coordinator / "addresses.json")
             await stack.enter_async_context(remembered)
+            publisher: Publisher | None = None
+            if self._authority is not None and credentials is not None:
+                publisher = await asyncio.to_thread(Publisher.open, self._home.publisher, self._artifacts, self._now)
+                upkeep = Upkeep(self._authority, credentials, self._home.coordinator, publisher=publisher.public, now=self._now)
+                self._upkeep = await stack.enter_async_context(upkeep)
             self._registry = await stack.enter_async_context(
-                Registry(credentials, self._ingest.add, rules=self._rules, proven=remembered.note if credentials else _nobody_proves)
+                Registry(
+                    credentials,
+                    self._ingest.add,
+                    rules=self._rules,
+                    proven=remembered.note if credentials else _nobody_proves,
+                    standing=self._stands,
+                )
             )
             if self._authority is not None:
                 tokens = Tokens(self._home.authority, self._now)
@@ -126,7 +147,14 @@ class Coordinator:
             self._discovery = await stack.enter_async_context(discovery)
             self._placement = Placement(self._registry, self._artifacts, discovery_seconds=self._discovery_seconds)
             self._deployments = await stack.enter_async_context(
-                Deployments(self._registry, self._artifacts, store, self._placement, period_seconds=self._period_seconds)
+                Deployments(
+                    self._registry,
+                    self._artifacts,
+                    store,
+                    self._placement,
+                    vouched=publisher.of if publisher else lambda _model, _manifest: None,
+                    period_seconds=self._period_seconds,
+                )
             )
             self._generation = await stack.enter_async_context(
                 GenerationService(self._deployments, self._artifacts, self._telemetry, now=self._now)
@@ -178,6 +206,14 @@ class Coordinator:
     async def revoke_token(self, token_id: str) -> None:
         """Raises NotFound."""
         await asyncio.to_thread(self._enrolling().revoke_token, token_id)
+
+    async def decommission(self, device: str, *, force: bool) -> DepartureView:
+        """As Departures."""
+        return await self._departing().decommission(device, force=force)
+
+    async def expel(self, device: str) -> DepartureView:
+        """As Departures."""
+        return await self._departing().expel(device)
 
     def models(self) -> list[ModelView]:
         """By name; a model whose manifest is damaged is left out, and logged."""
@@ -248,11 +284,11 @@ class Coordinator:
     def _identity(self) -> tuple[FleetId, Credentials | None]:
         if self._insecure:
             return INSECURE_FLEET, None
-        self._authority = authority = Authority.open(self._home.authority)
+        self._authority = authority = Authority.open(self._home.authority, life=self._certificate_life)
         folder = self._home.coordinator
         authority.issue_folder(folder, "coordinator", "coordinator")
-        files = [(folder / name).read_bytes() for name in ("certificate.pem", "key.pem", "authority.pem")]
-        return authority.fleet_id, Credentials(*files)
+        certificate, key, signer = ((folder / name).read_bytes() for name in ("certificate.pem", "key.pem", "authority.pem"))
+        return authority.fleet_id, Credentials(certificate, key, signer, authority.fleet_id)
 
     def _open_store(self) -> Store:
         if self._store is not None:
@@ -260,7 +296,26 @@ class Coordinator:
         self._home.state_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Store(self._home.state_file)
 
+    def _stands(self, member: DeviceId, peer: Peer | None) -> None:
+        if self._upkeep is not None:
+            if peer is not None:
+                self._upkeep.attached(member, peer)
+            else:
+                self._upkeep.detached(member)
+
+    def _departing(self) -> Departures:
+        if self._upkeep is None:
+            raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
+        return Departures(self._registry, self._upkeep, self._users)
+
+    def _users(self, device: DeviceId) -> list[str]:
+        """The deployments that use it."""
+        views = self._deployments.views()
+        return [view.name for view in views if any(stage.device_id == device for one in view.pipelines for stage in one.stages)]
+
     def _found(self, candidate: Candidate) -> None:
+        if self._credentials is not None and candidate.device_id in self._credentials.revoked:
+            return
         found = self._registry.found_gateway if candidate.gateway else self._registry.found
         found(candidate.device_id, candidate.addresses, candidate.found_by)
 
@@ -297,7 +352,7 @@ def _device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
         profile=accelerator.profile,
         pace=accelerator.pace,
         memory_bytes=description.memory_bytes,
-        memory_used_bytes=description.memory_used_bytes,
+        memory_used_bytes=max(description.memory_used_bytes, gauges.memory_used_bytes),  # a load that goes on is in a sample first
         memory_held_bytes=gauges.memory_held_bytes if gauges.HasField("memory_held_bytes") else None,
         storage_problem=" ".join(gauges.storage_problem.split())[:LINE_LENGTH],
         energy_source=source_of(accelerator.energy_source),

@@ -9,7 +9,7 @@ from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, 
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.views import DeviceView, DiscoveryReport
-from fleet.enrolling.views import EnrolmentView, TokenView
+from fleet.enrolling.views import DepartureView, EnrolmentView, TokenView
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.views import ModelView
@@ -46,6 +46,14 @@ class FleetService(Protocol):
         ...
 
     async def revoke_token(self, token_id: str) -> None: ...
+
+    async def decommission(self, device: str, *, force: bool) -> DepartureView:
+        """Takes it out of the fleet, and its models and key from it."""
+        ...
+
+    async def expel(self, device: str) -> DepartureView:
+        """Takes it out of the fleet, whoever has it."""
+        ...
 
     def models(self) -> list[ModelView]: ...
 

@@ -17,16 +17,19 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fleet.home import locked, write_private
+from fleet.trust.members import Members
 from protos.errors import Denied, InvalidInput
 from protos.ids import DeviceId, FleetId, device_id, fleet_id, gateway_host_name, host_name
 
 Role = Literal["device", "coordinator", "gateway"]
 Clock = Callable[[], datetime]
 
-# An authority's life is long, because every device must be visited to change it; a member's is a year, renewed in its last third.
-AUTHORITY_LIFE = timedelta(days=3650)
-MEMBER_LIFE = timedelta(days=365)
-RENEW_WITHIN = MEMBER_LIFE / 3
+# An authority's life is long, because every device must be visited to change it. A member's is short: who steals its key has it for a day,
+# though nobody be told.
+AUTHORITY_LIFE, AUTHORITY_RENEWED = timedelta(days=3650), timedelta(days=365)
+MEMBER_LIFE = timedelta(hours=24)
+SHORTEST_LIFE, LONGEST_LIFE = timedelta(minutes=10), timedelta(days=365)
+FIRST_RENEWAL, LAST_RENEWAL = 0.7, 0.9  # of its life: members are renewed at different times in between
 CLOCK_SKEW = timedelta(minutes=5)
 # What the library says of bytes that are no certificate, or an odd one.
 UNREADABLE = (
@@ -53,10 +56,12 @@ class Authority:
     fleet_id: FleetId
     certificate: x509.Certificate
     _key: ec.EllipticCurvePrivateKey = field(repr=False)
+    members: Members = field(repr=False)
+    life: timedelta = MEMBER_LIFE  # of what it signs
     _clock: Clock = field(default=utc_now, repr=False)
 
     @classmethod
-    def open(cls, folder: Path, clock: Clock = utc_now) -> Authority:
+    def open(cls, folder: Path, clock: Clock = utc_now, life: timedelta = MEMBER_LIFE) -> Authority:
         """The authority in `folder`, made there at first use; two processes at once end with the same one.
 
         Blocks for some milliseconds. Raises Denied when what is there is damaged: it is never replaced silently,
@@ -73,11 +78,12 @@ class Authority:
             certificate = _read_certificate(certificate_file)
             if certificate is not None and certificate.public_key() != key.public_key():
                 raise Denied(f"{certificate_file} is of another key than {key_file}", advice="restore both from one backup")
-            if certificate is None or not _is_whole(certificate) or certificate.not_valid_after_utc - clock() < MEMBER_LIFE:
+            if certificate is None or not _is_whole(certificate) or certificate.not_valid_after_utc - clock() < AUTHORITY_RENEWED:
                 # With the same key: members' certificates stay good under the new one.
                 certificate = _self_signed(key, clock())
                 write_private(certificate_file, _pem(certificate))
-        return cls(fleet_id(_public_der(key.public_key())), certificate, key, clock)
+        members = Members(folder, lambda: clock().timestamp())
+        return cls(fleet_id(_public_der(key.public_key())), certificate, key, members, life, clock)
 
     @property
     def public_der(self) -> bytes:
@@ -91,8 +97,8 @@ class Authority:
     def sign(self, csr_pem: bytes, role: Role, expected: DeviceId | None = None) -> bytes:
         """The PEM certificate for a PEM signing request: its key and common name are taken, all else is ours to say.
 
-        The caller decides whether the asker may be of the fleet. Raises Denied unless the request is signed by its own EC P-256 key,
-        that of the `expected` member if one is, and InvalidInput for a bad name.
+        The caller decides whether the asker may be of the fleet. Blocks for some milliseconds. Raises Denied unless the request is signed
+        by its own EC P-256 key, that of the `expected` member if one is, and for one that was expelled; InvalidInput for a bad name.
         """
         try:
             request = x509.load_pem_x509_csr(csr_pem)
@@ -106,11 +112,12 @@ class Authority:
         member = device_id(_public_der(key))
         if expected not in (None, member):
             raise Denied(f"the signing request is of {member}'s key, not of {expected}'s")
+        self.members.admit(member, role, name)
         host = gateway_host_name(member) if role == "gateway" else host_name(member)
         names = [x509.DNSName(host), x509.UniformResourceIdentifier(f"glmfleet://{self.fleet_id}/{role}/{member}")]
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]  # a stage serves one neighbour and dials the other
         certificate = (
-            _builder(_name(name), self.certificate.subject, key, now, min(now + MEMBER_LIFE, self.certificate.not_valid_after_utc))
+            _builder(_name(name), self.certificate.subject, key, now, min(now + self.life, self.certificate.not_valid_after_utc))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
@@ -120,11 +127,15 @@ class Authority:
         )
         return _pem(certificate)
 
+    def signature(self, text: bytes) -> bytes:
+        """ECDSA with SHA-256, which the holder of our certificate can check."""
+        return self._key.sign(text, ec.ECDSA(hashes.SHA256()))
+
     def issue_folder(self, folder: Path, role: Role, name: str) -> None:
         """See that `folder` holds a member's key.pem (made when missing), certificate.pem and authority.pem.
 
-        Repeatable: a certificate is kept while it is this authority's, of this key, role and name, and not in the last third of its life.
-        Blocks for some milliseconds. Raises InvalidInput for a bad name.
+        Repeatable: a certificate is kept while it is this authority's, of this key, role and name, and not due to be renewed.
+        Blocks for some milliseconds. Raises InvalidInput for a bad name, Denied for one that was expelled.
         """
         _checked_name(name)
         _make_folder(folder)
@@ -137,7 +148,7 @@ class Authority:
                 write_private(folder / "authority.pem", self.certificate_pem)
 
     def _is_current(self, certificate: x509.Certificate | None, key: ec.EllipticCurvePublicKey, role: Role, name: str) -> bool:
-        if certificate is None or certificate.not_valid_after_utc - self._clock() < RENEW_WITHIN:
+        if certificate is None or certificate.not_valid_after_utc - self._clock() < (1 - FIRST_RENEWAL) * self.life:
             return False
         try:
             certificate.verify_directly_issued_by(self.certificate)

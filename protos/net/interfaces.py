@@ -16,7 +16,7 @@ import ifaddr
 from protos.net.multicast import multicast_problem
 
 _SIOCGIFFLAGS = 0x8913  # linux/sockios.h
-_UP, _LOOPBACK, _RUNNING = 0x1, 0x8, 0x40  # linux/if.h
+_UP, _LOOPBACK, _RUNNING, _MULTICAST = 0x1, 0x8, 0x40, 0x1000  # linux/if.h
 State = Literal["up", "no carrier", "down"]
 
 
@@ -51,6 +51,12 @@ class Adapter:
     loopback: bool = False
     bridged: bool = False
     addresses: tuple[Interface, ...] = ()
+    multicast: bool = True  # loopback needs no such flag
+
+    @property
+    def why_deaf(self) -> str:
+        """Why mDNS is not heard on it, though it has a network; "" where that is not so. The kernel sends without a word all the same."""
+        return "" if self.multicast or self.loopback else f"{self.name} takes no multicast: ip link set {self.name} multicast on"
 
     @property
     def why_mute(self) -> str:
@@ -69,7 +75,7 @@ class Survey:
 
     usable: tuple[Interface, ...] = ()
     problems: tuple[str, ...] = ()  # mDNS is refused
-    mute: tuple[str, ...] = ()  # nobody can be reached through these at all
+    mute: tuple[str, ...] = ()  # nobody can be found through these at all
     asked: tuple[Interface, ...] = ()  # every address of what was asked for and is up, whether mDNS can be spoken there or not
     own: tuple[Interface, ...] = ()  # every address that this machine has, on whatever interface
 
@@ -77,6 +83,15 @@ class Survey:
     def alone(self) -> bool:
         """No other machine hears us."""
         return all(one.ip.is_loopback for one in self.usable)
+
+    def waits(self, asked: Sequence[str] | None) -> bool:
+        """Nobody hears us, and that is news: not where loopback alone was asked for, nor where a problem says so."""
+        return self.alone and (bool(self.mute) or (asked is None and not self.problems))
+
+
+def why_alone(mute: Sequence[str], loopback: bool = True) -> str:
+    """What there is to say of interfaces when no other machine hears us, where there is `loopback` or not even that."""
+    return "; ".join(mute) or ("there is no network interface but loopback" if loopback else "there is no network interface that is up")
 
 
 def refusal_of(one: Interface) -> str | None:
@@ -96,7 +111,10 @@ def survey(adapters: Sequence[Adapter], asked: Sequence[str] | None, refusal: Ca
             mute.append(adapter.why_mute)
         elif wanted and not (asked is None and (adapter.bridged or adapter.why_mute)):
             chosen += wanted
-    refusals = {one: refusal(one) for one in _speaking(chosen)}
+            if adapter.why_deaf:
+                mute.append(adapter.why_deaf)
+    deaf = {adapter.name for adapter in adapters if adapter.why_deaf}
+    refusals = {one: refusal(one) for one in _speaking(chosen) if one.name not in deaf}
     problems = [problem for problem in refusals.values() if problem is not None]
     problems += [f"mDNS is not possible on {text}: no interface is called so or has that address now" for text in missing]
     return Survey(
@@ -137,6 +155,7 @@ def _adapter(name: str, index: int, addresses: tuple[Interface, ...], asking: so
         answer = fcntl.ioctl(asking, _SIOCGIFFLAGS, struct.pack("16sH14x", name.encode(), 0))
         flags: int = struct.unpack_from("H", answer, 16)[0]
     except OSError:  # it has just gone, or this is no Linux
-        flags = _UP | _RUNNING | (_LOOPBACK if any(one.ip.is_loopback for one in addresses) else 0)
+        flags = _UP | _RUNNING | _MULTICAST | (_LOOPBACK if any(one.ip.is_loopback for one in addresses) else 0)
     state: State = "down" if not flags & _UP else "up" if flags & _RUNNING else "no carrier"
-    return Adapter(name, index, state, bool(flags & _LOOPBACK), os.path.exists(f"/sys/class/net/{name}/brport"), addresses)
+    bridged = os.path.exists(f"/sys/class/net/{name}/brport")
+    return Adapter(name, index, state, bool(flags & _LOOPBACK), bridged, addresses, bool(flags & _MULTICAST))

@@ -65,7 +65,7 @@ class MemoryNetwork:
         port = int(port_text) or next(self._ports)
         address = f"{host}:{port}"
         if address in self._servers:
-            raise InvalidInput(f"cannot listen on {address}: the port is in use", advice="choose another with --port")
+            raise InvalidInput(f"port {port} is in use", advice="choose another with --port, or --port 0 for any free one")
         server = _Server(Methods(register), device, behind, credentials, lambda: self._servers.pop(address, None))
         self._servers[address] = server
         return server, port
@@ -104,7 +104,7 @@ class _Server:
         self.credentials = credentials
         self._methods = methods
         self._addressed = AddressedTo(device, behind)
-        self._roles = OnlyItsRole() if credentials else None
+        self._roles = OnlyItsRole(credentials.revoked, credentials.fleet) if credentials else None
         self._leave = leave
         self._open: dict[Wire, asyncio.Task[None]] = {}
 

@@ -5,9 +5,10 @@ The module is a `Network`: what takes one can be given another (protos.memory) i
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
@@ -15,11 +16,13 @@ import grpc.aio
 
 from protos.errors import Denied, InvalidInput, NotFound
 from protos.ids import DeviceId, gateway_host_name, host_name
+from protos.net.credentials import Credentials as Credentials
 from protos.net.door import HANDSHAKE_SECONDS, Door, most_connections
+from protos.net.listening import bound
 from protos.net.roles import OnlyItsRole
 from protos.net.well_formed import WellFormed
 from protos.rpc_errors import CODE_KEY, STATUS
-from protos.v1 import device_pb2, device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, pipeline_pb2_grpc
+from protos.v1 import device_pb2, device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, member_pb2_grpc, pipeline_pb2_grpc
 
 DEVICE_KEY = "glmfleet-device"
 CHUNK_BYTES = 512 * 1024  # of a blob, one message: loopback reaches its best rate from about 256 KiB on
@@ -49,15 +52,6 @@ _SERVER = [
 ]
 # Whoever asks is answered by a board of no fleet: nobody has to stay for that.
 _BOARD = [("grpc.max_connection_idle_ms", 10_000), ("grpc.max_connection_age_ms", 60_000), ("grpc.max_connection_age_grace_ms", 5_000)]
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """PEM texts: who we are, and the authority whose word we take for who others are."""
-
-    certificate: bytes
-    private_key: bytes = field(repr=False)
-    authority: bytes
 
 
 def is_loopback(host: str) -> bool:
@@ -127,6 +121,10 @@ class Peer:
     @property
     def pipeline_stub(self) -> pipeline_pb2_grpc.PipelineAsyncStub:
         return pipeline_pb2_grpc.PipelineStub(self.channel)
+
+    @property
+    def member_stub(self) -> member_pb2_grpc.MemberAsyncStub:
+        return member_pb2_grpc.MemberStub(self.channel)
 
     @property
     def enrolment_stub(self) -> enrolment_pb2_grpc.EnrolmentAsyncStub:
@@ -237,11 +235,28 @@ async def serve(
         _check_plaintext(host)
         tls = None
     else:
-        pair = [(credentials.private_key, credentials.certificate)]
-        tls = grpc.ssl_server_credentials(pair, credentials.authority, require_client_auth=True)
+        tls = _renewed(credentials)
     # The role first: it then stands before what is behind a gateway, too.
-    interceptors = [*([OnlyItsRole()] if credentials else []), WellFormed(), AddressedTo(device, behind)]
+    roles = [OnlyItsRole(credentials.revoked, credentials.fleet)] if credentials else []
+    interceptors = [*roles, WellFormed(), AddressedTo(device, behind)]
     return await _serve(bind, tls, register, interceptors, most_connections(gateway=behind is not None))
+
+
+def _renewed(credentials: Credentials) -> grpc.ServerCredentials:
+    """Each handshake shows the certificate that is there then. gRPC asks in threads of its own."""
+    shown = credentials.certificate
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(credentials.private_key, shown)], credentials.authority)
+
+    def newer() -> grpc.ServerCertificateConfiguration:
+        nonlocal shown
+        if (now := credentials.certificate) is shown:
+            return cast(grpc.ServerCertificateConfiguration, None)  # the one before stays; the type stubs leave that out
+        shown = now
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), newer, require_client_authentication=True)
 
 
 async def serve_board(bind: str, board: DeviceId, certificate: bytes, private_key: bytes, register: Register) -> tuple[Served, int]:
@@ -258,14 +273,14 @@ async def _serve(
     most: int,
     more: Sequence[tuple[str, int]] = (),
 ) -> tuple[Served, int]:
+    host, _, wanted = bind.rpartition(":")
+    (await asyncio.to_thread(bound, host, int(wanted))).close()  # gRPC says in raw lines on stderr that it cannot, and not why
     options = [*_SERVER, ("grpc.max_allowed_incoming_connections", most), *more]
     server = grpc.aio.server(interceptors=interceptors, options=options)
     register(server)
     try:
         port = server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, tls)
     except RuntimeError as error:
-        raise InvalidInput(
-            f"cannot listen on {bind}: the port is in use, or the address is not this machine's", advice="choose another with --port"
-        ) from error
+        raise InvalidInput(f"cannot listen on {bind}", advice="choose another with --port") from error
     await server.start()
     return Door(server, port, most), port

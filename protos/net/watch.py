@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from protos.elapsed import elapsed
 from protos.net.interfaces import Interface, Survey, read_adapters, survey
+from protos.net.kernel import told_by_kernel
 
-PERIOD_SECONDS = 1.5  # a look takes about 0.5 ms
+PERIOD_SECONDS = 1.5  # where the kernel does not tell, and for sleeps; a look takes about 0.5 ms
+SETTLE_SECONDS = 0.1  # one change is several messages of the kernel; and they make no more looks than this, however many they are
 SLEPT_SECONDS = 3.0  # a look that is so late: the machine was suspended, or this process stopped
 
 
@@ -45,14 +48,21 @@ async def changes(
 ) -> AsyncGenerator[Change, None]:
     """Every change from `first` on, as `again` sees it, for ever; and what is there now for as long as `failed()`, to be tried anew."""
     last, at = first, clock()
-    while True:
-        await asyncio.sleep(PERIOD_SECONDS)
-        found = await asyncio.to_thread(again)
-        now = clock()
-        happened = change(last, found, now - at - PERIOD_SECONDS)
-        if happened is not None or failed():
-            yield happened or Change(found)
-        last, at = found, clock()
+    with told_by_kernel() as told:
+        told.set()  # what happened since `first`
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD_SECONDS):
+                    await told.wait()
+            if told.is_set():
+                await asyncio.sleep(SETTLE_SECONDS)
+            told.clear()
+            found = await asyncio.to_thread(again)
+            now = clock()
+            happened = change(last, found, now - at - PERIOD_SECONDS)
+            if happened is not None or failed():
+                yield happened or Change(found)
+            last, at = found, clock()
 
 
 class Responder(Protocol):

@@ -12,7 +12,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DeviceDescription(_message.Message):
-    __slots__ = ("protocol_version", "device_id", "name", "agent_version", "boot_id", "accelerator", "memory_bytes", "memory_used_bytes", "storage_free_bytes", "dialects", "stages", "labels", "memory_held_bytes", "oldest_protocol_version")
+    __slots__ = ("protocol_version", "device_id", "name", "agent_version", "boot_id", "accelerator", "memory_bytes", "memory_used_bytes", "storage_free_bytes", "dialects", "stages", "labels", "memory_held_bytes", "storage_droppable_bytes", "storage_problem", "oldest_protocol_version")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,8 @@ class DeviceDescription(_message.Message):
     STAGES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_DROPPABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_PROBLEM_FIELD_NUMBER: _ClassVar[int]
     OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     device_id: str
@@ -47,8 +49,10 @@ class DeviceDescription(_message.Message):
     stages: _containers.RepeatedCompositeFieldContainer[StageStatus]
     labels: _containers.ScalarMap[str, str]
     memory_held_bytes: int
+    storage_droppable_bytes: int
+    storage_problem: str
     oldest_protocol_version: int
-    def __init__(self, protocol_version: _Optional[int] = ..., device_id: _Optional[str] = ..., name: _Optional[str] = ..., agent_version: _Optional[str] = ..., boot_id: _Optional[str] = ..., accelerator: _Optional[_Union[Accelerator, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., storage_free_bytes: _Optional[int] = ..., dialects: _Optional[_Iterable[str]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., memory_held_bytes: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
+    def __init__(self, protocol_version: _Optional[int] = ..., device_id: _Optional[str] = ..., name: _Optional[str] = ..., agent_version: _Optional[str] = ..., boot_id: _Optional[str] = ..., accelerator: _Optional[_Union[Accelerator, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., storage_free_bytes: _Optional[int] = ..., dialects: _Optional[_Iterable[str]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., memory_held_bytes: _Optional[int] = ..., storage_droppable_bytes: _Optional[int] = ..., storage_problem: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
 
 class Accelerator(_message.Message):
     __slots__ = ("profile", "description", "simulated", "pace", "threads", "figures", "thermal", "energy_source", "hollow")
@@ -168,6 +172,30 @@ class StatBlobsReply(_message.Message):
     blobs: _containers.RepeatedCompositeFieldContainer[BlobStat]
     def __init__(self, blobs: _Optional[_Iterable[_Union[BlobStat, _Mapping]]] = ...) -> None: ...
 
+class PutManifestRequest(_message.Message):
+    __slots__ = ("signed", "manifest", "manifest_zlib")
+    SIGNED_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_ZLIB_FIELD_NUMBER: _ClassVar[int]
+    signed: SignedStatement
+    manifest: bytes
+    manifest_zlib: bytes
+    def __init__(self, signed: _Optional[_Union[SignedStatement, _Mapping]] = ..., manifest: _Optional[bytes] = ..., manifest_zlib: _Optional[bytes] = ...) -> None: ...
+
+class SignedStatement(_message.Message):
+    __slots__ = ("statement", "publisher", "signature")
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHER_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    statement: bytes
+    publisher: bytes
+    signature: bytes
+    def __init__(self, statement: _Optional[bytes] = ..., publisher: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class PutManifestReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class PutBlobRequest(_message.Message):
     __slots__ = ("header", "chunk")
     HEADER_FIELD_NUMBER: _ClassVar[int]
@@ -207,7 +235,7 @@ class RetainBlobsReply(_message.Message):
     def __init__(self, freed_bytes: _Optional[int] = ...) -> None: ...
 
 class LoadStageRequest(_message.Message):
-    __slots__ = ("generation", "pipeline_id", "manifest_digest", "epoch", "stage", "stages", "parts", "blobs", "shape", "graph", "head_graph", "next", "cost", "golden", "graph_zlib")
+    __slots__ = ("generation", "pipeline_id", "manifest_digest", "epoch", "stage", "stages", "parts", "blobs", "shape", "graph", "head_graph", "next", "cost", "golden", "previous", "graph_zlib")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -222,6 +250,7 @@ class LoadStageRequest(_message.Message):
     NEXT_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     GOLDEN_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     GRAPH_ZLIB_FIELD_NUMBER: _ClassVar[int]
     generation: Generation
     pipeline_id: str
@@ -237,8 +266,9 @@ class LoadStageRequest(_message.Message):
     next: Hop
     cost: StageCost
     golden: Golden
+    previous: Hop
     graph_zlib: bytes
-    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ..., golden: _Optional[_Union[Golden, _Mapping]] = ..., graph_zlib: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ..., golden: _Optional[_Union[Golden, _Mapping]] = ..., previous: _Optional[_Union[Hop, _Mapping]] = ..., graph_zlib: _Optional[bytes] = ...) -> None: ...
 
 class Golden(_message.Message):
     __slots__ = ("token_ids", "scale", "hidden", "tolerance", "head_hidden", "logits", "logits_scale", "head_tolerance", "layers_graph_zlib", "layers_graph")

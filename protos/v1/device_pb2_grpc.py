@@ -45,6 +45,11 @@ class DeviceStub:
                 request_serializer=protos_dot_v1_dot_device__pb2.StatBlobsRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_device__pb2.StatBlobsReply.FromString,
                 _registered_method=True)
+        self.PutManifest = channel.unary_unary(
+                '/glmfleet.v1.Device/PutManifest',
+                request_serializer=protos_dot_v1_dot_device__pb2.PutManifestRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_device__pb2.PutManifestReply.FromString,
+                _registered_method=True)
         self.PutBlob = channel.stream_unary(
                 '/glmfleet.v1.Device/PutBlob',
                 request_serializer=protos_dot_v1_dot_device__pb2.PutBlobRequest.SerializeToString,
@@ -83,6 +88,14 @@ class DeviceServicer:
 
     def StatBlobs(self, request, context):
         """How much of each blob is here: the sender resumes from there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutManifest(self, request, context):
+        """What a publisher says of a manifest, and the manifest: before its blobs are sent. A device that has pinned publishers' keys takes blobs and
+        stages of nothing else.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,6 +146,11 @@ def add_DeviceServicer_to_server(servicer, server):
                     servicer.StatBlobs,
                     request_deserializer=protos_dot_v1_dot_device__pb2.StatBlobsRequest.FromString,
                     response_serializer=protos_dot_v1_dot_device__pb2.StatBlobsReply.SerializeToString,
+            ),
+            'PutManifest': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutManifest,
+                    request_deserializer=protos_dot_v1_dot_device__pb2.PutManifestRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_device__pb2.PutManifestReply.SerializeToString,
             ),
             'PutBlob': grpc.stream_unary_rpc_method_handler(
                     servicer.PutBlob,
@@ -214,6 +232,33 @@ class Device:
             '/glmfleet.v1.Device/StatBlobs',
             protos_dot_v1_dot_device__pb2.StatBlobsRequest.SerializeToString,
             protos_dot_v1_dot_device__pb2.StatBlobsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutManifest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glmfleet.v1.Device/PutManifest',
+            protos_dot_v1_dot_device__pb2.PutManifestRequest.SerializeToString,
+            protos_dot_v1_dot_device__pb2.PutManifestReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class DeviceStub:
     Describe: _grpc.UnaryUnaryMultiCallable[_device_pb2.DescribeRequest, _device_pb2.DeviceDescription]
     StatBlobs: _grpc.UnaryUnaryMultiCallable[_device_pb2.StatBlobsRequest, _device_pb2.StatBlobsReply]
     """How much of each blob is here: the sender resumes from there."""
+    PutManifest: _grpc.UnaryUnaryMultiCallable[_device_pb2.PutManifestRequest, _device_pb2.PutManifestReply]
+    """What a publisher says of a manifest, and the manifest: before its blobs are sent. A device that has pinned publishers' keys takes blobs and
+    stages of nothing else.
+    """
     PutBlob: _grpc.StreamUnaryMultiCallable[_device_pb2.PutBlobRequest, _device_pb2.PutBlobReply]
     """A header, then chunks in order. Verified by SHA-256 before it is kept; a partial blob survives a cut."""
     RetainBlobs: _grpc.UnaryUnaryMultiCallable[_device_pb2.RetainBlobsRequest, _device_pb2.RetainBlobsReply]
@@ -52,6 +56,10 @@ class DeviceAsyncStub(DeviceStub):
     Describe: _aio.UnaryUnaryMultiCallable[_device_pb2.DescribeRequest, _device_pb2.DeviceDescription]  # type: ignore[assignment]
     StatBlobs: _aio.UnaryUnaryMultiCallable[_device_pb2.StatBlobsRequest, _device_pb2.StatBlobsReply]  # type: ignore[assignment]
     """How much of each blob is here: the sender resumes from there."""
+    PutManifest: _aio.UnaryUnaryMultiCallable[_device_pb2.PutManifestRequest, _device_pb2.PutManifestReply]  # type: ignore[assignment]
+    """What a publisher says of a manifest, and the manifest: before its blobs are sent. A device that has pinned publishers' keys takes blobs and
+    stages of nothing else.
+    """
     PutBlob: _aio.StreamUnaryMultiCallable[_device_pb2.PutBlobRequest, _device_pb2.PutBlobReply]  # type: ignore[assignment]
     """A header, then chunks in order. Verified by SHA-256 before it is kept; a partial blob survives a cut."""
     RetainBlobs: _aio.UnaryUnaryMultiCallable[_device_pb2.RetainBlobsRequest, _device_pb2.RetainBlobsReply]  # type: ignore[assignment]
@@ -76,6 +84,16 @@ class DeviceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_device_pb2.StatBlobsReply, _abc.Awaitable[_device_pb2.StatBlobsReply]]:
         """How much of each blob is here: the sender resumes from there."""
+
+    @_abc_1.abstractmethod
+    def PutManifest(
+        self,
+        request: _device_pb2.PutManifestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_device_pb2.PutManifestReply, _abc.Awaitable[_device_pb2.PutManifestReply]]:
+        """What a publisher says of a manifest, and the manifest: before its blobs are sent. A device that has pinned publishers' keys takes blobs and
+        stages of nothing else.
+        """
 
     @_abc_1.abstractmethod
     def PutBlob(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19protos/v1/enrolment.proto\x12\x0bglmfleet.v1\"\x1d\n\x0c\x41pplyRequest\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"\xc3\x01\n\x0b\x41pplication\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1f\n\x17oldest_protocol_version\x18\x02 \x01(\r\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07profile\x18\x04 \x01(\t\x12\x15\n\ragent_version\x18\x05 \x01(\t\x12\x17\n\x0fsigning_request\x18\x06 \x01(\x0c\x12\x11\n\ttoken_key\x18\x07 \x01(\x0c\x12\x17\n\x0ftoken_signature\x18\x08 \x01(\x0c\"4\n\nMembership\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\"\x0b\n\tJoinReply2\x82\x01\n\tEnrolment\x12<\n\x05\x41pply\x12\x19.glmfleet.v1.ApplyRequest\x1a\x18.glmfleet.v1.Application\x12\x37\n\x04Join\x12\x17.glmfleet.v1.Membership\x1a\x16.glmfleet.v1.JoinReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19protos/v1/enrolment.proto\x12\x0bglmfleet.v1\"\x1d\n\x0c\x41pplyRequest\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"\xd7\x01\n\x0b\x41pplication\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1f\n\x17oldest_protocol_version\x18\x02 \x01(\r\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07profile\x18\x04 \x01(\t\x12\x15\n\ragent_version\x18\x05 \x01(\t\x12\x17\n\x0fsigning_request\x18\x06 \x01(\x0c\x12\x11\n\ttoken_key\x18\x07 \x01(\x0c\x12\x17\n\x0ftoken_signature\x18\x08 \x01(\x0c\x12\x12\n\nreturns_to\x18\t \x01(\x0c\"4\n\nMembership\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\"\x0b\n\tJoinReply\"\xca\x01\n\x07Refusal\x12+\n\x06reason\x18\x01 \x01(\x0e\x32\x1b.glmfleet.v1.Refusal.Reason\x12\x11\n\tauthority\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"l\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eREASON_UNKNOWN\x10\x01\x12\x12\n\x0eREASON_EXPIRED\x10\x02\x12\x0f\n\x0bREASON_USED\x10\x03\x12\x11\n\rREASON_FORGED\x10\x04\"\r\n\x0bRefuseReply2\xbc\x01\n\tEnrolment\x12<\n\x05\x41pply\x12\x19.glmfleet.v1.ApplyRequest\x1a\x18.glmfleet.v1.Application\x12\x37\n\x04Join\x12\x17.glmfleet.v1.Membership\x1a\x16.glmfleet.v1.JoinReply\x12\x38\n\x06Refuse\x12\x14.glmfleet.v1.Refusal\x1a\x18.glmfleet.v1.RefuseReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,11 +34,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPLYREQUEST']._serialized_start=42
   _globals['_APPLYREQUEST']._serialized_end=71
   _globals['_APPLICATION']._serialized_start=74
-  _globals['_APPLICATION']._serialized_end=269
-  _globals['_MEMBERSHIP']._serialized_start=271
-  _globals['_MEMBERSHIP']._serialized_end=323
-  _globals['_JOINREPLY']._serialized_start=325
-  _globals['_JOINREPLY']._serialized_end=336
-  _globals['_ENROLMENT']._serialized_start=339
-  _globals['_ENROLMENT']._serialized_end=469
+  _globals['_APPLICATION']._serialized_end=289
+  _globals['_MEMBERSHIP']._serialized_start=291
+  _globals['_MEMBERSHIP']._serialized_end=343
+  _globals['_JOINREPLY']._serialized_start=345
+  _globals['_JOINREPLY']._serialized_end=356
+  _globals['_REFUSAL']._serialized_start=359
+  _globals['_REFUSAL']._serialized_end=561
+  _globals['_REFUSAL_REASON']._serialized_start=453
+  _globals['_REFUSAL_REASON']._serialized_end=561
+  _globals['_REFUSEREPLY']._serialized_start=563
+  _globals['_REFUSEREPLY']._serialized_end=576
+  _globals['_ENROLMENT']._serialized_start=579
+  _globals['_ENROLMENT']._serialized_end=767
 # @@protoc_insertion_point(module_scope)

@@ -44,6 +44,11 @@ class EnrolmentStub:
                 request_serializer=protos_dot_v1_dot_enrolment__pb2.Membership.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_enrolment__pb2.JoinReply.FromString,
                 _registered_method=True)
+        self.Refuse = channel.unary_unary(
+                '/glmfleet.v1.Enrolment/Refuse',
+                request_serializer=protos_dot_v1_dot_enrolment__pb2.Refusal.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_enrolment__pb2.RefuseReply.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServicer:
@@ -64,6 +69,13 @@ class EnrolmentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Refuse(self, request, context):
+        """Tells a board with a token why the fleet does not take it in, for its own screen. The board goes on waiting.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrolmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +88,11 @@ def add_EnrolmentServicer_to_server(servicer, server):
                     servicer.Join,
                     request_deserializer=protos_dot_v1_dot_enrolment__pb2.Membership.FromString,
                     response_serializer=protos_dot_v1_dot_enrolment__pb2.JoinReply.SerializeToString,
+            ),
+            'Refuse': grpc.unary_unary_rpc_method_handler(
+                    servicer.Refuse,
+                    request_deserializer=protos_dot_v1_dot_enrolment__pb2.Refusal.FromString,
+                    response_serializer=protos_dot_v1_dot_enrolment__pb2.RefuseReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -132,6 +149,33 @@ class Enrolment:
             '/glmfleet.v1.Enrolment/Join',
             protos_dot_v1_dot_enrolment__pb2.Membership.SerializeToString,
             protos_dot_v1_dot_enrolment__pb2.JoinReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Refuse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glmfleet.v1.Enrolment/Refuse',
+            protos_dot_v1_dot_enrolment__pb2.Refusal.SerializeToString,
+            protos_dot_v1_dot_enrolment__pb2.RefuseReply.FromString,
             options,
             channel_credentials,
             insecure,

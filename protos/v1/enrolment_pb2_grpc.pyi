@@ -39,6 +39,8 @@ class EnrolmentStub:
     """Takes the board into a fleet: it checks that the certificate is for its key and from this authority, and, where it was given a token,
     that the authority is the token's. It then ends this service and begins anew as a device of the fleet.
     """
+    Refuse: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.Refusal, _enrolment_pb2.RefuseReply]
+    """Tells a board with a token why the fleet does not take it in, for its own screen. The board goes on waiting."""
 
 @_typing.type_check_only
 class EnrolmentAsyncStub(EnrolmentStub):
@@ -49,6 +51,8 @@ class EnrolmentAsyncStub(EnrolmentStub):
     """Takes the board into a fleet: it checks that the certificate is for its key and from this authority, and, where it was given a token,
     that the authority is the token's. It then ends this service and begins anew as a device of the fleet.
     """
+    Refuse: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.Refusal, _enrolment_pb2.RefuseReply]  # type: ignore[assignment]
+    """Tells a board with a token why the fleet does not take it in, for its own screen. The board goes on waiting."""
 
 class EnrolmentServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -68,5 +72,13 @@ class EnrolmentServicer(metaclass=_abc_1.ABCMeta):
         """Takes the board into a fleet: it checks that the certificate is for its key and from this authority, and, where it was given a token,
         that the authority is the token's. It then ends this service and begins anew as a device of the fleet.
         """
+
+    @_abc_1.abstractmethod
+    def Refuse(
+        self,
+        request: _enrolment_pb2.Refusal,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrolment_pb2.RefuseReply, _abc.Awaitable[_enrolment_pb2.RefuseReply]]:
+        """Tells a board with a token why the fleet does not take it in, for its own screen. The board goes on waiting."""
 
 def add_EnrolmentServicer_to_server(servicer: EnrolmentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -92,12 +92,17 @@ class ArtifactStore:
                 self._manifest_path(name).unlink()
             except FileNotFoundError:
                 self.load(name)  # raises NotFound with the names there are
+            self.signature_path(name).unlink(missing_ok=True)
             return self._collect()
 
     def collect(self) -> int:
         """Frees blobs that neither a manifest nor a journal names (of a model that was replaced); the bytes freed. Raises Busy, Corrupt."""
         with self._alone():
             return self._collect()
+
+    def signature_path(self, name: str) -> Path:
+        """Where the fleet keeps what its publisher says of the model. Raises InvalidInput for an impossible name."""
+        return self._manifest_path(name).with_suffix(".signature")
 
     def blob_path(self, digest: Digest) -> Path:
         return self.blob_folder / digest

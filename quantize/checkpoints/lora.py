@@ -24,6 +24,7 @@ PREFIX = "base_model.model."
 _LORA = re.compile(r"(.+)\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(?:\.(?!weight$|bias$)([^.]+))?(?:\.weight)?")
 _SAVED = re.compile(r"(.+)\.modules_to_save(?:\.[^.]+)?\.(weight|bias)")
 _BELONG = "the adapter must be this checkpoint's"
+_AGAIN = "the adapter is damaged, or its training failed: get it again"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class MergedTensor:
     """`base` [out, in] plus `scale` x `left` [out, rank] x `right` [rank, in]; `transposed`: both are stored the other way round. With
     `lengths` [out] each row of the sum is stretched to such a length (DoRA, arXiv:2402.09353)."""
 
+    module: str
     base: Tensor
     left: StoredTensor
     right: StoredTensor
@@ -50,11 +52,20 @@ class MergedTensor:
         left = self.left.columns(start, stop).T if self.transposed else self.left.read(start, stop)
         right = self.right.read(0, self.right.shape[0])
         # In float64: sums of float32 differ between processors, and digests would.
-        added = self.scale * (left.astype(np.float64) @ (right.T if self.transposed else right).astype(np.float64))
+        with np.errstate(all="ignore"):
+            added = self.scale * (left.astype(np.float64) @ (right.T if self.transposed else right).astype(np.float64))
         rows = self.base.read(start, stop) + added
-        if self.lengths is not None:
-            rows *= (self.lengths.read(start, stop) / np.linalg.norm(rows, axis=1))[:, None]
-        return rows.astype(np.float32)
+        own = [left, right]
+        with np.errstate(all="ignore"):  # what is not finite is refused just below
+            if self.lengths is not None:
+                own.append(self.lengths.read(start, stop))
+                rows *= (own[-1] / np.linalg.norm(rows, axis=1))[:, None]
+            merged = rows.astype(np.float32)
+        if not all(np.isfinite(matrix).all() for matrix in own):
+            raise InvalidInput(f"{self.left.file}: the adapter's matrices of {self.module} hold a value that is not finite", advice=_AGAIN)
+        if not np.isfinite(merged).all():
+            raise InvalidInput(f"{self.module} holds a value that is not finite once the adapter is merged into it", advice=_BELONG)
+        return merged
 
     def flattened(self) -> MergedTensor:
         return self
@@ -103,7 +114,7 @@ def merged(files: TensorFiles, adapter: TensorFiles, settings: LoraSettings) -> 
             raise InvalidInput(f"the adapter changes {name}, which the checkpoint has not", advice=_BELONG)
         base = changed.get(name) or files.tensor(name)
         _check(module, base, pair, settings)
-        changed[name] = MergedTensor(base, pair.left, pair.right, settings.scale_of(module), pair.transposed, pair.lengths)
+        changed[name] = MergedTensor(module, base, pair.left, pair.right, settings.scale_of(module), pair.transposed, pair.lengths)
     return files.replaced((), changed)
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from device.agent.announce import Announcement
 from device.agent.identity import insecure_identity, load_identity
+from device.agent.member_service import MemberService
+from device.agent.membership import leave
 from device.positive import positive
 from protos.errors import FleetError
 from protos.net.door import raise_limit
@@ -47,8 +49,16 @@ async def _run(options: argparse.Namespace) -> None:
     known = {name: load_profile(name) for name in options.profile}
     plan = HollowPlan(options.name, options.count, [known[name] for name in options.profile], options.memory)
     identity = insecure_identity(options.state) if options.insecure else load_identity(options.state)
+    left = asyncio.Event()
+
+    def leave_fleet() -> None:
+        left.set()
+        stop.set()
+
+    membership = MemberService(options.state, identity.credentials, leave_fleet) if identity.credentials else None
     async with AsyncExitStack() as stack:
-        fleet = await stack.enter_async_context(HollowFleet(plan, identity, host=options.interface, port=options.port))
+        fleet = HollowFleet(plan, identity, host=options.interface, port=options.port, membership=membership)
+        await stack.enter_async_context(fleet)
         # What lives as long as the process need not be looked through again and again.
         gc.collect()
         gc.freeze()
@@ -57,6 +67,8 @@ async def _run(options: argparse.Namespace) -> None:
         await stack.enter_async_context(announcement)
         _say(device_id=identity.device_id, name=options.name, address=fleet.address)
         await stop.wait()
+    if left.is_set():
+        await asyncio.to_thread(leave, options.state, wipe=True)
 
 
 def _say(**facts: str) -> None:

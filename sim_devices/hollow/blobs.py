@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -24,12 +24,16 @@ class HollowBlobs:
 
     folder = Path()  # nothing is ever opened in it
     problem = ""
+    frozen = False
 
     def __init__(self, storage_bytes: int = STORAGE_BYTES) -> None:
         self._storage_bytes = storage_bytes
         self._whole: dict[Digest, int] = {}
         self._partial: dict[Digest, HollowArrival] = {}
         self._arriving: set[Digest] = set()
+
+    def look(self) -> None:
+        """There is no disk to look at."""
 
     def has(self, digest: Digest) -> bool:
         return digest in self._whole
@@ -64,6 +68,11 @@ class HollowBlobs:
         """It was verified when it came, and there is nothing that could have changed since. Raises NotFound."""
         if digest not in self._whole:
             raise NotFound(f"blob {digest[:12]} is not here")
+
+    def droppable_bytes(self, keep: Collection[Digest]) -> int:
+        kept = {*keep, *self._arriving}
+        whole = sum(size for digest, size in list(self._whole.items()) if digest not in kept)
+        return whole + sum(arrival.received_bytes for digest, arrival in list(self._partial.items()) if digest not in kept)
 
     def retain(self, keep: Iterable[Digest]) -> int:
         kept = {*keep, *self._arriving}

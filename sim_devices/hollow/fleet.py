@@ -15,6 +15,7 @@ import grpc.aio
 from device.agent.device import Device
 from device.agent.gateway_service import GatewayService
 from device.agent.identity import Identity
+from device.agent.member_service import MemberService
 from device.agent.telemetry import ProcessReading, this_process
 from protos.ids import DeviceId, member_id
 from protos.net import transport
@@ -54,8 +55,10 @@ class HollowFleet:
         clock: Callable[[], float] = time.monotonic,
         boot_ids: Callable[[], str] = lambda: os.urandom(16).hex(),
         process: Callable[[], ProcessReading] | None = None,
+        membership: MemberService | None = None,
     ) -> None:
-        """`identity` is the gateway's; `clock` in seconds, monotonic; `process`: what each says that it takes of its machine."""
+        """`identity` is the gateway's, `membership` what it answers of it; `clock` in seconds, monotonic; `process`: what each says that it
+        takes of its machine."""
         self.gateway = identity.device_id
         self.address = ""
         self._plan = plan
@@ -64,6 +67,7 @@ class HollowFleet:
         self._network = network
         self._clock = clock
         self._boot_ids = boot_ids
+        self._membership = membership
         self._process = process or _shared_process(plan.count, clock)
         self.devices: dict[str, HollowDevice] = {}
         self._behind: dict[DeviceId, Methods] = {}
@@ -79,6 +83,8 @@ class HollowFleet:
 
             def register(server: grpc.aio.Server) -> None:
                 gateway_pb2_grpc.add_GatewayServicer_to_server(service, server)
+                if self._membership is not None:
+                    self._membership.register(server)
 
             server, port = await self._network.serve(self._bind, self.gateway, self._credentials, register, self._behind)
             stack.push_async_callback(server.stop, GRACE_SECONDS)

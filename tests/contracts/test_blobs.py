@@ -121,7 +121,10 @@ def test_retain_drops_the_rest_and_says_how_much(make: Make) -> None:
     put(store, DATA)
     put(store, b"second")
     put(store, b"third", stop=3)
+    assert store.droppable_bytes({DIGEST}) == len(b"second") + 3
+    assert store.droppable_bytes(()) == len(DATA) + len(b"second") + 3
     assert store.retain({DIGEST}) == len(b"second") + 3
+    assert store.droppable_bytes({DIGEST}) == 0
     assert store.has(DIGEST)
     assert not store.has(digest_of(b"second"))
     with pytest.raises(NotFound):

@@ -241,8 +241,12 @@ def test_a_full_disk_is_a_problem_until_there_is_room(tmp_path: Path) -> None:
         fill(disk / "others")
         store.look()
         assert "the disk is full" in store.problem
+        assert not store.frozen
         with pytest.raises(NoSpace):
             put(store, DATA)
+        (disk / "others").write_bytes(bytes(2 << 20))
+        store.look()
+        assert store.problem.endswith("the disk is full, 15.0 MiB are free, and 16.0 MiB are left to the system")
         (disk / "others").unlink()
         store.look()
         assert store.problem == ""
@@ -256,6 +260,7 @@ def test_what_is_kept_is_served_from_a_file_system_that_became_read_only(tmp_pat
         read_only(disk)
         store = BlobStore(disk / "blobs")
         assert "the file system is read-only" in store.problem
+        assert (store.frozen, store.droppable_bytes([])) == (True, 0)
         store.verify(DIGEST)
         for refused in (lambda: put(store, b"more"), lambda: store.retain([])):
             with pytest.raises(NoSpace, match="read-only"):
@@ -263,6 +268,7 @@ def test_what_is_kept_is_served_from_a_file_system_that_became_read_only(tmp_pat
         read_only(disk, False)
         store.look()
         assert store.problem == ""
+        assert (store.frozen, store.droppable_bytes([])) == (False, len(DATA))
 
 
 def test_a_folder_that_has_gone_is_a_problem_and_no_defect(tmp_path: Path) -> None:
@@ -270,7 +276,7 @@ def test_a_folder_that_has_gone_is_a_problem_and_no_defect(tmp_path: Path) -> No
     shutil.rmtree(tmp_path / "card")
     store.look()
     assert store.problem.endswith("it is not there")
-    assert store.free_bytes() == 0
+    assert (store.free_bytes(), store.droppable_bytes([])) == (0, 0)
     with pytest.raises(NoSpace):
         put(store, DATA)
 
@@ -288,6 +294,7 @@ def test_a_quota_is_told_from_a_full_disk(store: BlobStore, monkeypatch: pytest.
     monkeypatch.setattr(os, "fsync", used_up)  # as over NFS, which says it last
     store.look()
     assert "the quota is used up" in store.problem
+    assert not store.frozen  # what is dropped counts against it no more
     with pytest.raises(NoSpace, match="the quota is used up"):
         put(store, DATA)
 
@@ -302,6 +309,7 @@ def test_retain_drops_what_is_not_named_and_not_arriving(store: BlobStore) -> No
         second.catch_up()
         second.write(b"drop")
     with store.arrive(digest_of(b"arriving"), 8, 4) as arrival:
+        assert store.droppable_bytes([digest_of(b"kept")]) == len(DATA) + 4
         assert store.retain([digest_of(b"kept")]) == len(DATA) + 4
         arrival.catch_up()
         arrival.write(b"ving")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from device.stage_spec import MESSAGE_ROWS_BYTES, MOST_ADDRESSES, DeploymentGeneration, NextHop, parse_generation, parse_spec
 from protos.errors import InvalidInput
 from protos.ids import DeviceId
+from protos.packing import MOST_BYTES
 from protos.v1 import device_pb2 as pb
 
 DIGEST = "ab" * 32
@@ -141,3 +143,15 @@ def test_a_generation_has_a_name_and_a_number() -> None:
     assert parse_generation(pb.Generation(deployment="d", number=1)) == DeploymentGeneration("d", 1)
     with pytest.raises(InvalidInput):
         parse_generation(pb.Generation(number=1))
+
+
+def test_what_one_message_holds_compressed_is_bounded_together() -> None:
+    """Each half of it is within the bound, both are not."""
+    asked = message()
+    half = zlib.compress(bytes((MOST_BYTES >> 1) + 1))
+    asked.ClearField("graph")
+    asked.graph_zlib = half
+    assert len(parse_spec(asked).graph) == (MOST_BYTES >> 1) + 1
+    asked.golden.layers_graph_zlib = half
+    with pytest.raises(InvalidInput, match="too large"):
+        parse_spec(asked)

@@ -168,7 +168,11 @@ def test_a_full_disk_is_told_where_it_is(troubled: Glmfleet, expected: list[int]
     assert troubled("sim", "fault", "full-disk", "gateway").returncode == 0
     refused = troubled("deploy", "tiny", "--devices", "gateway", "--name", "other", "--context", 512)
     assert refused.returncode == 1
-    assert "gateway: its share needs" in refused.stderr
+    told = " ".join(refused.stderr.split())
+    assert "fits into the memory of these devices, and not on their disks: gateway: no room on its disk: " in told
+    assert "the disk is full" in told
+    planned = " ".join(troubled("plan", "tiny", "--context", 512).stdout.split())
+    assert "- gateway: no room on its disk: " in planned
     well(troubled, expected)
 
 

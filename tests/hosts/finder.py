@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from pathlib import Path
 
 from device.agent.identity import load_identity
@@ -20,7 +21,7 @@ async def main(folder: Path) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     me = load_identity(folder)
 
-    async with Registry(me.credentials, lambda _sample: None, rules=Liveness(interval_seconds=0.3)) as registry:
+    async with Registry(me.credentials, lambda _sample: None, rules=Liveness()) as registry:
 
         def found(candidate: Candidate) -> None:
             registry.found(candidate.device_id, candidate.addresses, candidate.found_by)
@@ -48,7 +49,8 @@ async def tell(registry: Registry) -> None:
             now = (record.state, record.address)
             if told.get(record.device_id) != now:
                 told[record.device_id] = now
-                say(device=record.name, state=record.state, address=record.address, detail=record.detail, addresses=record.addresses)
+                told_now = {"device": record.name, "state": record.state, "address": record.address, "at": time.monotonic()}
+                say(**told_now, detail=record.detail, addresses=record.addresses)
         await registry.changed_within(changes, 0.1)
 
 

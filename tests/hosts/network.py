@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -71,6 +71,22 @@ class Program:
             if wanted(self.said[-1]):
                 return self.said[-1]
 
+    def since(self, moment: float, wanted: Callable[[dict[str, Any]], object], seconds: float) -> dict[str, Any]:
+        """As `wait_for`, of what it said later than `moment` by its own word ("at"), whether it was read already or not."""
+
+        def good(said: dict[str, Any]) -> bool:
+            return bool(said.get("at", 0.0) > moment and wanted(said))
+
+        return next((said for said in self.said if good(said)), None) or self.wait_for(good, seconds)
+
+    def within(self, seconds: float) -> list[dict[str, Any]]:
+        """All that it says in this time."""
+        deadline, first = time.monotonic() + seconds, len(self.said)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.said.append(json.loads(self._lines.get(timeout=max(0.0, deadline - time.monotonic()))))
+        return self.said[first:]
+
     def end(self) -> None:
         """It has 10 s for that, then it is killed. `process.terminate()` before, where several end at once."""
         self.process.terminate()
@@ -90,17 +106,17 @@ class Program:
 
 
 class Host:
-    """A namespace with loopback. IPv6 addresses are good at once, without the second in which a kernel looks for duplicates."""
+    """A namespace with loopback. IPv6 addresses are good at once, unless the kernel is to look for `duplicates`, which takes seconds."""
 
-    def __init__(self, name: str, namespace: str, folder: Path, ipv6: bool) -> None:
+    def __init__(self, name: str, namespace: str, folder: Path, ipv6: bool, duplicates: bool) -> None:
         self.name = name
         self.namespace = namespace
         self._folder = folder
         self._ports = itertools.count()
         self.programs: list[Program] = []
         _run("ip", "netns", "add", namespace)
-        off = "" if ipv6 else "net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1"
-        self.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0", *off.split())
+        set_so = [f"accept_dad={int(duplicates)}", *([] if ipv6 else ["disable_ipv6=1"])]
+        self.run("sysctl", "-qw", *(f"net.ipv6.conf.{where}.{setting}" for where in ("all", "default") for setting in set_so))
         self.ip("link set lo up")
 
     def run(self, *command: str) -> None:
@@ -114,6 +130,10 @@ class Host:
     def ip(self, arguments: str) -> None:
         """`ip` on this host, for example "addr add 192.168.7.2/24 dev eth0"."""
         _run("ip", "-n", self.namespace, *arguments.split())
+
+    def ip_each(self, arguments: Iterable[str]) -> None:
+        """`ip` for each of these, quickly."""
+        _run("ip", "-n", self.namespace, "-batch", "-", told="\n".join(arguments))
 
     def bridge(self, name: str, address: str) -> None:
         """A bridge as containers and hotspots make, with something on it."""
@@ -162,8 +182,8 @@ class Network:
             for program in programs:
                 stack.callback(program.end)
 
-    def host(self, name: str, *, ipv6: bool = True) -> Host:
-        host = Host(name, f"glmfleet-{os.getpid()}-{next(_numbers)}", self._folder, ipv6)
+    def host(self, name: str, *, ipv6: bool = True, duplicates: bool = False) -> Host:
+        host = Host(name, f"glmfleet-{os.getpid()}-{next(_numbers)}", self._folder, ipv6, duplicates)
         self._hosts.append(host)
         return host
 
@@ -184,6 +204,6 @@ class Network:
         host.ip(f"link set {interface} up")
 
 
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+def _run(*command: str, told: str = "") -> None:
+    done = subprocess.run(command, capture_output=True, text=True, input=told)
     assert not done.returncode, f"{' '.join(command)}: {done.stderr}"

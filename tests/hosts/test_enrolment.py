@@ -78,3 +78,17 @@ def test_boards_with_empty_homes_join_and_serve_a_model_together(network: Networ
         answers.append(desk.json("generate", "--raw", "hello there", "--max-tokens", 12)["token_ids"])
     assert answers[0] == answers[1]
     assert len(answers[0]) == 12
+
+
+def test_a_board_on_a_link_with_ipv6_alone_asks_to_join(network: Network, tmp_path: Path) -> None:
+    """Its address is one of the link, and counts only with the interface through which it is dialled."""
+    lan, desk, board = network.switch(), network.host("desk"), network.host("gate-7")
+    for host in (desk, board):
+        network.plug(host, lan)
+    here, there = Commands(desk, tmp_path / "desk"), Commands(board, tmp_path / "board")
+    desk.start("fleet.cli", "--home", str(here.home), "serve", "--port", "0")
+    there.board("--name", "gate-7")
+    wait_for(lambda: (here.home / "coordinator.json").exists(), 30)
+    wait_for(lambda: here.json("devices", "pending") != [], 20)
+    here("devices", "accept", "gate-7")
+    wait_for(lambda: [one["state"] for one in here.json("devices")] == ["online"], 20)

@@ -56,7 +56,7 @@ def member_at(fleet: TestFleet, away: timedelta) -> Credentials:
     folder = fleet.folder / "then"
     Authority.open(fleet.folder / "authority", clock=lambda: datetime.now(UTC) + away).issue_folder(folder, "device", "then")
     certificate, key, authority = ((folder / name).read_bytes() for name in ("certificate.pem", "key.pem", "authority.pem"))
-    return Credentials(certificate, key, authority)
+    return Credentials(certificate, key, authority, fleet.fleet_id)
 
 
 async def test_nobody_listens(coordinator: Credentials) -> None:

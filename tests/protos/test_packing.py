@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 import zlib
 
 import pytest
@@ -37,8 +38,20 @@ def test_what_is_refused(plain: bytes, compressed: bytes, says: str) -> None:
         packing.unpacked(plain, compressed)
 
 
-def test_no_message_makes_more_of_itself_than_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_MOST_BYTES", len(LARGE))
-    assert packing.unpacked(b"", zlib.compress(LARGE)) == LARGE
-    with pytest.raises(InvalidInput, match="too large"):
-        packing.unpacked(b"", zlib.compress(LARGE + b"\0"))
+def test_no_message_makes_more_of_itself_than_is_allowed() -> None:
+    assert packing.unpacked(b"", zlib.compress(LARGE), len(LARGE)) == LARGE
+    for most in (len(LARGE), 1, 0, -1):
+        with pytest.raises(InvalidInput, match="too large"):
+            packing.unpacked(b"", zlib.compress(LARGE + b"\0"), most)
+
+
+def test_what_a_bomb_takes_is_what_is_allowed() -> None:
+    """A thousandth of it is sent."""
+    bomb = zlib.compress(bytes(64 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidInput, match="too large"):
+            packing.unpacked(b"", bomb, 1 << 20)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()

@@ -33,6 +33,7 @@ from quantize.checkpoints.huggingface_config import parse_config
 from quantize.checkpoints.tiktoken_file import tokenizer_of_ranks
 from tests.support.checkpoints import TinyGlm, config_json, write_checkpoint
 from tests.support.gguf_files import write_gguf
+from tests.support.hostile_text import charsmap, with_charsmap
 
 EXAMPLES = int(os.environ.get("GLMFLEET_FUZZ", "60"))
 FUZZED = settings(
@@ -196,6 +197,10 @@ GREEDY: dict[str, tuple[Callable[[Path], object], str]] = {
         "config.json is not JSON",
     ),
     "nested JSON": (nested(100_000), "config.json is not JSON"),
+    "a table of characters of 8 GB": (
+        lambda folder: (folder / "tokenizer.json").write_bytes(with_charsmap(charsmap(b"", b"", 0xFFFFFFFC), 1)),
+        "the model's tokenizer.json has a precompiled_charsmap that is none: its trie is said to take 4294967292 bytes of 4",
+    ),
 }
 
 

@@ -16,8 +16,10 @@ from protos.errors import InvalidInput, NotFound, TimedOut, Unavailable
 from sim_devices import local_fleet as module
 from sim_devices import processes
 from sim_devices.local_fleet import DeviceSpec, LocalFleet
+from tests.support.members import TestFleet
 from tests.support.waiting import wait_until
 
+ROOT = Path(__file__).resolve().parents[2]
 RK = DeviceSpec("rk3588")
 
 
@@ -89,6 +91,34 @@ async def test_another_board_is_another_device(fleet: LocalFleet) -> None:
     fleet.down()
     (again,) = fleet.up([DeviceSpec("raspberry-pi-5")], insecure=True)
     assert again.device_id == pi.device_id
+
+
+def test_a_profile_of_ones_own_is_what_its_file_says(fleet: LocalFleet, tmp_path: Path) -> None:
+    """Another board under the same path has another identity; the same board at another path has the same."""
+    profile = tmp_path / "mine.toml"
+    profile.write_text((ROOT / "sim_devices" / "profiles" / "raspberry-pi-5.toml").read_text())
+    (before,) = fleet.up([DeviceSpec(str(profile), name="mine")], insecure=True)
+    fleet.down()
+    moved = profile.rename(tmp_path / "moved.toml")
+    (same,) = fleet.up([DeviceSpec(str(moved), name="mine")], insecure=True)
+    fleet.down()
+    moved.write_text((ROOT / "sim_devices" / "profiles" / "rk3588.toml").read_text())
+    (other,) = fleet.up([DeviceSpec(str(moved), name="mine")], insecure=True)
+    assert before.device_id == same.device_id != other.device_id
+
+
+def test_another_board_is_given_a_certificate_of_its_own(fleet: LocalFleet, tmp_path: Path) -> None:
+    """Where the note of the board is damaged, too: then nobody knows whose the keys are."""
+    authority = TestFleet.open(tmp_path / "members").authority
+    secure = LocalFleet(tmp_path, lambda folder, name: authority.issue_folder(folder, "device", name))
+    ids = []
+    for memory in (None, None, 1 << 30, 1 << 30):
+        (one,) = secure.up([replace(RK, memory_bytes=memory)])
+        ids.append(one.device_id)
+        if len(ids) == 3:
+            (secure.folder(one.name) / "board.json").write_text("{")
+        secure.down()
+    assert [len(set(ids[:n])) for n in range(1, 5)] == [1, 1, 2, 3]
 
 
 def test_one_that_cannot_start_stops_those_that_could(fleet: LocalFleet, tmp_path: Path) -> None:

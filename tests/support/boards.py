@@ -11,7 +11,20 @@ from protos.enrolment import Token
 
 
 @asynccontextmanager
-async def board(folder: Path, name: str = "gate-7", token: Token | None = None, bind: str = "127.0.0.1:0") -> AsyncIterator[Enrollable]:
-    """Without mDNS: multicast on no interface."""
-    async with Enrollable(folder, name, "a test", bind, token=token, interfaces=("127.0.0.1",)) as made:
+async def board(
+    folder: Path,
+    name: str = "gate-7",
+    token: Token | None = None,
+    bind: str = "127.0.0.1:0",
+    returns: bytes | None = None,
+    told: list[tuple[str, str]] | None = None,
+) -> AsyncIterator[Enrollable]:
+    """Without mDNS: multicast on no interface. `told` gets what it is told of its token."""
+    found = [] if told is None else told
+
+    def refused(why: str, advice: str) -> None:
+        found.append((why, advice))
+
+    where = ("127.0.0.1",)
+    async with Enrollable(folder, name, "a test", bind, token=token, returns=returns, interfaces=where, refused=refused) as made:
         yield made

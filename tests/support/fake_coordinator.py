@@ -12,7 +12,7 @@ from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, 
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView, PipelineView
 from fleet.devices.views import DeviceView, DiscoveryReport
-from fleet.enrolling.views import EnrolmentView, TokenView
+from fleet.enrolling.views import DepartureView, EnrolmentView, TokenView
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
 from fleet.principal import Principal
 from fleet.service.bound import bound
@@ -140,6 +140,14 @@ class FakeCoordinator:
 
     async def revoke_token(self, token_id: str) -> None:
         self._ask(("revoke_token", token_id))
+
+    async def decommission(self, device: str, *, force: bool) -> DepartureView:
+        self._ask(("decommission", device, force))
+        return DepartureView(DEVICE.device_id, DEVICE.name, wiped=True)
+
+    async def expel(self, device: str) -> DepartureView:
+        self._ask(("expel", device))
+        return DepartureView(DEVICE.device_id, DEVICE.name, wiped=False)
 
     def models(self) -> list[ModelView]:
         return [MODEL]

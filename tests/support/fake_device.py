@@ -37,6 +37,8 @@ class Behaviour:
     dialects: Sequence[str] = (DIALECT,)
     memory_bytes: int = 1 << 30
     storage_free_bytes: int = 1 << 30
+    storage_droppable_bytes: int | None = None  # None: it does not say, as a release before
+    storage_problem: str = ""
     silent: bool = False  # no more samples, though the stream stands
     cut_after_bytes: list[int] = field(default_factory=list)  # PutBlob ends with Unavailable after so many bytes: one entry a transfer
     errors: dict[str, FleetError] = field(default_factory=dict)  # by method: raised
@@ -127,6 +129,8 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
                 memory_bytes=self.is_told.memory_bytes,
                 memory_used_bytes=0,
                 storage_free_bytes=self.is_told.storage_free_bytes,
+                storage_droppable_bytes=self.is_told.storage_droppable_bytes,
+                storage_problem=self.is_told.storage_problem,
                 dialects=self.is_told.dialects,
                 stages=[
                     pb.StageStatus(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from device.agent.program import Agent, AgentConfig
@@ -12,6 +13,7 @@ from device.cpu import CpuHardware
 from fleet.answering.views import GenerateRequest
 from fleet.home import Home
 from fleet.service.coordinator import Coordinator
+from fleet.trust.authority import MEMBER_LIFE
 from protos.errors import Unavailable
 from protos.ids import DeviceId
 from tests.support.checkpoints import TinyGlm
@@ -61,7 +63,7 @@ class ProxiedFleet:
 
 
 @asynccontextmanager
-async def proxied_fleet(folder: Path, count: int) -> AsyncIterator[ProxiedFleet]:
+async def proxied_fleet(folder: Path, count: int, certificate_life: timedelta = MEMBER_LIFE) -> AsyncIterator[ProxiedFleet]:
     home = Home.open(folder / "home")
     members = TestFleet.open(home.path)
     tiny_model(home.path, TinyGlm(layers=4))
@@ -78,7 +80,14 @@ async def proxied_fleet(folder: Path, count: int) -> AsyncIterator[ProxiedFleet]
         boxes.sort(key=lambda box: box.device)
         seeds = [box.proxy.address for box in boxes]
         coordinator = Coordinator(
-            home, seeds=seeds, interfaces=(), rules=QUICK, period_seconds=0.2, batch_seconds=0.05, discovery_seconds=0.0
+            home,
+            seeds=seeds,
+            interfaces=(),
+            rules=QUICK,
+            period_seconds=0.2,
+            batch_seconds=0.05,
+            discovery_seconds=0.0,
+            certificate_life=certificate_life,
         )
         await stack.enter_async_context(coordinator)
         await wait_online(coordinator.devices, count, 10)

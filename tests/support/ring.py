@@ -239,6 +239,7 @@ def load_requests(
                 graph=build_stage_graph(manifest, body, kv_dtype=kv_dtype),
                 head_graph=build_stage_graph(manifest, ["head"]) if stage == 0 else b"",
                 next=hops[(stage + 1) % len(hops)] if len(hops) > 1 else None,
+                previous=hops[stage - 1] if len(hops) > 1 else None,
                 cost=device_pb2.StageCost(**dataclasses.asdict(stage_cost(manifest, parts, kv_dtype))),
                 golden=device_pb2.Golden(**dataclasses.asdict(golden)) if golden else None,
             )

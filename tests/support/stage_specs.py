@@ -32,7 +32,7 @@ class TinyStages:
         return self.store.blob_path(next(iter(self.manifest.blobs()))).parent
 
     def requests(self, stages: int = 1, **shape: Any) -> list[device_pb2.LoadStageRequest]:
-        hops = [device_pb2.Hop(device_id=f"device-{index}", address=f"127.0.0.1:{index + 1}") for index in range(stages)]
+        hops = [device_pb2.Hop(device_id=f"device{index + 2:a>10}", address=f"127.0.0.1:{index + 1}") for index in range(stages)]
         return load_requests(self.manifest, hops, **shape)
 
     def specs(self, stages: int = 1, **shape: Any) -> list[StageSpec]:

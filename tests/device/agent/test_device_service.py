@@ -208,6 +208,7 @@ async def test_a_stage_s_life(tmp_path: Path, stages: TinyStages) -> None:
         assert described.memory_used_bytes == loaded.memory_bytes == described.stages[0].memory_bytes
         assert list(described.stages[0].parts) == list(request.parts)
         assert described.storage_free_bytes > 0
+        assert (described.storage_droppable_bytes, described.storage_problem) == (0, "")  # all of it is used by the loaded stage
         assert described.dialects
         assert not described.accelerator.simulated
 

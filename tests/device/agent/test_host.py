@@ -16,6 +16,8 @@ from device.agent import host as host_module
 from device.agent.host import StageHost
 from device.blobs import BlobStore
 from device.cpu import CpuHardware
+from device.engine.opening import Output
+from device.pipeline.stage import Stage
 from device.stage_spec import DeploymentGeneration, StageSpec
 from protos.errors import Conflict, Corrupt, FleetError, InvalidInput, NoSpace, NotFound, Unavailable
 from protos.ids import DeviceId, PipelineId
@@ -183,6 +185,23 @@ async def test_missing_and_changed_blobs(blobs: BlobStore, stages: TinyStages, s
         assert (host.loaded, host.memory_used_bytes) == ([], 0)
         shutil.copy(stages.store.blob_path(digest), blobs.folder / digest)
         await host.load(spec)
+
+
+async def test_a_load_is_promised_while_it_goes_on(blobs: BlobStore, spec: StageSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    promised: list[int] = []
+    async with hosting(blobs) as host:
+        build = host._build
+
+        def told(loading: StageSpec) -> tuple[Stage, Output | None]:
+            promised.append(host.memory_used_bytes)
+            return build(loading)
+
+        monkeypatch.setattr(host, "_build", told)
+        await host.load(at(spec, 1))
+        with pytest.raises(InvalidInput):
+            await host.load(at(spec, 2, graph=b"no graph", pipeline=PipelineId("test-2")))
+        assert promised == [spec.memory_bytes, 2 * spec.memory_bytes]
+        assert host.memory_used_bytes == spec.memory_bytes
 
 
 async def test_a_graph_that_does_not_run_leaves_nothing(blobs: BlobStore, spec: StageSpec) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from device.agent.program import Agent, AgentConfig, run_agent
 from device.cpu import CpuHardware
 from protos.errors import Denied, FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId
+from protos.net.listening import bound
 from protos.net.transport import dial
 from protos.net.watch import look
 from protos.rpc_errors import remote
@@ -82,7 +84,7 @@ async def test_a_port_in_use_is_one_line_and_leaves_nothing(fleet: TestFleet, tm
     async with Agent(config(tmp_path / "one"), first) as address:
         port = int(address.rpartition(":")[2])
         running = asyncio.all_tasks()
-        with pytest.raises(InvalidInput, match="cannot listen"):
+        with pytest.raises(InvalidInput, match=r"^port [0-9]+ is in use$"):
             await Agent(config(tmp_path / "two", port), second).__aenter__()
         await wait_until(lambda: asyncio.all_tasks() <= running)
     await wait_until(lambda: asyncio.all_tasks() <= before)
@@ -115,3 +117,18 @@ async def test_a_signal_ends_it(fleet: TestFleet, tmp_path: Path, number: signal
         for one in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().remove_signal_handler(one)
     assert len(ready) == 1
+
+
+@pytest.mark.parametrize("insecure", [True, False])
+async def test_a_port_in_use_is_two_lines_of_ours(tmp_path: Path, insecure: bool) -> None:
+    """As a process: gRPC writes to the file descriptor. Neither verbosity is set, as for a user."""
+    environment = {key: value for key, value in os.environ.items() if key != "GRPC_VERBOSITY"}
+    with bound("127.0.0.1", 0) as other:
+        port = other.getsockname()[1]
+        command = [sys.executable, "-m", "device", "--state", str(tmp_path / "dev"), "--host", "127.0.0.1", "--port", str(port)]
+        agent = await asyncio.create_subprocess_exec(
+            *command, *(["--insecure"] if insecure else []), stderr=asyncio.subprocess.PIPE, env=environment
+        )
+        _, err = await asyncio.wait_for(agent.communicate(), 60)
+    assert agent.returncode == 1
+    assert err.decode() == f"error: port {port} is in use\n  choose another with --port, or --port 0 for any free one\n"

@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, ArtifactS
 
 
 def requests(manifest: Manifest, store: ArtifactStore, stages: int, **shape: object) -> list[device_pb2.LoadStageRequest]:
-    hops = [device_pb2.Hop(device_id=f"device-{index}", address=f"127.0.0.1:{index + 1}") for index in range(stages)]
+    hops = [device_pb2.Hop(device_id=f"device{index + 2:a>10}", address=f"127.0.0.1:{index + 1}") for index in range(stages)]
     return load_requests(manifest, hops, golden_from=store.blob_folder, **shape)  # type: ignore[arg-type]
 
 

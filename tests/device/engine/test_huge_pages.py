@@ -37,7 +37,7 @@ VmFlags: rd wr mr mw me gd ac
 
 def test_mappings_are_read_as_the_kernel_tells_them() -> None:
     heap, file, cache, guard, stack = mappings(SMAPS)
-    assert heap == Mapping(0x55E0C1A00000, 0x55E0C2200000, anonymous=True, resident_bytes=8000 << 10)
+    assert heap == Mapping(0x55E0C1A00000, 0x55E0C2200000, anonymous=True, resident_bytes=8000 << 10, heap=True)
     assert [mapping.anonymous for mapping in (file, cache, guard, stack)] == [False, True, False, False]
     assert [mapping.small for mapping in (heap, file, cache, guard, stack)] == [False, False, True, False, False]
 
@@ -45,6 +45,11 @@ def test_mappings_are_read_as_the_kernel_tells_them() -> None:
 def test_only_whole_pages_within_a_mapping_are_moved() -> None:
     mapping = Mapping(PAGE - 4096, 5 * PAGE + 4096, anonymous=True, resident_bytes=4 * PAGE)
     assert list(mapping.whole_pages(PAGE)) == [PAGE, 2 * PAGE, 3 * PAGE, 4 * PAGE]
+
+
+def test_a_heap_that_was_trimmed_is_moved_as_any_other() -> None:
+    trimmed = Mapping(0, 8 * MIB, anonymous=True, resident_bytes=8 * MIB, small=True, heap=True)
+    assert list(trimmed.whole_pages(PAGE)) == [0, PAGE, 2 * PAGE, 3 * PAGE]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tokenizers import Tokenizer, decoders, pre_tokenizers
+import json
+
+from tokenizers import decoders, pre_tokenizers
 
 from device.text.bytelevel import ByteTable, byte_alphabet, is_byte_level, token_bytes
 from tests.support import tokenizer_files as files
@@ -24,17 +26,17 @@ def test_a_token_outside_the_alphabet_is_its_own_text() -> None:
 
 
 def test_which_decoders_are_byte_level() -> None:
-    tokenizer = Tokenizer.from_buffer(files.byte_level())
-    assert is_byte_level(tokenizer)
-    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel()])
-    assert is_byte_level(tokenizer)
-    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
-    assert not is_byte_level(tokenizer)
-    assert not is_byte_level(Tokenizer.from_buffer(files.sentence_piece()))
+    byte_level = json.loads(files.byte_level())["decoder"]
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    assert is_byte_level(byte_level)
+    assert is_byte_level({"type": "Sequence", "decoders": [byte_level]})
+    assert not is_byte_level({"type": "Sequence", "decoders": [byte_level, strip]})
+    assert not is_byte_level(json.loads(files.sentence_piece())["decoder"])
+    assert not is_byte_level({})
 
 
 def test_unknown_ids_are_no_bytes_and_are_not_remembered() -> None:
-    table = ByteTable(Tokenizer.from_buffer(files.byte_level()), frozenset({files.BOS}))
+    table = ByteTable({files.BOS: "<s>", files.THINK: "<a thought>"}, frozenset({files.BOS}))
     assert [table.of(number) for number in (-1, 10**6, 2**40, files.BOS)] == [b""] * 4
     assert table.of(files.THINK) == b"<a thought>"
     assert len(table._known) == 2

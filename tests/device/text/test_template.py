@@ -113,7 +113,7 @@ def test_a_template_that_is_none(source: str, monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(InvalidInput, match="is no template") as caught:
             template.render({"messages": MESSAGES}, add_generation_prompt=True)
         assert caught.value.advice
-        monkeypatch.setattr(template_process, "_start", lambda owner: pytest.fail("it is known to be none"))
+        monkeypatch.setattr(template_process, "_start", lambda: pytest.fail("it is known to be none"))
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_what_burns_time_or_memory_is_stopped(source: str, monkeypatch: pytest.M
 def test_a_process_ends_with_its_template() -> None:
     template = ChatTemplate(CHATML, {}, lambda: datetime.now(UTC))
     template.render({"messages": MESSAGES}, add_generation_prompt=True)
-    process = template._process._process
-    assert process is not None
+    assert template._process._child is not None
+    process = template._process._child.process
     assert process.poll() is None
     del template
     gc.collect()

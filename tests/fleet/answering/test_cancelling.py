@@ -46,7 +46,8 @@ async def test_past_its_deadline_it_is_sent_nowhere_else(tmp_path: Path) -> None
 async def test_before_a_pipeline_has_it(tmp_path: Path) -> None:
     async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
         fleet.devices[0].is_told.tokens_wait = asyncio.Event()
-        async with coordinator._generation._loading:  # as while a tokenizer is loaded
+        digest = fleet.manifest.digest
+        async with coordinator._generation._loading.setdefault(digest, asyncio.Lock()):  # as while a tokenizer is loaded
             asking = asyncio.create_task(ask(coordinator, HI))
             await wait_until(coordinator.requests)
             [view] = coordinator.requests()

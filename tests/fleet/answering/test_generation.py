@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from device.text.messages import Message
-from device.text.model import TextModel
+from device.text.words import Words
 from fleet.answering.answer import Answer
 from fleet.answering.views import GenerateRequest, TokenChunk
 from fleet.deploying.stream import WAITING_TOKENS
@@ -124,7 +124,7 @@ async def test_prompt_forms_make_the_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize("opened", [True, False])
 async def test_an_answer_inside_a_thought_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: bool) -> None:
     prompts: list[list[int]] = []
-    monkeypatch.setattr(TextModel, "opens_thought", lambda self, ids: prompts.append(list(ids)) or opened)
+    monkeypatch.setattr(Words, "opens_thought", lambda self, ids: prompts.append(list(ids)) or opened)
     async with fake_fleet(tmp_path) as fleet, fleet.deployed() as coordinator:
         [device] = fleet.devices
         device.is_told.token_ids = HELLO

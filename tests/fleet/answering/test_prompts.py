@@ -97,8 +97,32 @@ def test_rules_and_ends_are_sent(text: TextModel, manifest: Manifest) -> None:
         (GenerateRequest(stop_token_ids=(9999,)), TokenRules(), "token id 9999 is not in the vocabulary"),
         (GenerateRequest(), TokenRules(allowed_token_ids=(9999,)), "token id 9999 is not in the vocabulary"),
         (GenerateRequest(), TokenRules(bad_words=((),)), "bad_words has one without a token"),
+        (GenerateRequest(), TokenRules(bad_words=((5,),) * 1025), "bad_words has 1025 texts: it may have 1024 at most"),
+        (GenerateRequest(), TokenRules(bad_words=((5,) * 200,) * 100), "bad_words has 20000 tokens in all: it may have 16384 at most"),
+        (GenerateRequest(stop_token_ids=(5,) * 1025), TokenRules(), "stop_token_ids has 1026 ids: it may have 1024 at most"),
     ],
 )
 def test_rules_that_cannot_hold_are_refused(manifest: Manifest, request_: GenerateRequest, rules: TokenRules, why: str) -> None:
     with pytest.raises(InvalidInput, match=f"^{why}$"):
         submit(request_, [5], manifest, 64, 0, rules)
+
+
+@pytest.mark.parametrize(
+    ("request_", "context", "advice"),
+    [
+        (GenerateRequest(forced_ids=(5,) * 9), 8, "force fewer, or deploy it anew with a larger --context (up to {longest})"),
+        (GenerateRequest(forced_ids=(5,) * 9), None, "force fewer"),
+        (GenerateRequest(forced_ids=(5, 6), max_tokens=2), 8, "force fewer, or raise max_tokens"),
+        (GenerateRequest(min_tokens=6, max_tokens=5), 64, "lower it, or raise max_tokens"),
+        (GenerateRequest(min_tokens=64), 64, "lower it, or deploy it anew with a larger --context (up to {longest})"),
+        (GenerateRequest(), 1, "shorten the prompt, or deploy it anew with a larger --context (up to {longest})"),
+        (GenerateRequest(), None, "shorten the prompt"),
+    ],
+)
+def test_only_what_would_help_is_advised(manifest: Manifest, request_: GenerateRequest, context: int | None, advice: str) -> None:
+    """None: the context is the model's longest, and no deployment can have a larger one."""
+    longest = manifest.config.max_positions
+    prompt = [5] * (1 if context else longest if not request_.forced_ids else longest - 9)
+    with pytest.raises(InvalidInput) as caught:
+        submit(request_, prompt, manifest, context or longest, 0, TokenRules(request_.min_tokens))
+    assert caught.value.advice == advice.format(longest=longest)

@@ -78,7 +78,7 @@ async def test_a_bad_plan_request_names_the_field(http: httpx.AsyncClient, body:
     answer = await http.post("/api/v1/plans", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "InvalidInput"
-    assert answer.json()["error"]["detail"].startswith(f"{named}:")
+    assert answer.json()["error"]["detail"].startswith(f"{named} is ")
 
 
 async def test_undeploy(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:

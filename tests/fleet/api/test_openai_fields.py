@@ -44,7 +44,7 @@ def refused_in(path: str, **given: object) -> str | None:
         request_of(path, **given)
     except UnsupportedParameter as error:
         found = error
-    assert found is None or found.param in f"{found.detail} {found.advice}"
+    assert found is None or (found.param or "") in f"{found.detail} {found.advice}"
     return None if found is None else found.param
 
 
@@ -156,6 +156,11 @@ async def test_what_cannot_be_meant_is_refused_by_name(http: httpx.AsyncClient, 
         ("bad_words", [""]),
         ("min_tokens", -1),
         ("stop_token_ids", [-1]),
+        ("stop_token_ids", [5] * 961),
+        ("bad_words", ["x"] * 257),
+        ("bad_words", ["x" * 1001]),
+        ("allowed_token_ids", [5] * ((1 << 20) + 1)),
+        ("stop", ["x"] * 17),
         ("repetition_penalty", 0),
         ("typical_p", 0),
         ("max_tokens", 0),

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from fleet.answering.views import GenerateRequest
+from fleet.api.problems import shown
 from protos.sampling import GREEDY, PARAMETERS, Sampling
 from tests.support.fake_coordinator import FakeCoordinator
 
@@ -35,6 +36,9 @@ BAD = [
     ("min_p", -0.1),
     ("min_p", 1.1),
     ("min_p", float("nan")),
+    ("temperature", True),
+    ("temperature", "hot"),
+    ("top_k", []),
 ]
 
 
@@ -58,7 +62,9 @@ async def test_a_value_out_of_bounds_is_one_line_that_names_it(
     assert answer.status_code == 400
     error = answer.json()["error"]
     said = error["message"] if path in OPENAI else error["detail"]
-    assert said.startswith(f"{name}: Input should be ")
+    bounds = "and at most 2" if path in OPENAI and name == "temperature" else f"and at most {PARAMETERS[name].bounds.most}"
+    assert said.startswith(f"{name} is {shown(value)}: it must be a")
+    assert said.endswith(bounds)
     assert "\n" not in said
     assert coordinator.asked == []
 

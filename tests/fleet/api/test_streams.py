@@ -25,7 +25,7 @@ async def test_tokens_come_as_events_and_the_result_last(coordinator: FakeCoordi
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = events_of(answer)
     assert [name for name, _ in events] == ["token", "token", "token", "done"]
-    assert events[0][1] == {"text": CHUNKS[0].text, "token_ids": [5]}
+    assert events[0][1] == {"text": CHUNKS[0].text, "token_ids": [5], "in_thought": False}
     assert events[-1][1] == json.loads(json.dumps(dataclasses.asdict(RESULT)))
     (request,) = coordinator.asked
     assert (request.prompt, request.max_tokens, request.sampling) == ("hello", 5, Sampling())  # type: ignore[attr-defined]

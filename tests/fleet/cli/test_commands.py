@@ -134,12 +134,12 @@ def test_deploy_that_fails_is_two_lines(glmfleet: Command, served: Home, coordin
 
 
 def test_deployments_and_undeploy(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
-    assert glmfleet("deployments", "--home", served.path)[1].splitlines()[1].split() == ["tiny", "tiny", "ready", "dev-1", "128", "16"]
+    assert glmfleet("deployments", "--home", served.path)[1].splitlines()[1].split() == ["tiny", "tiny", "ready", "128", "16", "dev-1"]
     assert json.loads(glmfleet("deployments", "--json", "--home", served.path)[1]) == [as_json(DEPLOYMENT)]
     assert glmfleet("undeploy", "tiny", "--home", served.path) == (0, "", "tiny is gone\n")
     assert coordinator.asked == ["tiny"]
     coordinator.deployed = []
-    assert glmfleet("deployments", "--home", served.path) == (0, "", "nothing is deployed; deploy a model: glmfleet deploy smollm2-135m\n")
+    assert glmfleet("deployments", "--home", served.path) == (0, "", "nothing is deployed; deploy one: glmfleet deploy tiny\n")
 
 
 def test_a_deployment_that_cannot_be_read_is_told_of_without_a_plan(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
@@ -279,45 +279,22 @@ def test_each_blank_is_filled_knowing_the_fills_before(glmfleet: Command, served
     assert "go with one blank" in err
 
 
-def test_chat_keeps_the_history(glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n/quit\nthree\n"))
-    code, out, _ = glmfleet("chat", "--system", "be brief", "--reuse-decoded", "--home", served.path)
-    assert (code, out) == (0, "Paris is\nParis is\n")
-    assert all(request.reuse_decoded for request in coordinator.asked)  # type: ignore[attr-defined]
-    turns = [[(each.role, each.content) for each in request.messages] for request in coordinator.asked]  # type: ignore[attr-defined]
-    assert turns == [
-        [("system", "be brief"), ("user", "one")],
-        [("system", "be brief"), ("user", "one"), ("assistant", RESULT.text), ("user", "two")],
-    ]
+@pytest.mark.parametrize("life", ["0s", "31d"])
+def test_a_token_s_life_is_judged_before_it_is_asked_for(glmfleet: Command, served: Home, coordinator: FakeCoordinator, life: str) -> None:
+    code, _, err = glmfleet("devices", "token", "--for", life, "--home", served.path)
+    assert (code, coordinator.asked) == (2, [])
+    assert err.startswith(f"error: {life} is out of range: it has to be more than 0 and at most 30d\n")
 
 
-def test_chat_keeps_what_was_said_and_not_what_was_thought(
-    glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    coordinator.result = dataclasses.replace(RESULT, text="one and two</think>\nThree.", in_thought=True)
-    monkeypatch.setattr("sys.stdin", io.StringIO("1 + 2\nand 1\n"))
-    assert glmfleet("chat", "--home", served.path)[0] == 0
-    assert [each.content for each in coordinator.asked[1].messages] == ["1 + 2", "Three.", "and 1"]  # type: ignore[attr-defined]
+def test_nothing_to_ask_is_not_advised(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    coordinator.rows, coordinator.deployed = [], []
+    err = glmfleet("telemetry", "--home", served.path)[2]
+    assert err == "nothing in the last 10m; deploy one: glmfleet deploy tiny\n"
 
 
-def test_chat_without_a_deployment_says_so_at_once(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
-    coordinator.deployed = []
-    code, out, err = glmfleet("chat", "--home", served.path)
-    assert (code, out) == (1, "")
-    assert err == "error: no model is deployed\n  deploy one with `glmfleet deploy MODEL`\n"
-    coordinator.deployed = [DEPLOYMENT]
-    code, _, err = glmfleet("chat", "--model", "other", "--home", served.path)
-    assert code == 1
-    assert err.startswith("error: no model 'other' is deployed\n  deployed: tiny; ")
-
-
-def test_chat_survives_an_error(glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
-    coordinator.error = Busy("dev-1: full", advice="later")
-    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
-    code, _, err = glmfleet("chat", "--home", served.path)
-    assert code == 1  # nobody watches: the program that asked is told
-    assert err.count("error: dev-1: full\n  later\n") == 2
-    assert [len(request.messages) for request in coordinator.asked] == [1, 1]  # type: ignore[attr-defined]
+def test_devices_says_which_can_keep_no_more(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    coordinator.found = [dataclasses.replace(DEVICE, storage_problem="/blobs: the disk is full")]
+    assert "dev-1 can keep no more of a model: /blobs: the disk is full\n" in glmfleet("devices", "--home", served.path)[2]
 
 
 def test_doctor_warns_of_a_device_that_holds_more_than_it_promised(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
@@ -383,6 +360,6 @@ def test_a_board_leaves_its_fleet(glmfleet: Command, home: Home, tmp_path: Path)
         assert code == 1
         assert "runs already" in err
     assert glmfleet("device", "leave", "--wipe", "--home", home.path)[2] == "it belonged to no fleet\n"
-    assert not home.device.exists()
+    assert sorted(path.name for path in home.device.iterdir()) == ["agent.lock", "lock"]
     Authority.open(home.authority)
     assert "the authority of this fleet lies in this home" in glmfleet("device", "leave", "--home", home.path)[2]

@@ -52,3 +52,13 @@ def test_a_device_that_can_keep_no_more_is_a_problem_though_it_is_online(
     assert "PROBLEM  device dev-1: online, but it can keep no more of a model: /var/glmfleet/blobs cannot be written to" in out
     many = [replace(DEVICE, device_id=f"d{number}") for number in range(100)]
     assert [check.ok for check in device_checks([*many, broken])] == [True, False]
+
+
+def test_devices_tells_of_those_that_hold_more_than_they_promised(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    line = "dev-1 holds 3.0 GiB of memory, 1.0 GiB are promised: restart its agent"
+    for held_bytes, problem in ((1 << 30, False), (3 << 30, True)):
+        for devices, told in ((1, 1), (100, 20)):
+            one = replace(DEVICE, memory_held_bytes=held_bytes)
+            coordinator.found = [replace(one, device_id=f"d{number}") for number in range(devices)]
+            _, out, err = glmfleet("devices", "--home", served.path)
+            assert (out + err).count(line) == told * problem

@@ -42,6 +42,12 @@ def test_what_is_no_duration(text: str) -> None:
         parse_duration(text)
 
 
+@pytest.mark.parametrize(("text", "why"), [("0s", "0s is out of range"), ("31d", "at most 30d"), ("9" * 400 + "d", "at most 30d")])
+def test_a_duration_out_of_range_says_which_it_may_be(text: str, why: str) -> None:
+    with pytest.raises(typer.BadParameter, match=why):
+        parse_duration(text, 30 * 86400)
+
+
 def test_lists() -> None:
     assert parse_names(" a, b,,") == ("a", "b")
     assert parse_names(None) == ()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fleet.cli.output import Column, count_text, figure, in_order, print_json, print_table, wrapped
+from fleet.cli.output import count_text, figure, in_order, print_json, wrapped
 from tests.support.fake_coordinator import DEVICE
 
 
@@ -18,20 +18,6 @@ def test_figures(value: float | None, text: str) -> None:
 
 def test_counts() -> None:
     assert (count_text(1, "device"), count_text(1200, "device")) == ("1 device", "1,200 devices")
-
-
-def test_a_table_loses_nothing_at_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    names = [f"gateway-in-the-second-hall-of-the-northern-plant-number-{number}[bold]" for number in range(200)]
-    print_table(
-        [Column("name"), Column("kind"), Column("J", True)], [[name, "a-profile-with-a-long-name-of-its-own", "123,456"] for name in names]
-    )
-    header, *lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80
-    kind, joules = header.index("kind"), header.index("J") + 1 - len("123,456")
-    assert "".join(line[:kind].strip() for line in lines) == "".join(names)
-    assert "".join(line[kind:joules].strip() for line in lines) == "a-profile-with-a-long-name-of-its-own" * 200
-    assert "".join(line[joules:].strip() for line in lines) == "123,456" * 200
 
 
 def test_a_long_line_breaks_between_words_beneath_its_beginning() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +120,13 @@ def test_an_argument_that_is_no_text_is_one_line(glmfleet: Command, words: list[
     code, _, err = glmfleet(*words)
     assert (code, err.count("\n")) == (2, 2)
     assert "is not text in utf-8" in err.splitlines()[0]
+
+
+def test_only_a_file_is_advised_to_be_renamed(glmfleet: Command, tmp_path: Path) -> None:
+    assert "rename" not in glmfleet("generate", "a\udcff")[2]
+    path = f"{tmp_path}/a\udcff"
+    Path(path).touch()
+    assert "rename the file" in glmfleet("model", "import", path)[2]
 
 
 @pytest.mark.parametrize("name", ["tiny?x", "tiny#x", "tiny%3Fx"])

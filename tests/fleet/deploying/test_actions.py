@@ -135,6 +135,24 @@ async def test_lack_of_disk_is_said_and_cached_blobs_make_room(tmp_path: Path) -
         assert coordinator.deployments()[0].state == "ready"
 
 
+async def test_a_device_that_cannot_keep_its_share_is_not_chosen(tmp_path: Path) -> None:
+    async with fake_fleet(tmp_path, 2) as fleet, fleet.coordinating() as coordinator:
+        first, other = fleet.devices  # the first by id: without a cause it is the one
+        for device in fleet.devices:
+            device.is_told.storage_droppable_bytes = 0
+        first.is_told.storage_free_bytes, first.is_told.storage_problem = 0, "the file system is read-only"
+        await deploy(coordinator)
+        [view] = coordinator.deployments()
+        assert [stage.device_name for stage in view.stages] == [other.name]
+        made = await coordinator.plan(PlanRequest("tiny"))
+        assert f"{first.name}: no room on its disk: the file system is read-only" in made.why
+        await coordinator.undeploy("tiny")
+        for blob in fleet.manifest.blobs().values():  # what it has already it can serve
+            first.hold_blob(fleet.artifacts.blob_path(blob.digest).read_bytes())
+        made = await coordinator.plan(PlanRequest("tiny"))
+        assert [stage.device_name for stage in made.stages] == [first.name]
+
+
 async def test_a_part_that_is_damaged_here_is_named(tmp_path: Path) -> None:
     async with fake_fleet(tmp_path) as fleet, fleet.coordinating() as coordinator:
         [device] = fleet.devices

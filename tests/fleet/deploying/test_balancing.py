@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from fleet.deploying.balancing import find, least_work
+from fleet.deploying.balancing import find, least_work, not_deployed
 from fleet.deploying.desired import Desired, PipelineSpec, new_desired
 from fleet.deploying.phase import PipelineState, Ready, Waiting
 from fleet.deploying.stored import Unreadable
@@ -59,7 +59,7 @@ def serving(name: str, model: str = "tiny", answers: bool = True) -> FakeServing
     ],
 )
 def test_which_deployment_is_meant(model: str | None, in_force: list[FakeServing], found: str) -> None:
-    assert find(model, {one.desired.name: one for one in in_force}, [], {}).desired.name == found
+    assert find(model, {one.desired.name: one for one in in_force}, [], {}, list).desired.name == found
 
 
 BROKEN = Unreadable("chat", 3, "plan has no stages", "{}")
@@ -79,4 +79,19 @@ BROKEN = Unreadable("chat", 3, "plan has no stages", "{}")
 )
 def test_why_none_is_meant(model: str | None, in_force: list[FakeServing], coming: list[str], error: type[FleetError], detail: str) -> None:
     with pytest.raises(error, match=detail):
-        find(model, {one.desired.name: one for one in in_force}, [serving(name).desired for name in coming], {"chat": BROKEN})
+        find(model, {one.desired.name: one for one in in_force}, [serving(name).desired for name in coming], {"chat": BROKEN}, list)
+
+
+@pytest.mark.parametrize(
+    ("model", "deployed", "imported", "advice"),
+    [
+        ("gpt-4", ["chat"], ["tiny"], "deployed: chat"),
+        ("gpt-4", [], ["tiny"], "deploy one: glmfleet deploy tiny"),
+        ("gpt-4", [], [], "get one first: glmfleet model pull smollm2-135m, then glmfleet deploy smollm2-135m"),
+        ("tiny", ["chat"], ["other", "tiny"], "deployed: chat; or deploy it: glmfleet deploy tiny"),
+        ("tiny", [], ["other", "tiny"], "deploy it: glmfleet deploy tiny"),
+        (None, [], ["other", "tiny"], "deploy one: glmfleet deploy other"),
+    ],
+)
+def test_only_a_model_that_is_here_is_advised(model: str | None, deployed: list[str], imported: list[str], advice: str) -> None:
+    assert not_deployed(model, deployed, imported).advice == advice

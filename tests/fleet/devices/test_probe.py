@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from fleet.devices.probe import client_context, probe
 from protos.errors import Denied, InvalidInput, TimedOut, Unavailable
 from protos.net.transport import Credentials, serve
+from tests.support.black_hole import black_hole
 from tests.support.members import TestFleet, credentials_of
 
 
@@ -50,20 +51,6 @@ async def listener(answer: bytes | None) -> AsyncIterator[str]:
     finally:
         done.set()
         server.close()
-
-
-@contextmanager
-def black_hole(host: str, port: int) -> Iterator[None]:
-    """Who connects there waits: nobody takes the connections that fill its queue."""
-    with ExitStack() as stack:
-        full = stack.enter_context(socket.socket())
-        full.bind((host, port))
-        full.listen(0)
-        for _ in range(2):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex((host, port))
-        yield
 
 
 async def test_of_a_name_with_several_addresses_one_that_is_silent_is_passed(fleet: TestFleet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,5 +126,5 @@ def test_no_key_is_left_in_a_file(fleet: TestFleet, tmp_path: Path, monkeypatch:
 async def test_a_caller_must_not_need_the_host_name(fleet: TestFleet) -> None:
     """The device's certificate names its id, and no address."""
     me = fleet.member("me", "coordinator")
-    context = client_context(Credentials(*(getattr(me.credentials, name) for name in ("certificate", "private_key", "authority"))))
+    context = client_context(Credentials(*(getattr(me.credentials, name) for name in ("certificate", "private_key", "authority", "fleet"))))
     assert not context.check_hostname

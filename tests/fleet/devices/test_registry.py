@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -275,8 +276,9 @@ async def test_finding_by_name_or_id(tmp_path: Path) -> None:
         async with twin:
             s.registry.found(twin.device, (twin.address,), "seed")
             await wait_online(s.registry.records, 2, 5)
-            with pytest.raises(InvalidInput, match="2 devices"):
+            with pytest.raises(InvalidInput, match="2 devices") as several:
                 s.registry.find("dev-1")
+            assert {s.device.device, twin.device} == set(several.value.advice.removeprefix("use an id: ").split(", "))
 
 
 async def test_sample_out_of_turn(tmp_path: Path) -> None:
@@ -301,3 +303,61 @@ async def test_closing_the_registry_fails_calls_that_are_under_way(tmp_path: Pat
         with pytest.raises(Unavailable, match="dev-1: the connection was closed"):
             await call
         s.device.is_told.holds["StatBlobs"].set()
+
+
+async def test_a_key_that_two_boards_show_at_once_is_believed_of_neither(tmp_path: Path) -> None:
+    """A stolen home, or an image that was copied with its key."""
+    fleet = TestFleet.open(tmp_path)
+    async with setup(tmp_path) as s, FakeDevice(fleet.member("dev-1"), "clone") as clone:
+        s.find()
+        await s.state("online")
+        s.registry.found(s.device.device, (s.device.address, clone.address), "mdns")
+        await s.state("offline")
+        await wait_until(lambda: "two boards show its key" in s.record.detail)
+        with pytest.raises(Unavailable, match="two boards show its key"):
+            s.registry.client(s.device.device)
+
+
+async def test_a_key_that_two_boards_show_in_turn_is_believed_of_neither(tmp_path: Path) -> None:
+    fleet = TestFleet.open(tmp_path)
+    async with setup(tmp_path) as s, FakeDevice(fleet.member("dev-1"), "clone") as clone:
+        s.find()
+        await s.state("online")
+        boot, port = s.device._boot_id, s.device.port
+        await s.device.stop()
+        s.registry.found(s.device.device, (clone.address,), "mdns")
+        await wait_until(lambda: s.record.state == "online" and s.record.address == clone.address)
+        await clone.stop()
+        s.device.port = port
+        await s.device.start()
+        s.device._boot_id = boot
+        s.find()
+        await wait_until(lambda: "two boards show its key in turn" in s.record.detail)
+        assert s.record.state == "offline"
+
+
+def started_anew(s: Setup, boot: str) -> bool:
+    return s.record.state == "online" and s.record.description.boot_id != boot
+
+
+async def test_one_board_at_two_addresses_or_that_starts_again_is_no_clone(tmp_path: Path) -> None:
+    async with setup(tmp_path) as s:
+        s.find()
+        await s.state("online")
+        _, port = s.device.address.split(":")
+        s.registry.found(s.device.device, (s.device.address, f"127.0.0.2:{port}", "127.0.0.1:9"), "mdns")
+        for _ in range(3):
+            boot = s.record.description.boot_id
+            await s.device.restart()
+            s.find()
+            await wait_until(partial(started_anew, s, boot))
+        assert s.record.detail == ""
+
+
+async def test_one_that_is_expelled_is_not_dialled_any_more(tmp_path: Path) -> None:
+    async with setup(tmp_path) as s:
+        s.find()
+        await s.state("online")
+        s.registry.expel(s.device.device)
+        assert s.registry.records() == []
+        s.registry.expel(s.device.device)  # again is no error

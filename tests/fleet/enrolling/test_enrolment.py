@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from device.agent.identity import Membership, accept, load_identity
+from device.agent.identity import load_identity
+from device.agent.membership import Membership, accept
 from fleet.devices.hearsay import DEFAULT_BUDGET, MOST_PLACES
 from fleet.enrolling import enrolment
 from fleet.enrolling.board import connected
@@ -24,6 +25,7 @@ from protos.errors import Conflict, Denied, FleetError, InvalidInput, NotFound, 
 from protos.ids import DeviceId
 from protos.rpc_errors import remote
 from protos.v1 import enrolment_pb2 as pb
+from tests.support.black_hole import black_hole
 from tests.support.boards import board
 from tests.support.waiting import wait_until
 
@@ -207,13 +209,13 @@ async def test_who_is_no_board_is_forgotten(tmp_path: Path) -> None:
     async with server, fleet(tmp_path) as ours:
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         with pytest.raises(FleetError):
-            async with connected(address):
+            async with connected([address]):
                 pass
         ours.enrolment.heard(None, (address,), "mdns")
         await wait_until(lambda: list(ours.enrolment._hearsay.unproven()))
         assert ours.enrolment.views() == []
     with pytest.raises(Unavailable, match="connection refused"):
-        async with connected(address):
+        async with connected([address]):
             pass
 
 
@@ -223,6 +225,16 @@ async def test_of_its_addresses_the_one_that_answers_counts(tmp_path: Path) -> N
         ours.enrolment.heard(one.board, ("127.0.0.1:1", other.address, one.address), "mdns")
         await ours.pending()
         assert [view.address for view in ours.enrolment.views()] == [one.address]
+
+
+async def test_an_address_that_is_silent_is_passed(tmp_path: Path) -> None:
+    """Not waited for: the next is tried beside it."""
+    async with fleet(tmp_path) as ours, board(tmp_path / "board") as one:
+        port = int(one.address.rpartition(":")[2])
+        with black_hole("127.0.0.9", port):
+            ours.enrolment.heard(one.board, (f"127.0.0.9:{port}", one.address), "mdns")
+            await wait_until(lambda: bool(ours.enrolment.views()), 3)  # of the 5 s that a handshake may take
+            assert ours.enrolment.views()[0].address == one.address
 
 
 async def test_a_certificate_of_no_known_version_keeps_no_board_out(tmp_path: Path) -> None:
@@ -286,7 +298,7 @@ def other_folder(folder: Path) -> Membership:
 
 async def test_a_board_takes_only_what_is_for_it(tmp_path: Path) -> None:
     authority, rogue = Authority.open(tmp_path / "authority"), Authority.open(tmp_path / "rogue")
-    async with board(tmp_path / "board") as one, connected(one.address) as link:
+    async with board(tmp_path / "board") as one, connected([one.address]) as link:
         request = (await link.apply()).signing_request
         good = authority.sign(request, "device")
         offers = {
@@ -315,5 +327,5 @@ def test_the_token_decides_which_fleet(tmp_path: Path) -> None:
     for name in ("certificate.pem", "authority.pem"):
         (tmp_path / "board" / name).unlink()
     with pytest.raises(Denied, match="not that of this board's token"):
-        accept(tmp_path / "board", offered, token)
+        accept(tmp_path / "board", offered, token.authority)
     assert accept(tmp_path / "board", offered, None).fleet_id == rogue.fleet_id

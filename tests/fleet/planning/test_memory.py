@@ -13,7 +13,7 @@ from device.cpu import CpuHardware
 from device.engine.stage import StageEngine
 from device.stage_spec import parse_spec
 from fleet.deploying.desired import new_desired
-from fleet.deploying.load_order import load_request
+from fleet.deploying.load_order import Neighbours, load_request
 from fleet.planning.costs import shape_for, stage_need
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.planning.planner import PlannerDevice, plan
@@ -66,7 +66,7 @@ async def test_a_planned_stage_takes_what_its_device_says_once_loaded(
 async def check_stage(folder: Path, manifest: Manifest, artifacts: ArtifactStore, made: Plan, place: int, hardware: CpuHardware) -> None:
     planned = made.stages[place]
     desired = new_desired("tiny", 1, (made,), None)
-    request = load_request(manifest, desired, desired.pipelines[0], place, HOP if len(made.stages) > 1 else None)
+    request = load_request(manifest, desired, desired.pipelines[0], place, Neighbours(HOP, HOP) if len(made.stages) > 1 else None)
     blobs = BlobStore(folder)
     for digest in request.blobs:
         shutil.copy(artifacts.blob_path(parse_digest(digest)), blobs.folder / digest)

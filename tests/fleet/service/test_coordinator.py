@@ -86,6 +86,18 @@ async def test_gauges_are_those_of_now(tmp_path: Path) -> None:
         await wait_until(lambda: coordinator.devices()[0].power_watts is None)
 
 
+async def test_a_load_that_goes_on_is_no_device_that_holds_too_much(tmp_path: Path) -> None:
+    """Its description, taken before, does not know of it."""
+    async with fake_fleet(tmp_path) as fleet, fleet.coordinating() as coordinator:
+        gauges = fleet.devices[0].is_told.gauges
+        gauges.memory_used_bytes, gauges.memory_held_bytes = 2 << 30, 2 << 30
+        await wait_until(lambda: coordinator.devices()[0].memory_held_bytes is not None)
+        [view] = coordinator.devices()
+        assert (view.memory_used_bytes, view.holds_too_much) == (2 << 30, False)
+        gauges.memory_used_bytes = 0
+        await wait_until(lambda: coordinator.devices()[0].holds_too_much)
+
+
 async def test_plan_tells_what_is_present(tmp_path: Path) -> None:
     async with fake_fleet(tmp_path) as fleet, fleet.coordinating() as coordinator:
         before = await coordinator.plan(PlanRequest("tiny"))

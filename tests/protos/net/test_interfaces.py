@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from protos.net.interfaces import Adapter, Interface, read_adapters, survey
+from dataclasses import replace
+
+from protos.net.interfaces import Adapter, Interface, read_adapters, survey, why_alone
 
 LO = Adapter("lo", 1, "up", loopback=True, addresses=(Interface("127.0.0.1", 8, "lo", 1), Interface("::1", 128, "lo", 1)))
 
@@ -60,6 +62,28 @@ def test_interfaces_without_a_network_are_named_with_the_reason() -> None:
     assert ["is down" in found.mute[0], "no carrier" in found.mute[1], "no address" in found.mute[2]] == [True] * 3
     assert len(found.own) == 4  # whose addresses these are does not depend on a cable
     assert survey(adapters[:-1], None, willing) == found  # a container that starts or ends is no change of the network
+
+
+def test_an_interface_that_takes_no_multicast_is_named_and_its_addresses_count() -> None:
+    """The kernel sends there without a word, and nobody hears us."""
+    eth, wg = adapter("eth0", 2, "192.168.7.2"), replace(adapter("wg0", 3, "10.8.0.2", "fd00::3"), multicast=False)
+    found = survey((LO, eth, wg), None, willing)
+    assert [one.address for one in found.usable] == ["127.0.0.1", "192.168.7.2"]
+    assert found.mute == ("wg0 takes no multicast: ip link set wg0 multicast on",)
+    assert [one.address for one in found.asked][-2:] == ["10.8.0.2", "fd00::3"]
+    assert survey((replace(LO, multicast=False),), None, willing).mute == ()  # as loopback is on every Linux
+
+
+def test_that_nobody_hears_us_is_news_unless_it_was_asked_for() -> None:
+    down, refused = adapter("eth0", 2, "192.168.7.2", state="down"), adapter("eth0", 2, "192.168.7.2")
+    assert survey((LO,), None, willing).waits(None)
+    assert survey((), None, willing).waits(None)
+    assert survey((LO, down), ["eth0"], willing).waits(["eth0"])
+    assert not survey((LO,), ["127.0.0.1"], willing).waits(["127.0.0.1"])
+    assert not survey((LO,), [], willing).waits([])  # no mDNS at all
+    assert not survey((LO, adapter("eth0", 2, "192.168.7.2")), None, willing).waits(None)
+    assert not survey((LO, refused), None, lambda one: "no" if one.name == "eth0" else None).waits(None)  # a problem says it
+    assert why_alone((), loopback=False) == "there is no network interface that is up"
 
 
 def test_what_the_kernel_refuses_is_told_and_the_others_serve() -> None:

@@ -66,7 +66,28 @@ async def test_who_comes_second_is_closed() -> None:
     both.set()
     address, reached = await running
     assert (address, reached.closed) == ("a", False)
-    assert [one.closed for one in hosts.reached if one is not reached] == [True] * (len(hosts.reached) - 1)
+    # Both were there in the same turn of the loop, before one of them could be given up.
+    assert [(one.address, one.closed) for one in hosts.reached] == [("a", False), ("b", True)]
+
+
+async def test_who_is_there_though_it_was_given_up_is_closed() -> None:
+    """A handshake that ends while it is cancelled."""
+    late, first = Reached("a"), asyncio.Event()
+
+    async def reach(address: str) -> Reached:
+        if address == "b":
+            await first.wait()
+            return Reached("b")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return late
+        raise AssertionError("nobody sets it")
+
+    running = asyncio.create_task(race(["a", "b"], reach))
+    first.set()
+    address, reached = await running
+    assert (address, reached.closed, late.closed) == ("b", False, True)
 
 
 async def test_a_cancelled_race_leaves_nothing_open() -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fleet.trust.authority import Role
 from protos.errors import Conflict, Denied, FleetError, InvalidInput, NotFound
-from protos.ids import digest_of
-from protos.net.roles import roles_for, roles_in
+from protos.ids import DeviceId, FleetId, digest_of
+from protos.net.roles import Member, members_in, roles_for
 from protos.net.transport import Peer, dial
 from protos.rpc_errors import remote
 from protos.v1 import device_pb2 as pb
-from protos.v1 import gateway_pb2, pipeline_pb2
+from protos.v1 import gateway_pb2, member_pb2, pipeline_pb2
 from tests.support.fake_device import FakeDevice
 from tests.support.members import TestFleet
 
@@ -87,6 +88,21 @@ async def test_a_coordinator_can(tmp_path: Path, method: str) -> None:
         assert device.calls == [method]
 
 
+@pytest.mark.parametrize("method", ["Describe", "RetainBlobs"])
+async def test_a_coordinator_of_another_fleet_cannot_whoever_signed_for_it(tmp_path: Path, method: str) -> None:
+    """Our authority's signature is good, but the certificate makes its owner a coordinator of another fleet."""
+    fleet = TestFleet.open(tmp_path)
+    caller = TestFleet(fleet.folder, replace(fleet.authority, fleet_id=FleetId("b" * 16))).member("caller", "coordinator")
+    async with FakeDevice(fleet.member("dev-1"), "dev-1") as device:
+        peer = dial(device.address, device.device, caller.credentials)
+        try:
+            with pytest.raises(Denied, match=f"{method} is for a coordinator; the caller is nobody of the fleet"):
+                await call(peer, method)
+        finally:
+            await peer.channel.close()
+        assert device.calls == []
+
+
 async def test_only_a_device_is_a_neighbour_on_the_ring(tmp_path: Path) -> None:
     async with called_by(tmp_path, "coordinator") as (_, peer):
         with pytest.raises(Denied, match="Flow is for a device or gateway; the caller is a coordinator"):
@@ -100,11 +116,11 @@ async def test_only_a_device_is_a_neighbour_on_the_ring(tmp_path: Path) -> None:
 def test_every_method_of_the_contract_is_for_somebody() -> None:
     methods = [
         f"/{service.full_name}/{method.name}"
-        for file in (pb.DESCRIPTOR, gateway_pb2.DESCRIPTOR, pipeline_pb2.DESCRIPTOR)
+        for file in (pb.DESCRIPTOR, gateway_pb2.DESCRIPTOR, member_pb2.DESCRIPTOR, pipeline_pb2.DESCRIPTOR)
         for service in file.services_by_name.values()
         for method in service.methods
     ]
-    assert len(methods) == 10
+    assert len(methods) == 16
     assert {roles_for(method) for method in methods} == {("coordinator",), ("device", "gateway")}
 
 
@@ -114,14 +130,14 @@ def test_what_is_not_listed_is_for_nobody(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "roles"),
+    ("names", "members"),
     [
-        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb"], {"device"}),
-        (["https://aaaaaaaaaaaaaaaa/coordinator/bbbbbbbbbbbbbbbb"], set()),
-        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb/coordinator/x"], set()),
-        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb\n"], set()),
-        ([], set()),
+        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb"], [Member("device", DeviceId("b" * 16), FleetId("a" * 16))]),
+        (["https://aaaaaaaaaaaaaaaa/coordinator/bbbbbbbbbbbbbbbb"], []),
+        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb/coordinator/x"], []),
+        (["glmfleet://aaaaaaaaaaaaaaaa/device/bbbbbbbbbbbbbbbb\n"], []),
+        ([], []),
     ],
 )
-def test_roles_in_a_certificates_names(names: list[str], roles: set[str]) -> None:
-    assert roles_in(names) == roles
+def test_members_in_a_certificates_names(names: list[str], members: list[Member]) -> None:
+    assert members_in(names) == members

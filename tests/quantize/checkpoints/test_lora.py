@@ -286,6 +286,29 @@ def test_magnitudes_that_are_missing_or_too_many_are_refused(
         pytest.fail("opened")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("name", "matrix"), [("plain", "lora_A"), ("plain", "lora_B"), ("weight-decomposed", "lora_magnitude_vector")])
+def test_numbers_that_are_none_are_refused_by_name(base: Path, tmp_path: Path, name: str, matrix: str, value: float) -> None:
+    adapter = adapter_of(name, tmp_path / "adapter")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    spoilt = next(key for key in sorted(tensors) if matrix in key)
+    tensors[spoilt].reshape(-1)[-1] = value
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    module = spoilt.removeprefix(PREFIX).partition(f".{matrix}")[0]
+    with open_checkpoint(base, adapter) as checkpoint, pytest.raises(InvalidInput, match=f"matrices of {module} hold a value") as refused:
+        found(checkpoint)
+    assert "adapter_model.safetensors" in refused.value.detail
+    assert refused.value.advice
+
+
+def test_a_sum_that_no_weight_can_be_is_refused_by_name(base: Path, tmp_path: Path) -> None:
+    adapter = adapter_of("plain", tmp_path / "adapter")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file({name: np.full_like(values, 3e38) for name, values in as_float(tensors).items()}, adapter / "adapter_model.safetensors")
+    with open_checkpoint(base, adapter) as checkpoint, pytest.raises(InvalidInput, match="not finite once the adapter is merged"):
+        found(checkpoint)
+
+
 def test_missing_weights_are_named(base: Path, tmp_path: Path) -> None:
     adapter = adapter_of("plain", tmp_path / "adapter")
     (adapter / "adapter_model.safetensors").unlink()

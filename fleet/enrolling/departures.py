@@ -1,0 +1,53 @@
+"""Taking devices out of the fleet: those that are given away, and those that were lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fleet.devices.registry import Registry
+from fleet.enrolling.upkeep import Upkeep
+from fleet.enrolling.views import DepartureView
+from protos.errors import Conflict, NotFound
+from protos.ids import DeviceId
+
+
+class Departures:
+    def __init__(self, registry: Registry, upkeep: Upkeep, users: Callable[[DeviceId], Sequence[str]]) -> None:
+        """`users` names the deployments that use a device."""
+        self._registry = registry
+        self._upkeep = upkeep
+        self._users = users
+
+    async def decommission(self, device: str, *, force: bool) -> DepartureView:
+        """Have it remove its models and its key, and take it out of the fleet; one that cannot be reached is taken out all the same.
+
+        Raises NotFound, Conflict while a deployment uses it and `force` is not given, and what the device says.
+        """
+        member, name = await self._find(device)
+        users = self._users(member)
+        if users and not force:
+            raise Conflict(f"{name} is used by {', '.join(users)}", advice="undeploy first, or --force: its deployments move if they can")
+        wiped = await self._upkeep.leave(member)
+        await self._take_out(member, name)
+        return DepartureView(member, name, wiped)
+
+    async def expel(self, device: str) -> DepartureView:
+        """Take it out of the fleet, without a word to it: it may be in other hands. Raises NotFound."""
+        member, name = await self._find(device)
+        await self._take_out(member, name)
+        return DepartureView(member, name, wiped=False)
+
+    async def _take_out(self, member: DeviceId, name: str) -> None:
+        self._registry.expel(member)
+        await self._upkeep.revoke(member, name)
+
+    async def _find(self, key: str) -> tuple[DeviceId, str]:
+        """Id and name of the member of this id or name, be it there or not. Raises NotFound, InvalidInput (two have that name)."""
+        try:
+            record = self._registry.find(key)
+            return record.device_id, record.name
+        except NotFound:
+            known = [one for one in await self._upkeep.members() if key in (one.member_id, one.name)]
+            if len(known) != 1:
+                raise
+            return known[0].member_id, known[0].name
