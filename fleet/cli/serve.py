@@ -30,6 +30,7 @@ from fleet.trust.server_certificate import ServerCertificate, names_of_this_mach
 from protos.enrolment import authority_hash, fleet_words
 from protos.errors import Conflict, Denied, FleetError, InvalidInput
 from protos.net.addresses import joined_address
+from protos.net.door import raise_limit
 from protos.net.listening import bound
 from protos.net.transport import is_loopback
 
@@ -85,6 +86,7 @@ def serve(
 
     Example: glmfleet serve --port 7400
     """
+    raise_limit()
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     opened = open_home(home)
     beyond = not is_loopback(host)

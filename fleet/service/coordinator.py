@@ -135,7 +135,9 @@ class Coordinator:
             )
             if self._authority is not None:
                 tokens = Tokens(self._home.authority, self._now)
-                self._enrolment = await stack.enter_async_context(Enrolment(self._authority, tokens, self._joined))
+                self._enrolment = await stack.enter_async_context(
+                    Enrolment(self._authority, tokens, self._joined, near=lambda host: self._discovery.near(host))
+                )
                 self._joining = Joining(self._authority, tokens, self._joined)
             discovery = Discovery(
                 fleet,
@@ -148,6 +150,7 @@ class Coordinator:
                 moved=self._registry.network_changed,
                 stranger=self._enrolment.heard if self._enrolment else lambda _board, _addresses, _found_by: None,
                 unreached=lambda: self._registry.unreached,
+                known=self._registry.knows,
             )
             self._discovery = await stack.enter_async_context(discovery)
             self._placement = Placement(self._registry, self._artifacts, discovery_seconds=self._discovery_seconds)
