@@ -122,6 +122,10 @@ class Deployments:
         deployment = find(model, self._in_force, coming, self._unreadable, self._artifacts.list)
         return least_work(deployment.desired.name, deployment.pipelines, avoid)
 
+    async def changed_within(self, seconds: float) -> None:
+        """Until the state of some pipeline may have changed, or the seconds have passed; `choose` says what it is."""
+        await self._keeper.changed_within(seconds)
+
     def manifest(self, name: str, spec: PipelineSpec) -> Manifest:
         """Blocks. Raises NotFound when the model was removed here, Conflict when its name means another version now."""
         manifest = self._artifacts.load(spec.plan.model)

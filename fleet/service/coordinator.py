@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from fleet.access import AuditEntry, AuditVerdict, KeyView, NewKey
-from fleet.answering.generation import GenerationService
+from fleet.answering.generation import RECOVERY_SECONDS, GenerationService
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
@@ -77,6 +77,7 @@ class Coordinator:
         period_seconds: float = PERIOD_SECONDS,
         batch_seconds: float = BATCH_SECONDS,
         discovery_seconds: float = DISCOVERY_SECONDS,
+        recovery_seconds: float = RECOVERY_SECONDS,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`seeds` and `interfaces` as of Discovery; `store` a database's URL (None: the home's file); `certificate_life` of members; `now`
@@ -94,6 +95,7 @@ class Coordinator:
         self._period_seconds = period_seconds
         self._batch_seconds = batch_seconds
         self._discovery_seconds = discovery_seconds
+        self._recovery_seconds = recovery_seconds
         self._now = now
         self._authority: Authority | None = None  # of a fleet with TLS
         self._enrolment: Enrolment | None = None
@@ -166,7 +168,9 @@ class Coordinator:
                 )
             )
             self._generation = await stack.enter_async_context(
-                GenerationService(self._deployments, self._artifacts, self._telemetry, now=self._now)
+                GenerationService(
+                    self._deployments, self._artifacts, self._telemetry, now=self._now, recovery_seconds=self._recovery_seconds
+                )
             )
             self._stack = stack.pop_all()
         return self
