@@ -17,19 +17,21 @@ from device.cpu import CpuHardware
 from device.positive import positive
 from protos.enrolment import TOKEN_VARIABLE, parse_token
 from protos.errors import FleetError
+from protos.net.door import raise_limit
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m device", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="folder with identity and blobs")
     parser.add_argument("--name", default=socket.gethostname(), help="what people call it (default: %(default)s)")
-    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: %(default)s)")  # nosec B104 # a board is for its network
     parser.add_argument("--port", type=int, default=7420, help="0: any free one (default: %(default)s)")
     parser.add_argument("--interface", action="append", default=[], help="name or address to announce on, repeatable (default: all)")
     parser.add_argument("--memory", type=positive, help="bytes that models may take (default: 80 %% of the machine's)")
     parser.add_argument("--threads", type=positive, help="default: the cores this process may use")
     parser.add_argument("--insecure", action="store_true", help="plaintext, on loopback only")
     options = parser.parse_args()
+    raise_limit()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     where = (options.state, options.name, options.host, options.port, tuple(options.interface), options.insecure)
 

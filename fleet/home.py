@@ -9,7 +9,7 @@ import os
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from pathlib import Path
 import platformdirs
 
 from fleet.text import is_text
-from protos import disks
-from protos.errors import Conflict, FleetError, InvalidInput, NoSpace
+from protos import disks, modes
+from protos.errors import Conflict, InvalidInput
 
 VARIABLE = "GLMFLEET_HOME"
 _ADVICE = f"choose another folder with --home or {VARIABLE}"
@@ -31,6 +31,7 @@ class RunningCoordinator:
     url: str
     pid: int
     store: Path | None = None
+    reach: tuple[str, ...] = ()  # "host:port" by which other machines reach it
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Home:
 
     @classmethod
     def open(cls, path: Path | None = None) -> Home:
-        """As `at`; made with mode 0700 when missing. Raises InvalidInput when it is no folder or cannot be written to."""
+        """As `at`; made with mode 0700 when missing. Raises InvalidInput when it is no folder or cannot be written to, Denied when others
+        can write to it."""
         home = cls.at(path)
         folder = home.path
         try:
@@ -63,6 +65,7 @@ class Home:
             raise InvalidInput(f"the home {folder} is not a folder", advice=_ADVICE) from error
         except OSError as error:
             raise InvalidInput(f"the home {folder} cannot be written to: {disks.why(error)}", advice=_ADVICE) from error
+        modes.check_folder(folder)
         return home
 
     @property
@@ -92,6 +95,16 @@ class Home:
     def state_file(self) -> Path:
         """The coordinator's SQLite store."""
         return self.coordinator / "state.sqlite"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log of the fleet."""
+        return self.coordinator / "audit"
+
+    @property
+    def login(self) -> Path:
+        """Which coordinator on another machine the commands of this home ask, and how it is known."""
+        return self.path / "login.json"
 
     @property
     def coordinator_file(self) -> Path:
@@ -129,8 +142,8 @@ class Home:
             raise Conflict(f"a coordinator of this home already runs{where}", advice="use it, stop it, or choose another --home")
 
     @contextmanager
-    def serving(self, url: str, store: Path | None = None) -> Iterator[None]:
-        """While inside, this process is the home's one coordinator and `running_coordinator` finds it at `url`; `store` as there.
+    def serving(self, url: str, store: Path | None = None, reach: Sequence[str] = ()) -> Iterator[None]:
+        """While inside, this process is the home's one coordinator and `running_coordinator` finds it at `url`; `store`, `reach` as there.
 
         The kernel drops the lock with the process, so a killed coordinator is never taken for a living one.
         Raises Conflict when another one runs.
@@ -141,7 +154,7 @@ class Home:
             self.check_not_served()
             raise Conflict("a coordinator of this home is starting", advice="use it, stop it, or choose another --home") from error
         try:
-            plain = {"url": url, "pid": os.getpid()} | ({"store": str(store)} if store else {})
+            plain = {"url": url, "pid": os.getpid(), "reach": list(reach)} | ({"store": str(store)} if store else {})
             write_private(self.coordinator_file, json.dumps(plain).encode())
             try:
                 yield
@@ -216,27 +229,22 @@ def write_private(path: Path, data: bytes) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise _unwritten(path, error) from error
+        raise disks.refusal(path, error, _ADVICE) from error
 
 
 def _open_lock(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _unwritten(path, error) from error
-
-
-def _unwritten(path: Path, error: OSError) -> FleetError:
-    if error.errno in disks.FULL:
-        return NoSpace(f"{disks.why(error)}, writing {path}", advice=f"free some space, or {_ADVICE}")
-    return InvalidInput(f"cannot write {path}: {disks.why(error)}", advice=_ADVICE)
+        raise disks.refusal(path, error, _ADVICE) from error
 
 
 def _read_coordinator(path: Path) -> RunningCoordinator | None:
     """What `serve` wrote; None in the moment between taking the lock and writing."""
     try:
         plain = json.loads(path.read_bytes())
-        return RunningCoordinator(str(plain["url"]), int(plain["pid"]), Path(plain["store"]) if "store" in plain else None)
+        store = Path(plain["store"]) if "store" in plain else None
+        return RunningCoordinator(str(plain["url"]), int(plain["pid"]), store, tuple(map(str, plain.get("reach", ()))))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -10,10 +10,12 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Self
 
-from fleet.answering.generation import GenerationService
+from fleet.access import AuditEntry, AuditVerdict, KeyView, NewKey
+from fleet.answering.generation import RECOVERY_SECONDS, GenerationService
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
@@ -21,39 +23,39 @@ from fleet.deploying.placement import DISCOVERY_SECONDS, Placement
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.discovery import Candidate, Discovery, FoundBy
 from fleet.devices.liveness import Liveness
-from fleet.devices.record import US, DeviceRecord
 from fleet.devices.registry import DEFAULT_LIVENESS, Registry
 from fleet.devices.remembered import Remembered
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.enrolling.departures import Departures
 from fleet.enrolling.enrolment import Enrolment
+from fleet.enrolling.joining import Joining
 from fleet.enrolling.upkeep import Upkeep
-from fleet.enrolling.views import DepartureView, EnrolmentView, TokenView
+from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, JoinRequest, MembershipView, TokenView
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.bound import bound
+from fleet.service.device_view import device_view
+from fleet.service.key_use import KeyUse
 from fleet.service.models import model_view
 from fleet.service.protocol import FleetService
+from fleet.service.recorder import Recorder
 from fleet.service.views import ModelView
 from fleet.store.database import Store
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
-from fleet.telemetry.records import By, Registered, TelemetryRecords, source_of
+from fleet.telemetry.records import By, Registered, TelemetryRecords
 from fleet.telemetry.views import CostRow
+from fleet.trust.api_key import Authenticate, authenticator
 from fleet.trust.authority import MEMBER_LIFE, Authority
+from fleet.trust.keys import ApiKeys
 from fleet.trust.publisher import Publisher
 from fleet.trust.tokens import Tokens
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId, FleetId
 from protos.net.transport import Credentials, Peer
-from protos.v1 import device_pb2 as pb
-from protos.v1 import telemetry_pb2
-from protos.versions import in_common
 from quantize.artifact.store import ArtifactStore
-from quantize.parts import layer_number
 
 INSECURE_FLEET = FleetId("insecure")
-LINE_LENGTH = 200  # of what a device says of itself in words
 _GROUPINGS: Mapping[str, By] = {"device": "device", "model": "model", "deployment": "deployment", "request": "request"}
 
 _log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Coordinator:
         period_seconds: float = PERIOD_SECONDS,
         batch_seconds: float = BATCH_SECONDS,
         discovery_seconds: float = DISCOVERY_SECONDS,
+        recovery_seconds: float = RECOVERY_SECONDS,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`seeds` and `interfaces` as of Discovery; `store` a database's URL (None: the home's file); `certificate_life` of members; `now`
@@ -92,9 +95,11 @@ class Coordinator:
         self._period_seconds = period_seconds
         self._batch_seconds = batch_seconds
         self._discovery_seconds = discovery_seconds
+        self._recovery_seconds = recovery_seconds
         self._now = now
         self._authority: Authority | None = None  # of a fleet with TLS
         self._enrolment: Enrolment | None = None
+        self._joining: Joining | None = None
         self._upkeep: Upkeep | None = None
         self._credentials: Credentials | None = None
         self._stack = AsyncExitStack()
@@ -106,6 +111,10 @@ class Coordinator:
             self._artifacts = await asyncio.to_thread(ArtifactStore, self._home.artifacts)
             store = await asyncio.to_thread(self._open_store)
             stack.callback(store.close)
+            self._recorder = await asyncio.to_thread(Recorder, self._home.audit, store, fleet, self._now)
+            await stack.enter_async_context(self._recorder)
+            self._keys = await asyncio.to_thread(ApiKeys, self._home.coordinator, self._now)
+            await stack.enter_async_context(KeyUse(self._keys))
             self._telemetry = TelemetryRecords(store)
             self._ingest = await stack.enter_async_context(
                 Ingest(self._telemetry, self._registered, now=self._now, batch_seconds=self._batch_seconds)
@@ -122,13 +131,16 @@ class Coordinator:
                     credentials,
                     self._ingest.add,
                     rules=self._rules,
-                    proven=remembered.note if credentials else _nobody_proves,
+                    proven=partial(self._proven, remembered) if credentials else _nobody_proves,
                     standing=self._stands,
                 )
             )
             if self._authority is not None:
                 tokens = Tokens(self._home.authority, self._now)
-                self._enrolment = await stack.enter_async_context(Enrolment(self._authority, tokens, self._joined))
+                self._enrolment = await stack.enter_async_context(
+                    Enrolment(self._authority, tokens, self._joined, near=lambda host: self._discovery.near(host))
+                )
+                self._joining = Joining(self._authority, tokens, self._joined)
             discovery = Discovery(
                 fleet,
                 credentials,
@@ -140,6 +152,7 @@ class Coordinator:
                 moved=self._registry.network_changed,
                 stranger=self._enrolment.heard if self._enrolment else lambda _board, _addresses, _found_by: None,
                 unreached=lambda: self._registry.unreached,
+                known=self._registry.knows,
             )
             self._discovery = await stack.enter_async_context(discovery)
             self._placement = Placement(self._registry, self._artifacts, discovery_seconds=self._discovery_seconds)
@@ -151,10 +164,13 @@ class Coordinator:
                     self._placement,
                     vouched=publisher.of if publisher else lambda _model, _manifest: None,
                     period_seconds=self._period_seconds,
+                    moved=self._moved,
                 )
             )
             self._generation = await stack.enter_async_context(
-                GenerationService(self._deployments, self._artifacts, self._telemetry, now=self._now)
+                GenerationService(
+                    self._deployments, self._artifacts, self._telemetry, now=self._now, recovery_seconds=self._recovery_seconds
+                )
             )
             self._stack = stack.pop_all()
         return self
@@ -164,12 +180,20 @@ class Coordinator:
 
     def as_(self, caller: Principal) -> FleetService:
         """Its calls as the caller makes them."""
-        return bound(self, caller)
+        return bound(self, caller, self._recorder, self._keys)
+
+    def authenticator(self, home_key: str) -> Authenticate:
+        """Knows the holders of the home's key and of the fleet's."""
+        return authenticator(home_key, self._keys)
+
+    def ready(self) -> bool:
+        """Whether every deployment is; none wanted counts."""
+        return all(view.state == "ready" for view in self._deployments.views())
 
     def devices(self) -> list[DeviceView]:
         """By name."""
         stages = {pipeline.pipeline_id: len(pipeline.stages) for view in self._deployments.views() for pipeline in view.pipelines}
-        return [_device_view(record, stages) for record in self._registry.records()]
+        return [device_view(record, stages) for record in self._registry.records()]
 
     def discovery(self) -> DiscoveryReport:
         """Where was looked and what went wrong there; what is wrong with a device that was found is in `devices`."""
@@ -203,6 +227,36 @@ class Coordinator:
     async def revoke_token(self, token_id: str) -> None:
         """Raises NotFound."""
         await asyncio.to_thread(self._enrolling().revoke_token, token_id)
+
+    def invite(self) -> InvitationView:
+        """Raises InvalidInput for a fleet without TLS."""
+        return self._board_callers().invite()
+
+    async def join(self, request: JoinRequest) -> MembershipView:
+        """Raises TokenRefused, Denied, InvalidInput."""
+        return await self._board_callers().join(request)
+
+    async def keys(self) -> list[KeyView]:
+        """Of the API, the newest first."""
+        return self._keys.all()
+
+    async def new_key(self, wish: NewKey) -> KeyView:
+        """Raises InvalidInput, Conflict."""
+        return await asyncio.to_thread(self._keys.make, wish)
+
+    async def revoke_key(self, key_id: str) -> KeyView:
+        """Raises NotFound."""
+        return await asyncio.to_thread(self._keys.revoke, key_id)
+
+    async def audit(self, since_seconds: float) -> list[AuditEntry]:
+        """Raises InvalidInput for a span that is none."""
+        if not since_seconds > 0:
+            raise InvalidInput(f"a span of {since_seconds:g} s", advice="for example --since 10m")
+        return await self._recorder.entries(self._now() - since_seconds)
+
+    async def verify_audit(self) -> AuditVerdict:
+        """Whether the audit log is as it was written."""
+        return await self._recorder.verify()
 
     async def decommission(self, device: str, *, force: bool) -> DepartureView:
         """As Departures."""
@@ -318,11 +372,24 @@ class Coordinator:
 
     def _joined(self, device: DeviceId, address: str, found_by: FoundBy) -> None:
         self._found(Candidate(device, (address,), found_by))
+        self._recorder.note("board joined", {"device_id": device, "address": address, "by": found_by}, after=f"{device} is of the fleet")
+
+    def _proven(self, remembered: Remembered, device: DeviceId, address: str) -> None:
+        if before := remembered.note(device, address):
+            self._recorder.note("device moved", {"device_id": device, "from": before}, after=f"at {address}")
+
+    def _moved(self, pipeline: str, devices: str) -> None:
+        self._recorder.note("pipeline moved", {"pipeline_id": pipeline}, after=f"on {devices}")
 
     def _enrolling(self) -> Enrolment:
         if self._enrolment is None:
             raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
         return self._enrolment
+
+    def _board_callers(self) -> Joining:
+        if self._joining is None:
+            raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
+        return self._joining
 
     def _registered(self, device: str) -> Registered:
         description = self._registry.description(DeviceId(device))
@@ -331,46 +398,3 @@ class Coordinator:
 
 def _nobody_proves(_device: DeviceId, _address: str) -> None:
     """Without TLS."""
-
-
-def _device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
-    """`stages`: how many each pipeline has."""
-    description = record.description or pb.DeviceDescription()
-    accelerator, gauges = description.accelerator, telemetry_pb2.Gauges()
-    if record.gauges is not None and record.state == "online":  # silent for some seconds: not those of now
-        gauges = record.gauges
-    metered = gauges is record.gauges and accelerator.energy_source != telemetry_pb2.ENERGY_SOURCE_UNMETERED
-    return DeviceView(
-        device_id=record.device_id,
-        name=record.name,
-        address=record.address,
-        state=record.state,
-        simulated=accelerator.simulated,
-        profile=accelerator.profile,
-        pace=accelerator.pace,
-        memory_bytes=description.memory_bytes,
-        memory_used_bytes=max(description.memory_used_bytes, gauges.memory_used_bytes),  # a load that goes on is in a sample first
-        memory_held_bytes=gauges.memory_held_bytes if gauges.HasField("memory_held_bytes") else None,
-        storage_problem=" ".join(gauges.storage_problem.split())[:LINE_LENGTH],
-        energy_source=source_of(accelerator.energy_source),
-        agent_version=description.agent_version,
-        stages=tuple(_stage_line(stage, stages.get(stage.pipeline_id)) for stage in description.stages),
-        labels=dict(description.labels),
-        found_by=record.found_by,
-        detail=record.detail,
-        hollow=accelerator.hollow,
-        protocol_version=in_common(description, record.name, US) if record.description is not None else 0,
-        gateway=record.gateway or "",
-        power_watts=gauges.power_watts if metered else None,
-        temperature_celsius=gauges.temperature_celsius if gauges.HasField("temperature_celsius") else None,
-        throttled=gauges.throttled,
-        battery_fraction=gauges.battery_fraction if gauges.HasField("battery_fraction") else None,
-    )
-
-
-def _stage_line(stage: pb.StageStatus, stages: int | None) -> str:
-    """ "smollm2-135m stage 0 of 3: layers 0-9"."""
-    of = f" of {stages}" if stages else ""
-    numbers = sorted(number for part in stage.parts if (number := layer_number(part)) is not None)
-    layers = f": layers {numbers[0]}-{numbers[-1]}" if numbers else ""
-    return f"{stage.generation.deployment} stage {stage.stage}{of}{layers}"
