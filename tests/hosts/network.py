@@ -43,6 +43,9 @@ def why_not() -> str:
 
 
 needs_hosts = pytest.mark.skipif(bool(why_not()), reason=why_not())
+# The kernel has one wall clock for all. libfaketime changes what libc says, and so what BoringSSL within gRPC takes for today, too.
+CLOCK = next(map(str, Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), "")
+needs_clocks = pytest.mark.skipif(not CLOCK, reason="libfaketime is missing (apt install libfaketime)")
 
 
 class Program:
@@ -53,7 +56,8 @@ class Program:
         self.log = log
         self._lines: queue.Queue[str] = queue.Queue()
         with log.open("w") as errors:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT)
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, cwd=ROOT)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -87,6 +91,12 @@ class Program:
                 self.said.append(json.loads(self._lines.get(timeout=max(0.0, deadline - time.monotonic()))))
         return self.said[first:]
 
+    def tell(self, **facts: object) -> None:
+        """A JSON object on its stdin."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(facts) + "\n")
+        self.process.stdin.flush()
+
     def end(self) -> None:
         """It has 10 s for that, then it is killed. `process.terminate()` before, where several end at once."""
         self.process.terminate()
@@ -96,7 +106,9 @@ class Program:
             self.process.kill()
             self.process.wait()
         self._reader.join()
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
+        self.process.stdin.close()
         self.process.stdout.close()
 
     def _read(self) -> None:
@@ -108,8 +120,10 @@ class Program:
 class Host:
     """A namespace with loopback. IPv6 addresses are good at once, unless the kernel is to look for `duplicates`, which takes seconds."""
 
-    def __init__(self, name: str, namespace: str, folder: Path, ipv6: bool, duplicates: bool) -> None:
+    def __init__(self, name: str, namespace: str, folder: Path, ipv6: bool, duplicates: bool, clock: str) -> None:
         self.name = name
+        wrong = {"LD_PRELOAD": CLOCK, "FAKETIME": clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1"} if clock else {}
+        self._clock = ["env", *(f"{key}={value}" for key, value in wrong.items())]
         self.namespace = namespace
         self._folder = folder
         self._ports = itertools.count()
@@ -119,13 +133,18 @@ class Host:
         self.run("sysctl", "-qw", *(f"net.ipv6.conf.{where}.{setting}" for where in ("all", "default") for setting in set_so))
         self.ip("link set lo up")
 
+    def command(self, *words: str) -> list[str]:
+        """The command that runs `words` here, under this host's own name and by its own clock."""
+        named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name]
+        return ["ip", "netns", "exec", self.namespace, *named, *self._clock, *words]
+
     def run(self, *command: str) -> None:
         """Raises CalledProcessError."""
-        _run("ip", "netns", "exec", self.namespace, *command)
+        _run(*self.command(*command))
 
     def output(self, *command: str) -> str:
         """What it says on stdout, however it ends."""
-        return subprocess.run(["ip", "netns", "exec", self.namespace, *command], capture_output=True, text=True, cwd=ROOT).stdout
+        return subprocess.run(self.command(*command), capture_output=True, text=True, cwd=ROOT).stdout
 
     def ip(self, arguments: str) -> None:
         """`ip` on this host, for example "addr add 192.168.7.2/24 dev eth0"."""
@@ -134,6 +153,10 @@ class Host:
     def ip_each(self, arguments: Iterable[str]) -> None:
         """`ip` for each of these, quickly."""
         _run("ip", "-n", self.namespace, "-batch", "-", told="\n".join(arguments))
+
+    def sent_bytes(self, interface: str) -> int:
+        """Of all frames that left it."""
+        return int(self.output("cat", f"/sys/class/net/{interface}/statistics/tx_bytes"))
 
     def bridge(self, name: str, address: str) -> None:
         """A bridge as containers and hotspots make, with something on it."""
@@ -157,7 +180,7 @@ class Host:
     def start(self, module: str, *arguments: str) -> Program:
         """`python -m module` on this host."""
         log = self._folder / f"{self.name}-{len(self.programs)}.log"
-        program = Program(["ip", "netns", "exec", self.namespace, sys.executable, "-m", module, *arguments], log)
+        program = Program(self.command(sys.executable, "-m", module, *arguments), log)
         self.programs.append(program)
         return program
 
@@ -182,8 +205,9 @@ class Network:
             for program in programs:
                 stack.callback(program.end)
 
-    def host(self, name: str, *, ipv6: bool = True, duplicates: bool = False) -> Host:
-        host = Host(name, f"glmfleet-{os.getpid()}-{next(_numbers)}", self._folder, ipv6, duplicates)
+    def host(self, name: str, *, ipv6: bool = True, duplicates: bool = False, clock: str = "") -> Host:
+        """`clock`: by how much it is wrong, for example "+1h" or "-30s"; see `needs_clocks`."""
+        host = Host(name, f"glmfleet-{os.getpid()}-{next(_numbers)}", self._folder, ipv6, duplicates, clock)
         self._hosts.append(host)
         return host
 

@@ -18,16 +18,15 @@ def test_boards_with_empty_homes_join_and_serve_a_model_together(network: Networ
     for number, host in enumerate(hosts, 1):
         network.plug(host, lan, "eth0", f"192.168.7.{number}/24")
     desk, seven, nine = (Commands(host, tmp_path / host.name) for host in hosts)
-    hosts[0].start("fleet.cli", "--home", str(desk.home), "serve", "--port", "0")
-    seven.board("--name", "gate-7")
-    wait_for(lambda: (desk.home / "coordinator.json").exists(), 30)
+    desk.serve()
+    seven.board()  # named as its host
     wait_for(lambda: desk.json("devices", "pending") != [], 20)
 
     [asking] = desk.json("devices", "pending")
     assert (asking["name"], asking["address"]) == ("gate-7", "192.168.7.2:7420")
     assert asking["fingerprint"] in hosts[1].log
     desk("devices", "accept", asking["fingerprint"])
-    nine.board("--name", "gate-9", "--token", desk.json("devices", "token")["token"])
+    nine.board("--token", desk.json("devices", "token")["token"])
     wait_for(lambda: {one["name"]: one["state"] for one in desk.json("devices")} == {"gate-7": "online", "gate-9": "online"}, 20)
     assert desk.json("devices", "pending") == []
 
@@ -47,9 +46,8 @@ def test_a_board_on_a_link_with_ipv6_alone_asks_to_join(network: Network, tmp_pa
     for host in (desk, board):
         network.plug(host, lan)
     here, there = Commands(desk, tmp_path / "desk"), Commands(board, tmp_path / "board")
-    desk.start("fleet.cli", "--home", str(here.home), "serve", "--port", "0")
-    there.board("--name", "gate-7")
-    wait_for(lambda: (here.home / "coordinator.json").exists(), 30)
+    here.serve()
+    there.board()
     wait_for(lambda: here.json("devices", "pending") != [], 20)
     here("devices", "accept", "gate-7")
     wait_for(lambda: [one["state"] for one in here.json("devices")] == ["online"], 20)
