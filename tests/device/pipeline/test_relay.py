@@ -45,7 +45,8 @@ class OneStage:
         """A stream into the stage, as the one before it would open it."""
         spec = self.spec
         fields: dict[str, object] = {"pipeline_id": spec.pipeline, "manifest_digest": spec.manifest, "epoch": spec.epoch}
-        fields |= {"protocol_version": SPOKEN.newest, "to_stage": spec.stage, "ring_id": "ring", **changes}
+        before = spec.previous.device if spec.previous else ""
+        fields |= {"protocol_version": SPOKEN.newest, "to_stage": spec.stage, "ring_id": "ring", "from_device": before, **changes}
         call = self.peer.pipeline_stub.Flow(metadata=self.peer.metadata)
         try:
             await call.write(pb.FlowMessage(open=pb.FlowOpen(**fields)))  # type: ignore[arg-type]

@@ -69,7 +69,7 @@ async def test_a_model_is_pushed_and_loaded_on_a_ring_that_answers_nothing(tmp_p
 
 
 async def test_even_behind_the_coordinators_back_a_hollow_device_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleet.answering.generation._check_solid", lambda *_: None)
+    monkeypatch.setattr("fleet.answering.generation.check_solid", lambda *_: None)
     async with coordinating(tmp_path, 2) as (coordinator, _):
         await deploy(coordinator)
         with pytest.raises(Conflict, match="this device is hollow: it computes nothing"):
