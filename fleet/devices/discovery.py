@@ -18,7 +18,7 @@ from fleet.devices.views import DiscoveryReport
 from protos.errors import Denied, FleetError, InvalidInput
 from protos.ids import DeviceId, FleetId, parse_device_id
 from protos.net import watch
-from protos.net.interfaces import Survey, why_alone
+from protos.net.interfaces import Interface, Survey, why_alone
 from protos.net.transport import Credentials, split_address
 from protos.net.watch import Change
 
@@ -148,6 +148,23 @@ class Discovery:
             mute=seen.mute,
             alone=seen.waits(self._asked),
         )
+
+    @property
+    def browsed(self) -> tuple[Interface, ...]:
+        """Where mDNS is spoken now."""
+        return self._survey.usable if self._browser is not None else ()
+
+    @property
+    def advertised(self) -> frozenset[DeviceId]:
+        """As of AdvertBrowser."""
+        return self._browser.advertised if self._browser is not None else frozenset()
+
+    def send_probe(self, number: str) -> bool:
+        """As of AdvertBrowser; False where that is not possible now."""
+        if self._browser is None:
+            return False
+        self._browser.send_probe(number)
+        return True
 
     async def _watch(self, browsing: AsyncExitStack, first: Survey) -> None:
         watching = watch.changes(first, lambda: self._look(self._asked), failed=lambda: bool(self._cannot_start))

@@ -19,9 +19,10 @@ from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.placement import DISCOVERY_SECONDS, Placement
 from fleet.deploying.views import DeployEvent, DeploymentView
+from fleet.devices.diagnosis import FleetDiagnosis
 from fleet.devices.discovery import Candidate, Discovery, FoundBy
+from fleet.devices.inspection import Inspection
 from fleet.devices.liveness import Liveness
-from fleet.devices.record import US, DeviceRecord
 from fleet.devices.registry import DEFAULT_LIVENESS, Registry
 from fleet.devices.remembered import Remembered
 from fleet.devices.views import DeviceView, DiscoveryReport
@@ -33,12 +34,13 @@ from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.bound import bound
+from fleet.service.devices import device_view
 from fleet.service.models import model_view
 from fleet.service.protocol import FleetService
 from fleet.service.views import ModelView
 from fleet.store.database import Store
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
-from fleet.telemetry.records import By, Registered, TelemetryRecords, source_of
+from fleet.telemetry.records import By, Registered, TelemetryRecords
 from fleet.telemetry.views import CostRow
 from fleet.trust.authority import MEMBER_LIFE, Authority
 from fleet.trust.publisher import Publisher
@@ -46,14 +48,9 @@ from fleet.trust.tokens import Tokens
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId, FleetId
 from protos.net.transport import Credentials, Peer
-from protos.v1 import device_pb2 as pb
-from protos.v1 import telemetry_pb2
-from protos.versions import in_common
 from quantize.artifact.store import ArtifactStore
-from quantize.parts import layer_number
 
 INSECURE_FLEET = FleetId("insecure")
-LINE_LENGTH = 200  # of what a device says of itself in words
 _GROUPINGS: Mapping[str, By] = {"device": "device", "model": "model", "deployment": "deployment", "request": "request"}
 
 _log = logging.getLogger(__name__)
@@ -142,6 +139,8 @@ class Coordinator:
                 unreached=lambda: self._registry.unreached,
             )
             self._discovery = await stack.enter_async_context(discovery)
+            life = self._authority.life if self._authority is not None else None
+            self._inspection = await stack.enter_async_context(Inspection(self._registry, discovery, credentials, life, self._now))
             self._placement = Placement(self._registry, self._artifacts, discovery_seconds=self._discovery_seconds)
             self._deployments = await stack.enter_async_context(
                 Deployments(
@@ -169,11 +168,15 @@ class Coordinator:
     def devices(self) -> list[DeviceView]:
         """By name."""
         stages = {pipeline.pipeline_id: len(pipeline.stages) for view in self._deployments.views() for pipeline in view.pipelines}
-        return [_device_view(record, stages) for record in self._registry.records()]
+        return [device_view(record, stages) for record in self._registry.records()]
 
     def discovery(self) -> DiscoveryReport:
         """Where was looked and what went wrong there; what is wrong with a device that was found is in `devices`."""
         return replace(self._discovery.report(), gateways=tuple(self._registry.gateways()))
+
+    async def diagnosis(self) -> FleetDiagnosis:
+        """A closer look at every device, which takes seconds."""
+        return await self._inspection.diagnosis()
 
     def enrolments(self) -> list[EnrolmentView]:
         """Boards that ask to be of the fleet, by name."""
@@ -331,46 +334,3 @@ class Coordinator:
 
 def _nobody_proves(_device: DeviceId, _address: str) -> None:
     """Without TLS."""
-
-
-def _device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
-    """`stages`: how many each pipeline has."""
-    description = record.description or pb.DeviceDescription()
-    accelerator, gauges = description.accelerator, telemetry_pb2.Gauges()
-    if record.gauges is not None and record.state == "online":  # silent for some seconds: not those of now
-        gauges = record.gauges
-    metered = gauges is record.gauges and accelerator.energy_source != telemetry_pb2.ENERGY_SOURCE_UNMETERED
-    return DeviceView(
-        device_id=record.device_id,
-        name=record.name,
-        address=record.address,
-        state=record.state,
-        simulated=accelerator.simulated,
-        profile=accelerator.profile,
-        pace=accelerator.pace,
-        memory_bytes=description.memory_bytes,
-        memory_used_bytes=max(description.memory_used_bytes, gauges.memory_used_bytes),  # a load that goes on is in a sample first
-        memory_held_bytes=gauges.memory_held_bytes if gauges.HasField("memory_held_bytes") else None,
-        storage_problem=" ".join(gauges.storage_problem.split())[:LINE_LENGTH],
-        energy_source=source_of(accelerator.energy_source),
-        agent_version=description.agent_version,
-        stages=tuple(_stage_line(stage, stages.get(stage.pipeline_id)) for stage in description.stages),
-        labels=dict(description.labels),
-        found_by=record.found_by,
-        detail=record.detail,
-        hollow=accelerator.hollow,
-        protocol_version=in_common(description, record.name, US) if record.description is not None else 0,
-        gateway=record.gateway or "",
-        power_watts=gauges.power_watts if metered else None,
-        temperature_celsius=gauges.temperature_celsius if gauges.HasField("temperature_celsius") else None,
-        throttled=gauges.throttled,
-        battery_fraction=gauges.battery_fraction if gauges.HasField("battery_fraction") else None,
-    )
-
-
-def _stage_line(stage: pb.StageStatus, stages: int | None) -> str:
-    """ "smollm2-135m stage 0 of 3: layers 0-9"."""
-    of = f" of {stages}" if stages else ""
-    numbers = sorted(number for part in stage.parts if (number := layer_number(part)) is not None)
-    layers = f": layers {numbers[0]}-{numbers[-1]}" if numbers else ""
-    return f"{stage.generation.deployment} stage {stage.stage}{of}{layers}"

@@ -8,6 +8,7 @@ from typing import Protocol
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
+from fleet.devices.diagnosis import FleetDiagnosis
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.enrolling.views import DepartureView, EnrolmentView, TokenView
 from fleet.planning.plan import Plan, PlanRequest
@@ -28,6 +29,10 @@ class FleetService(Protocol):
     def devices(self) -> list[DeviceView]: ...
 
     def discovery(self) -> DiscoveryReport: ...
+
+    async def diagnosis(self) -> FleetDiagnosis:
+        """A closer look at every device, which takes seconds."""
+        ...
 
     def enrolments(self) -> list[EnrolmentView]:
         """Boards that ask to be of the fleet."""

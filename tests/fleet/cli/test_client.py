@@ -12,6 +12,7 @@ import pytest
 from device.text.messages import Message, ToolCall
 from fleet.answering.views import GenerateRequest
 from fleet.cli.client import CoordinatorClient, connect
+from fleet.enrolling.views import DepartureView
 from fleet.home import Home
 from fleet.planning.plan import PlanRequest
 from fleet.principal import LOCAL_OPERATOR
@@ -23,6 +24,7 @@ from tests.support.fake_coordinator import (
     CHUNKS,
     DEPLOYMENT,
     DEVICE,
+    DIAGNOSIS,
     EVENTS,
     MODEL,
     PLAN,
@@ -60,11 +62,18 @@ EXPECTED: dict[str, tuple[Callable[[CoordinatorClient], Any], Any, list[object]]
     "discovery": (lambda client: client.discovery(), FakeCoordinator().discovery(), []),
     "models": (lambda client: client.models(), [MODEL], []),
     "model": (lambda client: client.model("tiny"), MODEL, []),
+    "diagnosis": (lambda client: client.diagnosis(), DIAGNOSIS, ["diagnosis"]),
     "enrolments": (lambda client: client.enrolments(), [BOARD], []),
     "accept": (lambda client: client.accept("diamond machine"), BOARD, [("accept", "diamond machine")]),
     "reject": (lambda client: client.reject("gate 7?c"), BOARD, [("reject", "gate 7?c")]),
     "tokens": (lambda client: client.tokens(), [TOKEN], ["tokens"]),
     "new_token": (lambda client: client.new_token(60.0), replace(TOKEN, token="glmfleet-secret", used_by=""), [("new_token", 60.0)]),
+    "decommission": (
+        lambda client: client.decommission("dev-1", force=True),
+        DepartureView(DEVICE.device_id, DEVICE.name, wiped=True),
+        [("decommission", "dev-1", True)],
+    ),
+    "expel": (lambda client: client.expel("dev-1"), DepartureView(DEVICE.device_id, DEVICE.name, wiped=False), [("expel", "dev-1")]),
     "revoke_token": (lambda client: client.revoke_token("0a1b"), None, [("revoke_token", "0a1b")]),
     "deployments": (lambda client: client.deployments(), [DEPLOYMENT], []),
     "plan": (lambda client: client.plan(WISH), PLAN, [WISH]),

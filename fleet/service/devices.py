@@ -1,0 +1,58 @@
+"""A device as the API shows it, from what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fleet.devices.record import US, DeviceRecord
+from fleet.devices.views import DeviceView
+from fleet.telemetry.records import source_of
+from protos.v1 import device_pb2 as pb
+from protos.v1 import telemetry_pb2
+from protos.versions import in_common
+from quantize.parts import layer_number
+
+LINE_LENGTH = 200  # of what a device says of itself in words
+
+
+def device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
+    """`stages`: how many each pipeline has."""
+    description = record.description or pb.DeviceDescription()
+    accelerator, gauges = description.accelerator, telemetry_pb2.Gauges()
+    if record.gauges is not None and record.state == "online":  # silent for some seconds: not those of now
+        gauges = record.gauges
+    metered = gauges is record.gauges and accelerator.energy_source != telemetry_pb2.ENERGY_SOURCE_UNMETERED
+    return DeviceView(
+        device_id=record.device_id,
+        name=record.name,
+        address=record.address,
+        state=record.state,
+        simulated=accelerator.simulated,
+        profile=accelerator.profile,
+        pace=accelerator.pace,
+        memory_bytes=description.memory_bytes,
+        memory_used_bytes=max(description.memory_used_bytes, gauges.memory_used_bytes),  # a load that goes on is in a sample first
+        memory_held_bytes=gauges.memory_held_bytes if gauges.HasField("memory_held_bytes") else None,
+        storage_problem=" ".join(gauges.storage_problem.split())[:LINE_LENGTH],
+        energy_source=source_of(accelerator.energy_source),
+        agent_version=description.agent_version,
+        stages=tuple(_stage_line(stage, stages.get(stage.pipeline_id)) for stage in description.stages),
+        labels=dict(description.labels),
+        found_by=record.found_by,
+        detail=record.detail,
+        hollow=accelerator.hollow,
+        protocol_version=in_common(description, record.name, US) if record.description is not None else 0,
+        gateway=record.gateway or "",
+        power_watts=gauges.power_watts if metered else None,
+        temperature_celsius=gauges.temperature_celsius if gauges.HasField("temperature_celsius") else None,
+        throttled=gauges.throttled,
+        battery_fraction=gauges.battery_fraction if gauges.HasField("battery_fraction") else None,
+    )
+
+
+def _stage_line(stage: pb.StageStatus, stages: int | None) -> str:
+    """ "smollm2-135m stage 0 of 3: layers 0-9"."""
+    of = f" of {stages}" if stages else ""
+    numbers = sorted(number for part in stage.parts if (number := layer_number(part)) is not None)
+    layers = f": layers {numbers[0]}-{numbers[-1]}" if numbers else ""
+    return f"{stage.generation.deployment} stage {stage.stage}{of}{layers}"
