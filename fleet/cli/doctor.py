@@ -54,8 +54,6 @@ def doctor(as_json: JsonOption = False, bundle: BundleOption = None, home: HomeO
 
     Example: glmfleet doctor
     """
-    if sys.stderr.isatty() and not as_json:
-        note("looking at each device: it takes some seconds where one does not answer")
     examination = examine(Home.at(home))
     if as_json:
         print_json(listed(examination.findings))
@@ -90,6 +88,8 @@ def examine(home: Home) -> Examination:
     ]
     try:
         with connect(home) as coordinator:
+            if sys.stderr.isatty():
+                note("looking at each device: it takes some seconds where one does not answer")
             seen = look_at_fleet(coordinator)
     except FleetError as error:
         advice = error.advice + ("" if home.device.exists() else "; on a board: glmfleet device run")
@@ -203,7 +203,10 @@ def device_check(device: DeviceView, closer: DeviceDiagnosis | None = None) -> F
     advice = "" if ok else "is it running, and does the network let this machine reach it?"
     if not ok and closer is not None:
         met, what_to_do = unreached(closer.attempts, closer.multicast)
-        detail, advice = (f"{device.state}: {met}", what_to_do) if met else (detail, advice)
+        if any(one.outcome == "answers" for one in closer.attempts):  # why it is not taken for online is what the coordinator says
+            detail, advice = f"{detail}; {met}", what_to_do
+        elif met:
+            detail, advice = f"{device.state}: {met}", what_to_do
     detail += " (hollow: it computes nothing)" if device.hollow else ""
     return checked(name, ok, detail, advice, device.name)
 

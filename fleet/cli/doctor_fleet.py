@@ -27,10 +27,8 @@ _MEANS: dict[str, tuple[str, str]] = {  # what was met, and what to do
     "silent": ("nothing comes back: a firewall drops what is sent, or it is an address of another network", _FIREWALL),
     "unreachable": ("no machine has that address now", "is it switched on, and on this network? what it announces is tried at once"),
     "unresolved": ("no address is known for that name", "give its address: glmfleet serve --seed HOST:PORT"),
-    "no tls": (
-        "somebody listens and does not speak TLS as devices do",
-        "is it a device, and not --insecure, or does its agent hang? restart it",
-    ),
+    "hangs": ("the connection is taken and nothing is said: its agent hangs", "restart its agent"),
+    "no tls": ("somebody listens and does not speak TLS as devices do", "is it a device, and not --insecure?"),
     "waits to join": (
         "it answers as a board of no fleet, or whose certificate has expired",
         "glmfleet devices pending says why it is not in",
@@ -64,6 +62,7 @@ _TELLING = (
     "expired",
     "not yet valid",
     "waits to join",
+    "hangs",
     "no tls",
     "refused",
     "dropped",

@@ -11,6 +11,7 @@ from fleet.cli.devices import NAMED
 from fleet.cli.output import count_text, say
 
 Level = Literal["ok", "warn", "fail"]
+_HANG = 9  # beneath what is found
 _SHOWN: dict[Level, str] = {"ok": "ok     ", "warn": "warning", "fail": "PROBLEM"}
 
 
@@ -50,11 +51,11 @@ def tell(findings: Sequence[Finding]) -> None:
         if one.device and place >= NAMED:
             if place == NAMED:
                 kind = one.name.removesuffix(one.device).strip().removesuffix(" of")
-                say(f"{_SHOWN[one.level]}  {kind}: and {count_text(len(group) - NAMED, 'device')} more; see --json")
+                say(f"{_SHOWN[one.level]}  {kind}: and {count_text(len(group) - NAMED, 'device')} more; see --json", _HANG)
             continue
-        say(f"{_SHOWN[one.level]}  {one.name}: {one.detail}")
+        say(f"{_SHOWN[one.level]}  {one.name}: {one.detail}", _HANG)
         if one.advice and not one.ok:
-            say(f"         {one.advice}")
+            say(f"{'':{_HANG}}{one.advice}", _HANG)
 
 
 def _kind(one: Finding) -> tuple[str, Level]:

@@ -13,7 +13,8 @@ Outcome = Literal[
     "silent",  # nothing came back
     "unreachable",  # no way there, or no machine has the address
     "unresolved",
-    "no tls",  # somebody listens and does not speak TLS as we do, or not at all
+    "hangs",  # the connection is taken, and nothing is said
+    "no tls",  # somebody listens and does not speak TLS as we do
     "waits to join",  # the device's own key, and no fleet's certificate that is good
     "expired",
     "not yet valid",

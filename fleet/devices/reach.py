@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
 from fleet.devices.diagnosis import Attempt, Outcome
-from protos.errors import FleetError
+from protos.errors import FleetError, TimedOut
 from protos.ids import DeviceId, device_id, gateway_host_name, host_name
 from protos.net.addresses import dialable, without_zone
 from protos.net.credentials import Credentials
@@ -80,6 +80,8 @@ async def _who(address: str, device: DeviceId, credentials: Credentials, now: fl
     context.set_alpn_protocols(["h2"])
     try:
         shown = await shake_hands(address, context, TLS_SECONDS, "")
+    except TimedOut:
+        return "hangs", ""
     except FleetError as error:
         return "no tls", error.cause
     return judged(shown.der, credentials.authority, device, now)

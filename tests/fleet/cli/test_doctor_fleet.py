@@ -95,6 +95,8 @@ def test_versions_heat_and_battery_are_of_the_last_samples() -> None:
         ("dropped", "a machine of this network has that address and is silent", "TCP port 7420"),
         ("unreachable", "no machine has that address", "switched on"),
         ("another fleet", "a device of another fleet", "device leave --wipe"),
+        ("hangs", "nothing is said", "restart its agent"),
+        ("answers", "192.168.7.2:7420 does not answer; ", "restart its agent"),  # what the coordinator says of it stays
         ("expired", "its certificate has expired (2026-01-01", "restart its agent"),
         ("not yet valid", "clocks is wrong", "clock"),
     ],
