@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m device", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="folder with identity and blobs")
     parser.add_argument("--name", default=socket.gethostname(), help="what people call it (default: %(default)s)")
-    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: %(default)s)")  # nosec B104 # a board is for its network
     parser.add_argument("--port", type=int, default=7420, help="0: any free one (default: %(default)s)")
     parser.add_argument("--interface", action="append", default=[], help="name or address to announce on, repeatable (default: all)")
     parser.add_argument("--memory", type=positive, help="bytes that models may take (default: 80 %% of the machine's)")

@@ -17,8 +17,8 @@ from pathlib import Path
 import platformdirs
 
 from fleet.text import is_text
-from protos import disks
-from protos.errors import Conflict, FleetError, InvalidInput, NoSpace
+from protos import disks, modes
+from protos.errors import Conflict, InvalidInput
 
 VARIABLE = "GLMFLEET_HOME"
 _ADVICE = f"choose another folder with --home or {VARIABLE}"
@@ -52,7 +52,8 @@ class Home:
 
     @classmethod
     def open(cls, path: Path | None = None) -> Home:
-        """As `at`; made with mode 0700 when missing. Raises InvalidInput when it is no folder or cannot be written to."""
+        """As `at`; made with mode 0700 when missing. Raises InvalidInput when it is no folder or cannot be written to, Denied when others
+        can write to it."""
         home = cls.at(path)
         folder = home.path
         try:
@@ -63,6 +64,7 @@ class Home:
             raise InvalidInput(f"the home {folder} is not a folder", advice=_ADVICE) from error
         except OSError as error:
             raise InvalidInput(f"the home {folder} cannot be written to: {disks.why(error)}", advice=_ADVICE) from error
+        modes.check_folder(folder)
         return home
 
     @property
@@ -216,20 +218,14 @@ def write_private(path: Path, data: bytes) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise _unwritten(path, error) from error
+        raise disks.refusal(path, error, _ADVICE) from error
 
 
 def _open_lock(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _unwritten(path, error) from error
-
-
-def _unwritten(path: Path, error: OSError) -> FleetError:
-    if error.errno in disks.FULL:
-        return NoSpace(f"{disks.why(error)}, writing {path}", advice=f"free some space, or {_ADVICE}")
-    return InvalidInput(f"cannot write {path}: {disks.why(error)}", advice=_ADVICE)
+        raise disks.refusal(path, error, _ADVICE) from error
 
 
 def _read_coordinator(path: Path) -> RunningCoordinator | None:

@@ -7,7 +7,10 @@ import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+from protos.errors import FleetError, InvalidInput, NoSpace
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 TRIAL_BYTES = 64 << 10  # an empty file fits on many a full disk
@@ -29,6 +32,21 @@ _WORDS = {
 def why(error: OSError) -> str:
     """Why the file system refused, in a few plain words."""
     return _WORDS.get(error.errno or 0) or (error.strerror or str(error)).lower()
+
+
+@contextlib.contextmanager
+def told(path: Path, advice: str = "choose another folder with --home") -> Iterator[None]:
+    """What the file system refuses inside becomes one line that names `path`. Raises NoSpace, InvalidInput."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(path, error, advice) from error
+
+
+def refusal(path: Path, error: OSError, advice: str) -> FleetError:
+    if error.errno in FULL:
+        return NoSpace(f"{why(error)}, writing {path}", advice=f"free some space, or {advice}")
+    return InvalidInput(f"cannot write {path}: {why(error)}", advice=advice)
 
 
 def try_to_write(folder: Path, size_bytes: int = TRIAL_BYTES) -> None:

@@ -188,7 +188,7 @@ class Events:
     def _flip(self, event: ScenarioEvent) -> str:
         flipped = []
         for name in event.fault.devices:
-            chance = random.Random(f"{self._seed}/{event.number}/{name}")
+            chance = random.Random(f"{self._seed}/{event.number}/{name}")  # nosec B311 # the same every time
             flipped.append(f"{name}: {flip_bit(self._fleet.folder(name) / 'blobs' / 'sha256', event.fault.blob, chance)}")
         return "; ".join(flipped)
 

@@ -17,7 +17,8 @@ from typing import Literal
 
 import psutil
 
-from protos.errors import Conflict, InvalidInput, NoSpace, NotFound
+from protos import disks
+from protos.errors import Conflict, InvalidInput, NotFound
 from protos.ids import digest_of
 from sim_devices import processes
 from sim_devices.control import CONTROL
@@ -206,7 +207,7 @@ class LocalFleet:
         front, back = ports if isinstance(ports, list) else (0, 0)
         # All that gRPC dials in this process goes through the back door; nothing is excepted.
         environment = {"grpc_proxy": f"http://{device.interface}:{back}", "no_grpc_proxy": ""} if back else {}
-        try:
+        with disks.told(folder):
             folder.mkdir(mode=0o700, exist_ok=True)
             if not device.pid:
                 _keep_identity_of(device, folder)
@@ -214,10 +215,6 @@ class LocalFleet:
                 (self._issue_gateway if device.hollow else self._issue)(folder, device.name)
             module = "sim_devices.hollow" if device.hollow else "sim_devices"
             process = processes.start(module, _arguments(device, folder, front, clock_skew_seconds), folder, environment)
-        except OSError as error:
-            raise NoSpace(
-                f"{device.name}: cannot write to {folder}: {error.strerror}", advice="free disk space, or choose another --home"
-            ) from error
         self._children[process.pid] = process
         try:
             started = psutil.Process(process.pid).create_time()
@@ -263,11 +260,9 @@ class LocalFleet:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        try:
+        with disks.told(self._folder):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = (self._folder / ".lock").open("w")
-        except OSError as error:
-            raise InvalidInput(f"cannot write to {self._folder}: {error.strerror}", advice="choose another --home") from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -383,6 +378,11 @@ def _read(path: Path) -> LocalDevice | None:
 
 
 def _write(path: Path, device: LocalDevice) -> None:
+    """Raises NoSpace, InvalidInput."""
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(asdict(device), indent=1))
-    part.replace(path)
+    with disks.told(path):
+        try:
+            part.write_text(json.dumps(asdict(device), indent=1))
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)

@@ -82,7 +82,7 @@ class ShapedNetwork:
 
     def lane(self, source: str, target: str) -> Lane:
         if (source, target) not in self._lanes:
-            chance = random.Random(f"{self._seed}/{source}/{target}")
+            chance = random.Random(f"{self._seed}/{source}/{target}")  # nosec B311 # the same every time
             line = Line(shape_between(self._rules, source, target), self._round_trip(source, target), chance)
             lane = self._lanes[source, target] = Lane(line)
             lane.cut = frozenset((source, target)) in self._cuts

@@ -49,7 +49,7 @@ def timeline(
     """
     events = []
     for number, one in enumerate(planned, first):
-        chance = random.Random(f"{seed}/{number}")  # of a text: not through hash()
+        chance = random.Random(f"{seed}/{number}")  # nosec B311 # the same every time; of a text: not through hash()
         at = chance.uniform(one.earliest_seconds, one.latest_seconds)
         at_ms = zero_ms + round(at * 1000)
         fault = resolve(one.fault, names, chance)

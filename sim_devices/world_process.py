@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from protos.errors import NoSpace
+from protos import disks
 from sim_devices import processes
 from sim_devices.control import ask
 
@@ -34,15 +34,14 @@ class WorldProcess:
         """Start it unless it runs. Call under the fleet's lock. Raises what it says, TimedOut, Unavailable, NoSpace."""
         if self.running:
             return
-        try:
+        with disks.told(self.folder):
             self.folder.mkdir(mode=0o700, exist_ok=True)
             process = processes.start("sim_devices.world", ["--sim", str(self._sim), "--state", str(self.folder)], self.folder, {})
-        except OSError as error:
-            raise NoSpace(f"cannot write to {self.folder}: {error.strerror}", advice="free disk space, or choose another --home") from error
         try:
             processes.ready_line(process, "the links", self.folder, time.monotonic() + START_SECONDS, START_SECONDS)
             record = {"pid": process.pid, "started": psutil.Process(process.pid).create_time()}
-            (self.folder / RECORD).write_text(json.dumps(record))
+            with disks.told(self.folder / RECORD):
+                (self.folder / RECORD).write_text(json.dumps(record))
         except BaseException:
             process.kill()
             process.wait()

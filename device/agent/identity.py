@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from protos.errors import Denied, FleetError, InvalidInput
 from protos.ids import DeviceId, FleetId, device_id, fleet_id
+from protos.modes import close_file
 from protos.net.credentials import Credentials
 
 INSECURE_FLEET = FleetId("insecure")
@@ -47,6 +48,7 @@ def load_identity(folder: Path, clock: Callable[[], datetime] = utc_now) -> Iden
     Raises Denied when one is missing or unreadable, when they do not belong together, or when the certificate is not valid now: Expired
     when that is all that is wrong.
     """
+    close_file(folder / "key.pem")
     key_pem, certificate_pem, authority_pem = (_read(folder, name) for name in ("key.pem", "certificate.pem", "authority.pem"))
     certificate = _certificate(certificate_pem, folder / "certificate.pem")
     authority = _certificate(authority_pem, folder / "authority.pem")
@@ -79,6 +81,7 @@ def own_key(folder: Path) -> ec.EllipticCurvePrivateKey:
     path = folder / "key.pem"
     if not path.exists():
         _make_key(path)
+    close_file(path)
     return _key(_read(folder, "key.pem"), path)
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from protos.errors import Conflict, InvalidInput
+from protos.modes import check_folder
 
 _FILE = "agent.lock"
 
@@ -42,9 +43,13 @@ def running_agent(state: Path) -> str | None:
 
 @contextmanager
 def only_agent(state: Path) -> Iterator[None]:
-    """While entered, no other agent can be of this folder. Raises Conflict naming the process of one that runs, InvalidInput."""
+    """While entered, no other agent can be of this folder.
+
+    Raises Conflict naming the process of one that runs, InvalidInput, Denied when others can write to the folder.
+    """
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_folder(state)
         descriptor = os.open(state / _FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise InvalidInput(f"cannot write {state / _FILE}: {error.strerror}", advice="choose another folder with --home") from error

@@ -132,7 +132,7 @@ def _trace(spec: StageSpec, golden: Golden, first: Rows, blob_folder: Path, thre
     """The residual stream after each layer, [tokens, H]."""
     tokens = len(golden.token_ids)
     shape = dataclasses.replace(spec.shape, context=tokens, groups=1, slots_per_group=2)
-    session = Session(golden.layers_graph, blob_folder, threads)
+    session = Session(golden.layers_graph, blob_folder, threads, blobs=spec.blobs)
     caches = list(SlotGroup(shape).bound(0, 1))
     total = scalar_like(session.inputs["total_sequence_length"])
     total[...] = tokens

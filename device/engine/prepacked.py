@@ -32,7 +32,7 @@ DISK_FACTOR = 3
 # The saving process holds all packed weights, and a little more.
 MEMORY_FACTOR = 1.25
 
-_FORMAT = 1
+_FORMAT = 2  # 1 was saved of graphs that nobody had looked at
 _STAGE, _HEAD = "stage", "head"
 _PARTIAL = "incoming-"
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import onnxruntime as ort
 
+from device.engine.accepted import check_graph
 from device.engine.huge_pages import huge_pages
 from protos.errors import Internal, InvalidInput
 
@@ -29,11 +30,13 @@ Dimensions: TypeAlias = "tuple[int | None, ...]"
 class Session:
     """One graph, ready to run. Shapes are bound by the caller; nothing is copied."""
 
-    def __init__(self, graph: bytes, blob_folder: Path, threads: int, prepacked: Path | None = None) -> None:
-        """`prepacked`: the same graph as `save_prepacked` left it, to be loaded instead.
+    def __init__(self, graph: bytes, blob_folder: Path, threads: int, prepacked: Path | None = None, *, blobs: Iterable[str] = ()) -> None:
+        """`blobs`: those that the graph's weights may lie in; `prepacked`: the same graph as `save_prepacked` left it, loaded instead.
 
-        Raises InvalidInput when onnxruntime refuses the graph (a blob missing, an unknown operator).
+        Raises InvalidInput when the graph is not made as ours are, or onnxruntime refuses it.
         """
+        if not prepacked:
+            _check(graph, blob_folder, blobs)
         options = _options(blob_folder, threads)
         if prepacked:
             # It was optimized before it was saved, and its weights are beside it.
@@ -81,7 +84,8 @@ class Binding:
 def save_prepacked(graph: bytes, blob_folder: Path, threads: int, target: Path) -> None:
     """Write the graph to `target` and its weights, raw and as the kernels want them, to `target` with ".weights".
 
-    Whoever loads it maps those pages instead of filling memory of its own. Raises InvalidInput as Session, and when the disk is full.
+    Of a graph that a Session has taken. Whoever loads it maps those pages instead of filling memory of its own. Raises InvalidInput when
+    onnxruntime refuses it, and when the disk is full.
     """
     options = _options(blob_folder, threads)
     options.optimized_model_filepath = str(target)
@@ -90,6 +94,15 @@ def save_prepacked(graph: bytes, blob_folder: Path, threads: int, target: Path) 
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
     _open(graph, options)
+
+
+def _check(graph: bytes, blob_folder: Path, blobs: Iterable[str]) -> None:
+    try:
+        check_graph(graph, {blob: (blob_folder / blob).stat().st_size for blob in blobs})
+    except OSError as error:
+        raise InvalidInput(f"a blob of the stage graph cannot be read: {error.strerror}") from error
+    except InvalidInput as error:
+        raise InvalidInput(f"the stage graph is refused: {error.detail}") from error
 
 
 def scalar_like(shape: list[int | str]) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:

@@ -26,7 +26,7 @@ class StageEngine:
 
     def __init__(self, spec: StageSpec, blob_folder: Path, threads: int, prepacked: Path | None = None) -> None:
         self.shape = spec.shape
-        self._session = Session(spec.graph, blob_folder, threads, prepacked)
+        self._session = Session(spec.graph, blob_folder, threads, prepacked, blobs=spec.blobs)
         self._takes_tokens = spec.is_head
         _check_graph(self._session, spec)
         self.groups = [SlotGroup(spec.shape) for _ in range(spec.shape.groups)]
@@ -115,7 +115,7 @@ class OutputHead:
     """Final norm and output head: hidden [n, hidden] to logits [n, vocab]."""
 
     def __init__(self, spec: StageSpec, blob_folder: Path, threads: int, prepacked: Path | None = None) -> None:
-        self._session = Session(spec.head_graph, blob_folder, threads, prepacked)
+        self._session = Session(spec.head_graph, blob_folder, threads, prepacked, blobs=spec.blobs)
         self._session.expect({"hidden_in": (None, spec.shape.hidden_size)}, {"logits": (None, spec.shape.vocab_size)})
         self._shape = spec.shape
         self._runs: dict[int, tuple[Rows, Rows, Binding]] = {}

@@ -223,7 +223,7 @@ class Head:
         # While another group's rows are on their way out, what comes back is still read, and its tokens are sent.
         most, enough = min(2, self._scheduler.rounds(step)), lambda: link.busy
         rounds = Rounds(step, message, self._output, self._made, most=most, enough=enough)
-        hidden = await self.stage.extra(message, len(step.wanted), lambda: rounds.sample(received), rounds.following)
+        hidden = await self.stage.extra(message, len(step.wanted), lambda: rounds.sample(received), rounds.following)  # nosec B610 # no database
         if self.stage.ring_id != ring_id:
             raise Conflict("the ring was given up while its step was computed")
         first = rounds.done[0]

@@ -63,8 +63,8 @@ def run(
     else:
         _ensure_identity(opened, chosen, token)
     environment = {**os.environ, TOKEN_VARIABLE: token or ""}
-    # In this process's place: signals, exit code and terminal are the agent's own.
-    os.execve(sys.executable, [sys.executable, "-m", "device", *arguments], environment)
+    # In this process's place: signals, exit code and terminal are the agent's own. -P: nothing is imported from the folder we stand in.
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "device", *arguments], environment)  # nosec B606 # no shell is the point
 
 
 @app.command()

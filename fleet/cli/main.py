@@ -22,6 +22,7 @@ from fleet.text import is_text
 from protos.errors import FleetError
 
 DEBUG = "GLMFLEET_DEBUG"
+OURS = {"protos", "quantize", "device", "sim_devices", "fleet"}
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 # typer carries its own click and exports only leaves of click's tree: the parent is the class of every mistake on a command line.
@@ -50,6 +51,7 @@ ENTRIES = (
         (Command("predict", "fleet.cli.predict", "predict", "What a model would give on these devices, without running it."),),
     ),
     Command("device", "fleet.cli.device", "app", "The agent on a real board: run, leave."),
+    Command("service", "fleet.cli.service", "app", "The agent or the coordinator as a service of systemd: install, uninstall."),
     Command("serve", "fleet.cli.serve", "serve", "Run the coordinator: HTTP API, discovery, deployments."),
     Command("devices", "fleet.cli.enrolment", "app", "List the fleet's devices, and take in others: accept, reject, token."),
     Command("doctor", "fleet.cli.doctor", "doctor", "Check this installation and say why a device is missing."),
@@ -89,12 +91,16 @@ def main(arguments: Sequence[str]) -> int:
         return _failed(error, *_usage(error), EXIT_USAGE)
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OURS:
+            return _defect(error)
+        detail = f"this command needs {error.name}, which is not installed"
+        return _failed(error, detail, f"install glmfleet with its parts: pipx install --force '{_parts(arguments)}'", EXIT_FAILED)
     except BrokenPipeError:
         streams.silence(sys.stdout)  # the reader left (`| head`): nothing to say
         return EXIT_FAILED
     except Exception as error:
-        detail = importlib.import_module("protos.rpc_errors").as_fleet_error(error).detail  # with gRPC, which `--help` does without
-        return _failed(error, f"a defect of glmfleet: {detail}", f"{DEBUG}=1 shows where; please report it", EXIT_FAILED)
+        return _defect(error)
     if code == EXIT_INTERRUPTED:
         note("\ninterrupted")
     return code if isinstance(code, int) else 0
@@ -178,6 +184,16 @@ def _name_no_type_of_flags(command: Any) -> None:
 
 def _not_loaded() -> None:
     raise AssertionError("a command was called that its arguments do not name")
+
+
+def _parts(arguments: Sequence[str]) -> str:
+    """What to install for this command: a board needs the agent alone."""
+    return "glmfleet[device]" if "device" in arguments else "glmfleet[coordinator,device,text,sim]"
+
+
+def _defect(error: Exception) -> int:
+    detail = importlib.import_module("protos.rpc_errors").as_fleet_error(error).detail  # with gRPC, which `--help` does without
+    return _failed(error, f"a defect of glmfleet: {detail}", f"{DEBUG}=1 shows where; please report it", EXIT_FAILED)
 
 
 def _usage(error: Exception) -> tuple[str, str]:

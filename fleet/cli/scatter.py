@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape  # nosec B406 # it writes XML
 
 WIDTH, HEIGHT = 1060, 540
 _LEFT, _RIGHT, _TOP, _BOTTOM = 90, 470, 56, 70

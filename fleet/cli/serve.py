@@ -135,5 +135,5 @@ async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, ho
 
 def _url(host: str, port: int) -> str:
     """Where clients of this machine find it."""
-    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # nosec B104 # it listens where it is told
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"

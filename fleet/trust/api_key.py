@@ -9,12 +9,14 @@ from collections.abc import Callable
 from fleet.home import Home, write_private
 from fleet.principal import LOCAL_OPERATOR, Principal
 from protos.errors import InvalidInput
+from protos.modes import close_file
 
 
 def read_key(home: Home) -> str | None:
     """The home's key, or None when it has none. Raises InvalidInput when its file is empty, cannot be read, or
     holds what an HTTP header cannot."""
     path = home.path / "api-key"
+    close_file(path)
     try:
         key = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:

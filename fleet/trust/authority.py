@@ -18,6 +18,7 @@ from fleet.home import locked, write_private
 from fleet.trust.members import Members
 from protos.errors import Denied, InvalidInput
 from protos.ids import DeviceId, FleetId, device_id, fleet_id, gateway_host_name, host_name
+from protos.modes import check_folder, close_file
 
 Role = Literal["device", "coordinator", "gateway"]
 Clock = Callable[[], datetime]
@@ -152,6 +153,7 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidInput(f"cannot make the folder {folder}: {error.strerror}", advice="choose another folder with --home") from error
+    check_folder(folder)
 
 
 def _open_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -161,6 +163,7 @@ def _open_key(path: Path) -> ec.EllipticCurvePrivateKey:
         pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         write_private(path, pem)
         return key
+    close_file(path)
     try:
         found = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from fleet.home import locked, write_private
 from protos.errors import Denied, FleetError, InvalidInput
 from protos.ids import Digest
+from protos.modes import check_folder, close_file
 from protos.publishing import SignedStatement, Statement, parse
 from quantize.artifact.store import ArtifactStore
 
@@ -41,6 +42,7 @@ class Publisher:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidInput(f"cannot make the folder {folder}: {error.strerror}", advice="choose another folder with --home") from error
+        check_folder(folder)
         key_file, public_file = folder / "key.pem", folder / "public.pem"
         with locked(folder / "lock"):
             first = not public_file.exists()
@@ -116,6 +118,7 @@ class Publisher:
 
 
 def _private(path: Path) -> Ed25519PrivateKey:
+    close_file(path)
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:

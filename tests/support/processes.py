@@ -28,7 +28,13 @@ class Glmfleet:
 
     def __call__(self, *arguments: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self._command(arguments), capture_output=True, text=True, timeout=timeout, env=self._environment(), check=False
+            self._command(arguments),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self._environment(),
+            cwd=self._folder(),
+            check=False,
         )
 
     def start(self, *arguments: object, stdin: bool = False) -> subprocess.Popen[str]:
@@ -40,6 +46,7 @@ class Glmfleet:
             stderr=subprocess.PIPE,
             text=True,
             env=self._environment(),
+            cwd=self._folder(),
             start_new_session=True,
         )
 
@@ -74,6 +81,10 @@ class Glmfleet:
 
     def _command(self, arguments: tuple[object, ...]) -> list[str]:
         return [sys.executable, "-m", "fleet.cli", "--home", str(self.home), *(str(each) for each in arguments)]
+
+    def _folder(self) -> Path | None:
+        """That it is called in; None: the tests' own."""
+        return None
 
     def _environment(self) -> dict[str, str]:
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

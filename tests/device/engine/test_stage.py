@@ -173,7 +173,7 @@ def test_a_head_s_logits_do_not_depend_on_the_number_of_rows(model: Model) -> No
 
 
 def test_a_missing_blob_is_refused_in_one_line(model: Model, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="refuses the stage graph") as refused:
+    with pytest.raises(InvalidInput, match="a blob of the stage graph cannot be read: No such file") as refused:
         StageEngine(model.spec, tmp_path, 1)
     assert "\n" not in refused.value.detail
     with pytest.raises(InvalidInput):

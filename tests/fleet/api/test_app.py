@@ -166,7 +166,7 @@ async def test_an_unknown_route_has_the_same_shape(http: httpx.AsyncClient) -> N
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}])
 @pytest.mark.parametrize("path", ["/api/v1/devices", "/v1/models"])
 async def test_the_key_is_asked_for(coordinator: FakeCoordinator, headers: dict[str, str], path: str) -> None:
-    async with client_of(coordinator, api_key="secret") as http:
+    async with client_of(coordinator, api_key="secret") as http:  # pragma: allowlist secret
         answer = await http.get(path, headers=headers)
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -174,7 +174,7 @@ async def test_the_key_is_asked_for(coordinator: FakeCoordinator, headers: dict[
 
 
 async def test_the_key_opens(coordinator: FakeCoordinator) -> None:
-    async with client_of(coordinator, api_key="secret", base_url="http://10.0.0.1") as http:
+    async with client_of(coordinator, api_key="secret", base_url="http://10.0.0.1") as http:  # pragma: allowlist secret
         assert (await http.get("/api/v1/devices", headers={"Authorization": "Bearer secret"})).status_code == 200
         assert (await http.get("/healthz")).status_code == 200
 

@@ -141,6 +141,6 @@ def test_those_who_find_it_empty_at_once_make_it_once(url: str) -> None:
 
 def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
     with pytest.raises(InvalidInput) as refused:
-        Store("postgresql://fleet:secret@127.0.0.1:1/postgres")
+        Store("postgresql://fleet:secret@127.0.0.1:1/postgres")  # pragma: allowlist secret
     assert "127.0.0.1:1" in refused.value.detail
     assert "secret" not in refused.value.detail
