@@ -20,7 +20,7 @@ from tests.support.command import Command
 from tests.support.fake_coordinator import DEVICE, FakeCoordinator
 
 API_KEY, PROMPT, ANSWER = "k3y-of-the-api-0123456789abcdef", "What ails my patient Miller?", "Miller has the measles"
-HUB, PASSWORD = "hf_" + "Zx9" * 12, "corr3ct-horse"
+HUB, PASSWORD = "hf_" + "Zx9" * 12, "corr3ct-horse"  # pragma: allowlist secret
 
 
 def planted(home: Home, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -97,8 +97,8 @@ def test_of_a_long_log_the_last_lines_are_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "left"),
     [
-        ("-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIB\n-----END EC PRIVATE KEY-----\nend", f"{REMOVED}\nend"),
-        ("-----BEGIN PRIVATE KEY-----\nMHcCAQEEIB, cut", REMOVED),
+        ("-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIB\n-----END EC PRIVATE KEY-----\nend", f"{REMOVED}\nend"),  # pragma: allowlist secret
+        ("-----BEGIN PRIVATE KEY-----\nMHcCAQEEIB, cut", REMOVED),  # pragma: allowlist secret
         ("authorization: bearer abc.def", f"authorization: bearer {REMOVED}"),
         ("http://proxy:8080/x and dev@host", "http://proxy:8080/x and dev@host"),
         ("glmfleet-doctor/devices.json", "glmfleet-doctor/devices.json"),
