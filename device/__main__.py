@@ -17,6 +17,7 @@ from device.cpu import CpuHardware
 from device.positive import positive
 from protos.enrolment import TOKEN_VARIABLE, parse_token
 from protos.errors import FleetError
+from protos.net.door import raise_limit
 
 
 def main() -> None:
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--threads", type=positive, help="default: the cores this process may use")
     parser.add_argument("--insecure", action="store_true", help="plaintext, on loopback only")
     options = parser.parse_args()
+    raise_limit()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     where = (options.state, options.name, options.host, options.port, tuple(options.interface), options.insecure)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -20,6 +21,7 @@ from protos.v1 import telemetry_pb2
 POWERCAP = Path("/sys/class/powercap")
 # Leave the system and the agent itself their share.
 MEMORY_SHARE = 0.8
+SENSORS_SECONDS = 5.0  # between two looks at temperature and battery: each opens dozens of files
 
 
 class Rapl:
@@ -72,6 +74,7 @@ class CpuHardware:
         self._thread = RunThread()
         self._busy_joules = 0.0
         self._started = time.monotonic()
+        self._condition, self._sensed_at = Condition(), -math.inf
         source = telemetry_pb2.ENERGY_SOURCE_MEASURED if self._meter else telemetry_pb2.ENERGY_SOURCE_UNMETERED
         self.info = AcceleratorInfo(
             profile="cpu",
@@ -104,9 +107,13 @@ class CpuHardware:
         return EnergyReading(self._busy_joules, max(0.0, self._meter.joules() - self._busy_joules), elapsed)
 
     def condition(self) -> Condition:
-        zones = [entry.current for entries in psutil.sensors_temperatures().values() for entry in entries]
-        battery = psutil.sensors_battery()
-        return Condition(max(zones, default=None), battery_fraction=battery.percent / 100 if battery else None)
+        if time.monotonic() - self._sensed_at >= SENSORS_SECONDS:
+            self._sensed_at = time.monotonic()
+            with contextlib.suppress(OSError):  # no descriptor is free: what was true a moment ago
+                zones = [entry.current for entries in psutil.sensors_temperatures().values() for entry in entries]
+                battery = psutil.sensors_battery()
+                self._condition = Condition(max(zones, default=None), battery_fraction=battery.percent / 100 if battery else None)
+        return self._condition
 
     def close(self) -> None:
         self._thread.close()

@@ -6,11 +6,16 @@ import contextlib
 import ctypes
 import gc
 import mmap
+import os
 import re
+import time
 import traceback
 from pathlib import Path
 
+import psutil
+
 _STATUS, _MAPS = Path("/proc/self/status"), Path("/proc/self/maps")
+_KEPT: dict[tuple[Path, int], int] = {}  # descriptors, by what they are of
 _HEAP = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) rw-p .*\[heap\]$", re.MULTILINE)  # several, where parts of it were advised differently
 
 # malloc.h of glibc.
@@ -54,9 +59,28 @@ def let_go(error: BaseException | None) -> None:
 
 def held_bytes() -> int | None:
     """Memory of this process that no file backs (RssAnon, Linux 4.5): pages of mapped files can be taken back. None where nothing tells."""
+    return _status("RssAnon")
+
+
+def resident_bytes() -> int:
+    """Memory of this process, files that it has mapped counted in."""
+    found = _status("VmRSS")
+    return int(psutil.Process().memory_info().rss) if found is None else found
+
+
+def cpu_seconds() -> float:
+    """That this process has taken, all its threads together."""
+    return time.process_time()
+
+
+def _status(key: str) -> int | None:
+    """The file is kept open: telemetry is told also where descriptors have run out."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("RssAnon:"):
+        place = (_STATUS, os.getpid())  # a child that was forked has a file of its own
+        if place not in _KEPT:
+            _KEPT[place] = os.open(_STATUS, os.O_RDONLY | os.O_CLOEXEC)
+        for line in os.pread(_KEPT[place], 16_384, 0).decode(errors="replace").splitlines():
+            if line.startswith(f"{key}:"):
                 return int(line.split()[1]) * 1024
     return None
 

@@ -9,7 +9,7 @@ import os
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ class RunningCoordinator:
     url: str
     pid: int
     store: Path | None = None
+    reach: tuple[str, ...] = ()  # "host:port" by which other machines reach it
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,16 @@ class Home:
         return self.coordinator / "state.sqlite"
 
     @property
+    def audit(self) -> Path:
+        """The audit log of the fleet."""
+        return self.coordinator / "audit"
+
+    @property
+    def login(self) -> Path:
+        """Which coordinator on another machine the commands of this home ask, and how it is known."""
+        return self.path / "login.json"
+
+    @property
     def coordinator_file(self) -> Path:
         """Written by `serve` while it runs."""
         return self.path / "coordinator.json"
@@ -131,8 +142,8 @@ class Home:
             raise Conflict(f"a coordinator of this home already runs{where}", advice="use it, stop it, or choose another --home")
 
     @contextmanager
-    def serving(self, url: str, store: Path | None = None) -> Iterator[None]:
-        """While inside, this process is the home's one coordinator and `running_coordinator` finds it at `url`; `store` as there.
+    def serving(self, url: str, store: Path | None = None, reach: Sequence[str] = ()) -> Iterator[None]:
+        """While inside, this process is the home's one coordinator and `running_coordinator` finds it at `url`; `store`, `reach` as there.
 
         The kernel drops the lock with the process, so a killed coordinator is never taken for a living one.
         Raises Conflict when another one runs.
@@ -143,7 +154,7 @@ class Home:
             self.check_not_served()
             raise Conflict("a coordinator of this home is starting", advice="use it, stop it, or choose another --home") from error
         try:
-            plain = {"url": url, "pid": os.getpid()} | ({"store": str(store)} if store else {})
+            plain = {"url": url, "pid": os.getpid(), "reach": list(reach)} | ({"store": str(store)} if store else {})
             write_private(self.coordinator_file, json.dumps(plain).encode())
             try:
                 yield
@@ -232,7 +243,8 @@ def _read_coordinator(path: Path) -> RunningCoordinator | None:
     """What `serve` wrote; None in the moment between taking the lock and writing."""
     try:
         plain = json.loads(path.read_bytes())
-        return RunningCoordinator(str(plain["url"]), int(plain["pid"]), Path(plain["store"]) if "store" in plain else None)
+        store = Path(plain["store"]) if "store" in plain else None
+        return RunningCoordinator(str(plain["url"]), int(plain["pid"]), store, tuple(map(str, plain.get("reach", ()))))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -7,10 +7,11 @@ import hashlib
 import secrets
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Literal, TypeAlias
 
 from mnemonic import Mnemonic
 
-from protos.errors import InvalidInput
+from protos.errors import Denied, InvalidInput
 from protos.ids import DeviceId, FleetId
 
 # In the place of a fleet's id in the advert of a board that belongs to none. An id has 16 characters.
@@ -34,6 +35,11 @@ def words(device: DeviceId) -> str:
     """
     number = int.from_bytes(hashlib.sha256(device.encode()).digest()[:8], "big") >> (64 - 11 * WORDS)
     return " ".join(_word_list()[number >> (11 * place) & 2047] for place in reversed(range(WORDS)))
+
+
+def fleet_words(authority: bytes) -> str:
+    """The fingerprint of a fleet, made of `authority_hash`, as `words` is of a device: to be compared by whoever trusts it from now on."""
+    return words(DeviceId(f"fleet {authority.hex()}"))
 
 
 @cache
@@ -76,6 +82,23 @@ def parse_token(text: str) -> Token:
     if len(data) != SECRET_BYTES + 32 or token.text != text.strip().lower():  # its last character has a bit to spare
         raise InvalidInput("not an enrolment token", advice=_ADVICE)
     return token
+
+
+Refusal: TypeAlias = Literal["unknown", "expired", "used", "forged"]
+_REFUSED: dict[Refusal, str] = {
+    "unknown": "its token is not one of this fleet",
+    "expired": "its token has expired",
+    "used": "its token was used by another board",
+    "forged": "its token's proof is false",
+}
+
+
+class TokenRefused(Denied):
+    """A board's token is no good. `reason` is for programs: "token_expired"."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(_REFUSED[refusal], advice="make another with `glmfleet devices token`, where the coordinator runs")
+        self.reason = f"token_{refusal}"
 
 
 def authority_hash(public_key_der: bytes) -> bytes:

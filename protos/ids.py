@@ -54,6 +54,11 @@ def gateway_host_name(gateway: DeviceId) -> str:
     return f"{gateway}.gateway.glmfleet.internal"
 
 
+def api_host_name(fleet: FleetId) -> str:
+    """The DNS name that the HTTP API of a fleet's coordinator has in its certificate, and nobody else's certificate has."""
+    return f"{fleet}.api.glmfleet.internal"
+
+
 def member_id(gateway: DeviceId, local_name: str) -> DeviceId:
     """The id of the device that a gateway knows as `local_name`.
 

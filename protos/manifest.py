@@ -236,12 +236,17 @@ def parse(data: bytes) -> Manifest:
             )
         manifest = _from_proto(message)
         _check(manifest)
-    except (json_format.ParseError, UnicodeDecodeError, ValueError) as error:
+    except (json_format.ParseError, UnicodeDecodeError, ValueError, ArithmeticError, RecursionError) as error:
         raise Corrupt(f"not a manifest: {' '.join(str(error).split())[:200]}", advice="import the model again") from error
     return manifest
 
 
 def _check(manifest: Manifest) -> None:
+    config = manifest.config
+    if not all(
+        (config.hidden_size, config.layers, config.heads, config.kv_heads, config.head_dim, config.vocab_size, config.max_positions)
+    ):
+        raise ValueError("a size of the model is zero")
     if (scaling := manifest.config.rope_scaling) is not None:
         values = (*scaling.frequencies, scaling.magnitude)
         if len(scaling.frequencies) * 2 != manifest.config.rotary_dim or not all(map(math.isfinite, values)):

@@ -32,6 +32,7 @@ from protos.errors import (
 from protos.ids import Digest, parse_digest
 from protos.link_failure import link_failure
 from protos.route import Hop
+from protos.sparing import Sparing
 from protos.v1 import pipeline_pb2
 
 RETRY_AFTER_KEY = "glmfleet-retry-after"
@@ -42,6 +43,7 @@ DIGEST_KEY = "glmfleet-digest"
 DETAIL_LENGTH = 1000  # the whole of a call's metadata has 8 KiB
 
 _log = logging.getLogger(__name__)
+_defect = Sparing(_log)
 
 STATUS: dict[type[FleetError], grpc.StatusCode] = {
     Unavailable: grpc.StatusCode.UNAVAILABLE,
@@ -193,6 +195,6 @@ class answered:  # noqa: N801 (reads as a word: `async with answered(context)`)
             route, detail = routes.to_message(error.route, error.cause)
             await self._context.abort(status_of(error), detail[:DETAIL_LENGTH], _trailing(error, route))
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
-            _log.error("a defect, while answering a call", exc_info=error)
+            _defect(logging.ERROR, "a defect, while answering a call", error=error)  # who calls can make it happen again and again
             told = as_fleet_error(error)
             await self._context.abort(status_of(told), told.detail[:DETAIL_LENGTH], ((CODE_KEY, type(told).__name__),))

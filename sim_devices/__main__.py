@@ -17,9 +17,12 @@ from device.agent.identity import insecure_identity, load_identity
 from device.agent.program import AgentConfig, run_agent
 from device.positive import positive
 from protos.errors import FleetError
+from protos.net.door import raise_limit
 from sim_devices.control import served
 from sim_devices.device_faults import DeviceFaults, SimulatedClock, SimulatedDisk
 from sim_devices.hardware import SimulatedHardware
+from sim_devices.log_file import log_to_stderr
+from sim_devices.processes import LOG
 from sim_devices.profiles import load_profile
 
 _log = logging.getLogger(__name__)
@@ -29,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Says one JSON line on stdout: where it is when it is ready, or why it cannot start."""
     options = _parse(arguments)
     clock = SimulatedClock(options.clock_skew)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    raise_limit()
+    log_to_stderr(options.state / LOG)
     for handler in logging.getLogger().handlers:
         if handler.formatter:
             handler.formatter.converter = clock.log_time

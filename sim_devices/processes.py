@@ -24,7 +24,8 @@ def start(module: str, arguments: Sequence[str], folder: Path, environment: Mapp
     """`python -m module` in a session of its own, with a log in `folder`, which is among its `arguments`. Raises OSError."""
     # The same packages as this process uses, wherever it was started.
     paths = [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    with (folder / LOG).open("wb") as log:
+    (folder / LOG).write_bytes(b"")
+    with (folder / LOG).open("ab") as log:  # to be appended to: log_file.py begins it anew
         return subprocess.Popen(
             [sys.executable, "-P", "-m", module, *arguments],
             stdin=subprocess.DEVNULL,

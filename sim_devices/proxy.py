@@ -84,6 +84,7 @@ class Door:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._server is not None
         self._server.close()
+        await asyncio.sleep(0)  # one that was accepted in this very moment begins, so that it can end
         await self.reset()
 
     async def reset(self) -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from protos.errors import InvalidInput, NotFound
+from protos.net.door import raise_limit
 from sim_devices.control import served
 from sim_devices.events import Events
 from sim_devices.faults import parse_fault
 from sim_devices.fleet_file import parse_fleet, parse_scenario
 from sim_devices.local_fleet import LocalFleet
+from sim_devices.log_file import log_to_stderr
 from sim_devices.network import ShapedNetwork
+from sim_devices.processes import LOG
 from sim_devices.scenario import PlannedFault
 
 
@@ -63,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sim", type=Path, required=True, help="folder of the devices' folders")
     parser.add_argument("--state", type=Path, required=True, help="folder of its own")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    raise_limit()
+    log_to_stderr(options.state / LOG)
     asyncio.run(_run(options.sim, options.state))
     return 0
 

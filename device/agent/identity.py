@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from protos.errors import Denied, FleetError, InvalidInput
@@ -22,6 +24,11 @@ from protos.modes import close_file
 from protos.net.credentials import Credentials
 
 INSECURE_FLEET = FleetId("insecure")
+# What the library says of bytes that are no certificate, or an odd one.
+UNREADABLE = (
+    *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, CryptographyDeprecationWarning),
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.ExtensionNotFound, x509.UnsupportedGeneralNameType),
+)
 _ADVICE = "`glmfleet device leave`, then `glmfleet device run`: it gets another (a simulated device by `glmfleet sim up`)"
 
 
@@ -55,8 +62,9 @@ def load_identity(folder: Path, clock: Callable[[], datetime] = utc_now) -> Iden
     if _key(key_pem, folder / "key.pem").public_key() != certificate.public_key():
         raise Denied(f"the key in {folder} does not belong to its certificate", advice=_ADVICE)
     try:
+        authority.verify_directly_issued_by(authority)
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature) as error:
+    except UNREADABLE as error:
         raise Denied(f"the certificate in {folder} is not from the authority beside it", advice=_ADVICE) from error
     now = clock()
     if authority.not_valid_before_utc <= now <= authority.not_valid_after_utc and now > certificate.not_valid_after_utc:
@@ -93,6 +101,15 @@ def is_member(folder: Path) -> bool:
 def stored_authority(folder: Path) -> x509.Certificate:
     """The authority of the fleet that the board in `folder` belongs to. Raises Denied."""
     return _certificate(_read(folder, "authority.pem"), folder / "authority.pem")
+
+
+def read_whole(load: Callable[[bytes], list[x509.Certificate]], pem: bytes) -> list[x509.Certificate]:
+    """Raises UNREADABLE, also for what the library will refuse soon."""
+    with warnings.catch_warnings(action="error", category=CryptographyDeprecationWarning):
+        found = load(pem)
+    for one in found:  # what is wrong with its parts is told only when they are asked for
+        one.public_key(), one.extensions, one.not_valid_before_utc, one.not_valid_after_utc
+    return found
 
 
 def public_der(key: CertificatePublicKeyTypes) -> bytes:
@@ -136,7 +153,7 @@ def _read(folder: Path, name: str) -> bytes:
 def _key(pem: bytes, path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise _unreadable(path)
@@ -145,8 +162,8 @@ def _key(pem: bytes, path: Path) -> ec.EllipticCurvePrivateKey:
 
 def _certificate(pem: bytes, path: Path) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+        return read_whole(lambda data: [x509.load_pem_x509_certificate(data)], pem)[0]
+    except UNREADABLE as error:
         raise _unreadable(path) from error
 
 

@@ -9,11 +9,10 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from device.agent.identity import Identity, is_member, own_key, public_der, stored_authority, utc_now
+from device.agent.identity import UNREADABLE, Identity, is_member, own_key, public_der, read_whole, stored_authority, utc_now
 from device.files import write_whole
 from device.publishers import FOLDER as PUBLISHERS
 from protos.enrolment import authority_hash
@@ -55,7 +54,7 @@ def accept(
         authority.verify_directly_issued_by(authority)
         certificate.verify_directly_issued_by(authority)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+    except UNREADABLE as error:
         raise Denied("the certificate is not from the authority beside it") from error
     me, fleet = device_id(public_der(certificate.public_key())), fleet_id(authority_der)
     if f"glmfleet://{fleet}/device/{me}" not in names.get_values_for_type(x509.UniformResourceIdentifier):
@@ -76,7 +75,7 @@ def renew(folder: Path, credentials: Credentials, offered: bytes, clock: Callabl
     try:
         certificate.verify_directly_issued_by(authority)
         same = certificate.public_key() == present.public_key() and _names(certificate) == _names(present)
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+    except UNREADABLE as error:
         raise Denied("the certificate is not from this member's authority") from error
     if not same:
         raise Denied("the certificate is for another key or role than this member's")
@@ -125,7 +124,7 @@ def authority_key(pem: bytes) -> ec.EllipticCurvePublicKey:
 
 def _offered(pem: bytes) -> x509.Certificate:
     try:
-        (certificate,) = x509.load_pem_x509_certificates(pem)
-    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+        (certificate,) = read_whole(x509.load_pem_x509_certificates, pem)
+    except UNREADABLE as error:
         raise Denied("what was offered is no certificate, or more than one") from error
     return certificate

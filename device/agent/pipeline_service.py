@@ -94,6 +94,7 @@ async def _opening(context: grpc.aio.ServicerContext[Any, Any]) -> object:
 
 async def _take_requests(head: Head, client: Client, context: GenerateContext) -> None:
     while isinstance(message := await context.read(), pb.GenerateRequest):
+        await client.room()
         match message.WhichOneof("kind"):
             case "submit":
                 head.submit(client, message.submit)

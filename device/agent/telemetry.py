@@ -6,11 +6,9 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
-
 from device.agent.host import Loaded, StageHost
 from device.hardware import Hardware
-from device.memory import held_bytes
+from device.memory import cpu_seconds, held_bytes, resident_bytes
 from protos.elapsed import elapsed
 from protos.ids import DeviceId
 from protos.v1 import telemetry_pb2 as pb
@@ -26,14 +24,12 @@ class ProcessReading:
 
 
 def this_process() -> Callable[[], ProcessReading]:
-    process, before = psutil.Process(), held_bytes()
+    before = held_bytes()
 
     def read() -> ProcessReading:
-        with process.oneshot():
-            cpu = process.cpu_times()
-            held = held_bytes()
-            beyond = None if held is None or before is None else max(0, held - before)
-            return ProcessReading(process.memory_info().rss, cpu.user + cpu.system, beyond)
+        held = held_bytes()
+        beyond = None if held is None or before is None else max(0, held - before)
+        return ProcessReading(resident_bytes(), cpu_seconds(), beyond)
 
     return read
 

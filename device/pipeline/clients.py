@@ -21,6 +21,7 @@ from protos.v1 import telemetry_pb2
 # Tokens that follow what was sent by less than this go together. A message a token costs three processes more time than a small model's
 # whole step takes to hand on; a reader sees no difference at 40 a second.
 TOGETHER_SECONDS = 0.025
+MOST_UNREAD = 1024  # events that wait for a client
 
 _REASONS = {
     Ending.STOP: pb.FINISH_REASON_STOP,
@@ -37,6 +38,7 @@ class Client:
     _events: asyncio.Queue[pb.GenerateEvent] = field(default_factory=asyncio.Queue)
     _urgent: asyncio.Event = field(default_factory=asyncio.Event)
     _taken_at: float = -math.inf
+    _taken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def send(self, event: pb.GenerateEvent, *, urgent: bool) -> None:
         """Urgent is what somebody waits for: an end, the first token of an answer."""
@@ -54,8 +56,15 @@ class Client:
         self._urgent.clear()
         while not self._events.empty():
             event.MergeFrom(self._events.get_nowait())
+        self._taken.set()
         self._taken_at = time.monotonic()
         return event
+
+    async def room(self) -> None:
+        """Wait while the client does not read what it was told: it may ask for nothing more meanwhile."""
+        while self._events.qsize() >= MOST_UNREAD:
+            self._taken.clear()
+            await self._taken.wait()
 
     def refuse(self, number: int, error: FleetError) -> None:
         """Tell that a sequence ended by an error."""

@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
@@ -17,6 +17,8 @@ from typing import Self
 from device.text.confined import ConfinedText
 from fleet.answering import prompts
 from fleet.answering.answer import Answer
+from fleet.answering.course import Course
+from fleet.answering.endings import Alarm, check_solid, failed, failure_of, overdue, wait_end
 from fleet.answering.ledger import Ledger, LedgerEntry
 from fleet.answering.prompt_making import MadePrompt, PromptMaking
 from fleet.answering.request_costs import REASONS, result
@@ -29,16 +31,17 @@ from fleet.deploying.pipeline import Pipeline
 from fleet.deploying.stream import COMES_BACK, TokenStream
 from fleet.telemetry.records import TelemetryRecords, may_pass
 from fleet.telemetry.views import FinishedRequest, FinishReason
-from protos.errors import Busy, Conflict, FleetError, Internal, InvalidInput, TimedOut, Unavailable
+from protos.errors import Busy, FleetError, Internal, InvalidInput, TimedOut, Unavailable
 from protos.ids import Digest
 from protos.manifest import Manifest
 from protos.plausible import implausible
-from protos.rpc_errors import as_fleet_error, from_failure
+from protos.rpc_errors import as_fleet_error
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact.store import ArtifactStore
 
-# A cancelled sequence ends with the round in flight; a ring that takes longer has stopped.
-END_SECONDS = 10.0
+# So long a request whose ring broke waits for a pipeline of its deployment: a board that starts anew takes less than a minute; then its
+# pipeline is planned anew (Policy.replan_after_seconds), which may send weights.
+RECOVERY_SECONDS = 120.0
 UNRECORDED = 1024  # requests that have ended, kept while the store takes nothing
 TEXTS = 8  # tokenizers kept: tens of megabytes each
 
@@ -58,7 +61,7 @@ class _Account:
     entry: LedgerEntry
     pipeline: Pipeline
     tokens: TokenStream
-    answer: Answer
+    course: Course
 
     @property
     def spec(self) -> PipelineSpec:
@@ -76,8 +79,10 @@ class GenerationService:
         *,
         now: Callable[[], float] = time.time,
         fresh_seed: Callable[[], int] = lambda: secrets.randbits(63),
+        recovery_seconds: float = RECOVERY_SECONDS,
     ) -> None:
-        """`now` in unix seconds."""
+        """`now` in unix seconds; `recovery_seconds` without a pipeline that answers end a request whose ring broke."""
+        self._recovery_seconds = recovery_seconds
         self._deployments = deployments
         self._artifacts = artifacts
         self._telemetry = telemetry
@@ -114,9 +119,10 @@ class GenerationService:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
         """Chunks, then the result. Closing the iterator early cancels the request.
 
-        While nothing was given yet, a pipeline that fails is followed by another of the deployment that answers. Raises NotFound (nothing
-        deployed under that name), InvalidInput, Unavailable while no pipeline answers or when it fails, Busy when too many requests are
-        open or the head's queue is full, TimedOut when its deadline has passed, and what else the head says.
+        When the ring that answers it breaks, another pipeline of the deployment goes on, or the same one when it answers again: the tokens
+        that were given are decoded once more, and those that follow are the ones that would have come. Raises NotFound (nothing deployed
+        under that name), InvalidInput, Unavailable while no pipeline answers, or when none does for too long, Busy when too many requests
+        are open or the head's queue is full, TimedOut when its deadline has passed, and what else the head says.
         """
         entry = self._ledger.accept(request)
         try:
@@ -135,61 +141,106 @@ class GenerationService:
 
     async def _answer(self, entry: LedgerEntry) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
         pipeline = self._deployments.choose(entry.request.model)
+        course: Course | None = None
         while True:
             try:
                 with pipeline.claimed():
-                    async with contextlib.aclosing(self._attempt(entry, pipeline)) as parts:
+                    course = course or await self._course(entry, pipeline)
+                    async with contextlib.aclosing(self._attempt(entry, pipeline, course)) as parts:
                         async for part in parts:
                             yield part
                 return
             except FleetError as error:
-                other = self._another(entry) if entry.fail(error) else None
+                other = await self._goes_on(entry, course, error) if entry.fail(error) else None
                 if other is None:
                     if entry.ran:
-                        await self._record(entry.request_id, _failed(entry, pipeline, self._now()))
-                    raise
+                        await self._record(entry.request_id, failed(entry, pipeline, self._now()))
+                    if course is None or not course.recovering:
+                        raise
+                    if entry.deadline is not None and self._now() >= entry.deadline:
+                        raise overdue(entry) from error
+                    if not entry.unwanted:
+                        raise
+                    for part in self._broken_off(entry, pipeline, course, "cancelled"):
+                        yield part
+                    return
                 _log.info("request %s goes from %s to %s: %s", entry.request_id, pipeline.spec.pipeline_id, other.spec.pipeline_id, error)
                 pipeline = other
 
-    def _another(self, entry: LedgerEntry) -> Pipeline | None:
-        try:
-            other = self._deployments.choose(entry.request.model, avoid=entry.tried)
-        except FleetError:
+    async def _goes_on(self, entry: LedgerEntry, course: Course | None, error: FleetError) -> Pipeline | None:
+        """The pipeline that goes on with a request whose own has failed it: another that answers now, or, where a ring had begun it, the
+        first that does. None when none does in time, or it is not wanted any more."""
+        clock = asyncio.get_running_loop().time
+        if course is not None and entry.ran:
+            course.broke(clock())
+        with contextlib.suppress(FleetError):
+            if (other := self._that_answers(entry, course, avoid=entry.tried)) is not None:
+                return other
+        if course is None or course.broke_at is None:
             return None
-        return other if isinstance(other.state, Ready) else None
+        give_up = course.broke_at + self._recovery_seconds
+        if entry.deadline is not None:
+            give_up = min(give_up, clock() + entry.deadline - self._now())
+        if clock() >= give_up:
+            return None
+        await asyncio.sleep(course.pause_seconds(error))
+        while not entry.unwanted and (left := give_up - clock()) > 0:
+            try:
+                if (found := self._that_answers(entry, course)) is not None:
+                    return found
+            except Unavailable:  # it is being deployed anew
+                pass
+            except FleetError:  # it was taken down
+                return None
+            await self._deployments.changed_within(min(left, 1.0))
+        return None
 
-    async def _attempt(self, entry: LedgerEntry, pipeline: Pipeline) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
-        request, spec, deployment = entry.request, pipeline.spec, pipeline.desired.name
-        _check_solid(deployment, spec)
+    def _that_answers(self, entry: LedgerEntry, course: Course | None, *, avoid: frozenset[str] = frozenset()) -> Pipeline | None:
+        """Of the same version of the model, once an answer has begun. Raises as Deployments.choose."""
+        found = self._deployments.choose(entry.deployment or entry.request.model, avoid=avoid)
+        same = course is None or found.spec.plan.manifest_digest == course.version
+        return found if same and found.stream.attached and isinstance(found.state, Ready) else None
+
+    async def _course(self, entry: LedgerEntry, pipeline: Pipeline) -> Course:
+        request, deployment, spec = entry.request, pipeline.desired.name, pipeline.spec
+        check_solid(deployment, spec)
         text = await self._text(deployment, spec)
         made = await self._made(entry, text, spec)
-        prompt, words = made.token_ids, text.model.words
-        seed = self._fresh_seed() if request.sampling.seed is None else request.sampling.seed
-        submit = prompts.submit(request, prompt, text.manifest, spec.plan.context, seed, made.rules)
-        answer = Answer(words.stream(), request.stop, request.min_tokens, in_thought=words.opens_thought(prompt))
-        entry.begin(deployment, spec.pipeline_id, prompt)
+        seed, words = self._fresh_seed() if request.sampling.seed is None else request.sampling.seed, text.model.words
+        answer = Answer(words.stream(), request.stop, request.min_tokens, in_thought=words.opens_thought(made.token_ids))
+        return Course(text.manifest, made, seed, answer, asyncio.get_running_loop().time())
+
+    async def _attempt(self, entry: LedgerEntry, pipeline: Pipeline, course: Course) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
+        request, spec, deployment, answer = entry.request, pipeline.spec, pipeline.desired.name, course.answer
+        if (reason := course.complete(request, spec.plan.context)) is not None:
+            for part in self._broken_off(entry, pipeline, course, reason):
+                yield part
+            return
+        submit = course.submit(request, spec.plan.context)
+        entry.begin(deployment, spec.pipeline_id, course.made.token_ids)
         # While only the coordinator's own link to a device has ended, the ring goes on.
         if isinstance(state := pipeline.state, Repairing) or not pipeline.stream.attached:
             raise Unavailable(state.detail or "the pipeline is not attached", advice=COMES_BACK, retry_after_seconds=1.0)
-        account = _Account(entry, pipeline, pipeline.stream.submit(submit), answer)
+        account = _Account(entry, pipeline, pipeline.stream.submit(submit), course)
         ran_before, entry.ran = entry.ran, True
         self._running[entry.request_id] = account.tokens
         if entry.unwanted:
             account.tokens.cancel()
-        overdue = self._cancel_at_deadline(account)
+        alarm = self._cancel_at_deadline(account)
         settled = False
         try:
             # Forced tokens are part of the answer; the head counts them, and sends only what comes after.
-            if request.forced_ids and (chunk := answer.push(request.forced_ids)):
+            if request.forced_ids and not answer.token_ids and (chunk := answer.push(request.forced_ids)):
                 yield _given(entry, chunk)
             while not answer.stopped and (ids := await account.tokens.take()) is not None:
+                course.came(asyncio.get_running_loop().time())
                 if chunk := answer.push(ids):
                     yield _given(entry, chunk)
             account.tokens.cancel()  # of use only when a stop string ended the text
-            finished = await _end(account.tokens)
+            finished = await wait_end(account.tokens)
             settled = True
             if finished.reason == pb.FINISH_REASON_ERROR:
-                failure = _failure(finished, spec)
+                failure = failure_of(finished, spec)
                 if isinstance(failure, Busy | InvalidInput):  # which the head says of what it does not begin
                     entry.ran = ran_before
                 raise failure
@@ -199,16 +250,34 @@ class GenerationService:
                 yield _given(entry, chunk)
             ended = _result(account, finished, "stop" if answer.stopped else REASONS.get(finished.reason, "error"))
             await self._record(ended.request_id, ended)
-            if overdue.is_set() and ended.finish_reason == "cancelled":
-                raise TimedOut(f"the request's deadline has passed, after {len(entry.tokens)} tokens", advice="give it more time")
+            if alarm.is_set() and ended.finish_reason == "cancelled":
+                raise overdue(entry)
             self._ledger.end(entry, ended.finish_reason)
             yield ended
         finally:
-            overdue.off()
+            alarm.off()
             self._running.pop(entry.request_id, None)
             if not settled:
                 account.tokens.cancel()
                 self._background.start(self._settle(account), f"settle request {entry.request_id}")
+
+    def _broken_off(
+        self, entry: LedgerEntry, pipeline: Pipeline, course: Course, reason: FinishReason
+    ) -> Iterator[TokenChunk | GenerateResult]:
+        """The end of an answer of which no ring will tell what it cost."""
+        if chunk := course.answer.finish():
+            yield _given(entry, chunk)
+        answer, lost = course.answer, failed(entry, pipeline, self._now())
+        self._ledger.end(entry, reason)
+        yield GenerateResult(
+            **{**vars(lost), "finish_reason": reason},
+            request_id=entry.request_id,
+            text=answer.text,
+            token_ids=tuple(answer.token_ids),
+            in_thought=answer.in_thought,
+            recoveries=course.recoveries,
+            recovery_seconds=course.recovery_seconds,
+        )
 
     async def _made(self, entry: LedgerEntry, text: _Text, spec: PipelineSpec) -> MadePrompt:
         seconds = None if entry.deadline is None else max(0.0, entry.deadline - self._now())
@@ -218,12 +287,12 @@ class GenerationService:
         except TimeoutError:
             raise TimedOut("the request's deadline has passed before its prompt was made", advice="give it more time") from None
 
-    def _cancel_at_deadline(self, account: _Account) -> _Alarm:
+    def _cancel_at_deadline(self, account: _Account) -> Alarm:
         def ring() -> None:
             account.entry.unwanted = True
             account.tokens.cancel()
 
-        alarm = _Alarm(ring)
+        alarm = Alarm(ring)
         if (deadline := account.entry.deadline) is not None:
             alarm.ring_in(deadline - self._now())
         return alarm
@@ -245,7 +314,7 @@ class GenerationService:
     async def _settle(self, account: _Account) -> None:
         """The client has left, or the stream failed: what the sequence cost is still worth knowing."""
         try:
-            finished = await _end(account.tokens)
+            finished = await wait_end(account.tokens)
         except FleetError:
             return  # the devices have freed it, and nobody will tell what it cost
         if finished.reason != pb.FINISH_REASON_ERROR and not implausible(finished):
@@ -268,90 +337,31 @@ class GenerationService:
                 return
 
 
-class _Alarm:
-    """Calls once when its time has come, unless it was put off before."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
-        self._rang = False
-        self._timer: asyncio.TimerHandle | None = None
-
-    def ring_in(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self._ring)
-
-    def is_set(self) -> bool:
-        return self._rang
-
-    def off(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _ring(self) -> None:
-        self._rang = True
-        self._call()
-
-
 def _given(entry: LedgerEntry, chunk: TokenChunk) -> TokenChunk:
     entry.give(chunk.token_ids)
     return chunk
 
 
-def _check_solid(deployment: str, spec: PipelineSpec) -> None:
-    """Raises Conflict for a pipeline on devices that compute nothing: there is no answer that could be true."""
-    if hollow := [stage.device_name for stage in spec.plan.stages if stage.hollow]:
-        raise Conflict(
-            f"{deployment} is deployed on hollow devices ({', '.join(hollow[:3])}): they compute nothing and answer no prompt",
-            advice=f"deploy it on devices that compute: glmfleet sim up --devices 3, then glmfleet deploy {spec.plan.model}",
-        )
-
-
-async def _end(tokens: TokenStream) -> pb.Finished:
-    """Raises TimedOut when a sequence that was cancelled does not end."""
-    try:
-        async with asyncio.timeout(END_SECONDS):
-            return await tokens.end()
-    except TimeoutError:
-        raise TimedOut(f"the sequence did not end within {END_SECONDS:.0f} s") from None
-
-
-def _failure(finished: pb.Finished, spec: PipelineSpec) -> FleetError:
-    """What the head said, with names: it knows devices by their ids."""
-    error = from_failure(finished.failure).named(spec.device_names).at(spec.plan.stages[0].device_name)
-    if not finished.failure.HasField("route"):  # the release before has the route, and with it the ids, in the text
-        for device, name in spec.device_names.items():
-            error.cause = error.cause.replace(device, name)
-    error.cause = error.cause or "the pipeline failed"
-    if isinstance(error, Unavailable):
-        error.advice = COMES_BACK
-    return error
-
-
-def _failed(entry: LedgerEntry, pipeline: Pipeline, now: float) -> FinishedRequest:
-    """Of a request that a ring began, and whose cost nobody told: it broke."""
-    seconds = max(0.0, now - entry.accepted_at)
-    return FinishedRequest(
-        model=pipeline.spec.plan.model,
-        deployment=pipeline.desired.name,
-        finish_reason="error",
-        prompt_tokens=entry.prompt_tokens,
-        completion_tokens=entry.completion_tokens,
-        ttft_seconds=seconds,
-        tpot_seconds=None,
-        modelled_ttft_seconds=None,
-        modelled_tpot_seconds=None,
-        total_seconds=seconds,
-    )
-
-
 def _result(account: _Account, finished: pb.Finished, reason: FinishReason) -> GenerateResult:
-    return result(
+    course = account.course
+    told = result(
         account.pipeline.desired.name,
         account.spec,
         finished,
         request_id=account.entry.request_id,
-        text=account.answer.text,
-        token_ids=account.answer.token_ids,
+        text=course.answer.text,
+        token_ids=course.answer.token_ids,
         prompt_tokens=account.entry.prompt_tokens,
         reason=reason,
-        in_thought=account.answer.in_thought,
+        in_thought=course.answer.in_thought,
+    )
+    if not course.recoveries or course.first_token_at is None:
+        return told
+    # The head's seconds are those of the last attempt.
+    return replace(
+        told,
+        ttft_seconds=course.first_token_at - course.began_at,
+        total_seconds=asyncio.get_running_loop().time() - course.began_at,
+        recoveries=course.recoveries,
+        recovery_seconds=course.recovery_seconds,
     )

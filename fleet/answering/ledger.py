@@ -15,7 +15,8 @@ from protos.ids import PipelineId
 
 OPEN_REQUESTS = 4096  # more are refused: each may hold a prompt as long as a context
 ENDED_REQUESTS = 1024  # kept to be listed, without their prompts and answers
-MOST_ATTEMPTS = 3
+MOST_TRIES = 3  # of a request that no ring has begun
+MOST_ATTEMPTS = 256
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Running:
 
 
 @dataclass(frozen=True)
+class Recovering:
+    """The ring that computed it broke. It goes on where it was as soon as a pipeline of its deployment answers."""
+
+
+@dataclass(frozen=True)
 class Ended:
     """`at` in unix seconds; `detail` says why it failed."""
 
@@ -39,7 +45,7 @@ class Ended:
     detail: str = ""
 
 
-RequestState: TypeAlias = Accepted | Running | Ended
+RequestState: TypeAlias = Accepted | Running | Recovering | Ended
 
 
 @dataclass(frozen=True)
@@ -87,13 +93,14 @@ class LedgerEntry:
         self.completion_tokens += len(token_ids)
 
     def fail(self, error: FleetError) -> bool:
-        """The attempt ended with `error`. Whether another may be made: nothing was given yet, and it may help."""
+        """The attempt ended with `error`. Whether another may be made: it may help, and the client still wants it."""
         self._check_open()
         begun = isinstance(self.state, Running)
         if isinstance(self.state, Running):
             self.attempts = (*self.attempts[:-1], Attempt(self.state.pipeline_id, error.detail))
-        self.state = Accepted()
-        return begun and isinstance(error, TemporaryError) and not (self.tokens or self.unwanted) and len(self.attempts) < MOST_ATTEMPTS
+        self.state = Recovering() if self.ran else Accepted()
+        most = MOST_ATTEMPTS if self.ran else MOST_TRIES
+        return begun and isinstance(error, TemporaryError) and not self.unwanted and len(self.attempts) < most
 
     def _check_open(self) -> None:
         assert not isinstance(self.state, Ended), f"request {self.request_id} has ended"

@@ -55,6 +55,10 @@ class GenerateResult(FinishedRequest):
     token_ids: tuple[int, ...]
     in_thought: bool = False  # see TokenChunk
     reused_tokens: int = 0  # of the prompt, whose cache rows an earlier prompt had made
+    # Times that its pipeline broke and another, or the same when its device was back, went on: with the very tokens that would have come
+    # (each that was given is decoded again), after so many seconds in all without one.
+    recoveries: int = 0
+    recovery_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

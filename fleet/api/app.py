@@ -4,17 +4,36 @@ from __future__ import annotations
 
 from fastapi import Depends, FastAPI
 
-from fleet.api import deployments, devices, enrolments, errors, generate, health, models, openai, plans, requests, telemetry
+from fleet.api import (
+    audit,
+    deployments,
+    devices,
+    enrolments,
+    errors,
+    generate,
+    health,
+    joining,
+    keys,
+    models,
+    openai,
+    plans,
+    requests,
+    telemetry,
+)
 from fleet.api.caller import Authenticate, FleetOfCaller
-from fleet.api.guard import BoundedBody, OwnNamesOnly, OwnPagesOnly
+from fleet.api.guard import BoundedBody, KeyFirst, OwnNamesOnly, OwnPagesOnly, SoundHead
 from fleet.api.text import only_text
 from fleet.service.protocol import Fleet
+
+API = "/api/v1"
+# Whoever has no key may ask these, and no others.
+OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", f"{API}/join"})
 
 
 def create_app(fleet: Fleet, *, authenticate: Authenticate | None) -> FastAPI:
     """The HTTP side of `fleet`.
 
-    Every route but /healthz and /readyz is for those whom `authenticate` knows; without it, for everybody on loopback.
+    Every route but those of `OPEN` is for those whom `authenticate` knows; without it, for everybody on loopback.
     """
     app = FastAPI(
         title="glmfleet",
@@ -24,14 +43,17 @@ def create_app(fleet: Fleet, *, authenticate: Authenticate | None) -> FastAPI:
         openapi_url="/openapi.json",
     )
     errors.install(app)
-    app.add_middleware(BoundedBody)
+    of_caller = FleetOfCaller(fleet, authenticate)
+    app.add_middleware(BoundedBody, of_path={f"{API}/join": joining.MOST_BODY_BYTES})
+    app.add_middleware(KeyFirst, of_caller, OPEN)
     if authenticate is None:  # with it, no page of another site can have what it asks for
         app.add_middleware(OwnPagesOnly)
         app.add_middleware(OwnNamesOnly)
-    of_caller = FleetOfCaller(fleet, authenticate)
+    app.add_middleware(SoundHead)  # the last that is added sees a request first
     guarded = [Depends(of_caller), Depends(only_text)]  # also a route that would need nothing of the fleet
-    app.include_router(health.routes(fleet))
-    for noun in (devices, enrolments, models, plans, deployments, generate, requests, telemetry):
-        app.include_router(noun.routes(of_caller), prefix="/api/v1", dependencies=guarded)
+    app.include_router(health.routes(fleet, of_caller))
+    app.include_router(joining.routes(fleet), prefix=API, dependencies=[Depends(only_text)])
+    for noun in (devices, enrolments, models, plans, deployments, generate, requests, telemetry, keys, audit):
+        app.include_router(noun.routes(of_caller), prefix=API, dependencies=guarded)
     app.include_router(openai.routes(of_caller), prefix="/v1", dependencies=guarded)
     return app

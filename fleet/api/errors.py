@@ -10,12 +10,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from fleet.api.problems import first_problem
+from fleet.principal import OverBudget, Unauthenticated
 from protos.errors import Busy, Conflict, Corrupt, Denied, FleetError, Internal, InvalidInput, NoSpace, NotFound, TimedOut, Unavailable
 from protos.rpc_errors import as_fleet_error
 
 OPENAI_PREFIX = "/v1/"
+CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it, access logs do
 
 _STATUS: dict[type[FleetError], int] = {
     InvalidInput: 400,
@@ -33,13 +36,6 @@ _STATUS: dict[type[FleetError], int] = {
 _OPENAI_TYPE = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 _log = logging.getLogger(__name__)
-
-
-class Unauthenticated(Denied):
-    """No key, or another one: HTTP tells it (401) from a right that is missing (403)."""
-
-    def __init__(self) -> None:
-        super().__init__("this coordinator asks for its API key", advice="send the header Authorization: Bearer KEY")
 
 
 class InvalidParameter(InvalidInput):
@@ -68,9 +64,11 @@ def status_of(error: FleetError) -> int:
 
 
 def fleet_body(error: FleetError) -> dict[str, Any]:
-    """{"error": {"code", "detail", "advice"}}; `code` is the name of a class in `protos.errors`."""
+    """{"error": {"code", "detail", "advice"}}; `code` is the name of a class in `protos.errors`. With "reason" where that says less than
+    programs need: which way a key, a token or a budget is no good."""
     code = next((kind.__name__ for kind in _STATUS if isinstance(error, kind)), "Internal")
-    return {"error": {"code": code, "detail": error.detail, "advice": error.advice}}
+    reason = getattr(error, "reason", "")
+    return {"error": {"code": code, "detail": error.detail, "advice": error.advice, **({"reason": reason} if reason else {})}}
 
 
 def openai_body(error: FleetError) -> dict[str, Any]:
@@ -85,6 +83,8 @@ def openai_body(error: FleetError) -> dict[str, Any]:
         param, code = "model", "model_not_found"
     elif isinstance(error, Unauthenticated):
         code = "invalid_api_key"
+    elif isinstance(error, OverBudget):
+        code = "rate_limit_exceeded" if error.reason == "requests" else "insufficient_quota"
     message = f"{error.detail} ({error.advice})" if error.advice else error.detail
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -94,6 +94,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(FleetError, _on_fleet_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_defect)
 
 
@@ -131,6 +132,10 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if error.status_code == 400:  # FastAPI's, for what its reader of JSON stumbled over
         return respond(request, InvalidInput("the body is no JSON in UTF-8, or cannot be held", advice="send a JSON object"))
     return respond(request, InvalidInput(f"{error.detail}: {request.method} {request.url.path}"), error.status_code)
+
+
+async def _on_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _on_defect(request: Request, error: Exception) -> Response:

@@ -16,13 +16,12 @@ from fleet.api.caller import FleetOfCaller
 from fleet.api.closing import closing
 from fleet.api.deployments import failed
 from fleet.api.encode import line, plain
+from fleet.api.errors import CLIENT_CLOSED_REQUEST
 from fleet.api.sampling import left_to_model, sampling_of, with_sampling
 from fleet.api.sse import EVENTS, ClientGone, EventStream, ServerSentEvent, unless_gone
 from fleet.service.protocol import FleetService
 from protos.errors import Internal
 from protos.sampling import MOST_ALLOWED_TOKENS, MOST_STOP_TOKENS, PARAMETERS
-
-CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it, access logs do
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
 TokenIds = tuple[TokenId, ...]

@@ -16,8 +16,8 @@ from fleet.answering.views import GenerateRequest, TokenChunk
 from fleet.api.caller import FleetOfCaller
 from fleet.api.closing import closing
 from fleet.api.encode import line
-from fleet.api.errors import openai_body
-from fleet.api.generate import CLIENT_CLOSED_REQUEST, collect
+from fleet.api.errors import CLIENT_CLOSED_REQUEST, openai_body
+from fleet.api.generate import collect
 from fleet.api.openai_reply import DONE, ChatReply, TextReply, model_entry
 from fleet.api.openai_request import ChatBody, CompletionBody
 from fleet.api.sse import EVENTS, ClientGone, EventStream, ServerSentEvent, unless_gone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -11,19 +12,23 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter
 
+from fleet.access import AuditEntry, AuditVerdict, KeyView, NewKey
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.api.encode import plain
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.diagnosis import FleetDiagnosis
 from fleet.devices.views import DeviceView, DiscoveryReport
-from fleet.enrolling.views import DepartureView, EnrolmentView, TokenView
+from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, JoinRequest, MembershipView, TokenView
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.service.views import ModelView
 from fleet.telemetry.views import CostRow
 from fleet.trust.api_key import shown
-from protos.errors import FleetError, Internal, Unavailable, by_name
+from fleet.trust.login import certificate_der, public_der, read_login
+from protos.errors import Denied, FleetError, Internal, InvalidInput, Unavailable, by_name
+from protos.ids import FleetId, api_host_name, fleet_id
+from protos.net import https
 
 _T = TypeVar("_T")
 # A step of a deployment or a long prompt may take minutes; an answer that never comes ends with Ctrl-C.
@@ -32,13 +37,46 @@ _TIMEOUT = httpx.Timeout(10.0, read=None)
 
 @contextmanager
 def connect(home: Home) -> Iterator[CoordinatorClient]:
-    """A client of the coordinator that serves this home. Raises Unavailable when none runs."""
+    """A client of the coordinator that this home is logged in at, else of the one that serves it. Raises Unavailable when none runs."""
+    if (login := read_login(home)) is not None:
+        headers = {"Authorization": f"Bearer {login.key}"}
+        with _pinned(f"https://{login.address}", login.authority, login.fleet, headers) as http:
+            yield CoordinatorClient(http)
+        return
     running = home.running_coordinator()
     if running is None:
         raise Unavailable(f"no coordinator is running for this home ({home.path})", advice=f"start one: glmfleet serve{home.option}")
+    if running.url.startswith("https:"):
+        authority = _authority_of(home)
+        with _pinned(running.url, authority, fleet_id(public_der(authority)), shown(home)) as http:
+            yield CoordinatorClient(http)
+        return
     # trust_env off: a proxy of the environment has no business on loopback.
     with httpx.Client(base_url=running.url, headers=shown(home), timeout=_TIMEOUT, trust_env=False) as http:
         yield CoordinatorClient(http)
+
+
+def _pinned(url: str, authority: str, fleet: FleetId, headers: dict[str, str]) -> httpx.Client:
+    """A client that talks to a coordinator of this fleet alone, whatever its address is called."""
+
+    def name_the_fleet(request: httpx.Request) -> None:
+        request.extensions["sni_hostname"] = api_host_name(fleet)  # the name that the certificate has to have
+
+    return httpx.Client(
+        base_url=url,
+        headers=headers,
+        timeout=_TIMEOUT,
+        trust_env=False,
+        verify=https.pinned(certificate_der(authority)),
+        event_hooks={"request": [name_the_fleet]},
+    )
+
+
+def _authority_of(home: Home) -> str:
+    try:
+        return (home.authority / "certificate.pem").read_text()
+    except OSError as error:
+        raise InvalidInput(f"cannot read the fleet's certificate: {error.strerror}", advice="run as the user who owns the home") from error
 
 
 class CoordinatorClient:
@@ -80,6 +118,34 @@ class CoordinatorClient:
 
     def revoke_token(self, token_id: str) -> None:
         self._call("DELETE", f"/api/v1/tokens/{quote(token_id, safe='')}")
+
+    def ready(self) -> bool:
+        with _named(self._http):
+            return self._http.get("/readyz").is_success
+
+    def invite(self) -> InvitationView:
+        return self._get(InvitationView, "/api/v1/join")
+
+    def join(self, request: JoinRequest) -> MembershipView:
+        """The coordinator takes the host of the address that this comes from, and of the request's the port."""
+        body = dataclasses.asdict(request)
+        _, _, port = str(body.pop("address")).rpartition(":")
+        return _decode(MembershipView, self._call("POST", "/api/v1/join", json={**body, "port": int(port)}))
+
+    def keys(self) -> list[KeyView]:
+        return self._get(list[KeyView], "/api/v1/keys")
+
+    def new_key(self, wish: NewKey) -> KeyView:
+        return _decode(KeyView, self._call("POST", "/api/v1/keys", json=plain(wish)))
+
+    def revoke_key(self, key_id: str) -> KeyView:
+        return _decode(KeyView, self._call("DELETE", f"/api/v1/keys/{_step(key_id)}"))
+
+    def audit(self, since_seconds: float) -> list[AuditEntry]:
+        return self._get(list[AuditEntry], "/api/v1/audit", {"since": str(since_seconds)})
+
+    def verify_audit(self) -> AuditVerdict:
+        return self._get(AuditVerdict, "/api/v1/audit/verdict")
 
     def models(self) -> list[ModelView]:
         return self._get(list[ModelView], "/api/v1/models")
@@ -195,6 +261,9 @@ def _named(http: httpx.Client) -> Iterator[None]:
     try:
         yield
     except (httpx.ConnectError, httpx.TimeoutException) as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            advice = "is another one at this address now? `glmfleet login` again, if you trust it"
+            raise Denied(f"{http.base_url} is no coordinator of the fleet that this home knows", advice=advice) from error
         raise Unavailable(f"the coordinator at {http.base_url} does not answer", advice="is it stopping? try again") from error
     except httpx.TransportError as error:
         raise Unavailable(f"the coordinator at {http.base_url} went away", advice="look at the terminal of glmfleet serve") from error

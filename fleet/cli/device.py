@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from device.agent.identity import is_member
+from device.agent.joining import join as join_fleet
 from device.agent.membership import leave as leave_fleet
 from device.agent.only import only_agent
 from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home, parse_size
 from fleet.cli.output import note
 from fleet.home import Home
 from fleet.trust.authority import Authority
-from protos.enrolment import TOKEN_VARIABLE, parse_token
+from protos.enrolment import TOKEN_VARIABLE, parse_token, words
 from protos.errors import InvalidInput
+from protos.net.addresses import address_of
 
 app = typer.Typer(name="device", rich_markup_mode="rich")
+
+DEFAULT_PORT = 7400  # of `glmfleet serve`
 
 MemoryOption = Annotated[
     str | None, typer.Option("--memory", metavar="SIZE", help="What models may take, for example 2GiB.", show_default=False)
@@ -27,7 +32,7 @@ MemoryOption = Annotated[
 
 @app.callback()
 def _group() -> None:
-    """The agent on a real board: run, leave."""
+    """The agent on a real board: run, join, leave."""
 
 
 @app.command()
@@ -53,6 +58,49 @@ def run(
     """
     opened = open_home(home)
     chosen = name or socket.gethostname()
+    if not insecure:
+        _ensure_identity(opened, chosen, token)
+    _become_agent(opened, chosen, port, interface, memory, token, insecure=insecure)
+
+
+@app.command()
+def join(
+    where: Annotated[str, typer.Argument(metavar="HOST[:PORT]", help="Where the coordinator answers (`glmfleet serve --host ...`).")],
+    token: Annotated[str, typer.Option("--token", envvar=TOKEN_VARIABLE, help="Of `glmfleet devices token`.", show_default=False)],
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="gRPC port, at which the coordinator dials.")] = 7420,
+    name: Annotated[
+        str | None, typer.Option("--name", help="What people call this device (default: the host name).", show_default=False)
+    ] = None,
+    interface: InterfaceOption = None,
+    memory: MemoryOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Join a fleet whose coordinator mDNS does not reach, then run the agent. Once joined, it only runs.
+
+    Example: glmfleet device join desk.example --token glmfleet-...
+    """
+    opened = open_home(home)
+    chosen, parsed = name or socket.gethostname(), parse_token(token)
+    with only_agent(opened.device):
+        if is_member(opened.device):
+            note("this board belongs to a fleet already: its token is not looked at (to take it out: glmfleet device leave)")
+        else:
+            identity = join_fleet(opened.device, address_of(where, DEFAULT_PORT), parsed, chosen, port)
+            note(f"{chosen} ({words(identity.device_id)}) is of the fleet {identity.fleet_id}; the coordinator dials its port {port}")
+    _become_agent(opened, chosen, port, interface, memory, None)
+
+
+def _become_agent(
+    opened: Home,
+    chosen: str,
+    port: int,
+    interface: list[str] | None,
+    memory: str | None,
+    token: str | None,
+    *,
+    insecure: bool = False,
+) -> NoReturn:
+    """In this process's place: signals, exit code and terminal are the agent's own."""
     arguments = ["--state", str(opened.device), "--name", chosen, "--port", str(port)]
     for address in interface or ():
         arguments += ["--interface", address]
@@ -60,8 +108,6 @@ def run(
         arguments += ["--memory", str(parse_size(memory))]
     if insecure:
         arguments += ["--insecure", "--host", "127.0.0.1"]
-    else:
-        _ensure_identity(opened, chosen, token)
     environment = {**os.environ, TOKEN_VARIABLE: token or ""}
     # In this process's place: signals, exit code and terminal are the agent's own. -P: nothing is imported from the folder we stand in.
     os.execve(sys.executable, [sys.executable, "-P", "-m", "device", *arguments], environment)  # nosec B606 # no shell is the point

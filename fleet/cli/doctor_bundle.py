@@ -36,13 +36,14 @@ from sim_devices.processes import LOG
 LOG_LINES, LOG_BYTES, MOST_LOGS = 200, 256 << 10, 20
 REMOVED = "[removed]"
 _SHOWN_VARIABLES = ("GLMFLEET_HOME", "GLMFLEET_DEBUG", "HF_ENDPOINT", "LANG")
-_SECRET_FILES = ("api-key", "api-keys.json", "key.pem")
+_SECRET_FILES = ("api-key", "key.pem")
 _LEAST_SECRET = 12  # characters: a shorter piece of a key is in many a word
 _PATTERNS = tuple(
     re.compile(pattern, flags)
     for pattern, flags in (
         (r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
         (r"glmfleet-[a-z2-7]{40,}", re.IGNORECASE),  # an enrolment token
+        (r"glmfleet-(key|login)-[\w-]+", 0),  # of the API
         (r"(?<=bearer )[^\s\"',}]+", re.IGNORECASE),
         (r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)", 0),  # of a database's URL, a proxy's, a model hub's
         (r"\bhf_[A-Za-z0-9]{20,}", 0),  # of a model hub

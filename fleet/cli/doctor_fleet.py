@@ -23,8 +23,7 @@ _SEED = "it needs no mDNS once it is known: glmfleet serve --seed {address}; or 
 _MEANS: dict[str, tuple[str, str]] = {  # what was met, and what to do
     "answers": ("it answers there now", "it may come back by itself within seconds; else restart its agent"),
     "refused": ("the machine is there and refuses: nobody listens on that port", "start the agent there: glmfleet device run"),
-    "dropped": ("a machine of this network has that address and is silent: a firewall drops what is sent to it", _FIREWALL),
-    "silent": ("nothing comes back: a firewall drops what is sent, or it is an address of another network", _FIREWALL),
+    "silent": ("nothing comes back: a firewall, a machine that has just gone, or an address of another network", _FIREWALL),
     "unreachable": ("no machine has that address now", "is it switched on, and on this network? what it announces is tried at once"),
     "unresolved": ("no address is known for that name", "give its address: glmfleet serve --seed HOST:PORT"),
     "hangs": ("the connection is taken and nothing is said: its agent hangs", "restart its agent"),
@@ -53,7 +52,8 @@ def unreached(attempts: Sequence[Attempt], multicast: Multicast | None) -> tuple
     telling = min(attempts, key=lambda one: _TELLING.index(one.outcome))
     advice = _MEANS[telling.outcome][1].format(port=telling.address.rpartition(":")[2])
     if multicast is not None and (multicast.heard or multicast.advertised):
-        words.append("it answers to mDNS" if multicast.heard else "it was heard by mDNS")
+        running = telling.outcome == "silent" and multicast.heard
+        words.append("it answers to mDNS" + (", so it is a firewall" if running else "") if multicast.heard else "it was heard by mDNS")
     return "; ".join(words), advice
 
 
@@ -65,7 +65,6 @@ _TELLING = (
     "hangs",
     "no tls",
     "refused",
-    "dropped",
     "silent",
     "another fleet",
     "another device",

@@ -150,6 +150,7 @@ def token(
         return
     say(made.token)
     note(f"token {made.token_id}, good for one board until {_when(made.expires)}; on the board: glmfleet device run --token TOKEN")
+    note("  where mDNS does not reach, and the coordinator listens (serve --host): glmfleet device join HOST --token TOKEN")
 
 
 def _print_tokens(tokens: list[TokenView], as_json: bool) -> None:

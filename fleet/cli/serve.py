@@ -3,41 +3,63 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 
 from fleet.api.app import create_app
-from fleet.api.caller import Authenticate
-from fleet.api.malformed import HttpProtocol
+from fleet.api.connections import Door
+from fleet.api.server import make_server
 from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home, parse_duration
 from fleet.cli.output import note
 from fleet.home import Home
 from fleet.service.coordinator import Coordinator
 from fleet.store.engine import parse_url
-from fleet.trust.api_key import authenticator, ensure_key
-from fleet.trust.authority import LONGEST_LIFE, SHORTEST_LIFE
-from protos.errors import Denied, InvalidInput
+from fleet.trust.api_key import ensure_key
+from fleet.trust.authority import LONGEST_LIFE, SHORTEST_LIFE, Authority, utc_now
+from fleet.trust.login import read_login
+from fleet.trust.server_certificate import ServerCertificate, names_of_this_machine
+from protos.enrolment import authority_hash, fleet_words
+from protos.errors import Conflict, Denied, FleetError, InvalidInput
+from protos.net.addresses import joined_address
+from protos.net.door import raise_limit
 from protos.net.listening import bound
 from protos.net.transport import is_loopback
 
 DEFAULT_PORT = 7400
-DRAIN_SECONDS = 2  # what open answers get to end after a signal, before they are cancelled
+RENEW_SECONDS = 60.0  # between two looks at whether the certificate has to be another
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Listening:
+    """`authority`: beyond loopback, with HTTPS; `key`: of the home, "" when none is asked for; `names`: further names of this machine;
+    `reach`: where other machines find it."""
+
+    authority: Authority | None
+    key: str
+    names: tuple[str, ...]
+    reach: tuple[str, ...]
 
 
 def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="HTTP port; 0: any free one.")] = DEFAULT_PORT,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; beyond loopback only with --require-key.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; beyond loopback with HTTPS and keys.")] = "127.0.0.1",
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", metavar="NAME", help="A further name or address of this machine, for clients; may be repeated."),
+    ] = None,
     require_key: Annotated[
-        bool, typer.Option("--require-key", help="Ask every client for the key in the file api-key of the home, made when missing.")
+        bool, typer.Option("--require-key", help="Ask for a key on loopback, too: one of `glmfleet keys`, or the home's own (api-key).")
     ] = False,
     seed: Annotated[
         list[str] | None,
@@ -64,18 +86,24 @@ def serve(
 
     Example: glmfleet serve --port 7400
     """
+    raise_limit()
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     opened = open_home(home)
+    beyond = not is_loopback(host)
+    if beyond and insecure:
+        raise Denied(f"--insecure is for loopback only, not for {host}", advice="leave --insecure out: TLS needs no set-up")
     life = timedelta(seconds=parse_duration(certificate_life))
     if not SHORTEST_LIFE <= life <= LONGEST_LIFE:
         raise InvalidInput(f"certificates for {certificate_life}", advice="from 10m to 365d")
-    if not is_loopback(host) and not require_key:
-        raise Denied(f"listening on {host} lets everyone in reach use the fleet", advice="add --require-key, or leave --host out")
     opened.check_not_served()  # before its port is found to be taken
-    authenticate = authenticator(ensure_key(opened)) if require_key else None
+    if (login := read_login(opened)) is not None:
+        raise Conflict(f"this home is logged in at {login.address}", advice="`glmfleet logout` first, or serve another --home")
+    authority = Authority.open(opened.authority, life=life) if beyond else None  # before anybody of this home looks for it
+    key = ensure_key(opened) if beyond or require_key else ""
     with bound(host, port) as listener:
-        url = _url(host, listener.getsockname()[1])
-        with opened.serving(url, _file_of(store)):
+        port = listener.getsockname()[1]
+        url, reach = _url(host, port, secure=beyond), _reach(host, port, name or ())
+        with opened.serving(url, _file_of(store), reach):
             coordinator = Coordinator(
                 opened,
                 seeds=tuple(seed or ()),
@@ -84,7 +112,7 @@ def serve(
                 store=store,
                 certificate_life=life,
             )
-            asyncio.run(_serve(coordinator, listener, url, opened, authenticate))
+            asyncio.run(_serve(coordinator, listener, url, opened, _Listening(authority, key, tuple(name or ()), reach)))
 
 
 def _file_of(store: str | None) -> Path | None:
@@ -93,15 +121,7 @@ def _file_of(store: str | None) -> Path | None:
     return Path(url.database).absolute() if url is not None and url.get_backend_name() == "sqlite" and url.database else None
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: it would raise the signal again, after which nothing of ours could be closed."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, home: Home, authenticate: Authenticate | None) -> None:
+async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, home: Home, how: _Listening) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -113,27 +133,53 @@ async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, ho
 
     for number in signals:
         loop.add_signal_handler(number, on_signal)
-    async with coordinator:
-        config = uvicorn.Config(
-            create_app(coordinator, authenticate=authenticate),
-            http=HttpProtocol,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=DRAIN_SECONDS,
-        )
-        server = _Server(config)
-        async with asyncio.TaskGroup() as tasks:
-            serving = tasks.create_task(server.serve(sockets=[listener]), name="http")
-            stopping = tasks.create_task(stop.wait(), name="signal")
-            note(f"glmfleet serves {url} for {home.path}; API: {url}/openapi.json; Ctrl-C ends it")
-            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            server.should_exit = True
+    async with coordinator, asyncio.TaskGroup() as tasks:
+        certificate, renewing = None, None
+        if how.authority is not None:
+            certificate = ServerCertificate(how.authority, home.coordinator, names_of_this_machine(how.names))
+            renewing = tasks.create_task(_renew(certificate, how.names), name="renew the certificate")
+        authenticate = coordinator.authenticator(how.key) if how.key else None
+        server = make_server(create_app(coordinator, authenticate=authenticate), Door(tls=certificate.context if certificate else None))
+        serving = tasks.create_task(server.serve(sockets=[listener]), name="http")
+        stopping = tasks.create_task(stop.wait(), name="signal")
+        note(f"glmfleet serves {url} for {home.path}; API: {url}/openapi.json; Ctrl-C ends it")
+        if how.authority is not None:
+            note(f"on another machine: glmfleet login {how.reach[0] if how.reach else 'ADDRESS'}")
+            note(f"  the fleet's fingerprint, to be compared there: {fleet_words(authority_hash(how.authority.public_der))}")
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if renewing is not None:
+            renewing.cancel()
+        server.should_exit = True
     note("stopped")
 
 
-def _url(host: str, port: int) -> str:
+async def _renew(certificate: ServerCertificate, names: Sequence[str]) -> None:
+    """For ever: in time before it ends, and when this machine has other addresses."""
+    while True:
+        await asyncio.sleep(RENEW_SECONDS)
+        try:
+            if certificate.refresh(await asyncio.to_thread(names_of_this_machine, names), utc_now()):
+                _log.info("the certificate of the HTTP API was renewed")
+        except FleetError as error:
+            _log.error("the certificate of the HTTP API could not be renewed: %s", error.detail)
+
+
+def _url(host: str, port: int, *, secure: bool) -> str:
     """Where clients of this machine find it."""
-    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # nosec B104 # it listens where it is told
-    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+    return f"{'https' if secure else 'http'}://{joined_address({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host), port)}"  # nosec B104 # it listens where it is told
+
+
+def _reach(host: str, port: int, names: Sequence[str]) -> tuple[str, ...]:
+    """By which addresses other machines find it, the likeliest first: those that were given, then its own. None on loopback."""
+    if is_loopback(host):
+        return ()
+    own: Sequence[str] = (host,)
+    if host in ("0.0.0.0", "::"):
+        own = [one for one in names_of_this_machine().addresses if _is_reached(one, host)]
+    return tuple(joined_address(one, port) for one in dict.fromkeys([*names, *own]))
+
+
+def _is_reached(address: str, host: str) -> bool:
+    ip = ipaddress.ip_address(address)
+    return not (ip.is_loopback or ip.is_link_local) and (ip.version == 4 or host == "::")

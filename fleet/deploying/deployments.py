@@ -55,6 +55,7 @@ class Deployments:
         *,
         vouched: Vouched = lambda _model, _manifest: None,
         period_seconds: float = PERIOD_SECONDS,
+        moved: Callable[[str, str], None] = lambda _pipeline, _devices: None,
     ) -> None:
         """`vouched` as of Deployer."""
         self._registry = registry
@@ -67,6 +68,7 @@ class Deployments:
         self._deploying: dict[str, _Deploying] = {}
         self._ending: set[str] = set()
         self._closing = False
+        self._moved = moved
         self._background = Background()
         self._keeper = Keeper(
             registry,
@@ -119,6 +121,10 @@ class Deployments:
         coming = [one.desired for one in self._deploying.values()]
         deployment = find(model, self._in_force, coming, self._unreadable, self._artifacts.list)
         return least_work(deployment.desired.name, deployment.pipelines, avoid)
+
+    async def changed_within(self, seconds: float) -> None:
+        """Until the state of some pipeline may have changed, or the seconds have passed; `choose` says what it is."""
+        await self._keeper.changed_within(seconds)
 
     def manifest(self, name: str, spec: PipelineSpec) -> Manifest:
         """Blocks. Raises NotFound when the model was removed here, Conflict when its name means another version now."""
@@ -196,6 +202,7 @@ class Deployments:
             worker.result()
             devices = ", ".join(stage.device_name for stage in placed.plans[0].stages)
             _log.warning("%s was moved to %s", lost.spec.pipeline_id, devices)
+            self._moved(lost.spec.pipeline_id, devices)
 
     async def undeploy(self, name: str) -> None:
         """Raises NotFound listing the deployments, Conflict while it is being deployed. Absent devices are seen to on their return."""

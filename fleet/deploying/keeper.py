@@ -87,6 +87,7 @@ class Keeper:
         self._move = move
         self._period_seconds = period_seconds
         self._woken = asyncio.Event()
+        self._news = asyncio.Event()
 
     def start(self) -> None:
         self._background.start(self._keep_up(), "keep deployments up")
@@ -94,6 +95,15 @@ class Keeper:
 
     def wake(self) -> None:
         self._woken.set()
+        self._tell()
+
+    async def changed_within(self, seconds: float) -> None:
+        """Until the state of some pipeline may have changed, or the seconds have passed."""
+        await set_within(self._news, seconds)
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
 
     def stale(self, desired: Desired) -> list[Unload]:
         """Stages of this deployment that it does not want."""
@@ -117,6 +127,7 @@ class Keeper:
             for deployment in list(self._in_force.values()):
                 for pipeline in deployment.pipelines:
                     self._advance(pipeline, replaced=self._replaced(pipeline))
+            self._tell()
             if clearing is None or clearing.done():
                 clearing = self._background.start(self._clear_away(), "clear away")
             self._registry.forget_departed({device for one in self._in_force.values() for device in one.desired.devices})

@@ -6,6 +6,7 @@ new form; one that is needed, or means something else, does. Forms of older vers
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from protos.dtypes import KvDtype, WireDtype
 from protos.ids import PipelineId
 
 FORM = 2  # 1: {"plan": ...}, with no number
+_SUM = "sha256"
 _WHY_LENGTH = 120
 _TOO_LARGE = 1 << 63  # for the messages it will be sent in
 
@@ -40,26 +42,35 @@ def write(desired: Desired) -> str:
     ]
     request = None if desired.request is None else _request_out(desired.request)
     policy: _Json = {"replan_after_seconds": desired.policy.replan_after_seconds}
-    return json.dumps({"form": FORM, "pipelines": pipelines, "request": request, "policy": policy}, sort_keys=True)
+    whole: dict[str, _Json] = {"form": FORM, "pipelines": pipelines, "request": request, "policy": policy}
+    return json.dumps({**whole, _SUM: _sum_of(whole)}, sort_keys=True)
 
 
 def read(name: str, generation: int, text: str) -> Desired | Unreadable:
     """What `write` made of it, in this version or an older one. Keys that a form does not know are passed over. Never raises."""
     try:
-        whole = _Reader("the deployment", json.loads(text))
+        plain = json.loads(text)
+        whole = _Reader("the deployment", plain)
         form = whole.whole("form", 1)
+        if form not in (1, FORM):
+            return Unreadable(name, generation, f"it is stored in form {form}, and this version reads forms 1 to {FORM}", text)
+        if whole.has(_SUM) and whole.text(_SUM) != _sum_of({key: value for key, value in plain.items() if key != _SUM}):
+            return Unreadable(name, generation, "it has changed on the disk: its sum is wrong", text)
         if form == 1:
             return new_desired(name, generation, (_plan_in(whole.inner("plan")),), None)
-        if form == FORM:
-            pipelines = tuple(_pipeline_in(one) for one in whole.inners("pipelines"))
-            request = None if whole.lacks("request") else _request_in(whole.inner("request"))
-            policy = DEFAULT_POLICY if whole.lacks("policy") else _policy_in(whole.inner("policy"))
-            return Desired(name, generation, pipelines, request, policy)
-        return Unreadable(name, generation, f"it is stored in form {form}, and this version reads forms 1 to {FORM}", text)
+        pipelines = tuple(_pipeline_in(one) for one in whole.inners("pipelines"))
+        request = None if whole.lacks("request") else _request_in(whole.inner("request"))
+        policy = DEFAULT_POLICY if whole.lacks("policy") else _policy_in(whole.inner("policy"))
+        return Desired(name, generation, pipelines, request, policy)
     except _WrongError as wrong:
         return Unreadable(name, generation, str(wrong)[:_WHY_LENGTH], text)
     except (ValueError, RecursionError):
         return Unreadable(name, generation, "it is not JSON", text)
+
+
+def _sum_of(whole: Mapping[str, object]) -> str:
+    """A disk that changes a bit must not change a plan. Older versions wrote none."""
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 def _plan_out(plan: Plan) -> dict[str, _Json]:

@@ -9,7 +9,6 @@ from typing import Literal
 Outcome = Literal[
     "answers",
     "refused",  # a machine is there, and nobody listens
-    "dropped",  # a machine with this address is on our own network, and does not even refuse
     "silent",  # nothing came back
     "unreachable",  # no way there, or no machine has the address
     "unresolved",

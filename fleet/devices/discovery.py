@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Literal, Self, TypeAlias
 
 from fleet.background import Background, set_within, together
+from fleet.devices.hearsay import Hearsay
 from fleet.devices.mdns import AdvertBrowser
 from fleet.devices.probe import ProbedMember, probe
+from fleet.devices.ranking import is_near
 from fleet.devices.remembered import Proven
 from fleet.devices.views import DiscoveryReport
 from protos.errors import Denied, FleetError, InvalidInput
 from protos.ids import DeviceId, FleetId, parse_device_id
 from protos.net import watch
+from protos.net.addresses import dialable
 from protos.net.interfaces import Interface, Survey, why_alone
 from protos.net.transport import Credentials, split_address
 from protos.net.watch import Change
@@ -26,12 +30,13 @@ _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.5, 10.0  # a seed that does not an
 _ASK_AGAIN_SECONDS, _LAST_ASK_AGAIN_SECONDS = 10.0, 120.0  # for devices that could not be reached
 ASKED_AGAIN = 64  # of them at once
 _RECALLS, _RECALLED_AT_ONCE = 11, 32  # the last some 8 minutes after the first
+SHOWN = 8  # adverts that nobody proved, in a report
 _AGAIN_SECONDS = 60.0  # a seed that did: another device may have taken its address
 
 _log = logging.getLogger(__name__)
 
 
-FoundBy: TypeAlias = Literal["mdns", "seed", "memory"]
+FoundBy: TypeAlias = Literal["mdns", "seed", "memory", "join"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class Discovery:
     `found` is called again when a device's addresses change or a seed comes back; `removed` is a hint to look, no proof. `moved` is called
     when this machine's own network has changed, or the machine has slept: it is browsed anew then. All are called in the event loop and
     must not block. `stranger(board, addresses, found_by)` is called for boards that ask for a fleet, with None for a seed that is nobody
-    of ours. `unreached` says whom of those found nobody could reach: they are asked for again.
+    of ours. `unreached` says whom of those found nobody could reach: they are asked for again. Of the others than the `known` an advert
+    is believed when its device has shown its certificate, so that forged ones are counted in the report and are nowhere else.
 
     `remembered` are looked for where they were, for some minutes; of those that are not there any more nothing is said.
     `seeds` are "host:port" (its id is learnt by a TLS handshake) or, the only form without credentials, "id@host:port".
@@ -90,6 +96,7 @@ class Discovery:
         moved: Callable[[], None] = lambda: None,
         unreached: Callable[[], Sequence[DeviceId]] = lambda: (),
         stranger: Callable[[DeviceId | None, tuple[str, ...], FoundBy], None] = lambda _board, _addresses, _found_by: None,
+        known: Callable[[DeviceId], bool] = lambda _device: True,
         look: Callable[[Sequence[str] | None], Survey] = watch.look,
     ) -> None:
         self._fleet = fleet
@@ -99,6 +106,8 @@ class Discovery:
         self._moved = moved
         self._unreached = unreached
         self._stranger = stranger
+        self._known = known
+        self._hearsay: Hearsay[DeviceId] = Hearsay(self._who_is_at, near=self.near)
         self._seeds = tuple(parse_seed(text) for text in seeds)
         self._remembered = tuple(remembered) if credentials is not None else ()
         self._asked = interfaces
@@ -118,6 +127,7 @@ class Discovery:
             first = await asyncio.to_thread(self._look, self._asked)
             browsing = await stack.enter_async_context(AsyncExitStack())
             await self._browse(browsing, Change(first))
+            await stack.enter_async_context(self._hearsay)
             background = await stack.enter_async_context(Background())
             for seed in self._seeds:
                 background.start(self._follow(seed), f"seed {seed}")
@@ -139,6 +149,11 @@ class Discovery:
             problems.append(f"mDNS: more adverts than can be remembered, {browser.forgotten} were dropped: is somebody forging them?")
         if browser is not None and browser.unresolved:
             problems.append(f"mDNS: {browser.unresolved} adverts have no address yet")
+        if len(self._hearsay):
+            shown = list(islice(self._hearsay.unproven(), SHOWN))
+            what = "1 device says that it is" if len(self._hearsay) == 1 else f"{len(self._hearsay)} devices say that they are"
+            said = [f"mDNS: {one.claim} says that it is of this fleet, and does not prove it: {one.problem}" for one in shown]
+            problems += said if len(said) == len(self._hearsay) else [f"mDNS: {what} of this fleet and did not prove it", *said[:1]]
         return DiscoveryReport(
             fleet_id=self._fleet,
             interfaces=tuple(one.address for one in seen.usable) if browser is not None else (),
@@ -166,6 +181,10 @@ class Discovery:
         self._browser.send_probe(number)
         return True
 
+    def near(self, host: str) -> bool:
+        """Whether the address is one of a few that are near this machine, and not one of as many as somebody likes."""
+        return is_near(host, self._survey.own)
+
     async def _watch(self, browsing: AsyncExitStack, first: Survey) -> None:
         watching = watch.changes(first, lambda: self._look(self._asked), failed=lambda: bool(self._cannot_start))
         async with aclosing(watching) as changes:
@@ -183,7 +202,15 @@ class Discovery:
             if self._browser is not None:
                 await self._browser.follow(change)
             elif change.survey.usable:
-                browser = AdvertBrowser(self._fleet, change.survey, self._advertised, self._removed, enrollable=self._asks_to_join)
+                browser = AdvertBrowser(
+                    self._fleet,
+                    change.survey,
+                    self._advertised,
+                    self._said_goodbye,
+                    enrollable=self._asks_to_join,
+                    known=self._known,
+                    dropped=self._removed,
+                )
                 self._browser = await browsing.enter_async_context(browser)
             self._cannot_start = ""
         except (OSError, RuntimeError) as error:  # a RuntimeError: an interface has gone meanwhile
@@ -218,7 +245,30 @@ class Discovery:
                 self._browser.ask_again(waiting[:ASKED_AGAIN])
 
     def _advertised(self, device: DeviceId, addresses: tuple[str, ...], gateway: bool) -> None:
-        self._found(Candidate(device, addresses, "mdns", gateway))
+        if self._credentials is None or self._known(device):
+            self._hearsay.forget(device)
+            self._found(Candidate(device, addresses, "mdns", gateway))
+        else:
+            self._hearsay.heard(device, addresses)
+
+    def _said_goodbye(self, device: DeviceId) -> None:
+        self._hearsay.forget(device)
+        self._removed(device)
+
+    async def _who_is_at(self, address: str, claims: tuple[DeviceId, ...], seconds: float) -> Collection[DeviceId]:
+        """Whoever of ours is there is found, expected or not. Raises FleetError."""
+        assert self._credentials is not None  # without, every advert is believed
+        places = dialable([address])
+        for place in places:
+            try:
+                device, gateway = await probe(place, self._credentials, seconds)
+            except FleetError:
+                if place == places[-1]:
+                    raise
+                continue
+            self._found(Candidate(device, tuple(dict.fromkeys([address, *self._hearsay.addresses(device)])), "mdns", gateway))
+            return (device,)
+        return ()
 
     def _asks_to_join(self, board: DeviceId, addresses: tuple[str, ...]) -> None:
         self._stranger(board, addresses, "mdns")

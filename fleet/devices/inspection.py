@@ -23,7 +23,7 @@ class Inspection:
     """An async context manager. `life` is that of the fleet's certificates, `now` in unix seconds."""
 
     def __init__(
-        self, registry: Registry, discovery: Discovery, credentials: Credentials | None, life: timedelta | None, now: Callable[[], float]
+        self, registry: Registry, discovery: Discovery, credentials: Credentials | None, life: timedelta, now: Callable[[], float]
     ) -> None:
         self._registry = registry
         self._discovery = discovery
@@ -48,9 +48,8 @@ class Inspection:
 
     async def _look(self) -> FleetDiagnosis:
         probed_on, found = await look_closely(self._registry, self._discovery, self._credentials, self._now)
-        own = None
+        own = life = None
         if self._credentials is not None:
             own = load_pem_x509_certificate(self._credentials.certificate).not_valid_after_utc.timestamp() - self._now()
-        return FleetDiagnosis(
-            version("glmfleet"), str(SPOKEN), self._life.total_seconds() if self._life is not None else None, own, probed_on, found
-        )
+            life = self._life.total_seconds()
+        return FleetDiagnosis(version("glmfleet"), str(SPOKEN), life, own, probed_on, found)

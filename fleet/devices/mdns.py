@@ -23,6 +23,7 @@ from protos.net.interfaces import Survey
 from protos.net.watch import Change
 
 ADVERTS = 4096  # an advert costs nothing to forge: remember no more than this, and forget the oldest first
+_MOST_CACHED, _CACHE_SECONDS = 4, 5.0  # names for each advert: itself, its host, and again in the list of all
 _RESOLVERS = 16
 _REQUEST_SECONDS = 1.0
 _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.2, 30.0
@@ -60,13 +61,18 @@ class AdvertBrowser:
         removed: Callable[[DeviceId], None],
         *,
         enrollable: Callable[[DeviceId, tuple[str, ...]], None] = lambda _board, _addresses: None,
+        known: Callable[[DeviceId], bool] = lambda _device: False,
+        dropped: Callable[[DeviceId], None] | None = None,
         limit: int = ADVERTS,
     ) -> None:
+        """Of more than `limit` adverts the oldest are forgotten, those of the `known` last; `dropped` is told (None: as `removed`)."""
         self._fleet = fleet
         self._where = where
         self._found = found
         self._removed = removed
         self._enrollable = enrollable
+        self._known = known
+        self._dropped = dropped or removed
         self._limit = limit
         self._adverts: OrderedDict[str, _Advert] = OrderedDict()
         self._queue: asyncio.Queue[str] = asyncio.Queue()
@@ -102,6 +108,7 @@ class AdvertBrowser:
             stack.push_async_callback(self._stop_asking)
             self._responder = responder
             self._ask_everybody()
+            background.start(self._bound_the_cache(), "bound what mDNS keeps")
             self._stack = stack.pop_all()
         return self
 
@@ -158,8 +165,7 @@ class AdvertBrowser:
                 return  # records that still change after the goodbye are no device
             advert = self._adverts[key] = _Advert(name)
             while len(self._adverts) > self._limit:
-                self._forget(next(iter(self._adverts)))
-                self.forgotten += 1
+                self._drop_one()
         # Announcements carry all records, so most names need no question.
         info = AsyncServiceInfo(SERVICE_TYPE, name)
         if info.load_from_cache(zeroconf):
@@ -216,6 +222,27 @@ class AdvertBrowser:
             self._cancel_retry(advert)
             if advert.device is not None:
                 self._removed(advert.device)
+
+    def _drop_one(self) -> None:
+        oldest = (key for key, advert in self._adverts.items() if advert.device is None or not self._known(advert.device))
+        advert = self._adverts.pop(next(oldest, next(iter(self._adverts))))
+        self._cancel_retry(advert)
+        self.forgotten += 1
+        if advert.device is not None:
+            self._dropped(advert.device)
+
+    async def _bound_the_cache(self) -> None:
+        """zeroconf keeps whatever it hears until its time is up, which is whatever its sender says: what is too much is all forgotten, and
+        who is there is asked."""
+        assert self._responder is not None
+        cache = self._responder.zeroconf.cache
+        while True:
+            await asyncio.sleep(_CACHE_SECONDS)
+            if len(cache.cache) + len(cache.cache.get(SERVICE_TYPE, ())) <= _MOST_CACHED * self._limit:
+                continue
+            await self._stop_asking()
+            cache.async_remove_records([record for store in list(cache.cache.values()) for record in list(store)])
+            self._ask_everybody()
 
     def _forget_all(self) -> None:
         for advert in self._adverts.values():

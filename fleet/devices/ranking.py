@@ -9,6 +9,7 @@ from protos.net.addresses import joined_address
 from protos.net.interfaces import Interface
 
 MOST = 16  # addresses of one device: each is dialled
+MOST_OF_A_NETWORK = 4096
 
 
 def ranked(addresses: Iterable[str], port: int, own: Sequence[Interface]) -> tuple[str, ...]:
@@ -27,6 +28,15 @@ def ranked(addresses: Iterable[str], port: int, own: Sequence[Interface]) -> tup
 
     dialable = {address for text in addresses if (address := _address(text)) is not None}
     return tuple(joined_address(str(address), port) for address in sorted(dialable, key=rank)[:MOST])
+
+
+def is_near(host: str, own: Sequence[Interface]) -> bool:
+    """Whether it is this machine, or on a network of ours that has so few addresses that each can be looked at."""
+    address = _address(host.strip("[]"))
+    if address is None:
+        return False
+    small = [one.network for one in own if one.network.num_addresses <= MOST_OF_A_NETWORK]
+    return any(address == one.ip for one in own) or any(address.version == one.version and address in one for one in small)
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -7,7 +7,6 @@ import errno
 import socket
 import ssl
 from datetime import UTC, datetime
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -22,10 +21,7 @@ from protos.net.handshake import shake_hands
 from protos.net.transport import split_address
 
 CONNECT_SECONDS = 4.0  # the kernel gives an address of our own network up that nobody has after 3
-DOUBT_SECONDS = 9.0  # and one that somebody had a while ago after 11
 TLS_SECONDS = 4.0
-_NEIGHBOURS = Path("/proc/net/arp")
-_ANSWERED = 0x2  # ATF_COM of linux/if_arp.h
 _NO_WAY = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL)
 
 
@@ -44,12 +40,10 @@ async def attempt(address: str, device: DeviceId, credentials: Credentials | Non
 
 async def _connect(host: str, port: int) -> tuple[Outcome, str]:
     try:
-        async with asyncio.timeout(None) as deadline:
-            loop = asyncio.get_running_loop()
-            deadline.reschedule(loop.time() + CONNECT_SECONDS + (DOUBT_SECONDS if answered_arp(_neighbours(), host) else 0.0))
+        async with asyncio.timeout(CONNECT_SECONDS):
             _, writer = await asyncio.open_connection(host, port)
     except TimeoutError:
-        return ("dropped" if answered_arp(_neighbours(), host) else "silent"), ""
+        return "silent", ""
     except socket.gaierror as error:
         return "unresolved", str(error.strerror)
     except OSError as error:
@@ -58,19 +52,6 @@ async def _connect(host: str, port: int) -> tuple[Outcome, str]:
         return "refused", ""
     writer.transport.abort()
     return "answers", ""
-
-
-def answered_arp(table: str, host: str) -> bool:
-    """Whether, by the kernel's table (/proc/net/arp), a machine on a network of ours has this IPv4 address."""
-    rows = [line.split() for line in table.splitlines()[1:]]
-    return any(len(row) >= 4 and row[0] == host and int(row[2], 16) & _ANSWERED for row in rows)
-
-
-def _neighbours() -> str:
-    try:
-        return _NEIGHBOURS.read_text()
-    except OSError:
-        return ""
 
 
 async def _who(address: str, device: DeviceId, credentials: Credentials, now: float) -> tuple[Outcome, str]:

@@ -17,7 +17,7 @@ from protos.net.race import Closable, Unreached, race
 
 R = TypeVar("R", bound=Closable)
 
-_BREATH_SECONDS = 0.05  # however often adverts wake us
+_BREATH_SECONDS, _LONGEST_BREATH_SECONDS = 0.05, 2.0  # however often adverts wake us; longer, the longer it was not to be found
 _ASK_DOCTOR = "glmfleet doctor"
 
 
@@ -105,7 +105,7 @@ class Redial:
                 finally:
                     await reached.close()
             failures = failures + 1 if heard_at() == heard_before else 0
-            await asyncio.sleep(_BREATH_SECONDS)
+            await asyncio.sleep(min(max(_BREATH_SECONDS, self._rules.wait_seconds(failures) if failures else 0.0), _LONGEST_BREATH_SECONDS))
             await set_within(self._woken, self._rules.wait_seconds(failures))
 
 

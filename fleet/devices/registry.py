@@ -134,6 +134,10 @@ class Registry:
             if not self._gateways[device].link.members:
                 self._forget(device)
 
+    def knows(self, device: DeviceId) -> bool:
+        """A device or gateway that is dialled again and again."""
+        return device in self._direct or device in self._gateways
+
     def expel(self, member: DeviceId) -> None:
         """It is of the fleet no more: the connection to it ends."""
         if member in self._direct or member in self._gateways:

@@ -44,13 +44,14 @@ class Remembered:
     def all(self) -> tuple[Proven, ...]:
         return tuple(Proven(device, address) for device, address in reversed(self._known.items()))
 
-    def note(self, device: DeviceId, address: str) -> None:
-        """It has just proven to be there."""
-        self._unwritten |= self._known.get(device) != address
-        self._known.pop(device, None)
+    def note(self, device: DeviceId, address: str) -> str | None:
+        """It has just proven to be there. Where it was before, when that was somewhere else."""
+        before = self._known.pop(device, None)
+        self._unwritten |= before != address
         self._known[device] = address
         while len(self._known) > MOST:
             del self._known[next(iter(self._known))]
+        return before if before != address else None
 
     async def __aenter__(self) -> Self:
         self._background.start(self._write_repeatedly(), "remember addresses")

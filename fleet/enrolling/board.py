@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import secrets
 import ssl
+import warnings
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.utils import CryptographyDeprecationWarning
 
+from fleet.trust.authority import UNREADABLE
 from protos.enrolment import NONCE_BYTES
 from protos.errors import Denied
 from protos.ids import DeviceId, device_id
@@ -121,9 +123,10 @@ async def _found(address: str) -> _Found:
     context.set_alpn_protocols(["h2"])
     shown = await shake_hands(address, context, _SECONDS, "is the board on, and `glmfleet device run` running there?")
     try:
-        certificate = x509.load_der_x509_certificate(shown.der)
+        with warnings.catch_warnings(action="error", category=CryptographyDeprecationWarning):
+            certificate = x509.load_der_x509_certificate(shown.der)
         key = certificate.public_key()
-    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise Denied(f"{address} shows no certificate that can be read") from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise Denied(f"{address} shows a certificate of another kind of key than a device's")

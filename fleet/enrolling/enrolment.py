@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,27 +12,29 @@ from typing import Self
 
 from fleet.background import Background, set_within
 from fleet.devices.discovery import FoundBy
+from fleet.devices.hearsay import Hearsay
 from fleet.enrolling.board import Application, Board, connected
 from fleet.enrolling.views import EnrolmentView, TokenView
 from fleet.trust.authority import Authority
-from fleet.trust.tokens import Tokens, Verdict
-from protos.enrolment import authority_hash, refusal_text, words
-from protos.errors import Conflict, FleetError, NotFound
+from fleet.trust.tokens import Tokens
+from protos.enrolment import Refusal, TokenRefused, authority_hash, refusal_text, words
+from protos.errors import Conflict, FleetError, NotFound, TimedOut, Unavailable
 from protos.ids import DeviceId
 from protos.v1 import enrolment_pb2 as pb
 
 MOST_PENDING = 256  # boards that are remembered: anybody can announce thousands
+MOST_OF_A_HOST = 32
 MOST_ADDRESSES = 16  # of one
 LOOKS_AT_ONCE = 4
 LOOK_AGAIN_SECONDS = 60.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 60.0  # after a look that failed
 MOST_FAILURES = 6  # in a row, after which it is forgotten until it announces itself anew
 
-_REFUSED: dict[Verdict, tuple[pb.Refusal.Reason, str]] = {
-    "unknown": (pb.Refusal.REASON_UNKNOWN, "its token is not one of this fleet"),
-    "expired": (pb.Refusal.REASON_EXPIRED, "its token has expired"),
-    "used": (pb.Refusal.REASON_USED, "its token was used by another board"),
-    "forged": (pb.Refusal.REASON_FORGED, "its token's proof is false"),
+_REASONS: dict[Refusal, pb.Refusal.Reason] = {
+    "unknown": pb.Refusal.REASON_UNKNOWN,
+    "expired": pb.Refusal.REASON_EXPIRED,
+    "used": pb.Refusal.REASON_USED,
+    "forged": pb.Refusal.REASON_FORGED,
 }
 EXPELLED_DETAIL = "it was expelled from this fleet: `glmfleet device leave --wipe` there makes it a new board"
 _log = logging.getLogger(__name__)
@@ -46,12 +48,21 @@ class Pending:
     address: str
     found_by: FoundBy
     detail: str = ""
+    reason: str = ""
 
 
 class Enrolment:
     """An async context manager. Boards come by `heard`; `taken(device, address, found_by)` is told of each that joined."""
 
-    def __init__(self, authority: Authority, tokens: Tokens, taken: Callable[[DeviceId, str, FoundBy], None]) -> None:
+    def __init__(
+        self,
+        authority: Authority,
+        tokens: Tokens,
+        taken: Callable[[DeviceId, str, FoundBy], None],
+        *,
+        near: Callable[[str], bool] = lambda _host: True,
+    ) -> None:
+        """`near` as of Hearsay."""
         self._authority = authority
         self._tokens = tokens
         self._taken = taken
@@ -61,21 +72,29 @@ class Enrolment:
         self._rejected: set[DeviceId] = set()
         self._joining: set[DeviceId] = set()
         self._gate = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self._hearsay: Hearsay[str] = Hearsay(self._who_is_at, near=near)  # by the same keys: boards that have not answered yet
         self._background = Background()
 
     async def __aenter__(self) -> Self:
+        await self._hearsay.__aenter__()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._hearsay.__aexit__(kind, error, trace)
         await self._background.__aexit__(kind, error, trace)
 
     def heard(self, board: DeviceId | None, addresses: tuple[str, ...], found_by: FoundBy) -> None:
-        """A board without a fleet is said to be at one of these addresses ("host:port"). A hint: it is asked who it is. Beyond
-        `MOST_PENDING` it is passed over."""
+        """A board without a fleet is said to be at one of these addresses ("host:port"). A hint: it is asked who it is, and remembered once
+        it has answered. What people name is asked at once, what was announced when it has its turn."""
         key = board or addresses[0]
         known = self._heard.get(key)
-        if known is None and len(self._heard) >= MOST_PENDING:
+        if known is None and found_by == "mdns":
+            self._hearsay.heard(key, addresses)
             return
+        self._follow(key, board, addresses, found_by)
+
+    def _follow(self, key: str, board: DeviceId | None, addresses: tuple[str, ...], found_by: FoundBy) -> None:
+        known = self._heard.get(key)
         # What was heard before stays beside it: anybody can announce another address for a board.
         self._heard[key] = tuple(dict.fromkeys([*addresses, *(known or ())]))[:MOST_ADDRESSES]
         self._news.setdefault(key, asyncio.Event()).set()
@@ -114,6 +133,26 @@ class Enrolment:
         """Blocks. Raises NotFound."""
         self._tokens.revoke(token_id)
 
+    async def _who_is_at(self, address: str, claims: tuple[str, ...], seconds: float) -> Collection[str]:
+        """Those of the keys that are true of it. Raises FleetError."""
+        if self._is_full(address):
+            raise Unavailable(f"{address}: too many boards ask to join")
+        try:
+            async with asyncio.timeout(seconds), connected([address]) as found:
+                board = found.board
+        except TimeoutError as error:
+            raise TimedOut(f"{address} did not answer within {seconds:g} s") from error
+        for key in (true := [key for key in claims if key in (board, address)]):
+            addresses = dict.fromkeys([address, *self._hearsay.addresses(key)])
+            self._follow(key, board if key == board else None, tuple(addresses), "mdns")
+        return true
+
+    def _is_full(self, address: str) -> bool:
+        """A machine can answer as many boards: it has its share."""
+        host = address.rpartition(":")[0]
+        of_this = sum(host == known[0].rpartition(":")[0] for known in self._heard.values())
+        return len(self._heard) >= MOST_PENDING or of_this >= MOST_OF_A_HOST
+
     async def _look_after(self, key: str, expected: DeviceId | None, found_by: FoundBy) -> None:
         """Until it was taken in, or is not to be found any more."""
         failures, seen, news = 0, expected, self._news[key]
@@ -150,7 +189,7 @@ class Enrolment:
     async def _look(self, board: Board, address: str, found_by: FoundBy) -> bool:
         """Whether it was taken in."""
         application = await board.apply()
-        detail = ""
+        detail = reason = ""
         if application.returns_to:
             detail = await asyncio.to_thread(self._why_not_back, application)
             if not detail:
@@ -164,12 +203,13 @@ class Enrolment:
                 if verdict == "good":
                     await self._join(board, application, address, found_by)
                     return True
-                reason, detail = _REFUSED[verdict]
-                await self._tell(board, application, reason)
+                refused = TokenRefused(verdict)
+                detail, reason = refused.detail, refused.reason
+                await self._tell(board, application, _REASONS[verdict])
             except FleetError as error:
                 detail = f"its token was of no use: {error.detail}"
         known = self._pending.get(application.board)
-        self._pending[application.board] = Pending(application, address, found_by, detail)
+        self._pending[application.board] = Pending(application, address, found_by, detail, reason)
         if detail and (known is None or known.detail != detail):
             _log.warning("%s at %s asks to join: %s", application.name, address, detail)
         return False
@@ -235,4 +275,5 @@ def _view(one: Pending) -> EnrolmentView:
         agent_version=application.agent_version,
         found_by=one.found_by,
         detail=one.detail,
+        reason=one.reason,
     )

@@ -17,6 +17,7 @@ class EnrolmentView:
     agent_version: str
     found_by: str
     detail: str = ""  # why its token was refused, one line
+    reason: str = ""  # the same for programs: "token_expired"
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,33 @@ class TokenView:
     expires: float
     used_by: str = ""  # a device's id
     token: str = ""
+
+
+@dataclass(frozen=True)
+class InvitationView:
+    """What a board that calls is told first: PEM of the authority's certificate, and 32 bytes (hex) that its token's key has to sign."""
+
+    fleet_id: str
+    authority: str
+    nonce: str
+
+
+@dataclass(frozen=True)
+class JoinRequest:
+    """A board that calls. `address` is where it is called back: the one it calls from, with the port that it names. The rest are its own
+    words: PEM of a signing request, and hex of the invitation's nonce, the token's public key and its signature."""
+
+    address: str
+    signing_request: str
+    nonce: str
+    token_key: str
+    token_signature: str
+
+
+@dataclass(frozen=True)
+class MembershipView:
+    """What a board gets that was taken in: PEM texts."""
+
+    device_id: str
+    certificate: str
+    authority: str

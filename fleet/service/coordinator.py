@@ -10,10 +10,12 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Self
 
-from fleet.answering.generation import GenerationService
+from fleet.access import AuditEntry, AuditVerdict, KeyView, NewKey
+from fleet.answering.generation import RECOVERY_SECONDS, GenerationService
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
@@ -28,21 +30,26 @@ from fleet.devices.remembered import Remembered
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.enrolling.departures import Departures
 from fleet.enrolling.enrolment import Enrolment
+from fleet.enrolling.joining import Joining
 from fleet.enrolling.upkeep import Upkeep
-from fleet.enrolling.views import DepartureView, EnrolmentView, TokenView
+from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, JoinRequest, MembershipView, TokenView
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.bound import bound
-from fleet.service.devices import device_view
+from fleet.service.device_view import device_view
+from fleet.service.key_use import KeyUse
 from fleet.service.models import model_view
 from fleet.service.protocol import FleetService
+from fleet.service.recorder import Recorder
 from fleet.service.views import ModelView
 from fleet.store.database import Store
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
 from fleet.telemetry.records import By, Registered, TelemetryRecords
 from fleet.telemetry.views import CostRow
+from fleet.trust.api_key import Authenticate, authenticator
 from fleet.trust.authority import MEMBER_LIFE, Authority
+from fleet.trust.keys import ApiKeys
 from fleet.trust.publisher import Publisher
 from fleet.trust.tokens import Tokens
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound
@@ -72,6 +79,7 @@ class Coordinator:
         period_seconds: float = PERIOD_SECONDS,
         batch_seconds: float = BATCH_SECONDS,
         discovery_seconds: float = DISCOVERY_SECONDS,
+        recovery_seconds: float = RECOVERY_SECONDS,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`seeds` and `interfaces` as of Discovery; `store` a database's URL (None: the home's file); `certificate_life` of members; `now`
@@ -89,9 +97,11 @@ class Coordinator:
         self._period_seconds = period_seconds
         self._batch_seconds = batch_seconds
         self._discovery_seconds = discovery_seconds
+        self._recovery_seconds = recovery_seconds
         self._now = now
         self._authority: Authority | None = None  # of a fleet with TLS
         self._enrolment: Enrolment | None = None
+        self._joining: Joining | None = None
         self._upkeep: Upkeep | None = None
         self._credentials: Credentials | None = None
         self._stack = AsyncExitStack()
@@ -103,10 +113,13 @@ class Coordinator:
             self._artifacts = await asyncio.to_thread(ArtifactStore, self._home.artifacts)
             store = await asyncio.to_thread(self._open_store)
             stack.callback(store.close)
+            self._recorder = await asyncio.to_thread(Recorder, self._home.audit, store, fleet, self._now)
+            await stack.enter_async_context(self._recorder)
+            self._keys = await asyncio.to_thread(ApiKeys, self._home.coordinator, self._now)
+            await stack.enter_async_context(KeyUse(self._keys))
             self._telemetry = TelemetryRecords(store)
-            self._ingest = await stack.enter_async_context(
-                Ingest(self._telemetry, self._registered, now=self._now, batch_seconds=self._batch_seconds)
-            )
+            ingest = Ingest(self._telemetry, self._registered, now=self._now, batch_seconds=self._batch_seconds)
+            self._ingest = await stack.enter_async_context(ingest)
             remembered = await asyncio.to_thread(Remembered, self._home.coordinator / "addresses.json")
             await stack.enter_async_context(remembered)
             publisher: Publisher | None = None
@@ -119,13 +132,16 @@ class Coordinator:
                     credentials,
                     self._ingest.add,
                     rules=self._rules,
-                    proven=remembered.note if credentials else _nobody_proves,
+                    proven=partial(self._proven, remembered) if credentials else lambda _device, _address: None,
                     standing=self._stands,
                 )
             )
             if self._authority is not None:
                 tokens = Tokens(self._home.authority, self._now)
-                self._enrolment = await stack.enter_async_context(Enrolment(self._authority, tokens, self._joined))
+                self._enrolment = await stack.enter_async_context(
+                    Enrolment(self._authority, tokens, self._joined, near=lambda host: self._discovery.near(host))
+                )
+                self._joining = Joining(self._authority, tokens, self._joined)
             discovery = Discovery(
                 fleet,
                 credentials,
@@ -137,10 +153,11 @@ class Coordinator:
                 moved=self._registry.network_changed,
                 stranger=self._enrolment.heard if self._enrolment else lambda _board, _addresses, _found_by: None,
                 unreached=lambda: self._registry.unreached,
+                known=self._registry.knows,
             )
             self._discovery = await stack.enter_async_context(discovery)
-            life = self._authority.life if self._authority is not None else None
-            self._inspection = await stack.enter_async_context(Inspection(self._registry, discovery, credentials, life, self._now))
+            inspection = Inspection(self._registry, discovery, credentials, self._certificate_life, self._now)
+            self._inspection = await stack.enter_async_context(inspection)
             self._placement = Placement(self._registry, self._artifacts, discovery_seconds=self._discovery_seconds)
             self._deployments = await stack.enter_async_context(
                 Deployments(
@@ -150,10 +167,13 @@ class Coordinator:
                     self._placement,
                     vouched=publisher.of if publisher else lambda _model, _manifest: None,
                     period_seconds=self._period_seconds,
+                    moved=self._moved,
                 )
             )
             self._generation = await stack.enter_async_context(
-                GenerationService(self._deployments, self._artifacts, self._telemetry, now=self._now)
+                GenerationService(
+                    self._deployments, self._artifacts, self._telemetry, now=self._now, recovery_seconds=self._recovery_seconds
+                )
             )
             self._stack = stack.pop_all()
         return self
@@ -163,7 +183,15 @@ class Coordinator:
 
     def as_(self, caller: Principal) -> FleetService:
         """Its calls as the caller makes them."""
-        return bound(self, caller)
+        return bound(self, caller, self._recorder, self._keys)
+
+    def authenticator(self, home_key: str) -> Authenticate:
+        """Knows the holders of the home's key and of the fleet's."""
+        return authenticator(home_key, self._keys)
+
+    def ready(self) -> bool:
+        """Whether every deployment is; none wanted counts."""
+        return all(view.state == "ready" for view in self._deployments.views())
 
     def devices(self) -> list[DeviceView]:
         """By name."""
@@ -206,6 +234,36 @@ class Coordinator:
     async def revoke_token(self, token_id: str) -> None:
         """Raises NotFound."""
         await asyncio.to_thread(self._enrolling().revoke_token, token_id)
+
+    def invite(self) -> InvitationView:
+        """Raises InvalidInput for a fleet without TLS."""
+        return self._board_callers().invite()
+
+    async def join(self, request: JoinRequest) -> MembershipView:
+        """Raises TokenRefused, Denied, InvalidInput."""
+        return await self._board_callers().join(request)
+
+    async def keys(self) -> list[KeyView]:
+        """Of the API, the newest first."""
+        return self._keys.all()
+
+    async def new_key(self, wish: NewKey) -> KeyView:
+        """Raises InvalidInput, Conflict."""
+        return await asyncio.to_thread(self._keys.make, wish)
+
+    async def revoke_key(self, key_id: str) -> KeyView:
+        """Raises NotFound."""
+        return await asyncio.to_thread(self._keys.revoke, key_id)
+
+    async def audit(self, since_seconds: float) -> list[AuditEntry]:
+        """Raises InvalidInput for a span that is none."""
+        if not since_seconds > 0:
+            raise InvalidInput(f"a span of {since_seconds:g} s", advice="for example --since 10m")
+        return await self._recorder.entries(self._now() - since_seconds)
+
+    async def verify_audit(self) -> AuditVerdict:
+        """Whether the audit log is as it was written."""
+        return await self._recorder.verify()
 
     async def decommission(self, device: str, *, force: bool) -> DepartureView:
         """As Departures."""
@@ -298,10 +356,7 @@ class Coordinator:
 
     def _stands(self, member: DeviceId, peer: Peer | None) -> None:
         if self._upkeep is not None:
-            if peer is not None:
-                self._upkeep.attached(member, peer)
-            else:
-                self._upkeep.detached(member)
+            self._upkeep.attached(member, peer)
 
     def _departing(self) -> Departures:
         if self._upkeep is None:
@@ -321,16 +376,25 @@ class Coordinator:
 
     def _joined(self, device: DeviceId, address: str, found_by: FoundBy) -> None:
         self._found(Candidate(device, (address,), found_by))
+        self._recorder.note("board joined", {"device_id": device, "address": address, "by": found_by}, after=f"{device} is of the fleet")
+
+    def _proven(self, remembered: Remembered, device: DeviceId, address: str) -> None:
+        if before := remembered.note(device, address):
+            self._recorder.note("device moved", {"device_id": device, "from": before}, after=f"at {address}")
+
+    def _moved(self, pipeline: str, devices: str) -> None:
+        self._recorder.note("pipeline moved", {"pipeline_id": pipeline}, after=f"on {devices}")
 
     def _enrolling(self) -> Enrolment:
         if self._enrolment is None:
             raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
         return self._enrolment
 
+    def _board_callers(self) -> Joining:
+        if self._joining is None:
+            raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
+        return self._joining
+
     def _registered(self, device: str) -> Registered:
         description = self._registry.description(DeviceId(device))
         return Registered(description.name or device, description.accelerator.hollow) if description else Registered(device)
-
-
-def _nobody_proves(_device: DeviceId, _address: str) -> None:
-    """Without TLS."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from fleet.access import AuditEntry, AuditVerdict, KeyView, NewKey
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.diagnosis import FleetDiagnosis
 from fleet.devices.views import DeviceView, DiscoveryReport
-from fleet.enrolling.views import DepartureView, EnrolmentView, TokenView
+from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, JoinRequest, MembershipView, TokenView
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.views import ModelView
@@ -25,6 +26,10 @@ class Fleet(Protocol):
 
 class FleetService(Protocol):
     """What one caller can ask. Every method may raise a `protos.errors.FleetError`."""
+
+    def ready(self) -> bool:
+        """Whether every deployment is."""
+        ...
 
     def devices(self) -> list[DeviceView]: ...
 
@@ -51,6 +56,34 @@ class FleetService(Protocol):
         ...
 
     async def revoke_token(self, token_id: str) -> None: ...
+
+    def invite(self) -> InvitationView:
+        """For a board that calls, before it shows its token."""
+        ...
+
+    async def join(self, request: JoinRequest) -> MembershipView:
+        """Takes the board in by its token."""
+        ...
+
+    async def keys(self) -> list[KeyView]:
+        """Of the API, the newest first."""
+        ...
+
+    async def new_key(self, wish: NewKey) -> KeyView:
+        """A key of the API, told this once."""
+        ...
+
+    async def revoke_key(self, key_id: str) -> KeyView:
+        """By id or name. What it is used for meanwhile ends."""
+        ...
+
+    async def audit(self, since_seconds: float) -> list[AuditEntry]:
+        """The last of what was written in the last so many seconds, oldest first."""
+        ...
+
+    async def verify_audit(self) -> AuditVerdict:
+        """Whether the audit log is as it was written."""
+        ...
 
     async def decommission(self, device: str, *, force: bool) -> DepartureView:
         """Takes it out of the fleet, and its models and key from it."""

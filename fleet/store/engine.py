@@ -66,6 +66,8 @@ def _sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: Any) -> None:
+        # One byte that is wrong on the disk is wrong in its own row, which says so; all others are read.
+        connection.text_factory = lambda data: data.decode(errors="replace")
         for pragma in (f"busy_timeout = {BUSY_SECONDS * 1000}", "synchronous = NORMAL", "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}")
 

@@ -126,3 +126,13 @@ request_costs = Table(
     Column("modelled_busy_seconds", Float),
     Column("joules", Float),
 )
+
+# The last line of each audit log, kept apart from its files (fleet/trust/audit.py).
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    Column("log", String(64), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("line", Text, nullable=False),
+)

@@ -1,15 +1,20 @@
-"""The key of a home, by which a coordinator knows its clients."""
+"""The key of a home, and by which key a coordinator knows who calls."""
 
 from __future__ import annotations
 
 import hmac
 import secrets
 from collections.abc import Callable
+from typing import TypeAlias
 
 from fleet.home import Home, write_private
-from fleet.principal import LOCAL_OPERATOR, Principal
+from fleet.principal import LOCAL_ADMIN, Principal, Unauthenticated
+from fleet.trust.keys import ApiKeys
 from protos.errors import InvalidInput
 from protos.modes import close_file
+
+# Of an Authorization header, "" when there is none. Raises Unauthenticated, OverBudget.
+Authenticate: TypeAlias = Callable[[str], Principal]
 
 
 def read_key(home: Home) -> str | None:
@@ -47,12 +52,18 @@ def shown(home: Home) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def authenticator(key: str) -> Callable[[str], Principal | None]:
-    """Says who a request is from, by its Authorization header: whoever shows the key is the local operator, others are nobody."""
+def authenticator(home_key: str, keys: ApiKeys | None = None) -> Authenticate:
+    """Says who a request is from: whoever shows the home's key is the local admin, others are who their key belongs to."""
 
-    def authenticate(authorization: str) -> Principal | None:
+    def authenticate(authorization: str) -> Principal:
         scheme, _, given = authorization.partition(" ")
-        known = hmac.compare_digest(given.strip().encode(), key.encode())  # takes as long whatever is given
-        return LOCAL_OPERATOR if known and scheme.lower() == "bearer" else None
+        given = given.strip()
+        if scheme.lower() != "bearer" or not given:
+            raise Unauthenticated("this coordinator asks for an API key", "no_key")
+        if hmac.compare_digest(given.encode(), home_key.encode()):  # takes as long whatever is given
+            return LOCAL_ADMIN
+        if keys is None:
+            raise Unauthenticated("this key is not one of this fleet", "unknown_key")
+        return keys.authenticate(given)
 
     return authenticate

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ipaddress
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fleet.home import locked, write_private
@@ -30,6 +33,17 @@ MEMBER_LIFE = timedelta(hours=24)
 SHORTEST_LIFE, LONGEST_LIFE = timedelta(minutes=10), timedelta(days=365)
 FIRST_RENEWAL, LAST_RENEWAL = 0.7, 0.9  # of its life: members are renewed at different times in between
 CLOCK_SKEW = timedelta(minutes=5)
+# What the library says of bytes that are no certificate, or an odd one.
+UNREADABLE = (
+    *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm),
+    *(
+        CryptographyDeprecationWarning,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.ExtensionNotFound,
+        x509.UnsupportedGeneralNameType,
+    ),
+)
 NAME_LENGTH = 64  # ub-common-name of RFC 5280
 
 
@@ -66,7 +80,7 @@ class Authority:
             certificate = _read_certificate(certificate_file)
             if certificate is not None and certificate.public_key() != key.public_key():
                 raise Denied(f"{certificate_file} is of another key than {key_file}", advice="restore both from one backup")
-            if certificate is None or certificate.not_valid_after_utc - clock() < AUTHORITY_RENEWED:
+            if certificate is None or not _is_whole(certificate) or certificate.not_valid_after_utc - clock() < AUTHORITY_RENEWED:
                 # With the same key: members' certificates stay good under the new one.
                 certificate = _self_signed(key, clock())
                 write_private(certificate_file, _pem(certificate))
@@ -90,12 +104,12 @@ class Authority:
         """
         try:
             request = x509.load_pem_x509_csr(csr_pem)
-            key, proven = request.public_key(), request.is_signature_valid
-        except (ValueError, TypeError, InvalidSignature, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+            key, proven, name = request.public_key(), request.is_signature_valid, _common_name(request.subject)
+        except UNREADABLE as error:
             raise Denied("not a certificate signing request") from error
         if not proven or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
             raise Denied("the signing request is not signed by an EC P-256 key of its own")
-        name = _checked_name(_common_name(request.subject))
+        name = _checked_name(name)
         now = self._clock()
         member = device_id(_public_der(key))
         if expected not in (None, member):
@@ -109,6 +123,21 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return _pem(certificate)
+
+    def sign_server(self, key: ec.EllipticCurvePublicKey, dns: Sequence[str], addresses: Sequence[str]) -> bytes:
+        """The PEM certificate of the coordinator's HTTP API, by whatever clients call it. It makes nobody a member of the fleet."""
+        now = self._clock()
+        names = [*map(x509.DNSName, dns), *(x509.IPAddress(ipaddress.ip_address(address)) for address in addresses)]
+        certificate = (
+            _builder(_name("glmfleet API"), self.certificate.subject, key, now, min(now + self.life, self.certificate.not_valid_after_utc))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
@@ -141,7 +170,7 @@ class Authority:
         try:
             certificate.verify_directly_issued_by(self.certificate)
             alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        except UNREADABLE:
             return False
         wanted = f"glmfleet://{self.fleet_id}/{role}/{device_id(_public_der(key))}"
         uris = alternatives.get_values_for_type(x509.UniformResourceIdentifier)
@@ -166,7 +195,7 @@ def _open_key(path: Path) -> ec.EllipticCurvePrivateKey:
     close_file(path)
     try:
         found = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise Denied(f"{path} holds no readable key", advice="restore it from a backup") from error
     if not isinstance(found, ec.EllipticCurvePrivateKey) or not isinstance(found.curve, ec.SECP256R1):
         raise Denied(f"the key in {path} is not EC P-256", advice="restore it from a backup")
@@ -176,9 +205,22 @@ def _open_key(path: Path) -> ec.EllipticCurvePrivateKey:
 def _read_certificate(path: Path) -> x509.Certificate | None:
     """None when it is missing or unreadable: a certificate can be made again from its key."""
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError):
+        with warnings.catch_warnings(action="error", category=CryptographyDeprecationWarning):  # what will be an error soon is one now
+            certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        # What is wrong with its parts is told only when they are asked for.
+        certificate.public_key(), certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return certificate
+    except (OSError, *UNREADABLE):
         return None
+
+
+def _is_whole(certificate: x509.Certificate) -> bool:
+    """Signed by itself, as it stands there."""
+    try:
+        certificate.verify_directly_issued_by(certificate)
+    except UNREADABLE:
+        return False
+    return True
 
 
 def _read_bytes(path: Path) -> bytes | None:

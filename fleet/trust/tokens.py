@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from fleet.home import locked, write_private
-from protos.enrolment import LONGEST_TOKEN_SECONDS, USUAL_TOKEN_SECONDS, Token, new_token, signed_text
+from protos.enrolment import LONGEST_TOKEN_SECONDS, USUAL_TOKEN_SECONDS, Refusal, Token, new_token, signed_text
 from protos.errors import Corrupt, InvalidInput, NotFound
 from protos.ids import DeviceId
 
 MOST_TOKENS = 1000  # that are good at a time
 _KEPT_SECONDS = 7 * 86400.0  # a token that is no good any more: so long it is known why
 
-Verdict = Literal["good", "unknown", "expired", "used", "forged"]
+Verdict: TypeAlias = Literal["good"] | Refusal
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,14 @@ def joined_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
+def address_of(where: str, port: int) -> str:
+    """ "host:port" of what people write: "desk", "desk:7400", "fd00::7", "https://desk:7400/". `port` where none is said."""
+    text = where.strip().removeprefix("https://").rstrip("/")
+    if text.count(":") > 1 and not text.startswith("["):
+        return f"[{text}]:{port}"
+    return text if text.rpartition(":")[2].isdecimal() and ":" in text.rpartition("]")[2] else f"{text}:{port}"
+
+
 def without_zone(address: str) -> str:
     """A zone, "%eth0", means something on one machine only: what others are told, and what is remembered, has none."""
     before, percent, after = address.partition("%")

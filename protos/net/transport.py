@@ -17,8 +17,10 @@ import grpc.aio
 from protos.errors import Denied, InvalidInput, NotFound
 from protos.ids import DeviceId, gateway_host_name, host_name
 from protos.net.credentials import Credentials as Credentials
+from protos.net.door import HANDSHAKE_SECONDS, Door, most_connections
 from protos.net.listening import bound
 from protos.net.roles import OnlyItsRole
+from protos.net.well_formed import WellFormed
 from protos.rpc_errors import CODE_KEY, STATUS
 from protos.v1 import device_pb2, device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, member_pb2_grpc, pipeline_pb2_grpc
 
@@ -45,9 +47,11 @@ _SERVER = [
     *_LIMITS,
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and says nothing is let go; gRPC's default is 120 s
+    ("grpc.server_handshake_timeout_ms", round(HANDSHAKE_SECONDS * 1000)),
     ("grpc.max_concurrent_streams", 512),  # of one connection: a coordinator has one per blob and pipeline, and one for telemetry
 ]
+# Whoever asks is answered by a board of no fleet: nobody has to stay for that.
+_BOARD = [("grpc.max_connection_idle_ms", 10_000), ("grpc.max_connection_age_ms", 60_000), ("grpc.max_connection_age_grace_ms", 5_000)]
 
 
 def is_loopback(host: str) -> bool:
@@ -234,7 +238,8 @@ async def serve(
         tls = _renewed(credentials)
     # The role first: it then stands before what is behind a gateway, too.
     roles = [OnlyItsRole(credentials.revoked, credentials.fleet)] if credentials else []
-    return await _serve(bind, tls, register, [*roles, AddressedTo(device, behind)])
+    interceptors = [*roles, WellFormed(), AddressedTo(device, behind)]
+    return await _serve(bind, tls, register, interceptors, most_connections(gateway=behind is not None))
 
 
 def _renewed(credentials: Credentials) -> grpc.ServerCredentials:
@@ -257,19 +262,25 @@ def _renewed(credentials: Credentials) -> grpc.ServerCredentials:
 async def serve_board(bind: str, board: DeviceId, certificate: bytes, private_key: bytes, register: Register) -> tuple[Served, int]:
     """As `serve`, for a board of no fleet: it shows a certificate that it signed itself, and answers whoever calls."""
     tls = grpc.ssl_server_credentials([(private_key, certificate)])
-    return await _serve(bind, tls, register, [AddressedTo(board, None)])
+    return await _serve(bind, tls, register, [WellFormed(), AddressedTo(board, None)], most_connections(gateway=False), _BOARD)
 
 
 async def _serve(
-    bind: str, tls: grpc.ServerCredentials | None, register: Register, interceptors: Sequence[grpc.aio.ServerInterceptor]
+    bind: str,
+    tls: grpc.ServerCredentials | None,
+    register: Register,
+    interceptors: Sequence[grpc.aio.ServerInterceptor],
+    most: int,
+    more: Sequence[tuple[str, int]] = (),
 ) -> tuple[Served, int]:
     host, _, wanted = bind.rpartition(":")
     (await asyncio.to_thread(bound, host, int(wanted))).close()  # gRPC says in raw lines on stderr that it cannot, and not why
-    server = grpc.aio.server(interceptors=interceptors, options=_SERVER)
+    options = [*_SERVER, ("grpc.max_allowed_incoming_connections", most), *more]
+    server = grpc.aio.server(interceptors=interceptors, options=options)
     register(server)
     try:
         port = server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, tls)
     except RuntimeError as error:
         raise InvalidInput(f"cannot listen on {bind}", advice="choose another with --port") from error
     await server.start()
-    return server, port
+    return Door(server, port, most), port

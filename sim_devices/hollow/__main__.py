@@ -19,7 +19,10 @@ from device.agent.member_service import MemberService
 from device.agent.membership import leave
 from device.positive import positive
 from protos.errors import FleetError
+from protos.net.door import raise_limit
 from sim_devices.hollow.fleet import HollowFleet, HollowPlan
+from sim_devices.log_file import log_to_stderr
+from sim_devices.processes import LOG
 from sim_devices.profiles import load_profile
 
 _log = logging.getLogger(__name__)
@@ -28,7 +31,8 @@ _log = logging.getLogger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Says one JSON line on stdout: where it is when it is ready, or why it cannot start."""
     options = _parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    raise_limit()
+    log_to_stderr(options.state / LOG)
     try:
         asyncio.run(_run(options))
     except FleetError as error:

@@ -41,7 +41,7 @@ do = "kill one:lamp-*"
 """
 PROMPT = ["--prompt-ids", "72,101,108,108,111"]
 # Its own answer would end by itself; one that is known is as long as it is.
-LONG = [*PROMPT, "--max-tokens", 400, "--forced-ids", ",".join(["72"] * 390)]
+LONG = [*PROMPT, "--max-tokens", 50, "--forced-ids", ",".join(["72"] * 45)]
 
 
 def as_json(glmfleet: Glmfleet, *arguments: object) -> Any:
@@ -79,20 +79,29 @@ def answer(glmfleet: Glmfleet) -> list[int]:
     return ids
 
 
-def interrupted(glmfleet: Glmfleet, *fault: object) -> tuple[int, str, float]:
-    """Exit code and stderr of a client whose answer the fault meets, and the seconds from the fault to its end.
+def interrupted(glmfleet: Glmfleet, *fault: object) -> float:
+    """A client whose answer the fault meets gets all of it once the fault is healed; the seconds from the fault to its being noticed.
 
-    A token takes two links of 30 ms, so the answer would take 24 s.
+    A token takes two links of 30 ms, so the answer takes 3 s.
     """
+    whole = glmfleet("generate", *LONG)
+    assert whole.returncode == 0, whole.stderr
     client = glmfleet.start("generate", *LONG)
     assert client.stdout is not None
-    assert client.stdout.read(1), client.communicate()  # it has begun
-    assert client.poll() is None
+    begun = client.stdout.read(1)
+    assert begun, client.communicate()
     start = time.monotonic()
     done = glmfleet("sim", "fault", *fault)
     assert done.returncode == 0, done.stderr
-    _, stderr = client.communicate(timeout=45)
-    return client.returncode, stderr, time.monotonic() - start
+    wait_for(lambda: client.poll() is not None or as_json(glmfleet, "requests")[0]["state"] == "recovering", 30)
+    assert client.poll() is None, client.communicate()
+    seconds = time.monotonic() - start
+    assert glmfleet("sim", "fault", "heal").returncode == 0
+    rest = client.stdout.read()  # not `communicate`, which passes over what was read ahead
+    _, stderr = client.communicate(timeout=60)
+    assert client.returncode == 0, stderr
+    assert begun + rest == whole.stdout
+    return seconds
 
 
 @pytest.fixture(scope="module")
@@ -125,28 +134,20 @@ def test_devices_have_their_labels_and_announce_their_doors(troubled: Glmfleet, 
         assert stat.S_IMODE(socket.stat().st_mode) == 0o600
 
 
-def test_a_device_killed_in_mid_sentence_is_named_and_heals(troubled: Glmfleet, expected: list[int]) -> None:
-    code, stderr, _ = interrupted(troubled, "kill", "lamp-2")
-    assert code == 1
-    assert stderr.startswith("error: lamp-"), stderr
-    assert len(stderr.splitlines()) <= 2, stderr
+def test_a_device_killed_in_mid_sentence_is_a_pause(troubled: Glmfleet, expected: list[int]) -> None:
+    interrupted(troubled, "kill", "lamp-2")
     well(troubled, expected)
 
 
 def test_a_cut_between_two_devices_is_noticed_by_the_pings_and_heals(troubled: Glmfleet, expected: list[int]) -> None:
     """Only their link: both stay online for the coordinator. Pings come each 10 s and wait for 5."""
-    code, stderr, seconds = interrupted(troubled, "cut", "lamp-1", "lamp-2")
-    assert code == 1, stderr
-    assert seconds < 20
+    assert interrupted(troubled, "cut", "lamp-1", "lamp-2") < 20
     assert troubled.states() == {"lamp-1": "online", "lamp-2": "online", "gateway": "online"}
     well(troubled, expected)
 
 
 def test_a_device_that_hangs_is_noticed_and_goes_on(troubled: Glmfleet, expected: list[int]) -> None:
-    code, stderr, seconds = interrupted(troubled, "hang", "lamp-1")
-    assert code == 1, stderr
-    assert "lamp-1" in stderr
-    assert seconds < 20
+    assert interrupted(troubled, "hang", "lamp-1") < 20
     well(troubled, expected)
 
 

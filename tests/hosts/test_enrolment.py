@@ -2,53 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-from tests.hosts.network import ROOT, Host, Network, needs_hosts
+from tests.hosts.commands import Commands
+from tests.hosts.network import Network, needs_hosts
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 from tests.support.processes import wait_for
 
 pytestmark = needs_hosts
-
-
-class Commands:
-    """`glmfleet` on a host, with a home of its own."""
-
-    def __init__(self, host: Host, home: Path) -> None:
-        self._host = host
-        self.home = home
-
-    def __call__(self, *arguments: object) -> str:
-        done = subprocess.run(
-            [
-                "ip",
-                "netns",
-                "exec",
-                self._host.namespace,
-                sys.executable,
-                "-m",
-                "fleet.cli",
-                "--home",
-                str(self.home),
-                *map(str, arguments),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=ROOT,
-        )
-        assert not done.returncode, done.stderr
-        return done.stdout
-
-    def json(self, *arguments: object) -> Any:
-        return json.loads(self(*arguments, "--json"))
-
-    def board(self, *arguments: str) -> None:
-        self._host.start("fleet.cli", "--home", str(self.home), "device", "run", *arguments)
 
 
 def test_boards_with_empty_homes_join_and_serve_a_model_together(network: Network, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ manifests = st.builds(
     Manifest,
     config=st.builds(
         ModelConfig,
-        **{name: counts for name, kind in ModelConfig.__annotations__.items() if kind == "int"},
+        **{name: st.integers(1, 2**31 - 1) for name, kind in ModelConfig.__annotations__.items() if kind == "int"},
         norm_epsilon=floats,
         rope_theta=floats,
         eos_token_ids=st.lists(counts, max_size=4).map(tuple),
@@ -214,3 +214,13 @@ def test_a_flipped_bit_is_refused_as_corrupt_or_read_as_what_it_says(position: i
         return
     assert (manifest.digest == MANIFEST.digest) == (manifest == MANIFEST)
     assert parse(manifest.to_bytes()) == manifest
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "layers", "heads", "kv_heads", "head_dim", "vocab_size", "max_positions"])
+def test_a_size_that_is_zero_is_no_model(field: str) -> None:
+    """Whoever lists the models would divide by it."""
+    golden = GoldenRows((1, 2), 1.0, Blob(digest_of(b"g"), 2 * 31 * 2 * 576), 1.0, Blob(digest_of(b"l"), 2 * 49152))
+    parse(replace(MANIFEST, golden=golden).to_bytes())
+    zero: dict[str, Any] = {field: 0}
+    with pytest.raises(Corrupt, match="a size of the model is zero"):
+        parse(replace(MANIFEST, config=replace(CONFIG, **zero), golden=golden).to_bytes())

@@ -376,3 +376,26 @@ asyncio.run(main())
     environment = {key: value for key, value in os.environ.items() if key != "GRPC_VERBOSITY"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     assert done.stderr == ""
+
+
+WATCHES = """
+import importlib, os, sys
+
+class Loader:
+    def find_spec(self, name, path=None, target=None):
+        if name == "grpc":
+            print(os.environ.get("GRPC_VERBOSITY"))
+
+sys.meta_path.insert(0, Loader())
+importlib.import_module(sys.argv[1])
+import grpc
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["device.__main__", "device.agent.enrolling", "sim_devices.__main__", "sim_devices.hollow.__main__", "fleet.enrolling.board"]
+)
+def test_whichever_module_is_loaded_first_grpc_writes_no_line_for_each_handshake(module: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "GRPC_VERBOSITY"}
+    done = subprocess.run([sys.executable, "-c", WATCHES, module], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["ERROR"]

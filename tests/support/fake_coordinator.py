@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from fleet.access import AuditEntry, AuditVerdict, KeyView, NewKey
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView, PipelineView
 from fleet.devices.diagnosis import DeviceDiagnosis, FleetDiagnosis
 from fleet.devices.views import DeviceView, DiscoveryReport
-from fleet.enrolling.views import DepartureView, EnrolmentView, TokenView
+from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, JoinRequest, MembershipView, TokenView
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
 from fleet.principal import Principal
 from fleet.service.bound import bound
@@ -91,6 +92,53 @@ EVENTS = (
 DIAGNOSIS = FleetDiagnosis("0.1.0", "1", 86400.0, 43200.0, ("lo (127.0.0.1)",), (DeviceDiagnosis(DEVICE.device_id, "dev-1"),))
 BOARD = EnrolmentView("abcdefgh22334455", "gate-7", "diamond machine female mask zoo", "10.0.0.7:7420", "Raspberry Pi 5", "0.1.0", "mdns")
 TOKEN = TokenView("0a1b2c3d", 1e9, "abcdefgh22334455")
+KEY = KeyView("1f2e3d4c", "dashboard", "viewer", "good", 1e9, 2e9, 60, None, None, 12)
+LINE = AuditEntry(7, 1e9, "local", "admin", "", "undeploy", "done", {"name": "tiny"}, 6, "ready: tiny", "absent")
+VERDICT = AuditVerdict(7, "")
+INVITATION = InvitationView("fleetfleetfleet1", "a certificate", "00ff")
+MEMBERSHIP = MembershipView("abcdefgh22334455", "one certificate", "another")
+
+
+class Unlimited:
+    """A Budget without an end."""
+
+    def __init__(self) -> None:
+        self.spent: list[tuple[str, int]] = []
+
+    def check(self, key_id: str) -> None:
+        pass
+
+    def still_good(self, key_id: str) -> None:
+        pass
+
+    def spend(self, key_id: str, tokens: int) -> None:
+        self.spent.append((key_id, tokens))
+
+
+@dataclass
+class Lines:
+    """An Audit that keeps its lines; `error` is raised instead."""
+
+    lines: list[dict[str, object]] = field(default_factory=list)
+    error: FleetError | None = None
+
+    async def write(
+        self,
+        who: Principal,
+        call: str,
+        outcome: str,
+        arguments: Mapping[str, object] = {},
+        *,
+        of: int | None = None,
+        before: str = "",
+        after: str = "",
+        detail: str = "",
+    ) -> int:
+        if self.error is not None:
+            raise self.error
+        told = {"who": who.name, "call": call, "outcome": outcome, "arguments": dict(arguments), "of": of}
+        self.lines.append({**told, "before": before, "after": after, "detail": detail})
+        return len(self.lines)
 
 
 @dataclass
@@ -110,11 +158,41 @@ class FakeCoordinator:
     asked: list[object] = field(default_factory=list)
     callers: list[Principal] = field(default_factory=list)
     holding: bool = False
+    log: Lines = field(default_factory=Lines)
+    budget: Unlimited = field(default_factory=Unlimited)
     closed: int = 0  # answers and deployments that came to an end, whichever way
 
     def as_(self, caller: Principal) -> FleetService:
         self.callers.append(caller)
-        return bound(self, caller)
+        return bound(self, caller, self.log, self.budget)
+
+    def ready(self) -> bool:
+        return all(one.state == "ready" for one in self.deployed)
+
+    def invite(self) -> InvitationView:
+        return INVITATION
+
+    async def join(self, request: JoinRequest) -> MembershipView:
+        self._ask(request)
+        return MEMBERSHIP
+
+    async def keys(self) -> list[KeyView]:
+        return [KEY]
+
+    async def new_key(self, wish: NewKey) -> KeyView:
+        self._ask(wish)
+        return replace(KEY, key="glmfleet-key-secret")
+
+    async def revoke_key(self, key_id: str) -> KeyView:
+        self._ask(("revoke_key", key_id))
+        return replace(KEY, state="revoked")
+
+    async def audit(self, since_seconds: float) -> list[AuditEntry]:
+        self._ask(("audit", since_seconds))
+        return [LINE]
+
+    async def verify_audit(self) -> AuditVerdict:
+        return VERDICT
 
     def devices(self) -> list[DeviceView]:
         return self.found
@@ -138,7 +216,6 @@ class FakeCoordinator:
         return BOARD
 
     async def tokens(self) -> list[TokenView]:
-        self._ask("tokens")
         return [TOKEN]
 
     async def new_token(self, life_seconds: float) -> TokenView:

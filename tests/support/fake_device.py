@@ -146,6 +146,9 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
                 ],
             )
 
+    async def PutManifest(self, request: pb.PutManifestRequest, context: Context) -> pb.PutManifestReply:  # noqa: N802
+        return pb.PutManifestReply()
+
     async def StatBlobs(self, request: pb.StatBlobsRequest, context: Context) -> pb.StatBlobsReply:  # noqa: N802
         async with self._called("StatBlobs", context):
             return pb.StatBlobsReply(

@@ -33,7 +33,8 @@ class FakeFleet:
     artifacts: ArtifactStore
     devices: Sequence[FakeDevice]
 
-    def coordinator(self, discovery_seconds: float = 0.0) -> Coordinator:
+    def coordinator(self, discovery_seconds: float = 0.0, recovery_seconds: float = 0.0) -> Coordinator:
+        """Requests whose ring breaks fail at once, unless they are given time."""
         return Coordinator(
             self.home,
             seeds=[device.address for device in self.devices],
@@ -42,6 +43,7 @@ class FakeFleet:
             period_seconds=0.2,
             batch_seconds=0.05,
             discovery_seconds=discovery_seconds,
+            recovery_seconds=recovery_seconds,
         )
 
     @asynccontextmanager

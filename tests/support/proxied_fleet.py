@@ -91,4 +91,8 @@ async def proxied_fleet(folder: Path, count: int, certificate_life: timedelta = 
         )
         await stack.enter_async_context(coordinator)
         await wait_online(coordinator.devices, count, 10)
-        yield ProxiedFleet(coordinator, boxes)
+        try:
+            yield ProxiedFleet(coordinator, boxes)
+        finally:
+            for box in boxes:  # those that a test has put in the place of the first
+                await box.agent.__aexit__(None, None, None)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from device.agent.host import StageHost
-from device.agent.telemetry import TelemetrySampler
+from device.agent.telemetry import TelemetrySampler, this_process
 from device.blobs import BlobStore
+from device.cpu import CpuHardware
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
 from device.pipeline.accounts import WorkCounter
 from protos.elapsed import elapsed
@@ -112,3 +115,23 @@ def test_the_time_since_the_boot_goes_on_while_the_machine_sleeps(monkeypatch: p
     assert elapsed() == 5000.0
     monkeypatch.delattr(time, "CLOCK_BOOTTIME")
     assert elapsed() == pytest.approx(time.monotonic(), abs=1.0)
+
+
+def test_a_sample_is_told_also_where_descriptors_have_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("device.cpu.copy_bandwidth", lambda: 1.0)
+    hardware, read = CpuHardware(1 << 20, 1), this_process()
+    before, warm = read(), hardware.condition()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(hardware, "_sensed_at", -1e9)  # the sensors are due
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            Path("/proc/self/stat").read_text()
+        during, condition = read(), hardware.condition()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        hardware.close()
+    assert during.rss_bytes == pytest.approx(before.rss_bytes, rel=0.2)
+    assert during.cpu_seconds >= before.cpu_seconds > 0
+    assert condition == warm
+    assert before.rss_bytes == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)

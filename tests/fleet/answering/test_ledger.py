@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fleet.answering.ledger import MOST_ATTEMPTS, Accepted, Ended, Ledger, LedgerEntry, Running
+from fleet.answering.ledger import MOST_ATTEMPTS, MOST_TRIES, Accepted, Ended, Ledger, LedgerEntry, Recovering, Running
 from fleet.answering.views import GenerateRequest
 from protos.errors import Busy, Corrupt, NotFound, Unavailable
 from protos.ids import PipelineId
@@ -53,10 +53,11 @@ def test_what_was_asked_and_answered_is_not_kept() -> None:
         ((), Unavailable("gone"), True),
         ((), Busy("the queue is full"), True),
         ((), Corrupt("a layer is wrong"), False),  # it will be no better elsewhere
-        ((5,), Unavailable("gone"), False),  # the client has tokens that another run need not give
+        ((5,), Unavailable("gone"), True),  # the next attempt is told what the client has
+        ((5,), Corrupt("a layer is wrong"), False),
     ],
 )
-def test_only_what_gave_nothing_is_tried_again(given: tuple[int, ...], error: Exception, again: bool) -> None:
+def test_what_may_be_tried_again(given: tuple[int, ...], error: Exception, again: bool) -> None:
     entry = ledger().accept(GenerateRequest())
     entry.begin("chat", ONE, (1,))
     entry.give(given)
@@ -64,11 +65,21 @@ def test_only_what_gave_nothing_is_tried_again(given: tuple[int, ...], error: Ex
     assert entry.tried == {ONE}
 
 
-def test_attempts_are_bounded() -> None:
+@pytest.mark.parametrize(("ran", "most", "state"), [(False, MOST_TRIES, Accepted()), (True, MOST_ATTEMPTS, Recovering())])
+def test_attempts_are_bounded(ran: bool, most: int, state: object) -> None:
     entry = ledger().accept(GenerateRequest())
-    for number in range(1, MOST_ATTEMPTS + 1):
+    entry.ran = ran
+    for number in range(1, most + 1):
         entry.begin("chat", PipelineId(f"chat-{number}"), (1,))
-        assert entry.fail(Unavailable("gone")) is (number < MOST_ATTEMPTS)
+        assert entry.fail(Unavailable("gone")) is (number < most)
+        assert entry.state == state
+
+
+def test_what_nobody_wants_any_more_is_not_tried_again() -> None:
+    entry = ledger().accept(GenerateRequest())
+    entry.begin("chat", ONE, (1,))
+    entry.ran = entry.unwanted = True
+    assert not entry.fail(Unavailable("gone"))
 
 
 def test_it_is_bounded() -> None:
@@ -124,7 +135,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), tokens=st.integers(0, 3))
     def work(self, data: st.DataObject, tokens: int) -> None:
         entry = data.draw(st.sampled_from(self.open))
-        if isinstance(entry.state, Accepted):
+        if isinstance(entry.state, Accepted | Recovering):
             entry.begin("chat", PipelineId(f"chat-{len(entry.attempts)}"), (1, 2))
         entry.give(range(tokens))
 
@@ -132,8 +143,9 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
         entry = data.draw(st.sampled_from(self.open))
-        given = entry.completion_tokens
-        assert not (entry.fail(Unavailable("gone")) and given)
+        entry.ran = data.draw(st.booleans())
+        entry.fail(Unavailable("gone"))
+        assert isinstance(entry.state, Recovering if entry.ran else Accepted)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), twice=st.booleans())

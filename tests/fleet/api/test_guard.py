@@ -43,7 +43,16 @@ async def test_programs_and_own_pages_are_served(http: httpx.AsyncClient, header
 
 
 async def test_following_a_link_is_no_attack(http: httpx.AsyncClient) -> None:
-    assert (await http.get("/openapi.json", headers={"sec-fetch-site": "cross-site"})).status_code == 200
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert (await http.get("/openapi.json", headers=link)).status_code == 200
+    assert (await http.get("/openapi.json", headers={**link, "sec-fetch-dest": "iframe"})).status_code == 403
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/api/v1/devices", "/v1/models", "/healthz"])
+async def test_another_sites_page_reads_nothing_either(http: httpx.AsyncClient, headers: dict[str, str], method: str, path: str) -> None:
+    assert (await http.request(method, path, headers=headers)).status_code == 403
 
 
 async def test_with_a_key_the_key_decides(coordinator: FakeCoordinator) -> None:

@@ -10,12 +10,13 @@ import httpx
 import pytest
 
 from device.text.messages import Message, ToolCall
+from fleet.access import NewKey
 from fleet.answering.views import GenerateRequest
 from fleet.cli.client import CoordinatorClient, connect
-from fleet.enrolling.views import DepartureView
+from fleet.enrolling.views import DepartureView, JoinRequest
 from fleet.home import Home
 from fleet.planning.plan import PlanRequest
-from fleet.principal import LOCAL_OPERATOR
+from fleet.principal import ANYONE, LOCAL_ADMIN
 from fleet.service.bound import CALLS
 from protos.errors import Unavailable
 from protos.sampling import Sampling
@@ -26,12 +27,17 @@ from tests.support.fake_coordinator import (
     DEVICE,
     DIAGNOSIS,
     EVENTS,
+    INVITATION,
+    KEY,
+    LINE,
+    MEMBERSHIP,
     MODEL,
     PLAN,
     REQUEST,
     RESULT,
     ROW,
     TOKEN,
+    VERDICT,
     FakeCoordinator,
 )
 
@@ -56,6 +62,9 @@ ASKED = GenerateRequest(
     fills=((7, 8),),
     timeout_seconds=2.5,
 )
+CALLING = JoinRequest("127.0.0.1:7420", "a request", "00ff", "aa", "bb")
+WISHED = NewKey("dashboard", "viewer", 60.0, 10, 1000)
+OPEN_CALLS = {"ready": [ANYONE, LOCAL_ADMIN], "invite": [ANYONE], "join": [ANYONE]}  # of routes for everybody
 # Of each call: how it is made, what comes back, what the coordinator was asked.
 EXPECTED: dict[str, tuple[Callable[[CoordinatorClient], Any], Any, list[object]]] = {
     "devices": (lambda client: client.devices(), [DEVICE], []),
@@ -66,15 +75,23 @@ EXPECTED: dict[str, tuple[Callable[[CoordinatorClient], Any], Any, list[object]]
     "enrolments": (lambda client: client.enrolments(), [BOARD], []),
     "accept": (lambda client: client.accept("diamond machine"), BOARD, [("accept", "diamond machine")]),
     "reject": (lambda client: client.reject("gate 7?c"), BOARD, [("reject", "gate 7?c")]),
-    "tokens": (lambda client: client.tokens(), [TOKEN], ["tokens"]),
+    "tokens": (lambda client: client.tokens(), [TOKEN], []),
     "new_token": (lambda client: client.new_token(60.0), replace(TOKEN, token="glmfleet-secret", used_by=""), [("new_token", 60.0)]),
-    "decommission": (
-        lambda client: client.decommission("dev-1", force=True),
-        DepartureView(DEVICE.device_id, DEVICE.name, wiped=True),
-        [("decommission", "dev-1", True)],
-    ),
-    "expel": (lambda client: client.expel("dev-1"), DepartureView(DEVICE.device_id, DEVICE.name, wiped=False), [("expel", "dev-1")]),
     "revoke_token": (lambda client: client.revoke_token("0a1b"), None, [("revoke_token", "0a1b")]),
+    "decommission": (
+        lambda client: client.decommission("dev 1?", force=True),
+        DepartureView(DEVICE.device_id, "dev-1", True),
+        [("decommission", "dev 1?", True)],
+    ),
+    "expel": (lambda client: client.expel("dev 1?"), DepartureView(DEVICE.device_id, "dev-1", False), [("expel", "dev 1?")]),
+    "ready": (lambda client: client.ready(), True, []),
+    "invite": (lambda client: client.invite(), INVITATION, []),
+    "join": (lambda client: client.join(CALLING), MEMBERSHIP, [CALLING]),
+    "keys": (lambda client: client.keys(), [KEY], []),
+    "new_key": (lambda client: client.new_key(WISHED), replace(KEY, key="glmfleet-key-secret"), [WISHED]),
+    "revoke_key": (lambda client: client.revoke_key("gate 7?"), replace(KEY, state="revoked"), [("revoke_key", "gate 7?")]),
+    "audit": (lambda client: client.audit(60.0), [LINE], [("audit", 60.0)]),
+    "verify_audit": (lambda client: client.verify_audit(), VERDICT, []),
     "deployments": (lambda client: client.deployments(), [DEPLOYMENT], []),
     "plan": (lambda client: client.plan(WISH), PLAN, [WISH]),
     "deploy": (lambda client: list(client.deploy(WISH, "prod", 3)), list(EVENTS), [(WISH, "prod", 3)]),
@@ -97,7 +114,7 @@ def test_a_call_arrives_as_it_was_made_and_so_does_its_answer(served: Home, coor
     with connect(served) as client:
         assert make(client) == answer
     assert coordinator.asked == asked
-    assert coordinator.callers == [LOCAL_OPERATOR]
+    assert coordinator.callers == OPEN_CALLS.get(call, [LOCAL_ADMIN])
 
 
 @pytest.mark.parametrize(

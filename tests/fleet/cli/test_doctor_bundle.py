@@ -20,6 +20,7 @@ from tests.support.command import Command
 from tests.support.fake_coordinator import DEVICE, FakeCoordinator
 
 API_KEY, PROMPT, ANSWER = "k3y-of-the-api-0123456789abcdef", "What ails my patient Miller?", "Miller has the measles"
+LOGIN, KEY = "glmfleet-login-" + "Ab9_-" * 20, "glmfleet-key-" + "abc7" * 8  # pragma: allowlist secret
 HUB, PASSWORD = "hf_" + "Zx9" * 12, "corr3ct-horse"  # pragma: allowlist secret
 
 
@@ -37,11 +38,17 @@ def planted(home: Home, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("PGPASSWORD", PASSWORD * 2)
     said = [f"ready {number}" for number in range(1000)]
     said += [*keys, json.dumps({"key": keys[0]}), f"Authorization: Bearer {API_KEY}", f"token {token} was used", f"from {HUB}"]
-    said += [f"store postgresql://fleet:{PASSWORD}@db/fleet", f"GET /model?token={PASSWORD}&x=1", lines[0], "the last word"]
+    said += [
+        f"store postgresql://fleet:{PASSWORD}@db/fleet",
+        f"GET /model?token={PASSWORD}&x=1",
+        lines[0],
+        f"{LOGIN} {KEY}",
+        "the last word",
+    ]
     (home.sim / "dev-1" / LOG).write_text("\n".join(said))
     record = {"name": "dev-1", "profile": "rk3588", "pace": "fast", "memory_bytes": None, "pid": 0, "started": 0.0}
     (home.sim / "dev-1" / "device.json").write_text(json.dumps(record))
-    return [API_KEY, PROMPT, ANSWER, token, HUB, PASSWORD, *lines, "PRIVATE KEY"]
+    return [API_KEY, LOGIN, KEY, PROMPT, ANSWER, token, HUB, PASSWORD, *lines, "PRIVATE KEY"]
 
 
 def opened(path: Path) -> dict[str, str]:

@@ -91,8 +91,7 @@ def test_versions_heat_and_battery_are_of_the_last_samples() -> None:
     ("outcome", "says", "advice"),
     [
         ("refused", "nobody listens on that port", "glmfleet device run"),
-        ("silent", "a firewall drops what is sent", "TCP port 7420"),
-        ("dropped", "a machine of this network has that address and is silent", "TCP port 7420"),
+        ("silent", "nothing comes back: a firewall", "TCP port 7420"),
         ("unreachable", "no machine has that address", "switched on"),
         ("another fleet", "a device of another fleet", "device leave --wipe"),
         ("hangs", "nothing is said", "restart its agent"),
@@ -113,7 +112,7 @@ def test_why_a_device_does_not_answer_and_what_to_do(outcome: Outcome, says: str
 
 def test_a_device_that_is_heard_though_it_cannot_be_reached_says_so() -> None:
     dropped = (Attempt("192.168.7.2:7420", "silent"),)
-    assert unreached(dropped, Multicast(heard=True))[0].endswith("; it answers to mDNS")
+    assert unreached(dropped, Multicast(heard=True))[0].endswith("; it answers to mDNS, so it is a firewall")
     assert unreached(dropped, None)[0].endswith("of another network")
     assert unreached((), Multicast(heard=True)) == ("", "")
     assert (

@@ -50,8 +50,9 @@ def test_tokens(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -
     code, out, err = glmfleet("devices", "token", "--for", "10m", "--home", served.path)
     assert (code, out) == (0, "glmfleet-secret\n")
     assert "glmfleet device run --token" in err
+    assert "glmfleet device join HOST --token" in err
     _, out, _ = glmfleet("devices", "token", "--list", "--home", served.path)
     assert out.splitlines()[1].split()[0] == "0a1b2c3d"
     assert "glmfleet-" not in out
     glmfleet("devices", "token", "--revoke", "0a1b2c3d", "--home", served.path)
-    assert coordinator.asked == [("new_token", 600.0), "tokens", ("revoke_token", "0a1b2c3d")]
+    assert coordinator.asked == [("new_token", 600.0), ("revoke_token", "0a1b2c3d")]

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from fleet.home import Home
+from fleet.trust.login import parse_code
 from tests.support.command import Command
 from tests.support.processes import Glmfleet
 
@@ -60,15 +62,47 @@ def test_a_port_in_use_is_one_clear_line(glmfleet: Command, home: Home) -> None:
     assert home.running_coordinator() is None
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.1", "::"])
-def test_beyond_loopback_a_key_is_needed(glmfleet: Command, home: Home, host: str) -> None:
-    code, _, err = glmfleet("serve", "--host", host, "--home", home.path)
-    assert code == 1
-    assert err == f"error: listening on {host} lets everyone in reach use the fleet\n  add --require-key, or leave --host out\n"
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_beyond_loopback_it_speaks_https_and_asks_for_a_key(program: Glmfleet, home: Home, host: str) -> None:
+    with program.serving("--host", host, "--name", "desk.example") as server:
+        running = home.running_coordinator()
+        assert running is not None
+        assert running.url.startswith("https://")
+        assert running.reach[0] == f"desk.example:{running.url.rpartition(':')[2]}"
+        trusted = ssl.create_default_context(cafile=str(home.authority / "certificate.pem"))
+        with httpx.Client(base_url=running.url, verify=trusted, trust_env=False) as http:
+            assert http.get("/healthz").json() == {"status": "ok"}
+            assert http.get("/api/v1/devices").status_code == 401
+            assert http.get("/api/v1/devices", headers={"Authorization": f"Bearer {(home.path / 'api-key').read_text()}"}).json() == []
+            with pytest.raises(httpx.TransportError):
+                http.get(running.url.replace("https", "http") + "/healthz")
+        assert json.loads(program("devices", "--json").stdout) == []
+        code = program("keys", "create", "ann", "--role", "user", "--login").stdout.strip()
+        assert parse_code(code).addresses == running.reach
+        assert "0 of" not in program("audit", "verify").stderr
+        server.terminate()
+        _, err = server.communicate(timeout=20)
+    assert f"on another machine: glmfleet login {running.reach[0]}" in err
+    assert len(err.partition("to be compared there: ")[2].splitlines()[0].split()) == 5
+
+
+def test_without_tls_nobody_is_let_in_from_outside(glmfleet: Command, home: Home) -> None:
+    code, _, err = glmfleet("serve", "--host", "0.0.0.0", "--insecure", "--home", home.path)
+    assert (code, err.splitlines()[0]) == (1, "error: --insecure is for loopback only, not for 0.0.0.0")
+
+
+def test_a_code_for_others_needs_an_address_for_others(program: Glmfleet, home: Home) -> None:
+    with program.serving():
+        done = program("keys", "create", "ann", "--login")
+        assert done.stderr.splitlines() == [
+            "error: this coordinator listens on loopback alone",
+            "  start it with: glmfleet serve --host 0.0.0.0",
+        ]
+        assert json.loads(program("keys", "list", "--json").stdout) == []
 
 
 def test_an_address_that_is_not_ours(glmfleet: Command, home: Home) -> None:
-    code, _, err = glmfleet("serve", "--host", "192.0.2.77", "--require-key", "--home", home.path)
+    code, _, err = glmfleet("serve", "--host", "192.0.2.77", "--home", home.path)
     assert code == 1
     assert err.startswith("error: cannot listen on 192.0.2.77")
 

@@ -64,10 +64,20 @@ def test_the_oldest_plans_of_the_first_form_lack_what_was_added_to_it() -> None:
 
 def test_an_unknown_key_is_passed_over() -> None:
     plain = json.loads(write(DESIRED))
+    del plain["sha256"]  # as an older version left it
     plain["since"] = 1
     plain["request"]["region"] = "north"
     plain["pipelines"][0]["plan"]["stages"][0]["rack"] = [1]
     assert read("chat", 7, json.dumps(plain)) == DESIRED
+
+
+def test_a_value_that_is_not_what_was_stored_is_told() -> None:
+    text = write(DESIRED)
+    for before, after in [('"context": 64', '"context": 65'), ('"dev-1"', '"dev-2"'), ('"form": 2', '"form": 2, "x": 1')]:
+        assert before in text
+        found = read("chat", 7, text.replace(before, after, 1))
+        assert isinstance(found, Unreadable)
+        assert found.why == "it has changed on the disk: its sum is wrong"
 
 
 def without(*path: str | int) -> str:
@@ -80,6 +90,7 @@ def with_value(value: object, *path: str | int) -> str:
 
 def changed(change: Callable[..., object], *path: str | int) -> str:
     plain = inner = json.loads(write(DESIRED))
+    del plain["sha256"]
     *way, last = path
     for key in way:
         inner = inner[key]

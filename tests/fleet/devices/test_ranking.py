@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fleet.devices.ranking import MOST, ranked
+from fleet.devices.ranking import MOST, is_near, ranked
 from protos.net.interfaces import Interface
 
 OURS = (
@@ -43,3 +43,20 @@ def test_which_address_is_dialled_first(addresses: list[str], order: list[str]) 
 
 def test_no_advert_makes_more_work_than_this() -> None:
     assert len(ranked([f"10.0.0.{n}" for n in range(200)], 1, OURS)) == MOST
+
+
+@pytest.mark.parametrize(
+    ("host", "near"),
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.2", False),  # one of sixteen million
+        ("192.168.1.77", True),
+        ("172.17.0.9", False),
+        ("10.9.9.9", False),
+        ("[fe80::10]", True),
+        ("[fe80::11]", False),
+        ("host.example", False),
+    ],
+)
+def test_near_are_networks_so_small_that_each_address_can_be_looked_at(host: str, near: bool) -> None:
+    assert is_near(host, OURS) == near

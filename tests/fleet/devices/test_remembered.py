@@ -19,9 +19,10 @@ async def test_what_was_proven_last_comes_first_after_a_restart(tmp_path: Path) 
     file = tmp_path / "addresses.json"
     async with Remembered(file) as known:
         assert known.all == ()
-        known.note(ONE, "192.168.7.2:7420")
+        assert known.note(ONE, "192.168.7.2:7420") is None
         known.note(TWO, "[fe80::2%eth0]:7420")
-        known.note(ONE, "192.168.7.9:7420")
+        assert known.note(ONE, "192.168.7.9:7420") == "192.168.7.2:7420"
+        assert known.note(ONE, "192.168.7.9:7420") is None
     assert Remembered(file).all == (Proven(ONE, "192.168.7.9:7420"), Proven(TWO, "[fe80::2%eth0]:7420"))
     assert file.stat().st_mode & 0o777 == 0o600
 

@@ -14,6 +14,7 @@ import pytest
 
 from device.agent.identity import load_identity
 from device.agent.membership import Membership, accept
+from fleet.devices.hearsay import DEFAULT_BUDGET, MOST_PLACES
 from fleet.enrolling import enrolment
 from fleet.enrolling.board import connected
 from fleet.enrolling.enrolment import Enrolment
@@ -211,7 +212,7 @@ async def test_who_is_no_board_is_forgotten(tmp_path: Path) -> None:
             async with connected([address]):
                 pass
         ours.enrolment.heard(None, (address,), "mdns")
-        await wait_until(lambda: not ours.enrolment._heard)
+        await wait_until(lambda: list(ours.enrolment._hearsay.unproven()))
         assert ours.enrolment.views() == []
     with pytest.raises(Unavailable, match="connection refused"):
         async with connected([address]):
@@ -259,11 +260,34 @@ async def test_a_certificate_of_no_known_version_keeps_no_board_out(tmp_path: Pa
         await ours.pending()
 
 
-async def test_thousands_of_addresses_are_not_all_tried(tmp_path: Path) -> None:
-    async with fleet(tmp_path) as ours:
-        for port in range(1, 5000):
-            ours.enrolment.heard(None, (f"127.0.0.1:{port}",), "mdns")
-        assert len(ours.enrolment._heard) == enrolment.MOST_PENDING
+async def test_thousands_of_addresses_cost_few_dials_and_keep_no_board_out(tmp_path: Path) -> None:
+    """All that is announced before it, at the same host and at others, is nobody."""
+    async with fleet(tmp_path) as ours, board(tmp_path / "a") as one:
+        for n in range(20_000):
+            ours.enrolment.heard(DeviceId(f"{n:016}"), (f"127.0.{n % 200}.9:{1 + n // 200}",), "mdns")
+        ours.enrolment.heard(one.board, (one.address,), "mdns")
+        started, looks = asyncio.get_running_loop().time(), ours.enrolment._hearsay.looks
+        await wait_until(lambda: [view.device_id for view in ours.enrolment.views()] == [one.board], 30)
+        seconds = asyncio.get_running_loop().time() - started
+        assert ours.enrolment._hearsay.looks - looks <= DEFAULT_BUDGET.burst + DEFAULT_BUDGET.per_second * seconds + 1
+        assert len(ours.enrolment._hearsay) <= MOST_PLACES
+        assert len(ours.enrolment._heard) == 1
+
+
+async def test_one_machine_cannot_be_all_the_boards_that_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enrolment, "MOST_OF_A_HOST", 1)
+    async with (
+        fleet(tmp_path) as ours,
+        board(tmp_path / "a") as one,
+        board(tmp_path / "b", "gate-8", bind="127.0.0.2:0") as other,
+        board(tmp_path / "c", "gate-9") as third,
+    ):
+        ours.enrolment.heard(one.board, (one.address,), "mdns")
+        await ours.pending()
+        for each in (third, other):
+            ours.enrolment.heard(each.board, (each.address,), "mdns")
+        await ours.pending("gate-8")
+        assert [view.name for view in ours.enrolment.views()] == ["gate-7", "gate-8"]
 
 
 def other_folder(folder: Path) -> Membership:

@@ -16,8 +16,8 @@ from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent
 from fleet.devices.views import DeviceView
 from fleet.planning.plan import PlanRequest
-from fleet.principal import ANYONE, LOCAL_OPERATOR, Principal
-from fleet.service.bound import CALLS, bound
+from fleet.principal import ANYONE, LOCAL_ADMIN, Principal
+from fleet.service.bound import CALLS
 from fleet.service.coordinator import Coordinator
 from fleet.service.protocol import Fleet, FleetService
 from fleet.telemetry.views import CostRow
@@ -98,15 +98,15 @@ def test_each_way_to_drift_is_seen() -> None:
 def test_a_call_is_known_to_be_its_caller_s(caplog: pytest.LogCaptureFixture) -> None:
     coordinator = FakeCoordinator()
     with caplog.at_level(logging.DEBUG, "fleet.service.bound"):
-        assert coordinator.as_(LOCAL_OPERATOR).devices() == [DEVICE]
-        assert coordinator.as_(ANYONE).deployments() == coordinator.deployed
-    assert coordinator.callers == [LOCAL_OPERATOR, ANYONE]
-    assert [record.getMessage() for record in caplog.records] == ["local (operator) calls devices", "anyone (anonymous) calls deployments"]
+        assert coordinator.as_(LOCAL_ADMIN).devices() == [DEVICE]
+        assert coordinator.as_(ANYONE).ready()
+    assert coordinator.callers == [LOCAL_ADMIN, ANYONE]
+    assert [record.getMessage() for record in caplog.records] == ["local (admin) calls devices", "anyone (anyone) calls ready"]
 
 
 async def test_arguments_and_streams_pass_through() -> None:
     coordinator = FakeCoordinator()
-    service = bound(coordinator, Principal("somebody", "operator"))
+    service = coordinator.as_(Principal("somebody", "operator"))
     await service.undeploy("tiny")
     parts = service.generate(GenerateRequest(prompt="hi"))
     assert isinstance(await anext(parts), TokenChunk)
@@ -116,7 +116,7 @@ async def test_arguments_and_streams_pass_through() -> None:
 
 
 def test_nothing_but_the_calls_is_reached() -> None:
-    service = FakeCoordinator().as_(LOCAL_OPERATOR)
+    service = FakeCoordinator().as_(LOCAL_ADMIN)
     for name in ("found", "as_", "__aenter__", "_play"):
         with pytest.raises(AttributeError):
             getattr(service, name)

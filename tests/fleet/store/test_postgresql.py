@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import create_engine, insert, inspect, text
 
 from fleet.store import schema
+from fleet.store.audit_heads import AuditHeads
 from fleet.store.database import Store
 from fleet.store.deployments import DeploymentRecords, StoredDeployment
 from fleet.store.engine import parse_url
@@ -117,9 +118,9 @@ def test_an_older_store_is_migrated_and_a_newer_one_refused(url: str) -> None:
     with engine.begin() as connection:
         assert connection.execute(alembic_version.select()).all() == [(schema.NEWEST,)]
         assert connection.execute(schema_info.select()).all() == [(schema.MARK,)]
-        connection.execute(alembic_version.update().values(version_num="5"))
+        connection.execute(alembic_version.update().values(version_num="6"))
         connection.execute(text("DROP TABLE devices"))
-    with pytest.raises(Conflict, match="has schema 5; this glmfleet reads 2 to 4"):
+    with pytest.raises(Conflict, match="has schema 6; this glmfleet reads 2 to 5"):
         Store(url)
     assert not inspect(engine).has_table("devices")  # nothing was made that the newer one does not want
     engine.dispose()
@@ -144,3 +145,13 @@ def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
         Store("postgresql://fleet:secret@127.0.0.1:1/postgres")  # pragma: allowlist secret
     assert "127.0.0.1:1" in refused.value.detail
     assert "secret" not in refused.value.detail
+
+
+def test_the_head_of_the_audit_log_is_kept(url: str) -> None:
+    with Store(url) as store:
+        heads = AuditHeads(store, "fleet")
+        assert heads.last() is None
+        for sequence in (1, 2):
+            heads.put(sequence, "d" * 64, f'{{"sequence": {sequence}}}')
+        assert heads.last() == (2, "d" * 64, '{"sequence": 2}')
+        assert AuditHeads(store, "another").last() is None

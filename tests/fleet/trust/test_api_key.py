@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fleet.home import Home
-from fleet.principal import LOCAL_OPERATOR
+from fleet.principal import LOCAL_ADMIN, Unauthenticated
 from fleet.trust.api_key import authenticator, ensure_key, read_key, shown
 from protos.errors import InvalidInput
 
@@ -37,14 +37,16 @@ def test_a_key_that_no_header_can_carry_is_refused(home: Home, key: bytes) -> No
 def test_what_a_client_of_the_home_shows_is_known(home: Home) -> None:
     assert shown(home) == {}
     authenticate = authenticator(ensure_key(home))
-    assert authenticate(shown(home)["Authorization"]) == LOCAL_OPERATOR
+    assert authenticate(shown(home)["Authorization"]) == LOCAL_ADMIN
 
 
 @pytest.mark.parametrize("given", ["Bearer secret", "bearer secret", "BEARER  secret "])
 def test_the_key_is_known_however_the_scheme_is_written(given: str) -> None:
-    assert authenticator("secret")(given) == LOCAL_OPERATOR
+    assert authenticator("secret")(given) == LOCAL_ADMIN
 
 
 @pytest.mark.parametrize("given", ["", "secret", "Bearer", "Bearer ", "Bearer wrong", "Basic secret", "Bearer secret2", "Bearer sécret"])
 def test_whatever_else_is_nobody(given: str) -> None:
-    assert authenticator("secret")(given) is None
+    with pytest.raises(Unauthenticated) as caught:
+        authenticator("secret")(given)
+    assert caught.value.reason == ("no_key" if given.lower() in ("", "secret", "bearer", "bearer ", "basic secret") else "unknown_key")

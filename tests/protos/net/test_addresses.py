@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from protos.net.addresses import dialable, joined_address, without_zone
+import pytest
+
+from protos.net.addresses import address_of, dialable, joined_address, without_zone
 
 
 def test_addresses_as_text() -> None:
@@ -22,3 +24,20 @@ def test_a_link_local_address_is_dialled_through_every_interface() -> None:
         "host:1",
     )
     assert all("%" in address for address in dialable(["[fe80::2]:1"]))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("desk", "desk:7400"),
+        (" desk:1 ", "desk:1"),
+        ("https://desk:1/", "desk:1"),
+        ("192.168.7.1", "192.168.7.1:7400"),
+        ("fd00::7", "[fd00::7]:7400"),
+        ("[fd00::7]", "[fd00::7]:7400"),
+        ("[fd00::7]:1", "[fd00::7]:1"),
+        ("::1", "[::1]:7400"),
+    ],
+)
+def test_an_address_as_people_write_it(written: str, meant: str) -> None:
+    assert address_of(written, 7400) == meant

@@ -1,4 +1,4 @@
-"""A device as the API shows it, from what is known of it."""
+"""A device as the API and the command show it."""
 
 from __future__ import annotations
 

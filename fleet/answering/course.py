@@ -1,0 +1,73 @@
+"""What of a request stays the same over its attempts, so that another ring gives the very tokens that the first would have given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fleet.answering import prompts
+from fleet.answering.answer import Answer
+from fleet.answering.prompt_making import MadePrompt
+from fleet.answering.views import GenerateRequest
+from fleet.telemetry.views import FinishReason
+from protos.errors import FleetError, TemporaryError
+from protos.ids import Digest
+from protos.manifest import Manifest
+from protos.v1 import pipeline_pb2 as pb
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
+
+
+@dataclass
+class Course:
+    """The prompt's tokens, the seed, and the answer so far. Times on one monotonic clock, in seconds."""
+
+    manifest: Manifest
+    made: MadePrompt
+    seed: int
+    answer: Answer
+    began_at: float
+    first_token_at: float | None = None
+    recoveries: int = 0  # breaks after which tokens came again
+    recovery_seconds: float = 0.0  # from such breaks to the next token
+    broke_at: float | None = None  # None: it goes on
+    _vain: int = 0  # breaks since the last token
+
+    @property
+    def version(self) -> Digest:
+        return self.manifest.digest
+
+    def submit(self, request: GenerateRequest, context: int) -> pb.Submit:
+        """What a head is told: the tokens that came are forced, which is exact (pipeline.proto, Submit). Raises InvalidInput."""
+        begun = replace(request, forced_ids=tuple(self.answer.token_ids)) if self.answer.token_ids else request
+        return prompts.submit(begun, self.made.token_ids, self.manifest, context, self.seed, self.made.rules)
+
+    def complete(self, request: GenerateRequest, context: int) -> FinishReason | None:
+        """How the answer has ended already, so that nothing is left to ask for: only word of its end was lost."""
+        if self.answer.stopped:
+            return "stop"
+        room = context - len(self.made.token_ids)
+        most = room if request.max_tokens is None else min(request.max_tokens, room)
+        return "length" if self.recovering and len(self.answer.token_ids) >= most else None
+
+    @property
+    def recovering(self) -> bool:
+        return self.broke_at is not None
+
+    def broke(self, now: float) -> None:
+        self._vain += 1
+        if self.broke_at is None:
+            self.broke_at = now
+
+    def came(self, now: float) -> None:
+        """Tokens came."""
+        self.first_token_at = now if self.first_token_at is None else self.first_token_at
+        self._vain = 0
+        if self.broke_at is not None:
+            self.recoveries += 1
+            self.recovery_seconds += now - self.broke_at
+            self.broke_at = None
+
+    def pause_seconds(self, error: FleetError) -> float:
+        """Before the next attempt: a ring that breaks again and again is not asked without end, and nobody who says when before that."""
+        asked = error.retry_after_seconds if isinstance(error, TemporaryError) else 0.0
+        return min(max(asked, FIRST_PAUSE_SECONDS * 2.0 ** min(self._vain - 1, 10)), LONGEST_PAUSE_SECONDS)
