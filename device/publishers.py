@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +18,16 @@ from device.files import write_whole
 from device.stage_spec import StageSpec
 from protos import publishing
 from protos.errors import Corrupt, Denied, InvalidInput
-from protos.ids import Digest
+from protos.ids import Digest, digest_of
 from protos.manifest import Manifest, parse
 from protos.publishing import KEY_BYTES, SignedStatement, Statement
 
 MOST_PUBLISHERS = 16
 MOST_MODELS = 256
+MOST_UNJUDGED = 16
+_KEY = re.compile(rf"[0-9a-f]{{{2 * KEY_BYTES}}}")
 _JOIN_AGAIN = "glmfleet device leave --wipe, and join again"
+OTHER_PUBLISHER = "restore the home's publisher folder from a backup, or take the device out and in again: glmfleet devices remove NAME"
 FOLDER = "publishers"  # below the device's state
 
 
@@ -30,6 +35,7 @@ FOLDER = "publishers"  # below the device's state
 class _Known:
     statement: Statement
     manifest: Manifest
+    signed: SignedStatement
 
 
 class Publishers:
@@ -45,8 +51,9 @@ class Publishers:
         self._clock = clock
         self._changing = threading.Lock()
         self._known: dict[Digest, _Known] = {}
+        self._unjudged: dict[bytes, SignedStatement] = {}  # by manifest: said before we knew whom to believe
         self._keys = pinned_keys(state)
-        self._newest = {str(model): int(version) for model, version in _items(_read(self._folder / "versions.json", {}))}
+        self._newest = _versions(_read(self._folder / "versions.json", {}))
         for path in sorted(self._folder.glob("*.manifest")) if self._folder.is_dir() else ():
             self._take_up(path)
 
@@ -61,30 +68,40 @@ class Publishers:
             raise InvalidInput(f"{len(wanted)} publishers' keys: 1 to {MOST_PUBLISHERS} of {KEY_BYTES} bytes")
         with self._changing:
             if self._keys and self._keys != wanted:
-                raise Denied(
-                    "this device has pinned the keys of other publishers", advice="take it out and in again: glmfleet devices remove NAME"
-                )
+                raise Denied("this device has pinned the keys of other publishers", advice=OTHER_PUBLISHER)
             if not self._keys:
                 self._write("keys.json", json.dumps(sorted(key.hex() for key in wanted)).encode())
                 self._keys = wanted
+                for manifest, signed in self._unjudged.items():  # what is being sent meanwhile goes on
+                    with suppress(Denied, Corrupt):
+                        self._take(signed, manifest)
+                self._unjudged.clear()
 
     def vouch(self, signed: SignedStatement, manifest: bytes) -> None:
         """Take up what a publisher says of a manifest. Raises Denied when none of ours says so, or not any more; Corrupt."""
-        if not self._keys:
-            return
         with self._changing:
-            known = self._judged(signed, manifest)
-            statement, digest = known.statement, known.manifest.digest
-            if len(self._known) >= MOST_MODELS and digest not in self._known:
-                self._forget(next(iter(self._known)))
-            if statement.version > self._newest.get(statement.model, 0):
-                newest = {**self._newest, statement.model: statement.version}
-                self._write("versions.json", json.dumps(newest).encode())  # before anything of it is believed
-                self._newest = newest
-                self._forget_all(one for one, each in self._known.items() if each.statement.model == statement.model and one != digest)
-            parts = [signed.statement, signed.publisher, signed.signature, manifest]
-            self._write(f"{digest}.manifest", b"".join(len(part).to_bytes(8, "big") + part for part in parts))
-            self._known[digest] = known
+            if self._keys:
+                self._take(signed, manifest)
+            elif len(self._unjudged) < MOST_UNJUDGED:
+                self._unjudged[manifest] = signed
+
+    def _take(self, signed: SignedStatement, manifest: bytes) -> None:
+        if (before := self._known.get(digest_of(manifest))) is not None and before.signed == signed:
+            # Said again, as before each load: it is not read anew, and a disk that is full or wears out is not written to.
+            publishing.check(before.statement, self._newest.get(before.statement.model, 0), self._clock())
+            return
+        known = self._judged(signed, manifest)
+        statement, digest = known.statement, known.manifest.digest
+        if len(self._known) >= MOST_MODELS and digest not in self._known:
+            self._forget(next(iter(self._known)))
+        if statement.version > self._newest.get(statement.model, 0):
+            newest = {**self._newest, statement.model: statement.version}
+            self._write("versions.json", json.dumps(newest).encode())  # before anything of it is believed
+            self._newest = newest
+            self._forget_all(one for one, each in self._known.items() if each.statement.model == statement.model and one != digest)
+        parts = [signed.statement, signed.publisher, signed.signature, manifest]
+        self._write(f"{digest}.manifest", b"".join(len(part).to_bytes(8, "big") + part for part in parts))
+        self._known[digest] = known
 
     def admits(self, digest: Digest, size_bytes: int) -> None:
         """Raises Denied unless a blob of this digest and size belongs to something that is vouched for."""
@@ -120,12 +137,12 @@ class Publishers:
         parsed = parse(manifest)
         if parsed.digest not in statement.manifests:
             raise Denied(f"its publisher says nothing of artifact {parsed.digest[:12]}: {statement.model} is {statement.manifests[0][:12]}")
-        return _Known(statement, parsed)
+        return _Known(statement, parsed, signed)
 
     def _read_signed(self, signed: SignedStatement) -> Statement:
         """Raises Denied when none of ours has signed it."""
         if signed.publisher not in self._keys:
-            raise Denied("it is signed by a publisher that this device does not know", advice=publishing.SIGN_ANEW)
+            raise Denied("it is signed by a publisher that this device does not know", advice=OTHER_PUBLISHER)
         try:
             Ed25519PublicKey.from_public_bytes(signed.publisher).verify(signed.signature, signed.statement)
         except (InvalidSignature, ValueError) as error:
@@ -161,10 +178,7 @@ class Publishers:
 
 def pinned_keys(state: Path) -> frozenset[bytes]:
     """Of the publishers that the device in `state` lets in; none: it asks for nobody's word. Raises Corrupt."""
-    try:
-        return frozenset(bytes.fromhex(key) for key in _strings(_read(state / FOLDER / "keys.json", [])))
-    except ValueError as error:
-        raise Corrupt("the pinned keys of publishers are damaged", advice=_JOIN_AGAIN) from error
+    return _keys(_read(state / FOLDER / "keys.json", []))
 
 
 def _read(path: Path, nothing: object) -> object:
@@ -176,13 +190,13 @@ def _read(path: Path, nothing: object) -> object:
         raise Corrupt(f"{path} cannot be read: {error}", advice=_JOIN_AGAIN) from error
 
 
-def _strings(plain: object) -> list[str]:
-    if not isinstance(plain, list) or not all(isinstance(one, str) for one in plain):
+def _keys(plain: object) -> frozenset[bytes]:
+    if not isinstance(plain, list) or not all(isinstance(key, str) and _KEY.fullmatch(key) for key in plain):
         raise Corrupt("the pinned keys of publishers are damaged", advice=_JOIN_AGAIN)
-    return plain
+    return frozenset(map(bytes.fromhex, plain))
 
 
-def _items(plain: object) -> Iterable[tuple[str, int]]:
-    if not isinstance(plain, dict):
+def _versions(plain: object) -> dict[str, int]:
+    if not isinstance(plain, dict) or not all(isinstance(version, int) for version in plain.values()):
         raise Corrupt("the versions of models are damaged", advice=_JOIN_AGAIN)
-    return plain.items()
+    return {str(model): version for model, version in plain.items()}

@@ -216,6 +216,10 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
+        return self._bytes
+
+    @cached_property
+    def _bytes(self) -> bytes:
         plain = json_format.MessageToDict(_to_proto(self), preserving_proto_field_name=True)
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 

@@ -65,7 +65,7 @@ def check(statement: Statement, newest: int, now: float) -> None:
     if statement.version < newest:
         raise Denied(
             f"its publisher has said version {newest} of {statement.model} here before; this is version {statement.version}",
-            advice=f"an older one is wanted after all? {SIGN_ANEW} {statement.model}",
+            advice=f"an older one is wanted after all? {SIGN_ANEW} {statement.model} --above {newest}",
         )
     if now >= statement.expires:
         raise Denied(f"what its publisher said of {statement.model} has expired", advice=f"{SIGN_ANEW} {statement.model}")

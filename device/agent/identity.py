@@ -79,6 +79,11 @@ def load_identity(folder: Path, clock: Callable[[], datetime] = utc_now) -> Iden
     return Identity(device_id(public_der(certificate.public_key())), fleet, Credentials(certificate_pem, key_pem, authority_pem, fleet))
 
 
+def has_expired(credentials: Credentials, now: datetime) -> bool:
+    """Whether the certificate that it shows now has ended."""
+    return now > x509.load_pem_x509_certificate(credentials.certificate).not_valid_after_utc
+
+
 def insecure_identity(folder: Path) -> Identity:
     """A key alone, made in `folder` at first start: enough for an id, for --insecure. Raises InvalidInput, Denied."""
     return Identity(device_id(public_der(own_key(folder).public_key())), INSECURE_FLEET, None)

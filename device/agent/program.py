@@ -19,7 +19,7 @@ from device.agent.announce import Announcement
 from device.agent.device import Device
 from device.agent.enrolling import Enrollable
 from device.agent.hearing import Hearing
-from device.agent.identity import Expired, insecure_identity, is_member, load_identity, utc_now
+from device.agent.identity import Expired, has_expired, insecure_identity, is_member, load_identity, utc_now
 from device.agent.member_service import MemberService
 from device.agent.membership import leave, pinned_authority
 from device.agent.only import only_agent
@@ -33,10 +33,12 @@ from device.tasks import first_of
 from protos.enrolment import Token
 from protos.net import transport
 from protos.net.addresses import joined_address
+from protos.net.credentials import Credentials
 
 # A stream that is being written gets this long to end by itself.
 GRACE_SECONDS = 0.5
 DISK_SECONDS = 60.0  # between two looks, each of which writes 4 KiB
+EXPIRY_SECONDS = 5.0  # between two looks at the clock: a timer stands still while the machine sleeps
 
 _log = logging.getLogger(__name__)
 
@@ -68,8 +70,8 @@ async def run_agent(
     refused: Callable[[str, str], None] = lambda why, advice: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is called with "host:port" when it does, `waiting` before that while the board belongs to no
-    fleet, `refused` when its token lets it into none. One that is told to leave its fleet becomes a board of none, and waits. Raises
-    FleetError when it cannot start."""
+    fleet, `refused` when its token lets it into none. One that is told to leave its fleet becomes a board of none, and waits; so does one
+    whose certificate ended while nobody could renew it. Raises FleetError when it cannot start."""
     use_one_heap()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -83,14 +85,9 @@ async def run_agent(
             agent = Agent(config, hardware, disk=disk, clock=clock)
             async with agent as address:
                 ready(address)
-                await _either(stop, agent.left)
+                await first_of(_happens(stop), _happens(agent.left), agent.expired())
             if agent.left.is_set():
                 await asyncio.to_thread(leave, config.state, wipe=True)
-
-
-async def _either(*events: asyncio.Event) -> None:
-    """Until one of them happens."""
-    await first_of(*(_happens(event) for event in events))
 
 
 async def _happens(event: asyncio.Event) -> None:
@@ -161,6 +158,7 @@ class Agent:
         self._disk = disk
         self._clock = clock
         self.left = asyncio.Event()
+        self._credentials: Credentials | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> str:
@@ -170,6 +168,7 @@ class Agent:
         async with AsyncExitStack() as stack:
             prepacked = await asyncio.to_thread(PrepackedStages, config.state / "prepacked", blobs.free_bytes)
             me, credentials = identity.device_id, identity.credentials
+            self._credentials = credentials
             publishers = None if credentials is None else await asyncio.to_thread(Publishers, config.state, self._now)
             hearing = Hearing()
             device = Device(
@@ -224,6 +223,11 @@ class Agent:
             memory_promised_bytes=max(0, told.memory_bytes - told.memory_used_bytes),
             memory_available_bytes=told.memory_available_bytes if told.HasField("memory_available_bytes") else None,
         )
+
+    async def expired(self) -> None:
+        """Until the certificate has ended: nobody can connect any more, and only a board that asks for another is given one."""
+        while self._credentials is None or not has_expired(self._credentials, self._clock()):  # noqa: ASYNC110 - time itself tells nobody
+            await asyncio.sleep(EXPIRY_SECONDS)
 
     def _now(self) -> float:
         return self._clock().timestamp()

@@ -207,6 +207,12 @@ def show(
 def sign(
     name: Annotated[str, typer.Argument(help="The model's name here.")],
     life: Annotated[str, typer.Option("--for", metavar="DURATION", help="How long devices take the signature for good.")] = "90d",
+    above: Annotated[
+        int,
+        typer.Option(
+            "--above", min=0, metavar="VERSION", help="What devices have heard, when they refuse this as older.", show_default=False
+        ),
+    ] = 0,
     home: HomeOption = None,
 ) -> None:
     """Vouch for a model with this home's publisher key: devices run no other.
@@ -216,7 +222,7 @@ def sign(
     Example: glmfleet model sign smollm2-135m --for 30d
     """
     opened = open_home(home)
-    statement = Publisher.open(opened.publisher, ArtifactStore(opened.artifacts)).sign(name, parse_duration(life))
+    statement = Publisher.open(opened.publisher, ArtifactStore(opened.artifacts)).sign(name, parse_duration(life), above)
     note(f"{name} is signed as version {statement.version}, until {time.strftime('%Y-%m-%d %H:%M', time.localtime(statement.expires))}")
 
 

@@ -191,9 +191,13 @@ class Deployer:
 
     async def _vouch(self, client: DeviceClient, stage: StageWork) -> None:
         """Tell the device whose model it is; of one that nobody vouches for a device that asks for it will say so."""
-        signed = await asyncio.to_thread(self._vouched, stage.spec.plan.model, stage.manifest.digest)
+
+        def said() -> tuple[SignedStatement | None, bytes]:
+            return self._vouched(stage.spec.plan.model, stage.manifest.digest), stage.manifest.to_bytes()
+
+        signed, manifest = await asyncio.to_thread(said)
         if signed is not None:
-            await client.put_manifest(signed, stage.manifest.to_bytes())
+            await client.put_manifest(signed, manifest)
 
     async def _load(self, stage: StageWork, report: Report) -> bool:
         client = self._registry.client(stage.device)

@@ -78,12 +78,13 @@ class DeviceLink:
         """Whether another board answers with the same key at one of these. Ends without a word when nobody does, or the same board."""
         for address in addresses:
             with contextlib.suppress(FleetError):
+                mine = await self._watched.client.describe()
                 other = await self._reach(address)
-                try:
-                    mine = await self._watched.client.describe()
-                finally:
-                    await other.close()
-                if mine.boot_id != other.description.boot_id:
+                await other.close()
+                if mine.boot_id == other.description.boot_id:
+                    continue
+                # One that started anew meanwhile looks like two: of two the first goes on as it was.
+                if (await self._watched.client.describe()).boot_id == mine.boot_id:
                     self._watched.doubled(f"two boards show its key, at {self._where.address} and at {address}")
                     await self._watched.client.peer.channel.close()
                     return

@@ -22,14 +22,14 @@ from fleet.devices.views import GatewayView
 from protos.errors import FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId
 from protos.net import transport
-from protos.net.transport import Credentials, Network
+from protos.net.transport import Credentials, Network, Peer
 from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
 
 DEFAULT_LIVENESS = Liveness()
 ASKED_AT_ONCE = 64
 SAMPLE_SECONDS = 1.0
-COMPARED = 4  # new addresses of a device that is connected
+COMPARED = 4  # other addresses of a device that is connected
 ASKED_ONE_BY_ONE = 16  # of a gateway's devices; more are asked together
 
 
@@ -93,12 +93,12 @@ class Registry:
             known.watched.said_goodbye = False
             elsewhere = [address for address in addresses if address not in known.where.addresses]
             known.where.found(addresses, found_by)
-            if elsewhere and known.watched.connected and self._credentials is not None:
-                self._background.start(known.link.compare(elsewhere[:COMPARED]), f"is {device} there twice?")
+            if known.watched.connected:
+                self._compare(device, elsewhere)
             return
         where = Redial(addresses, found_by, self._rules, partial(self._proven, device))
         watched = Watched(device, where, self._rules, self._clock, self._take_sample, self._tell)
-        link = DeviceLink(device, where, watched, self._rules, self._credentials, self._network, self._standing)
+        link = DeviceLink(device, where, watched, self._rules, self._credentials, self._network, self._stands)
         self._direct[device] = _Direct(where, watched, link, self._background.start(link.run(), f"device {device}"))
         self._tell()
 
@@ -252,6 +252,16 @@ class Registry:
         except TimeoutError:
             return False
         return True
+
+    def _stands(self, device: DeviceId, peer: Peer | None) -> None:
+        """Of a device. At its other addresses another may answer, which came at the same time."""
+        self._standing(device, peer)
+        if peer is not None and (known := self._direct.get(device)) is not None:
+            self._compare(device, [address for address in known.where.addresses if address != known.where.address])
+
+    def _compare(self, device: DeviceId, elsewhere: Sequence[str]) -> None:
+        if elsewhere and self._credentials is not None:
+            self._background.start(self._direct[device].link.compare(elsewhere[:COMPARED]), f"is {device} there twice?")
 
     def _forget(self, device: DeviceId) -> None:
         self._departed.discard(device)

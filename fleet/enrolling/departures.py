@@ -21,7 +21,8 @@ class Departures:
     async def decommission(self, device: str, *, force: bool) -> DepartureView:
         """Have it remove its models and its key, and take it out of the fleet; one that cannot be reached is taken out all the same.
 
-        Raises NotFound, Conflict while a deployment uses it and `force` is not given, and what the device says.
+        Raises NotFound, Conflict while a deployment uses it and `force` is not given or when a gateway speaks for it, and what the
+        device says.
         """
         member, name = await self._find(device)
         users = self._users(member)
@@ -32,19 +33,25 @@ class Departures:
         return DepartureView(member, name, wiped)
 
     async def expel(self, device: str) -> DepartureView:
-        """Take it out of the fleet, without a word to it: it may be in other hands. Raises NotFound."""
+        """Take it out of the fleet, without a word to it: it may be in other hands. Raises NotFound, Conflict (a gateway speaks
+        for it)."""
         member, name = await self._find(device)
         await self._take_out(member, name)
         return DepartureView(member, name, wiped=False)
 
     async def _take_out(self, member: DeviceId, name: str) -> None:
-        self._registry.expel(member)
-        await self._upkeep.revoke(member, name)
+        await self._upkeep.revoke(member, name, lambda: self._registry.expel(member))
 
     async def _find(self, key: str) -> tuple[DeviceId, str]:
-        """Id and name of the member of this id or name, be it there or not. Raises NotFound, InvalidInput (two have that name)."""
+        """Id and name of the member of this id or name, be it there or not. Raises NotFound, InvalidInput (two have that name), Conflict
+        for one that has no key of its own."""
         try:
             record = self._registry.find(key)
+            if record.gateway is not None:
+                raise Conflict(
+                    f"{record.name} is no member of its own: gateway {record.gateway} speaks for it",
+                    advice=f"take it out at the gateway, or take the gateway out: {record.gateway}",
+                )
             return record.device_id, record.name
         except NotFound:
             known = [one for one in await self._upkeep.members() if key in (one.member_id, one.name)]

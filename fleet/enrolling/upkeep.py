@@ -14,7 +14,7 @@ from typing import Self
 from fleet.background import Background, together
 from fleet.trust.authority import CLOCK_SKEW, FIRST_RENEWAL, LAST_RENEWAL, Authority, Role
 from fleet.trust.members import MemberRecord
-from protos.errors import Conflict, Denied, FleetError
+from protos.errors import Conflict, Denied, FleetError, TemporaryError
 from protos.ids import DeviceId
 from protos.net.credentials import Credentials
 from protos.net.transport import Peer
@@ -23,8 +23,9 @@ from protos.v1 import member_pb2 as pb
 
 QUICK_SECONDS = 5.0
 TELL_SECONDS = 1.5  # for all to hear that one is expelled
-TOLD_AT_ONCE = 64
-_PAUSE_OF_LIFE = 0.02
+TOLD_AT_ONCE = 4096  # small calls: those of whom nothing comes back must not hold up the others
+WATCH_SECONDS = 30.0  # between two looks at the clock: a timer stands still while the machine sleeps, certificates end all the same
+_FIRST_PAUSE_SECONDS, _PAUSE_OF_LIFE = 1.0, 0.02
 
 _log = logging.getLogger(__name__)
 
@@ -90,12 +91,14 @@ class Upkeep:
         """Of the fleet now, the newest first."""
         return [record for record in await asyncio.to_thread(self._authority.members.all) if not record.revoked]
 
-    async def revoke(self, member: DeviceId, name: str) -> None:
-        """It is of the fleet no more, and everybody that can be reached knows within `TELL_SECONDS`; the others when they come back."""
+    async def revoke(self, member: DeviceId, name: str, cut: Callable[[], None] = lambda: None) -> None:
+        """It is of the fleet no more, and everybody that can be reached knows within `TELL_SECONDS`; the others as soon as they can be.
+        `cut` ends our own connection to it: called when that is written down and nobody here would dial it again."""
         await asyncio.to_thread(self._authority.members.revoke, member, name)
         self._credentials.revoked.add(await asyncio.to_thread(self._authority.members.revoked))
-        others = [(other, peer) for other, peer in self._peers.items() if other != member]
+        cut()
         self.detached(member)
+        others = list(self._peers.items())
         await together([self._tell_or_log(other, peer) for other, peer in others], at_once=TOLD_AT_ONCE)
 
     async def leave(self, member: DeviceId) -> bool:
@@ -113,18 +116,22 @@ class Upkeep:
 
     async def _look_after(self, member: DeviceId, peer: Peer) -> None:
         """Until the connection ends: then it is attached anew."""
+        pause_seconds = _FIRST_PAUSE_SECONDS
         while True:
             try:
                 await self._tell(member, peer, QUICK_SECONDS)
                 await self._introduce(member, peer)
                 while True:
                     await self._renew(member, peer)
+                    pause_seconds = _FIRST_PAUSE_SECONDS
             except Conflict as error:
                 _log.warning("%s cannot be given another certificate before its own ends: %s", member, error.detail)
                 return
             except FleetError as error:
-                _log.info("membership of %s: %s", member, error.detail)
-                await asyncio.sleep(self._pause_seconds)
+                level = logging.INFO if isinstance(error, TemporaryError) else logging.WARNING
+                _log.log(level, "membership of %s: %s%s", member, error.detail, f" ({error.advice})" if error.advice else "")
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, self._pause_seconds)
 
     async def _introduce(self, member: DeviceId, peer: Peer) -> None:
         """Tell whose models it is to run; one that has pinned another publisher goes on with that one's."""
@@ -138,9 +145,11 @@ class Upkeep:
         """Once, when it is due."""
         with remote(member):
             asked = await peer.member_stub.Request(pb.CertificateRequest(), metadata=peer.metadata, timeout=QUICK_SECONDS)
+        due = self._now() + due_in(asked.not_after - self._now(), self._authority.life, self._spread())
+        while (left_seconds := due - self._now()) > 0:  # noqa: ASYNC110 - time itself tells nobody
+            await asyncio.sleep(min(left_seconds, WATCH_SECONDS))
         known = await asyncio.to_thread(self._authority.members.find, member)
         role: Role = "gateway" if known is not None and known.role == "gateway" else "device"
-        await asyncio.sleep(due_in(asked.not_after - self._now(), self._authority.life, self._spread()))
         certificate = await asyncio.to_thread(self._authority.sign, asked.signing_request, role, member)
         with remote(member):
             await peer.member_stub.Renew(pb.RenewRequest(certificate=certificate), metadata=peer.metadata, timeout=QUICK_SECONDS)
@@ -151,17 +160,19 @@ class Upkeep:
         try:
             await self._tell(member, peer, TELL_SECONDS)
         except FleetError as error:
-            _log.warning("%s was not told who is expelled: %s", member, error.detail)
+            _log.warning("%s was not told yet who is expelled: %s", member, error.detail)
+            if self._peers.get(member) is peer:
+                self.attached(member, peer)  # it is told again and again
 
     async def _tell(self, member: DeviceId, peer: Peer, seconds: float) -> None:
-        revoked = await asyncio.to_thread(self._authority.members.revoked)
+        revoked = sorted(self._credentials.revoked.members)
         with remote(member):
-            await peer.member_stub.Revoke(pb.RevokeRequest(members=sorted(revoked)), metadata=peer.metadata, timeout=seconds)
+            await peer.member_stub.Revoke(pb.RevokeRequest(members=revoked), metadata=peer.metadata, timeout=seconds)
 
     async def _renew_own(self) -> None:
         life = self._authority.life.total_seconds()
         while True:
-            await asyncio.sleep(life * (1 - FIRST_RENEWAL) / 3)
+            await asyncio.sleep(min(life * (1 - FIRST_RENEWAL) / 3, WATCH_SECONDS))
             await asyncio.to_thread(self._authority.issue_folder, self._own, "coordinator", "coordinator")
             certificate = await asyncio.to_thread((self._own / "certificate.pem").read_bytes)
             if certificate != self._credentials.certificate:

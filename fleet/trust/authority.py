@@ -33,6 +33,7 @@ MEMBER_LIFE = timedelta(hours=24)
 SHORTEST_LIFE, LONGEST_LIFE = timedelta(minutes=10), timedelta(days=365)
 FIRST_RENEWAL, LAST_RENEWAL = 0.7, 0.9  # of its life: members are renewed at different times in between
 CLOCK_SKEW = timedelta(minutes=5)
+BACKDATED = timedelta(hours=24)  # a certificate is good now where the clock is behind ours: when it was made matters to nobody
 # What the library says of bytes that are no certificate, or an odd one.
 UNREADABLE = (
     *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm),
@@ -165,7 +166,9 @@ class Authority:
                 write_private(folder / "authority.pem", self.certificate_pem)
 
     def _is_current(self, certificate: x509.Certificate | None, key: ec.EllipticCurvePublicKey, role: Role, name: str) -> bool:
-        if certificate is None or certificate.not_valid_after_utc - self._clock() < (1 - FIRST_RENEWAL) * self.life:
+        left = None if certificate is None else certificate.not_valid_after_utc - self._clock()
+        # One that lives longer than this fleet's do is of a release before, or of another setting.
+        if certificate is None or left is None or not (1 - FIRST_RENEWAL) * self.life <= left <= self.life + CLOCK_SKEW:
             return False
         try:
             certificate.verify_directly_issued_by(self.certificate)
@@ -246,7 +249,7 @@ def _builder(
     return (
         x509.CertificateBuilder(subject_name=subject, issuer_name=issuer, public_key=key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_before(now - BACKDATED)
         .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fleet.home import locked, write_private
-from protos.errors import Denied, FleetError, InvalidInput
+from protos.errors import Corrupt, Denied, FleetError, InvalidInput
 from protos.ids import Digest
 from protos.modes import check_folder, close_file
 from protos.publishing import SignedStatement, Statement, parse
@@ -21,6 +22,8 @@ from quantize.artifact.store import ArtifactStore
 
 LIFE_SECONDS = 90 * 86400.0  # of a statement; one with less than half left is said anew when it is used
 LONGEST_SECONDS = 3650 * 86400.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,19 @@ class Publisher:
             publisher = cls(public.public_bytes_raw() if first else _public(public_file), key, artifacts, now)
             if first:
                 for name in artifacts.list():
-                    publisher.sign(name)
+                    try:
+                        publisher.sign(name)
+                    except Corrupt as error:  # the others are to run all the same
+                        _log.warning("not signed: %s (%s)", error.detail, error.advice)
                 pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
                 write_private(public_file, pem)  # last: with it the models of before have been taken over
         if key is not None and key.public_key().public_bytes_raw() != publisher.public:
             raise Denied(f"{public_file} is of another key than {key_file}", advice="restore both from one backup")
         return publisher
 
-    def sign(self, name: str, life_seconds: float = LIFE_SECONDS) -> Statement:
-        """Vouch for the model of this name as it is in the store, and for what it was before, which deployments may still be of.
+    def sign(self, name: str, life_seconds: float = LIFE_SECONDS, above: int = 0) -> Statement:
+        """Vouch for the model of this name as it is in the store, and for what it was before, which deployments may still be of. Its
+        version is `above` that one, too: one that devices have heard, and that is known here no more.
 
         Raises NotFound, Corrupt, InvalidInput for a life that is none, Denied where the key is not here.
         """
@@ -75,7 +82,7 @@ class Publisher:
         digest, before = self._artifacts.load(name).digest, self._said(name)
         kept = [one for one in before.manifests if one != digest][:1] if before else []
         # Seconds since 1970 outrun one count of signings each, so that a home restored from a backup does not repeat a version.
-        version = max((before.version if before else 0) + 1, int(self._now()))
+        version = max((before.version if before else 0) + 1, above + 1, int(self._now()))
         statement = Statement(name, version, self._now() + life_seconds, (digest, *kept))
         data = statement.to_bytes()
         signed = SignedStatement(data, self.public, self._key.sign(data))
@@ -89,7 +96,10 @@ class Publisher:
         if statement is None or manifest not in statement.manifests:
             return None
         if self._key is not None and statement.expires - self._now() < LIFE_SECONDS / 2 and statement.manifests[0] == self._digest(name):
-            self.sign(name)
+            try:
+                self.sign(name)
+            except FleetError as error:  # the disk is full: what was said before is good still
+                _log.warning("%s is not signed anew: %s (%s)", name, error.detail, error.advice)
         return self._signed(name)
 
     def _said(self, name: str) -> Statement | None:

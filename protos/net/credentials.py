@@ -23,6 +23,10 @@ class Revoked:
     def __contains__(self, member: DeviceId) -> bool:
         return member in self._members
 
+    @property
+    def members(self) -> frozenset[DeviceId]:
+        return self._members
+
     def add(self, members: Iterable[DeviceId]) -> None:
         """These too: nobody is taken back, so whatever comes late or twice does no harm."""
         self._members |= frozenset(members)

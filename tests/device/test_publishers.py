@@ -228,5 +228,48 @@ def test_a_device_that_has_pinned_nobody_asks_nobody(tmp_path: Path, manifest: M
 @pytest.mark.parametrize("text", ["{", '{"a": 1}', "[1]", '["xy"]'])
 def test_pinned_keys_that_cannot_be_read_are_not_taken_for_none(board: Board, text: str) -> None:
     (board.state / "publishers" / "keys.json").write_text(text)
-    with pytest.raises((Corrupt, ValueError)):
+    with pytest.raises(Corrupt, match=r"damaged|cannot be read") as caught:
         board.start()
+    assert "leave --wipe" in caught.value.advice
+
+
+@pytest.mark.parametrize("text", ["[]", '{"tiny": "x"}', '{"tiny": null}', '{"tiny": [1]}'])
+def test_nor_are_versions(board: Board, text: str) -> None:
+    (board.state / "publishers" / "versions.json").write_text(text)
+    with pytest.raises(Corrupt, match="damaged"):
+        board.start()
+
+
+def test_what_is_sent_while_the_first_keys_are_pinned_goes_on(tmp_path: Path, manifest: Manifest) -> None:
+    """A board that has just joined is deployed to at once: what was said before it knew whom to believe is judged then."""
+    young, foreign = Board(tmp_path, manifest), another(manifest)
+    young.vouch()
+    young.vouch(young.says(key=OTHER, manifests=(foreign.digest,)), foreign)
+    young.publishers.trust([KEY.public_key().public_bytes_raw()])
+    digest, blob = next(iter(manifest.blobs().items()))
+    young.publishers.admits(digest, blob.size_bytes)
+    young.publishers.check_stage(young.stage)
+    assert len(list((young.state / "publishers").glob("*.manifest"))) == 1  # what another said is not
+
+
+def test_what_is_said_again_before_each_load_is_written_once(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full takes nothing, and the stage may be loaded all the same."""
+    board.vouch(said := board.says())
+
+    def full(path: Path, data: bytes) -> None:
+        raise InvalidInput(f"cannot write {path}: no space left on device")
+
+    monkeypatch.setattr("device.publishers.write_whole", full)
+    board.vouch(said)
+    board.publishers.check_stage(board.stage)
+    with pytest.raises(InvalidInput):
+        board.vouch(board.says(version=2))
+
+
+def test_who_has_pinned_another_publisher_says_how_to_get_out(board: Board) -> None:
+    """To sign anew, with the same new key, is of no use."""
+    for refused in (lambda: board.vouch(board.says(key=OTHER)), lambda: board.publishers.trust([OTHER.public_key().public_bytes_raw()])):
+        with pytest.raises(Denied) as caught:
+            refused()
+        assert "restore the home's publisher folder" in caught.value.advice
+        assert "glmfleet devices remove" in caught.value.advice

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,16 @@ from device.agent.program import Agent, AgentConfig
 from device.cpu import CpuHardware
 from fleet.devices.discovery import Candidate
 from fleet.planning.plan import PlanRequest
-from protos.errors import Denied, FleetError
+from protos.errors import Conflict, Denied, FleetError
+from protos.ids import DeviceId
 from protos.net.transport import dial
 from protos.rpc_errors import remote
 from protos.v1 import device_pb2
 from tests.support.fake_fleet import ask
-from tests.support.members import credentials_of
+from tests.support.hollow_fleet import hollow_fleet
+from tests.support.members import TestFleet, credentials_of
 from tests.support.proxied_fleet import LONG, ProxiedFleet, proxied_fleet
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_online, wait_until
 
 LIFE = timedelta(seconds=3)
 
@@ -87,6 +90,38 @@ async def test_one_that_is_expelled_is_out_within_two_seconds_with_all_that_was_
                 await flow.read()
             await peer.channel.close()
         hardware.close()
+
+
+async def test_one_that_is_heard_of_while_it_is_expelled_is_not_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with proxied_fleet(tmp_path, 2) as fleet:
+        lost, loop = fleet.boxes[0], asyncio.get_running_loop()
+        assert fleet.coordinator._authority is not None
+        members = fleet.coordinator._authority.members
+        write, advert = members.revoke, Candidate(lost.device, (lost.proxy.address,), "mdns")
+
+        async def hear() -> None:
+            fleet.coordinator._found(advert)
+
+        def revoke(member: DeviceId, name: str = "") -> None:
+            asyncio.run_coroutine_threadsafe(hear(), loop).result(5)
+            write(member, name)
+
+        monkeypatch.setattr(members, "revoke", revoke)
+        await fleet.coordinator.expel(lost.name)
+        assert lost.device not in [device.device_id for device in fleet.coordinator.devices()]
+
+
+async def test_one_behind_a_gateway_is_taken_out_with_its_gateway_alone(tmp_path: Path) -> None:
+    """It has no key that could be expelled: to say that it was would be false."""
+    async with proxied_fleet(tmp_path, 1) as fleet, hollow_fleet(TestFleet.open(tmp_path / "home"), 2) as hall:
+        fleet.coordinator._found(Candidate(hall.gateway, (hall.address,), "mdns", gateway=True))
+        await wait_online(fleet.coordinator.devices, 3)
+        for take_out in (fleet.coordinator.expel, partial(fleet.coordinator.decommission, force=True)):
+            with pytest.raises(Conflict, match="hollow-1-1 is no member of its own") as caught:
+                await take_out("hollow-1-1")
+            assert hall.gateway in caught.value.advice
+        await fleet.coordinator.expel("hollow-1")
+        assert [device.name for device in fleet.coordinator.devices()] == [fleet.boxes[0].name]
 
 
 async def test_one_that_is_given_away_is_told_to_forget(tmp_path: Path) -> None:

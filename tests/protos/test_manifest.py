@@ -114,6 +114,13 @@ def test_bytes_read_back_to_the_same_and_are_canonical(manifest: Manifest) -> No
     assert again.digest == digest_of(data) == manifest.digest
 
 
+def test_bytes_are_made_once_and_anew_for_another() -> None:
+    """They are sent before each stage is loaded, and take milliseconds to make."""
+    manifest = replace(MANIFEST)
+    assert manifest.to_bytes() is manifest.to_bytes()
+    assert replace(manifest, provenance=replace(manifest.provenance, notice="another")).to_bytes() != manifest.to_bytes()
+
+
 def test_the_identity_does_not_drift() -> None:
     """Changing how a manifest is written would give every model on every device another name."""
     assert MANIFEST.digest == "a12b380bec983a5e7bc5d18e5afd3ba187b070b8114d9ba159fe88f156569073"  # pragma: allowlist secret

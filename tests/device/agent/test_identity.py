@@ -73,11 +73,11 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
 def test_the_clock_counts(tmp_path: Path) -> None:
     now = datetime(2026, 11, 23, tzinfo=UTC)
     Authority.open(tmp_path / "ca", lambda: now).issue_folder(tmp_path / "dev", "device", "dev")
-    assert load_identity(tmp_path / "dev", lambda: now - timedelta(minutes=4))
+    assert load_identity(tmp_path / "dev", lambda: now - timedelta(hours=23))
     assert load_identity(tmp_path / "dev", lambda: now + timedelta(hours=23))
     with pytest.raises(Denied, match=r"the certificate in .* expired on 2026-11-24 00:00 UTC"):
         load_identity(tmp_path / "dev", lambda: now + timedelta(hours=25))
-    with pytest.raises(Denied, match="is valid from 2026-11-22 23:55 UTC; it is 1970-01-01") as caught:
+    with pytest.raises(Denied, match="is valid from 2026-11-22 00:00 UTC; it is 1970-01-01") as caught:
         load_identity(tmp_path / "dev", lambda: datetime(1970, 1, 1, tzinfo=UTC))
     assert caught.value.advice == "set this machine's clock"
 

@@ -6,12 +6,18 @@ import asyncio
 import os
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from device.agent.enrolling import Enrollable
+from device.agent.identity import load_identity
 from device.agent.program import Agent, AgentConfig, run_agent
 from device.cpu import CpuHardware
+from fleet.enrolling.enrolment import Enrolment
+from fleet.trust.authority import Authority
+from fleet.trust.tokens import Tokens
 from protos.errors import Denied, FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId
 from protos.net.listening import bound
@@ -117,6 +123,32 @@ async def test_a_signal_ends_it(fleet: TestFleet, tmp_path: Path, number: signal
         for one in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().remove_signal_handler(one)
     assert len(ready) == 1
+
+
+async def test_one_that_nobody_renewed_asks_its_fleet_while_it_runs(
+    fleet: TestFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its coordinator was off for longer than the certificate lives, and the board was not: nobody starts it anew there."""
+    monkeypatch.setattr("device.agent.program.EXPIRY_SECONDS", 0.02)
+    Authority.open(tmp_path / "authority", life=timedelta(seconds=1.5)).issue_folder(tmp_path / "dev", "device", "dev")
+    before, ready, waiting = load_identity(tmp_path / "dev"), list[str](), list[Enrollable]()
+    running = asyncio.create_task(run_agent(config(tmp_path / "dev"), CpuHardware(1 << 20, 1), ready.append, waiting=waiting.append))
+    joined: list[DeviceId] = []
+    try:
+        await wait_until(lambda: ready)
+        await wait_until(lambda: waiting)
+        tokens = Tokens(tmp_path / "authority")
+        async with Enrolment(fleet.authority, tokens, lambda device, address, found_by: joined.append(device)) as ours:
+            await wait_until(lambda: waiting[0].address)
+            ours.heard(before.device_id, (waiting[0].address,), "mdns")
+            await wait_until(lambda: len(ready) == 2)
+        assert joined == [before.device_id] == [load_identity(tmp_path / "dev").device_id]
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(10):
+            await running
+    finally:
+        for one in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(one)
 
 
 @pytest.mark.parametrize("insecure", [True, False])

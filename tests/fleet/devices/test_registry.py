@@ -6,9 +6,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fleet.devices.link import DeviceLink
 from fleet.devices.liveness import Liveness
 from fleet.devices.registry import Registry
 from protos.errors import InvalidInput, NotFound, Unavailable
@@ -17,6 +19,7 @@ from protos.v1 import telemetry_pb2
 from tests.support.fake_device import FakeDevice
 from tests.support.fake_fleet import QUICK
 from tests.support.members import TestFleet, credentials_of
+from tests.support.proxy import Proxy
 from tests.support.waiting import wait_online, wait_until
 
 IMPATIENT = replace(QUICK, suspect_intervals=4, offline_seconds=0.8)
@@ -316,6 +319,40 @@ async def test_a_key_that_two_boards_show_at_once_is_believed_of_neither(tmp_pat
         await wait_until(lambda: "two boards show its key" in s.record.detail)
         with pytest.raises(Unavailable, match="two boards show its key"):
             s.registry.client(s.device.device)
+
+
+async def test_two_boards_that_were_there_from_the_start_are_noticed(tmp_path: Path) -> None:
+    """Neither address is new: both were heard before there was a connection."""
+    fleet = TestFleet.open(tmp_path)
+    async with setup(tmp_path) as s, FakeDevice(fleet.member("dev-1"), "clone") as clone:
+        s.registry.found(s.device.device, (s.device.address, clone.address), "mdns")
+        await wait_until(lambda: "two boards show its key" in s.record.detail)
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_board_that_starts_anew_while_it_is_compared_is_no_clone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    async with setup(tmp_path) as s:
+        s.find()
+        await s.state("online")
+        async with Proxy(s.device.address) as forwarded:
+            reach, compared = DeviceLink._reach, asyncio.Event()
+
+            async def restarting(link: DeviceLink, address: str) -> Any:
+                if first:
+                    s.device._boot_id = "started anew"
+                reached = await reach(link, address)
+                s.device._boot_id = "started anew"
+                compared.set()
+                return reached
+
+            monkeypatch.setattr(DeviceLink, "_reach", restarting)
+            s.registry.found(s.device.device, (s.device.address, forwarded.address), "mdns")
+            await compared.wait()
+            await wait_until(lambda: not any("there twice" in task.get_name() for task in asyncio.all_tasks()))
+            await s.registry.refresh([s.device.device])
+            assert s.record.state == "online"
 
 
 async def test_a_key_that_two_boards_show_in_turn_is_believed_of_neither(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ async def test_a_refusal_that_its_authority_did_not_sign_is_not_believed(tmp_pat
     async with fleet(tmp_path) as ours:
         token, stranger = ours.token(), Authority.open(tmp_path / "stranger")
         [record] = ours.tokens.all()
-        async with board(tmp_path / "board", token=token, told=told) as one, connected(one.address) as reached:
+        async with board(tmp_path / "board", token=token, told=told) as one, connected([one.address]) as reached:
             text = refusal_text(one.board, record.public_key, pb.Refusal.REASON_EXPIRED)
             for reason, signature in (
                 (pb.Refusal.REASON_EXPIRED, stranger.signature(text)),
@@ -97,7 +97,7 @@ async def test_a_refusal_that_its_authority_did_not_sign_is_not_believed(tmp_pat
             with pytest.raises(Denied):
                 await reached.refuse(pb.Refusal(reason=pb.Refusal.REASON_USED, authority=b"x", signature=b"x"))
             assert told == []
-        async with board(tmp_path / "without", told=told) as one, connected(one.address) as reached:
+        async with board(tmp_path / "without", told=told) as one, connected([one.address]) as reached:
             with pytest.raises(InvalidInput, match="has no token"):
                 await reached.refuse(pb.Refusal(authority=ours.authority.certificate_pem))
 
@@ -107,7 +107,7 @@ async def test_strangers_cannot_fill_the_screen(tmp_path: Path) -> None:
     async with fleet(tmp_path) as ours:
         token = ours.token()
         [record] = ours.tokens.all()
-        async with board(tmp_path / "board", token=token, told=told) as one, connected(one.address) as reached:
+        async with board(tmp_path / "board", token=token, told=told) as one, connected([one.address]) as reached:
 
             async def refuse(authority: Authority) -> None:
                 signature = authority.signature(refusal_text(one.board, record.public_key, pb.Refusal.REASON_EXPIRED))

@@ -8,9 +8,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 from cryptography import x509
 
@@ -127,6 +129,63 @@ async def test_one_that_does_not_answer_does_not_keep_the_others_from_being_told
         assert time.monotonic() - start < TELL_SECONDS + 0.5
         assert lost.identity.device_id in credentials_of(one.identity).revoked
         await hung.channel.close()
+
+
+async def test_many_that_do_not_answer_do_not_either(tmp_path: Path) -> None:
+    """A hall of boards has lost its power."""
+    async with members(tmp_path, "dev-1", "dev-2") as [one, lost], upkeep(tmp_path) as ours, AsyncExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=256))
+        for number in range(80):
+            name = DeviceId(f"{'abcdefgh'[number % 8]}{'abcdefghij'[number // 8]}{'a' * 14}")
+            hung = dial(f"127.0.0.1:{silent.getsockname()[1]}", name, ours._credentials)
+            stack.push_async_callback(hung.channel.close)
+            ours.attached(name, hung)
+        ours.attached(one.identity.device_id, one.peer)
+        start = time.monotonic()
+        telling = asyncio.create_task(ours.revoke(lost.identity.device_id, "dev-2"))
+        await wait_until(lambda: lost.identity.device_id in credentials_of(one.identity).revoked)
+        assert time.monotonic() - start < TELL_SECONDS
+        await telling
+
+
+async def test_one_that_did_not_hear_it_is_told_again_while_its_connection_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was busy for a moment: as long as it is connected nobody else would tell it."""
+    busy, answer = True, MemberService.Revoke
+
+    async def revoke(self: MemberService, request: pb.RevokeRequest, context: Any) -> pb.RevokeReply:
+        if busy and lost.identity.device_id in request.members:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "busy")
+        return await answer(self, request, context)
+
+    monkeypatch.setattr(MemberService, "Revoke", revoke)
+    async with members(tmp_path, "dev-1", "dev-2") as [one, lost], upkeep(tmp_path) as ours:
+        ours.attached(one.identity.device_id, one.peer)
+        await ours.revoke(lost.identity.device_id, "dev-2")
+        assert lost.identity.device_id not in credentials_of(one.identity).revoked
+        busy = False
+        await wait_until(lambda: lost.identity.device_id in credentials_of(one.identity).revoked, 5)
+
+
+async def test_a_machine_that_slept_renews_what_became_due_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timers stand still then, and a certificate ends by the clock on the wall."""
+    monkeypatch.setattr("fleet.enrolling.upkeep.WATCH_SECONDS", 0.05)
+    async with members(tmp_path, "dev-1") as [one]:
+        slept, asked = timedelta(), asyncio.Event()
+        authority = Authority.open(tmp_path / "authority", lambda: datetime.now(UTC) + slept)
+        own = credentials_of(TestFleet(tmp_path, authority).member("coordinator", "coordinator"))
+
+        def now() -> float:
+            asked.set()
+            return time.time() + slept.total_seconds()
+
+        async with Upkeep(authority, own, tmp_path / "coordinator", publisher=PUBLISHER, now=now, spread=lambda: 0.8) as ours:
+            before, mine = one.certificate, own.certificate
+            ours.attached(one.identity.device_id, one.peer)
+            await asked.wait()
+            assert (one.certificate, own.certificate) == (before, mine)
+            slept = timedelta(hours=20)
+            monkeypatch.setattr("device.agent.membership._check_dates", lambda certificate, now: None)  # its clock went on as well
+            await wait_until(lambda: one.certificate != before and own.certificate != mine, 5)
 
 
 async def test_one_that_is_told_to_leave_leaves(tmp_path: Path) -> None:

@@ -16,9 +16,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fleet.trust.authority import CLOCK_SKEW, MEMBER_LIFE, Authority
+from device.agent.identity import load_identity, own_key
+from device.agent.membership import renew
+from fleet.trust.authority import BACKDATED, MEMBER_LIFE, Authority
 from protos.errors import Denied, InvalidInput
 from protos.ids import device_id, host_name
+from tests.support.members import credentials_of
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
@@ -99,7 +102,7 @@ def test_what_a_certificate_says(tmp_path: Path) -> None:
         ExtendedKeyUsageOID.SERVER_AUTH,
     }
     assert not made.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    assert made.not_valid_before_utc == NOW - CLOCK_SKEW
+    assert made.not_valid_before_utc == NOW - BACKDATED
     assert made.not_valid_after_utc == NOW + MEMBER_LIFE
     assert 64 <= made.serial_number.bit_length() <= 159  # RFC 5280: positive, at most 20 bytes; unguessable
     made.verify_directly_issued_by(fleet.certificate)
@@ -245,3 +248,27 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def _rsa_pem() -> bytes:
     key = rsa.generate_private_key(65537, 2048)
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def test_a_certificate_that_lives_longer_than_the_fleets_do_is_replaced(tmp_path: Path) -> None:
+    """Of a release that gave a year, the coordinator's own too: whoever has a copy would have it for the year."""
+    Authority.open(tmp_path / "ca", lambda: NOW, timedelta(days=365)).issue_folder(tmp_path / "dev", "device", "dev")
+    (tmp_path / "ca" / "members.json").unlink()  # that release knew no such file
+    before, fleet = certificate(tmp_path / "dev"), authority(tmp_path / "ca")
+    fleet.issue_folder(tmp_path / "dev", "device", "dev")
+    now = certificate(tmp_path / "dev")
+    assert now.not_valid_after_utc == NOW + MEMBER_LIFE < before.not_valid_after_utc
+    assert now.public_key() == before.public_key()
+    assert [record.name for record in fleet.members.all()] == ["dev"]  # who was given none by us could not return
+    kept = contents(tmp_path / "dev")
+    fleet.issue_folder(tmp_path / "dev", "device", "dev")
+    assert contents(tmp_path / "dev") == kept
+
+
+@pytest.mark.parametrize("behind", [timedelta(hours=1), timedelta(hours=23)])
+def test_what_was_made_by_a_clock_that_is_ahead_is_good_where_it_is_right(tmp_path: Path, behind: timedelta) -> None:
+    """Each day the boards of such a coordinator would refuse the next certificate, and be of no fleet after the last."""
+    fleet = authority(tmp_path / "ca")
+    fleet.issue_folder(tmp_path / "dev", "device", "dev")
+    identity = load_identity(tmp_path / "dev", lambda: NOW - behind)
+    renew(tmp_path / "dev", credentials_of(identity), fleet.sign(request(own_key(tmp_path / "dev"), "dev"), "device"), lambda: NOW - behind)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from fleet.trust.publisher import LIFE_SECONDS, Publisher
-from protos.errors import Denied, InvalidInput, NotFound
+from protos.errors import Denied, InvalidInput, NoSpace, NotFound
 from protos.ids import Digest
-from protos.publishing import Statement, parse
+from protos.publishing import Statement, check, parse
 from quantize.artifact.store import ArtifactStore
 from tests.support.checkpoints import TinyGlm
 from tests.support.ring import tiny_model
@@ -101,6 +101,39 @@ def test_where_the_key_was_taken_away_what_it_has_signed_serves_until_it_expires
     assert fleet.said() == first
     with pytest.raises(Denied, match="the publisher's key is not in this home"):
         fleet.publisher().sign("tiny")
+
+
+def test_one_that_was_signed_while_the_clock_was_wrong_and_then_removed_can_be_signed_above_that(fleet: Fleet, tmp_path: Path) -> None:
+    """Devices have heard a version of years to come, and nobody here remembers it."""
+    fleet.now += 4e8
+    ahead = fleet.publisher().sign("tiny")
+    fleet.now -= 4e8
+    fleet.artifacts.remove("tiny")
+    tiny_model(tmp_path, TinyGlm(layers=1))
+    behind = fleet.publisher().sign("tiny")
+    with pytest.raises(Denied) as caught:
+        check(behind, ahead.version, fleet.now)
+    assert f"glmfleet model sign tiny --above {ahead.version}" in caught.value.advice
+    again = fleet.publisher().sign("tiny", above=ahead.version)
+    check(again, ahead.version, fleet.now)
+    assert fleet.publisher().sign("tiny").version > again.version
+
+
+def test_a_damaged_model_of_a_home_that_had_no_publisher_keeps_no_other_from_being_signed(fleet: Fleet) -> None:
+    """Else no coordinator would start there any more."""
+    (fleet.artifacts.signature_path("broken").with_suffix(".json")).write_text("{")
+    assert fleet.said().manifests == (fleet.manifest.digest,)
+
+
+def test_a_full_disk_keeps_nobody_from_what_was_said_before(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fleet.said()
+    fleet.now += LIFE_SECONDS * 0.6
+
+    def full(path: Path, data: bytes) -> None:
+        raise NoSpace(f"no space left on device, writing {path}")
+
+    monkeypatch.setattr("fleet.trust.publisher.write_private", full)
+    assert fleet.said() == first
 
 
 def test_refusals(fleet: Fleet) -> None:
