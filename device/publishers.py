@@ -52,8 +52,8 @@ class Publishers:
         self._changing = threading.Lock()
         self._known: dict[Digest, _Known] = {}
         self._unjudged: dict[bytes, SignedStatement] = {}  # by manifest: said before we knew whom to believe
-        self._keys = _keys(self._read("keys.json", []))
-        self._newest = _versions(self._read("versions.json", {}))
+        self._keys = pinned_keys(state)
+        self._newest = _versions(_read(self._folder / "versions.json", {}))
         for path in sorted(self._folder.glob("*.manifest")) if self._folder.is_dir() else ():
             self._take_up(path)
 
@@ -171,17 +171,23 @@ class Publishers:
         del self._known[digest]
         (self._folder / f"{digest}.manifest").unlink(missing_ok=True)
 
-    def _read(self, name: str, nothing: object) -> object:
-        try:
-            return json.loads((self._folder / name).read_bytes())
-        except FileNotFoundError:
-            return nothing
-        except (OSError, ValueError) as error:
-            raise Corrupt(f"{self._folder / name} cannot be read: {error}", advice=_JOIN_AGAIN) from error
-
     def _write(self, name: str, data: bytes) -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         write_whole(self._folder / name, data)
+
+
+def pinned_keys(state: Path) -> frozenset[bytes]:
+    """Of the publishers that the device in `state` lets in; none: it asks for nobody's word. Raises Corrupt."""
+    return _keys(_read(state / FOLDER / "keys.json", []))
+
+
+def _read(path: Path, nothing: object) -> object:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return nothing
+    except (OSError, ValueError) as error:
+        raise Corrupt(f"{path} cannot be read: {error}", advice=_JOIN_AGAIN) from error
 
 
 def _keys(plain: object) -> frozenset[bytes]:

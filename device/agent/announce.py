@@ -13,8 +13,10 @@ from typing import Any, Self
 import zeroconf
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
+from device.agent.hearing import Hearing
 from protos.ids import SERVICE_TYPE, DeviceId, FleetId
 from protos.net import watch
+from protos.net.ear import Ear
 from protos.net.interfaces import Interface, Survey, why_alone
 from protos.net.watch import Change
 from protos.versions import SPOKEN
@@ -58,7 +60,9 @@ class Announcement:
         *,
         gateway: bool = False,
         look: Callable[[Sequence[str] | None], Survey] = watch.look,
+        hearing: Hearing | None = None,
     ) -> None:
+        """`hearing` takes note of who asks for devices there."""
         self._device, self._fleet, self._port, self._gateway = device, fleet, port, gateway
         self._interfaces = tuple(interfaces) or None
         self._look = look
@@ -69,6 +73,8 @@ class Announcement:
         self._warned = self._waits = ""
         self._failed = False  # mDNS could not start
         self._watching: asyncio.Task[None] | None = None
+        self._hearing = hearing
+        self._ear = Ear(hearing.note) if hearing is not None else None
 
     async def __aenter__(self) -> Self:
         first = await asyncio.to_thread(self._reachable)
@@ -81,6 +87,8 @@ class Announcement:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
         await self._quiet()
+        if self._ear is not None:
+            self._ear.close()
         if self._responder is not None:
             if self._info is not None:  # three packets over 250 ms
                 await (await self._responder.async_unregister_service(self._info))
@@ -131,6 +139,9 @@ class Announcement:
         else:
             await watch.follow(self._responder, self._where, change)
         self._where = usable
+        if self._ear is not None and self._hearing is not None:
+            self._ear.follow(usable)
+            self._hearing.listens = self._ear.listens
         addresses = [one.address for one in change.survey.asked][:MOST_ADDRESSES]
         info = service_info(self._device, self._fleet, self._port, addresses, gateway=self._gateway)
         # No probing for a clash of names (RFC 6762 section 8.1, 1.2 s): an id is the hash of a key of our own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -10,8 +11,10 @@ from typing import Self
 import grpc.aio
 
 from device.agent.device_service import DeviceService
+from device.agent.hearing import Hearing
 from device.agent.host import StageHost
 from device.agent.pipeline_service import PipelineService
+from device.agent.self_knowledge import SelfKnowledge
 from device.agent.telemetry import ProcessReading, TelemetrySampler
 from device.blobs import Blobs
 from device.engine.opening import OpenStage, open_stage
@@ -42,14 +45,18 @@ class Device:
         boot_id: str = "",
         process: Callable[[], ProcessReading] | None = None,
         clock: Callable[[], float] = elapsed,
+        now: Callable[[], float] = time.time,
+        hearing: Hearing | None = None,
     ) -> None:
-        """`credentials` are for dialling neighbours; `boot_id`, `process` and `clock` as of Telemetry."""
+        """`credentials` are for dialling neighbours; `boot_id`, `process` and `clock` as of Telemetry; `now` is the wall clock, in unix
+        seconds; `hearing` knows who looks for devices."""
         self.device_id = device_id
         self._host = StageHost(device_id, hardware, blobs, credentials, prepacked, opener)
         self._telemetry = TelemetrySampler(
             device_id, hardware, self._host, boot_id=boot_id, process=process, clock=clock, storage_problem=lambda: blobs.problem
         )
-        self._service = DeviceService(device_id, name, dict(labels), hardware, blobs, publishers, self._host, self._telemetry)
+        self.knowledge = knowledge = SelfKnowledge(credentials, hardware, now, hearing)
+        self._service = DeviceService(device_id, name, dict(labels), hardware, blobs, publishers, self._host, self._telemetry, knowledge)
         self._pipelines = PipelineService(self._host, credentials)
         self._stack = AsyncExitStack()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import grpc.aio
 
 from device.agent.host import StageHost
+from device.agent.self_knowledge import SelfKnowledge
 from device.agent.telemetry import TelemetrySampler
 from device.agent.version import agent_version
 from device.blobs import Blobs
@@ -45,6 +46,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
     publishers: Publishers | None  # None: it asks for nobody's word
     host: StageHost
     telemetry: TelemetrySampler
+    knowledge: SelfKnowledge
     # A message of 4 MiB may hold a graph of many times that: one is unpacked at a time, and then loaded.
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -67,12 +69,17 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             dialects=DIALECTS,
             stages=self.host.statuses(),
             labels={"machine": platform.machine(), **self.labels},
+            clock_seconds=self.knowledge.now(),
+            certificate_not_after=self.knowledge.certificate_not_after,
+            memory_available_bytes=self.knowledge.memory_available_bytes,
+            hearing=self.knowledge.heard,
         )
 
     async def Describe(  # noqa: N802 (gRPC's names)
         self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DeviceDescription]
     ) -> pb.DeviceDescription:
         async with answered(context):
+            self.knowledge.called()
             if self.blobs.problem or not self.blobs.free_bytes():  # mended, or come about, since it was last looked for
                 await in_thread(self.blobs.look)
             return self.describe()
@@ -151,6 +158,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             # The order of the arguments makes not-a-number the shortest: asyncio's timers would lose their order over it.
             interval = min(max(SHORTEST_INTERVAL_SECONDS, request.interval_seconds), 3600.0)
             while True:
+                self.knowledge.called()
                 yield self.telemetry.sample()
                 await asyncio.sleep(interval)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import grpc.aio
@@ -16,10 +18,12 @@ import grpc.aio
 from device.agent.announce import Announcement
 from device.agent.device import Device
 from device.agent.enrolling import Enrollable
+from device.agent.hearing import Hearing
 from device.agent.identity import Expired, has_expired, insecure_identity, is_member, load_identity, utc_now
 from device.agent.member_service import MemberService
 from device.agent.membership import leave, pinned_authority
 from device.agent.only import only_agent
+from device.agent.status import AgentStatus, HeardFrom, keep_status
 from device.blobs import BlobStore, Disk
 from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
@@ -131,6 +135,11 @@ async def _is_member(
         return taken.done() and not taken.cancelled()
 
 
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def _look_at(blobs: BlobStore) -> None:
     while True:
         await asyncio.sleep(DISK_SECONDS)
@@ -161,8 +170,18 @@ class Agent:
             me, credentials = identity.device_id, identity.credentials
             self._credentials = credentials
             publishers = None if credentials is None else await asyncio.to_thread(Publishers, config.state, self._now)
+            hearing = Hearing()
             device = Device(
-                me, config.name, self._hardware, blobs, credentials, labels=config.labels, prepacked=prepacked, publishers=publishers
+                me,
+                config.name,
+                self._hardware,
+                blobs,
+                credentials,
+                labels=config.labels,
+                prepacked=prepacked,
+                publishers=publishers,
+                now=self._now,
+                hearing=hearing,
             )
             await stack.enter_async_context(device)
             looking = asyncio.create_task(_look_at(blobs), name="look at the disk")
@@ -177,12 +196,33 @@ class Agent:
 
             server, port = await transport.serve(bind, me, credentials, register)
             stack.push_async_callback(server.stop, GRACE_SECONDS)
-            await stack.enter_async_context(Announcement(me, identity.fleet_id, config.announced_port or port, config.interfaces))
+            announced = Announcement(me, identity.fleet_id, config.announced_port or port, config.interfaces, hearing=hearing)
+            await stack.enter_async_context(announced)
+            address = joined_address(config.host, port)
+            noting = asyncio.create_task(keep_status(config.state, partial(self._status, device, blobs, address)), name="note how it goes")
+            stack.push_async_callback(_ended, noting)
             self._stack = stack.pop_all()
-        return joined_address(config.host, port)
+        return address
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
+
+    def _status(self, device: Device, blobs: BlobStore, address: str) -> AgentStatus:
+        told, now = device.describe(), self._now()
+        heard = {(query.interface, query.sender): now - query.seconds_ago for query in told.hearing.queries}
+        return AgentStatus(
+            pid=os.getpid(),
+            name=self.config.name,
+            address=address,
+            version=told.agent_version,
+            at=now,
+            coordinator_at=device.knowledge.coordinator_at,
+            listens=told.HasField("hearing"),
+            heard=tuple(HeardFrom(*who, at) for who, at in heard.items()),
+            storage_problem=blobs.problem,
+            memory_promised_bytes=max(0, told.memory_bytes - told.memory_used_bytes),
+            memory_available_bytes=told.memory_available_bytes if told.HasField("memory_available_bytes") else None,
+        )
 
     async def expired(self) -> None:
         """Until the certificate has ended: nobody can connect any more, and only a board that asks for another is given one."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Depends
 
 from fleet.api.caller import FleetOfCaller
+from fleet.devices.diagnosis import FleetDiagnosis
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.enrolling.views import DepartureView
 from fleet.service.protocol import FleetService
@@ -40,6 +41,11 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
     async def discovery(fleet: FleetService = Depends(of_caller)) -> DiscoveryReport:
         """Where devices were looked for and what went wrong."""
         return fleet.discovery()
+
+    @router.get("/diagnosis")
+    async def diagnosis(fleet: FleetService = Depends(of_caller)) -> FleetDiagnosis:
+        """A closer look at every device: why it does not answer, its clock, certificate and memory, multicast. Takes seconds."""
+        return await fleet.diagnosis()
 
     return router
 

@@ -17,6 +17,7 @@ from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, 
 from fleet.api.encode import plain
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
+from fleet.devices.diagnosis import FleetDiagnosis
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, JoinRequest, MembershipView, TokenView
 from fleet.home import Home
@@ -89,6 +90,9 @@ class CoordinatorClient:
 
     def discovery(self) -> DiscoveryReport:
         return self._get(DiscoveryReport, "/api/v1/discovery")
+
+    def diagnosis(self) -> FleetDiagnosis:
+        return self._get(FleetDiagnosis, "/api/v1/diagnosis")
 
     def enrolments(self) -> list[EnrolmentView]:
         return self._get(list[EnrolmentView], "/api/v1/enrolments")

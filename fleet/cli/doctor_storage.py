@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleet.cli.findings import Finding
 from fleet.home import VARIABLE, Home
 from protos import disks
 from protos.errors import FleetError
@@ -20,16 +21,6 @@ _WRITE_ADVICE = f"let this user write there, {_ELSEWHERE}"
 
 
 @dataclass(frozen=True)
-class Check:
-    """One thing looked at; `advice` is what to do when it is not ok."""
-
-    name: str
-    ok: bool
-    detail: str
-    advice: str = ""
-
-
-@dataclass(frozen=True)
 class Place:
     """One folder that is written to. `problem`: why it cannot be, one line, or ""."""
 
@@ -39,7 +30,7 @@ class Place:
     free_bytes: int
 
 
-def storage_checks(home: Home) -> list[Check]:
+def storage_checks(home: Home) -> list[Finding]:
     """The home, what lies in it on other disks or with other rights, and the store, wherever it is."""
     try:
         running = home.running_coordinator()
@@ -64,28 +55,28 @@ def look(home: Home, store: Path, problem_of: Callable[[Path], str] = disks.writ
         "device": home.device,
         "device blobs": home.device / "blobs" / "incoming",
     }
-    found = {path: name for name, path in parts.items() if name == "home" or path.exists()}  # each path once, by its last name
-    return [Place(name, path, problem_of(path), disks.free_bytes(path)) for path, name in found.items()]
+    chosen = {path: name for name, path in parts.items() if name == "home" or path.exists()}  # each path once, by its last name
+    return [Place(name, path, problem_of(path), disks.free_bytes(path)) for path, name in chosen.items()]
 
 
-def place_checks(places: Sequence[Place]) -> list[Check]:
+def place_checks(places: Sequence[Place]) -> list[Finding]:
     """The first is the home; of the others those are told that have a problem which it has not."""
     home, *others = places
     checks = [_check(home)]
-    return checks + [found for place in others if not (found := _check(place)).ok and place.problem != home.problem]
+    return checks + [one for place in others if not (one := _check(place)).ok and place.problem != home.problem]
 
 
-def _check(place: Place) -> Check:
+def _check(place: Place) -> Finding:
     if place.problem:
         full = "full" in place.problem or "quota" in place.problem
         advice = _FULL_ADVICE if full else _WRITE_ADVICE
-        return Check(place.name, False, f"{place.path} cannot be written to: {place.problem}", advice)
+        return Finding(place.name, "fail", f"{place.path} cannot be written to: {place.problem}", advice)
     if place.free_bytes < LOW_BYTES:
-        return Check(place.name, False, f"{place.path}: only {bytes_text(place.free_bytes)} of disk are free", _FULL_ADVICE)
-    return Check(place.name, True, str(place.path))
+        return Finding(place.name, "fail", f"{place.path}: only {bytes_text(place.free_bytes)} of disk are free", _FULL_ADVICE)
+    return Finding(place.name, "ok", str(place.path))
 
 
-def store_checks(file: Path) -> list[Check]:
+def store_checks(file: Path) -> list[Finding]:
     """Whether the store of this home takes a transaction; nothing where all is well, or there is none yet."""
     if not file.exists():
         return []
@@ -97,9 +88,9 @@ def store_checks(file: Path) -> list[Check]:
             store.execute("BEGIN IMMEDIATE")
             store.execute("ROLLBACK")
     except OSError as error:
-        return [Check("store", False, f"{file} cannot be written to: {disks.why(error)}", _WRITE_ADVICE)]
+        return [Finding("store", "fail", f"{file} cannot be written to: {disks.why(error)}", _WRITE_ADVICE)]
     except sqlite3.Error as error:
         if error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             return []  # a coordinator writes to it at this moment
-        return [Check("store", False, f"{file}: {error}", "move the file away to start a new one: deployments and telemetry are in it")]
+        return [Finding("store", "fail", f"{file}: {error}", "move the file away to start a new one: deployments and telemetry are in it")]
     return []

@@ -17,9 +17,9 @@ from fleet.text import is_text
 NONE = "-"  # no figure: not measured, not known
 
 
-def say(line: str = "") -> None:
-    """One line of the result, to stdout; on a terminal broken between words."""
-    _print(line, sys.stdout)
+def say(line: str = "", hang: int | None = None) -> None:
+    """One line of the result, to stdout; on a terminal broken between words, what follows indented by `hang`, or beneath its beginning."""
+    _print(line, sys.stdout, hang)
 
 
 def note(line: str = "") -> None:
@@ -62,9 +62,9 @@ def in_order(name: str) -> tuple[tuple[str, int], ...]:
     return tuple((text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name))
 
 
-def wrapped(line: str, columns: int) -> str:
-    """Broken between words, what follows indented beneath its beginning; a word that is too long stays whole, to be copied."""
-    indent = len(line) - len(line.lstrip(" -"))
+def wrapped(line: str, columns: int, hang: int | None = None) -> str:
+    """Broken between words, what follows indented by `hang`, or beneath its beginning; too long a word stays whole, to be copied."""
+    indent = len(line) - len(line.lstrip(" -")) if hang is None else hang
     parts = [
         textwrap.fill(part, columns, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
         if len(part) > columns
@@ -74,7 +74,7 @@ def wrapped(line: str, columns: int) -> str:
     return "\n".join(parts)
 
 
-def _print(line: str, stream: TextIO) -> None:
+def _print(line: str, stream: TextIO, hang: int | None = None) -> None:
     if stream.isatty():
-        line = wrapped(line, os.get_terminal_size(stream.fileno()).columns or 80)
+        line = wrapped(line, os.get_terminal_size(stream.fileno()).columns or 80, hang)
     print(line, file=stream, flush=True)

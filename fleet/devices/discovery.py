@@ -22,7 +22,7 @@ from protos.errors import Denied, FleetError, InvalidInput
 from protos.ids import DeviceId, FleetId, parse_device_id
 from protos.net import watch
 from protos.net.addresses import dialable
-from protos.net.interfaces import Survey, why_alone
+from protos.net.interfaces import Interface, Survey, why_alone
 from protos.net.transport import Credentials, split_address
 from protos.net.watch import Change
 
@@ -163,6 +163,23 @@ class Discovery:
             mute=seen.mute,
             alone=seen.waits(self._asked),
         )
+
+    @property
+    def browsed(self) -> tuple[Interface, ...]:
+        """Where mDNS is spoken now."""
+        return self._survey.usable if self._browser is not None else ()
+
+    @property
+    def advertised(self) -> frozenset[DeviceId]:
+        """As of AdvertBrowser."""
+        return self._browser.advertised if self._browser is not None else frozenset()
+
+    def send_probe(self, number: str) -> bool:
+        """As of AdvertBrowser; False where that is not possible now."""
+        if self._browser is None:
+            return False
+        self._browser.send_probe(number)
+        return True
 
     def near(self, host: str) -> bool:
         """Whether the address is one of a few that are near this machine, and not one of as many as somebody likes."""

@@ -18,6 +18,7 @@ from fleet.devices.ranking import ranked
 from protos.enrolment import ENROLLABLE
 from protos.ids import SERVICE_TYPE, DeviceId, FleetId, parse_device_id
 from protos.net import watch
+from protos.net.ear import probe_name
 from protos.net.interfaces import Survey
 from protos.net.watch import Change
 
@@ -26,7 +27,7 @@ _MOST_CACHED, _CACHE_SECONDS = 4, 5.0  # names for each advert: itself, its host
 _RESOLVERS = 16
 _REQUEST_SECONDS = 1.0
 _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.2, 30.0
-_QUERY, _IN, _A, _TXT, _AAAA, _SRV = 0, 1, 1, 16, 28, 33  # RFC 1035, 3596, 2782
+_QUERY, _IN, _A, _PTR, _TXT, _AAAA, _SRV = 0, 1, 1, 12, 16, 28, 33  # RFC 1035, 3596, 2782
 
 
 @dataclass
@@ -81,6 +82,11 @@ class AdvertBrowser:
         self.forgotten = 0  # adverts dropped because there were too many
 
     @property
+    def advertised(self) -> frozenset[DeviceId]:
+        """The devices of our fleet whose adverts were heard, and have not run out."""
+        return frozenset(advert.device for advert in self._adverts.values() if advert.device is not None)
+
+    @property
     def other_fleets(self) -> int:
         """Adverts seen that name another fleet."""
         return sum(advert.foreign for advert in self._adverts.values())
@@ -129,6 +135,14 @@ class AdvertBrowser:
                 for kind in kinds:
                     question.add_question(DNSQuestion(name, kind, _IN))
             self._responder.zeroconf.async_send(question)
+
+    def send_probe(self, number: str) -> None:
+        """Ask every device who it is, with a question beside it by which they can tell that they heard it."""
+        assert self._responder is not None
+        question = DNSOutgoing(_QUERY)
+        question.add_question(DNSQuestion(probe_name(number), _TXT, _IN))
+        question.add_question(DNSQuestion(SERVICE_TYPE, _PTR, _IN))
+        self._responder.zeroconf.async_send(question)
 
     def _ask_everybody(self) -> None:
         """Asks at once, then at growing distances."""

@@ -73,9 +73,11 @@ class Upkeep:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._background.__aexit__(kind, error, trace)
 
-    def attached(self, member: DeviceId, peer: Peer) -> None:
-        """There is a connection to it."""
+    def attached(self, member: DeviceId, peer: Peer | None) -> None:
+        """There is a connection to it; None: not any more."""
         self.detached(member)
+        if peer is None:
+            return
         self._peers[member] = peer
         self._tasks[member] = self._background.start(self._look_after(member, peer), f"membership of {member}")
 

@@ -21,7 +21,9 @@ from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.placement import DISCOVERY_SECONDS, Placement
 from fleet.deploying.views import DeployEvent, DeploymentView
+from fleet.devices.diagnosis import FleetDiagnosis
 from fleet.devices.discovery import Candidate, Discovery, FoundBy
+from fleet.devices.inspection import Inspection
 from fleet.devices.liveness import Liveness
 from fleet.devices.registry import DEFAULT_LIVENESS, Registry
 from fleet.devices.remembered import Remembered
@@ -116,9 +118,8 @@ class Coordinator:
             self._keys = await asyncio.to_thread(ApiKeys, self._home.coordinator, self._now)
             await stack.enter_async_context(KeyUse(self._keys))
             self._telemetry = TelemetryRecords(store)
-            self._ingest = await stack.enter_async_context(
-                Ingest(self._telemetry, self._registered, now=self._now, batch_seconds=self._batch_seconds)
-            )
+            ingest = Ingest(self._telemetry, self._registered, now=self._now, batch_seconds=self._batch_seconds)
+            self._ingest = await stack.enter_async_context(ingest)
             remembered = await asyncio.to_thread(Remembered, self._home.coordinator / "addresses.json")
             await stack.enter_async_context(remembered)
             publisher: Publisher | None = None
@@ -131,7 +132,7 @@ class Coordinator:
                     credentials,
                     self._ingest.add,
                     rules=self._rules,
-                    proven=partial(self._proven, remembered) if credentials else _nobody_proves,
+                    proven=partial(self._proven, remembered) if credentials else lambda _device, _address: None,
                     standing=self._stands,
                 )
             )
@@ -155,6 +156,8 @@ class Coordinator:
                 known=self._registry.knows,
             )
             self._discovery = await stack.enter_async_context(discovery)
+            inspection = Inspection(self._registry, discovery, credentials, self._certificate_life, self._now)
+            self._inspection = await stack.enter_async_context(inspection)
             self._placement = Placement(self._registry, self._artifacts, discovery_seconds=self._discovery_seconds)
             self._deployments = await stack.enter_async_context(
                 Deployments(
@@ -198,6 +201,10 @@ class Coordinator:
     def discovery(self) -> DiscoveryReport:
         """Where was looked and what went wrong there; what is wrong with a device that was found is in `devices`."""
         return replace(self._discovery.report(), gateways=tuple(self._registry.gateways()))
+
+    async def diagnosis(self) -> FleetDiagnosis:
+        """A closer look at every device, which takes seconds."""
+        return await self._inspection.diagnosis()
 
     def enrolments(self) -> list[EnrolmentView]:
         """Boards that ask to be of the fleet, by name."""
@@ -349,10 +356,7 @@ class Coordinator:
 
     def _stands(self, member: DeviceId, peer: Peer | None) -> None:
         if self._upkeep is not None:
-            if peer is not None:
-                self._upkeep.attached(member, peer)
-            else:
-                self._upkeep.detached(member)
+            self._upkeep.attached(member, peer)
 
     def _departing(self) -> Departures:
         if self._upkeep is None:
@@ -394,7 +398,3 @@ class Coordinator:
     def _registered(self, device: str) -> Registered:
         description = self._registry.description(DeviceId(device))
         return Registered(description.name or device, description.accelerator.hollow) if description else Registered(device)
-
-
-def _nobody_proves(_device: DeviceId, _address: str) -> None:
-    """Without TLS."""

@@ -9,6 +9,7 @@ from fleet.access import AuditEntry, AuditVerdict, KeyView, NewKey
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
+from fleet.devices.diagnosis import FleetDiagnosis
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, JoinRequest, MembershipView, TokenView
 from fleet.planning.plan import Plan, PlanRequest
@@ -33,6 +34,10 @@ class FleetService(Protocol):
     def devices(self) -> list[DeviceView]: ...
 
     def discovery(self) -> DiscoveryReport: ...
+
+    async def diagnosis(self) -> FleetDiagnosis:
+        """A closer look at every device, which takes seconds."""
+        ...
 
     def enrolments(self) -> list[EnrolmentView]:
         """Boards that ask to be of the fleet."""

@@ -40,6 +40,7 @@ RULES: Mapping[str, Rule] = {
     "join": Rule(None),  # the log has it where a board has joined, whichever way: whoever asks is nobody yet
     "devices": Rule("see"),
     "discovery": Rule("see"),
+    "diagnosis": Rule("see"),
     "enrolments": Rule("see"),
     "models": Rule("see"),
     "model": Rule("see"),

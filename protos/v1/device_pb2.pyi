@@ -12,7 +12,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DeviceDescription(_message.Message):
-    __slots__ = ("protocol_version", "device_id", "name", "agent_version", "boot_id", "accelerator", "memory_bytes", "memory_used_bytes", "storage_free_bytes", "dialects", "stages", "labels", "memory_held_bytes", "storage_droppable_bytes", "storage_problem", "oldest_protocol_version")
+    __slots__ = ("protocol_version", "device_id", "name", "agent_version", "boot_id", "accelerator", "memory_bytes", "memory_used_bytes", "storage_free_bytes", "dialects", "stages", "labels", "memory_held_bytes", "storage_droppable_bytes", "storage_problem", "oldest_protocol_version", "clock_seconds", "certificate_not_after", "memory_available_bytes", "hearing")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,10 @@ class DeviceDescription(_message.Message):
     STORAGE_DROPPABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
     STORAGE_PROBLEM_FIELD_NUMBER: _ClassVar[int]
     OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_AVAILABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HEARING_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     device_id: str
     name: str
@@ -52,7 +56,29 @@ class DeviceDescription(_message.Message):
     storage_droppable_bytes: int
     storage_problem: str
     oldest_protocol_version: int
-    def __init__(self, protocol_version: _Optional[int] = ..., device_id: _Optional[str] = ..., name: _Optional[str] = ..., agent_version: _Optional[str] = ..., boot_id: _Optional[str] = ..., accelerator: _Optional[_Union[Accelerator, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., storage_free_bytes: _Optional[int] = ..., dialects: _Optional[_Iterable[str]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., memory_held_bytes: _Optional[int] = ..., storage_droppable_bytes: _Optional[int] = ..., storage_problem: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
+    clock_seconds: float
+    certificate_not_after: float
+    memory_available_bytes: int
+    hearing: Hearing
+    def __init__(self, protocol_version: _Optional[int] = ..., device_id: _Optional[str] = ..., name: _Optional[str] = ..., agent_version: _Optional[str] = ..., boot_id: _Optional[str] = ..., accelerator: _Optional[_Union[Accelerator, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., storage_free_bytes: _Optional[int] = ..., dialects: _Optional[_Iterable[str]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., memory_held_bytes: _Optional[int] = ..., storage_droppable_bytes: _Optional[int] = ..., storage_problem: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ..., clock_seconds: _Optional[float] = ..., certificate_not_after: _Optional[float] = ..., memory_available_bytes: _Optional[int] = ..., hearing: _Optional[_Union[Hearing, _Mapping]] = ...) -> None: ...
+
+class Hearing(_message.Message):
+    __slots__ = ("queries",)
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    queries: _containers.RepeatedCompositeFieldContainer[HeardQuery]
+    def __init__(self, queries: _Optional[_Iterable[_Union[HeardQuery, _Mapping]]] = ...) -> None: ...
+
+class HeardQuery(_message.Message):
+    __slots__ = ("interface", "sender", "probe", "seconds_ago")
+    INTERFACE_FIELD_NUMBER: _ClassVar[int]
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_AGO_FIELD_NUMBER: _ClassVar[int]
+    interface: str
+    sender: str
+    probe: str
+    seconds_ago: float
+    def __init__(self, interface: _Optional[str] = ..., sender: _Optional[str] = ..., probe: _Optional[str] = ..., seconds_ago: _Optional[float] = ...) -> None: ...
 
 class Accelerator(_message.Message):
     __slots__ = ("profile", "description", "simulated", "pace", "threads", "figures", "thermal", "energy_source", "hollow")

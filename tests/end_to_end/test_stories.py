@@ -45,6 +45,14 @@ def test_devices_are_found_with_every_documented_field(fleet: Glmfleet) -> None:
     assert {device["name"] for device in as_json(fleet, "sim", "status")} == {device["name"] for device in devices}
 
 
+def test_doctor_looks_closely_and_multicast_gets_there_and_back(fleet: Glmfleet) -> None:
+    findings = {one["name"]: one for one in json.loads(fleet("doctor", "--json").stdout)}
+    for name in ("versions", "clocks", "certificates", "multicast", "disks"):
+        assert findings[name]["level"] == "ok", findings[name]
+    assert findings["multicast"]["detail"].startswith("both ways with 5 devices, on lo (127.0.0.1)")
+    assert findings["clocks"]["detail"].startswith("of 5 devices: within 0.")
+
+
 def test_an_answer_says_what_it_cost(single: Any) -> None:
     assert (single["prompt_tokens"], single["completion_tokens"], len(single["token_ids"])) == (5, 24, 24)
     assert single["finish_reason"] in ("length", "stop")

@@ -12,6 +12,7 @@ from fleet.access import AuditEntry, AuditVerdict, KeyView, NewKey
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView, PipelineView
+from fleet.devices.diagnosis import DeviceDiagnosis, FleetDiagnosis
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, JoinRequest, MembershipView, TokenView
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
@@ -88,6 +89,7 @@ EVENTS = (
 )
 
 
+DIAGNOSIS = FleetDiagnosis("0.1.0", "1", 86400.0, 43200.0, ("lo (127.0.0.1)",), (DeviceDiagnosis(DEVICE.device_id, "dev-1"),))
 BOARD = EnrolmentView("abcdefgh22334455", "gate-7", "diamond machine female mask zoo", "10.0.0.7:7420", "Raspberry Pi 5", "0.1.0", "mdns")
 TOKEN = TokenView("0a1b2c3d", 1e9, "abcdefgh22334455")
 KEY = KeyView("1f2e3d4c", "dashboard", "viewer", "good", 1e9, 2e9, 60, None, None, 12)
@@ -144,6 +146,7 @@ class FakeCoordinator:
     """`error_at` n: `error` is raised after n parts of an answer or a deployment; `hold_at` n: it waits there until it is closed."""
 
     found: list[DeviceView] = field(default_factory=lambda: [DEVICE])
+    looked: FleetDiagnosis = DIAGNOSIS
     asking: list[EnrolmentView] = field(default_factory=list)
     deployed: list[DeploymentView] = field(default_factory=lambda: [DEPLOYMENT])
     chunks: Sequence[TokenChunk] = CHUNKS
@@ -196,6 +199,10 @@ class FakeCoordinator:
 
     def discovery(self) -> DiscoveryReport:
         return DiscoveryReport("fleetfleetfleet1", ("127.0.0.1",), ("10.0.0.9:7420",), 2, ("10.0.0.9:7420 does not answer",))
+
+    async def diagnosis(self) -> FleetDiagnosis:
+        self._ask("diagnosis")
+        return self.looked
 
     def enrolments(self) -> list[EnrolmentView]:
         return self.asking

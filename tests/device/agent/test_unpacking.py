@@ -30,7 +30,7 @@ async def test_one_stage_is_unpacked_at_a_time(monkeypatch: pytest.MonkeyPatch) 
 
     nothing: Any = None
     host: Any = Host()
-    service = DeviceService(nothing, "dev", {}, nothing, nothing, None, host, nothing)
+    service = DeviceService(nothing, "dev", {}, nothing, nothing, None, host, nothing, nothing)
     monkeypatch.setattr(device_service, "parse_spec", parse)
     calls = [asyncio.create_task(service.LoadStage(pb.LoadStageRequest(stage=stage), nothing)) for stage in range(4)]
     await loading.wait()

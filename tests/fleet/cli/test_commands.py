@@ -313,7 +313,7 @@ def test_doctor_names_problems_and_what_to_do(glmfleet: Command, served: Home, c
     assert "PROBLEM  device dev-1: offline at 127.0.0.1:7420: no sample for 15 s\n" in out
     assert "ok       deployment tiny: ready\n" in out
     checks = json.loads(glmfleet("doctor", "--json", "--home", served.path)[1])
-    assert {tuple(check) for check in checks} == {("name", "ok", "detail", "advice")}
+    assert {tuple(check) for check in checks} == {("name", "level", "detail", "advice", "device", "ok")}
 
 
 def test_doctor_without_a_coordinator(glmfleet: Command, home: Home) -> None:
