@@ -20,7 +20,7 @@ from protos.manifest import Manifest
 from protos.physics.costs import StageCost
 from quantize.artifact.graph import build_stage_graph
 from quantize.blocks import Floats
-from quantize.parts import HEAD, stage_parts
+from quantize.parts import HEAD, stage_blobs, stage_parts
 from quantize.quality.walk import Head, Rows, Run
 from quantize.quality.windows import TokenIds, Window
 
@@ -66,6 +66,7 @@ class EngineVersion:
         config, first = self.manifest.config, start == 0
         body = [part for part in stage_parts(self.manifest, start, stop, head=first) if part != HEAD]
         context = even_up(self.window)
+        parts = (*body, HEAD) if first else tuple(body)
         return StageSpec(
             generation=DeploymentGeneration("evaluation", 1),
             pipeline=PipelineId("evaluation"),
@@ -73,8 +74,8 @@ class EngineVersion:
             epoch=1,
             stage=0 if first else 1,
             stages=1 if first else 2,
-            parts=(*body, HEAD) if first else tuple(body),
-            blobs=(),
+            parts=parts,
+            blobs=tuple(blob.digest for blob in stage_blobs(self.manifest, parts)),
             shape=StageShape(
                 hidden_size=config.hidden_size,
                 vocab_size=config.vocab_size,

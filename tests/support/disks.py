@@ -32,7 +32,7 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
     """A file system of this size in a new folder below."""
     disk = folder / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", disk], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=0700", "tmpfs", disk], check=True)
     try:
         yield disk
     finally:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fleet.answering.views import GenerateRequest
+from fleet.answering.views import GenerateRequest, GenerateResult
 from fleet.planning.plan import PlanRequest
 from fleet.service.coordinator import Coordinator
-from protos.errors import InvalidInput, NoSpace, TimedOut, Unavailable
+from protos.errors import InvalidInput, NoSpace, TimedOut
 from tests.support.fake_fleet import ask, fake_fleet, wait_ready
 from tests.support.waiting import wait_online, wait_until
 
@@ -73,22 +73,27 @@ async def test_a_lost_replica_leaves_the_other_serving_and_its_silent_requests_e
         await wait_ready(coordinator)
 
 
-async def test_what_has_begun_to_answer_fails_with_its_pipeline(tmp_path: Path) -> None:
-    """Another run need not give the same tokens; carrying an answer over is another matter."""
+async def test_what_has_begun_to_answer_goes_on_elsewhere(tmp_path: Path) -> None:
+    """The other pipeline is told the tokens that came (tests/faults/test_recovery.py: so that it gives those that would have followed)."""
     async with fake_fleet(tmp_path, 2) as fleet, fleet.coordinating() as coordinator:
         await deploy(coordinator, 2)
         dying, other = fleet.devices
         dying.is_told.token_ids = (72,) * 1000
         dying.is_told.token_seconds = 0.01
         parts = coordinator.generate(GenerateRequest(prompt="hi", max_tokens=200))
-        await anext(parts)
+        given = [await anext(parts)]
         await dying.stop()
-        with pytest.raises(Unavailable, match=dying.name):
-            async for _ in parts:
-                pass
-        assert other.submitted == []
+        given += [part async for part in parts]
+        result = given.pop()
+        assert isinstance(result, GenerateResult)
+        [submitted] = other.submitted
+        forced = tuple(submitted.forced_ids)
+        assert len(forced) > 0
+        assert result.token_ids[: len(forced)] == forced
+        assert result.token_ids == tuple(token for part in given for token in part.token_ids)
+        assert (submitted.prompt_ids, submitted.sampling) == (dying.submitted[0].prompt_ids, dying.submitted[0].sampling)
         [view] = coordinator.requests()
-        assert (view.state, view.finish_reason, view.attempts) == ("ended", "error", 1)
+        assert (view.state, view.finish_reason, view.attempts) == ("ended", "stop", 2)
 
 
 async def test_too_many_replicas_are_refused_by_number(tmp_path: Path) -> None:

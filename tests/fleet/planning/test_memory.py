@@ -28,7 +28,7 @@ from tests.support.checkpoints import TinyGlm
 from tests.support.goldens import import_golden
 from tests.support.ring import tiny_model
 
-HOP = pb.Hop(device_id="next", address="127.0.0.1:1")
+HOP = pb.Hop(device_id="nextnextnextnext", address="127.0.0.1:1")
 
 
 def a_model(name: str, folder: Path) -> tuple[Manifest, ArtifactStore]:
