@@ -13,6 +13,8 @@ from tests.support.fake_coordinator import FakeCoordinator
 
 EXAMPLES = 8
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.filterwarnings("ignore")  # of the library's own
 def test_no_request_is_a_defect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

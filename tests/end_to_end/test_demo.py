@@ -38,7 +38,7 @@ def assert_nothing_left(demo: Glmfleet) -> None:
     temporary = Path(demo.environment["TMPDIR"])
     wait_for(lambda: processes_naming(str(temporary)) == [], 5)
     assert os.listdir(temporary) == []
-    assert {path.name for path in demo.home.iterdir()} <= {"artifacts", "downloads"}
+    assert {path.name for path in demo.home.iterdir()} <= {"artifacts", "downloads", "publisher"}
 
 
 def test_it_shows_everything_and_leaves_nothing(demo: Glmfleet) -> None:

@@ -55,7 +55,9 @@ async def test_cut_links_are_a_pause(tmp_path: Path, which: int) -> None:
 
 
 @pytest.mark.usefixtures("quick_pings")
-@pytest.mark.parametrize("which", [0, 1, 2], ids=["head", "middle", "last"])
+@pytest.mark.parametrize(
+    "which", [pytest.param(0, marks=pytest.mark.long), 1, pytest.param(2, marks=pytest.mark.long)], ids=["head", "middle", "last"]
+)
 async def test_a_stalled_device_is_noticed_and_the_answer_goes_on_when_it_is_back(tmp_path: Path, which: int) -> None:
     """A cable pulled says nothing: only the pings tell."""
     async with proxied_fleet(tmp_path, 3) as fleet:

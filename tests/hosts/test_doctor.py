@@ -14,7 +14,11 @@ from tests.hosts.commands import Commands
 from tests.hosts.network import Host, Network, needs_hosts
 from tests.support.processes import wait_for
 
-pytestmark = [needs_hosts, pytest.mark.skipif(shutil.which("iptables") is None, reason="the command `iptables` is missing")]
+pytestmark = [
+    pytest.mark.long,
+    needs_hosts,
+    pytest.mark.skipif(shutil.which("iptables") is None, reason="the command `iptables` is missing"),
+]
 
 
 def drop(host: Host, *rule: str) -> None:

@@ -15,7 +15,7 @@ from tests.hosts.network import Host, Network, Program, needs_hosts
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 from tests.support.processes import wait_for
 
-pytestmark = needs_hosts
+pytestmark = [pytest.mark.long, needs_hosts]
 
 PROMPT = [17, 4, 99, 23, 5, 61]
 TOKENS = 24

@@ -74,7 +74,7 @@ COORDINATOR = (
     "tokenizers",
 )
 AGENT = ("onnxruntime", "zeroconf", "cryptography", "psutil")
-pytestmark = [pytest.mark.timeout(1800 if ALL else 180), pytest.mark.xdist_group("installed")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800 if ALL else 180), pytest.mark.xdist_group("installed")]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_an_agent_runs(hostile: Installed) -> None:
 def test_a_board_needs_the_agent_alone(empty: Installed) -> None:
     done = without(empty, COORDINATOR, "device", "run", "--insecure", "--port", "99999")
     assert "Invalid value for '--port'" in done.stderr
-    assert "ExecStart=" in without(empty, COORDINATOR, "service", "install", "device", "--print").stdout
+    assert "ExecStart=" in without(empty, COORDINATOR, "service", "install", "device", "--user", "--print").stdout
     done = without(empty, COORDINATOR, "device", "leave")
     assert (done.returncode, done.stderr) == (0, "it belonged to no fleet\n")
 
@@ -172,7 +172,7 @@ def test_a_board_needs_the_agent_alone(empty: Installed) -> None:
 @pytest.mark.parametrize(
     ("absent", "words", "lacking", "parts"),
     [
-        (COORDINATOR, ["serve"], "uvicorn", "glmfleet[coordinator,device,text,sim]"),
+        (COORDINATOR, ["serve"], "fastapi", "glmfleet[coordinator,device,text,sim]"),
         (COORDINATOR, ["model", "list"], "tokenizers", "glmfleet[coordinator,device,text,sim]"),
         (AGENT, ["device", "run"], "cryptography", "glmfleet[device]"),
     ],

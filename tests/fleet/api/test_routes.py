@@ -35,6 +35,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("DELETE", "/api/v1/devices/{key}"): ("admin", None),
     ("POST", "/api/v1/devices/{key}/revoke"): ("admin", None),
     ("GET", "/api/v1/discovery"): ("viewer", None),
+    ("GET", "/api/v1/diagnosis"): ("viewer", None),
     ("GET", "/api/v1/enrolments"): ("viewer", None),
     ("POST", "/api/v1/enrolments/{board}"): ("operator", None),
     ("DELETE", "/api/v1/enrolments/{board}"): ("operator", None),

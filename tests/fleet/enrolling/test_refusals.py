@@ -35,6 +35,11 @@ def spoil(ours: Fleet, how: str) -> None:
         ours.tokens._clock = lambda: record.expires + 1
 
 
+def mine(told: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Without what fleets of other tests on this machine say, which hear of the board by mDNS."""
+    return [one for one in told if "is not of that fleet" not in one[0]]
+
+
 @pytest.mark.parametrize(
     ("how", "why"),
     [
@@ -55,15 +60,15 @@ async def test_a_board_is_told_why_its_token_is_of_no_use_and_goes_on(tmp_path: 
             spoil(ours, how)
         async with board(tmp_path / "board", token=token, told=told) as one:
             ours.enrolment.heard(None, (one.address,), "seed")
-            await wait_until(lambda: bool(told))
-            [(said, advice)] = told
+            await wait_until(lambda: mine(told))
+            [(said, advice)] = mine(told)
             assert why in said
             assert "glmfleet devices token" in advice
             assert f"glmfleet devices accept {one.board}" in advice
             await ours.pending()
             await ours.enrolment.accept("gate-7")
             assert (await asyncio.wait_for(one.taken(), 5)).fleet_id == ours.authority.fleet_id
-            assert len(told) == 1  # whatever it was told while it waited
+            assert len(mine(told)) == 1  # whatever it was told while it waited
 
 
 async def test_another_fleet_can_only_say_that_it_is_another(tmp_path: Path) -> None:

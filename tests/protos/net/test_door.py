@@ -125,6 +125,7 @@ async def test_one_address_cannot_keep_the_others_out(tmp_path: Path, monkeypatc
         assert connects(OTHER, ("127.0.0.1", device.port))
 
 
+@pytest.mark.long
 async def test_many_addresses_together_do_not_keep_a_member_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "MOST_IN_ALL", 64)
     monkeypatch.setattr(door, "HANDSHAKE_SECONDS", 0.5)  # for so long a member counts as a stranger
