@@ -175,7 +175,7 @@ def _reach(host: str, port: int, names: Sequence[str]) -> tuple[str, ...]:
     if is_loopback(host):
         return ()
     own: Sequence[str] = (host,)
-    if host in ("0.0.0.0", "::"):
+    if host in ("0.0.0.0", "::"):  # nosec B104 # nothing is bound here
         own = [one for one in names_of_this_machine().addresses if _is_reached(one, host)]
     return tuple(joined_address(one, port) for one in dict.fromkeys([*names, *own]))
 

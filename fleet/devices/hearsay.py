@@ -85,7 +85,7 @@ class Hearsay(Generic[K]):
         self._budget = budget
         self._near = near
         self._clock = clock
-        self._dice = dice or random.Random()
+        self._dice = dice or random.Random()  # nosec B311 # whose turn it is is no secret
         self._hosts: dict[str, _Host[K]] = {}
         self._addresses: dict[K, dict[str, None]] = {}  # of each claim
         self._places = {True: 0, False: 0}  # near, far

@@ -53,7 +53,7 @@ class Upkeep:
         *,
         publisher: bytes,
         now: Callable[[], float],
-        spread: Callable[[], float] = lambda: random.uniform(FIRST_RENEWAL, LAST_RENEWAL),
+        spread: Callable[[], float] = lambda: random.uniform(FIRST_RENEWAL, LAST_RENEWAL),  # nosec B311 # only spreads
     ) -> None:
         self._authority = authority
         self._credentials = credentials

@@ -61,6 +61,7 @@ def test_the_engine_decodes_what_it_should(tiny: BenchModel) -> None:
         engine.measure(Ask("beside", (prompt,)))
 
 
+@pytest.mark.long
 def test_a_whole_run_but_for_the_peer(tiny: BenchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real agents, a coordinator and a client, each a process: the figures themselves are not judged."""
     monkeypatch.setattr("benchmarks.speed._IDLE_SECONDS", 1.0)

@@ -97,6 +97,7 @@ def status(pid: int) -> dict[str, str]:
 
 @needs_mounts
 @needs_tools
+@pytest.mark.long
 def test_it_joins_takes_a_model_and_serves(tmp_path: Path) -> None:
     state, port = tmp_path / "state", free_port()
     state.mkdir(mode=0o700)

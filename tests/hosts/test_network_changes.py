@@ -154,6 +154,7 @@ def test_a_link_with_ipv6_alone(pair: Callable[..., Pair], duplicates: bool) -> 
     assert all("%" not in address for address in said["addresses"])
 
 
+@pytest.mark.long
 def test_both_are_suspended_and_wake_on_another_network(pair: Callable[..., Pair]) -> None:
     both = pair()
     both.plug("eth0", "192.168.7")
@@ -172,6 +173,7 @@ def test_both_are_suspended_and_wake_on_another_network(pair: Callable[..., Pair
     both.serves(since, f"10.20.30.2:{PORT}")
 
 
+@pytest.mark.long
 def test_an_hour_passes_by_the_clock_that_counts_sleep_and_nothing_else_changes(pair: Callable[..., Pair]) -> None:
     """The same addresses may be another network: both speak up, and the device stays online."""
     both = pair("tests.hosts.sleeper")

@@ -25,7 +25,7 @@ from tests.support.fake_coordinator import DEVICE, FakeCoordinator
 from tests.support.http_server import serving
 from tests.support.waiting import wait_until
 
-SECRET = "the prompt that nobody may read"
+SECRET = "the prompt that nobody may read"  # pragma: allowlist secret
 # Impatient, but where a busy machine is to be waited for.
 QUICK = Limits(handshake_seconds=0.3, head_seconds=0.3, body_seconds=0.5, body_bytes_a_second=10_000, rest_seconds=0.2)
 FEW = Limits(of_all=6, of_one=3)

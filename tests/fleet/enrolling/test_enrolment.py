@@ -260,6 +260,7 @@ async def test_a_certificate_of_no_known_version_keeps_no_board_out(tmp_path: Pa
         await ours.pending()
 
 
+@pytest.mark.long
 async def test_thousands_of_addresses_cost_few_dials_and_keep_no_board_out(tmp_path: Path) -> None:
     """All that is announced before it, at the same host and at others, is nobody."""
     async with fleet(tmp_path) as ours, board(tmp_path / "a") as one:

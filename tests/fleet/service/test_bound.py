@@ -19,7 +19,7 @@ from tests.support.fake_coordinator import BOARD, DEPLOYMENT, RESULT, FakeCoordi
 from tests.support.waiting import wait_until
 
 ADMIN = Principal("ann", "admin", "1f2e3d4c")
-SECRET = "the prompt that nobody may read"
+SECRET = "the prompt that nobody may read"  # pragma: allowlist secret
 
 
 @pytest.fixture

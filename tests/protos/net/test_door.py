@@ -104,6 +104,7 @@ def test_as_many_addresses_as_are_barred_at_once_are_a_filter_that_the_kernel_ta
         assert not connects(OTHER, listening.getsockname())
 
 
+@pytest.mark.long
 async def test_one_address_cannot_keep_the_others_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "MOST_IN_ALL", 100)
     fleet = TestFleet.open(tmp_path)
