@@ -34,6 +34,8 @@ from device.__main__ import main
 main()
 """
 
+pytestmark = pytest.mark.long
+
 
 @dataclass(frozen=True)
 class Agent:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.hosts.commands import Commands
 from tests.hosts.network import Network, needs_hosts
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 from tests.support.processes import wait_for
 
-pytestmark = needs_hosts
+pytestmark = [pytest.mark.long, needs_hosts]
 
 
 def test_a_laptop_logs_in_and_a_board_behind_a_router_joins(network: Network, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from sim_devices.links import WIRE, LinkShape
 from tests.hosts.lan import Lan
 from tests.hosts.network import Host, Network, needs_hosts
 
-pytestmark = needs_hosts
+pytestmark = [pytest.mark.long, needs_hosts]
 
 LEAST_BITS = 300e6
 MOST_ADDED_SECONDS = 0.0002  # one way

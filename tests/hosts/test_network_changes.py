@@ -18,7 +18,7 @@ from fleet.devices.liveness import Liveness
 from tests.hosts.network import Host, Network, Program, needs_hosts
 from tests.support.members import TestFleet
 
-pytestmark = needs_hosts
+pytestmark = [pytest.mark.long, needs_hosts]
 
 PORT = "7420"
 DOCKER = "172.17.0.1/16"

@@ -13,7 +13,7 @@ import pytest
 from tests.hosts.network import Host, Network, needs_hosts
 from tests.support.processes import wait_for
 
-pytestmark = needs_hosts
+pytestmark = [pytest.mark.long, needs_hosts]
 
 Prepare = Callable[[Network, Host], None]
 HEARD_SECONDS = 40.0
