@@ -6,8 +6,8 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from fleet.text import is_text
@@ -29,7 +29,7 @@ def prepare() -> None:
         if getattr(sys, name) is None:  # the number may be another file's already
             setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115 (for the whole run)
     if isinstance(sys.stdout, io.TextIOWrapper) and not closed:
-        binary = io.BufferedWriter(_StandardOutput(sys.stdout.fileno(), "w", closefd=False))
+        binary = _StandardOutput(io.FileIO(sys.stdout.fileno(), "w", closefd=False))
         sys.stdout = io.TextIOWrapper(binary, sys.stdout.encoding, "backslashreplace", line_buffering=sys.stdout.line_buffering)
 
 
@@ -41,12 +41,24 @@ def silence(stream: TextIO) -> None:
         os.close(nowhere)
 
 
-class _StandardOutput(io.FileIO):
-    """Tells a full disk behind `>` from all other errors of the system, once. A reader that left stays a BrokenPipeError."""
+class _StandardOutput(io.BufferedWriter):
+    """Tells a full disk behind `>` from all other errors of the system, once. A reader that left stays a BrokenPipeError.
+
+    The buffer and not the file below it, whose `write` Ctrl-C could leave when the bytes are out and are not counted yet: they came twice.
+    """
 
     def write(self, data: Any, /) -> int:
+        with self._told():
+            return super().write(data)
+
+    def flush(self) -> None:
+        with self._told():
+            super().flush()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            return super().write(data) or 0
+            yield
         except BrokenPipeError:
             raise
         except OSError as error:
