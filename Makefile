@@ -18,7 +18,7 @@ demo: $(VENV)/demo.$(HOW)
 # One more than a small machine has cores: much of the time tests wait for processes and links.
 WORKERS ?= 3
 test: $(VENV)/dev.$(HOW)
-	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # What `make test` leaves out: hosts with firewalls, clocks and bad links, faults that take a minute to be noticed, installing. Ten minutes.
 long: $(VENV)/dev.$(HOW)

@@ -1,8 +1,25 @@
-"""Before any test imports numpy."""
+"""Before any test imports numpy, and which of them run in one process."""
 
 from __future__ import annotations
 
 import os
 
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
+
 # Tests run beside each other and their matrices are small: threads that wait for each other would take a third of the whole run's time.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# They share one fleet of five devices (end_to_end/conftest.py), which takes ten seconds to start.
+OF_ONE_FLEET = frozenset(f"tests/end_to_end/test_{name}.py" for name in ("makers_word", "overload", "silent_corruption", "stories"))
+
+
+class _ByFileAndFleet(LoadFileScheduling):  # type: ignore[misc]
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "one fleet" if file in OF_ONE_FLEET else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    return _ByFileAndFleet(config, log) if config.getvalue("dist") == "loadfile" else None

@@ -38,14 +38,14 @@ def test_outages_are_seen_by_the_registry_and_cost_nothing_but_themselves(tmp_pa
     assert [event["at_ms"] for event in events] == sorted(event["at_ms"] for event in events)
 
 
-@pytest.mark.parametrize("arguments", [["--devices", "30", "--hours", "2", "--outages", "2"]])
+@pytest.mark.parametrize("arguments", [["--devices", "30", "--hours", "1", "--outages", "1"]])
 def test_the_same_seed_is_the_same_log_whatever_python_hashes_with(tmp_path: Path, arguments: list[str]) -> None:
     logs = []
-    for seed, hashing in (("7", "0"), ("7", "1"), ("7", "4242"), ("8", "0")):
+    for seed, hashing in (("7", "0"), ("7", "4242"), ("8", "0")):
         file = tmp_path / f"{seed}-{hashing}"
         command = [sys.executable, "-m", "benchmarks.virtual", *arguments, "--seed", seed, "--log", str(file)]
         subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": hashing}, check=True, stdout=subprocess.DEVNULL)
         logs.append(file.read_bytes())
-    assert logs[0] == logs[1] == logs[2]
-    assert logs[0] != logs[3]
-    assert logs[0].count(b"\n") > 60
+    assert logs[0] == logs[1]
+    assert logs[0] != logs[2]
+    assert logs[0].count(b"\n") > 30

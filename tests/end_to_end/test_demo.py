@@ -53,7 +53,12 @@ def test_it_shows_everything_and_leaves_nothing(demo: Glmfleet) -> None:
 
 @pytest.mark.parametrize(
     ("section", "number"),
-    [*((section, signal.SIGINT) for section in SECTIONS[:4]), (SECTIONS[2], signal.SIGTERM), (SECTIONS[3], signal.SIGHUP)],
+    [
+        (SECTIONS[2], signal.SIGTERM),
+        (SECTIONS[3], signal.SIGINT),
+        *(pytest.param(section, signal.SIGINT, marks=pytest.mark.long) for section in SECTIONS[:3]),
+        pytest.param(SECTIONS[3], signal.SIGHUP, marks=pytest.mark.long),
+    ],
 )
 def test_a_signal_at_any_point_leaves_nothing(demo: Glmfleet, section: str, number: signal.Signals) -> None:
     process = demo.start("demo", "--devices", 2)
@@ -77,6 +82,7 @@ def test_a_signal_at_any_point_leaves_nothing(demo: Glmfleet, section: str, numb
     assert_nothing_left(demo)
 
 
+@pytest.mark.long
 def test_an_error_in_the_middle_leaves_nothing(demo: Glmfleet) -> None:
     done = demo("demo", "--devices", 3)  # more stages than the model has layers
     assert done.returncode == 1

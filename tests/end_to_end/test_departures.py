@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 from tests.support.processes import Glmfleet, wait_for
 
 
+@pytest.mark.long
 def test_a_device_that_is_removed_forgets_and_asks_to_join_anew(tmp_path: Path) -> None:
     glmfleet = Glmfleet(tmp_path / "home")
     folder = tmp_path / "home" / "sim" / "dev-1"

@@ -153,6 +153,7 @@ def test_a_device_that_hangs_is_noticed_and_goes_on(troubled: Glmfleet, expected
     well(troubled, expected)
 
 
+@pytest.mark.long
 def test_a_flipped_bit_is_refused_by_its_part_and_sent_anew(troubled: Glmfleet, expected: list[int]) -> None:
     assert troubled("undeploy", "tiny").returncode == 0
     assert troubled("sim", "fault", "flip-bit", "lamp-1").returncode == 0
@@ -167,6 +168,7 @@ def test_a_flipped_bit_is_refused_by_its_part_and_sent_anew(troubled: Glmfleet, 
     assert answer(troubled) == expected
 
 
+@pytest.mark.long
 def test_a_full_disk_is_told_where_it_is(troubled: Glmfleet, expected: list[int]) -> None:
     assert troubled("sim", "fault", "full-disk", "gateway").returncode == 0
     refused = troubled("deploy", "tiny", "--devices", "gateway", "--name", "other", "--context", 512)

@@ -23,7 +23,7 @@ def assert_told(glmfleet: Glmfleet, why: str, *words: object) -> None:
     wait_for(lambda: processes_naming(str(glmfleet.home)) == [], 10)
 
 
-@pytest.mark.parametrize("pages", [1, 3, 5, 6, 7, 8])
+@pytest.mark.parametrize("pages", [1, 6, *(pytest.param(pages, marks=pytest.mark.long) for pages in (3, 5, 7, 8))])
 def test_a_disk_that_is_full_at_some_file(tmp_path: Path, pages: int) -> None:
     """In turn: the identity's folder, the authority, the certificate, the device's record; with links every second time."""
     with small_disk(tmp_path, pages * PAGE) as disk:
@@ -42,6 +42,7 @@ def test_a_disk_that_became_full(tmp_path: Path) -> None:
         assert glmfleet("sim", "down").returncode == 0
 
 
+@pytest.mark.long
 def test_a_home_that_is_read_only(tmp_path: Path) -> None:
     with small_disk(tmp_path, 1 << 20) as disk:
         glmfleet = Glmfleet(disk / "home")

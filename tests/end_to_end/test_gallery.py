@@ -12,7 +12,7 @@ from sim_devices.fleet_file import gallery, gallery_text, parse_fleet
 from tests.support.processes import Glmfleet, processes_naming
 
 
-@pytest.mark.parametrize("name", gallery())
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == "street" else pytest.mark.long) for name in gallery()])
 def test_a_fleet_of_the_gallery_starts(name: str, tmp_path: Path) -> None:
     whole = gallery_text(name)
     # Faults name devices by number, and are read with the whole file (tests/sim_devices/test_fleet_file.py).

@@ -21,8 +21,8 @@ PROMPT = {"prompt": [72, 101, 108, 108, 111], "max_tokens": 24}
     ("name", "said"),
     [
         ("greedy", {"do_sample": False}),
-        ("the-likeliest", {"do_sample": True, "top_k": 1}),
-        ("its-own-nucleus", {"do_sample": True, "temperature": 0.9, "top_p": 1e-4}),
+        pytest.param("the-likeliest", {"do_sample": True, "top_k": 1}, marks=pytest.mark.long),
+        pytest.param("its-own-nucleus", {"do_sample": True, "temperature": 0.9, "top_p": 1e-4}, marks=pytest.mark.long),
     ],
 )
 def test_a_request_that_says_nothing_is_sampled_as_the_maker_says(

@@ -9,7 +9,7 @@ from tests.support.corruption import flip_bit
 from tests.support.processes import Glmfleet
 
 
-@pytest.mark.parametrize("stages", [1, 3])
+@pytest.mark.parametrize("stages", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_it_is_refused_with_the_layer_named(fleet: Glmfleet, stages: int) -> None:
     store = ArtifactStore(fleet.home / "artifacts")
     store.save("damaged", flip_bit(store, store.load("tiny"), "layers.3", "o.scales", element=7, bit=30))

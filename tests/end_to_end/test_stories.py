@@ -64,7 +64,7 @@ def test_an_answer_says_what_it_cost(single: Any) -> None:
     assert single["tpot_seconds"]["wall"] > 0
 
 
-@pytest.mark.parametrize("stages", [2, 3, 5])
+@pytest.mark.parametrize("stages", [pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long), 5])
 def test_the_cut_does_not_change_the_text(fleet: Glmfleet, single: Any, stages: int) -> None:
     deployed = as_json(fleet, "deploy", "tiny", "--stages", stages, "--context", 256, "--name", "story")
     assert len({stage["device_id"] for stage in deployed["stages"]}) == stages

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.hosts.commands import Commands
 from tests.hosts.network import Network, needs_hosts
 from tests.support.checkpoints import TinyGlm, write_checkpoint
@@ -40,6 +42,7 @@ def test_boards_with_empty_homes_join_and_serve_a_model_together(network: Networ
     assert len(answers[0]) == 12
 
 
+@pytest.mark.long
 def test_a_board_on_a_link_with_ipv6_alone_asks_to_join(network: Network, tmp_path: Path) -> None:
     """Its address is one of the link, and counts only with the interface through which it is dialled."""
     lan, desk, board = network.switch(), network.host("desk"), network.host("gate-7")

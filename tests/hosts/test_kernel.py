@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import time
 
+import pytest
+
 from tests.hosts.network import Network, needs_hosts
 
 pytestmark = needs_hosts
@@ -35,6 +37,7 @@ def test_every_kind_of_change_is_told(network: Network) -> None:
         assert program.since(since, lambda said: "told" in said, TOLD_SECONDS), change
 
 
+@pytest.mark.long
 def test_a_thousand_changes_that_nobody_reads_are_told_too(network: Network) -> None:
     """The messages are more than the kernel keeps of them; afterwards it tells as before."""
     host = network.host("here")

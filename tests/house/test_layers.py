@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,12 @@ FOREIGN = {
 MODULES = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py") if "_pb2" not in path.name)
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -74,6 +81,14 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
             yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
 
 
+KNOWN = {module_name(path) for path in MODULES}
+
+
+@cache
+def imports_of(path: Path) -> tuple[tuple[str, int], ...]:
+    return tuple(imports(tree_of(path)))
+
+
 def within(name: str, packages: set[str]) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
@@ -83,7 +98,7 @@ def test_imports_only_what_its_layer_may(path: Path) -> None:
     name = module_name(path)
     layer = "fleet.cli" if within(name, {"fleet.cli"}) else name.partition(".")[0]
     own = name.partition(".")[0]
-    for imported, line in imports(ast.parse(path.read_text())):
+    for imported, line in imports_of(path):
         root = imported.partition(".")[0]
         if root in OURS:
             assert within(imported, MAY_IMPORT[layer] | {own}), f"{name}:{line} imports {imported}"
@@ -92,7 +107,7 @@ def test_imports_only_what_its_layer_may(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_no_import_is_hidden(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     hidden = [imported for node in functions for imported, _ in imports(node) if imported.partition(".")[0] in OURS]
     if not within(module_name(path), {"fleet.cli"}):  # a command loads what it needs when it runs
@@ -105,9 +120,8 @@ def folder_of(module: str) -> str:
 
 
 def folders_imported(path: Path) -> Iterator[tuple[str, int]]:
-    known = {module_name(each) for each in MODULES}
-    for imported, line in imports(ast.parse(path.read_text())):
-        target = imported if imported in known or "_pb2" in imported else imported.rpartition(".")[0]
+    for imported, line in imports_of(path):
+        target = imported if imported in KNOWN or "_pb2" in imported else imported.rpartition(".")[0]
         if target.partition(".")[0] in OURS:
             yield (".".join(target.split(".")[:-1]) if "_pb2" in target else folder_of(target)), line
 
@@ -170,7 +184,7 @@ def test_no_circles() -> None:
     known = {module_name(path) for path in MODULES}
     graph: dict[str, set[str]] = {}
     for path in MODULES:
-        found = {imported for imported, _ in imports(ast.parse(path.read_text()))}
+        found = {imported for imported, _ in imports_of(path)}
         targets = {item if item in known else item.rpartition(".")[0] for item in found}
         graph[module_name(path)] = (targets & known) - {module_name(path)}
     _assert_acyclic(graph)
@@ -191,15 +205,13 @@ def _assert_acyclic(graph: dict[str, set[str]]) -> None:
 
 
 def test_onnxruntime_is_loaded_in_one_place_where_its_reporting_is_off() -> None:
-    loading = {module_name(path) for path in MODULES for imported, _ in imports(ast.parse(path.read_text())) if "onnxruntime" in imported}
+    loading = {module_name(path) for path in MODULES for imported, _ in imports_of(path) if "onnxruntime" in imported}
     assert loading
     assert all(within(name, {"device.engine"}) for name in loading)
 
 
 def test_the_hubs_library_is_loaded_in_one_place_where_its_reporting_is_off() -> None:
-    loading = {
-        module_name(path) for path in MODULES for imported, _ in imports(ast.parse(path.read_text())) if "huggingface_hub" in imported
-    }
+    loading = {module_name(path) for path in MODULES for imported, _ in imports_of(path) if "huggingface_hub" in imported}
     assert loading == {"quantize.hub.pull"}
 
 
@@ -208,7 +220,7 @@ def test_a_family_describes_and_computes_nothing() -> None:
     described = {module_name(path): path for path in MODULES if within(module_name(path), {"quantize.architectures"})}
     described["quantize.layers.operators"] = ROOT / "quantize/layers/operators.py"
     for name, path in described.items():
-        used = {imported for imported, _ in imports(ast.parse(path.read_text()))}
+        used = {imported for imported, _ in imports_of(path)}
         assert not any(within(imported, {"onnx", "numpy"}) for imported in used), name
         assert all(within(imported, {"quantize.layers.operators"}) for imported in used if within(imported, {"quantize.layers"})), name
     assert len(described) > 6
@@ -231,7 +243,7 @@ def test_time_and_energy_of_runs_are_asked_through_one_seam() -> None:
     }
     for path in [*MODULES, *(ROOT / "benchmarks").glob("*.py")]:
         if not within(module_name(path), {"protos.physics"}):
-            found = [imported for imported, _ in imports(ast.parse(path.read_text())) if within(imported, inner)]
+            found = [imported for imported, _ in imports_of(path) if within(imported, inner)]
             assert not found, f"{module_name(path)} imports {found}"
 
 

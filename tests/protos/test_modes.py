@@ -137,7 +137,7 @@ def test_the_commands_say_it_in_one_line(tmp_path: Path, words: list[str]) -> No
     assert done.stderr.splitlines()[0] == f"error: others can write to {home} (mode 0777), and so change keys and models in it"
     assert len(done.stderr.splitlines()) == 2
     home.chmod(0o700)
-    assert Glmfleet(home)("sim", "up", "--devices", 1).returncode == 0
+    assert Glmfleet(home)("sim", "status").returncode == 0
     assert Glmfleet(home)("sim", "down").returncode == 0
     (home / "authority" / "key.pem").chmod(0o644)
     done = Glmfleet(home)("sim", "up", "--devices", 1)

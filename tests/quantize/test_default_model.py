@@ -36,6 +36,7 @@ def default_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imported
         yield Imported(import_model(checkpoint, store, DEFAULT_MODEL), store)
 
 
+@pytest.mark.long
 def test_it_agrees_with_the_oracle_on_the_same_weights(default_model: Imported) -> None:
     """fp32 activations to rounding, int8 ones (as devices compute) within 2 %; `pytest -s` shows the figures."""
     manifest, folder = default_model.manifest, default_model.blob_folder

@@ -245,6 +245,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
+@pytest.mark.long
 def test_peak_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     """15 and 200 MB of weights: a map of the file, or what is kept of each layer, would show."""
     peaks = []

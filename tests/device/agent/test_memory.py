@@ -130,6 +130,7 @@ def test_memory_is_back_after_any_number_of_cycles_and_shapes(tmp_path: Path) ->
     assert is_back(pairs), pairs
 
 
+@pytest.mark.long
 @LINUX
 def test_a_load_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     pairs = alone("failures", tmp_path)

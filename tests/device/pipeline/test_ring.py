@@ -36,7 +36,7 @@ async def alone(folder: Path, manifest: Manifest, store: ArtifactStore, kv_dtype
         return [(await client.ask(prompt, 20)).token_ids for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("stages", [2, 3, 5])
+@pytest.mark.parametrize("stages", [2, pytest.param(3, marks=pytest.mark.long), 5])
 async def test_cut_company_and_replay_do_not_change_the_text(tmp_path: Path, model: tuple[Manifest, ArtifactStore], stages: int) -> None:
     expected = await alone(tmp_path / "one", *model)
     async with ring(tmp_path / "many", *model, stages) as many, many.client() as client:
@@ -80,7 +80,12 @@ async def test_blocks_of_128_are_as_exact(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "stages", "kv_dtype"),
-    [("glm-4.5", 3, "float32"), ("glm-4.5-groups", 2, "float32"), ("glm-4.7-flash", 2, "float32"), ("glm-4.7-flash-plain", 3, "int8")],
+    [
+        ("glm-4.5", 3, "float32"),
+        ("glm-4.7-flash-plain", 3, "int8"),
+        pytest.param("glm-4.5-groups", 2, "float32", marks=pytest.mark.long),
+        pytest.param("glm-4.7-flash", 2, "float32", marks=pytest.mark.long),
+    ],
 )
 async def test_a_mixture_of_experts_is_as_exact(tmp_path: Path, name: str, stages: int, kv_dtype: KvDtype) -> None:
     """How many rows an expert gets depends on the company; what they give must not. Nor over a latent, whose cache is one array."""
@@ -93,7 +98,7 @@ async def test_a_mixture_of_experts_is_as_exact(tmp_path: Path, name: str, stage
         assert [answer.token_ids for answer in together] == expected * 3
 
 
-@pytest.mark.parametrize(("block_size", "symmetric"), [(32, True), (32, False), (128, False)])
+@pytest.mark.parametrize(("block_size", "symmetric"), [(32, True), (128, False), pytest.param(32, False, marks=pytest.mark.long)])
 async def test_weights_of_4_bits_are_as_exact(tmp_path: Path, block_size: int, symmetric: bool) -> None:
     """Wide enough that a lone row would differ (ARCHITECTURE.md, row_multiple)."""
     shape = TinyGlm(hidden_size=256, layers=3, heads=4, head_dim=64, intermediate_size=384)

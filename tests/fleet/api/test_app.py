@@ -5,16 +5,16 @@ import dataclasses
 import httpx
 import pytest
 
-from fleet.api.app import create_app
 from fleet.api.errors import status_of
 from fleet.trust.api_key import authenticator
 from protos.errors import LEAVES, Busy, Conflict, FleetError, Internal, InvalidInput, NoSpace, NotFound, TimedOut, Unavailable
 from tests.support.fake_coordinator import DEPLOYMENT, DEVICE, MODEL, PLAN, ROW, FakeCoordinator
+from tests.support.shared_app import shared_app
 
 
 def client_of(coordinator: FakeCoordinator, **how: str | None) -> httpx.AsyncClient:
     key = how.get("api_key")
-    app = create_app(coordinator, authenticate=authenticator(key) if key else None)
+    app = shared_app(coordinator, authenticator(key) if key else None)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url=how.get("base_url") or "http://localhost")
 

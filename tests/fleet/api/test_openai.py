@@ -9,13 +9,13 @@ import openai
 import pytest
 
 from device.text.messages import Message, ToolCall
-from fleet.api.app import create_app
 from fleet.deploying.views import DeploymentView
 from fleet.trust.api_key import authenticator
 from protos.errors import Busy, InvalidInput, NotFound, Unavailable
 from protos.sampling import Sampling
 from tests.support.fake_coordinator import DEPLOYMENT, RESULT, FakeCoordinator
 from tests.support.openai_requests import CALL, CHAT, HELLO, TEXT, TOOL, asked, chunks_of
+from tests.support.shared_app import shared_app
 
 
 async def test_openais_client_gets_a_whole_chat(peer: openai.AsyncOpenAI) -> None:
@@ -101,7 +101,7 @@ async def test_openais_client_sees_an_error_in_the_middle(coordinator: FakeCoord
 
 
 async def test_a_wrong_key_in_openais_shape(coordinator: FakeCoordinator) -> None:
-    transport = httpx.ASGITransport(create_app(coordinator, authenticate=authenticator("secret")))
+    transport = httpx.ASGITransport(shared_app(coordinator, authenticator("secret")))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         answer = await http.post(CHAT, json={"model": "tiny", "messages": HELLO})
     assert answer.status_code == 401

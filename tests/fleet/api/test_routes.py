@@ -12,11 +12,11 @@ import pytest
 from starlette.routing import Route
 
 from fleet.access import NewKey
-from fleet.api.app import create_app
 from fleet.principal import ROLES
 from fleet.trust.api_key import authenticator
 from fleet.trust.keys import ApiKeys
 from tests.support.fake_coordinator import FakeCoordinator
+from tests.support.shared_app import shared_app
 
 MODEL = {"model": "tiny"}
 CHAT = {**MODEL, "messages": [{"role": "user", "content": "hi"}]}
@@ -79,7 +79,7 @@ class Fixture:
         keys.revoke("revoked")
         self.keys["wrong"] = self.keys["admin"][:-4] + "aaaa"
         self.now += 10
-        self.app = create_app(self.coordinator, authenticate=authenticator("the home's own", keys))
+        self.app = shared_app(self.coordinator, authenticator("the home's own", keys))
 
     def headers(self, caller: str) -> dict[str, str]:
         return {} if caller == "no key" else {"Authorization": f"Bearer {self.keys[caller]}"}
@@ -167,7 +167,7 @@ async def test_budgets_end_in_429_in_each_shape(tmp_path: Path) -> None:
     coordinator.budget = keys  # type: ignore[assignment]
     few = keys.make(NewKey("few", "user", requests_per_minute=2)).key
     short = keys.make(NewKey("short", "user", tokens_per_day=10)).key
-    app = create_app(coordinator, authenticate=authenticator("home", keys))
+    app = shared_app(coordinator, authenticator("home", keys))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://board.local") as http:
         statuses = [(await http.get("/v1/models", headers={"Authorization": f"Bearer {few}"})).status_code for _ in range(3)]
         assert statuses == [200, 200, 429]

@@ -7,12 +7,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from fleet.api.app import create_app
 from fleet.cli.main import main
 from fleet.home import Home
 from tests.support.command import Command
 from tests.support.fake_coordinator import FakeCoordinator
 from tests.support.http_server import serving
+from tests.support.shared_app import shared_app
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def served(home: Home, coordinator: FakeCoordinator) -> Iterator[Home]:
 
         async def serve() -> None:
             stopping.append(asyncio.Event())
-            async with serving(create_app(coordinator, authenticate=None)) as url:
+            async with serving(shared_app(coordinator)) as url:
                 urls.append(url)
                 started.set()
                 await stopping[0].wait()

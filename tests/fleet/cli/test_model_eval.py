@@ -92,6 +92,7 @@ def test_another_frameworks_logits(glmfleet: Command, home: Home, checkpoint: Pa
     assert len(err.splitlines()) == 2
 
 
+@pytest.mark.long
 def test_a_model_that_fills_blanks(glmfleet: Command, home: Home, tmp_path: Path) -> None:
     """What follows a prefix is decoded, and the original code's own logits are met, prefix and all."""
     arrays = {f"ids_{k}": case.ids for k, case in enumerate(expected())} | {f"logits_{k}": case.logits for k, case in enumerate(expected())}

@@ -22,7 +22,7 @@ def program(home: Home) -> Glmfleet:
     return Glmfleet(home.path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 def test_it_serves_until_it_is_told_to_end(program: Glmfleet, home: Home, number: signal.Signals) -> None:
     with program.serving() as server:
         running = home.running_coordinator()
@@ -62,7 +62,7 @@ def test_a_port_in_use_is_one_clear_line(glmfleet: Command, home: Home) -> None:
     assert home.running_coordinator() is None
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+@pytest.mark.parametrize("host", ["0.0.0.0", pytest.param("::", marks=pytest.mark.long)])
 def test_beyond_loopback_it_speaks_https_and_asks_for_a_key(program: Glmfleet, home: Home, host: str) -> None:
     with program.serving("--host", host, "--name", "desk.example") as server:
         running = home.running_coordinator()

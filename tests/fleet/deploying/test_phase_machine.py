@@ -314,7 +314,26 @@ MOVES = {
 }
 
 
-@pytest.mark.parametrize("name", [*MUTATIONS, *MOVES])
+# Those that take a second and more to be met with.
+RARE = {
+    "lost is not seen in the state",
+    "never tries again",
+    "moved is never repaired",
+    "a failure is tried again at once",
+    "a load whose answer was lost is forgotten",
+    "a load does not make the stream stale",
+    "a failure ends all repairs",
+    "the time away begins anew at each look",
+    "a failed move is tried again at once",
+    "a failed move is the last",
+    "never moves",
+    "two moves at once",
+    "never looks",
+}
+SEEDED = [pytest.param(name, marks=pytest.mark.long if name in RARE else ()) for name in (*MUTATIONS, *MOVES)]
+
+
+@pytest.mark.parametrize("name", SEEDED)
 def test_the_machine_finds_a_seeded_defect(name: str) -> None:
     # The shortest way to the defect is of no interest.
     first = settings(THOROUGH, max_examples=2000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
