@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fleet.answering import prompts
 from fleet.answering.answer import Answer
 from fleet.answering.prompt_making import MadePrompt
-from fleet.answering.views import GenerateRequest
+from fleet.answering.views import GenerateRequest, TokenChunk
 from fleet.telemetry.views import FinishReason
-from protos.errors import FleetError, TemporaryError
+from protos.errors import FleetError, InvalidInput, TemporaryError
 from protos.ids import Digest
 from protos.manifest import Manifest
 from protos.v1 import pipeline_pb2 as pb
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
+
+
+def seed_of(request: GenerateRequest, fresh_seed: Callable[[], int]) -> int:
+    """By which the request is sampled: its own, or the one of its key, whoever computes it, or any. Raises InvalidInput for an answer that
+    is to be resumed and that nobody can compute again."""
+    if request.sampling.seed is not None:
+        return request.sampling.seed
+    if request.idempotency_key:
+        digest = hashlib.sha256(b"glmfleet seed of " + request.idempotency_key.encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1  # 63 bits, as the others
+    if request.resume_after and request.sampling.temperature > 0.0:
+        raise InvalidInput(
+            "an answer that was sampled without a seed can be resumed only by the Idempotency-Key that it was asked with",
+            advice="send the same Idempotency-Key with the first request and with each that resumes it",
+        )
+    return fresh_seed()
 
 
 @dataclass
@@ -41,6 +59,13 @@ class Course:
         begun = replace(request, forced_ids=tuple(self.answer.token_ids)) if self.answer.token_ids else request
         return prompts.submit(begun, self.made.token_ids, self.manifest, context, self.seed, self.made.rules)
 
+    def came(self, token_ids: Sequence[int], cut_after: int) -> Iterator[TokenChunk]:
+        """The answer grows by these; none of its chunks begins before its token `cut_after` and ends behind."""
+        known = max(0, cut_after - len(self.answer.token_ids))
+        for part in (token_ids[:known], token_ids[known:]):
+            if part and (chunk := self.answer.push(part)):
+                yield chunk
+
     def complete(self, request: GenerateRequest, context: int) -> FinishReason | None:
         """How the answer has ended already, so that nothing is left to ask for: only word of its end was lost."""
         if self.answer.stopped:
@@ -58,7 +83,7 @@ class Course:
         if self.broke_at is None:
             self.broke_at = now
 
-    def came(self, now: float) -> None:
+    def goes_on(self, now: float) -> None:
         """Tokens came."""
         self.first_token_at = now if self.first_token_at is None else self.first_token_at
         self._vain = 0

@@ -17,7 +17,7 @@ from typing import Self
 from device.text.confined import ConfinedText
 from fleet.answering import prompts
 from fleet.answering.answer import Answer
-from fleet.answering.course import Course
+from fleet.answering.course import Course, seed_of
 from fleet.answering.endings import Alarm, check_solid, failed, failure_of, overdue, wait_end
 from fleet.answering.ledger import Ledger, LedgerEntry
 from fleet.answering.prompt_making import MadePrompt, PromptMaking
@@ -206,7 +206,7 @@ class GenerationService:
         check_solid(deployment, spec)
         text = await self._text(deployment, spec)
         made = await self._made(entry, text, spec)
-        seed, words = self._fresh_seed() if request.sampling.seed is None else request.sampling.seed, text.model.words
+        seed, words = seed_of(request, self._fresh_seed), text.model.words
         answer = Answer(words.stream(), request.stop, request.min_tokens, in_thought=words.opens_thought(made.token_ids))
         return Course(text.manifest, made, seed, answer, asyncio.get_running_loop().time())
 
@@ -230,11 +230,12 @@ class GenerationService:
         settled = False
         try:
             # Forced tokens are part of the answer; the head counts them, and sends only what comes after.
-            if request.forced_ids and not answer.token_ids and (chunk := answer.push(request.forced_ids)):
-                yield _given(entry, chunk)
+            if request.forced_ids and not answer.token_ids:
+                for chunk in course.came(request.forced_ids, request.resume_after):
+                    yield _given(entry, chunk)
             while not answer.stopped and (ids := await account.tokens.take()) is not None:
-                course.came(asyncio.get_running_loop().time())
-                if chunk := answer.push(ids):
+                course.goes_on(asyncio.get_running_loop().time())
+                for chunk in course.came(ids, request.resume_after):
                     yield _given(entry, chunk)
             account.tokens.cancel()  # of use only when a stop string ended the text
             finished = await wait_end(account.tokens)
@@ -246,8 +247,8 @@ class GenerationService:
                 raise failure
             if problem := implausible(finished):
                 raise Internal(f"{spec.plan.stages[0].device_name}: its account of the request cannot be true: {problem}")
-            if chunk := answer.finish():
-                yield _given(entry, chunk)
+            if last := answer.finish():
+                yield _given(entry, last)
             ended = _result(account, finished, "stop" if answer.stopped else REASONS.get(finished.reason, "error"))
             await self._record(ended.request_id, ended)
             if alarm.is_set() and ended.finish_reason == "cancelled":

@@ -35,6 +35,9 @@ class GenerateRequest:
     infill: bool = False  # refuse a model that fills no blanks
     fills: tuple[tuple[int, ...], ...] = ()  # of the first blanks, known already: the one behind them is filled
     timeout_seconds: float | None = None  # from acceptance; what has not ended by then is cancelled
+    # Names the request wherever and whenever it is asked again: the same name gives the same seed, and so the same answer.
+    idempotency_key: str = ""
+    resume_after: int = 0  # so many tokens of the answer its client has already: a chunk ends behind them
 
 
 @dataclass(frozen=True)

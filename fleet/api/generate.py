@@ -17,6 +17,7 @@ from fleet.api.closing import closing
 from fleet.api.deployments import failed
 from fleet.api.encode import line, plain
 from fleet.api.errors import CLIENT_CLOSED_REQUEST
+from fleet.api.resuming import Resumed, resumed_by
 from fleet.api.sampling import left_to_model, sampling_of, with_sampling
 from fleet.api.sse import EVENTS, ClientGone, EventStream, ServerSentEvent, unless_gone
 from fleet.service.protocol import FleetService
@@ -107,12 +108,15 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
     router = APIRouter(tags=["generate"])
 
     @router.post("/generate", responses=EVENTS)
-    async def generate(body: GenerateBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
+    async def generate(
+        body: GenerateBody, http: Request, resumed: Resumed = Depends(resumed_by), fleet: FleetService = Depends(of_caller)
+    ) -> Response:
         """Events `token`, then `done` (or `error`); with `stream` false one JSON object, what `done` holds."""
+        request = resumed.of(body.request())
         if body.stream:
-            return EventStream(_tokens(fleet, body.request()), failed)
+            return EventStream(_tokens(fleet, request), failed)
         try:
-            return JSONResponse(plain(await unless_gone(http.receive, collect(fleet, body.request()))))
+            return JSONResponse(plain(await unless_gone(http.receive, collect(fleet, request))))
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
@@ -129,9 +133,12 @@ async def collect(fleet: FleetService, request: GenerateRequest) -> GenerateResu
 
 
 async def _tokens(fleet: FleetService, request: GenerateRequest) -> AsyncGenerator[ServerSentEvent]:
+    tokens = 0
     async with closing(fleet.generate(request)) as parts:
         async for part in parts:
             if isinstance(part, TokenChunk):
-                yield ServerSentEvent(line(part), "token")
+                tokens += len(part.token_ids)
+                if tokens > request.resume_after:
+                    yield ServerSentEvent(line(part), "token", tokens)
             else:
                 yield ServerSentEvent(line(part), "done")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +17,8 @@ from protos.rpc_errors import as_fleet_error
 
 # A client that takes nothing for so long is gone, whatever its connection says: its sequence holds a slot that others wait for.
 STALL_SECONDS = 60.0
+# After so long a silence the client is sent a comment: proxies and clients end connections on which nothing comes.
+KEEP_ALIVE_SECONDS = 10.0
 # For a route's OpenAPI entry.
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}}
 
@@ -30,13 +32,15 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True)
 class ServerSentEvent:
-    """One event: `data` is a single line (JSON), `name` may be empty."""
+    """One event: `data` is a single line (JSON), `name` may be empty. `number`: what a client that comes back says as Last-Event-ID."""
 
     data: str
     name: str = ""
+    number: int | None = None
 
     def encode(self) -> bytes:
         head = f"event: {self.name}\n" if self.name else ""
+        head += "" if self.number is None else f"id: {self.number}\n"
         return f"{head}data: {self.data}\n\n".encode()
 
 
@@ -55,11 +59,15 @@ class EventStream(StreamingResponse):
         failed: Callable[[FleetError], ServerSentEvent],
         *,
         stall_seconds: float = STALL_SECONDS,
+        keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
     ) -> None:
         super().__init__(iter(()), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         self._events = events
         self._failed = failed
         self._stall_seconds = stall_seconds
+        self._keep_alive_seconds = keep_alive_seconds
+        self._sending = asyncio.Lock()
+        self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -69,12 +77,14 @@ class EventStream(StreamingResponse):
 
     async def _send_all(self, send: Send) -> None:
         started = False
+        pulse: asyncio.Task[None] | None = None
         async with aclosing(self._events) as events:
             try:
                 async for event in events:
                     if not started:
                         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                        started = True
+                        started, self._sent_at = True, asyncio.get_running_loop().time()
+                        pulse = asyncio.create_task(self._keep_alive(send), name="keep alive")
                     await self._send_part(send, event.encode())
             except (ClientGone, OSError):
                 raise
@@ -82,15 +92,31 @@ class EventStream(StreamingResponse):
                 if not started:
                     raise
                 await self._send_part(send, self._failed(_named(error)).encode())
+            finally:
+                if pulse is not None:
+                    pulse.cancel()
+                    await asyncio.gather(pulse, return_exceptions=True)
         if started:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _keep_alive(self, send: Send) -> None:
+        """A comment after each silence, until it is cancelled."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            left = self._sent_at + self._keep_alive_seconds - clock()
+            if left > 0 or self._sending.locked():
+                await asyncio.sleep(max(left, self._keep_alive_seconds / 10))
+                continue
+            with suppress(ClientGone, OSError):  # the next event finds out
+                await self._send_part(send, b": still at it\n\n")
+
     async def _send_part(self, send: Send, body: bytes) -> None:
         try:
-            async with asyncio.timeout(self._stall_seconds):
+            async with asyncio.timeout(self._stall_seconds), self._sending:
                 await send({"type": "http.response.body", "body": body, "more_body": True})
         except TimeoutError:
             raise ClientGone from None
+        self._sent_at = asyncio.get_running_loop().time()
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from device.text.thoughts import Piece, Thoughts
 from fleet.answering.views import GenerateRequest, GenerateResult
 from fleet.cli.client import CoordinatorClient
+from fleet.cli.output import note
 from fleet.cli.streams import silence
-from protos.errors import Internal
+from protos.errors import FleetError, Internal
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
@@ -31,7 +32,7 @@ def stream_answer(coordinator: CoordinatorClient, request: GenerateRequest, *, e
     KeyboardInterrupt cancels the sequence on its way out.
     """
     shown = _Shown(gap, apart=request.prompt is not None or bool(request.messages)) if echo else None
-    with closing(coordinator.generate(request)) as parts:
+    with closing(coordinator.generate(request, _told)) as parts:
         try:
             for part in parts:
                 if isinstance(part, GenerateResult):
@@ -44,6 +45,10 @@ def stream_answer(coordinator: CoordinatorClient, request: GenerateRequest, *, e
             if shown:
                 shown.close()
     raise Internal("the answer ended without a result")
+
+
+def _told(lost: FleetError) -> None:
+    note(f"({lost.detail}: the answer goes on when it is back)")
 
 
 class _Shown:

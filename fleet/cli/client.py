@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Generator, Iterator
+import math
+import secrets
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -26,13 +29,19 @@ from fleet.service.views import ModelView
 from fleet.telemetry.views import CostRow
 from fleet.trust.api_key import shown
 from fleet.trust.login import certificate_der, public_der, read_login
-from protos.errors import Denied, FleetError, Internal, InvalidInput, Unavailable, by_name
+from protos.errors import Denied, FleetError, Internal, InvalidInput, TemporaryError, Unavailable, by_name
 from protos.ids import FleetId, api_host_name, fleet_id
 from protos.net import https
 
 _T = TypeVar("_T")
 # A step of a deployment or a long prompt may take minutes; an answer that never comes ends with Ctrl-C.
 _TIMEOUT = httpx.Timeout(10.0, read=None)
+# An answer whose connection was lost is asked for again, so often and for so long.
+AGAIN_SECONDS, GIVE_UP_SECONDS = 0.3, 60.0
+
+
+class Lost(Unavailable):
+    """The coordinator went away in the middle of its answer."""
 
 
 @contextmanager
@@ -49,11 +58,11 @@ def connect(home: Home) -> Iterator[CoordinatorClient]:
     if running.url.startswith("https:"):
         authority = _authority_of(home)
         with _pinned(running.url, authority, fleet_id(public_der(authority)), shown(home)) as http:
-            yield CoordinatorClient(http)
+            yield CoordinatorClient(http, home)
         return
     # trust_env off: a proxy of the environment has no business on loopback.
     with httpx.Client(base_url=running.url, headers=shown(home), timeout=_TIMEOUT, trust_env=False) as http:
-        yield CoordinatorClient(http)
+        yield CoordinatorClient(http, home)
 
 
 def _pinned(url: str, authority: str, fleet: FleetId, headers: dict[str, str]) -> httpx.Client:
@@ -82,8 +91,10 @@ def _authority_of(home: Home) -> str:
 class CoordinatorClient:
     """Each call raises the FleetError that the coordinator answered with, or Unavailable when it does not answer."""
 
-    def __init__(self, http: httpx.Client) -> None:
+    def __init__(self, http: httpx.Client, home: Home | None = None) -> None:
+        """`home`: whose coordinator it is, which may be at another address when it was started again."""
         self._http = http
+        self._home = home
 
     def devices(self) -> list[DeviceView]:
         return self._get(list[DeviceView], "/api/v1/devices")
@@ -178,10 +189,39 @@ class CoordinatorClient:
         for _, data in self._events("/api/v1/deployments", {**plain(request), **plain(policy), "name": name, "replicas": replicas}):
             yield _decode(DeployEvent, data)
 
-    def generate(self, request: GenerateRequest) -> Generator[TokenChunk | GenerateResult]:
-        """The result comes last; leaving early cancels the sequence."""
-        for kind, data in self._events("/api/v1/generate", _generate_body(request)):
-            yield _decode(TokenChunk, data) if kind == "token" else _decode(GenerateResult, data)
+    def generate(
+        self, request: GenerateRequest, told: Callable[[FleetError], None] = lambda _: None
+    ) -> Generator[TokenChunk | GenerateResult]:
+        """The result comes last; leaving early cancels the sequence.
+
+        When the connection is lost on the way, `told` hears of it, and the answer is asked for again where it was, for a while.
+        """
+        key, tokens, lost_at = request.idempotency_key or secrets.token_hex(16), request.resume_after, math.inf
+        while True:
+            headers = {"Idempotency-Key": key, "Last-Event-ID": str(tokens)}
+            try:
+                for kind, data in self._events("/api/v1/generate", _generate_body(request), headers):
+                    if kind != "token":
+                        yield _decode(GenerateResult, data)
+                        return
+                    chunk = _decode(TokenChunk, data)
+                    tokens, lost_at = tokens + len(chunk.token_ids), math.inf
+                    yield chunk
+            except TemporaryError as error:
+                if lost_at == math.inf:
+                    if not isinstance(error, Lost):
+                        raise
+                    lost_at = time.monotonic()
+                    told(error)
+                elif time.monotonic() >= lost_at + GIVE_UP_SECONDS:
+                    raise
+            time.sleep(AGAIN_SECONDS)
+            self._look_where_it_is()
+
+    def _look_where_it_is(self) -> None:
+        running = self._home.running_coordinator() if self._home else None
+        if running is not None:
+            self._http.base_url = running.url
 
     def _get(self, shape: type[_T], path: str, query: dict[str, str] | None = None) -> _T:
         return _decode(shape, self._call("GET", path, params=query))
@@ -192,8 +232,8 @@ class CoordinatorClient:
         _check(response)
         return response.json() if response.content else None
 
-    def _events(self, path: str, body: dict[str, Any]) -> Generator[tuple[str, Any]]:
-        with _named(self._http), self._http.stream("POST", path, json=body) as response:
+    def _events(self, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Generator[tuple[str, Any]]:
+        with _named(self._http), self._http.stream("POST", path, json=body, headers=headers) as response:
             if response.is_error:
                 response.read()
             _check(response)
@@ -204,7 +244,7 @@ class CoordinatorClient:
                 ended = name in ("done", "ready")
                 yield name, data
             if not ended:
-                raise Unavailable("the coordinator ended its answer early", advice="look at the terminal of glmfleet serve")
+                raise Lost("the coordinator ended its answer early", advice="look at the terminal of glmfleet serve")
 
 
 def parse_events(lines: Iterator[str]) -> Generator[tuple[str, Any]]:
@@ -230,6 +270,7 @@ def _generate_body(request: GenerateRequest) -> dict[str, Any]:
     """The sampling parameters are fields beside the others, without those that are left to the model; and what the request has as the text
     of an object is one."""
     body: dict[str, Any] = plain(request)
+    del body["idempotency_key"], body["resume_after"]  # they are headers
     left, sampling = body.pop("left_to_model"), body.pop("sampling")
     given = {name: value for name, value in sampling.items() if name not in left}
     return {**body, **given, "chat_template_kwargs": json.loads(request.chat_template_kwargs or "{}")}
@@ -266,4 +307,4 @@ def _named(http: httpx.Client) -> Iterator[None]:
             raise Denied(f"{http.base_url} is no coordinator of the fleet that this home knows", advice=advice) from error
         raise Unavailable(f"the coordinator at {http.base_url} does not answer", advice="is it stopping? try again") from error
     except httpx.TransportError as error:
-        raise Unavailable(f"the coordinator at {http.base_url} went away", advice="look at the terminal of glmfleet serve") from error
+        raise Lost(f"the coordinator at {http.base_url} went away", advice="look at the terminal of glmfleet serve") from error

@@ -78,6 +78,8 @@ def summary(result: GenerateResult) -> str:
         line += "; stopped at the token limit"
     elif result.finish_reason == "cancelled":
         line += "; cancelled before its end"
+    if result.recoveries:
+        line += f"; its devices failed {count_text(result.recoveries, 'time')}, for {figure(result.recovery_seconds)} s in all"
     return line
 
 

@@ -205,7 +205,10 @@ def test_generate_asks_for_what_was_wished(
 ) -> None:
     assert glmfleet("generate", *arguments, "--home", served.path)[0] == 0
     left = tuple(name for name in PARAMETERS if f"--{name.replace('_', '-')}" not in arguments)
-    assert coordinator.asked == [GenerateRequest(**{"max_tokens": 512, "left_to_model": left, **wanted})]
+    [asked] = coordinator.asked
+    assert isinstance(asked, GenerateRequest)
+    assert asked.idempotency_key
+    assert dataclasses.replace(asked, idempotency_key="") == GenerateRequest(**{"max_tokens": 512, "left_to_model": left, **wanted})
 
 
 def test_generate_with_a_system_message_and_standard_input(

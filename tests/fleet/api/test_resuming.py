@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from fleet.answering.views import GenerateRequest
+from tests.support.fake_coordinator import CHUNKS, FakeCoordinator
+
+BODY = {"prompt": "hello", "max_tokens": 5}
+
+
+def ids_of(answer: httpx.Response) -> list[str]:
+    return [line.removeprefix("id: ") for line in answer.text.splitlines() if line.startswith("id: ")]
+
+
+async def test_an_event_says_how_many_tokens_its_reader_has(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
+    whole = await http.post("/api/v1/generate", json=BODY, headers={"Idempotency-Key": "a key"})
+    counts = [sum(len(each.token_ids) for each in CHUNKS[: number + 1]) for number in range(len(CHUNKS))]
+    assert ids_of(whole) == [str(count) for count in counts]
+    for number, count in enumerate(counts):
+        again = await http.post("/api/v1/generate", json=BODY, headers={"Idempotency-Key": "a key", "Last-Event-ID": str(count)})
+        assert ids_of(again) == ids_of(whole)[number + 1 :]
+        assert again.text == whole.text[whole.text.index(f"id: {count}\n") :].partition("\n\n")[2]
+    asked = [request for request in coordinator.asked if isinstance(request, GenerateRequest)]
+    assert {request.idempotency_key for request in asked} == {"a key"}
+    assert [request.resume_after for request in asked] == [0, *counts]
+
+
+@pytest.mark.parametrize(("name", "value"), [("Last-Event-ID", "x"), ("Last-Event-ID", "-1"), ("Idempotency-Key", "k" * 256)])
+async def test_a_header_that_says_nothing_is_refused(http: httpx.AsyncClient, name: str, value: str) -> None:
+    answer = await http.post("/api/v1/generate", json=BODY, headers={name: value})
+    assert answer.status_code == 400
+    assert name.lower() in answer.text.lower()
