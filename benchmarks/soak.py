@@ -21,11 +21,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from device.agent.identity import load_identity
+from fleet.cli.chaos_run import open_sequences
 from fleet.home import Home
-from protos.ids import DeviceId
-from protos.net.transport import dial
-from protos.v1 import device_pb2
 
 CLIENTS = 24  # more than there are slots: some always wait
 SLOTS = 16
@@ -90,16 +87,9 @@ async def client(url: str, dice: random.Random, until: float, tally: Tally) -> N
                 tally.cancelled += not ended
 
 
-async def open_sequences(home: Home) -> int:
-    """What the devices themselves say."""
-    credentials = load_identity(home.coordinator).credentials
-    total = 0
-    for row in json.loads(glmfleet(home.path, "devices", "--json")):
-        peer = dial(row["address"], DeviceId(row["device_id"]), credentials)
-        description = await peer.device_stub.Describe(device_pb2.DescribeRequest(), metadata=peer.metadata)
-        total += sum(stage.open_sequences for stage in description.stages)
-        await peer.channel.close()
-    return total
+async def left_open(home: Home) -> int:
+    rows = json.loads(glmfleet(home.path, "devices", "--json"))
+    return await open_sequences(home, [(row["address"], row["device_id"]) for row in rows])
 
 
 async def watch(processes: dict[str, psutil.Process], until: float) -> dict[str, list[int]]:
@@ -126,7 +116,7 @@ async def soak(home: Home, url: str, serve_pid: int, minutes: float, seed: int) 
         for number in range(CLIENTS):
             group.create_task(client(url, random.Random(seed * 1000 + number), until, tally))
     deadline = time.monotonic() + 10
-    while (left := await open_sequences(home)) and time.monotonic() < deadline:  # noqa: ASYNC110 (asked over the wire)
+    while (left := await left_open(home)) and time.monotonic() < deadline:  # noqa: ASYNC110 (asked over the wire)
         await asyncio.sleep(0.2)
     print(f"{tally.finished} answers, {tally.cancelled} left in mid-answer, {tally.refused} refused for now, {tally.tokens} token events")
     faults = [f"{left} sequences are still open"] if left else []

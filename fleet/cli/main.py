@@ -47,8 +47,11 @@ ENTRIES = (
         "sim",
         "fleet.cli.sim",
         "app",
-        "A local fleet of simulated devices: up, down, status, profiles, gallery, faults, predict.",
-        (Command("predict", "fleet.cli.predict", "predict", "What a model would give on these devices, without running it."),),
+        "A local fleet of simulated devices: up, down, status, profiles, gallery, faults, predict, chaos.",
+        (
+            Command("predict", "fleet.cli.predict", "predict", "What a model would give on these devices, without running it."),
+            Command("chaos", "fleet.cli.chaos", "chaos", "Trouble a fleet under load, and compare every token."),
+        ),
     ),
     Command("device", "fleet.cli.device", "app", "The agent on a real board: run, join, leave."),
     Command("service", "fleet.cli.service", "app", "The agent or the coordinator as a service of systemd: install, uninstall."),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import cycle, islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -15,18 +14,14 @@ from fleet.cli.device import MemoryOption
 from fleet.cli.options import HomeOption, InsecureOption, JsonOption, open_home, parse_names, parse_size
 from fleet.cli.output import count_text, note, print_json
 from fleet.cli.profiles import profiles
-from fleet.cli.sim_fleet import local_fleet
+from fleet.cli.sim_fleet import Pace, device_specs, hollow_spec, local_fleet
 from fleet.cli.tables import Column, print_table
 from protos.errors import InvalidInput
 from sim_devices.fleet_file import FleetFile, gallery_text, is_path, load_fleet
 from sim_devices.local_fleet import DeviceSpec, LocalDevice, LocalFleet
-from sim_devices.profiles import load_profile
 
 app = typer.Typer(name="sim", rich_markup_mode="rich")
 sim_faults.register(app)
-
-DEFAULT_PROFILES = ("horizon-journey-5", "jetson-orin-nano-super", "rk3588")
-Pace = Literal["fast", "realtime"]
 
 
 @app.command()
@@ -112,22 +107,6 @@ def status(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
 
 app.command()(profiles)
-
-
-def device_specs(profiles: Sequence[str], count: int | None, pace: Pace, memory_bytes: int | None) -> list[DeviceSpec]:
-    """`count` devices that take the profiles in turn; one of each when no count is given. Raises NotFound for an unknown profile."""
-    chosen = profiles or DEFAULT_PROFILES
-    for name in chosen:
-        load_profile(name)
-    return [DeviceSpec(name, pace=pace, memory_bytes=memory_bytes) for name in islice(cycle(chosen), count or len(chosen))]
-
-
-def hollow_spec(profiles: Sequence[str], count: int, memory_bytes: int | None) -> DeviceSpec:
-    """`count` hollow devices that take the profiles in turn, behind one gateway. Raises NotFound for an unknown profile."""
-    chosen = profiles or DEFAULT_PROFILES
-    for name in chosen:
-        load_profile(name)
-    return DeviceSpec(",".join(chosen), prefix="hollow", memory_bytes=memory_bytes, hollow=count)
 
 
 def up_fleet(local: LocalFleet, chosen: str, *, insecure: bool, with_faults: bool) -> list[LocalDevice]:
