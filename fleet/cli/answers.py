@@ -32,7 +32,8 @@ def stream_answer(coordinator: CoordinatorClient, request: GenerateRequest, *, e
     KeyboardInterrupt cancels the sequence on its way out.
     """
     shown = _Shown(gap, apart=request.prompt is not None or bool(request.messages)) if echo else None
-    with closing(coordinator.generate(request, _told)) as parts:
+    coordinator.lost = _told
+    with closing(coordinator.generate(request)) as parts:
         try:
             for part in parts:
                 if isinstance(part, GenerateResult):

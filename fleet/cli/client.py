@@ -95,6 +95,7 @@ class CoordinatorClient:
         """`home`: whose coordinator it is, which may be at another address when it was started again."""
         self._http = http
         self._home = home
+        self.lost: Callable[[FleetError], None] = lambda _: None
 
     def devices(self) -> list[DeviceView]:
         return self._get(list[DeviceView], "/api/v1/devices")
@@ -189,12 +190,10 @@ class CoordinatorClient:
         for _, data in self._events("/api/v1/deployments", {**plain(request), **plain(policy), "name": name, "replicas": replicas}):
             yield _decode(DeployEvent, data)
 
-    def generate(
-        self, request: GenerateRequest, told: Callable[[FleetError], None] = lambda _: None
-    ) -> Generator[TokenChunk | GenerateResult]:
+    def generate(self, request: GenerateRequest) -> Generator[TokenChunk | GenerateResult]:
         """The result comes last; leaving early cancels the sequence.
 
-        When the connection is lost on the way, `told` hears of it, and the answer is asked for again where it was, for a while.
+        When the connection is lost on the way, `lost` hears of it, and the answer is asked for again where it was, for a while.
         """
         key, tokens, lost_at = request.idempotency_key or secrets.token_hex(16), request.resume_after, math.inf
         while True:
@@ -212,7 +211,7 @@ class CoordinatorClient:
                     if not isinstance(error, Lost):
                         raise
                     lost_at = time.monotonic()
-                    told(error)
+                    self.lost(error)
                 elif time.monotonic() >= lost_at + GIVE_UP_SECONDS:
                     raise
             time.sleep(AGAIN_SECONDS)

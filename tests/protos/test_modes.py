@@ -136,11 +136,14 @@ def test_the_commands_say_it_in_one_line(tmp_path: Path, words: list[str]) -> No
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[0] == f"error: others can write to {home} (mode 0777), and so change keys and models in it"
     assert len(done.stderr.splitlines()) == 2
-    home.chmod(0o700)
-    assert Glmfleet(home)("sim", "status").returncode == 0
-    assert Glmfleet(home)("sim", "down").returncode == 0
+
+
+def test_a_command_closes_a_key_and_says_so_in_one_line(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    Authority.open(Home.open(home).authority)
     (home / "authority" / "key.pem").chmod(0o644)
     done = Glmfleet(home)("sim", "up", "--devices", 1)
     assert done.returncode == 0
     assert "others could read" in done.stderr.splitlines()[0]
+    assert mode(home / "authority" / "key.pem") == 0o600
     assert Glmfleet(home)("sim", "down").returncode == 0
