@@ -204,7 +204,11 @@ GREEDY: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", GREEDY)
+# Each is a process; of those that are alike, one is always tried.
+ALIKE = {"an array of 2^21 strings", "arrays in arrays", "10^9 layers", "nested JSON"}
+
+
+@pytest.mark.parametrize("what", [pytest.param(what, marks=pytest.mark.long if what in ALIKE else ()) for what in GREEDY])
 def test_what_asks_for_much_is_refused_in_little_memory_and_time(folder: Path, tmp_path: Path, what: str) -> None:
     """As a user meets it: the command in a process that may not take more than 1.5 GiB of address space, 10 s of CPU."""
     write, says = GREEDY[what]

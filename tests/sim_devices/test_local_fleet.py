@@ -93,6 +93,7 @@ async def test_another_board_is_another_device(fleet: LocalFleet) -> None:
     assert again.device_id == pi.device_id
 
 
+@pytest.mark.long
 def test_a_profile_of_ones_own_is_what_its_file_says(fleet: LocalFleet, tmp_path: Path) -> None:
     """Another board under the same path has another identity; the same board at another path has the same."""
     profile = tmp_path / "mine.toml"
@@ -107,6 +108,7 @@ def test_a_profile_of_ones_own_is_what_its_file_says(fleet: LocalFleet, tmp_path
     assert before.device_id == same.device_id != other.device_id
 
 
+@pytest.mark.long
 def test_another_board_is_given_a_certificate_of_its_own(fleet: LocalFleet, tmp_path: Path) -> None:
     """Where the note of the board is damaged, too: then nobody knows whose the keys are."""
     authority = TestFleet.open(tmp_path / "members").authority

@@ -114,6 +114,7 @@ def test_a_model_that_fills_blanks(glmfleet: Command, home: Home, tmp_path: Path
     assert err.startswith("error: a sequence has no blank with one 501 behind it")
 
 
+@pytest.mark.long
 def test_an_import_measures_at_once_when_asked(glmfleet: Command, home: Home, checkpoint: Path) -> None:
     code, out, _ = glmfleet("model", "import", checkpoint, "--name", "tiny", "--eval", "--json", "--home", home.path)
     assert code == 0

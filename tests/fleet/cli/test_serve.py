@@ -91,6 +91,7 @@ def test_without_tls_nobody_is_let_in_from_outside(glmfleet: Command, home: Home
     assert (code, err.splitlines()[0]) == (1, "error: --insecure is for loopback only, not for 0.0.0.0")
 
 
+@pytest.mark.long
 def test_a_code_for_others_needs_an_address_for_others(program: Glmfleet, home: Home) -> None:
     with program.serving():
         done = program("keys", "create", "ann", "--login")
