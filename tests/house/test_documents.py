@@ -106,3 +106,14 @@ def test_every_decision_is_in_the_index_and_has_its_four_parts() -> None:
     assert listed == [(page.name[:4], page.name, page.read_text().splitlines()[0].removeprefix(f"# {page.name[:4]} ")) for page in pages]
     for page in [*pages, DECISIONS / "template.md"]:
         assert [line for line in page.read_text().splitlines() if line.startswith("## ")] == HEADINGS, page.name
+
+
+def test_each_promise_to_clients_has_its_test() -> None:
+    page = (ROOT / "docs" / "answers.md").read_text()
+    promises = re.findall(r"^- (?:.|\n  )*", page, re.MULTILINE)
+    assert len(promises) > 15
+    for promise in promises:
+        tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", promise)
+        assert tests, f"no test: {promise}"
+        for file, name in tests:
+            assert re.search(rf"def {name}\(", (ROOT / file).read_text()), f"{file} has no {name}"
