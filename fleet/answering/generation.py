@@ -29,6 +29,7 @@ from fleet.deploying.desired import PipelineSpec
 from fleet.deploying.phase import Ready, Repairing
 from fleet.deploying.pipeline import Pipeline
 from fleet.deploying.stream import COMES_BACK, TokenStream
+from fleet.telemetry.meters import RequestMeters
 from fleet.telemetry.records import TelemetryRecords, may_pass
 from fleet.telemetry.views import FinishedRequest, FinishReason
 from protos.errors import Busy, FleetError, Internal, InvalidInput, TimedOut, Unavailable
@@ -80,9 +81,11 @@ class GenerationService:
         now: Callable[[], float] = time.time,
         fresh_seed: Callable[[], int] = lambda: secrets.randbits(63),
         recovery_seconds: float = RECOVERY_SECONDS,
+        meters: RequestMeters | None = None,
     ) -> None:
         """`now` in unix seconds; `recovery_seconds` without a pipeline that answers end a request whose ring broke."""
         self._recovery_seconds = recovery_seconds
+        self._meters = meters
         self._deployments = deployments
         self._artifacts = artifacts
         self._telemetry = telemetry
@@ -326,6 +329,9 @@ class GenerationService:
 
     async def _record(self, request_id: str, ended: FinishedRequest) -> None:
         """A store that fails must not fail the request; what it did not take is given to it again with the next one's end."""
+        if self._meters is not None:
+            recoveries = (ended.recoveries, ended.recovery_seconds) if isinstance(ended, GenerateResult) else ()
+            self._meters.ended(ended, *recoveries)
         self._unrecorded.append((request_id, self._now(), ended))
         while self._unrecorded:
             record = self._unrecorded.popleft()

@@ -14,6 +14,7 @@ from fleet.api import (
     health,
     joining,
     keys,
+    metrics,
     models,
     openai,
     plans,
@@ -52,6 +53,7 @@ def create_app(fleet: Fleet, *, authenticate: Authenticate | None) -> FastAPI:
     app.add_middleware(SoundHead)  # the last that is added sees a request first
     guarded = [Depends(of_caller), Depends(only_text)]  # also a route that would need nothing of the fleet
     app.include_router(health.routes(fleet, of_caller))
+    app.include_router(metrics.routes(of_caller), dependencies=guarded)
     app.include_router(joining.routes(fleet), prefix=API, dependencies=[Depends(only_text)])
     for noun in (devices, enrolments, models, plans, deployments, generate, requests, telemetry, keys, audit):
         app.include_router(noun.routes(of_caller), prefix=API, dependencies=guarded)

@@ -171,6 +171,12 @@ class CoordinatorClient:
     def telemetry(self, since_seconds: float, by: str) -> list[CostRow]:
         return self._get(list[CostRow], "/api/v1/telemetry", {"since": str(since_seconds), "by": by})
 
+    def metrics(self) -> str:
+        with _named(self._http):
+            response = self._http.get("/metrics")
+        _check(response)
+        return response.text
+
     def plan(self, request: PlanRequest) -> Plan:
         return _decode(Plan, self._call("POST", "/api/v1/plans", json=plain(request)))
 

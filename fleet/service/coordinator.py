@@ -39,12 +39,14 @@ from fleet.principal import Principal
 from fleet.service.bound import bound
 from fleet.service.device_view import device_view
 from fleet.service.key_use import KeyUse
+from fleet.service.metrics import exposition, families
 from fleet.service.models import model_view
+from fleet.service.opening import open_identity, open_store
 from fleet.service.protocol import FleetService
 from fleet.service.recorder import Recorder
 from fleet.service.views import ModelView
-from fleet.store.database import Store
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
+from fleet.telemetry.meters import RequestMeters
 from fleet.telemetry.records import By, Registered, TelemetryRecords
 from fleet.telemetry.views import CostRow
 from fleet.trust.api_key import Authenticate, authenticator
@@ -104,14 +106,16 @@ class Coordinator:
         self._joining: Joining | None = None
         self._upkeep: Upkeep | None = None
         self._credentials: Credentials | None = None
+        self._meters = RequestMeters()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        fleet, credentials = await asyncio.to_thread(self._identity)
-        self._credentials = credentials
+        if not self._insecure:
+            self._authority, self._credentials = await asyncio.to_thread(open_identity, self._home, self._certificate_life)
+        credentials, fleet = self._credentials, self._authority.fleet_id if self._authority else INSECURE_FLEET
         async with AsyncExitStack() as stack:
             self._artifacts = await asyncio.to_thread(ArtifactStore, self._home.artifacts)
-            store = await asyncio.to_thread(self._open_store)
+            store = await asyncio.to_thread(open_store, self._home, self._store)
             stack.callback(store.close)
             self._recorder = await asyncio.to_thread(Recorder, self._home.audit, store, fleet, self._now)
             await stack.enter_async_context(self._recorder)
@@ -172,7 +176,12 @@ class Coordinator:
             )
             self._generation = await stack.enter_async_context(
                 GenerationService(
-                    self._deployments, self._artifacts, self._telemetry, now=self._now, recovery_seconds=self._recovery_seconds
+                    self._deployments,
+                    self._artifacts,
+                    self._telemetry,
+                    now=self._now,
+                    recovery_seconds=self._recovery_seconds,
+                    meters=self._meters,
                 )
             )
             self._stack = stack.pop_all()
@@ -339,20 +348,10 @@ class Coordinator:
         await self._ingest.flush()
         return await asyncio.to_thread(self._telemetry.costs, since_seconds, _GROUPINGS[by], self._now())
 
-    def _identity(self) -> tuple[FleetId, Credentials | None]:
-        if self._insecure:
-            return INSECURE_FLEET, None
-        self._authority = authority = Authority.open(self._home.authority, life=self._certificate_life)
-        folder = self._home.coordinator
-        authority.issue_folder(folder, "coordinator", "coordinator")
-        certificate, key, signer = ((folder / name).read_bytes() for name in ("certificate.pem", "key.pem", "authority.pem"))
-        return authority.fleet_id, Credentials(certificate, key, signer, authority.fleet_id)
-
-    def _open_store(self) -> Store:
-        if self._store is not None:
-            return Store(self._store)
-        self._home.state_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Store(self._home.state_file)
+    def metrics(self) -> str:
+        """In Prometheus' text format."""
+        now = families(self.devices(), self._deployments.views(), self._generation.requests(), self._ingest.latest)
+        return exposition(now, self._meters.registry)
 
     def _stands(self, member: DeviceId, peer: Peer | None) -> None:
         if self._upkeep is not None:

@@ -48,6 +48,7 @@ RULES: Mapping[str, Rule] = {
     "plan": Rule("see"),
     "requests": Rule("see"),
     "telemetry": Rule("see"),
+    "metrics": Rule("see"),
     "generate": Rule("generate"),
     "deploy": Rule("deploy", changes=True),
     "undeploy": Rule("deploy", changes=True),

@@ -45,6 +45,7 @@ class Ingest:
         self._unwritten: dict[tuple[str, str], Received] = {}  # by device and boot: the newest that the store did not take
         self._background = Background()
         self._refused: set[str] = set()
+        self.latest: dict[str, telemetry_pb2.TelemetrySample] = {}  # by device
 
     async def __aenter__(self) -> Self:
         self._background.start(self._write_repeatedly(), "telemetry into the store")
@@ -61,6 +62,7 @@ class Ingest:
                 self._refused.add(sample.device_id)
                 _log.warning("%s: its telemetry is not kept: %s", self._registered(sample.device_id).name, problem)
             return
+        self.latest[sample.device_id] = sample
         self._waiting.append(Received(sample, self._now(), self._registered(sample.device_id)))
 
     async def flush(self) -> None:

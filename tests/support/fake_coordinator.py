@@ -251,6 +251,9 @@ class FakeCoordinator:
     async def undeploy(self, name: str) -> None:
         self._ask(name)
 
+    def metrics(self) -> str:
+        return "# HELP glmfleet_info This coordinator.\n"
+
     async def telemetry(self, since_seconds: float, by: str) -> list[CostRow]:
         self._ask((since_seconds, by))
         return self.rows

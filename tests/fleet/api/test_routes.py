@@ -27,6 +27,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/readyz"): ("anyone", None),
     ("GET", "/openapi.json"): ("anyone", None),
     ("HEAD", "/openapi.json"): ("anyone", None),
+    ("GET", "/metrics"): ("viewer", None),
     ("GET", "/api/v1/join"): ("anyone", None),
     ("POST", "/api/v1/join"): ("anyone", JOIN),
     ("GET", "/api/v1/me"): ("viewer", None),

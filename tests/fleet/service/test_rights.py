@@ -16,7 +16,19 @@ from tests.support.fake_coordinator import FakeCoordinator
 # Written out, so that a right which is given away by mistake is seen here.
 LEAST: dict[str, set[str]] = {
     "anyone": {"ready", "invite", "join"},
-    "viewer": {"devices", "discovery", "diagnosis", "enrolments", "models", "model", "deployments", "plan", "requests", "telemetry"},
+    "viewer": {
+        "devices",
+        "discovery",
+        "diagnosis",
+        "enrolments",
+        "models",
+        "model",
+        "deployments",
+        "plan",
+        "requests",
+        "telemetry",
+        "metrics",
+    },
     "user": {"generate"},
     "operator": {"deploy", "undeploy", "cancel", "accept", "reject"},
     "admin": {"decommission", "expel", "tokens", "new_token", "revoke_token", "keys", "new_key", "revoke_key", "audit", "verify_audit"},

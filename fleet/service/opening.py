@@ -1,0 +1,26 @@
+"""What a coordinator opens in its home before anything runs. All of it blocks."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from fleet.home import Home
+from fleet.store.database import Store
+from fleet.trust.authority import Authority
+from protos.net.transport import Credentials
+
+
+def open_identity(home: Home, certificate_life: timedelta) -> tuple[Authority, Credentials]:
+    """The fleet's authority, and who this coordinator is; both are made where they are not there yet."""
+    authority = Authority.open(home.authority, life=certificate_life)
+    authority.issue_folder(home.coordinator, "coordinator", "coordinator")
+    certificate, key, signer = ((home.coordinator / name).read_bytes() for name in ("certificate.pem", "key.pem", "authority.pem"))
+    return authority, Credentials(certificate, key, signer, authority.fleet_id)
+
+
+def open_store(home: Home, url: str | None) -> Store:
+    """The database of this URL; None: the home's file."""
+    if url is not None:
+        return Store(url)
+    home.state_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Store(home.state_file)
