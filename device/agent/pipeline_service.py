@@ -11,13 +11,15 @@ import grpc.aio
 from device.agent.host import StageHost
 from device.pipeline.clients import Client
 from device.pipeline.head import Head
-from device.pipeline.relay import FlowContext, relay
+from device.pipeline.inbound import FlowContext, Inbound
+from device.pipeline.relay import relay
 from device.stage_spec import StageSpec
 from device.tasks import first_of
 from protos.errors import Denied, InvalidInput, TimedOut
 from protos.ids import DeviceId
 from protos.net.roles import caller_of
 from protos.net.transport import Credentials
+from protos.route import Hop
 from protos.rpc_errors import answered
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import pipeline_pb2_grpc
@@ -66,10 +68,12 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             ring_id = first.open.ring_id
             if not ring_id:
                 raise InvalidInput("the ring has no id")
+            spec, sender = loaded.stage.spec, DeviceId(first.open.from_device[:MOST_NAMED])
+            inbound = Inbound(context, spec.shape, first.open, Hop(sender, (spec.stage - 1) % spec.stages))
             if loaded.head:
-                served = loaded.head.take_returns(ring_id, DeviceId(first.open.from_device[:MOST_NAMED]), context)
+                served = loaded.head.take_returns(ring_id, sender, inbound)
             else:
-                served = relay(loaded.stage, ring_id, context, self.credentials)
+                served = relay(loaded.stage, ring_id, inbound, self.credentials)
             await first_of(served, loaded.stage.unloaded())
 
 

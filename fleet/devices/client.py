@@ -19,6 +19,7 @@ from protos.net.verdict import Verdict
 from protos.packing import packed
 from protos.publishing import SignedStatement
 from protos.rpc_errors import remote
+from protos.silence import milliseconds
 from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
 
@@ -116,9 +117,11 @@ class DeviceClient:
             reply = await self.peer.device_stub.RetainBlobs(request, metadata=self.peer.metadata, timeout=LOAD_SECONDS)
         return reply.freed_bytes
 
-    async def watch_telemetry(self, interval_seconds: float) -> AsyncGenerator[telemetry_pb2.TelemetrySample, None]:
-        """Samples until the link ends, which raises. Close the iterator to leave."""
-        request = pb.WatchTelemetryRequest(interval_seconds=interval_seconds)
+    async def watch_telemetry(
+        self, interval_seconds: float, beat_seconds: float = 0.0
+    ) -> AsyncGenerator[telemetry_pb2.TelemetrySample, None]:
+        """Samples until the link ends, which raises; with beats between them, which are empty. Close the iterator to leave."""
+        request = pb.WatchTelemetryRequest(interval_seconds=interval_seconds, beat_milliseconds=milliseconds(beat_seconds))
         with remote(self.name):
             call = self.peer.device_stub.WatchTelemetry(request, metadata=self.peer.metadata)
             try:

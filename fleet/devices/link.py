@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
@@ -99,18 +98,12 @@ class DeviceLink:
             self._watched.detach()
 
     async def _listen(self, client: DeviceClient) -> None:
-        patience = Patience(self._rules)
-        try:
-            async with (
-                asyncio.timeout_at(patience.until) as deadline,
-                contextlib.aclosing(client.watch_telemetry(self._rules.interval_seconds)) as samples,
-            ):
-                with self._where.doubted_by(lambda: deadline.reschedule(patience.in_doubt())):
-                    async for sample in samples:
-                        self._watched.hear(sample)
-                        deadline.reschedule(patience.heard())
-        except TimeoutError:
-            raise patience.ended() from None
+        asked = client.watch_telemetry(self._rules.interval_seconds, self._rules.beat_seconds)
+        async with Patience(self._rules, self._watched.check) as patience, contextlib.aclosing(asked) as samples:
+            with self._where.doubted_by(patience.doubt), self._watched.heard_by(lambda: patience.silence):
+                async for sample in samples:
+                    patience.heard(sample.beat_milliseconds)
+                    self._watched.hear(sample)
 
     def _lost(self, error: FleetError) -> None:
         if self._watched.lost(error):

@@ -18,7 +18,7 @@ from fleet.devices.link import DeviceLink, Standing
 from fleet.devices.liveness import Liveness
 from fleet.devices.record import DeviceRecord, Watched
 from fleet.devices.redial import Redial
-from fleet.devices.views import GatewayView
+from fleet.devices.views import GatewayView, StateChange
 from protos.errors import FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId
 from protos.net import transport
@@ -126,7 +126,8 @@ class Registry:
     def gone(self, device: DeviceId) -> None:
         """Discovery heard its goodbye. A hint: one that never answered is forgotten; of the others the connection knows better."""
         if device in self._direct:
-            self._direct[device].watched.said_goodbye = True
+            self._direct[device].watched.goodbye()
+            self._direct[device].where.doubt()
             if self._direct[device].watched.phase(wanted=True).forget:
                 self._forget(device)
         elif device in self._gateways:
@@ -181,6 +182,11 @@ class Registry:
         """What it said of itself last; asked for each sample, so without the rest of its record."""
         watched = self._watched(device)
         return watched.description if watched else None
+
+    def history(self, device: DeviceId) -> tuple[StateChange, ...]:
+        """What was believed of it lately, and why; the latest last."""
+        watched = self._watched(device)
+        return watched.history if watched else ()
 
     def find(self, name_or_id: str) -> DeviceRecord:
         """Raises NotFound listing the devices, InvalidInput when two have this name."""

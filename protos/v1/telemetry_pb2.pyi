@@ -19,7 +19,7 @@ ENERGY_SOURCE_MODELLED: EnergySource
 ENERGY_SOURCE_ESTIMATED: EnergySource
 
 class TelemetrySample(_message.Message):
-    __slots__ = ("device_id", "boot_id", "index", "uptime_seconds", "energy", "gauges", "pipelines", "work")
+    __slots__ = ("device_id", "boot_id", "index", "uptime_seconds", "energy", "gauges", "pipelines", "work", "beat_milliseconds")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class TelemetrySample(_message.Message):
     GAUGES_FIELD_NUMBER: _ClassVar[int]
     PIPELINES_FIELD_NUMBER: _ClassVar[int]
     WORK_FIELD_NUMBER: _ClassVar[int]
+    BEAT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     boot_id: str
     index: int
@@ -36,7 +37,8 @@ class TelemetrySample(_message.Message):
     gauges: Gauges
     pipelines: _containers.RepeatedCompositeFieldContainer[PipelineCounters]
     work: WorkCounter
-    def __init__(self, device_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., index: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., energy: _Optional[_Union[EnergyCounter, _Mapping]] = ..., gauges: _Optional[_Union[Gauges, _Mapping]] = ..., pipelines: _Optional[_Iterable[_Union[PipelineCounters, _Mapping]]] = ..., work: _Optional[_Union[WorkCounter, _Mapping]] = ...) -> None: ...
+    beat_milliseconds: int
+    def __init__(self, device_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., index: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., energy: _Optional[_Union[EnergyCounter, _Mapping]] = ..., gauges: _Optional[_Union[Gauges, _Mapping]] = ..., pipelines: _Optional[_Iterable[_Union[PipelineCounters, _Mapping]]] = ..., work: _Optional[_Union[WorkCounter, _Mapping]] = ..., beat_milliseconds: _Optional[int] = ...) -> None: ...
 
 class WorkCounter(_message.Message):
     __slots__ = ("prefill_tokens", "decode_tokens", "answer_tokens", "busy_seconds", "modelled_busy_seconds", "busy_joules")

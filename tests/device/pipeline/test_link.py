@@ -53,6 +53,8 @@ class Neighbour(pipeline_pb2_grpc.PipelineServicer):
         self.opening: pb.FlowOpen | None = None
         self.openings = 0
         self.messages: list[pb.Microbatch] = []
+        self.parts: list[int] = []  # bytes of rows that came before their microbatch
+        self.beats = 0
         self.more: asyncio.Queue[pb.FlowReply | None] = asyncio.Queue()
 
     @property
@@ -76,7 +78,13 @@ class Neighbour(pipeline_pb2_grpc.PipelineServicer):
 
     async def _read(self, context: grpc.aio.ServicerContext) -> None:
         while isinstance(message := await context.read(), pb.FlowMessage):
-            self.messages.append(message.microbatch)
+            match message.WhichOneof("kind"):
+                case "microbatch":
+                    self.messages.append(message.microbatch)
+                case "hidden_part":
+                    self.parts.append(len(message.hidden_part))
+                case _:
+                    self.beats += 1
 
 
 @asynccontextmanager
@@ -122,6 +130,7 @@ async def test_a_link_says_what_it_is_for_and_waits_for_credit(stages: TinyStage
             ring_id="ring",
             wire_dtype="float32",
             from_device="own",
+            beat_milliseconds=1000,
         )
         message = pb.Microbatch(step=1, hidden=b"1234")
         assert await link.send(message) == pb.FlowMessage(microbatch=message).ByteSize()
@@ -212,3 +221,34 @@ async def test_a_neighbour_with_two_ways_to_it_sees_one_stream(stages: TinyStage
 
 
 # One real stage, with the test as both of its neighbours.
+
+
+async def test_a_neighbour_that_beats_and_falls_silent_is_gone(stages: TinyStages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its process answers pings: nothing comes, and nothing ends."""
+    monkeypatch.setattr(link_module, "ASKERS_BEAT_SECONDS", 0.05)
+    neighbour = Neighbour(pb.FlowReply(accepted=True, credit=1, beat_milliseconds=100))
+    async with linked_to(neighbour, stages) as unconnected, unconnected as link:
+        for _ in range(10):
+            await asyncio.sleep(0.1)
+            neighbour.more.put_nowait(pb.FlowReply())
+        assert neighbour.beats > 3
+        await link.send(pb.Microbatch(step=1, hidden=bytes(link_module.PART_BYTES + 5)))  # in parts: each is a sign of life
+        waiting = asyncio.create_task(link.send(pb.Microbatch(step=2)))  # for credit
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable, match=r"^stage 1 on neighbour: it was silent for 0\.[789] s$"):
+                await link.ended()
+            with pytest.raises(Unavailable, match="silent"):
+                await waiting
+        assert (neighbour.parts, neighbour.steps) == ([link_module.PART_BYTES], [1])
+
+
+async def test_a_neighbour_of_the_release_before_may_be_silent_and_is_sent_no_beats(
+    stages: TinyStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "ASKERS_BEAT_SECONDS", 0.05)
+    neighbour = Neighbour(pb.FlowReply(accepted=True, credit=1))
+    async with linked_to(neighbour, stages) as unconnected, unconnected as link:
+        await asyncio.sleep(1.0)
+        await link.send(pb.Microbatch(step=1, hidden=bytes(link_module.PART_BYTES + 5)))
+        await wait_until(lambda: neighbour.steps == [1])
+        assert (neighbour.beats, neighbour.parts) == (0, [])
