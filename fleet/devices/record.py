@@ -42,6 +42,7 @@ class DeviceRecord:
     gateway: DeviceId | None = None  # that answers at the address for it
     gauges: telemetry_pb2.Gauges | None = None  # of the last sample on this connection
     addresses: tuple[str, ...] = ()  # where it, or its gateway, may be reached: what a neighbour is told, the likeliest first
+    history: tuple[StateChange, ...] = ()  # the latest last
 
     @property
     def name(self) -> str:
@@ -97,11 +98,6 @@ class Watched:
         return self._client is not None
 
     @property
-    def history(self) -> tuple[StateChange, ...]:
-        """The latest last."""
-        return tuple(self._history)
-
-    @property
     def record(self) -> DeviceRecord:
         where = self._where
         return DeviceRecord(
@@ -115,6 +111,7 @@ class Watched:
             self._gateway,
             self._gauges,
             where.addresses,
+            tuple(self._history),
         )
 
     @property

@@ -18,7 +18,7 @@ from fleet.devices.link import DeviceLink, Standing
 from fleet.devices.liveness import Liveness
 from fleet.devices.record import DeviceRecord, Watched
 from fleet.devices.redial import Redial
-from fleet.devices.views import GatewayView, StateChange
+from fleet.devices.views import GatewayView
 from protos.errors import FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId
 from protos.net import transport
@@ -182,11 +182,6 @@ class Registry:
         """What it said of itself last; asked for each sample, so without the rest of its record."""
         watched = self._watched(device)
         return watched.description if watched else None
-
-    def history(self, device: DeviceId) -> tuple[StateChange, ...]:
-        """What was believed of it lately, and why; the latest last."""
-        watched = self._watched(device)
-        return watched.history if watched else ()
 
     def find(self, name_or_id: str) -> DeviceRecord:
         """Raises NotFound listing the devices, InvalidInput when two have this name."""

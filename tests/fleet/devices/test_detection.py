@@ -12,7 +12,6 @@ import pytest
 
 from fleet.devices.record import CHANGES
 from protos.errors import Unavailable
-from protos.ids import DeviceId
 from tests.fleet.devices.test_registry import setup
 from tests.support.fake_fleet import QUICK
 
@@ -41,7 +40,7 @@ async def test_one_that_beats_is_suspect_within_a_second_and_gone_within_two(tmp
         s.device.is_told.silent = False
         s.device.is_told.holds.pop("Describe").set()
         await s.state("online")
-        history = s.registry.history(s.device.device)
+        history = s.record.history
         assert [(one.before, one.state) for one in history] == [
             ("offline", "online"),
             ("online", "suspect"),
@@ -68,10 +67,10 @@ async def test_a_short_silence_is_only_suspicious(tmp_path: Path) -> None:
         s.device.is_told.silent = False
         await s.state("online")
         assert s.device.calls.count("WatchTelemetry") == 1
-        assert s.registry.history(s.device.device)[-1].why == "it is heard again"
+        assert s.record.history[-1].why == "it is heard again"
         s.registry.gone(s.device.device)
         assert s.record.state == "online"
-        assert s.registry.history(s.device.device)[-1].why == "it said goodbye"
+        assert s.record.history[-1].why == "it said goodbye"
 
 
 async def test_what_is_remembered_of_a_device_is_bounded(tmp_path: Path) -> None:
@@ -81,5 +80,4 @@ async def test_what_is_remembered_of_a_device_is_bounded(tmp_path: Path) -> None
         watched = s.registry._direct[s.device.device].watched
         for number in range(100):
             watched._note("online", str(number))
-        assert [one.why for one in s.registry.history(s.device.device)] == [str(number) for number in range(100 - CHANGES, 100)]
-        assert s.registry.history(DeviceId("nobody")) == ()
+        assert [one.why for one in s.record.history] == [str(number) for number in range(100 - CHANGES, 100)]
