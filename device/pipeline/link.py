@@ -39,7 +39,7 @@ class _Dialled:
     peer: Peer
 
     async def close(self) -> None:
-        await self.peer.channel.close()
+        await self.peer.close()
 
 
 class Link:

@@ -62,7 +62,7 @@ class DeviceClient:
         statement = pb.SignedStatement(statement=signed.statement, publisher=signed.publisher, signature=signed.signature)
         request = pb.PutManifestRequest(signed=statement, manifest=plain, manifest_zlib=compressed)
         with contextlib.suppress(Conflict), remote(self.name):
-            await self.peer.device_stub.PutManifest(request, metadata=self.peer.metadata, timeout=QUICK_SECONDS)
+            await self.peer.bulk_stub.PutManifest(request, metadata=self.peer.metadata, timeout=QUICK_SECONDS)
 
     async def put_blob(
         self,
@@ -103,7 +103,7 @@ class DeviceClient:
 
     async def load_stage(self, request: pb.LoadStageRequest) -> pb.LoadStageReply:
         with remote(self.name):
-            return await self.peer.device_stub.LoadStage(request, metadata=self.peer.metadata, timeout=LOAD_SECONDS)
+            return await self.peer.bulk_stub.LoadStage(request, metadata=self.peer.metadata, timeout=LOAD_SECONDS)
 
     async def unload_stage(self, generation: pb.Generation, pipeline: PipelineId) -> None:
         with remote(self.name):
@@ -135,7 +135,7 @@ class DeviceClient:
         file = await asyncio.to_thread(_open_at, path, size_bytes, offset)
         try:
             with remote(self.name):
-                call = self.peer.device_stub.PutBlob(metadata=self.peer.metadata)
+                call = self.peer.bulk_stub.PutBlob(metadata=self.peer.metadata)
                 verdict = Verdict(call)
                 try:
                     header = pb.PutBlobHeader(digest=digest, size_bytes=size_bytes, offset=offset)

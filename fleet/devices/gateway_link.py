@@ -40,7 +40,7 @@ class _Reached:
 
     async def close(self) -> None:
         await self.told.aclose()
-        await self.peer.channel.close()
+        await self.peer.close()
 
 
 class GatewayLink:

@@ -31,7 +31,7 @@ class _Reached:
     description: pb.DeviceDescription
 
     async def close(self) -> None:
-        await self.client.peer.channel.close()
+        await self.client.peer.close()
 
 
 class DeviceLink:
@@ -70,7 +70,7 @@ class DeviceLink:
         try:
             return _Reached(client, await client.describe())
         except BaseException:
-            await peer.channel.close()
+            await peer.close()
             raise
 
     async def compare(self, addresses: Sequence[str]) -> None:
@@ -85,7 +85,7 @@ class DeviceLink:
                 # One that started anew meanwhile looks like two: of two the first goes on as it was.
                 if (await self._watched.client.describe()).boot_id == mine.boot_id:
                     self._watched.doubled(f"two boards show its key, at {self._where.address} and at {address}")
-                    await self._watched.client.peer.channel.close()
+                    await self._watched.client.peer.close()
                     return
 
     async def _session(self, reached: _Reached) -> None:

@@ -109,7 +109,7 @@ async def dialled(
     try:
         yield peer
     finally:
-        await peer.channel.close()
+        await peer.close()
 
 
 @asynccontextmanager
@@ -243,7 +243,7 @@ async def test_closing_the_channel_ends_its_calls(network: Network) -> None:
 
         task = asyncio.create_task(ask())
         await wait_until(lambda: servicer.running == 1)
-        await peer.channel.close()
+        await peer.close()
         with pytest.raises(Unavailable, match="connection was closed"):
             await task
         await wait_until(lambda: servicer.running == 0)

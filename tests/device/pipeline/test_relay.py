@@ -82,7 +82,7 @@ async def one_stage(folder: Path, stages: TinyStages, stage: int) -> AsyncIterat
         try:
             yield OneStage(spec, host, peer, neighbour)
         finally:
-            await peer.channel.close()
+            await peer.close()
             await server.stop(0)
     hardware.close()
 
