@@ -21,9 +21,9 @@ class Line:
     """One direction between two ends; all its connections share it, first come, first served.
 
     Payload leaves at the rate, then takes the delay. TCP lies above: what is lost comes late, not never. A lost segment costs one round
-    trip more when enough follows to tell of it, else the retransmission timeout, doubled each time it is lost again, of a thin stream later;
-    and what follows waits for it (the caller keeps the order of each connection). Loss also bounds the window: at most MSS √1.5 / √loss in a round trip
-    (Mathis et al., The macroscopic behavior of the TCP congestion avoidance algorithm, 1997).
+    trip more when enough follows to tell of it, else the retransmission timeout, doubled each time it is lost again, later of a thin
+    stream; and what follows waits for it (the caller keeps the order of each connection). Loss also bounds the window: at most
+    MSS √1.5 / √loss in a round trip (Mathis et al., The macroscopic behavior of the TCP congestion avoidance algorithm, 1997).
     """
 
     def __init__(self, shape: LinkShape, round_trip_seconds: float, chance: random.Random) -> None:

@@ -69,7 +69,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             if not ring_id:
                 raise InvalidInput("the ring has no id")
             spec, sender = loaded.stage.spec, DeviceId(first.open.from_device[:MOST_NAMED])
-            inbound = Inbound(context, spec.shape, first.open, Hop(sender, (spec.stage - 1) % spec.stages))
+            inbound = Inbound(context, spec.shape, first.open, Hop(sender, (spec.stage - 1) % spec.stages), loaded.stage.doubts)
             if loaded.head:
                 served = loaded.head.take_returns(ring_id, sender, inbound)
             else:

@@ -79,7 +79,7 @@ class Head:
             if spec.next is None or self._link is not None:
                 return
             self.stage.join_ring(uuid.uuid4().hex)
-            link = Link(spec, spec.next, self.stage.ring_id, self._credentials, self.stage.device)
+            link = Link(spec, spec.next, self.stage.ring_id, self._credentials, self.stage.device, self.stage.doubts)
             await link.__aenter__()
             self.stage.aim(spec.next.led_by(link.address))
             self.stage.clock.catch_up(link.modelled_clock)

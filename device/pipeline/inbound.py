@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc.aio
 
+from device.pipeline.doubts import Doubts
 from device.stage_spec import StageShape
 from device.tasks import first_of
 from protos.dtypes import row_bytes
 from protos.errors import FleetError, InvalidInput
+from protos.ids import DeviceId, PipelineId
 from protos.net.beats import BeatingWriter, Watch
 from protos.route import Hop
-from protos.silence import BEAT_SECONDS, Silence, announced_seconds, milliseconds
+from protos.silence import BEAT_SECONDS, announced_seconds, milliseconds
 from protos.v1 import pipeline_pb2 as pb
 from protos.versions import SPOKEN
 
@@ -24,14 +26,14 @@ WINDOW = 64
 
 FlowContext: TypeAlias = "grpc.aio.ServicerContext[pb.FlowMessage, pb.FlowReply]"
 
-_log = logging.getLogger(__name__)
-
 
 class Inbound:
     """Iterates what comes; credit goes back for each half window that was carried out. `accept` it, then iterate within `serve`."""
 
-    def __init__(self, context: FlowContext, shape: StageShape, opening: pb.FlowOpen, sender: Hop) -> None:
-        """`opening`: the first message, which was read; `sender`: who has sent it."""
+    def __init__(self, context: FlowContext, shape: StageShape, opening: pb.FlowOpen, sender: Hop, doubts: Doubts) -> None:
+        """`opening`: the first message, which was read; `sender`: who has sent it; `doubts` are told when that is silent."""
+        self._pipeline = PipelineId(opening.pipeline_id)
+        self._doubts = doubts
         self._context = context
         self._sender = sender
         self._most_bytes = shape.prefill_chunk * row_bytes(shape.hidden_size, shape.wire_dtype)
@@ -56,9 +58,13 @@ class Inbound:
 
     async def serve(self, *work: Coroutine[Any, Any, None]) -> None:
         """Run all of this until one ends, or the sender is silent for too long, which raises Unavailable."""
-        with Watch(self._beat_seconds, self._tell) as watch:
+        sender = DeviceId(self._sender.device)
+        with Watch(self._beat_seconds, partial(self._doubts.judged, self._pipeline, sender)) as watch:
             ours = BEAT_SECONDS if self._beat_seconds else 0.0
-            await first_of(self._read(watch), watch.until_gone(self._sender), self._writer.beat(ours), *work)
+            try:
+                await first_of(self._read(watch), watch.until_gone(self._sender), self._writer.beat(ours), *work)
+            finally:
+                self._doubts.ended(self._pipeline, sender)
 
     def __aiter__(self) -> Inbound:
         return self
@@ -103,7 +109,3 @@ class Inbound:
             elif not self._beat_seconds:
                 raise InvalidInput("a message of nothing, of a sender that announced no beats")
         raise StopAsyncIteration
-
-    def _tell(self, silence: Silence) -> None:
-        if silence.verdict == "suspect":
-            _log.info("%s, which sends us rows, is %s", self._sender.device, silence)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 import grpc.aio
 
+from device.pipeline.doubts import Doubts
 from device.stage_spec import MESSAGE_ROWS_BYTES, NextHop, StageSpec
 from device.tasks import first_of
 from protos import route
@@ -22,7 +23,7 @@ from protos.net.race import Unreached, race
 from protos.net.transport import Credentials, Peer, connected, dial
 from protos.plausible import implausible
 from protos.rpc_errors import from_rpc, remote
-from protos.silence import ASKERS_BEAT_SECONDS, Silence, announced_seconds, milliseconds
+from protos.silence import ASKERS_BEAT_SECONDS, announced_seconds, milliseconds
 from protos.v1 import pipeline_pb2 as pb
 from protos.versions import SPOKEN
 
@@ -30,8 +31,6 @@ from protos.versions import SPOKEN
 CONNECT_SECONDS = 10.0
 # Of rows at once, so that a link of a megabit a second brings something within each of a few beats.
 PART_BYTES = 512 << 10
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,18 @@ class _Dialled:
 class Link:
     """Outbound half of a hop. `async with` connects: then every stage behind is connected too. Raises what the ring says."""
 
-    def __init__(self, spec: StageSpec, hop: NextHop, ring_id: str, credentials: Credentials | None, own: DeviceId) -> None:
+    def __init__(
+        self,
+        spec: StageSpec,
+        hop: NextHop,
+        ring_id: str,
+        credentials: Credentials | None,
+        own: DeviceId,
+        doubts: Doubts,
+    ) -> None:
+        """`doubts` are told when the hop is silent."""
+        self._pipeline = spec.pipeline
+        self._doubts = doubts
         self._hop = hop
         self._where = route.Hop(hop.device, (spec.stage + 1) % spec.stages)
         self._open = pb.FlowOpen(
@@ -173,16 +183,13 @@ class Link:
         assert self._writer is not None
         assert self._call is not None
         ours = ASKERS_BEAT_SECONDS if beat_seconds else 0.0
-        with Watch(beat_seconds, self._tell) as watch:
+        with Watch(beat_seconds, partial(self._doubts.judged, self._pipeline, self._hop.device)) as watch:
             try:
                 async with self._wanted():
                     await first_of(self._take_replies(watch), watch.until_gone(self._where), self._writer.beat(ours))
             finally:
+                self._doubts.ended(self._pipeline, self._hop.device)
                 self._call.cancel()  # whoever waits for room on it waits no longer
-
-    def _tell(self, silence: Silence) -> None:
-        if silence.verdict == "suspect":
-            _log.info("%s, which takes our rows, is %s", self._hop.device, silence)
 
     async def _take_replies(self, watch: Watch) -> None:
         assert self._call is not None

@@ -171,7 +171,11 @@ class Watched:
         """It was heard to leave. A hint: of one that is connected, the connection knows better."""
         if not self.said_goodbye:
             self.said_goodbye = True
-            self._note(self._state.name, "it said goodbye")
+            self.note("it said goodbye")
+
+    def note(self, what: str) -> None:
+        """For its record: something that changes nothing by itself."""
+        self._remember(self._state.name, what)
 
     def hear(self, sample: telemetry_pb2.TelemetrySample) -> None:
         """A sample, or a beat, which is an empty one."""
@@ -205,9 +209,9 @@ class Watched:
             self._error = ""
         if before.name != self._state.name:
             answers = f"it answers at {self._where.address}" if self._newly_answers else "it is heard again"
-            self._note(before.name, self._state.detail or answers)
+            self._remember(before.name, self._state.detail or answers)
             self._newly_answers = False
             self._changed()
 
-    def _note(self, before: DeviceState, why: str) -> None:
+    def _remember(self, before: DeviceState, why: str) -> None:
         self._history.append(StateChange(time.time(), before, self._state.name, why))

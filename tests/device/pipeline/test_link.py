@@ -12,6 +12,7 @@ import pytest
 
 from device.agent.identity import Identity
 from device.pipeline import link as link_module
+from device.pipeline.doubts import Doubts
 from device.pipeline.link import Link
 from device.stage_spec import NextHop, StageSpec, parse_spec
 from protos.errors import Conflict, FleetError, Unavailable
@@ -114,7 +115,7 @@ async def linked_to(neighbour: Neighbour, stages: TinyStages) -> AsyncIterator[L
     async with neighbouring(neighbour) as hop:
         spec = spec_of(stages, 0, hop)
         assert spec.next
-        yield Link(spec, spec.next, "ring", None, DeviceId("own"))
+        yield Link(spec, spec.next, "ring", None, DeviceId("own"), Doubts())
 
 
 async def test_a_link_says_what_it_is_for_and_waits_for_credit(stages: TinyStages) -> None:
@@ -195,13 +196,13 @@ async def test_of_a_hops_addresses_the_one_where_the_neighbour_proves_itself_is_
         hop = device_pb2.Hop(device_id=other.device_id, address=wrongs[0], addresses=[*wrongs, right, f"127.0.0.2:{port}"])
         spec = spec_of(stages, 0, hop)
         assert spec.next
-        async with Link(spec, spec.next, "ring", own.credentials, own.device_id) as link:
+        async with Link(spec, spec.next, "ring", own.credentials, own.device_id, Doubts()) as link:
             assert link.address == right
             assert neighbour.openings == 1
             assert another.openings == 0
         nowhere = NextHop(other.device_id, tuple(wrongs))
         with pytest.raises(Unavailable) as caught:
-            await Link(spec, nowhere, "ring", own.credentials, own.device_id).__aenter__()
+            await Link(spec, nowhere, "ring", own.credentials, own.device_id, Doubts()).__aenter__()
         assert all(address in caught.value.detail for address in wrongs)
         assert caught.value.detail.startswith(f"stage 1 on {other.device_id}: ")
 
@@ -215,7 +216,7 @@ async def test_a_neighbour_with_two_ways_to_it_sees_one_stream(stages: TinyStage
     async with proving(other, neighbour) as port:
         spec = spec_of(stages, 0, device_pb2.Hop(device_id=other.device_id, address="127.0.0.1:9"))
         hop = NextHop(other.device_id, tuple(f"127.0.0.{n}:{port}" for n in range(1, 9)))
-        async with Link(spec, hop, "ring", own.credentials, own.device_id):
+        async with Link(spec, hop, "ring", own.credentials, own.device_id, Doubts()):
             await asyncio.sleep(0.05)
             assert neighbour.openings == 1
 

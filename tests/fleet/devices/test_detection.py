@@ -79,5 +79,5 @@ async def test_what_is_remembered_of_a_device_is_bounded(tmp_path: Path) -> None
         await s.state("online")
         watched = s.registry._direct[s.device.device].watched
         for number in range(100):
-            watched._note("online", str(number))
+            watched.note(str(number))
         assert [one.why for one in s.record.history] == [str(number) for number in range(100 - CHANGES, 100)]
