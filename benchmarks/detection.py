@@ -39,6 +39,7 @@ BOARDS, CONTEXT, LONG_ANSWER = 3, 1024, 900
 SLOW_FACTOR = 10
 LOSSY = """
 [[devices]]
+name = "dev"
 profile = "rk3588"
 
 [[links]]

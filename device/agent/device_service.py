@@ -162,12 +162,12 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             beats = beats_between(interval, beat)
             while True:
                 self.knowledge.called()
-                sample = self.telemetry.sample()
+                sample, changes = self.telemetry.sample(), self.host.doubts.changes
                 sample.beat_milliseconds = milliseconds(beat)
                 yield sample
                 for pause in range(beats + 1):
-                    if await self.host.doubts.news_within(interval / (beats + 1)):
-                        break  # which waits for no interval
+                    if await self.host.doubts.changed_within(changes, interval / (beats + 1)):
+                        break  # that waits for no interval
                     if pause < beats:
                         yield telemetry_pb2.TelemetrySample()
 

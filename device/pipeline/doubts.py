@@ -17,6 +17,7 @@ _log = logging.getLogger(__name__)
 class Doubts:
     """Of one device. They change nothing by themselves: a stream ends when its far side is gone, not before."""
 
+    changes: int = 0  # until now
     _silent: dict[tuple[PipelineId, DeviceId], None] = field(default_factory=dict)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -27,22 +28,26 @@ class Doubts:
         elif (pipeline, neighbour) not in self._silent:
             _log.info("%s: neighbour %s is %s", pipeline, neighbour, silence)
             self._silent[pipeline, neighbour] = None
-            self._news.set()
+            self._tell()
 
     def ended(self, pipeline: PipelineId, neighbour: DeviceId) -> None:
         """The stream has: nothing is thought of it any more."""
         if (pipeline, neighbour) in self._silent:
             del self._silent[pipeline, neighbour]
-            self._news.set()
+            self._tell()
 
     def of(self, pipeline: PipelineId) -> list[DeviceId]:
         return [neighbour for one, neighbour in self._silent if one == pipeline]
 
-    async def news_within(self, seconds: float) -> bool:
-        """Wait for a change, for so long at most; whether there was one. It is told once."""
+    async def changed_within(self, changes: int, seconds: float) -> bool:
+        """Wait until there were more `changes` than these, for so long at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._news.wait()
-        told = self._news.is_set()
-        self._news.clear()
-        return told
+                while self.changes <= changes:
+                    await self._news.wait()
+        return self.changes > changes
+
+    def _tell(self) -> None:
+        self.changes += 1
+        self._news.set()
+        self._news = asyncio.Event()

@@ -123,6 +123,16 @@ async def describe(peer: Peer) -> str:
         return (await peer.device_stub.Describe(pb.DescribeRequest(), metadata=peer.metadata, timeout=10)).name
 
 
+async def test_what_is_large_may_go_another_way_to_the_same_end(network: Network) -> None:
+    async with connected(network) as (_, peer):
+        with remote("it"):
+            reply = await peer.bulk_stub.Describe(pb.DescribeRequest(), metadata=peer.metadata, timeout=10)
+        assert reply.name == await describe(peer) == "me"
+        await peer.close()
+        with pytest.raises((grpc.aio.UsageError, grpc.aio.AioRpcError)):
+            await peer.bulk_stub.Describe(pb.DescribeRequest(), metadata=peer.metadata, timeout=10)
+
+
 async def test_one_message_each_way(network: Network) -> None:
     async with connected(network) as (_, peer):
         assert await describe(peer) == "me"

@@ -52,6 +52,7 @@ class Behaviour:
     tokens_wait: asyncio.Event | None = None  # before each token
     unmetered: bool = False
     gauges: telemetry_pb2.Gauges = field(default_factory=telemetry_pb2.Gauges)
+    silent_neighbours: Sequence[str] = ()
 
 
 class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServicer):
@@ -313,6 +314,7 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
             boot_id=self._boot_id,
             index=next(self._samples),
             gauges=self.is_told.gauges,
+            pipelines=[telemetry_pb2.PipelineCounters(pipeline_id="tiny-1", silent_neighbours=self.is_told.silent_neighbours)],
             energy=telemetry_pb2.EnergyCounter(source=telemetry_pb2.ENERGY_SOURCE_MODELLED, busy_joules=float(self.told_tokens)),
             work=telemetry_pb2.WorkCounter(answer_tokens=self.told_tokens, busy_joules=float(self.told_tokens)),
         )
