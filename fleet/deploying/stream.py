@@ -13,8 +13,10 @@ from fleet.background import end, set_within
 from fleet.devices.client import DeviceClient
 from fleet.devices.liveness import Liveness
 from protos.errors import Conflict, FleetError, NotFound, TimedOut, Unavailable
+from protos.net.beats import ENDED, BeatingWriter
 from protos.net.verdict import Verdict
 from protos.rpc_errors import remote
+from protos.silence import ASKERS_BEAT_SECONDS
 from protos.v1 import pipeline_pb2 as pb
 
 COMES_BACK = "ask again when its devices are back (see glmfleet deployments), or deploy it anew on those that are left"
@@ -198,12 +200,16 @@ class PipelineStream:
         with remote(client.name):
             self._call = call = client.peer.pipeline_stub.Generate(metadata=client.peer.metadata)
             verdict = Verdict(call)
-            writer = asyncio.create_task(_write(call, outgoing), name=f"writer of {self._attach.pipeline_id}")
+            writer = BeatingWriter(call.write, pb.GenerateRequest())
+            tasks = [asyncio.create_task(_write(writer, outgoing), name=f"writer of {self._attach.pipeline_id}")]
             try:
                 async with asyncio.timeout(ATTACH_SECONDS) as self._deadline:
                     async for event in call:
                         if event.attached:
                             self._outgoing, self.error, self.broken_at = outgoing, None, None
+                            if event.takes_beats:
+                                beating = writer.beat(ASKERS_BEAT_SECONDS)
+                                tasks.append(asyncio.create_task(beating, name=f"beats to {self._attach.pipeline_id}"))
                             self._attached.set()
                             self._changed()
                         self._route(event)
@@ -218,7 +224,8 @@ class PipelineStream:
             finally:
                 self._call = self._deadline = None
                 call.cancel()
-                await end(writer)
+                for task in tasks:
+                    await end(task)
         raise Unavailable("the head ended the stream").at(client.name)
 
     def _expect_news(self) -> None:
@@ -264,10 +271,8 @@ class PipelineStream:
         self._lost(Unavailable("the pipeline was taken down"))
 
 
-async def _write(
-    call: grpc.aio.StreamStreamCall[pb.GenerateRequest, pb.GenerateEvent], outgoing: asyncio.Queue[pb.GenerateRequest]
-) -> None:
+async def _write(writer: BeatingWriter[pb.GenerateRequest], outgoing: asyncio.Queue[pb.GenerateRequest]) -> None:
     # When the call ends, its reader says why.
-    with contextlib.suppress(grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+    with contextlib.suppress(*ENDED):
         while True:
-            await call.write(await outgoing.get())
+            await writer.write(await outgoing.get())

@@ -83,6 +83,11 @@ class Watch:
         self._looks.remove(self)
 
     @property
+    def beats(self) -> bool:
+        """Whether the far side does."""
+        return bool(self._beat_seconds)
+
+    @property
     def silence(self) -> Silence:
         """Until now."""
         return Silence(0.0 if self._excused else self._looks.seconds - self._heard_at, self._beat_seconds or 1.0)

@@ -20,14 +20,12 @@ from device.agent.device_service import CHUNK_LIMIT_BYTES
 from device.cpu import CpuHardware
 from device.hardware import RunReport
 from device.memory import held_bytes
-from device.pipeline.doubts import Doubts
 from protos.errors import Busy, Conflict, Corrupt, FleetError, InvalidInput, NoSpace, NotFound, Unavailable
-from protos.ids import DeviceId, PipelineId, digest_of, parse_digest
+from protos.ids import digest_of, parse_digest
 from protos.net.transport import Peer
 from protos.rpc_errors import remote
-from protos.silence import Silence
 from protos.v1 import device_pb2 as pb
-from protos.v1 import pipeline_pb2, telemetry_pb2
+from protos.v1 import pipeline_pb2
 from protos.versions import SPOKEN
 from tests.support.checkpoints import TinyGlm
 from tests.support.ring import Client, agents, put_blob
@@ -282,22 +280,6 @@ async def test_too_large_for_the_memory(tmp_path: Path, stages: TinyStages) -> N
         with pytest.raises(NoSpace, match="more than is free"):
             await load(peer, request)
         assert (await describe(peer)).stages == []
-
-
-async def test_between_samples_come_beats_and_news_waits_for_no_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    doubts = Doubts()
-    monkeypatch.setattr("device.agent.host.Doubts", lambda: doubts)
-    async with device(tmp_path) as peer:
-        request = pb.WatchTelemetryRequest(interval_seconds=0.8, beat_milliseconds=200)
-        told = aiter(peer.device_stub.WatchTelemetry(request, metadata=peer.metadata))
-        first, *beats, second = [await anext(told) for _ in range(5)]
-        assert [(one.index, one.beat_milliseconds) for one in (first, second)] == [(0, 200), (1, 200)]
-        assert beats == [telemetry_pb2.TelemetrySample()] * 3
-        doubts.judged(PipelineId("tiny-1"), DeviceId("dev-2"), Silence(0.8, 0.25))
-        assert (await anext(told)).index == 2
-        request.beat_milliseconds = 0
-        told = aiter(peer.device_stub.WatchTelemetry(request, metadata=peer.metadata))
-        assert [(one.index, one.beat_milliseconds) for one in [await anext(told), await anext(told)]] == [(3, 0), (4, 0)]
 
 
 async def test_telemetry_counts_up(tmp_path: Path, stages: TinyStages) -> None:
