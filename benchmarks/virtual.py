@@ -93,8 +93,8 @@ async def _live(day: Day, folder: Path, log: Log) -> Outcome:
     clock = asyncio.get_running_loop().time
     outcome = Outcome()
     network = MemoryNetwork()
-    # Suspect after three intervals of silence, as always; offline after five.
-    rules = Liveness(interval_seconds=day.interval_seconds, offline_seconds=5 * day.interval_seconds)
+    # Suspect after three intervals of silence, offline after five. Without beats, which are for those who answer requests.
+    rules = Liveness(interval_seconds=day.interval_seconds, beat_seconds=0.0, offline_seconds=5 * day.interval_seconds)
     async with AsyncExitStack() as stack:
         store = stack.enter_context(Store(folder / "state.sqlite"))
         telemetry = TelemetryRecords(store)

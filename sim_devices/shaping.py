@@ -12,6 +12,8 @@ SEGMENT_BYTES = 1448  # of payload in an Ethernet frame of 1,500, with TCP's tim
 RETRANSMIT_SECONDS = 0.2
 _DUPLICATES = 3  # segments behind a lost one that make the sender repeat it at once (RFC 5681, 3.2)
 _MOST_TRIES = 8
+# Streams of fewer segments than this wait the same timeout so often before it is doubled: agents ask for it (protos/net/thin.py).
+_THIN_SEGMENTS, _LINEAR_TRIES = 4, 6
 _QUANTUM_SECONDS = 0.001
 
 
@@ -19,9 +21,9 @@ class Line:
     """One direction between two ends; all its connections share it, first come, first served.
 
     Payload leaves at the rate, then takes the delay. TCP lies above: what is lost comes late, not never. A lost segment costs one round
-    trip more when enough follows to tell of it, else the retransmission timeout, doubled each time it is lost again; and what follows
-    waits for it (the caller keeps the order of each connection). Loss also bounds the window: at most MSS √1.5 / √loss in a round trip
-    (Mathis et al., The macroscopic behavior of the TCP congestion avoidance algorithm, 1997).
+    trip more when enough follows to tell of it, else the retransmission timeout, doubled each time it is lost again, later of a thin
+    stream; and what follows waits for it (the caller keeps the order of each connection). Loss also bounds the window: at most
+    MSS √1.5 / √loss in a round trip (Mathis et al., The macroscopic behavior of the TCP congestion avoidance algorithm, 1997).
     """
 
     def __init__(self, shape: LinkShape, round_trip_seconds: float, chance: random.Random) -> None:
@@ -80,8 +82,10 @@ class Line:
             return 0.0
         timeout = self.round_trip_seconds + RETRANSMIT_SECONDS
         seconds = self.round_trip_seconds if behind >= _DUPLICATES * SEGMENT_BYTES else timeout
-        for _ in range(_MOST_TRIES):
+        same = _LINEAR_TRIES if segments + behind // SEGMENT_BYTES < _THIN_SEGMENTS else 0
+        for tries in range(_MOST_TRIES):
             if self._chance.random() >= self.shape.loss:
                 break
-            seconds, timeout = seconds + timeout, 2 * timeout
+            seconds += timeout
+            timeout *= 1 if tries < same else 2
         return seconds

@@ -24,6 +24,7 @@ from protos.ids import DeviceId, Digest, PipelineId, parse_digest
 from protos.packing import unpacked
 from protos.publishing import SignedStatement
 from protos.rpc_errors import answered
+from protos.silence import announced_seconds, beats_between, milliseconds
 from protos.v1 import device_pb2 as pb
 from protos.v1 import device_pb2_grpc, telemetry_pb2
 from protos.versions import SPOKEN
@@ -157,10 +158,18 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
         async with answered(context):
             # The order of the arguments makes not-a-number the shortest: asyncio's timers would lose their order over it.
             interval = min(max(SHORTEST_INTERVAL_SECONDS, request.interval_seconds), 3600.0)
+            beat = announced_seconds(request.beat_milliseconds)
+            beats = beats_between(interval, beat)
             while True:
                 self.knowledge.called()
-                yield self.telemetry.sample()
-                await asyncio.sleep(interval)
+                sample, changes = self.telemetry.sample(), self.host.doubts.changes
+                sample.beat_milliseconds = milliseconds(beat)
+                yield sample
+                for pause in range(beats + 1):
+                    if await self.host.doubts.changed_within(changes, interval / (beats + 1)):
+                        break  # that waits for no interval
+                    if pause < beats:
+                        yield telemetry_pb2.TelemetrySample()
 
 
 async def _next(messages: AsyncIterator[pb.PutBlobRequest]) -> pb.PutBlobRequest | None:

@@ -12,6 +12,7 @@ import grpc.aio
 
 from device.agent.device_service import SHORTEST_INTERVAL_SECONDS
 from protos.rpc_errors import answered
+from protos.silence import announced_seconds, beats_between, milliseconds
 from protos.v1 import device_pb2, gateway_pb2_grpc, telemetry_pb2
 from protos.v1 import gateway_pb2 as pb
 from protos.versions import SPOKEN
@@ -49,6 +50,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         async with answered(context):
             # The order of the arguments makes not-a-number the shortest: asyncio's timers would lose their order over it.
             interval = min(max(SHORTEST_INTERVAL_SECONDS, request.interval_seconds), LONGEST_INTERVAL_SECONDS)
+            beat = announced_seconds(request.beat_milliseconds)
             loop = asyncio.get_running_loop()
             due = loop.time()
             told: dict[str, str] = {}
@@ -63,8 +65,14 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
                 end = self._empty()
                 end.gone.extend(gone)
                 end.round_complete = True
+                end.beat_milliseconds = milliseconds(beat)
                 yield end
                 due = max(due + interval, loop.time())  # a round that was late is not made up for
+                left = due - loop.time()
+                beats = beats_between(left, beat)
+                for _ in range(beats):
+                    await asyncio.sleep(left / (beats + 1))
+                    yield self._empty()
                 await asyncio.sleep(due - loop.time())
 
     def _report(self, names: list[str], told: dict[str, str]) -> pb.GatewayReport:

@@ -14,6 +14,7 @@ from device.engine.prepacked import Prepacked, PrepackedStages
 from device.hardware import Hardware
 from device.memory import give_back, let_go
 from device.pipeline.accounts import ModelledClock, WorkCounter
+from device.pipeline.doubts import Doubts
 from device.pipeline.head import Head
 from device.pipeline.stage import Stage
 from device.stage_spec import DeploymentGeneration, StageSpec
@@ -56,6 +57,7 @@ class StageHost:
         self._opener = opener
         self._clock = ModelledClock()
         self.work = WorkCounter()
+        self.doubts = Doubts()
         self._loaded: dict[PipelineId, Loaded] = {}
         self._loading: StageSpec | None = None
         self._highest: dict[str, int] = {}
@@ -194,7 +196,7 @@ class StageHost:
             for digest in spec.blobs:
                 self._blobs.verify(digest)
             engine, output = self._open(spec, None)
-        return Stage(spec, engine, self._hardware, self._device, self._clock, self.work), output
+        return Stage(spec, engine, self._hardware, self._device, self._clock, self.work, doubts=self.doubts), output
 
     def _open(self, spec: StageSpec, saved: Prepacked | None) -> tuple[Engine, Output | None]:
         return self._opener(spec, self._blobs.folder, self._hardware.info.threads, saved)

@@ -11,14 +11,18 @@ import grpc.aio
 from device.agent.host import StageHost
 from device.pipeline.clients import Client
 from device.pipeline.head import Head
-from device.pipeline.relay import FlowContext, relay
+from device.pipeline.inbound import FlowContext, Inbound
+from device.pipeline.relay import relay
 from device.stage_spec import StageSpec
 from device.tasks import first_of
 from protos.errors import Denied, InvalidInput, TimedOut
 from protos.ids import DeviceId
+from protos.net.beats import Watch
 from protos.net.roles import caller_of
 from protos.net.transport import Credentials
+from protos.route import Hop
 from protos.rpc_errors import answered
+from protos.silence import announced_seconds
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import pipeline_pb2_grpc
 from protos.versions import in_common
@@ -29,6 +33,7 @@ OPENING_SECONDS = 10.0
 # Characters of the name a neighbour gives itself, for messages: more than any device id has.
 MOST_NAMED = 64
 _US = "this device"
+_BEAT = pb.GenerateRequest()
 
 GenerateContext = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateEvent]
 
@@ -47,10 +52,13 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             in_common(first.attach, "the coordinator", _US)
             head = self.host.head_for(first.attach)
             await head.connect()
-            await context.write(pb.GenerateEvent(attached=True))
+            beat_seconds = announced_seconds(first.attach.beat_milliseconds)
+            await context.write(pb.GenerateEvent(attached=True, takes_beats=bool(beat_seconds)))
             client = Client()
             try:
-                await first_of(_take_requests(head, client, context), _send_events(client, context), head.stage.unloaded())
+                with Watch(beat_seconds) as watch:
+                    taken, gone = _take_requests(head, client, context, watch), watch.until_gone(Hop("the coordinator"))
+                    await first_of(taken, _send_events(client, context), head.stage.unloaded(), gone)
             finally:
                 for number in list(client.sequences):
                     head.cancel(client, number)
@@ -66,10 +74,12 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             ring_id = first.open.ring_id
             if not ring_id:
                 raise InvalidInput("the ring has no id")
+            spec, sender = loaded.stage.spec, DeviceId(first.open.from_device[:MOST_NAMED])
+            inbound = Inbound(context, spec.shape, first.open, Hop(sender, (spec.stage - 1) % spec.stages), loaded.stage.doubts)
             if loaded.head:
-                served = loaded.head.take_returns(ring_id, DeviceId(first.open.from_device[:MOST_NAMED]), context)
+                served = loaded.head.take_returns(ring_id, sender, inbound)
             else:
-                served = relay(loaded.stage, ring_id, context, self.credentials)
+                served = relay(loaded.stage, ring_id, inbound, self.credentials)
             await first_of(served, loaded.stage.unloaded())
 
 
@@ -92,9 +102,13 @@ async def _opening(context: grpc.aio.ServicerContext[Any, Any]) -> object:
         raise TimedOut(f"nothing was said on the stream for {OPENING_SECONDS:.0f} s") from None
 
 
-async def _take_requests(head: Head, client: Client, context: GenerateContext) -> None:
+async def _take_requests(head: Head, client: Client, context: GenerateContext, watch: Watch) -> None:
     while isinstance(message := await context.read(), pb.GenerateRequest):
-        await client.room()
+        watch.heard()
+        if watch.beats and message == _BEAT:
+            continue
+        with watch.excused():
+            await client.room()
         match message.WhichOneof("kind"):
             case "submit":
                 head.submit(client, message.submit)

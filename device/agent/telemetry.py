@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from device.agent.host import Loaded, StageHost
 from device.hardware import Hardware
 from device.memory import cpu_seconds, held_bytes, resident_bytes
+from device.pipeline.doubts import Doubts
 from protos.elapsed import elapsed
 from protos.ids import DeviceId
 from protos.v1 import telemetry_pb2 as pb
@@ -82,7 +83,7 @@ class TelemetrySampler:
                 memory_held_bytes=process.held_bytes,
                 storage_problem=self._storage_problem(),
             ),
-            pipelines=[_counters(loaded) for loaded in self._host.loaded],
+            pipelines=[_counters(loaded, self._host.doubts) for loaded in self._host.loaded],
             work=pb.WorkCounter(**vars(self._host.work.total)),
         )
         reading = self._hardware.energy()
@@ -98,7 +99,7 @@ class TelemetrySampler:
         return sample
 
 
-def _counters(loaded: Loaded) -> pb.PipelineCounters:
+def _counters(loaded: Loaded, doubts: Doubts) -> pb.PipelineCounters:
     spec, counters = loaded.stage.spec, loaded.stage.counters
     return pb.PipelineCounters(
         pipeline_id=spec.pipeline,
@@ -111,4 +112,5 @@ def _counters(loaded: Loaded) -> pb.PipelineCounters:
         busy_joules=counters.busy_joules,
         sent_bytes=counters.sent_bytes,
         open_sequences=loaded.stage.open_sequences,
+        silent_neighbours=doubts.of(spec.pipeline),
     )

@@ -13,9 +13,9 @@ import numpy as np
 from device.engine.opening import Output
 from device.engine.stage import Rows, Tokens
 from device.pipeline.clients import TOGETHER_SECONDS, Client, Track, parse_submit, send_tokens
+from device.pipeline.inbound import Inbound
 from device.pipeline.link import Link
 from device.pipeline.microbatch import check_returned, microbatch, placed_tokens
-from device.pipeline.relay import FlowContext, Microbatches, accepted
 from device.pipeline.rounds import Round, Rounds
 from device.pipeline.scheduler import Scheduler
 from device.pipeline.sequences import SampledToken, Step
@@ -79,7 +79,7 @@ class Head:
             if spec.next is None or self._link is not None:
                 return
             self.stage.join_ring(uuid.uuid4().hex)
-            link = Link(spec, spec.next, self.stage.ring_id, self._credentials, self.stage.device)
+            link = Link(spec, spec.next, self.stage.ring_id, self._credentials, self.stage.device, self.stage.doubts)
             await link.__aenter__()
             self.stage.aim(spec.next.led_by(link.address))
             self.stage.clock.catch_up(link.modelled_clock)
@@ -117,14 +117,13 @@ class Head:
             sequence.paused = paused
             self._wake.set()
 
-    async def take_returns(self, ring_id: str, last: DeviceId, context: FlowContext) -> None:
+    async def take_returns(self, ring_id: str, last: DeviceId, inbound: Inbound) -> None:
         """Serve the stream to us of the last stage, on device `last`. Raises Conflict for a ring that is not ours."""
         if ring_id != self.stage.ring_id:
             raise Conflict("this ring is not the head's")
-        await context.write(accepted(self.stage.clock.free_at))
+        await inbound.accept(self.stage.clock.free_at)
         try:
-            async for message in Microbatches(context, self.stage.spec.shape):
-                await self._returned(message, ring_id)
+            await inbound.serve(self._take(inbound, ring_id))
         except FleetError as error:
             self._break(ring_id, error)
             raise
@@ -132,6 +131,10 @@ class Head:
             # The stream to the next stage ends too, and tells the route; it comes a little later.
             ended = Unavailable("it ended its stream to the head").at(Hop(last, self.stage.spec.stages - 1))
             asyncio.get_running_loop().call_later(ROUTE_SECONDS, self._break, ring_id, ended)
+
+    async def _take(self, inbound: Inbound, ring_id: str) -> None:
+        async for message in inbound:
+            await self._returned(message, ring_id)
 
     async def _run(self) -> None:
         """An eternal task: what ends it is a defect."""

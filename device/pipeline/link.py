@@ -6,24 +6,31 @@ import asyncio
 import contextlib
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 import grpc.aio
 
+from device.pipeline.doubts import Doubts
 from device.stage_spec import MESSAGE_ROWS_BYTES, NextHop, StageSpec
+from device.tasks import first_of
 from protos import route
 from protos.errors import Conflict, FleetError, Unavailable
 from protos.ids import DeviceId
 from protos.net.addresses import dialable
+from protos.net.beats import ENDED, BeatingWriter, Watch
 from protos.net.race import Unreached, race
 from protos.net.transport import Credentials, Peer, connected, dial
 from protos.plausible import implausible
 from protos.rpc_errors import from_rpc, remote
+from protos.silence import ASKERS_BEAT_SECONDS, announced_seconds, milliseconds
 from protos.v1 import pipeline_pb2 as pb
 from protos.versions import SPOKEN
 
 # The next stage answers when the whole ring behind it is connected: a dial and a TLS handshake for each stage.
 CONNECT_SECONDS = 10.0
+# Of rows at once, so that a link of a megabit a second brings something within each of a few beats.
+PART_BYTES = 512 << 10
 
 
 @dataclass(frozen=True)
@@ -31,13 +38,24 @@ class _Dialled:
     peer: Peer
 
     async def close(self) -> None:
-        await self.peer.channel.close()
+        await self.peer.close()
 
 
 class Link:
     """Outbound half of a hop. `async with` connects: then every stage behind is connected too. Raises what the ring says."""
 
-    def __init__(self, spec: StageSpec, hop: NextHop, ring_id: str, credentials: Credentials | None, own: DeviceId) -> None:
+    def __init__(
+        self,
+        spec: StageSpec,
+        hop: NextHop,
+        ring_id: str,
+        credentials: Credentials | None,
+        own: DeviceId,
+        doubts: Doubts,
+    ) -> None:
+        """`doubts` are told when the hop is silent."""
+        self._pipeline = spec.pipeline
+        self._doubts = doubts
         self._hop = hop
         self._where = route.Hop(hop.device, (spec.stage + 1) % spec.stages)
         self._open = pb.FlowOpen(
@@ -50,11 +68,14 @@ class Link:
             ring_id=ring_id,
             wire_dtype=spec.shape.wire_dtype,
             from_device=own,
+            beat_milliseconds=milliseconds(ASKERS_BEAT_SECONDS),
         )
         self._credentials = credentials
         self._dialled: _Dialled | None = None
         self.address = ""  # where the hop was reached
         self._call: grpc.aio.StreamStreamCall[pb.FlowMessage, pb.FlowReply] | None = None
+        self._writer: BeatingWriter[pb.FlowMessage] | None = None
+        self._part_bytes = MESSAGE_ROWS_BYTES
         self._credit = 0
         self.modelled_clock = 0.0  # the latest of the stages behind, when the ring was built
         self._credit_came = asyncio.Event()
@@ -67,7 +88,8 @@ class Link:
                 async with self._wanted(), asyncio.timeout(CONNECT_SECONDS):
                     peer = await self._reach()
                     self._call = peer.pipeline_stub.Flow(metadata=peer.metadata)
-                    await self._call.write(pb.FlowMessage(open=self._open))
+                    self._writer = BeatingWriter(self._call.write, pb.FlowMessage())
+                    await self._writer.write(pb.FlowMessage(open=self._open))
                     reply = await self._call.read()
         except TimeoutError:
             await self._close()
@@ -82,7 +104,10 @@ class Link:
         self._credit = reply.credit
         if implausible(reply) is None:
             self.modelled_clock = reply.modelled_clock
-        self._ended = asyncio.create_task(self._read_replies(), name=f"link to {self._hop.device}")
+        beat_seconds = announced_seconds(reply.beat_milliseconds)
+        if beat_seconds:  # it hears ours, and judges by them
+            self._part_bytes = PART_BYTES
+        self._ended = asyncio.create_task(self._stand(beat_seconds), name=f"link to {self._hop.device}")
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -119,7 +144,7 @@ class Link:
         return dialled
 
     async def _send(self, message: pb.Microbatch) -> int:
-        assert self._call is not None
+        assert self._writer is not None
         assert self._ended is not None
         while not self._credit:
             if self._ended.done():
@@ -129,15 +154,15 @@ class Link:
             waiter.cancel()
         self._credit -= 1
         flows, hidden = [], message.hidden
-        if len(hidden) > MESSAGE_ROWS_BYTES:  # a whole prefix
-            starts = range(0, len(hidden), MESSAGE_ROWS_BYTES)
-            *first, message.hidden = [hidden[start : start + MESSAGE_ROWS_BYTES] for start in starts]
+        if len(hidden) > self._part_bytes:
+            starts = range(0, len(hidden), self._part_bytes)
+            *first, message.hidden = [hidden[start : start + self._part_bytes] for start in starts]
             flows = [pb.FlowMessage(hidden_part=part) for part in first]
         flows.append(pb.FlowMessage(microbatch=message))
         try:
             for flow in flows:
-                await self._call.write(flow)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
+                await self._writer.write(flow)
+        except ENDED:
             await self.ended()  # it knows why
             raise Unavailable("the link ended").at(self._where) from None
         return sum(flow.ByteSize() for flow in flows)
@@ -153,14 +178,24 @@ class Link:
             return contextlib.nullcontext()
         return self._credentials.revoked.unless(self._hop.device, self._hop.gateway)
 
-    async def _read_replies(self) -> None:
-        async with self._wanted():
-            await self._take_replies()
+    async def _stand(self, beat_seconds: float) -> None:
+        """Until it ends, or the next stage, which beats so often, is silent for too long. Raises why."""
+        assert self._writer is not None
+        assert self._call is not None
+        ours = ASKERS_BEAT_SECONDS if beat_seconds else 0.0
+        with Watch(beat_seconds, partial(self._doubts.judged, self._pipeline, self._hop.device)) as watch:
+            try:
+                async with self._wanted():
+                    await first_of(self._take_replies(watch), watch.until_gone(self._where), self._writer.beat(ours))
+            finally:
+                self._doubts.ended(self._pipeline, self._hop.device)
+                self._call.cancel()  # whoever waits for room on it waits no longer
 
-    async def _take_replies(self) -> None:
+    async def _take_replies(self, watch: Watch) -> None:
         assert self._call is not None
         with remote(self._where):
             while isinstance(reply := await self._call.read(), pb.FlowReply):
+                watch.heard()
                 self._credit += reply.credit
                 self._credit_came.set()
         raise Unavailable("it ended the link").at(self._where)

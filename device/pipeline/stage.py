@@ -13,6 +13,7 @@ from device.engine.opening import Engine
 from device.engine.stage import Rows, Tokens
 from device.hardware import Hardware, RunReport
 from device.pipeline.accounts import ModelledClock, StageCounters, Usage, WorkCounter
+from device.pipeline.doubts import Doubts
 from device.pipeline.wire import decode
 from device.stage_spec import NextHop, StageSpec
 from protos.dtypes import row_bytes
@@ -49,6 +50,7 @@ class Stage:
     clock: ModelledClock
     work: WorkCounter = field(default_factory=WorkCounter)  # of the device: its stages share one
     counters: StageCounters = field(default_factory=StageCounters)
+    doubts: Doubts = field(default_factory=Doubts)  # of the device, as `work`
     ring_id: str = ""
     # Since when no ring reaches this stage though sequences are open; None while one does.
     orphaned_since: float | None = None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fleet.answering.ledger import LedgerEntry
 from fleet.deploying.desired import PipelineSpec
 from fleet.deploying.pipeline import Pipeline
-from fleet.deploying.stream import COMES_BACK, TokenStream
+from fleet.deploying.stream import BROKEN_RING, COMES_BACK, TokenStream
 from fleet.telemetry.views import FinishedRequest
 from protos.errors import Conflict, FleetError, TimedOut, Unavailable
 from protos.rpc_errors import from_failure
@@ -70,8 +70,9 @@ def failure_of(finished: pb.Finished, spec: PipelineSpec) -> FleetError:
         for device, name in spec.device_names.items():
             error.cause = error.cause.replace(device, name)
     error.cause = error.cause or "the pipeline failed"
-    if isinstance(error, Unavailable):
-        error.advice = COMES_BACK
+    if isinstance(error, BROKEN_RING):
+        # Whatever is missing there, it is not what was asked for: another ring can answer, or this one when it stands again.
+        error = Unavailable(error.cause, advice=COMES_BACK, retry_after_seconds=error.retry_after_seconds, route=error.route)
     return error
 
 

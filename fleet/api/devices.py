@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from fastapi import APIRouter, Depends
 
 from fleet.api.caller import FleetOfCaller
@@ -11,7 +9,6 @@ from fleet.devices.diagnosis import FleetDiagnosis
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.enrolling.views import DepartureView
 from fleet.service.protocol import FleetService
-from protos.errors import Conflict, NotFound
 
 
 def routes(of_caller: FleetOfCaller) -> APIRouter:
@@ -19,13 +16,13 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
 
     @router.get("/devices")
     async def list_devices(fleet: FleetService = Depends(of_caller)) -> list[DeviceView]:
-        """Every device known, whatever its state."""
+        """Every device known, whatever its state; without its history."""
         return fleet.devices()
 
     @router.get("/devices/{key}")
     async def show_device(key: str, fleet: FleetService = Depends(of_caller)) -> DeviceView:
-        """One device by its id or its name."""
-        return find_device(fleet.devices(), key)
+        """One device by its id or its name, with the last changes of its state, and why."""
+        return fleet.device(key)
 
     @router.delete("/devices/{key}")
     async def decommission(key: str, force: bool = False, fleet: FleetService = Depends(of_caller)) -> DepartureView:
@@ -48,17 +45,3 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
         return await fleet.diagnosis()
 
     return router
-
-
-def find_device(devices: Sequence[DeviceView], key: str) -> DeviceView:
-    """By id, else by name. Raises NotFound, and Conflict when several share the name."""
-    for device in devices:
-        if device.device_id == key:
-            return device
-    named = [device for device in devices if device.name == key]
-    if len(named) > 1:
-        raise Conflict(f"{len(named)} devices are named {key}", advice=f"use an id: {', '.join(device.device_id for device in named)}")
-    if not named:
-        known = ", ".join(sorted(device.name for device in devices)[:20]) or "none"
-        raise NotFound(f"no device {key}", advice=f"devices here: {known}")
-    return named[0]

@@ -157,6 +157,6 @@ async def open_sequences(home: Home, devices: Sequence[tuple[str, str]]) -> int:
         try:
             description = await peer.device_stub.Describe(device_pb2.DescribeRequest(), metadata=peer.metadata)
         finally:
-            await peer.channel.close()
+            await peer.close()
         total += sum(stage.open_sequences for stage in description.stages)
     return total

@@ -100,6 +100,9 @@ class CoordinatorClient:
     def devices(self) -> list[DeviceView]:
         return self._get(list[DeviceView], "/api/v1/devices")
 
+    def device(self, device: str) -> DeviceView:
+        return self._get(DeviceView, f"/api/v1/devices/{quote(device, safe='')}")
+
     def discovery(self) -> DiscoveryReport:
         return self._get(DiscoveryReport, "/api/v1/discovery")
 

@@ -21,6 +21,7 @@ FEW = 40
 NAMED = 20
 
 
+DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="Its name or its id.")]
 EverythingOption = Annotated[bool, typer.Option("--all", help=f"One line for each, also where there are more than {FEW}.")]
 LabelOption = Annotated[
     list[str] | None,

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from fleet.cli.client import connect
-from fleet.cli.devices import EverythingOption, LabelOption, list_devices
+from fleet.cli.device_show import show
+from fleet.cli.devices import DeviceArgument, EverythingOption, LabelOption, list_devices
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
 from fleet.cli.output import NONE, note, print_json, say
 from fleet.cli.tables import Column, print_table
@@ -19,7 +20,7 @@ app = typer.Typer(name="devices", rich_markup_mode="rich")
 
 BoardArgument = Annotated[str, typer.Argument(metavar="BOARD", help="Its name, its id, or its fingerprint's five words in quotes.")]
 
-DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="Its name or its id.")]
+app.command()(show)
 
 
 @app.callback(invoke_without_command=True)

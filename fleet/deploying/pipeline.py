@@ -13,6 +13,7 @@ from fleet.deploying.phase import History, ObservedPipeline, ObservedStage, Obse
 from fleet.deploying.reconcile import held_by, holds
 from fleet.deploying.stream import PipelineStream
 from fleet.devices.registry import Registry
+from protos.silence import ASKERS_BEAT_SECONDS, milliseconds
 from protos.v1 import pipeline_pb2
 from protos.versions import SPOKEN
 
@@ -37,6 +38,7 @@ class Pipeline:
             pipeline_id=spec.pipeline_id,
             manifest_digest=spec.plan.manifest_digest,
             epoch=spec.epoch,
+            beat_milliseconds=milliseconds(ASKERS_BEAT_SECONDS),
         )
         head = spec.devices[0]
         self.stream = PipelineStream(attach, lambda: registry.client(head), changed, names=spec.device_names)

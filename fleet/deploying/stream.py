@@ -12,16 +12,20 @@ import grpc.aio
 from fleet.background import end, set_within
 from fleet.devices.client import DeviceClient
 from fleet.devices.liveness import Liveness
-from protos.errors import FleetError, TimedOut, Unavailable
+from protos.errors import Conflict, FleetError, NotFound, TimedOut, Unavailable
+from protos.net.beats import ENDED, BeatingWriter
 from protos.net.verdict import Verdict
 from protos.rpc_errors import remote
+from protos.silence import ASKERS_BEAT_SECONDS
 from protos.v1 import pipeline_pb2 as pb
 
 COMES_BACK = "ask again when its devices are back (see glmfleet deployments), or deploy it anew on those that are left"
+# With these a request ends when its ring does: a stage is silent, or was lost, or belongs to another ring or plan.
+BROKEN_RING = (Unavailable, NotFound, Conflict)
 # The head answers Attach when every stage has connected to the next.
 ATTACH_SECONDS = 30.0
 # A head that tells nothing for so long while requests are open will not tell any more. Long: a prompt of 100,000 tokens on a slow board
-# takes most of it, and a device whose link ends is known within 15 s without it (protos.transport).
+# takes most of it, and a device that is gone is known within 2 s without it (protos.silence).
 QUIET_SECONDS = 1800.0
 END_SECONDS = 10.0
 REDIAL = Liveness(longest_wait_seconds=5.0)
@@ -186,7 +190,7 @@ class PipelineStream:
                     await self._session(client)
                 except FleetError as error:
                     was_attached, self.broken_at = self.attached, asyncio.get_running_loop().time()
-                    self._lost(error)
+                    self._lost(self._why(error))
             failures = 0 if was_attached else failures + 1
             await set_within(self._woken, self._rules.wait_seconds(failures))
 
@@ -196,12 +200,16 @@ class PipelineStream:
         with remote(client.name):
             self._call = call = client.peer.pipeline_stub.Generate(metadata=client.peer.metadata)
             verdict = Verdict(call)
-            writer = asyncio.create_task(_write(call, outgoing), name=f"writer of {self._attach.pipeline_id}")
+            writer = BeatingWriter(call.write, pb.GenerateRequest())
+            tasks = [asyncio.create_task(_write(writer, outgoing), name=f"writer of {self._attach.pipeline_id}")]
             try:
                 async with asyncio.timeout(ATTACH_SECONDS) as self._deadline:
                     async for event in call:
                         if event.attached:
                             self._outgoing, self.error, self.broken_at = outgoing, None, None
+                            if event.takes_beats:
+                                beating = writer.beat(ASKERS_BEAT_SECONDS)
+                                tasks.append(asyncio.create_task(beating, name=f"beats to {self._attach.pipeline_id}"))
                             self._attached.set()
                             self._changed()
                         self._route(event)
@@ -216,7 +224,8 @@ class PipelineStream:
             finally:
                 self._call = self._deadline = None
                 call.cancel()
-                await end(writer)
+                for task in tasks:
+                    await end(task)
         raise Unavailable("the head ended the stream").at(client.name)
 
     def _expect_news(self) -> None:
@@ -228,12 +237,23 @@ class PipelineStream:
             if sequence := self._sequences.get(token.sequence):
                 sequence.deliver(token.token_id)
         for finished in event.finished:
-            failed = finished.reason == pb.FINISH_REASON_ERROR and finished.failure.code == Unavailable.__name__
+            failed = finished.reason == pb.FINISH_REASON_ERROR and finished.failure.code in {kind.__name__ for kind in BROKEN_RING}
             self.broken_at = asyncio.get_running_loop().time() if failed else None
             if failed:
                 self._changed()
             if ended := self._sequences.pop(finished.sequence, None):
                 ended.finish(finished)
+
+    def _why(self, error: FleetError) -> FleetError:
+        """Where the stream was broken off because there is no connection to the head any more, why that is so."""
+        if isinstance(error, Unavailable):
+            try:
+                self._connect()
+            except Unavailable as why:
+                return why
+            except FleetError:
+                pass
+        return error
 
     def _lost(self, error: FleetError) -> None:
         was_attached, error = self.attached, error.named(self._names)
@@ -251,10 +271,8 @@ class PipelineStream:
         self._lost(Unavailable("the pipeline was taken down"))
 
 
-async def _write(
-    call: grpc.aio.StreamStreamCall[pb.GenerateRequest, pb.GenerateEvent], outgoing: asyncio.Queue[pb.GenerateRequest]
-) -> None:
+async def _write(writer: BeatingWriter[pb.GenerateRequest], outgoing: asyncio.Queue[pb.GenerateRequest]) -> None:
     # When the call ends, its reader says why.
-    with contextlib.suppress(grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+    with contextlib.suppress(*ENDED):
         while True:
-            await call.write(await outgoing.get())
+            await writer.write(await outgoing.get())

@@ -19,6 +19,7 @@ from protos.net.verdict import Verdict
 from protos.packing import packed
 from protos.publishing import SignedStatement
 from protos.rpc_errors import remote
+from protos.silence import milliseconds
 from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
 
@@ -61,7 +62,7 @@ class DeviceClient:
         statement = pb.SignedStatement(statement=signed.statement, publisher=signed.publisher, signature=signed.signature)
         request = pb.PutManifestRequest(signed=statement, manifest=plain, manifest_zlib=compressed)
         with contextlib.suppress(Conflict), remote(self.name):
-            await self.peer.device_stub.PutManifest(request, metadata=self.peer.metadata, timeout=QUICK_SECONDS)
+            await self.peer.bulk_stub.PutManifest(request, metadata=self.peer.metadata, timeout=QUICK_SECONDS)
 
     async def put_blob(
         self,
@@ -102,7 +103,7 @@ class DeviceClient:
 
     async def load_stage(self, request: pb.LoadStageRequest) -> pb.LoadStageReply:
         with remote(self.name):
-            return await self.peer.device_stub.LoadStage(request, metadata=self.peer.metadata, timeout=LOAD_SECONDS)
+            return await self.peer.bulk_stub.LoadStage(request, metadata=self.peer.metadata, timeout=LOAD_SECONDS)
 
     async def unload_stage(self, generation: pb.Generation, pipeline: PipelineId) -> None:
         with remote(self.name):
@@ -116,9 +117,11 @@ class DeviceClient:
             reply = await self.peer.device_stub.RetainBlobs(request, metadata=self.peer.metadata, timeout=LOAD_SECONDS)
         return reply.freed_bytes
 
-    async def watch_telemetry(self, interval_seconds: float) -> AsyncGenerator[telemetry_pb2.TelemetrySample, None]:
-        """Samples until the link ends, which raises. Close the iterator to leave."""
-        request = pb.WatchTelemetryRequest(interval_seconds=interval_seconds)
+    async def watch_telemetry(
+        self, interval_seconds: float, beat_seconds: float = 0.0
+    ) -> AsyncGenerator[telemetry_pb2.TelemetrySample, None]:
+        """Samples until the link ends, which raises; with beats between them, which are empty. Close the iterator to leave."""
+        request = pb.WatchTelemetryRequest(interval_seconds=interval_seconds, beat_milliseconds=milliseconds(beat_seconds))
         with remote(self.name):
             call = self.peer.device_stub.WatchTelemetry(request, metadata=self.peer.metadata)
             try:
@@ -132,7 +135,7 @@ class DeviceClient:
         file = await asyncio.to_thread(_open_at, path, size_bytes, offset)
         try:
             with remote(self.name):
-                call = self.peer.device_stub.PutBlob(metadata=self.peer.metadata)
+                call = self.peer.bulk_stub.PutBlob(metadata=self.peer.metadata)
                 verdict = Verdict(call)
                 try:
                     header = pb.PutBlobHeader(digest=digest, size_bytes=size_bytes, offset=offset)

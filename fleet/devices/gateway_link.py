@@ -18,6 +18,7 @@ from protos.errors import FleetError, TimedOut, Unavailable
 from protos.ids import DeviceId, member_id
 from protos.net.transport import Credentials, Network, Peer
 from protos.rpc_errors import remote
+from protos.silence import Silence, milliseconds
 from protos.v1 import gateway_pb2 as pb
 from protos.v1 import telemetry_pb2
 from protos.versions import in_common
@@ -39,7 +40,7 @@ class _Reached:
 
     async def close(self) -> None:
         await self.told.aclose()
-        await self.peer.channel.close()
+        await self.peer.close()
 
 
 class GatewayLink:
@@ -73,6 +74,7 @@ class GatewayLink:
         self._overfull = False
         self._refused: set[DeviceId] = set()  # members that contradict themselves
         self._heard_at: float | None = None
+        self._patience: Patience | None = None  # while it is connected
         self._peer: Peer | None = None
 
     @property
@@ -118,7 +120,7 @@ class GatewayLink:
 
     async def _reach(self, address: str) -> _Reached:
         peer = self._network.dial(address, self._gateway, self._credentials, self._gateway)
-        told = self._watch(peer, self._rules.interval_seconds)
+        told = self._watch(peer, self._rules.interval_seconds, self._rules.beat_seconds)
         try:
             async with asyncio.timeout(self._rules.offline_seconds):
                 return _Reached(peer, told, await anext(told))
@@ -130,31 +132,29 @@ class GatewayLink:
             raise
 
     async def _session(self, reached: _Reached) -> None:
-        patience = Patience(self._rules)
         self._peer, self._detail = reached.peer, ""
         self._standing(self._gateway, reached.peer)
         try:
-            async with asyncio.timeout_at(patience.until) as deadline:
-                with self._where.doubted_by(lambda: deadline.reschedule(patience.in_doubt())):
+            async with Patience(self._rules, self.check) as self._patience:
+                with self._where.doubted_by(self._patience.doubt):
                     report = reached.first
                     while True:
                         self._heard_at = self._clock()
                         self._take(reached.peer, report)
-                        deadline.reschedule(patience.heard())
+                        self._patience.heard(report.beat_milliseconds)
                         report = await anext(reached.told)
-        except TimeoutError:
-            raise patience.ended() from None
         finally:
             self._standing(self._gateway, None)
-            self._peer = None
+            self._peer = self._patience = None
             for member in self.members.values():
                 member.detach()
 
-    async def _watch(self, peer: Peer, interval_seconds: float) -> AsyncGenerator[pb.GatewayReport, None]:
-        """Reports until the link ends, which raises. Close the iterator to leave."""
+    async def _watch(self, peer: Peer, interval_seconds: float, beat_seconds: float = 0.0) -> AsyncGenerator[pb.GatewayReport, None]:
+        """Reports until the link ends, which raises; with beats between them, which report nothing. Close the iterator to leave."""
         name = self._name or self._gateway
         with remote(name):
-            call = peer.gateway_stub.Watch(pb.WatchGatewayRequest(interval_seconds=interval_seconds), metadata=peer.metadata)
+            request = pb.WatchGatewayRequest(interval_seconds=interval_seconds, beat_milliseconds=milliseconds(beat_seconds))
+            call = peer.gateway_stub.Watch(request, metadata=peer.metadata)
             try:
                 async for report in call:
                     yield report
@@ -188,7 +188,7 @@ class GatewayLink:
             if len(self.members) >= MEMBERS:
                 self._overfull = True
                 return
-            member = Watched(device, self._where, self._rules, self._clock, self._take_sample, self._changed, self._gateway)
+            member = Watched(device, self._where, self._rules, self._clock, self._take_sample, self._changed, self._gateway, self._silence)
             self.members[device] = member
         try:
             member.attach(self._client(peer, device), told.description)
@@ -198,6 +198,9 @@ class GatewayLink:
             member.detach()
             if member.lost(error):
                 _log.info("device %s behind gateway %s: %s", device, self._name, error.detail)
+
+    def _silence(self) -> Silence | None:
+        return None if self._patience is None else self._patience.silence
 
     @staticmethod
     def _client(peer: Peer, device: DeviceId) -> DeviceClient:

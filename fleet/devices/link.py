@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ class _Reached:
     description: pb.DeviceDescription
 
     async def close(self) -> None:
-        await self.client.peer.channel.close()
+        await self.client.peer.close()
 
 
 class DeviceLink:
@@ -71,7 +70,7 @@ class DeviceLink:
         try:
             return _Reached(client, await client.describe())
         except BaseException:
-            await peer.channel.close()
+            await peer.close()
             raise
 
     async def compare(self, addresses: Sequence[str]) -> None:
@@ -86,7 +85,7 @@ class DeviceLink:
                 # One that started anew meanwhile looks like two: of two the first goes on as it was.
                 if (await self._watched.client.describe()).boot_id == mine.boot_id:
                     self._watched.doubled(f"two boards show its key, at {self._where.address} and at {address}")
-                    await self._watched.client.peer.channel.close()
+                    await self._watched.client.peer.close()
                     return
 
     async def _session(self, reached: _Reached) -> None:
@@ -99,18 +98,12 @@ class DeviceLink:
             self._watched.detach()
 
     async def _listen(self, client: DeviceClient) -> None:
-        patience = Patience(self._rules)
-        try:
-            async with (
-                asyncio.timeout_at(patience.until) as deadline,
-                contextlib.aclosing(client.watch_telemetry(self._rules.interval_seconds)) as samples,
-            ):
-                with self._where.doubted_by(lambda: deadline.reschedule(patience.in_doubt())):
-                    async for sample in samples:
-                        self._watched.hear(sample)
-                        deadline.reschedule(patience.heard())
-        except TimeoutError:
-            raise patience.ended() from None
+        asked = client.watch_telemetry(self._rules.interval_seconds, self._rules.beat_seconds)
+        async with Patience(self._rules, self._watched.check) as patience, contextlib.aclosing(asked) as samples:
+            with self._where.doubted_by(patience.doubt), self._watched.heard_by(lambda: patience.silence):
+                async for sample in samples:
+                    patience.heard(sample.beat_milliseconds)
+                    self._watched.hear(sample)
 
     def _lost(self, error: FleetError) -> None:
         if self._watched.lost(error):

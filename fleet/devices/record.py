@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fleet.devices.client import DeviceClient
 from fleet.devices.liveness import Liveness
 from fleet.devices.phase import DeviceCondition, DevicePhase, ObservedDevice, Offline, device_phase
 from fleet.devices.redial import Redial
-from fleet.devices.views import DeviceState
+from fleet.devices.views import DeviceState, StateChange
 from protos.errors import Denied, FleetError, PermanentError, Unavailable
 from protos.ids import DeviceId
 from protos.plausible import implausible
+from protos.silence import Silence
 from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
 from protos.versions import in_common
 
 US = "this coordinator"
+CHANGES = 32  # of a device's state that are remembered
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +42,7 @@ class DeviceRecord:
     gateway: DeviceId | None = None  # that answers at the address for it
     gauges: telemetry_pb2.Gauges | None = None  # of the last sample on this connection
     addresses: tuple[str, ...] = ()  # where it, or its gateway, may be reached: what a neighbour is told, the likeliest first
+    history: tuple[StateChange, ...] = ()  # the latest last
 
     @property
     def name(self) -> str:
@@ -55,7 +61,9 @@ class Watched:
         take_sample: Callable[[telemetry_pb2.TelemetrySample], None],
         changed: Callable[[], None],
         gateway: DeviceId | None = None,
+        silence: Callable[[], Silence | None] = lambda: None,
     ) -> None:
+        """`silence`: of the gateway, where it is heard by one."""
         self._device = device
         self._where = where
         self._rules = rules
@@ -70,6 +78,10 @@ class Watched:
         self._state: DeviceCondition = Offline(self._error)
         self._boots: set[str] = set()  # before the last
         self._doubled = ""
+        self._silence = silence
+        self._beats = False  # itself; while it is not connected, whether it did
+        self._newly_answers = False
+        self._history: deque[StateChange] = deque(maxlen=CHANGES)
         self.said_goodbye = False
         self.heard_at: float | None = None
 
@@ -99,6 +111,7 @@ class Watched:
             self._gateway,
             self._gauges,
             where.addresses,
+            tuple(self._history),
         )
 
     @property
@@ -111,13 +124,13 @@ class Watched:
     def attach(self, client: DeviceClient, description: pb.DeviceDescription) -> None:
         """It answers, and says that it is this. Raises as `accept`."""
         client.name = description.name or self._device
-        self._client = client
+        self._client, self._newly_answers = client, True
         self.accept(description)
 
     def reattach(self, client: DeviceClient) -> None:
         """It is heard again, with what it said of itself still true."""
         client.name = self.record.name
-        self._client = client
+        self._client, self._newly_answers = client, True
 
     def detach(self) -> None:
         self._client = self._gauges = None
@@ -144,7 +157,28 @@ class Watched:
             _log.warning("%s: %s", self.record.name, how)
         self._doubled = how
 
+    @contextmanager
+    def heard_by(self, silence: Callable[[], Silence | None]) -> Iterator[None]:
+        """While inside, it is heard by a connection of its own, on which `silence` is until now; None: it does not beat there."""
+        self._silence, self._beats = silence, False
+        try:
+            yield
+        finally:
+            self._beats = silence() is not None
+            self._silence = lambda: None
+
+    def goodbye(self) -> None:
+        """It was heard to leave. A hint: of one that is connected, the connection knows better."""
+        if not self.said_goodbye:
+            self.said_goodbye = True
+            self.note("it said goodbye")
+
+    def note(self, what: str) -> None:
+        """For its record: something that changes nothing by itself."""
+        self._remember(self._state.name, what)
+
     def hear(self, sample: telemetry_pb2.TelemetrySample) -> None:
+        """A sample, or a beat, which is an empty one."""
         self.heard_at = self._clock()
         if sample.device_id == self._device:
             self._take_sample(sample)
@@ -163,7 +197,9 @@ class Watched:
     def phase(self, *, wanted: bool) -> DevicePhase:
         """`wanted`: somebody waits for it."""
         described = self._description is not None
-        observed = ObservedDevice(self.connected, self.heard_at, self._error, described, self.said_goodbye)
+        silence = self._silence()
+        beats = self._beats or (self._gateway is None and silence is not None)
+        observed = ObservedDevice(self.connected, self.heard_at, self._error, described, self.said_goodbye, silence, beats)
         return device_phase(observed, self._rules, self._clock(), wanted=wanted)
 
     def check(self) -> None:
@@ -172,4 +208,10 @@ class Watched:
         if self._state.name == "online":
             self._error = ""
         if before.name != self._state.name:
+            answers = f"it answers at {self._where.address}" if self._newly_answers else "it is heard again"
+            self._remember(before.name, self._state.detail or answers)
+            self._newly_answers = False
             self._changed()
+
+    def _remember(self, before: DeviceState, why: str) -> None:
+        self._history.append(StateChange(time.time(), before, self._state.name, why))

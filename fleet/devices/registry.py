@@ -68,7 +68,8 @@ class Registry:
         self._standing = standing
         self._proven = proven
         self._credentials = credentials
-        self._take_sample = take_sample
+        self._record_sample = take_sample
+        self._silent: dict[str, frozenset[str]] = {}  # by device: of whom it hears nothing
         self._rules = rules
         self._clock = clock
         self._network = network
@@ -126,7 +127,8 @@ class Registry:
     def gone(self, device: DeviceId) -> None:
         """Discovery heard its goodbye. A hint: one that never answered is forgotten; of the others the connection knows better."""
         if device in self._direct:
-            self._direct[device].watched.said_goodbye = True
+            self._direct[device].watched.goodbye()
+            self._direct[device].where.doubt()
             if self._direct[device].watched.phase(wanted=True).forget:
                 self._forget(device)
         elif device in self._gateways:
@@ -278,6 +280,18 @@ class Registry:
         behind = {device: watched for gateway in self._gateways.values() for device, watched in gateway.link.members.items()}
         yield from (one.watched for device, one in self._direct.items() if device not in behind)
         yield from behind.values()
+
+    def _take_sample(self, sample: telemetry_pb2.TelemetrySample) -> None:
+        """What it says of its neighbours is on their record: they are suspected by it alone, whom we hear ourselves."""
+        self._record_sample(sample)
+        silent = frozenset(neighbour for pipeline in sample.pipelines for neighbour in pipeline.silent_neighbours)
+        before = self._silent.pop(sample.device_id, frozenset())
+        if silent:
+            self._silent[sample.device_id] = silent
+        for neighbour in silent - before:
+            if (watched := self._watched(DeviceId(neighbour))) is not None:
+                by = self._watched(DeviceId(sample.device_id))
+                watched.note(f"{by.record.name if by else sample.device_id} hears nothing of it")
 
     def _tell(self) -> None:
         self._changes += 1

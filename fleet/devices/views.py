@@ -14,6 +14,16 @@ SLACK_BYTES = 256 << 20  # what onnxruntime and gRPC keep for good, and a load t
 
 
 @dataclass(frozen=True)
+class StateChange:
+    """What was believed of a device from `at` (unix seconds) on, and why, in one line. The same before: something was heard of it."""
+
+    at: float
+    before: DeviceState
+    state: DeviceState
+    why: str
+
+
+@dataclass(frozen=True)
 class DeviceView:
     device_id: str
     name: str
@@ -40,6 +50,7 @@ class DeviceView:
     battery_fraction: float | None = None
     memory_held_bytes: int | None = None  # that the device really holds for its stages; None: nothing tells
     storage_problem: str = ""  # why it can keep no more blobs, one line; "": it can
+    history: tuple[StateChange, ...] = ()  # the last changes of its state, the latest last; of a list's devices left out
 
     @property
     def holds_too_much(self) -> bool:

@@ -112,7 +112,7 @@ async def connected(addresses: Sequence[str], expected: DeviceId | None = None) 
     try:
         yield Board(found.board, peer)
     finally:
-        await peer.channel.close()
+        await peer.close()
 
 
 async def _found(address: str) -> _Found:

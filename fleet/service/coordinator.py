@@ -37,7 +37,7 @@ from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.bound import bound
-from fleet.service.device_view import device_view
+from fleet.service.device_view import device_views, find_device
 from fleet.service.key_use import KeyUse
 from fleet.service.metrics import exposition, families
 from fleet.service.models import model_view
@@ -85,10 +85,7 @@ class Coordinator:
         now: Callable[[], float] = time.time,
     ) -> None:
         """`seeds` and `interfaces` as of Discovery; `store` a database's URL (None: the home's file); `certificate_life` of members; `now`
-        in unix seconds.
-
-        The other figures are for tests.
-        """
+        in unix seconds. The other figures are for tests."""
         self._home = home
         self._seeds = tuple(seeds)
         self._interfaces = interfaces
@@ -203,9 +200,12 @@ class Coordinator:
         return all(view.state == "ready" for view in self._deployments.views())
 
     def devices(self) -> list[DeviceView]:
-        """By name."""
-        stages = {pipeline.pipeline_id: len(pipeline.stages) for view in self._deployments.views() for pipeline in view.pipelines}
-        return [device_view(record, stages) for record in self._registry.records()]
+        """By name, without their histories."""
+        return [replace(view, history=()) for view in device_views(self._registry.records(), self._deployments.views())]
+
+    def device(self, device: str) -> DeviceView:
+        """By id, else by name, with its history. Raises NotFound, and Conflict when several share the name."""
+        return find_device(device_views(self._registry.records(), self._deployments.views()), device)
 
     def discovery(self) -> DiscoveryReport:
         """Where was looked and what went wrong there; what is wrong with a device that was found is in `devices`."""

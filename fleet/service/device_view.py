@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from fleet.deploying.views import DeploymentView
 from fleet.devices.record import US, DeviceRecord
 from fleet.devices.views import DeviceView
 from fleet.telemetry.records import source_of
+from protos.errors import Conflict, NotFound
 from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
 from protos.versions import in_common
 from quantize.parts import layer_number
 
 LINE_LENGTH = 200  # of what a device says of itself in words
+
+
+def device_views(records: Iterable[DeviceRecord], deployments: Iterable[DeploymentView]) -> list[DeviceView]:
+    """In the order of `records`."""
+    stages = {pipeline.pipeline_id: len(pipeline.stages) for view in deployments for pipeline in view.pipelines}
+    return [device_view(record, stages) for record in records]
+
+
+def find_device(devices: Sequence[DeviceView], key: str) -> DeviceView:
+    """By id, else by name. Raises NotFound, and Conflict when several share the name."""
+    for device in devices:
+        if device.device_id == key:
+            return device
+    named = [device for device in devices if device.name == key]
+    if len(named) > 1:
+        raise Conflict(f"{len(named)} devices are named {key}", advice=f"use an id: {', '.join(device.device_id for device in named)}")
+    if not named:
+        known = ", ".join(sorted(device.name for device in devices)[:20]) or "none"
+        raise NotFound(f"no device {key}", advice=f"devices here: {known}")
+    return named[0]
 
 
 def device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
@@ -47,6 +69,7 @@ def device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
         temperature_celsius=gauges.temperature_celsius if gauges.HasField("temperature_celsius") else None,
         throttled=gauges.throttled,
         battery_fraction=gauges.battery_fraction if gauges.HasField("battery_fraction") else None,
+        history=record.history,
     )
 
 

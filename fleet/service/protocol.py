@@ -33,6 +33,10 @@ class FleetService(Protocol):
 
     def devices(self) -> list[DeviceView]: ...
 
+    def device(self, device: str) -> DeviceView:
+        """By id or name, with the last changes of its state."""
+        ...
+
     def discovery(self) -> DiscoveryReport: ...
 
     async def diagnosis(self) -> FleetDiagnosis:

@@ -39,6 +39,7 @@ RULES: Mapping[str, Rule] = {
     "invite": Rule(None),
     "join": Rule(None),  # the log has it where a board has joined, whichever way: whoever asks is nobody yet
     "devices": Rule("see"),
+    "device": Rule("see"),
     "discovery": Rule("see"),
     "diagnosis": Rule("see"),
     "enrolments": Rule("see"),

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Protocol, TypeAlias
 
+from protos.net.thin import repeat_soon
 from protos.sparing import Sparing
 
 HANDSHAKE_SECONDS = 5.0  # who connects and proves nothing is let go; gRPC's default is 120 s
@@ -79,6 +80,7 @@ class Door:
         self._most = most
         self._clock = clock
         self._listening = _listening_at(port) if sys.platform == "linux" else []
+        repeat_soon(self._listening)
         self._quiet = _lowest_free(self._listening[0]) + YOUNG_OF_ONE if self._listening else 0
         self._since: dict[tuple[int, str, int], float] = {}  # by descriptor and far end: seen first
         self._barred: dict[Address, float] = {}  # until when

@@ -34,17 +34,37 @@ _REASON_SECONDS = 5.0
 _LIMITS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.max_send_message_length", MESSAGE_BYTES),
-    # A machine that loses power sends no reset: a ping each 10 s, and 5 s to answer, find it.
+    # A machine that loses power sends no reset. Where beats do not tell sooner (protos.net.beats), a ping finds it.
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),  # without it a ping has 60 s, whatever the line above says (gRPC 1.85)
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]
-_CLIENT = [*_LIMITS, ("grpc.enable_retries", 0), ("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 2_000)]
+
+
+def _pings_within(milliseconds: int) -> list[tuple[str, int]]:
+    """Without the second a ping has 60 s, whatever the first says (gRPC 1.85)."""
+    return [("grpc.keepalive_timeout_ms", milliseconds), ("grpc.http2.ping_timeout_ms", milliseconds)]
+
+
+# On a connection of bulk a ping, or the answer to one, waits behind what was sent before it: megabytes, on a link that loses some.
+_BULK_PING_MS = 30_000
+_DIALLING = [
+    *_LIMITS,
+    ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+_CLIENT = [*_DIALLING, *_pings_within(5_000)]
+_BULK = [
+    *_DIALLING,
+    *_pings_within(_BULK_PING_MS),
+    ("grpc.use_local_subchannel_pool", 1),  # else gRPC would share a connection that there is
+    ("grpc.client_idle_timeout_ms", 10_000),
+]
 # so_reuseport off: a port in use is an error, not two agents sharing it.
 _SERVER = [
     *_LIMITS,
+    *_pings_within(_BULK_PING_MS),
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.server_handshake_timeout_ms", round(HANDSHAKE_SECONDS * 1000)),
@@ -98,13 +118,38 @@ class Methods:
         self._handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
 
 
+class Bulk:
+    """A second connection to where another leads, made when it is first needed: what is large must not delay what is urgent."""
+
+    def __init__(self, make: Callable[[], grpc.aio.Channel]) -> None:
+        self._make = make
+        self._channel: grpc.aio.Channel | None = None
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        if self._channel is None:
+            self._channel = self._make()
+        return self._channel
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+
+
 @dataclass(frozen=True)
 class Peer:
-    """A connection to one device, or gateway. Stubs' calls take `metadata=peer.metadata`; close with `await peer.channel.close()`."""
+    """A connection to one device, or gateway. Stubs' calls take `metadata=peer.metadata`. `bulk`: None: there is but the one."""
 
     device: DeviceId
     address: str
     channel: grpc.aio.Channel
+    bulk: Bulk | None = None
+
+    async def close(self) -> None:
+        """What is under way ends."""
+        await self.channel.close()
+        if self.bulk is not None:
+            await self.bulk.close()
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -117,6 +162,11 @@ class Peer:
     @property
     def device_stub(self) -> device_pb2_grpc.DeviceAsyncStub:
         return device_pb2_grpc.DeviceStub(self.channel)
+
+    @property
+    def bulk_stub(self) -> device_pb2_grpc.DeviceAsyncStub:
+        """For calls whose messages are large: blobs, manifests, graphs."""
+        return device_pb2_grpc.DeviceStub(self.channel if self.bulk is None else self.bulk.channel)
 
     @property
     def pipeline_stub(self) -> pipeline_pb2_grpc.PipelineAsyncStub:
@@ -165,10 +215,18 @@ def dial(address: str, device: DeviceId, credentials: Credentials | None, gatewa
     host, _ = split_address(address)
     if credentials is None:
         _check_plaintext(host)
-        return Peer(device, address, grpc.aio.insecure_channel(address, options=_CLIENT))
-    tls = grpc.ssl_channel_credentials(credentials.authority, credentials.private_key, credentials.certificate)
-    name = gateway_host_name(gateway) if gateway else host_name(device)
-    return Peer(device, address, grpc.aio.secure_channel(address, tls, options=[*_CLIENT, ("grpc.ssl_target_name_override", name)]))
+
+        def open_channel(options: list[tuple[str, int]]) -> grpc.aio.Channel:
+            return grpc.aio.insecure_channel(address, options=options)
+
+    else:
+        tls = grpc.ssl_channel_credentials(credentials.authority, credentials.private_key, credentials.certificate)
+        name = gateway_host_name(gateway) if gateway else host_name(device)
+
+        def open_channel(options: list[tuple[str, int]]) -> grpc.aio.Channel:
+            return grpc.aio.secure_channel(address, tls, options=[*options, ("grpc.ssl_target_name_override", name)])
+
+    return Peer(device, address, open_channel(_CLIENT), Bulk(lambda: open_channel(_BULK)))
 
 
 def dial_board(address: str, board: DeviceId, certificate: bytes) -> Peer:

@@ -417,7 +417,9 @@ class UnloadStageReply(_message.Message):
     def __init__(self) -> None: ...
 
 class WatchTelemetryRequest(_message.Message):
-    __slots__ = ("interval_seconds",)
+    __slots__ = ("interval_seconds", "beat_milliseconds")
     INTERVAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BEAT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     interval_seconds: float
-    def __init__(self, interval_seconds: _Optional[float] = ...) -> None: ...
+    beat_milliseconds: int
+    def __init__(self, interval_seconds: _Optional[float] = ..., beat_milliseconds: _Optional[int] = ...) -> None: ...

@@ -26,7 +26,7 @@ from protos.v1 import device_pb2 as protos_dot_v1_dot_device__pb2
 from protos.v1 import telemetry_pb2 as protos_dot_v1_dot_telemetry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/v1/gateway.proto\x12\x0bglmfleet.v1\x1a\x16protos/v1/device.proto\x1a\x19protos/v1/telemetry.proto\"/\n\x13WatchGatewayRequest\x12\x18\n\x10interval_seconds\x18\x01 \x01(\x01\"\xda\x01\n\rGatewayReport\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12+\n\x07members\x18\x03 \x03(\x0b\x32\x1a.glmfleet.v1.GatewayMember\x12-\n\x07samples\x18\x04 \x03(\x0b\x32\x1c.glmfleet.v1.TelemetrySample\x12\x0c\n\x04gone\x18\x05 \x03(\t\x12\x16\n\x0eround_complete\x18\x06 \x01(\x08\x12\x1f\n\x17oldest_protocol_version\x18\x07 \x01(\r\"X\n\rGatewayMember\x12\x12\n\nlocal_name\x18\x01 \x01(\t\x12\x33\n\x0b\x64\x65scription\x18\x02 \x01(\x0b\x32\x1e.glmfleet.v1.DeviceDescription2R\n\x07Gateway\x12G\n\x05Watch\x12 .glmfleet.v1.WatchGatewayRequest\x1a\x1a.glmfleet.v1.GatewayReport0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/v1/gateway.proto\x12\x0bglmfleet.v1\x1a\x16protos/v1/device.proto\x1a\x19protos/v1/telemetry.proto\"J\n\x13WatchGatewayRequest\x12\x18\n\x10interval_seconds\x18\x01 \x01(\x01\x12\x19\n\x11\x62\x65\x61t_milliseconds\x18( \x01(\r\"\xf5\x01\n\rGatewayReport\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12+\n\x07members\x18\x03 \x03(\x0b\x32\x1a.glmfleet.v1.GatewayMember\x12-\n\x07samples\x18\x04 \x03(\x0b\x32\x1c.glmfleet.v1.TelemetrySample\x12\x0c\n\x04gone\x18\x05 \x03(\t\x12\x16\n\x0eround_complete\x18\x06 \x01(\x08\x12\x1f\n\x17oldest_protocol_version\x18\x07 \x01(\r\x12\x19\n\x11\x62\x65\x61t_milliseconds\x18( \x01(\r\"X\n\rGatewayMember\x12\x12\n\nlocal_name\x18\x01 \x01(\t\x12\x33\n\x0b\x64\x65scription\x18\x02 \x01(\x0b\x32\x1e.glmfleet.v1.DeviceDescription2R\n\x07Gateway\x12G\n\x05Watch\x12 .glmfleet.v1.WatchGatewayRequest\x1a\x1a.glmfleet.v1.GatewayReport0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,11 +34,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.v1.gateway_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WATCHGATEWAYREQUEST']._serialized_start=91
-  _globals['_WATCHGATEWAYREQUEST']._serialized_end=138
-  _globals['_GATEWAYREPORT']._serialized_start=141
-  _globals['_GATEWAYREPORT']._serialized_end=359
-  _globals['_GATEWAYMEMBER']._serialized_start=361
-  _globals['_GATEWAYMEMBER']._serialized_end=449
-  _globals['_GATEWAY']._serialized_start=451
-  _globals['_GATEWAY']._serialized_end=533
+  _globals['_WATCHGATEWAYREQUEST']._serialized_end=165
+  _globals['_GATEWAYREPORT']._serialized_start=168
+  _globals['_GATEWAYREPORT']._serialized_end=413
+  _globals['_GATEWAYMEMBER']._serialized_start=415
+  _globals['_GATEWAYMEMBER']._serialized_end=503
+  _globals['_GATEWAY']._serialized_start=505
+  _globals['_GATEWAY']._serialized_end=587
 # @@protoc_insertion_point(module_scope)

@@ -9,13 +9,15 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WatchGatewayRequest(_message.Message):
-    __slots__ = ("interval_seconds",)
+    __slots__ = ("interval_seconds", "beat_milliseconds")
     INTERVAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BEAT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     interval_seconds: float
-    def __init__(self, interval_seconds: _Optional[float] = ...) -> None: ...
+    beat_milliseconds: int
+    def __init__(self, interval_seconds: _Optional[float] = ..., beat_milliseconds: _Optional[int] = ...) -> None: ...
 
 class GatewayReport(_message.Message):
-    __slots__ = ("protocol_version", "name", "members", "samples", "gone", "round_complete", "oldest_protocol_version")
+    __slots__ = ("protocol_version", "name", "members", "samples", "gone", "round_complete", "oldest_protocol_version", "beat_milliseconds")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +25,7 @@ class GatewayReport(_message.Message):
     GONE_FIELD_NUMBER: _ClassVar[int]
     ROUND_COMPLETE_FIELD_NUMBER: _ClassVar[int]
     OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BEAT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     name: str
     members: _containers.RepeatedCompositeFieldContainer[GatewayMember]
@@ -30,7 +33,8 @@ class GatewayReport(_message.Message):
     gone: _containers.RepeatedScalarFieldContainer[str]
     round_complete: bool
     oldest_protocol_version: int
-    def __init__(self, protocol_version: _Optional[int] = ..., name: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GatewayMember, _Mapping]]] = ..., samples: _Optional[_Iterable[_Union[_telemetry_pb2.TelemetrySample, _Mapping]]] = ..., gone: _Optional[_Iterable[str]] = ..., round_complete: _Optional[bool] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
+    beat_milliseconds: int
+    def __init__(self, protocol_version: _Optional[int] = ..., name: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GatewayMember, _Mapping]]] = ..., samples: _Optional[_Iterable[_Union[_telemetry_pb2.TelemetrySample, _Mapping]]] = ..., gone: _Optional[_Iterable[str]] = ..., round_complete: _Optional[bool] = ..., oldest_protocol_version: _Optional[int] = ..., beat_milliseconds: _Optional[int] = ...) -> None: ...
 
 class GatewayMember(_message.Message):
     __slots__ = ("local_name", "description")

@@ -34,18 +34,20 @@ class GenerateRequest(_message.Message):
     def __init__(self, attach: _Optional[_Union[Attach, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch", "oldest_protocol_version")
+    __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch", "oldest_protocol_version", "beat_milliseconds")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BEAT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     pipeline_id: str
     manifest_digest: str
     epoch: int
     oldest_protocol_version: int
-    def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
+    beat_milliseconds: int
+    def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ..., beat_milliseconds: _Optional[int] = ...) -> None: ...
 
 class Submit(_message.Message):
     __slots__ = ("sequence", "prompt_ids", "forced_ids", "sampling", "max_tokens", "stop_token_ids", "reuse_decoded", "prefix", "spans")
@@ -122,14 +124,16 @@ class Pause(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., paused: _Optional[bool] = ...) -> None: ...
 
 class GenerateEvent(_message.Message):
-    __slots__ = ("attached", "tokens", "finished")
+    __slots__ = ("attached", "tokens", "finished", "takes_beats")
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    TAKES_BEATS_FIELD_NUMBER: _ClassVar[int]
     attached: bool
     tokens: _containers.RepeatedCompositeFieldContainer[TokenEvent]
     finished: _containers.RepeatedCompositeFieldContainer[Finished]
-    def __init__(self, attached: _Optional[bool] = ..., tokens: _Optional[_Iterable[_Union[TokenEvent, _Mapping]]] = ..., finished: _Optional[_Iterable[_Union[Finished, _Mapping]]] = ...) -> None: ...
+    takes_beats: bool
+    def __init__(self, attached: _Optional[bool] = ..., tokens: _Optional[_Iterable[_Union[TokenEvent, _Mapping]]] = ..., finished: _Optional[_Iterable[_Union[Finished, _Mapping]]] = ..., takes_beats: _Optional[bool] = ...) -> None: ...
 
 class TokenEvent(_message.Message):
     __slots__ = ("sequence", "index", "token_id")
@@ -215,7 +219,7 @@ class FlowMessage(_message.Message):
     def __init__(self, open: _Optional[_Union[FlowOpen, _Mapping]] = ..., microbatch: _Optional[_Union[Microbatch, _Mapping]] = ..., hidden_part: _Optional[bytes] = ...) -> None: ...
 
 class FlowOpen(_message.Message):
-    __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch", "to_stage", "ring_id", "wire_dtype", "from_device", "oldest_protocol_version")
+    __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch", "to_stage", "ring_id", "wire_dtype", "from_device", "oldest_protocol_version", "beat_milliseconds")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +229,7 @@ class FlowOpen(_message.Message):
     WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     FROM_DEVICE_FIELD_NUMBER: _ClassVar[int]
     OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BEAT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     pipeline_id: str
     manifest_digest: str
@@ -234,21 +239,24 @@ class FlowOpen(_message.Message):
     wire_dtype: str
     from_device: str
     oldest_protocol_version: int
-    def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., to_stage: _Optional[int] = ..., ring_id: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., from_device: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
+    beat_milliseconds: int
+    def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., to_stage: _Optional[int] = ..., ring_id: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., from_device: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ..., beat_milliseconds: _Optional[int] = ...) -> None: ...
 
 class FlowReply(_message.Message):
-    __slots__ = ("accepted", "credit", "protocol_version", "oldest_protocol_version", "modelled_clock")
+    __slots__ = ("accepted", "credit", "protocol_version", "oldest_protocol_version", "modelled_clock", "beat_milliseconds")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODELLED_CLOCK_FIELD_NUMBER: _ClassVar[int]
+    BEAT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     accepted: bool
     credit: int
     protocol_version: int
     oldest_protocol_version: int
     modelled_clock: float
-    def __init__(self, accepted: _Optional[bool] = ..., credit: _Optional[int] = ..., protocol_version: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ..., modelled_clock: _Optional[float] = ...) -> None: ...
+    beat_milliseconds: int
+    def __init__(self, accepted: _Optional[bool] = ..., credit: _Optional[int] = ..., protocol_version: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ..., modelled_clock: _Optional[float] = ..., beat_milliseconds: _Optional[int] = ...) -> None: ...
 
 class Microbatch(_message.Message):
     __slots__ = ("step", "group", "prefill", "slots", "positions", "rows", "wanted", "all_wanted", "released", "swapped", "opened", "copied", "modelled_at", "hidden")

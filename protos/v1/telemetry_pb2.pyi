@@ -19,7 +19,7 @@ ENERGY_SOURCE_MODELLED: EnergySource
 ENERGY_SOURCE_ESTIMATED: EnergySource
 
 class TelemetrySample(_message.Message):
-    __slots__ = ("device_id", "boot_id", "index", "uptime_seconds", "energy", "gauges", "pipelines", "work")
+    __slots__ = ("device_id", "boot_id", "index", "uptime_seconds", "energy", "gauges", "pipelines", "work", "beat_milliseconds")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class TelemetrySample(_message.Message):
     GAUGES_FIELD_NUMBER: _ClassVar[int]
     PIPELINES_FIELD_NUMBER: _ClassVar[int]
     WORK_FIELD_NUMBER: _ClassVar[int]
+    BEAT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     boot_id: str
     index: int
@@ -36,7 +37,8 @@ class TelemetrySample(_message.Message):
     gauges: Gauges
     pipelines: _containers.RepeatedCompositeFieldContainer[PipelineCounters]
     work: WorkCounter
-    def __init__(self, device_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., index: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., energy: _Optional[_Union[EnergyCounter, _Mapping]] = ..., gauges: _Optional[_Union[Gauges, _Mapping]] = ..., pipelines: _Optional[_Iterable[_Union[PipelineCounters, _Mapping]]] = ..., work: _Optional[_Union[WorkCounter, _Mapping]] = ...) -> None: ...
+    beat_milliseconds: int
+    def __init__(self, device_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., index: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., energy: _Optional[_Union[EnergyCounter, _Mapping]] = ..., gauges: _Optional[_Union[Gauges, _Mapping]] = ..., pipelines: _Optional[_Iterable[_Union[PipelineCounters, _Mapping]]] = ..., work: _Optional[_Union[WorkCounter, _Mapping]] = ..., beat_milliseconds: _Optional[int] = ...) -> None: ...
 
 class WorkCounter(_message.Message):
     __slots__ = ("prefill_tokens", "decode_tokens", "answer_tokens", "busy_seconds", "modelled_busy_seconds", "busy_joules")
@@ -87,7 +89,7 @@ class Gauges(_message.Message):
     def __init__(self, power_watts: _Optional[float] = ..., temperature_celsius: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., process_rss_bytes: _Optional[int] = ..., process_cpu_seconds: _Optional[float] = ..., throttled: _Optional[bool] = ..., battery_fraction: _Optional[float] = ..., storage_problem: _Optional[str] = ..., memory_held_bytes: _Optional[int] = ...) -> None: ...
 
 class PipelineCounters(_message.Message):
-    __slots__ = ("pipeline_id", "manifest_digest", "prefill_tokens", "decode_tokens", "steps", "busy_seconds", "modelled_busy_seconds", "busy_joules", "sent_bytes", "open_sequences")
+    __slots__ = ("pipeline_id", "manifest_digest", "prefill_tokens", "decode_tokens", "steps", "busy_seconds", "modelled_busy_seconds", "busy_joules", "sent_bytes", "open_sequences", "silent_neighbours")
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
     PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +100,7 @@ class PipelineCounters(_message.Message):
     BUSY_JOULES_FIELD_NUMBER: _ClassVar[int]
     SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     OPEN_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    SILENT_NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
     pipeline_id: str
     manifest_digest: str
     prefill_tokens: int
@@ -108,7 +111,8 @@ class PipelineCounters(_message.Message):
     busy_joules: float
     sent_bytes: int
     open_sequences: int
-    def __init__(self, pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., prefill_tokens: _Optional[int] = ..., decode_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., busy_seconds: _Optional[float] = ..., modelled_busy_seconds: _Optional[float] = ..., busy_joules: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., open_sequences: _Optional[int] = ...) -> None: ...
+    silent_neighbours: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., prefill_tokens: _Optional[int] = ..., decode_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., busy_seconds: _Optional[float] = ..., modelled_busy_seconds: _Optional[float] = ..., busy_joules: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., open_sequences: _Optional[int] = ..., silent_neighbours: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StageUsage(_message.Message):
     __slots__ = ("device_id", "stage", "busy_seconds", "modelled_busy_seconds", "joules", "source", "prefill_rows", "decode_rows")

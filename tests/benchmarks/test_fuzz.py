@@ -67,4 +67,4 @@ async def test_what_is_no_message_is_refused_without_a_traceback(tmp_path: Path,
                 assert "cannot be read as a message" in (caught.value.details() or "")
                 assert caplog.records == []
         finally:
-            await peer.channel.close()
+            await peer.close()

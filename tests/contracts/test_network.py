@@ -109,7 +109,7 @@ async def dialled(
     try:
         yield peer
     finally:
-        await peer.channel.close()
+        await peer.close()
 
 
 @asynccontextmanager
@@ -121,6 +121,16 @@ async def connected(network: Network) -> AsyncIterator[tuple[Servicer, Peer]]:
 async def describe(peer: Peer) -> str:
     with remote("it"):
         return (await peer.device_stub.Describe(pb.DescribeRequest(), metadata=peer.metadata, timeout=10)).name
+
+
+async def test_what_is_large_may_go_another_way_to_the_same_end(network: Network) -> None:
+    async with connected(network) as (_, peer):
+        with remote("it"):
+            reply = await peer.bulk_stub.Describe(pb.DescribeRequest(), metadata=peer.metadata, timeout=10)
+        assert reply.name == await describe(peer) == "me"
+        await peer.close()
+        with pytest.raises((grpc.aio.UsageError, grpc.aio.AioRpcError)):
+            await peer.bulk_stub.Describe(pb.DescribeRequest(), metadata=peer.metadata, timeout=10)
 
 
 async def test_one_message_each_way(network: Network) -> None:
@@ -243,7 +253,7 @@ async def test_closing_the_channel_ends_its_calls(network: Network) -> None:
 
         task = asyncio.create_task(ask())
         await wait_until(lambda: servicer.running == 1)
-        await peer.channel.close()
+        await peer.close()
         with pytest.raises(Unavailable, match="connection was closed"):
             await task
         await wait_until(lambda: servicer.running == 0)

@@ -56,7 +56,7 @@ async def test_certificates_are_renewed_under_load_and_no_request_is_lost(tmp_pa
             peer = dial(box.proxy.address, box.device, fleet.coordinator._credentials)
             with remote("it"):
                 await peer.device_stub.Describe(device_pb2.DescribeRequest(), metadata=peer.metadata, timeout=5)
-            await peer.channel.close()
+            await peer.close()
 
 
 async def test_one_that_is_expelled_is_out_within_two_seconds_with_all_that_was_copied_of_it(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ async def test_one_that_is_expelled_is_out_within_two_seconds_with_all_that_was_
             flow = peer.pipeline_stub.Flow(metadata=peer.metadata)
             with pytest.raises(Denied, match="was expelled"), remote("it"):
                 await flow.read()
-            await peer.channel.close()
+            await peer.close()
         hardware.close()
 
 

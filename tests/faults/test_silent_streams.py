@@ -26,7 +26,7 @@ async def test_a_pipeline_stream_that_does_not_open(tmp_path: Path, monkeypatch:
         neighbour = dial(peer.address, peer.device, credentials_of(TestFleet.open(tmp_path).member("neighbour")))
         with pytest.raises(TimedOut, match="nothing was said"), remote("it"):
             await neighbour.pipeline_stub.Flow(metadata=neighbour.metadata, timeout=10).read()
-        await neighbour.channel.close()
+        await neighbour.close()
 
 
 async def test_a_blob_whose_sender_stopped_can_be_continued_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

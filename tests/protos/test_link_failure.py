@@ -47,7 +47,7 @@ async def failure_of(address: str, device: DeviceId, credentials: Credentials | 
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await peer.device_stub.Describe(device_pb2.DescribeRequest(), metadata=peer.metadata, timeout=10)
     finally:
-        await peer.channel.close()
+        await peer.close()
     return from_rpc(caught.value)
 
 

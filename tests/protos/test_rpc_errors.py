@@ -74,7 +74,7 @@ async def device(act: Callable[[], None]) -> AsyncIterator[Peer]:
     try:
         yield peer
     finally:
-        await peer.channel.close()
+        await peer.close()
         await server.stop(None)
 
 
@@ -107,7 +107,7 @@ async def test_nobody_there_is_said_in_a_few_words() -> None:
         peer = dial(f"127.0.0.1:{free.getsockname()[1]}", DEVICE, None)
     with pytest.raises(Unavailable, match=r"^dev-1: connection refused \(nobody listens there\)$"), remote("dev-1"):
         await describe(peer)
-    await peer.channel.close()
+    await peer.close()
 
 
 async def test_the_digest_of_what_is_damaged_survives_the_wire() -> None:
@@ -155,7 +155,7 @@ async def test_a_service_that_is_not_there_is_a_conflict() -> None:
     peer = dial(f"127.0.0.1:{port}", DEVICE, None)
     with pytest.raises(Conflict, match="dev-1"), remote("dev-1"):
         await describe(peer)
-    await peer.channel.close()
+    await peer.close()
     await server.stop(None)
 
 
@@ -165,7 +165,7 @@ async def test_nobody_there_is_unavailable() -> None:
     peer = dial(address, DEVICE, None)
     with pytest.raises(Unavailable, match="dev-1"), remote("dev-1"):
         await describe(peer)
-    await peer.channel.close()
+    await peer.close()
 
 
 async def test_a_deadline_is_timed_out() -> None:
@@ -180,13 +180,13 @@ async def test_a_deadline_is_timed_out() -> None:
     peer = dial(f"127.0.0.1:{port}", DEVICE, None)
     with pytest.raises(TimedOut), remote("dev-1"):
         await describe(peer, timeout=0.05)
-    await peer.channel.close()
+    await peer.close()
     await server.stop(None)
 
 
 async def test_a_call_on_a_closed_channel_is_unavailable() -> None:
     async with device(lambda: None) as peer:
-        await peer.channel.close()
+        await peer.close()
         with pytest.raises(Unavailable, match="dev-1: the connection was closed"), remote("dev-1"):
             await describe(peer)
 
@@ -256,7 +256,7 @@ async def test_a_device_that_stops_under_a_call_is_told_in_our_words() -> None:
     await server.stop(None)
     with pytest.raises(Unavailable, match=r"^dev-1: (nobody of glmfleet answers there|the connection broke)"):
         await call
-    await peer.channel.close()
+    await peer.close()
 
 
 def test_retry_policy_reads_the_class() -> None:
@@ -369,7 +369,7 @@ async def main():
     await called.wait()
     await server.stop(None)
     await asyncio.gather(task, return_exceptions=True)
-    await peer.channel.close()
+    await peer.close()
 
 asyncio.run(main())
 """

@@ -65,6 +65,14 @@ def test_loss_costs_a_round_trip_in_a_stream_and_a_timeout_at_its_end() -> None:
         assert max(late) >= cost + 0.04 + RETRANSMIT_SECONDS - 1e-9  # lost again
 
 
+@pytest.mark.parametrize(("segments", "tries"), [(1, [1, 2, 3, 4, 5, 6, 7, 8, 10]), (4, [1, 2, 4, 8, 16])])
+def test_what_a_thin_stream_loses_again_comes_no_later(segments: int, tries: list[int]) -> None:
+    """In timeouts, of what was lost once, twice, three times …: doubled from the first, or from the eighth on."""
+    shaped = line(LinkShape(loss=0.6))
+    timeouts = {round(shaped._repeating(segments * SEGMENT_BYTES, 0) / RETRANSMIT_SECONDS) for _ in range(4000)}
+    assert sorted(timeouts)[1 : len(tries) + 1] == tries
+
+
 def test_loss_bounds_the_rate_as_mathis_and_others_found() -> None:
     shaped = line(LinkShape(delay_seconds=0.02, loss=0.01))
     sent = 0

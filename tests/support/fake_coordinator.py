@@ -18,6 +18,7 @@ from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, 
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
 from fleet.principal import Principal
 from fleet.service.bound import bound
+from fleet.service.device_view import find_device
 from fleet.service.protocol import FleetService
 from fleet.service.views import ModelView
 from fleet.telemetry.views import CostRow, DeviceCost
@@ -195,7 +196,10 @@ class FakeCoordinator:
         return VERDICT
 
     def devices(self) -> list[DeviceView]:
-        return self.found
+        return [replace(device, history=()) for device in self.found]
+
+    def device(self, device: str) -> DeviceView:
+        return find_device(self.found, device)
 
     def discovery(self) -> DiscoveryReport:
         return DiscoveryReport("fleetfleetfleet1", ("127.0.0.1",), ("10.0.0.9:7420",), 2, ("10.0.0.9:7420 does not answer",))

@@ -20,6 +20,7 @@ from protos.errors import Conflict, FleetError, NotFound, Unavailable
 from protos.ids import digest_of
 from protos.net import transport
 from protos.rpc_errors import answered, to_failure
+from protos.silence import beats_between
 from protos.v1 import device_pb2 as pb
 from protos.v1 import device_pb2_grpc, pipeline_pb2, pipeline_pb2_grpc, telemetry_pb2
 from protos.versions import SPOKEN
@@ -39,7 +40,8 @@ class Behaviour:
     storage_free_bytes: int = 1 << 30
     storage_droppable_bytes: int | None = None  # None: it does not say, as a release before
     storage_problem: str = ""
-    silent: bool = False  # no more samples, though the stream stands
+    silent: bool = False  # no more samples and beats, though the stream stands
+    beats: bool = False  # when asked for; False: as a release before
     cut_after_bytes: list[int] = field(default_factory=list)  # PutBlob ends with Unavailable after so many bytes: one entry a transfer
     errors: dict[str, FleetError] = field(default_factory=dict)  # by method: raised
     holds: dict[str, asyncio.Event] = field(default_factory=dict)  # by method: waited for
@@ -50,6 +52,7 @@ class Behaviour:
     tokens_wait: asyncio.Event | None = None  # before each token
     unmetered: bool = False
     gauges: telemetry_pb2.Gauges = field(default_factory=telemetry_pb2.Gauges)
+    silent_neighbours: Sequence[str] = ()
 
 
 class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServicer):
@@ -204,10 +207,13 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
         self, request: pb.WatchTelemetryRequest, context: Context
     ) -> AsyncIterator[telemetry_pb2.TelemetrySample]:
         async with self._called("WatchTelemetry", context):
+            beat_milliseconds = request.beat_milliseconds if self.is_told.beats else 0
+            beats = beats_between(request.interval_seconds, beat_milliseconds / 1000)
             while True:
-                if not self.is_told.silent:
-                    yield self._sample()
-                await asyncio.sleep(request.interval_seconds)
+                for beat in range(beats + 1):
+                    if not self.is_told.silent:
+                        yield telemetry_pb2.TelemetrySample() if beat else self._sample(beat_milliseconds)
+                    await asyncio.sleep(request.interval_seconds / (beats + 1))
 
     # Both in the form of the real servicer (device/agent/pipeline_service.py), which the type stubs do not know.
     async def Generate(self, request_iterator: object, context: Context) -> None:  # type: ignore[override]  # noqa: N802
@@ -301,12 +307,14 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
             source=telemetry_pb2.ENERGY_SOURCE_UNMETERED if unmetered else telemetry_pb2.ENERGY_SOURCE_MODELLED,
         )
 
-    def _sample(self) -> telemetry_pb2.TelemetrySample:
+    def _sample(self, beat_milliseconds: int) -> telemetry_pb2.TelemetrySample:
         return telemetry_pb2.TelemetrySample(
+            beat_milliseconds=beat_milliseconds,
             device_id=self.device,
             boot_id=self._boot_id,
             index=next(self._samples),
             gauges=self.is_told.gauges,
+            pipelines=[telemetry_pb2.PipelineCounters(pipeline_id="tiny-1", silent_neighbours=self.is_told.silent_neighbours)],
             energy=telemetry_pb2.EnergyCounter(source=telemetry_pb2.ENERGY_SOURCE_MODELLED, busy_joules=float(self.told_tokens)),
             work=telemetry_pb2.WorkCounter(answer_tokens=self.told_tokens, busy_joules=float(self.told_tokens)),
         )

@@ -273,7 +273,7 @@ async def agents(folder: Path, hardware: Sequence[Hardware]) -> AsyncIterator[tu
         addresses = await asyncio.gather(*(agent.__aenter__() for agent in made))
         peers = [dial(address, identity.device_id, credentials) for address, identity in zip(addresses, identities, strict=True)]
         yield made, peers, credentials
-        await asyncio.gather(*(peer.channel.close() for peer in peers))
+        await asyncio.gather(*(peer.close() for peer in peers))
     finally:
         await asyncio.gather(*(agent.__aexit__(None, None, None) for agent in made))
         for item in hardware:

@@ -40,7 +40,7 @@ async def open_flow(made: Ring, folder: Path, who: str, to_stage: int, claims: s
         assert isinstance(reply, pipeline_pb2.FlowReply)
         assert reply.accepted
     finally:
-        await thief.channel.close()
+        await thief.close()
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])

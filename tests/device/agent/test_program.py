@@ -65,7 +65,7 @@ async def test_it_says_what_it_is_to_its_fleet_alone(fleet: TestFleet, tmp_path:
                 with pytest.raises(NotFound, match="the call is for nobody"), remote("device"):
                     await peer.device_stub.Describe(pb.DescribeRequest())
             finally:
-                await peer.channel.close()
+                await peer.close()
     hardware.close()
 
 
@@ -78,7 +78,7 @@ async def test_it_listens_on_an_ipv6_address(fleet: TestFleet, tmp_path: Path) -
         peer = dial(address, identity.device_id, friend)
         described = await peer.device_stub.Describe(pb.DescribeRequest(), metadata=peer.metadata)
         assert described.name == "box"
-        await peer.channel.close()
+        await peer.close()
     hardware.close()
 
 

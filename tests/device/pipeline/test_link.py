@@ -12,6 +12,7 @@ import pytest
 
 from device.agent.identity import Identity
 from device.pipeline import link as link_module
+from device.pipeline.doubts import Doubts
 from device.pipeline.link import Link
 from device.stage_spec import NextHop, StageSpec, parse_spec
 from protos.errors import Conflict, FleetError, Unavailable
@@ -53,6 +54,8 @@ class Neighbour(pipeline_pb2_grpc.PipelineServicer):
         self.opening: pb.FlowOpen | None = None
         self.openings = 0
         self.messages: list[pb.Microbatch] = []
+        self.parts: list[int] = []  # bytes of rows that came before their microbatch
+        self.beats = 0
         self.more: asyncio.Queue[pb.FlowReply | None] = asyncio.Queue()
 
     @property
@@ -76,7 +79,13 @@ class Neighbour(pipeline_pb2_grpc.PipelineServicer):
 
     async def _read(self, context: grpc.aio.ServicerContext) -> None:
         while isinstance(message := await context.read(), pb.FlowMessage):
-            self.messages.append(message.microbatch)
+            match message.WhichOneof("kind"):
+                case "microbatch":
+                    self.messages.append(message.microbatch)
+                case "hidden_part":
+                    self.parts.append(len(message.hidden_part))
+                case _:
+                    self.beats += 1
 
 
 @asynccontextmanager
@@ -106,7 +115,7 @@ async def linked_to(neighbour: Neighbour, stages: TinyStages) -> AsyncIterator[L
     async with neighbouring(neighbour) as hop:
         spec = spec_of(stages, 0, hop)
         assert spec.next
-        yield Link(spec, spec.next, "ring", None, DeviceId("own"))
+        yield Link(spec, spec.next, "ring", None, DeviceId("own"), Doubts())
 
 
 async def test_a_link_says_what_it_is_for_and_waits_for_credit(stages: TinyStages) -> None:
@@ -122,6 +131,7 @@ async def test_a_link_says_what_it_is_for_and_waits_for_credit(stages: TinyStage
             ring_id="ring",
             wire_dtype="float32",
             from_device="own",
+            beat_milliseconds=1000,
         )
         message = pb.Microbatch(step=1, hidden=b"1234")
         assert await link.send(message) == pb.FlowMessage(microbatch=message).ByteSize()
@@ -186,13 +196,13 @@ async def test_of_a_hops_addresses_the_one_where_the_neighbour_proves_itself_is_
         hop = device_pb2.Hop(device_id=other.device_id, address=wrongs[0], addresses=[*wrongs, right, f"127.0.0.2:{port}"])
         spec = spec_of(stages, 0, hop)
         assert spec.next
-        async with Link(spec, spec.next, "ring", own.credentials, own.device_id) as link:
+        async with Link(spec, spec.next, "ring", own.credentials, own.device_id, Doubts()) as link:
             assert link.address == right
             assert neighbour.openings == 1
             assert another.openings == 0
         nowhere = NextHop(other.device_id, tuple(wrongs))
         with pytest.raises(Unavailable) as caught:
-            await Link(spec, nowhere, "ring", own.credentials, own.device_id).__aenter__()
+            await Link(spec, nowhere, "ring", own.credentials, own.device_id, Doubts()).__aenter__()
         assert all(address in caught.value.detail for address in wrongs)
         assert caught.value.detail.startswith(f"stage 1 on {other.device_id}: ")
 
@@ -206,9 +216,40 @@ async def test_a_neighbour_with_two_ways_to_it_sees_one_stream(stages: TinyStage
     async with proving(other, neighbour) as port:
         spec = spec_of(stages, 0, device_pb2.Hop(device_id=other.device_id, address="127.0.0.1:9"))
         hop = NextHop(other.device_id, tuple(f"127.0.0.{n}:{port}" for n in range(1, 9)))
-        async with Link(spec, hop, "ring", own.credentials, own.device_id):
+        async with Link(spec, hop, "ring", own.credentials, own.device_id, Doubts()):
             await asyncio.sleep(0.05)
             assert neighbour.openings == 1
 
 
 # One real stage, with the test as both of its neighbours.
+
+
+async def test_a_neighbour_that_beats_and_falls_silent_is_gone(stages: TinyStages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its process answers pings: nothing comes, and nothing ends."""
+    monkeypatch.setattr(link_module, "ASKERS_BEAT_SECONDS", 0.05)
+    neighbour = Neighbour(pb.FlowReply(accepted=True, credit=1, beat_milliseconds=100))
+    async with linked_to(neighbour, stages) as unconnected, unconnected as link:
+        for _ in range(10):
+            await asyncio.sleep(0.1)
+            neighbour.more.put_nowait(pb.FlowReply())
+        assert neighbour.beats > 3
+        await link.send(pb.Microbatch(step=1, hidden=bytes(link_module.PART_BYTES + 5)))  # in parts: each is a sign of life
+        waiting = asyncio.create_task(link.send(pb.Microbatch(step=2)))  # for credit
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable, match=r"^stage 1 on neighbour: it was silent for 0\.[789] s$"):
+                await link.ended()
+            with pytest.raises(Unavailable, match="silent"):
+                await waiting
+        assert (neighbour.parts, neighbour.steps) == ([link_module.PART_BYTES], [1])
+
+
+async def test_a_neighbour_of_the_release_before_may_be_silent_and_is_sent_no_beats(
+    stages: TinyStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "ASKERS_BEAT_SECONDS", 0.05)
+    neighbour = Neighbour(pb.FlowReply(accepted=True, credit=1))
+    async with linked_to(neighbour, stages) as unconnected, unconnected as link:
+        await asyncio.sleep(1.0)
+        await link.send(pb.Microbatch(step=1, hidden=bytes(link_module.PART_BYTES + 5)))
+        await wait_until(lambda: neighbour.steps == [1])
+        assert (neighbour.beats, neighbour.parts) == (0, [])

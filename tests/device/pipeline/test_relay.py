@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from device.agent.host import StageHost
 from device.agent.pipeline_service import PipelineService
 from device.blobs import BlobStore
 from device.cpu import CpuHardware
-from device.pipeline.relay import WINDOW
+from device.pipeline.inbound import WINDOW
 from device.stage_spec import StageSpec
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound, Unavailable
 from protos.ids import DeviceId
@@ -81,7 +82,7 @@ async def one_stage(folder: Path, stages: TinyStages, stage: int) -> AsyncIterat
         try:
             yield OneStage(spec, host, peer, neighbour)
         finally:
-            await peer.channel.close()
+            await peer.close()
             await server.stop(0)
     hardware.close()
 
@@ -291,3 +292,40 @@ async def test_the_head_takes_back_only_what_it_sent(tmp_path: Path, stages: Tin
             assert isinstance(answer.error, InvalidInput | Conflict)
         await client.close()
         await wait_until(lambda: one.host.statuses()[0].open_sequences == 0)
+
+
+async def test_a_sender_that_beats_and_falls_silent_ends_the_stream(
+    tmp_path: Path, stages: TinyStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is heard, and judged, while a step is computed."""
+    async with one_stage(tmp_path, stages, 1) as stage:
+        loaded = stage.host.loaded[0].stage
+        computing = asyncio.Event()
+
+        async def forever(*_: object) -> None:
+            computing.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(loaded, "step", forever)
+        async with stage.flow(beat_milliseconds=100) as call:
+            reply = await call.read()
+            assert isinstance(reply, pb.FlowReply)
+            assert (reply.accepted, reply.beat_milliseconds) == (True, 250)
+            await call.write(prefill(0))
+            await computing.wait()
+            for _ in range(10):
+                await call.write(pb.FlowMessage())
+                await asyncio.sleep(0.1)
+            assert await call.read() == pb.FlowReply()  # its own beat
+            silent_from = time.monotonic()
+            error = await end_of(call)
+            assert isinstance(error, Unavailable)
+            assert "it was silent for 0." in error.detail
+            assert 0.5 < time.monotonic() - silent_from < 3.0
+        await wait_until(lambda: loaded.orphaned_since is not None)
+
+
+async def test_beats_of_whoever_announced_none_are_refused(tmp_path: Path, stages: TinyStages) -> None:
+    async with one_stage(tmp_path, stages, 1) as stage, stage.accepted() as call:
+        await call.write(pb.FlowMessage())
+        assert isinstance(await end_of(call), InvalidInput)

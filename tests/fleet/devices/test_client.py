@@ -28,7 +28,7 @@ async def connected(folder: Path) -> AsyncIterator[tuple[DeviceClient, FakeDevic
     async with FakeDevice(fleet.member("dev-1"), "dev-1") as device:
         peer = dial(device.address, device.device, credentials_of(fleet.member("coordinator", "coordinator")))
         yield DeviceClient(peer, "dev-1"), device, path
-        await peer.channel.close()
+        await peer.close()
 
 
 async def test_blob_arrives_in_chunks_and_progress_is_told(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from fleet.devices import phase
 from fleet.devices.liveness import Liveness
 from fleet.devices.phase import ObservedDevice, device_phase
+from protos.silence import Silence
 from tests.support.mutation import mutated
 
-RULES = Liveness()  # 1 s between samples, suspect after 3, offline after 15 s
+RULES = Liveness()  # 1 s between samples, suspect after 3, offline after 15 s; with beats of 0.25 s after 3 and 7 of these
+WELL, SUSPECT, GONE = (Silence(seconds, 0.25) for seconds in (0.2, 0.8, 1.8))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,36 @@ def test_state_follows_silence_and_connection(connected: bool, silence: float | 
     heard_at = None if silence is None else 100.0 - silence
     found = device_phase(ObservedDevice(connected, heard_at, "refused"), RULES, 100.0, wanted=True).state
     assert (found.name, found.detail) == (state, detail)
+
+
+@pytest.mark.parametrize(
+    ("connected", "heard", "silence", "beats", "state", "detail"),
+    [
+        (True, 0.2, WELL, True, "online", ""),
+        (True, 0.8, SUSPECT, True, "suspect", "silent for 0.8 s"),
+        (True, 1.8, GONE, True, "suspect", "silent for 1.8 s"),  # its connection ends at this moment
+        (True, 30.0, WELL, True, "online", ""),  # it was we who stood still
+        (False, 0.2, None, True, "suspect", "refused"),
+        (False, 1.8, None, True, "offline", "refused"),
+        (True, None, WELL, True, "offline", "refused"),
+        # Behind a gateway: this beats, the device does not.
+        (True, 0.2, WELL, False, "online", ""),
+        (True, 0.2, SUSPECT, False, "suspect", "silent for 0.8 s"),
+        (True, 3.0, WELL, False, "suspect", "no telemetry for 3 s"),
+        (True, 15.0, WELL, False, "offline", "no telemetry for 15 s"),
+        (False, 1.8, None, False, "suspect", "refused"),
+    ],
+)
+def test_beats_tell_sooner(connected: bool, heard: float | None, silence: Silence | None, beats: bool, state: str, detail: str) -> None:
+    heard_at = None if heard is None else 100.0 - heard
+    observed = ObservedDevice(connected, heard_at, "refused", silence=silence, beats=beats)
+    found = device_phase(observed, RULES, 100.0, wanted=True).state
+    assert (found.name, found.detail) == (state, detail)
+
+
+def test_one_that_is_started_anew_is_not_forgotten_for_its_goodbye() -> None:
+    observed = ObservedDevice(False, 100.0, "refused", said_goodbye=True, beats=True)
+    assert [device_phase(observed, RULES, now, wanted=False).forget for now in (102.0, 114.9, 115.0)] == [False, False, True]
 
 
 RANK = {"online": 0, "suspect": 1, "offline": 2}
@@ -65,19 +97,16 @@ def test_every_combination() -> None:
 
 
 MUTATIONS = {
-    "silence never counts": ("if silence is None or silence >= rules.offline_seconds:", "if silence is None:"),
-    "never heard counts as suspect": ("if silence is None or silence", "if silence is not None and silence"),
+    "silence never counts": ("if silence >= (", "if silence < 0 * ("),
+    "never heard counts as suspect": ("        return Offline(observed.error)", "        return Suspect(observed.error)"),
     "a broken link counts as online": ("if not observed.connected or silence >=", "if silence >="),
     "silence is never suspect": (
         "if not observed.connected or silence >= rules.suspect_intervals * rules.interval_seconds:",
         "if not observed.connected:",
     ),
-    "an old error is shown while it is silent": (
-        "if observed.connected and silence is not None else observed.error",
-        "if False else observed.error",
-    ),
+    "an old error is shown while it is silent": ("if observed.connected else observed.error", "if False else observed.error"),
     "what is waited for is forgotten": ("and not wanted))", "))"),
-    "what is there is forgotten": ("(isinstance(state, Offline) and not wanted)", "(not wanted)"),
+    "what is there is forgotten": ("(isinstance(state, Offline) and over and not wanted)", "(not wanted)"),
     "a goodbye is not needed": ("gone = observed.said_goodbye and", "gone ="),
     "a stranger's goodbye is not heard": ("not observed.described or ", ""),
 }

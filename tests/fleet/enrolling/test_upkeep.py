@@ -128,7 +128,7 @@ async def test_one_that_does_not_answer_does_not_keep_the_others_from_being_told
         await ours.revoke(lost.identity.device_id, "dev-2")
         assert time.monotonic() - start < TELL_SECONDS + 0.5
         assert lost.identity.device_id in credentials_of(one.identity).revoked
-        await hung.channel.close()
+        await hung.close()
 
 
 async def test_many_that_do_not_answer_do_not_either(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ async def test_an_agent_of_the_release_before_knows_nothing_of_it_and_stays(tmp_
         peer = dial(f"127.0.0.1:{port}", old.device_id, ours._credentials)
         ours.attached(old.device_id, peer)
         await wait_until(lambda: "cannot be given another certificate" in caplog.text)
-        await peer.channel.close()
+        await peer.close()
     await server.stop(None)
 
 
@@ -221,6 +221,6 @@ async def test_only_a_coordinator_renews_revokes_and_sends_away(tmp_path: Path) 
             with pytest.raises(Denied, match="is for a coordinator; the caller is a device"), remote("it"):
                 await call()
         assert not one.left.is_set()
-        await thief.channel.close()
+        await thief.close()
         with pytest.raises(NotFound), remote("it"):  # and a call for another member than the one that answers is refused
             await one.peer.member_stub.Leave(pb.LeaveRequest(), metadata=(("glmfleet-device", "b" * 16),), timeout=5)

@@ -18,6 +18,7 @@ LEAST: dict[str, set[str]] = {
     "anyone": {"ready", "invite", "join"},
     "viewer": {
         "devices",
+        "device",
         "discovery",
         "diagnosis",
         "enrolments",

@@ -75,7 +75,7 @@ async def test_a_renewed_certificate_is_shown_to_who_comes_and_drops_nobody(tmp_
         with remote("it"):
             await first.device_stub.Describe(pb.DescribeRequest(), metadata=first.metadata, timeout=5)
         watch.cancel()
-        await first.channel.close()
+        await first.close()
 
 
 async def to_its_end(call: Any) -> None:
@@ -103,4 +103,4 @@ async def test_a_caller_that_is_expelled_is_refused_and_its_streams_end(tmp_path
         assert time.monotonic() - start < 2
         with pytest.raises(Denied, match="was expelled from the fleet"), remote("it"):
             await peer.device_stub.Describe(pb.DescribeRequest(), metadata=peer.metadata, timeout=5)
-        await peer.channel.close()
+        await peer.close()

@@ -65,7 +65,7 @@ async def reached(device: FakeDevice, me: Identity) -> None:
             except grpc.aio.AioRpcError:
                 await asyncio.sleep(0.1)
     finally:
-        await peer.channel.close()
+        await peer.close()
 
 
 def connects(source: str, address: tuple[str, int], seconds: float = 0.5) -> bool:

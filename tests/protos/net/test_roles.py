@@ -33,7 +33,7 @@ async def called_by(folder: Path, role: Role) -> AsyncIterator[tuple[FakeDevice,
         try:
             yield device, peer
         finally:
-            await peer.channel.close()
+            await peer.close()
 
 
 async def call(peer: Peer, method: str) -> None:
@@ -99,7 +99,7 @@ async def test_a_coordinator_of_another_fleet_cannot_whoever_signed_for_it(tmp_p
             with pytest.raises(Denied, match=f"{method} is for a coordinator; the caller is nobody of the fleet"):
                 await call(peer, method)
         finally:
-            await peer.channel.close()
+            await peer.close()
         assert device.calls == []
 
 

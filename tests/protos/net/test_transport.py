@@ -53,7 +53,7 @@ async def dialled(address: str, device: DeviceId, credentials: Credentials | Non
     try:
         yield peer
     finally:
-        await peer.channel.close()
+        await peer.close()
 
 
 async def describe(peer: Peer, metadata: tuple[tuple[str, str], ...] | None = None) -> str:
