@@ -15,7 +15,7 @@ from fleet.answering.infill import blank_prompt, fills_blanks, mark_blank
 from fleet.answering.views import GenerateRequest
 from protos.errors import Corrupt, InvalidInput
 from protos.manifest import Manifest, ModelConfig, TextFile
-from protos.sampling import ANY_TOKEN, PARAMETERS, TokenRules, check_counts, to_message
+from protos.sampling import ANY_TOKEN, PARAMETERS, TokenRules, check_bias, check_counts, to_message
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact.store import ArtifactStore
 
@@ -99,7 +99,7 @@ def token_rules(text: PromptMaker, request: GenerateRequest) -> TokenRules:
         runs.append(first)
         if len(spaced) == len(first) and spaced[:1] != first[:1]:
             runs.append(spaced)
-    return TokenRules(request.min_tokens, request.allowed_token_ids or (), tuple(runs))
+    return TokenRules(request.min_tokens, request.allowed_token_ids or (), tuple(runs), request.logit_bias)
 
 
 def submit(
@@ -125,7 +125,8 @@ def submit(
     if not all(rules.bad_words):
         raise InvalidInput("bad_words has one without a token", advice="leave it out")
     stops = [*(() if request.ignore_eos else manifest.config.eos_token_ids), *request.stop_token_ids]
-    check_counts([len(run) for run in rules.bad_words], len(rules.allowed_token_ids), len(stops))
+    check_counts([len(run) for run in rules.bad_words], len(rules.allowed_token_ids), len(stops), len(rules.logit_bias))
+    check_bias(rules.logit_bias)
     vocabulary = manifest.config.vocab_size
     for token_id in (*prompt, *forced, *request.stop_token_ids, *rules.token_ids):
         if not 0 <= token_id < vocabulary:

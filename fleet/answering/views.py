@@ -27,6 +27,7 @@ class GenerateRequest:
     stop_token_ids: tuple[int, ...] = ()  # end the answer as the model's own ends do, also with `ignore_eos`
     min_tokens: int = 0  # before anything ends the answer but `max_tokens`
     allowed_token_ids: tuple[int, ...] | None = None  # no others come
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
     bad_words: tuple[str, ...] = ()  # as the tokenizer writes them: another spelling of one may come
     chat_template_kwargs: str = ""  # for `prompt` and `messages`: a JSON object, whose values the template sees as variables
     add_generation_prompt: bool = True  # for `prompt` and `messages`

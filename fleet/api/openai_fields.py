@@ -83,8 +83,7 @@ _HARMLESS = frozenset(
 )
 _REFUSED: dict[str, AsksForNothing] = {
     # OpenAI's.
-    **_each(("presence_penalty", "frequency_penalty"), _only(0)),
-    **_each(("logit_bias", "audio", "functions", "suffix"), _empty),
+    **_each(("audio", "functions", "suffix"), _empty),
     "function_call": _only("none", "auto"),
     "response_format": _plain_text,
     "logprobs": _only(False),

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.answering.views import GenerateRequest
 from fleet.api.errors import InvalidParameter, UnsupportedParameter
-from fleet.api.generate import BadWords, MaxTokens, MinTokens, SomeTokenIds, StopString, StopStrings, StopTokenIds, TokenId
+from fleet.api.generate import BadWords, LogitBias, MaxTokens, MinTokens, SomeTokenIds, StopString, StopStrings, StopTokenIds, TokenId
 from fleet.api.openai_fields import CHAT, COMPLETION, STREAM_OPTIONS, Others
 from fleet.api.openai_messages import ChatMessage, Tool, Tools, told, tools_of
 from fleet.api.sampling import left_to_model, sampling_of, with_sampling
@@ -49,6 +49,7 @@ class _Sampled(BaseModel):
     min_tokens: MinTokens | None = None
     allowed_token_ids: SomeTokenIds | None = None
     bad_words: BadWords | None = None
+    logit_bias: LogitBias | None = None
     ignore_eos: bool | None = None
     reuse_decoded: bool | None = None  # … and ours: an earlier turn's answer need not be prefilled, at the price of an inexact text
     n: int | None = None
@@ -77,6 +78,7 @@ class _Sampled(BaseModel):
             min_tokens=self.min_tokens or 0,
             allowed_token_ids=self.allowed_token_ids,
             bad_words=self.bad_words or (),
+            logit_bias=tuple((self.logit_bias or {}).items()),
             ignore_eos=bool(self.ignore_eos),
             reuse_decoded=bool(self.reuse_decoded),
             **prompt,

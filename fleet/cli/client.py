@@ -232,7 +232,8 @@ def _generate_body(request: GenerateRequest) -> dict[str, Any]:
     body: dict[str, Any] = plain(request)
     left, sampling = body.pop("left_to_model"), body.pop("sampling")
     given = {name: value for name, value in sampling.items() if name not in left}
-    return {**body, **given, "chat_template_kwargs": json.loads(request.chat_template_kwargs or "{}")}
+    bias = dict(request.logit_bias)
+    return {**body, **given, "logit_bias": bias, "chat_template_kwargs": json.loads(request.chat_template_kwargs or "{}")}
 
 
 def _decode(shape: type[_T], data: Any) -> _T:

@@ -82,10 +82,10 @@ def test_a_bad_word_is_kept_out_at_the_begin_and_behind_a_space(text: TextModel)
 
 
 def test_rules_and_ends_are_sent(text: TextModel, manifest: Manifest) -> None:
-    request = GenerateRequest(stop_token_ids=(7, 8), min_tokens=2, allowed_token_ids=(5, 7))
+    request = GenerateRequest(stop_token_ids=(7, 8), min_tokens=2, allowed_token_ids=(5, 7), logit_bias=((5, 1.5),))
     message = submit(request, [5], manifest, 64, 0, token_rules(text, request))
     assert list(message.stop_token_ids) == [files.EOS, 7, 8]
-    assert rules_from_message(message.sampling) == TokenRules(2, (5, 7), ())
+    assert rules_from_message(message.sampling) == TokenRules(2, (5, 7), (), ((5, 1.5),))
     assert list(submit(replace(request, ignore_eos=True), [5], manifest, 64, 0).stop_token_ids) == [7, 8]
 
 
@@ -96,6 +96,12 @@ def test_rules_and_ends_are_sent(text: TextModel, manifest: Manifest) -> None:
         (GenerateRequest(min_tokens=64), TokenRules(64), "min_tokens is 64, and the answer has at most 63"),
         (GenerateRequest(stop_token_ids=(9999,)), TokenRules(), "token id 9999 is not in the vocabulary"),
         (GenerateRequest(), TokenRules(allowed_token_ids=(9999,)), "token id 9999 is not in the vocabulary"),
+        (GenerateRequest(), TokenRules(logit_bias=((9999, 1.0),)), "token id 9999 is not in the vocabulary"),
+        (
+            GenerateRequest(),
+            TokenRules(logit_bias=((5, -101.0),)),
+            "logit_bias of token 5 is -101.0: it must be at least -100 and at most 100",
+        ),
         (GenerateRequest(), TokenRules(bad_words=((),)), "bad_words has one without a token"),
         (GenerateRequest(), TokenRules(bad_words=((5,),) * 1025), "bad_words has 1025 texts: it may have 1024 at most"),
         (GenerateRequest(), TokenRules(bad_words=((5,) * 200,) * 100), "bad_words has 20000 tokens in all: it may have 16384 at most"),

@@ -161,8 +161,6 @@ async def test_prompts_of_plain_completions(
         (CHAT, "tool_choice", "required"),
         (CHAT, "response_format", {"type": "json_object"}),
         (CHAT, "logprobs", True),
-        (CHAT, "logit_bias", {"5": 1}),
-        (CHAT, "frequency_penalty", 0.5),
         (CHAT, "modalities", ["text", "audio"]),
         (TEXT, "echo", True),
         (TEXT, "suffix", "end"),

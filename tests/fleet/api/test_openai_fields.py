@@ -107,7 +107,7 @@ async def test_a_field_that_nobody_knows_is_refused(coordinator: FakeCoordinator
         (CHATS, {"n_predict": 0}, "n_predict"),
         (CHATS, {"thinking_token_budget": 0}, "thinking_token_budget"),
         (CHATS, {"thinking_token_budget": -1}, None),
-        (CHATS, {"mirostat": 0, "dry_multiplier": 0.0, "top_n_sigma": -1, "presence_penalty": 0}, None),
+        (CHATS, {"mirostat": 0, "dry_multiplier": 0.0, "top_n_sigma": -1}, None),
         (CHATS, {"json_schema": {}}, "json_schema"),
         (CHATS, {"guided_choice": ["a", "b"]}, "guided_choice"),
         (CHATS, {"structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
@@ -142,11 +142,13 @@ def test_where_we_have_another_name_for_it_that_is_said(given: dict[str, Any], m
 @pytest.mark.parametrize("path", BODIES)
 async def test_what_decides_about_tokens_arrives(coordinator: FakeCoordinator, http: httpx.AsyncClient, path: str) -> None:
     rules = {"stop_token_ids": [5, 6], "min_tokens": 3, "allowed_token_ids": [7], "bad_words": ["foo", "bar"]}
-    assert refused(await post(http, path, **rules, repetition_penalty=1.1, typical_p=0.5)) is None
+    penalties: Any = {"repetition_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": -0.25}
+    assert refused(await post(http, path, **rules, **penalties, logit_bias={"5": -100, "6": 2.5}, typical_p=0.5)) is None
     request = asked(coordinator)
     assert (request.stop_token_ids, request.min_tokens, request.allowed_token_ids) == ((5, 6), 3, (7,))
     assert request.bad_words == ("foo", "bar")
-    assert request.sampling == Sampling(temperature=1.0, repetition_penalty=1.1, typical_p=0.5)
+    assert request.logit_bias == ((5, -100.0), (6, 2.5))
+    assert request.sampling == Sampling(temperature=1.0, **penalties, typical_p=0.5)
 
 
 @pytest.mark.parametrize("path", [*BODIES, "/api/v1/generate"])
@@ -162,6 +164,11 @@ async def test_what_cannot_be_meant_is_refused_by_name(http: httpx.AsyncClient, 
         ("allowed_token_ids", [5] * ((1 << 20) + 1)),
         ("stop", ["x"] * 17),
         ("repetition_penalty", 0),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("logit_bias", {"5": 101}),
+        ("logit_bias", {"x": 1}),
+        ("logit_bias", {str(token): 1 for token in range(16385)}),
         ("typical_p", 0),
         ("max_tokens", 0),
     ):
