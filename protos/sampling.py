@@ -66,6 +66,7 @@ MOST_BAD_TOKENS = 1 << 14  # of all bad words together
 MOST_ALLOWED_TOKENS = 1 << 20  # more than any vocabulary has
 MOST_STOP_TOKENS = 1024
 MOST_BIASED_TOKENS = 1 << 14
+MOST_LOGPROBS = 20  # likeliest tokens that are told of beside the chosen one, as OpenAI has it
 LOGIT_BIAS = Bounds(-100, 100, "Added to a token's logit.")
 
 
@@ -111,8 +112,10 @@ def _parameters() -> Iterator[SamplingParameter]:
 PARAMETERS: Mapping[str, SamplingParameter] = {parameter.name: parameter for parameter in _parameters()}
 
 
-def to_message(sampling: Sampling, rules: TokenRules = ANY_TOKEN) -> pb.Sampling:
-    """Only what differs from the defaults is set: a device that knows fewer parameters runs every request that needs no others."""
+def to_message(sampling: Sampling, rules: TokenRules = ANY_TOKEN, logprobs: int | None = None) -> pb.Sampling:
+    """`logprobs`: tell each token's log probability, and those of so many likeliest.
+
+    Only what differs from the defaults is set: a device that knows fewer parameters runs every request that needs no others."""
     given = {name: getattr(sampling, name) for name in PARAMETERS}
     return pb.Sampling(
         **{name: value for name, value in given.items() if value != PARAMETERS[name].default},
@@ -120,6 +123,7 @@ def to_message(sampling: Sampling, rules: TokenRules = ANY_TOKEN) -> pb.Sampling
         allowed_token_ids=rules.allowed_token_ids,
         bad_words=[pb.TokenRun(ids=run) for run in rules.bad_words],
         logit_bias=[pb.TokenBias(id=token_id, bias=bias) for token_id, bias in rules.logit_bias],
+        logprobs=logprobs,
     )
 
 
@@ -134,6 +138,22 @@ def from_message(message: pb.Sampling) -> Sampling:
     sampling = Sampling(**{name: getattr(message, name) for name in PARAMETERS if message.HasField(name)})
     sampling.check()
     return sampling
+
+
+def check_logprobs(count: int) -> None:
+    """Raises InvalidInput for more than are told."""
+    if not 0 <= count <= MOST_LOGPROBS:
+        raise InvalidInput(
+            f"logprobs is {count}: it must be at least 0 and at most {MOST_LOGPROBS}", advice="ask for fewer, or leave it out"
+        )
+
+
+def logprobs_from_message(message: pb.Sampling) -> int | None:
+    """How many likeliest tokens to tell of beside each; None: of none, nor of the token. Raises InvalidInput."""
+    if not message.HasField("logprobs"):
+        return None
+    check_logprobs(message.logprobs)
+    return message.logprobs
 
 
 def check_counts(bad_words: Sequence[int], allowed_token_ids: int, stop_token_ids: int, logit_bias: int = 0) -> None:

@@ -248,7 +248,7 @@ class Head:
         modelled = done.message.modelled_at if done.message.HasField("modelled_at") else None
         for sequence in done.step.sequences:
             self._tracks[sequence.number].note(done.ended_at, modelled)
-        send_tokens(sampled, self._tracks)
+        send_tokens(sampled, self._tracks, done.logprobs)
         for released in done.message.released:
             self._tracks.pop(released.sequence).finish(released.usage)
         self._finish_unseen()

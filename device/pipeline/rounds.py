@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from device.engine.opening import Output
 from device.engine.stage import Rows, Tokens
+from device.pipeline.logprobs import Logprobs, logprobs
 from device.pipeline.sampler import sample
 from device.pipeline.sequences import Sequence, Step
 from protos.v1 import pipeline_pb2 as pb
@@ -23,6 +24,7 @@ class Round:
     step: Step
     message: pb.Microbatch
     sampled: dict[Sequence, int] = field(default_factory=dict)
+    logprobs: dict[Sequence, Logprobs] = field(default_factory=dict)  # of those that asked
     ended_at: float = 0.0
 
 
@@ -51,10 +53,11 @@ class Rounds:
 
     def sample(self, hidden: Rows) -> None:
         """One token for each of the running step's `wanted`, whose answers are as many tokens longer than told as there were rounds."""
-        logits = self._output.logits(hidden)
-        self.done[-1].sampled = {
-            sequence: self._next(sequence, row) for sequence, row in zip(self.done[-1].step.wanted, logits, strict=True)
-        }
+        logits, this = self._output.logits(hidden), self.done[-1]
+        for sequence, row in zip(this.step.wanted, logits, strict=True):
+            token = this.sampled[sequence] = self._next(sequence, row)
+            if (count := sequence.request.logprobs) is not None:
+                this.logprobs[sequence] = logprobs(row, token, count)
 
     def _next(self, sequence: Sequence, logits: npt.NDArray[np.float32]) -> int:
         request, before = sequence.request, self.done[:-1]

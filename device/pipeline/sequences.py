@@ -41,6 +41,7 @@ class Request:
     spans: tuple[Span, ...] = ()
     reuse_decoded: bool = False
     rules: TokenRules = ANY_TOKEN
+    logprobs: int | None = None  # tell each token's, and those of so many likeliest
 
     @cached_property
     def logit_rules(self) -> LogitRules:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fleet.answering import prompts
+from device.text.words import Words
+from fleet.answering import logprobs, prompts
 from fleet.answering.answer import Answer
 from fleet.answering.prompt_making import MadePrompt
-from fleet.answering.views import GenerateRequest
+from fleet.answering.views import GenerateRequest, TokenLogprobs
+from fleet.deploying.stream import Token
 from fleet.telemetry.views import FinishReason
 from protos.errors import FleetError, TemporaryError
 from protos.ids import Digest
@@ -24,6 +27,7 @@ class Course:
     manifest: Manifest
     made: MadePrompt
     seed: int
+    words: Words
     answer: Answer
     began_at: float
     first_token_at: float | None = None
@@ -40,6 +44,10 @@ class Course:
         """What a head is told: the tokens that came are forced, which is exact (pipeline.proto, Submit). Raises InvalidInput."""
         begun = replace(request, forced_ids=tuple(self.answer.token_ids)) if self.answer.token_ids else request
         return prompts.submit(begun, self.made.token_ids, self.manifest, context, self.seed, self.made.rules)
+
+    def logprobs(self, tokens: Sequence[Token]) -> list[TokenLogprobs]:
+        """Of those tokens that the head told them of."""
+        return [logprobs.told(self.words, one.id, one.logprobs) for one in tokens if one.logprobs is not None]
 
     def complete(self, request: GenerateRequest, context: int) -> FinishReason | None:
         """How the answer has ended already, so that nothing is left to ask for: only word of its end was lost."""

@@ -208,7 +208,7 @@ class GenerationService:
         made = await self._made(entry, text, spec)
         seed, words = self._fresh_seed() if request.sampling.seed is None else request.sampling.seed, text.model.words
         answer = Answer(words.stream(), request.stop, request.min_tokens, in_thought=words.opens_thought(made.token_ids))
-        return Course(text.manifest, made, seed, answer, asyncio.get_running_loop().time())
+        return Course(text.manifest, made, seed, words, answer, asyncio.get_running_loop().time())
 
     async def _attempt(self, entry: LedgerEntry, pipeline: Pipeline, course: Course) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
         request, spec, deployment, answer = entry.request, pipeline.spec, pipeline.desired.name, course.answer
@@ -232,9 +232,9 @@ class GenerationService:
             # Forced tokens are part of the answer; the head counts them, and sends only what comes after.
             if request.forced_ids and not answer.token_ids and (chunk := answer.push(request.forced_ids)):
                 yield _given(entry, chunk)
-            while not answer.stopped and (ids := await account.tokens.take()) is not None:
+            while not answer.stopped and (tokens := await account.tokens.take()) is not None:
                 course.came(asyncio.get_running_loop().time())
-                if chunk := answer.push(ids):
+                if chunk := answer.push((one.id for one in tokens), course.logprobs(tokens)):
                     yield _given(entry, chunk)
             account.tokens.cancel()  # of use only when a stop string ended the text
             finished = await wait_end(account.tokens)
@@ -275,6 +275,7 @@ class GenerationService:
             text=answer.text,
             token_ids=tuple(answer.token_ids),
             in_thought=answer.in_thought,
+            logprobs=tuple(answer.logprobs),
             recoveries=course.recoveries,
             recovery_seconds=course.recovery_seconds,
         )
@@ -354,6 +355,7 @@ def _result(account: _Account, finished: pb.Finished, reason: FinishReason) -> G
         prompt_tokens=account.entry.prompt_tokens,
         reason=reason,
         in_thought=course.answer.in_thought,
+        logprobs=course.answer.logprobs,
     )
     if not course.recoveries or course.first_token_at is None:
         return told

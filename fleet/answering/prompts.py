@@ -15,7 +15,7 @@ from fleet.answering.infill import blank_prompt, fills_blanks, mark_blank
 from fleet.answering.views import GenerateRequest
 from protos.errors import Corrupt, InvalidInput
 from protos.manifest import Manifest, ModelConfig, TextFile
-from protos.sampling import ANY_TOKEN, PARAMETERS, TokenRules, check_bias, check_counts, to_message
+from protos.sampling import ANY_TOKEN, PARAMETERS, TokenRules, check_bias, check_counts, check_logprobs, to_message
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact.store import ArtifactStore
 
@@ -134,10 +134,12 @@ def submit(
     said = {name: value for name, value in manifest.sampling.said.items() if name in request.left_to_model and name in PARAMETERS}
     sampling = replace(request.sampling, **{**said, "seed": seed})
     sampling.check()
+    if request.logprobs is not None:
+        check_logprobs(request.logprobs)
     message = pb.Submit(
         prompt_ids=prompt,
         forced_ids=forced,
-        sampling=to_message(sampling, rules),
+        sampling=to_message(sampling, rules, request.logprobs),
         max_tokens=max_tokens,
         stop_token_ids=stops,
         reuse_decoded=request.reuse_decoded,

@@ -31,11 +31,29 @@ class GenerateRequest:
     bad_words: tuple[str, ...] = ()  # as the tokenizer writes them: another spelling of one may come
     chat_template_kwargs: str = ""  # for `prompt` and `messages`: a JSON object, whose values the template sees as variables
     add_generation_prompt: bool = True  # for `prompt` and `messages`
+    logprobs: int | None = None  # tell each token's log probability, and those of so many likeliest
     ignore_eos: bool = False  # go on behind an end-of-sequence token, to max_tokens: for measurements
     reuse_decoded: bool = False  # inexact: see Request in device/pipeline/sequences.py
     infill: bool = False  # refuse a model that fills no blanks
     fills: tuple[tuple[int, ...], ...] = ()  # of the first blanks, known already: the one behind them is filled
     timeout_seconds: float | None = None  # from acceptance; what has not ended by then is cancelled
+
+
+@dataclass(frozen=True)
+class LikelyToken:
+    """A token with the natural logarithm of the probability that the model gave it; its bytes may be a part of a character."""
+
+    token_id: int
+    text: str
+    bytes: tuple[int, ...]
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenLogprobs(LikelyToken):
+    """Of a token of the answer, beside the likeliest that could have come, the likeliest first."""
+
+    likeliest: tuple[LikelyToken, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,7 @@ class TokenChunk:
     text: str
     token_ids: tuple[int, ...]
     in_thought: bool = False  # the prompt has opened the model's thought: the answer, of which this is a piece, begins inside
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of its tokens, where they were asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +74,7 @@ class GenerateResult(FinishedRequest):
     text: str
     token_ids: tuple[int, ...]
     in_thought: bool = False  # see TokenChunk
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of the tokens, but for the request's own forced ones, where they were asked for
     reused_tokens: int = 0  # of the prompt, whose cache rows an earlier prompt had made
     # Times that its pipeline broke and another, or the same when its device was back, went on: with the very tokens that would have come
     # (each that was given is decoded again), after so many seconds in all without one.

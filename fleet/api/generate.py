@@ -21,7 +21,7 @@ from fleet.api.sampling import left_to_model, sampling_of, telling, with_samplin
 from fleet.api.sse import EVENTS, ClientGone, EventStream, ServerSentEvent, unless_gone
 from fleet.service.protocol import FleetService
 from protos.errors import Internal
-from protos.sampling import LOGIT_BIAS, MOST_ALLOWED_TOKENS, MOST_BIASED_TOKENS, MOST_STOP_TOKENS, PARAMETERS
+from protos.sampling import LOGIT_BIAS, MOST_ALLOWED_TOKENS, MOST_BIASED_TOKENS, MOST_LOGPROBS, MOST_STOP_TOKENS, PARAMETERS
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
 TokenIds = tuple[TokenId, ...]
@@ -33,6 +33,7 @@ LogitBias = Annotated[
     Field(max_length=MOST_BIASED_TOKENS),
     WrapValidator(telling(f"an object of at most {MOST_BIASED_TOKENS} token ids, each with a number, {LOGIT_BIAS}")),
 ]
+MostLogprobs = Annotated[int, Field(ge=0, le=MOST_LOGPROBS)]
 MaxTokens = Annotated[int, Field(ge=1, lt=1 << 32)]
 MinTokens = Annotated[int, Field(ge=0, lt=1 << 32)]
 # Each is looked for in each piece of the answer, or at each token.
@@ -91,6 +92,7 @@ class GenerateBody(BaseModel):
     allowed_token_ids: SomeTokenIds | None = None
     bad_words: BadWords = ()
     logit_bias: LogitBias = {}
+    logprobs: MostLogprobs | None = None
     ignore_eos: bool = False
     reuse_decoded: bool = False
     infill: bool = False

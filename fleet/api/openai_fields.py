@@ -57,7 +57,7 @@ _empty = _only({}, [], "", False)
 _INSTEAD = {
     "repeat_penalty": "use repetition_penalty, which counts the whole prompt and answer",
     "n_predict": "use max_tokens",
-    "n_cmpl": "use n=1: one answer a request",
+    "n_cmpl": "use n",
     "max_new_tokens": "use max_tokens",
     "max_completion_tokens": "use max_tokens",
     "messages": "send it to /v1/chat/completions",
@@ -86,12 +86,9 @@ _REFUSED: dict[str, AsksForNothing] = {
     **_each(("audio", "functions", "suffix"), _empty),
     "function_call": _only("none", "auto"),
     "response_format": _plain_text,
-    "logprobs": _only(False),
-    "top_logprobs": _only(0),
     "modalities": _only(["text"], []),
     "web_search_options": _never,
     "verbosity": _only("medium"),
-    "best_of": _only(1),
     "echo": _only(False),
     # vLLM's.
     **_each(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "structural_tag"), _empty),
@@ -119,7 +116,7 @@ _OF_CHAT = ("tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs
 
 # A template writes special tokens itself; a plain text gets those that its tokenizer puts around it.
 CHAT = Others(_HARMLESS, {**_REFUSED, "add_special_tokens": _only(False)})
-COMPLETION = Others(_HARMLESS, {**_REFUSED, **_each(_OF_CHAT, _empty), "add_special_tokens": _only(True)})
+COMPLETION = Others(_HARMLESS, {**_REFUSED, "top_logprobs": _only(0), **_each(_OF_CHAT, _empty), "add_special_tokens": _only(True)})
 
 STREAM_OPTIONS = Others(frozenset({"include_obfuscation"}), {"continuous_usage_stats": _only(False)})
 MESSAGE = Others(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import grpc
 import grpc.aio
@@ -29,6 +30,13 @@ REDIAL = Liveness(longest_wait_seconds=5.0)
 WAITING_TOKENS = 64
 
 
+class Token(NamedTuple):
+    """As the head told of it."""
+
+    id: int
+    logprobs: pb.Logprobs | None = None
+
+
 class TokenStream:
     """One request's tokens as they come. `take` until None; then `finished` says how it ended."""
 
@@ -36,13 +44,13 @@ class TokenStream:
         self.number = number
         self.finished: pb.Finished | None = None
         self._send = send
-        self._waiting: list[int] = []
+        self._waiting: list[Token] = []
         self._error: FleetError | None = None
         self._paused = False
         self._cancelled = False
         self._news = asyncio.Event()
 
-    async def take(self) -> tuple[int, ...] | None:
+    async def take(self) -> tuple[Token, ...] | None:
         """All tokens that came since the last call, at least one; None after the last. Raises what ended the stream under it."""
         while not self._waiting:
             if self.finished is not None:
@@ -51,10 +59,10 @@ class TokenStream:
                 raise self._error
             self._news.clear()
             await self._news.wait()
-        ids, self._waiting = tuple(self._waiting), []
+        tokens, self._waiting = tuple(self._waiting), []
         if self._paused:
             self._pause(False)
-        return ids
+        return tokens
 
     async def end(self) -> pb.Finished:
         """The end, whatever tokens come before it. Raises what ended the stream under it."""
@@ -74,8 +82,8 @@ class TokenStream:
         if not (self.finished or self._error):
             self.fail(TimedOut(f"the sequence did not end within {END_SECONDS:.0f} s"))
 
-    def deliver(self, token_id: int) -> None:
-        self._waiting.append(token_id)
+    def deliver(self, token: pb.TokenEvent) -> None:
+        self._waiting.append(Token(token.token_id, token.logprobs if token.HasField("logprobs") else None))
         self._news.set()
         if len(self._waiting) > WAITING_TOKENS and not (self._paused or self._cancelled):
             self._pause(True)
@@ -226,7 +234,7 @@ class PipelineStream:
     def _route(self, event: pb.GenerateEvent) -> None:
         for token in event.tokens:
             if sequence := self._sequences.get(token.sequence):
-                sequence.deliver(token.token_id)
+                sequence.deliver(token)
         for finished in event.finished:
             failed = finished.reason == pb.FINISH_REASON_ERROR and finished.failure.code == Unavailable.__name__
             self.broken_at = asyncio.get_running_loop().time() if failed else None

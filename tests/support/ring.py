@@ -49,6 +49,7 @@ class Answer:
 
     token_ids: list[int] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
+    logprobs: list[pipeline_pb2.Logprobs] = field(default_factory=list)  # of those that have some
     finished: pipeline_pb2.Finished | None = None
     error: FleetError | None = None
 
@@ -134,6 +135,8 @@ class Client:
                 answer = self._answers[token.sequence]
                 answer.token_ids.append(token.token_id)
                 answer.indices.append(token.index)
+                if token.HasField("logprobs"):
+                    answer.logprobs.append(token.logprobs)
             for finished in event.finished:
                 answer = self._answers[finished.sequence]
                 answer.finished = finished

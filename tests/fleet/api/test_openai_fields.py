@@ -34,7 +34,7 @@ async def post(http: httpx.AsyncClient, path: str, **given: object) -> httpx.Res
 def request_of(path: str, **given: object) -> GenerateRequest:
     """Without HTTP: hundreds of bodies are judged here."""
     body = {**BODIES[path], **given}
-    return (ChatBody.model_validate(body) if path == CHATS else CompletionBody.model_validate(body)).request()
+    return (ChatBody.model_validate(body) if path == CHATS else CompletionBody.model_validate(body)).requests()[0]
 
 
 def refused_in(path: str, **given: object) -> str | None:
@@ -95,13 +95,12 @@ async def test_a_field_that_nobody_knows_is_refused(coordinator: FakeCoordinator
 @pytest.mark.parametrize(
     ("path", "given", "name"),
     [
-        (TEXTS, {"logprobs": 0}, "logprobs"),
+        (TEXTS, {"top_logprobs": 2}, "top_logprobs"),
         (TEXTS, {"logprobs": False}, None),
         (CHATS, {"logprobs": False, "top_logprobs": 0}, None),
         (CHATS, {"prompt_logprobs": 0}, "prompt_logprobs"),
         (CHATS, {"repeat_penalty": 0}, "repeat_penalty"),
         (CHATS, {"length_penalty": 0}, "length_penalty"),
-        (CHATS, {"n": 0}, "n"),
         (CHATS, {"best_of": 0}, "best_of"),
         (CHATS, {"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
         (CHATS, {"n_predict": 0}, "n_predict"),
@@ -283,7 +282,7 @@ async def test_our_own_reply_may_be_sent_back(http: httpx.AsyncClient) -> None:
 
 def test_zero_and_false_are_told_apart() -> None:
     assert isinstance(MESSAGE, Others)
-    assert CHAT.refused["logprobs"](False)
-    assert not CHAT.refused["logprobs"](0)
-    assert CHAT.refused["top_logprobs"](0)
-    assert not CHAT.refused["top_logprobs"](False)
+    assert CHAT.refused["echo"](False)
+    assert not CHAT.refused["echo"](0)
+    assert COMPLETION.refused["top_logprobs"](0)
+    assert not COMPLETION.refused["top_logprobs"](False)
