@@ -66,6 +66,7 @@ MOST_BAD_TOKENS = 1 << 14  # of all bad words together
 MOST_ALLOWED_TOKENS = 1 << 20  # more than any vocabulary has
 MOST_STOP_TOKENS = 1024
 MOST_BIASED_TOKENS = 1 << 14
+MOST_GRAMMAR_CHARACTERS = 1 << 18
 MOST_LOGPROBS = 20  # likeliest tokens that are told of beside the chosen one, as OpenAI has it
 LOGIT_BIAS = Bounds(-100, 100, "Added to a token's logit.")
 
@@ -78,6 +79,7 @@ class TokenRules:
     allowed_token_ids: tuple[int, ...] = ()  # (): all
     bad_words: tuple[tuple[int, ...], ...] = ()  # runs of token ids; the last of one never follows its others in the answer
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit), each id once
+    grammar: str = ""  # that the answer fits (device/grammar.py); "": any answer
 
     @property
     def token_ids(self) -> Iterator[int]:
@@ -123,6 +125,7 @@ def to_message(sampling: Sampling, rules: TokenRules = ANY_TOKEN, logprobs: int 
         allowed_token_ids=rules.allowed_token_ids,
         bad_words=[pb.TokenRun(ids=run) for run in rules.bad_words],
         logit_bias=[pb.TokenBias(id=token_id, bias=bias) for token_id, bias in rules.logit_bias],
+        grammar=rules.grammar,
         logprobs=logprobs,
     )
 
@@ -193,4 +196,4 @@ def rules_from_message(message: pb.Sampling) -> TokenRules:
         raise InvalidInput("logit_bias has more than this device knows of", advice="update the device's glmfleet")
     biases = tuple((one.id, one.bias) for one in message.logit_bias)
     check_bias(biases)
-    return TokenRules(message.min_tokens, tuple(message.allowed_token_ids), runs, biases)
+    return TokenRules(message.min_tokens, tuple(message.allowed_token_ids), runs, biases, message.grammar)

@@ -104,6 +104,10 @@ class Track:
     def finish(self, usage: Iterable[telemetry_pb2.StageUsage]) -> None:
         """Tell the client how it ended and what it cost, and forget it there."""
         assert self.sequence.ending
+        if self.sequence.error is not None:
+            self.client.sequences.pop(self.client_number, None)
+            self.client.refuse(self.client_number, self.sequence.error)
+            return
         assert self.ended_at is not None
         assert self.first_token_at is not None
         timing = pb.SequenceTiming(

@@ -14,6 +14,7 @@ from device.engine.stage import Rows, Tokens
 from device.pipeline.logprobs import Logprobs, logprobs
 from device.pipeline.sampler import sample
 from device.pipeline.sequences import Sequence, Step
+from protos.errors import FleetError
 from protos.v1 import pipeline_pb2 as pb
 
 
@@ -62,7 +63,12 @@ class Rounds:
     def _next(self, sequence: Sequence, logits: npt.NDArray[np.float32]) -> int:
         request, before = sequence.request, self.done[:-1]
         if not request.logit_rules.idle:
-            logits = request.logit_rules.apply(logits, [*sequence.answer, *(one.sampled[sequence] for one in before)])
+            answer = [*sequence.answer, *(one.sampled[sequence] for one in before)]
+            try:
+                fitting = sequence.guide.fitting(answer) if sequence.guide else None
+            except FleetError as error:  # whatever token comes now, nobody is told of it
+                sequence.error, sequence.cancelled, fitting = error, True, None
+            logits = request.logit_rules.apply(logits, answer, fitting)
         return sample(logits, request.sampling, len(request.prompt_ids) + len(sequence.answer) + len(before))
 
     def following(self) -> tuple[pb.Microbatch, Tokens] | None:

@@ -12,6 +12,7 @@ from protos.sampling import ANY_TOKEN, Sampling, TokenRules
 
 _Ids = npt.NDArray[np.int64]
 _Logits = npt.NDArray[np.float32]
+_Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ class LogitRules:
     def idle(self) -> bool:
         return self.rules == ANY_TOKEN and not self._penalized
 
-    def apply(self, logits: _Logits, answer: Sequence[int]) -> _Logits:
+    def apply(self, logits: _Logits, answer: Sequence[int], fitting: _Mask | None = None) -> _Logits:
         """Logits [vocab] for the token behind `answer`, forced tokens included; those given are not changed.
+
+        `fitting` [vocab]: the tokens with which the answer fits its grammar; None: it has none.
 
         First the biases are added, then repetition is penalized, then presence and frequency, as vLLM does. Bans of tokens that leave none
         of those allowed do not hold: some token has to come.
@@ -45,9 +48,11 @@ class LogitRules:
         if self._penalized:
             self._penalize(found, answer)
             np.clip(found, finite.min, finite.max, out=found)
-        open_ = np.full(len(found), self.allowed is None)
+        open_ = np.ones(len(found), np.bool_) if fitting is None else fitting
         if self.allowed is not None:
-            open_[self.allowed] = True
+            named = np.zeros(len(found), np.bool_)
+            named[self.allowed] = open_[self.allowed]
+            open_ = named if named.any() else open_
         left = open_.copy()
         left[list(_completing(self.rules.bad_words, answer))] = False
         if len(answer) < self.rules.min_tokens:

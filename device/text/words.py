@@ -12,6 +12,7 @@ from tokenizers import decoders
 from device.text.bytelevel import ByteTable, is_byte_level, token_bytes
 from device.text.detokenizer import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer
 from device.text.thoughts import OPEN
+from device.vocabulary import Vocabulary
 from protos.errors import Corrupt
 
 _TAIL = 16  # tokens of a prompt, in which a template's last words are
@@ -60,6 +61,11 @@ class Words:
             return bytes([int(token[3:5], 16)])
         before, both = self._decoded([self._anchor]), self._decoded([self._anchor, token_id])
         return both[len(before) :].encode() if both.startswith(before) else token.replace("▁", " ").encode()
+
+    def vocabulary(self, size: int, ends: Iterable[int]) -> Vocabulary:
+        """Of a model of so many tokens, for grammars; takes some tenths of a second."""
+        tokens = [self.token_bytes(one) for one in range(size)]
+        return Vocabulary(tokens, sorted(one for one in self._skipped if one < size), sorted(ends))
 
     @cached_property
     def _anchor(self) -> int:

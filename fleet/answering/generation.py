@@ -221,7 +221,7 @@ class GenerationService:
         # While only the coordinator's own link to a device has ended, the ring goes on.
         if isinstance(state := pipeline.state, Repairing) or not pipeline.stream.attached:
             raise Unavailable(state.detail or "the pipeline is not attached", advice=COMES_BACK, retry_after_seconds=1.0)
-        account = _Account(entry, pipeline, pipeline.stream.submit(submit), course)
+        account = _Account(entry, pipeline, pipeline.stream.submit(submit, course.made.vocabulary), course)
         ran_before, entry.ran = entry.ran, True
         self._running[entry.request_id] = account.tokens
         if entry.unwanted:

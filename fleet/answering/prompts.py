@@ -10,6 +10,7 @@ from pathlib import Path
 
 from device.text.confined import ConfinedText, PromptMaker
 from device.text.encoder import SHORTEN, too_long
+from device.text.formats import Format, names_of
 from device.text.messages import Message
 from fleet.answering.infill import blank_prompt, fills_blanks, mark_blank
 from fleet.answering.views import GenerateRequest
@@ -43,7 +44,16 @@ def characters(request: GenerateRequest) -> int:
     """Of all that is made tokens."""
     beside = [one for message in request.messages for call in message.tool_calls for one in (call.name, call.arguments)]
     told = [text for one in request.messages for text in (one.role, one.content, one.reasoning_content, one.metadata, one.name)]
-    texts = [request.prompt, request.text, request.chat_template_kwargs, *request.tools, *request.bad_words, *told, *beside]
+    texts = [
+        request.prompt,
+        request.text,
+        request.json_schema,
+        request.chat_template_kwargs,
+        *request.tools,
+        *request.bad_words,
+        *told,
+        *beside,
+    ]
     return sum(len(text) for text in texts if text)
 
 
@@ -100,6 +110,16 @@ def token_rules(text: PromptMaker, request: GenerateRequest) -> TokenRules:
         if len(spaced) == len(first) and spaced[:1] != first[:1]:
             runs.append(spaced)
     return TokenRules(request.min_tokens, request.allowed_token_ids or (), tuple(runs), request.logit_bias)
+
+
+def format_of(request: GenerateRequest) -> Format:
+    """What the answer has to be. Raises InvalidInput for what cannot be called, and for an answer with a format that could not end."""
+    wish = Format(request.json_schema, request.tools, request.called_tools, request.parallel_tool_calls)
+    if unknown := set(wish.called).difference(names_of(wish.tools)):
+        raise InvalidInput(f"{min(unknown)} is none of the tools", advice="name one of those that are sent")
+    if request.ignore_eos and not wish.free:
+        raise InvalidInput("ignore_eos and a format of the answer are asked for at once", advice="leave one out: a format has an end")
+    return wish
 
 
 def submit(

@@ -18,6 +18,9 @@ class GenerateRequest:
     text: str | None = None
     messages: tuple[Message, ...] = ()
     tools: tuple[str, ...] = ()  # for `prompt` and `messages`: OpenAI's objects, each as JSON
+    json_schema: str = ""  # that the answer fits, as JSON
+    called_tools: tuple[str, ...] = ()  # names: the answer calls one of these
+    parallel_tool_calls: bool = True  # or several
     prompt_ids: tuple[int, ...] = ()
     forced_ids: tuple[int, ...] = ()
     max_tokens: int | None = None  # None: what the context leaves

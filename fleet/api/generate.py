@@ -33,6 +33,7 @@ LogitBias = Annotated[
     Field(max_length=MOST_BIASED_TOKENS),
     WrapValidator(telling(f"an object of at most {MOST_BIASED_TOKENS} token ids, each with a number, {LOGIT_BIAS}")),
 ]
+CalledTools = Annotated[tuple[str, ...], Field(max_length=128)]
 MostLogprobs = Annotated[int, Field(ge=0, le=MOST_LOGPROBS)]
 MaxTokens = Annotated[int, Field(ge=1, lt=1 << 32)]
 MinTokens = Annotated[int, Field(ge=0, lt=1 << 32)]
@@ -81,6 +82,9 @@ class GenerateBody(BaseModel):
     text: str | None = None
     messages: tuple[MessageBody, ...] = ()
     tools: tuple[str, ...] = ()
+    json_schema: dict[str, Any] | None = None
+    called_tools: CalledTools = ()
+    parallel_tool_calls: bool = True
     chat_template_kwargs: dict[str, Any] = {}
     add_generation_prompt: bool = True
     prompt_ids: TokenIds = ()
@@ -101,12 +105,13 @@ class GenerateBody(BaseModel):
     stream: bool = True
 
     def request(self) -> GenerateRequest:
-        others = {"stream", "messages", "chat_template_kwargs", "logit_bias", *PARAMETERS}
+        others = {"stream", "messages", "chat_template_kwargs", "json_schema", "logit_bias", *PARAMETERS}
         fields = {name: getattr(self, name) for name in type(self).model_fields if name not in others}
         return GenerateRequest(
             **fields,
             messages=tuple(each.message() for each in self.messages),
             chat_template_kwargs=json.dumps(self.chat_template_kwargs) if self.chat_template_kwargs else "",
+            json_schema="" if self.json_schema is None else json.dumps(self.json_schema),
             logit_bias=tuple(self.logit_bias.items()),
             sampling=sampling_of(self),
             left_to_model=left_to_model(self),

@@ -24,6 +24,7 @@ from fleet.api.generate import (
     TokenId,
 )
 from fleet.api.openai_fields import CHAT, COMPLETION, STREAM_OPTIONS, Others
+from fleet.api.openai_formats import ResponseFormat, called_tools, schema_of
 from fleet.api.openai_messages import ChatMessage, Tool, Tools, told, tools_of
 from fleet.api.sampling import left_to_model, sampling_of, with_sampling
 from protos.sampling import PARAMETERS, Sampling
@@ -129,6 +130,7 @@ class ChatBody(_Sampled):
     thinking: Thinking | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     add_generation_prompt: bool | None = None
+    response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: MostLogprobs | None = None
 
@@ -139,15 +141,16 @@ class ChatBody(_Sampled):
     def request(self) -> GenerateRequest:
         """Raises InvalidParameter."""
         messages = told(self.messages)
-        if self.tool_choice not in (None, "none", "auto"):
-            raise UnsupportedParameter("tool_choice", "only tool_choice auto or none is supported")
         if self.top_logprobs and not self.logprobs:
             raise InvalidParameter("top_logprobs", "top_logprobs is given without logprobs", advice="send logprobs true with it")
-        variables = self._variables()
+        variables, tools = self._variables(), self._told_tools()
         return self._request(
             self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
             messages=messages,
-            tools=tuple(tool.model_dump_json() for tool in self._told_tools()),
+            tools=tuple(tool.model_dump_json() for tool in tools),
+            json_schema=schema_of(self.response_format),
+            called_tools=called_tools(self.tool_choice, [tool.function.name for tool in tools]),
+            parallel_tool_calls=self.parallel_tool_calls is not False,
             chat_template_kwargs=json.dumps(variables) if variables else "",
             add_generation_prompt=self.add_generation_prompt is not False,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import grpc
@@ -127,6 +127,7 @@ class PipelineStream:
         self._deadline: asyncio.Timeout | None = None
         self._sequences: dict[int, TokenStream] = {}
         self._last_number = 0
+        self._knows_vocabulary = False  # the head, on this stream
         self._outgoing: asyncio.Queue[pb.GenerateRequest] | None = None
         self._call: grpc.aio.StreamStreamCall[pb.GenerateRequest, pb.GenerateEvent] | None = None
         self._attached = asyncio.Event()
@@ -167,8 +168,9 @@ class PipelineStream:
             self._call.cancel()
         self._woken.set()
 
-    def submit(self, request: pb.Submit) -> TokenStream:
-        """Start a sequence; its number is set here. Raises Unavailable while the stream is down."""
+    def submit(self, request: pb.Submit, vocabulary: Sequence[pb.Vocabulary] = ()) -> TokenStream:
+        """Start a sequence; its number is set here. `vocabulary` is told before the first sequence that needs it. Raises Unavailable while
+        the stream is down."""
         if self._outgoing is None or not self.attached:
             why = self.error.detail if self.error else "the pipeline is not attached yet"
             raise Unavailable(why, advice=COMES_BACK, retry_after_seconds=1.0)
@@ -177,6 +179,10 @@ class PipelineStream:
         sequence = self._sequences[request.sequence] = TokenStream(request.sequence, self._outgoing.put_nowait)
         if len(self._sequences) == 1:
             self._expect_news()
+        if vocabulary and not self._knows_vocabulary:
+            self._knows_vocabulary = True
+            for part in vocabulary:
+                self._outgoing.put_nowait(pb.GenerateRequest(vocabulary=part))
         self._outgoing.put_nowait(pb.GenerateRequest(submit=request))
         return sequence
 
@@ -200,6 +206,7 @@ class PipelineStream:
 
     async def _session(self, client: DeviceClient) -> None:
         outgoing: asyncio.Queue[pb.GenerateRequest] = asyncio.Queue()
+        self._knows_vocabulary = False
         outgoing.put_nowait(pb.GenerateRequest(attach=self._attach))
         with remote(client.name):
             self._call = call = client.peer.pipeline_stub.Generate(metadata=client.peer.metadata)

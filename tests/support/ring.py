@@ -84,7 +84,7 @@ class Client:
         prefix: int = 0,
         spans: Sequence[pipeline_pb2.Span] = (),
         reuse_decoded: bool = False,
-        **sampling: float,
+        **sampling: Any,
     ) -> int:
         self._numbers = number = self._numbers + 1
         self._answers[number], self._ends[number] = Answer(), asyncio.Event()
@@ -97,10 +97,14 @@ class Client:
             prefix=prefix,
             spans=spans,
             reuse_decoded=reuse_decoded,
-            sampling=pipeline_pb2.Sampling(**sampling),  # type: ignore[arg-type]
+            sampling=pipeline_pb2.Sampling(**sampling),
         )
         await self._write(pipeline_pb2.GenerateRequest(submit=submit))
         return number
+
+    async def tell(self, messages: Sequence[pipeline_pb2.GenerateRequest]) -> None:
+        for message in messages:
+            await self._write(message)
 
     async def cancel(self, number: int) -> None:
         await self._write(pipeline_pb2.GenerateRequest(cancel=pipeline_pb2.Cancel(sequence=number)))

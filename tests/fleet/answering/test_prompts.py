@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from device.text.formats import Format
 from device.text.messages import Message
 from device.text.model import TextModel
-from fleet.answering.prompts import prompt_ids, submit, token_rules
+from fleet.answering.prompts import format_of, prompt_ids, submit, token_rules
 from fleet.answering.views import GenerateRequest
 from protos.errors import InvalidInput
 from protos.manifest import Manifest, Provenance, Quantization
@@ -79,6 +80,27 @@ def test_a_bad_word_is_kept_out_at_the_begin_and_behind_a_space(text: TextModel)
     assert token_rules(text, GenerateRequest(bad_words=(" hello",))).bad_words == (tuple(hello),), "behind a space it is two tokens"
     assert token_rules(text, GenerateRequest(bad_words=("h",))).bad_words == (tuple(text.pieces("h")),)
     assert token_rules(text, GenerateRequest(bad_words=("wo",))).bad_words == (tuple(wo),), "another length: not the same word to vLLM"
+
+
+PING = '{"type": "function", "function": {"name": "ping"}}'
+
+
+def test_a_format_is_what_the_request_says() -> None:
+    request = GenerateRequest(tools=(PING,), called_tools=("ping",), json_schema="true", parallel_tool_calls=False)
+    assert format_of(request) == Format("true", (PING,), ("ping",), parallel=False)
+    assert format_of(GenerateRequest(tools=(PING,))).free
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        (GenerateRequest(called_tools=("pong",), tools=(PING,)), "pong is none of the tools"),
+        (GenerateRequest(json_schema="{}", ignore_eos=True), "ignore_eos and a format of the answer"),
+    ],
+)
+def test_a_format_that_cannot_hold_is_refused(request_: GenerateRequest, why: str) -> None:
+    with pytest.raises(InvalidInput, match=why):
+        format_of(request_)
 
 
 def test_rules_and_ends_are_sent(text: TextModel, manifest: Manifest) -> None:

@@ -157,8 +157,6 @@ async def test_prompts_of_plain_completions(
 @pytest.mark.parametrize(
     ("path", "field", "value"),
     [
-        (CHAT, "tool_choice", "required"),
-        (CHAT, "response_format", {"type": "json_object"}),
         (CHAT, "modalities", ["text", "audio"]),
         (TEXT, "echo", True),
         (TEXT, "suffix", "end"),
