@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, get_args, get_type_hints
 
@@ -49,6 +49,8 @@ class Sampling:
     typical_p: Annotated[
         float, Bounds(0, 1, "Sample from those as surprising as is usual that sum up to this; above 0, at most 1.", above=True)
     ] = 1.0
+    presence_penalty: Annotated[float, Bounds(-2, 2, "Above 0: what the answer already has gets less likely.")] = 0.0
+    frequency_penalty: Annotated[float, Bounds(-2, 2, "Above 0: it gets less likely each time that the answer has it.")] = 0.0
 
     def check(self) -> None:
         """Raises InvalidInput naming the first parameter that is out of its bounds."""
@@ -63,6 +65,10 @@ MOST_BAD_WORDS = 1024  # each in two spellings, of the 256 that the HTTP bodies 
 MOST_BAD_TOKENS = 1 << 14  # of all bad words together
 MOST_ALLOWED_TOKENS = 1 << 20  # more than any vocabulary has
 MOST_STOP_TOKENS = 1024
+MOST_BIASED_TOKENS = 1 << 14
+MOST_GRAMMAR_CHARACTERS = 1 << 18
+MOST_LOGPROBS = 20  # likeliest tokens that are told of beside the chosen one, as OpenAI has it
+LOGIT_BIAS = Bounds(-100, 100, "Added to a token's logit.")
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ class TokenRules:
     min_tokens: int = 0  # of the answer, forced ones included, before one that ends it may come
     allowed_token_ids: tuple[int, ...] = ()  # (): all
     bad_words: tuple[tuple[int, ...], ...] = ()  # runs of token ids; the last of one never follows its others in the answer
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit), each id once
+    grammar: str = ""  # that the answer fits (device/grammar.py); "": any answer
 
     @property
     def token_ids(self) -> Iterator[int]:
@@ -79,6 +87,8 @@ class TokenRules:
         yield from self.allowed_token_ids
         for run in self.bad_words:
             yield from run
+        for token_id, _ in self.logit_bias:
+            yield token_id
 
 
 @dataclass(frozen=True)
@@ -104,14 +114,19 @@ def _parameters() -> Iterator[SamplingParameter]:
 PARAMETERS: Mapping[str, SamplingParameter] = {parameter.name: parameter for parameter in _parameters()}
 
 
-def to_message(sampling: Sampling, rules: TokenRules = ANY_TOKEN) -> pb.Sampling:
-    """Only what differs from the defaults is set: a device that knows fewer parameters runs every request that needs no others."""
+def to_message(sampling: Sampling, rules: TokenRules = ANY_TOKEN, logprobs: int | None = None) -> pb.Sampling:
+    """`logprobs`: tell each token's log probability, and those of so many likeliest.
+
+    Only what differs from the defaults is set: a device that knows fewer parameters runs every request that needs no others."""
     given = {name: getattr(sampling, name) for name in PARAMETERS}
     return pb.Sampling(
         **{name: value for name, value in given.items() if value != PARAMETERS[name].default},
         min_tokens=rules.min_tokens or None,
         allowed_token_ids=rules.allowed_token_ids,
         bad_words=[pb.TokenRun(ids=run) for run in rules.bad_words],
+        logit_bias=[pb.TokenBias(id=token_id, bias=bias) for token_id, bias in rules.logit_bias],
+        grammar=rules.grammar,
+        logprobs=logprobs,
     )
 
 
@@ -128,23 +143,57 @@ def from_message(message: pb.Sampling) -> Sampling:
     return sampling
 
 
-def check_counts(bad_words: Sequence[int], allowed_token_ids: int, stop_token_ids: int) -> None:
+def check_logprobs(count: int) -> None:
+    """Raises InvalidInput for more than are told."""
+    if not 0 <= count <= MOST_LOGPROBS:
+        raise InvalidInput(
+            f"logprobs is {count}: it must be at least 0 and at most {MOST_LOGPROBS}", advice="ask for fewer, or leave it out"
+        )
+
+
+def logprobs_from_message(message: pb.Sampling) -> int | None:
+    """How many likeliest tokens to tell of beside each; None: of none, nor of the token. Raises InvalidInput."""
+    if not message.HasField("logprobs"):
+        return None
+    check_logprobs(message.logprobs)
+    return message.logprobs
+
+
+def check_counts(bad_words: Sequence[int], allowed_token_ids: int, stop_token_ids: int, logit_bias: int = 0) -> None:
     """Of the tokens of each bad word, and how many there are of the others. Raises InvalidInput naming what is too much."""
     counts = (
         ("bad_words", len(bad_words), MOST_BAD_WORDS, "texts"),
         ("bad_words", sum(bad_words), MOST_BAD_TOKENS, "tokens in all"),
         ("allowed_token_ids", allowed_token_ids, MOST_ALLOWED_TOKENS, "ids"),
         ("stop_token_ids", stop_token_ids, MOST_STOP_TOKENS, "ids"),
+        ("logit_bias", logit_bias, MOST_BIASED_TOKENS, "ids"),
     )
     for name, count, most, what in counts:
         if count > most:
             raise InvalidInput(f"{name} has {count} {what}: it may have {most} at most", advice="send fewer")
 
 
+def check_bias(logit_bias: Iterable[tuple[int, float]]) -> None:
+    """Raises InvalidInput naming the first token whose bias is out of its bounds, or that has two."""
+    seen: set[int] = set()
+    for token_id, bias in logit_bias:
+        LOGIT_BIAS.check(f"logit_bias of token {token_id}", bias)
+        if token_id in seen:
+            raise InvalidInput(f"logit_bias has token {token_id} twice", advice="give each token one bias")
+        seen.add(token_id)
+
+
 def rules_from_message(message: pb.Sampling) -> TokenRules:
-    """Raises InvalidInput for a run without a token, for too much, and as `from_message` for what is not known here."""
-    check_counts([len(run.ids) for run in message.bad_words[: MOST_BAD_WORDS + 1]], len(message.allowed_token_ids), 0)
+    """Raises InvalidInput for a run without a token, for too much, for a bias out of its bounds, and as `from_message` for what is not
+    known here."""
+    check_counts(
+        [len(run.ids) for run in message.bad_words[: MOST_BAD_WORDS + 1]], len(message.allowed_token_ids), 0, len(message.logit_bias)
+    )
     runs = tuple(tuple(run.ids) for run in message.bad_words)
     if not all(runs) or any(len(UnknownFieldSet(run)) for run in message.bad_words):
         raise InvalidInput("bad_words has one that this device cannot keep out")
-    return TokenRules(message.min_tokens, tuple(message.allowed_token_ids), runs)
+    if any(len(UnknownFieldSet(one)) for one in message.logit_bias):
+        raise InvalidInput("logit_bias has more than this device knows of", advice="update the device's glmfleet")
+    biases = tuple((one.id, one.bias) for one in message.logit_bias)
+    check_bias(biases)
+    return TokenRules(message.min_tokens, tuple(message.allowed_token_ids), runs, biases, message.grammar)

@@ -116,8 +116,10 @@ async def _take_requests(head: Head, client: Client, context: GenerateContext, w
                 head.cancel(client, message.cancel.sequence)
             case "pause":
                 head.pause(client, message.pause.sequence, message.pause.paused)
+            case "vocabulary":
+                head.learn(message.vocabulary)
             case _:
-                raise InvalidInput("expected Submit, Cancel or Pause")
+                raise InvalidInput("expected Submit, Cancel, Pause or Vocabulary")
 
 
 async def _send_events(client: Client, context: GenerateContext) -> None:

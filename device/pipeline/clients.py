@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from device.pipeline.logprobs import Logprobs
 from device.pipeline.sequences import Ending, Request, SampledToken, Sequence, Span
 from device.stage_spec import StageShape
 from protos.errors import FleetError, InvalidInput
 from protos.rpc_errors import to_failure
-from protos.sampling import check_counts, from_message, rules_from_message
+from protos.sampling import check_counts, from_message, logprobs_from_message, rules_from_message
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 
@@ -103,6 +104,10 @@ class Track:
     def finish(self, usage: Iterable[telemetry_pb2.StageUsage]) -> None:
         """Tell the client how it ended and what it cost, and forget it there."""
         assert self.sequence.ending
+        if self.sequence.error is not None:
+            self.client.sequences.pop(self.client_number, None)
+            self.client.refuse(self.client_number, self.sequence.error)
+            return
         assert self.ended_at is not None
         assert self.first_token_at is not None
         timing = pb.SequenceTiming(
@@ -123,14 +128,16 @@ class Track:
         self.client.send(pb.GenerateEvent(finished=[finished]), urgent=True)
 
 
-def send_tokens(sampled: Iterable[SampledToken], tracks: Mapping[int, Track]) -> None:
+def send_tokens(sampled: Iterable[SampledToken], tracks: Mapping[int, Track], logprobs: Mapping[Sequence, Logprobs]) -> None:
     """Send a step's tokens, in one event for each client. `tracks`: by the sequence's number on the ring."""
     events: dict[Client, pb.GenerateEvent] = {}
     first: set[Client] = set()
     for item in sampled:
         track = tracks[item.sequence.number]
         event = events.setdefault(track.client, pb.GenerateEvent())
-        event.tokens.add(sequence=track.client_number, index=item.index, token_id=item.token)
+        told = event.tokens.add(sequence=track.client_number, index=item.index, token_id=item.token)
+        if (found := logprobs.get(item.sequence)) is not None:
+            told.logprobs.CopyFrom(pb.Logprobs(chosen=found.chosen, ids=found.ids, values=found.values))
         if item.index == len(item.sequence.request.forced_ids):
             first.add(track.client)
     for client, event in events.items():
@@ -157,7 +164,8 @@ def parse_submit(message: pb.Submit, shape: StageShape) -> Request:
     stops = frozenset(message.stop_token_ids)
     if (highest := max(rules.token_ids, default=0)) >= shape.vocab_size:
         raise InvalidInput(f"token id {highest} is outside the vocabulary of {shape.vocab_size}")
-    return Request(prompt, forced, sampling, message.max_tokens, stops, message.prefix, spans, message.reuse_decoded, rules)
+    logprobs = logprobs_from_message(message.sampling)
+    return Request(prompt, forced, sampling, message.max_tokens, stops, message.prefix, spans, message.reuse_decoded, rules, logprobs)
 
 
 def _check_prefix(prefix: int, spans: tuple[Span, ...], prompt: int, shape: StageShape) -> None:

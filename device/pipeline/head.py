@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
+from functools import partial
 from types import TracebackType
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from device.engine.opening import Output
 from device.engine.stage import Rows, Tokens
 from device.pipeline.clients import TOGETHER_SECONDS, Client, Track, parse_submit, send_tokens
+from device.pipeline.guides import Guide, Guides
 from device.pipeline.inbound import Inbound
 from device.pipeline.link import Link
 from device.pipeline.microbatch import check_returned, microbatch, placed_tokens
@@ -55,6 +57,7 @@ class Head:
         self._link: Link | None = None
         self._watch: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
+        self._guides = Guides(stage.spec.shape.vocab_size)
         self._broken: FleetError | None = None
 
     async def __aenter__(self) -> Head:
@@ -66,6 +69,7 @@ class Head:
         self._wake.set()  # ends a burst, which the computing thread would go on with
         self._pump.cancel()
         await asyncio.gather(self._pump, return_exceptions=True)
+        self._guides.close()
         await self._fail(Unavailable(f"pipeline {self.stage.spec.pipeline} was unloaded"))
 
     @property
@@ -95,12 +99,31 @@ class Head:
         try:
             if message.sequence in client.sequences:
                 raise Conflict(f"sequence {message.sequence} is open already")
-            sequence = self._scheduler.submit(parse_submit(message, self.stage.spec.shape))
+            request = parse_submit(message, self.stage.spec.shape)
+            guide = self._guides.guide(request.rules.grammar) if request.rules.grammar else None
+            sequence = self._scheduler.submit(request)
         except FleetError as error:
             client.refuse(message.sequence, error)
             return
         client.sequences[message.sequence] = sequence
         self._tracks[sequence.number] = Track(client, message.sequence, sequence, time.perf_counter(), self.stage.clock.free_at)
+        if guide is not None:
+            sequence.guide = guide
+            guide.when_ready(partial(asyncio.get_running_loop().call_soon_threadsafe, self._guided, client, message.sequence, guide))
+        self._wake.set()
+
+    def learn(self, part: pb.Vocabulary) -> None:
+        """Of the model's vocabulary, for grammars. Raises InvalidInput."""
+        self._guides.learn(part)
+
+    def _guided(self, client: Client, number: int, guide: Guide) -> None:
+        """Its grammar was compiled, or cannot be."""
+        try:
+            guide.check()
+        except FleetError as error:
+            if (sequence := client.sequences.get(number)) is not None and sequence.guide is guide:
+                sequence.error = error
+                self.cancel(client, number)
         self._wake.set()
 
     def cancel(self, client: Client, number: int) -> None:
@@ -251,7 +274,7 @@ class Head:
         modelled = done.message.modelled_at if done.message.HasField("modelled_at") else None
         for sequence in done.step.sequences:
             self._tracks[sequence.number].note(done.ended_at, modelled)
-        send_tokens(sampled, self._tracks)
+        send_tokens(sampled, self._tracks, done.logprobs)
         for released in done.message.released:
             self._tracks.pop(released.sequence).finish(released.usage)
         self._finish_unseen()

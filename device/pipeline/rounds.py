@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from device.engine.opening import Output
 from device.engine.stage import Rows, Tokens
+from device.pipeline.logprobs import Logprobs, logprobs
 from device.pipeline.sampler import sample
 from device.pipeline.sequences import Sequence, Step
+from protos.errors import FleetError
 from protos.v1 import pipeline_pb2 as pb
 
 
@@ -23,6 +25,7 @@ class Round:
     step: Step
     message: pb.Microbatch
     sampled: dict[Sequence, int] = field(default_factory=dict)
+    logprobs: dict[Sequence, Logprobs] = field(default_factory=dict)  # of those that asked
     ended_at: float = 0.0
 
 
@@ -51,15 +54,21 @@ class Rounds:
 
     def sample(self, hidden: Rows) -> None:
         """One token for each of the running step's `wanted`, whose answers are as many tokens longer than told as there were rounds."""
-        logits = self._output.logits(hidden)
-        self.done[-1].sampled = {
-            sequence: self._next(sequence, row) for sequence, row in zip(self.done[-1].step.wanted, logits, strict=True)
-        }
+        logits, this = self._output.logits(hidden), self.done[-1]
+        for sequence, row in zip(this.step.wanted, logits, strict=True):
+            token = this.sampled[sequence] = self._next(sequence, row)
+            if (count := sequence.request.logprobs) is not None:
+                this.logprobs[sequence] = logprobs(row, token, count)
 
     def _next(self, sequence: Sequence, logits: npt.NDArray[np.float32]) -> int:
         request, before = sequence.request, self.done[:-1]
         if not request.logit_rules.idle:
-            logits = request.logit_rules.apply(logits, [*sequence.answer, *(one.sampled[sequence] for one in before)])
+            answer = [*sequence.answer, *(one.sampled[sequence] for one in before)]
+            try:
+                fitting = sequence.guide.fitting(answer) if sequence.guide else None
+            except FleetError as error:  # whatever token comes now, nobody is told of it
+                sequence.error, sequence.cancelled, fitting = error, True, None
+            logits = request.logit_rules.apply(logits, answer, fitting)
         return sample(logits, request.sampling, len(request.prompt_ids) + len(sequence.answer) + len(before))
 
     def following(self) -> tuple[pb.Microbatch, Tokens] | None:

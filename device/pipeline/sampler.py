@@ -7,6 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from device.pipeline.largest import largest
 from protos.sampling import Sampling
 
 # Enough for any usual top_p: a softmax's mass beyond its 1,024 largest is looked at only when it has to be.
@@ -25,30 +26,30 @@ def sample(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -
     After the temperature, top_k and min_p each cut what is left to the likeliest; top_p cuts that again, by its share of what they left (as
     vLLM does), and typical_p what top_p left. A logit of minus infinity is never chosen unless all are.
     """
-    largest = logits.argmax()  # the first that is not a number, if there is one
-    if not np.isfinite(logits[largest]):
+    likeliest = logits.argmax()  # the first that is not a number, if there is one
+    if not np.isfinite(logits[likeliest]):
         # An overflow in a layer must not make every weight not-a-number: infinite becomes the largest finite number, NaN the least.
         logits = np.nan_to_num(logits, nan=float(np.finfo(np.float32).min))
-        largest = logits.argmax()
+        likeliest = logits.argmax()
     if sampling.temperature <= 0.0:
-        return int(largest)
+        return int(likeliest)
     with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to minus infinity, as it should
-        scaled = (logits.astype(np.float64) - float(logits[largest])) / sampling.temperature
+        scaled = (logits.astype(np.float64) - float(logits[likeliest])) / sampling.temperature
     cut = sampling.top_k > 0 or sampling.min_p > 0.0
     if not cut and sampling.top_p >= 1.0 and sampling.typical_p >= 1.0:
         return _draw(np.arange(len(scaled)), np.exp(scaled), sampling.seed or 0, position)
     limit = min(sampling.top_k or len(scaled), len(scaled))
     if sampling.min_p > 0.0:  # the likeliest is at 0
         limit = min(limit, int(np.count_nonzero(scaled >= math.log(sampling.min_p))))
-    ids = _largest(scaled, min(limit, _CANDIDATES))
+    ids = largest(scaled, min(limit, _CANDIDATES))
     if sampling.top_p < 1.0:
-        total = np.exp(scaled[_largest(scaled, limit)]).sum() if cut else np.exp(scaled).sum()
+        total = np.exp(scaled[largest(scaled, limit)]).sum() if cut else np.exp(scaled).sum()
         if np.exp(scaled[ids]).sum() < sampling.top_p * total:
-            ids = _largest(scaled, limit)
+            ids = largest(scaled, limit)
         mass = np.cumsum(np.exp(scaled[ids])) / total
         ids = ids[: int(np.searchsorted(mass, sampling.top_p)) + 1]
     elif len(ids) < limit:
-        ids = _largest(scaled, limit)
+        ids = largest(scaled, limit)
     if sampling.typical_p < 1.0:
         ids = _typical(ids, np.exp(scaled[ids]), sampling.typical_p)
     return _draw(ids, np.exp(scaled[ids]), sampling.seed or 0, position)
@@ -61,18 +62,6 @@ def _typical(ids: npt.NDArray[np.intp], weights: npt.NDArray[np.float64], share:
     order = np.lexsort((ids, np.abs(surprise - (probabilities * surprise).sum())))
     count = int(np.searchsorted(np.cumsum(probabilities[order]), share)) + 1
     return ids[np.sort(order[:count])]
-
-
-def _largest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
-    """Indices of the `count` largest, largest first, equal ones by index: the order must not depend on the partition's whims."""
-    if count < len(values):
-        threshold = np.partition(values, len(values) - count)[len(values) - count]
-        above = np.flatnonzero(values > threshold)
-        level = np.flatnonzero(values == threshold)[: count - len(above)]
-        chosen = np.concatenate([above, level])
-    else:
-        chosen = np.arange(len(values))
-    return chosen[np.lexsort((chosen, -values[chosen]))]
 
 
 def _draw(ids: npt.NDArray[np.intp], weights: npt.NDArray[np.float64], seed: int, position: int) -> int:

@@ -74,7 +74,7 @@ class Scheduler:
         """How often a decode step may be followed by the next of the same sequences before anything else must be decided in its group,
         this one counted: until the first of them has all its tokens, 1 when there is more to do than to decode them."""
         group = self._groups[step.group]
-        same = step.sequences == tuple(sequence for sequence in group.slots if sequence and not sequence.paused)
+        same = step.sequences == tuple(sequence for sequence in group.slots if sequence and not sequence.waits)
         if step.prefill or not same or step.wanted != step.sequences or group.releasing:
             return 1
         if any(s.cancelled or len(s.answer) == len(s.request.forced_ids) for s in step.sequences):
@@ -151,7 +151,7 @@ class Scheduler:
             group.opening.append(sequence)
 
     def _step_of(self, index: int, group: Slots) -> Step | None:
-        ready = [sequence for sequence in group.slots if sequence and not sequence.paused]
+        ready = [sequence for sequence in group.slots if sequence and not sequence.waits]
         if not (ready or group.releasing):
             return None
         released, group.releasing = tuple(group.releasing), []

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 
+from device.pipeline.guides import Guide
 from device.pipeline.token_rules import LogitRules, logit_rules
+from protos.errors import FleetError
 from protos.sampling import ANY_TOKEN, GREEDY, Sampling, TokenRules
 
 
@@ -41,6 +43,7 @@ class Request:
     spans: tuple[Span, ...] = ()
     reuse_decoded: bool = False
     rules: TokenRules = ANY_TOKEN
+    logprobs: int | None = None  # tell each token's, and those of so many likeliest
 
     @cached_property
     def logit_rules(self) -> LogitRules:
@@ -73,7 +76,14 @@ class Sequence:
     paused: bool = False
     in_flight: bool = False
     cancelled: bool = False
+    guide: Guide | None = None
+    error: FleetError | None = None  # why it was cancelled by us
     ending: Ending | None = None
+
+    @property
+    def waits(self) -> bool:
+        """No step of it is to be made now."""
+        return self.paused or (self.guide is not None and not self.guide.ready)
 
     @property
     def prefilling(self) -> bool:

@@ -12,6 +12,7 @@ from protos.sampling import ANY_TOKEN, Sampling, TokenRules
 
 _Ids = npt.NDArray[np.int64]
 _Logits = npt.NDArray[np.float32]
+_Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -19,33 +20,39 @@ class LogitRules:
     """What holds for all of one answer. Built once: a prompt or a list of allowed tokens may be long."""
 
     rules: TokenRules
-    penalty: float
-    in_prompt: _Ids  # each once; none where there is no penalty
+    sampling: Sampling
+    in_prompt: _Ids  # each once; none where repetition costs nothing
     allowed: _Ids | None = field(repr=False)
     ends: _Ids
+    biased: _Ids = field(repr=False)
+    biases: npt.NDArray[np.float64] = field(repr=False)
 
     @property
     def idle(self) -> bool:
-        return self.rules == ANY_TOKEN and self.penalty == 1.0
+        return self.rules == ANY_TOKEN and not self._penalized
 
-    def apply(self, logits: _Logits, answer: Sequence[int]) -> _Logits:
-        """Logits [vocab] for the token behind `answer`; those given are not changed.
+    def apply(self, logits: _Logits, answer: Sequence[int], fitting: _Mask | None = None) -> _Logits:
+        """Logits [vocab] for the token behind `answer`, forced tokens included; those given are not changed.
 
-        The penalty is as in the paper of CTRL (Keskar et al., 2019, section 4.1) and in transformers and vLLM: a logit above 0 is divided
-        by it, one below is multiplied. Bans of tokens that leave none of those allowed do not hold: some token has to come.
+        `fitting` [vocab]: the tokens with which the answer fits its grammar; None: it has none.
+
+        First the biases are added, then repetition is penalized, then presence and frequency, as vLLM does. Bans of tokens that leave none
+        of those allowed do not hold: some token has to come.
         """
         if self.idle:
             return logits
         finite = np.finfo(np.float32)
         found = np.nan_to_num(logits, nan=float(finite.min))  # a copy
-        if self.penalty != 1.0:
-            said = np.union1d(self.in_prompt, np.asarray(answer, np.int64))
-            with np.errstate(over="ignore"):
-                shifted = np.where(found[said] > 0, found[said] / self.penalty, found[said] * self.penalty)
-            found[said] = np.clip(shifted, finite.min, finite.max)
-        open_ = np.full(len(found), self.allowed is None)
+        if len(self.biased):
+            found[self.biased] += self.biases
+        if self._penalized:
+            self._penalize(found, answer)
+            np.clip(found, finite.min, finite.max, out=found)
+        open_ = np.ones(len(found), np.bool_) if fitting is None else fitting
         if self.allowed is not None:
-            open_[self.allowed] = True
+            named = np.zeros(len(found), np.bool_)
+            named[self.allowed] = open_[self.allowed]
+            open_ = named if named.any() else open_
         left = open_.copy()
         left[list(_completing(self.rules.bad_words, answer))] = False
         if len(answer) < self.rules.min_tokens:
@@ -53,13 +60,32 @@ class LogitRules:
         found[~(left if left.any() else open_)] = -np.inf
         return found
 
+    @property
+    def _penalized(self) -> bool:
+        wish = self.sampling
+        return wish.repetition_penalty != 1.0 or wish.presence_penalty != 0.0 or wish.frequency_penalty != 0.0
+
+    def _penalize(self, found: _Logits, answer: Sequence[int]) -> None:
+        """Repetition, of prompt and answer, as in the paper of CTRL (Keskar et al., 2019, section 4.1) and in transformers: a logit above 0
+        is divided by the penalty, one below is multiplied. Presence and frequency, of the answer alone, as OpenAI documents them: each
+        token's logit loses presence_penalty if it was there, and frequency_penalty as often as it was."""
+        wish = self.sampling
+        said, counts = np.unique(np.asarray(answer, np.int64), return_counts=True)
+        if wish.repetition_penalty != 1.0:
+            all_said = np.union1d(self.in_prompt, said)
+            before = found[all_said]
+            with np.errstate(over="ignore"):
+                found[all_said] = np.where(before > 0, before / wish.repetition_penalty, before * wish.repetition_penalty)
+        found[said] -= wish.presence_penalty + wish.frequency_penalty * counts
+
 
 def logit_rules(rules: TokenRules, sampling: Sampling, prompt: Sequence[int], ends: Iterable[int]) -> LogitRules:
     """`ends`: the tokens that end an answer. All other ids have to be in the vocabulary."""
-    penalty = sampling.repetition_penalty
     allowed = np.unique(np.asarray(rules.allowed_token_ids, np.int64)) if rules.allowed_token_ids else None
-    in_prompt = np.unique(np.asarray(prompt if penalty != 1.0 else (), np.int64))
-    return LogitRules(rules, penalty, in_prompt, allowed, np.asarray(sorted(ends), np.int64))
+    in_prompt = np.unique(np.asarray(prompt if sampling.repetition_penalty != 1.0 else (), np.int64))
+    biased = np.asarray([token_id for token_id, _ in rules.logit_bias], np.int64)
+    biases = np.asarray([bias for _, bias in rules.logit_bias], np.float64)
+    return LogitRules(rules, sampling, in_prompt, allowed, np.asarray(sorted(ends), np.int64), biased, biases)
 
 
 def _completing(runs: Sequence[Sequence[int]], answer: Sequence[int]) -> Iterable[int]:

@@ -10,17 +10,18 @@ import dataclasses
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from device.text.child import Child, Killed
+from device.text.confined_formats import ConfinedFormats
 from device.text.encoder import check_length
 from device.text.messages import Message
 from device.text.words import Words
-from protos.errors import InvalidInput, by_name
+from device.text.worker import Worker
+from device.vocabulary import Vocabulary
 
 SHORT_CHARACTERS = 1 << 16  # some 50 ms of work
-LOAD_SECONDS = 60.0  # GLM-4's takes one, on a machine that has nothing else to do
 SHORT_SECONDS = 10.0  # a template has 5
 LONG_SECONDS = 60.0
 _NO_VARIABLES: Mapping[str, Any] = {}
@@ -50,11 +51,14 @@ class ConfinedText:
 
     def __init__(self, files: Mapping[str, bytes], eos_token_ids: Iterable[int], vocab_size: int) -> None:
         """As `TextModel.load`, in some tenths of a second. Raises what that does, and InvalidInput where it took too much."""
-        self._worker = Worker(files, tuple(eos_token_ids), vocab_size)
+        ends = tuple(eos_token_ids)
+        self._worker = Worker(files, ends, vocab_size)
         answer = self._worker.start(words=True)
         self.words = Words.of_plain(answer["words"])
         self._longest: int = answer["longest"]
         self._lock = threading.Lock()
+        self.formats = ConfinedFormats(self._worker.another("device.text.format_worker"))
+        self._size, self._ends = vocab_size, ends
 
     def maker(self, characters: int) -> ConfinedMaker:
         """For a prompt of so many characters in all."""
@@ -62,66 +66,19 @@ class ConfinedText:
             return ConfinedMaker(self._worker.another(), self.words, self._longest, LONG_SECONDS, None)
         return ConfinedMaker(self._worker, self.words, self._longest, SHORT_SECONDS, self._lock)
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """For grammars. Made at first, in some tenths of a second."""
+        return self.words.vocabulary(self._size, self._ends)
+
     def close(self) -> None:
         """No more prompts; what is being made is given up. From any thread."""
         self._worker.stop()
+        self.formats.close()
 
     def chat_problem(self) -> str:
         with self.maker(0) as maker:
             return maker.chat_problem()
-
-
-class Worker:
-    """The process `device.text.text_worker`, and what it is started with. One thread uses it at a time."""
-
-    def __init__(self, files: Mapping[str, bytes], eos_token_ids: Sequence[int], vocab_size: int) -> None:
-        self._files = files
-        self._eos_token_ids = eos_token_ids
-        self._vocab_size = vocab_size
-        self._told = {"eos_token_ids": eos_token_ids, "vocab_size": vocab_size, "files": {name: len(data) for name, data in files.items()}}
-        self._child: Child | None = None
-        self._stopped = False
-
-    def another(self) -> Worker:
-        return Worker(self._files, self._eos_token_ids, self._vocab_size)
-
-    def start(self, words: bool = False) -> dict[str, Any]:
-        self._child = Child("device.text.text_worker")
-        if self._stopped:
-            self._child.end()
-        return self._asked({**self._told, "words": words}, LOAD_SECONDS, "to be read", b"".join(self._files.values()))
-
-    def ask(self, asked: Mapping[str, Any], seconds: float) -> Any:
-        """Raises InvalidInput where it took too much, and what it raised itself."""
-        if self._child is None or not (self._child.alive or self._stopped):
-            self.start()
-        return self._asked(asked, seconds, "for this prompt")["found"]
-
-    def stop(self) -> None:
-        """From any thread: whatever it does is given up, and nothing else begun."""
-        self._stopped = True
-        if self._child is not None:
-            self._child.kill()
-
-    def end(self) -> None:
-        """From the thread that uses it."""
-        if self._child is not None:
-            self._child.end()
-
-    def _asked(self, asked: Mapping[str, Any], seconds: float, what: str, data: bytes = b"") -> dict[str, Any]:
-        assert self._child is not None
-        try:
-            answer = self._child.ask(asked, seconds, data)
-        except Killed:
-            raise InvalidInput(
-                f"the model's tokenizer or chat template took too much time or memory {what}",
-                advice="send a shorter prompt, or use another model",
-            ) from None
-        if (error := answer.get("error")) is not None:
-            raised = by_name(error["name"], error["cause"])
-            raised.advice = error["advice"]
-            raise raised
-        return answer
 
 
 class ConfinedMaker:

@@ -14,11 +14,12 @@ from device.text import calls
 from device.text.charsmap import check_charsmaps
 from device.text.detokenizer import Detokenizer
 from device.text.encoder import Encoder
+from device.text.formats import CallForm
 from device.text.messages import Message
 from device.text.parts import in_parts, roles_in_parts
 from device.text.template import ChatTemplate
 from device.text.thoughts import CLOSE, OPEN
-from device.text.tools import Dialect, Plain, find_dialect, in_dialect, needs_dialect, plain
+from device.text.tools import Dialect, Plain, find_dialect, form_of_calls, in_dialect, in_generic, needs_dialect, plain
 from device.text.words import Words
 from protos.errors import Corrupt, InvalidInput
 
@@ -47,6 +48,7 @@ class TextModel:
         skipped = self.eos_token_ids.union(number for number, text in special.items() if text not in _PARTING_TAGS)
         tokens = {number: text for text, number in tokenizer.get_vocab(with_added_tokens=False).items()}
         tokens |= {number: token.content for number, token in added.items()}
+        self._added = {token.content for token in added.values()}
         self.words = Words(tokens, skipped, _decoder(tokenizer))
         self._encoder = Encoder(tokenizer, self.eos_token_ids.union(special), vocab_size, self.words.longest)
 
@@ -116,7 +118,8 @@ class TextModel:
         """A conversation through the model's own template, which writes every special token itself; `tools` are OpenAI's objects as JSON,
         `variables` what else the template is to know (values of JSON).
 
-        Raises InvalidInput when the model has no template, the template refuses, or it knows no tools and there are some; and as `encode`.
+        A template that knows no tools is told of them in a system message. Raises InvalidInput when the model has no template, or the
+        template refuses; and as `encode`.
         """
         if self._template is None:
             raise InvalidInput("the model has no chat template", advice="send a raw prompt: `generate --raw`, or /v1/completions")
@@ -125,11 +128,7 @@ class TextModel:
         told: Sequence[Plain] = [plain(message) for message in messages]
         objects: Sequence[Plain] = ()
         if needs_dialect(messages, tools):
-            if self._dialect is None:
-                raise InvalidInput(
-                    "the model's chat template knows no tools", advice="send the messages without them, or use another model"
-                )
-            told, objects = in_dialect(messages, tools, self._dialect)
+            told, objects = (in_generic(messages, tools), ()) if self._dialect is None else in_dialect(messages, tools, self._dialect)
         told = in_parts(told, self._roles_in_parts)
         render = partial(self._template.render, add_generation_prompt=add_generation_prompt)
         return self._encoder.encode_rendered(render, {**variables, "messages": told, "tools": objects or None}, context)
@@ -144,17 +143,27 @@ class TextModel:
             return error.detail
         return ""
 
+    @property
+    def may_think(self) -> bool:
+        """It may open a thought itself."""
+        return self._template is not None and OPEN in self._added
+
+    @property
+    def call_form(self) -> CallForm:
+        """How it writes a call of a tool."""
+        return CallForm.JSON if self._template is None else form_of_calls(self._rendered, self._dialect)
+
+    def _rendered(self, messages: Sequence[Plain], tools: Sequence[Plain]) -> str:
+        assert self._template is not None
+        return self._template.render({"messages": messages, "tools": tools or None}, add_generation_prompt=True)
+
     @cached_property
     def _dialect(self) -> Dialect | None:
-        assert self._template is not None
-        render = partial(self._template.render, add_generation_prompt=True)
-        return find_dialect(lambda messages, tools: render({"messages": messages, "tools": tools or None}))
+        return find_dialect(self._rendered)
 
     @cached_property
     def _roles_in_parts(self) -> frozenset[str]:
-        assert self._template is not None
-        render = partial(self._template.render, add_generation_prompt=True)
-        return roles_in_parts(lambda messages, tools: render({"messages": messages, "tools": tools or None}))
+        return roles_in_parts(self._rendered)
 
     def token(self, token_id: int) -> str:
         return self.words.token(token_id)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from device.text.limits import limit_memory, limit_time
@@ -22,6 +23,11 @@ CPU_SECONDS = 60
 
 
 def main() -> None:
+    serve(lambda model: partial(_done, model))
+
+
+def serve(begin: Callable[[TextModel], Callable[[Mapping[str, Any]], Any]]) -> None:
+    """Until the input ends; `begin` gives what answers a question."""
     limit_memory(MORE_MEMORY_BYTES)
     limit_time(CPU_SECONDS)
     told = json.loads(sys.stdin.buffer.readline())
@@ -33,21 +39,22 @@ def main() -> None:
         return
     del files
     _answer({"words": model.words.as_plain() if told["words"] else {}, "longest": model.longest})
+    done = begin(model)
     for line in sys.stdin.buffer:
         limit_time(CPU_SECONDS)
-        _answer(_answered(model, json.loads(line)))
+        _answer(_answered(done, json.loads(line)))
 
 
-def _answered(model: TextModel, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _answered(done: Callable[[Mapping[str, Any]], Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return {"found": _done(model, asked)}
+        return {"found": done(asked)}
     except FleetError as error:
         return _told(error)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the library's Rust is no Exception
         what = " ".join(str(error).split())[:200] or type(error).__name__
-        return _told(InvalidInput(f"the prompt cannot be made: {what}", advice="send another, or use another model"))
+        return _told(InvalidInput(f"it cannot be made: {what}", advice="send another, or use another model"))
 
 
 def _done(model: TextModel, asked: Mapping[str, Any]) -> Any:

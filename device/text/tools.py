@@ -8,11 +8,13 @@ message. Which one a template speaks is found out by trying, so nothing hangs on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from device.text.arguments import read_json
+from device.text.calls import BEGIN, END
+from device.text.formats import CallForm
 from device.text.messages import Message, ToolCall
 from protos.errors import InvalidInput
 
@@ -37,6 +39,14 @@ _PROBE = (
     Message("tool", "glmfleet-result"),
 )
 _PROBE_TOOL = json.dumps({"type": "function", "function": {"name": "glmfleet-tool", "description": "glmfleet-does", "parameters": {}}})
+_GENERIC = """You can call functions. Each line between the tags is one of them, as JSON:
+<tools>
+{tools}
+</tools>
+To call one, answer with its name and its arguments as JSON between these tags:
+<tool_call>
+{{"name": "the function's name", "arguments": {{"the argument's name": "its value"}}}}
+</tool_call>"""
 _MUST_SHOW = ("question", "called", "argument", "value", "result", "tool", "does")
 
 
@@ -59,6 +69,40 @@ def in_dialect(messages: Sequence[Message], tools: Sequence[str], dialect: Diale
     for message in messages:
         told += _openai(message) if dialect.openai_calls else _glm4(message)
     return told, [] if dialect.tools_in_message else objects
+
+
+def in_generic(messages: Sequence[Message], tools: Sequence[str]) -> list[Plain]:
+    """For a template that knows no tools: told of in a system message, called as Hermes and Qwen do, which `device.text.calls` reads.
+    Raises InvalidInput for what is no JSON object."""
+    told = [plain(message) for message in _generic(messages)]
+    if not tools:
+        return told
+    lines = [json.dumps(_object(tool, "a tool"), ensure_ascii=False) for tool in tools]
+    explained = _GENERIC.format(tools="\n".join(lines))
+    first, rest = (told[0], told[1:]) if told and told[0]["role"] == "system" else ({"role": "system", "content": ""}, told)
+    return [{**first, "content": f"{first['content']}\n\n{explained}".strip()}, *rest]
+
+
+def _generic(messages: Sequence[Message]) -> Iterator[Message]:
+    for message in messages:
+        if message.role == "tool":
+            yield replace(message, role="user", content=f"<tool_response>\n{message.content}\n</tool_response>", name=None)
+        else:
+            calls = [
+                json.dumps({"name": call.name, "arguments": _object(_arguments(call), f"the call of {call.name}")}, ensure_ascii=False)
+                for call in message.tool_calls
+            ]
+            said = [text for text in (message.content, *(f"{BEGIN}\n{call}\n{END}" for call in calls)) if text]
+            yield replace(message, content="\n".join(said), tool_calls=())
+
+
+def form_of_calls(render: Render, dialect: Dialect | None) -> CallForm:
+    """In which a template shows a call, and so the model writes one."""
+    if dialect is None:
+        return CallForm.JSON
+    if not dialect.openai_calls:
+        return CallForm.LINES
+    return CallForm.TAGS if "<arg_key>" in render(*in_dialect(_PROBE, (_PROBE_TOOL,), dialect)) else CallForm.JSON
 
 
 def needs_dialect(messages: Sequence[Message], tools: Sequence[str]) -> bool:

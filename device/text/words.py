@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Self
 
 from tokenizers import decoders
 
-from device.text.bytelevel import ByteTable, is_byte_level
+from device.text.bytelevel import ByteTable, is_byte_level, token_bytes
 from device.text.detokenizer import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer
 from device.text.thoughts import OPEN
+from device.vocabulary import Vocabulary
 from protos.errors import Corrupt
 
 _TAIL = 16  # tokens of a prompt, in which a template's last words are
@@ -47,6 +49,28 @@ class Words:
     def token(self, token_id: int) -> str:
         """A token as it is written in a prompt; "" for a number that is none."""
         return self._tokens.get(token_id, "")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for behind others: text, or a part of a character; of one that is no text, how it is written."""
+        token = self.token(token_id)
+        if not self._is_text(token_id):
+            return token.encode()
+        if self._bytes is not None:
+            return token_bytes(token)
+        if self._is_byte(token_id):
+            return bytes([int(token[3:5], 16)])
+        before, both = self._decoded([self._anchor]), self._decoded([self._anchor, token_id])
+        return both[len(before) :].encode() if both.startswith(before) else token.replace("▁", " ").encode()
+
+    def vocabulary(self, size: int, ends: Iterable[int]) -> Vocabulary:
+        """Of a model of so many tokens, for grammars; takes some tenths of a second."""
+        tokens = [self.token_bytes(one) for one in range(size)]
+        return Vocabulary(tokens, sorted(one for one in self._skipped if one < size), sorted(ends))
+
+    @cached_property
+    def _anchor(self) -> int:
+        """A token that stays as it is, whatever comes behind it."""
+        return min((one for one, text in self._tokens.items() if self._is_text(one) and text.isalpha()), default=0)
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of all ids at once; special tokens, ends of sequence and unknown ids give none."""

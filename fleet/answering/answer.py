@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from device.text.detokenizer import Detokenizer
 from device.text.stops import StopStrings
-from fleet.answering.views import TokenChunk
+from fleet.answering.views import TokenChunk, TokenLogprobs
 
 
 class Answer:
@@ -20,7 +21,9 @@ class Answer:
         self._stops = StopStrings(stops)
         self._pending: list[int] = []
         self._pieces: list[str] = []
+        self._told = 0  # of the log probabilities
         self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprobs] = []
 
     @property
     def text(self) -> str:
@@ -31,13 +34,17 @@ class Answer:
         """A stop string is complete: it, and what follows, is not part of the text."""
         return self._stops.stopped
 
-    def push(self, token_ids: Iterable[int]) -> TokenChunk | None:
-        """The text that became certain, with the tokens since the chunk before. What follows a stop string is dropped."""
-        text = ""
+    def push(self, token_ids: Iterable[int], logprobs: Iterable[TokenLogprobs] = ()) -> TokenChunk | None:
+        """The text that became certain, with the tokens since the chunk before. What follows a stop string is dropped.
+
+        `logprobs` of each token, or of none.
+        """
+        text, told = "", iter(logprobs)
         for token_id in token_ids:
             if self.stopped:
                 break
             self.token_ids.append(token_id)
+            self.logprobs.extend(islice(told, 1))
             self._pending.append(token_id)
             text += self._stops.push(self._detokenizer.push([token_id]), armed=self._armed)
         return self._chunk(text) if text else None
@@ -56,6 +63,6 @@ class Answer:
 
     def _chunk(self, text: str) -> TokenChunk:
         self._pieces.append(text)
-        chunk = TokenChunk(text, tuple(self._pending), self.in_thought)
-        self._pending = []
+        chunk = TokenChunk(text, tuple(self._pending), self.in_thought, tuple(self.logprobs[self._told :]))
+        self._pending, self._told = [], len(self.logprobs)
         return chunk

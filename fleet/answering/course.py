@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from fleet.answering import prompts
+from device.text.words import Words
+from fleet.answering import logprobs, prompts
 from fleet.answering.answer import Answer
 from fleet.answering.prompt_making import MadePrompt
-from fleet.answering.views import GenerateRequest, TokenChunk
+from fleet.answering.views import GenerateRequest, TokenChunk, TokenLogprobs
+from fleet.deploying.stream import Token
 from fleet.telemetry.views import FinishReason
 from protos.errors import FleetError, InvalidInput, TemporaryError
 from protos.ids import Digest
@@ -42,6 +44,7 @@ class Course:
     manifest: Manifest
     made: MadePrompt
     seed: int
+    words: Words
     answer: Answer
     began_at: float
     first_token_at: float | None = None
@@ -59,12 +62,16 @@ class Course:
         begun = replace(request, forced_ids=tuple(self.answer.token_ids)) if self.answer.token_ids else request
         return prompts.submit(begun, self.made.token_ids, self.manifest, context, self.seed, self.made.rules)
 
-    def came(self, token_ids: Sequence[int], cut_after: int) -> Iterator[TokenChunk]:
+    def came(self, tokens: Sequence[Token], cut_after: int) -> Iterator[TokenChunk]:
         """The answer grows by these; none of its chunks begins before its token `cut_after` and ends behind."""
         known = max(0, cut_after - len(self.answer.token_ids))
-        for part in (token_ids[:known], token_ids[known:]):
-            if part and (chunk := self.answer.push(part)):
+        for part in (tokens[:known], tokens[known:]):
+            if part and (chunk := self.answer.push((one.id for one in part), self.logprobs(part))):
                 yield chunk
+
+    def logprobs(self, tokens: Sequence[Token]) -> list[TokenLogprobs]:
+        """Of those tokens that the head told them of."""
+        return [logprobs.told(self.words, one.id, one.logprobs) for one in tokens if one.logprobs is not None]
 
     def complete(self, request: GenerateRequest, context: int) -> FinishReason | None:
         """How the answer has ended already, so that nothing is left to ask for: only word of its end was lost."""

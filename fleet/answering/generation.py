@@ -28,7 +28,7 @@ from fleet.deploying.deployments import Deployments
 from fleet.deploying.desired import PipelineSpec
 from fleet.deploying.phase import Ready, Repairing
 from fleet.deploying.pipeline import Pipeline
-from fleet.deploying.stream import COMES_BACK, TokenStream
+from fleet.deploying.stream import COMES_BACK, Token, TokenStream
 from fleet.telemetry.meters import RequestMeters
 from fleet.telemetry.records import TelemetryRecords, may_pass
 from fleet.telemetry.views import FinishedRequest, FinishReason
@@ -211,7 +211,7 @@ class GenerationService:
         made = await self._made(entry, text, spec)
         seed, words = seed_of(request, self._fresh_seed), text.model.words
         answer = Answer(words.stream(), request.stop, request.min_tokens, in_thought=words.opens_thought(made.token_ids))
-        return Course(text.manifest, made, seed, answer, asyncio.get_running_loop().time())
+        return Course(text.manifest, made, seed, words, answer, asyncio.get_running_loop().time())
 
     async def _attempt(self, entry: LedgerEntry, pipeline: Pipeline, course: Course) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
         request, spec, deployment, answer = entry.request, pipeline.spec, pipeline.desired.name, course.answer
@@ -224,7 +224,7 @@ class GenerationService:
         # While only the coordinator's own link to a device has ended, the ring goes on.
         if isinstance(state := pipeline.state, Repairing) or not pipeline.stream.attached:
             raise Unavailable(state.detail or "the pipeline is not attached", advice=COMES_BACK, retry_after_seconds=1.0)
-        account = _Account(entry, pipeline, pipeline.stream.submit(submit), course)
+        account = _Account(entry, pipeline, pipeline.stream.submit(submit, course.made.vocabulary), course)
         ran_before, entry.ran = entry.ran, True
         self._running[entry.request_id] = account.tokens
         if entry.unwanted:
@@ -234,11 +234,11 @@ class GenerationService:
         try:
             # Forced tokens are part of the answer; the head counts them, and sends only what comes after.
             if request.forced_ids and not answer.token_ids:
-                for chunk in course.came(request.forced_ids, request.resume_after):
+                for chunk in course.came([Token(one) for one in request.forced_ids], request.resume_after):
                     yield _given(entry, chunk)
-            while not answer.stopped and (ids := await account.tokens.take()) is not None:
+            while not answer.stopped and (tokens := await account.tokens.take()) is not None:
                 course.goes_on(asyncio.get_running_loop().time())
-                for chunk in course.came(ids, request.resume_after):
+                for chunk in course.came(tokens, request.resume_after):
                     yield _given(entry, chunk)
             account.tokens.cancel()  # of use only when a stop string ended the text
             finished = await wait_end(account.tokens)
@@ -279,6 +279,7 @@ class GenerationService:
             text=answer.text,
             token_ids=tuple(answer.token_ids),
             in_thought=answer.in_thought,
+            logprobs=tuple(answer.logprobs),
             recoveries=course.recoveries,
             recovery_seconds=course.recovery_seconds,
         )
@@ -361,6 +362,7 @@ def _result(account: _Account, finished: pb.Finished, reason: FinishReason) -> G
         prompt_tokens=account.entry.prompt_tokens,
         reason=reason,
         in_thought=course.answer.in_thought,
+        logprobs=course.answer.logprobs,
     )
     if not course.recoveries or course.first_token_at is None:
         return told

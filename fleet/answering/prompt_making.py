@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, TypeVar
 
 from device.text.confined import ConfinedMaker, ConfinedText
 from fleet.answering import prompts
 from fleet.answering.views import GenerateRequest
+from fleet.answering.vocabulary import vocabulary_parts
 from protos.errors import Busy, Unavailable
 from protos.manifest import ModelConfig
 from protos.sampling import TokenRules
+from protos.v1 import pipeline_pb2 as pb
 
 SHORT_AT_ONCE = 8  # of as many models: those of one follow each other
 LONG_AT_ONCE = 2  # each has a process of its own
@@ -27,6 +29,7 @@ _Made = TypeVar("_Made")
 class MadePrompt:
     token_ids: list[int]
     rules: TokenRules
+    vocabulary: tuple[pb.Vocabulary, ...] = ()  # where the rules have a grammar, which the head cannot keep without
 
 
 class PromptMaking:
@@ -57,21 +60,32 @@ class PromptMaking:
         """Raises InvalidInput, and Busy when too many long prompts wait."""
         maker = text.maker(prompts.characters(request))
         if not maker.is_long:
-            return await self._made(self._short, maker, request, config, context)
+            return await self._made(self._short, text, maker, request, config, context)
         if self._long_open >= LONG_AT_ONCE + LONG_WAITING:
             raise Busy(f"{LONG_WAITING} long prompts are waiting already", advice="ask again later", retry_after_seconds=1.0)
         self._long_open += 1
         try:
-            return await self._made(self._long, maker, request, config, context)
+            return await self._made(self._long, text, maker, request, config, context)
         finally:
             self._long_open -= 1
 
     async def _made(
-        self, pool: ThreadPoolExecutor, maker: ConfinedMaker, request: GenerateRequest, config: ModelConfig, context: int
+        self,
+        pool: ThreadPoolExecutor,
+        text: ConfinedText,
+        maker: ConfinedMaker,
+        request: GenerateRequest,
+        config: ModelConfig,
+        context: int,
     ) -> MadePrompt:
         def make() -> MadePrompt:
             with maker:
-                return MadePrompt(prompts.prompt_ids(maker, request, config, context), prompts.token_rules(maker, request))
+                ids, wish = prompts.prompt_ids(maker, request, config, context), prompts.format_of(request)
+                made = MadePrompt(ids, prompts.token_rules(maker, request))
+            if wish.free:
+                return made
+            grammar = text.formats.grammar(wish, text.words.opens_thought(ids))
+            return MadePrompt(ids, replace(made.rules, grammar=grammar), vocabulary_parts(text))
 
         self._makers.add(maker)
         try:

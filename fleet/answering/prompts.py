@@ -10,12 +10,13 @@ from pathlib import Path
 
 from device.text.confined import ConfinedText, PromptMaker
 from device.text.encoder import SHORTEN, too_long
+from device.text.formats import Format, names_of
 from device.text.messages import Message
 from fleet.answering.infill import blank_prompt, fills_blanks, mark_blank
 from fleet.answering.views import GenerateRequest
 from protos.errors import Corrupt, InvalidInput
 from protos.manifest import Manifest, ModelConfig, TextFile
-from protos.sampling import ANY_TOKEN, PARAMETERS, TokenRules, check_counts, to_message
+from protos.sampling import ANY_TOKEN, PARAMETERS, TokenRules, check_bias, check_counts, check_logprobs, to_message
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact.store import ArtifactStore
 
@@ -43,7 +44,16 @@ def characters(request: GenerateRequest) -> int:
     """Of all that is made tokens."""
     beside = [one for message in request.messages for call in message.tool_calls for one in (call.name, call.arguments)]
     told = [text for one in request.messages for text in (one.role, one.content, one.reasoning_content, one.metadata, one.name)]
-    texts = [request.prompt, request.text, request.chat_template_kwargs, *request.tools, *request.bad_words, *told, *beside]
+    texts = [
+        request.prompt,
+        request.text,
+        request.json_schema,
+        request.chat_template_kwargs,
+        *request.tools,
+        *request.bad_words,
+        *told,
+        *beside,
+    ]
     return sum(len(text) for text in texts if text)
 
 
@@ -99,7 +109,17 @@ def token_rules(text: PromptMaker, request: GenerateRequest) -> TokenRules:
         runs.append(first)
         if len(spaced) == len(first) and spaced[:1] != first[:1]:
             runs.append(spaced)
-    return TokenRules(request.min_tokens, request.allowed_token_ids or (), tuple(runs))
+    return TokenRules(request.min_tokens, request.allowed_token_ids or (), tuple(runs), request.logit_bias)
+
+
+def format_of(request: GenerateRequest) -> Format:
+    """What the answer has to be. Raises InvalidInput for what cannot be called, and for an answer with a format that could not end."""
+    wish = Format(request.json_schema, request.tools, request.called_tools, request.parallel_tool_calls)
+    if unknown := set(wish.called).difference(names_of(wish.tools)):
+        raise InvalidInput(f"{min(unknown)} is none of the tools", advice="name one of those that are sent")
+    if request.ignore_eos and not wish.free:
+        raise InvalidInput("ignore_eos and a format of the answer are asked for at once", advice="leave one out: a format has an end")
+    return wish
 
 
 def submit(
@@ -125,7 +145,8 @@ def submit(
     if not all(rules.bad_words):
         raise InvalidInput("bad_words has one without a token", advice="leave it out")
     stops = [*(() if request.ignore_eos else manifest.config.eos_token_ids), *request.stop_token_ids]
-    check_counts([len(run) for run in rules.bad_words], len(rules.allowed_token_ids), len(stops))
+    check_counts([len(run) for run in rules.bad_words], len(rules.allowed_token_ids), len(stops), len(rules.logit_bias))
+    check_bias(rules.logit_bias)
     vocabulary = manifest.config.vocab_size
     for token_id in (*prompt, *forced, *request.stop_token_ids, *rules.token_ids):
         if not 0 <= token_id < vocabulary:
@@ -133,10 +154,12 @@ def submit(
     said = {name: value for name, value in manifest.sampling.said.items() if name in request.left_to_model and name in PARAMETERS}
     sampling = replace(request.sampling, **{**said, "seed": seed})
     sampling.check()
+    if request.logprobs is not None:
+        check_logprobs(request.logprobs)
     message = pb.Submit(
         prompt_ids=prompt,
         forced_ids=forced,
-        sampling=to_message(sampling, rules),
+        sampling=to_message(sampling, rules, request.logprobs),
         max_tokens=max_tokens,
         stop_token_ids=stops,
         reuse_decoded=request.reuse_decoded,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fleet.answering.views import GenerateResult
+from fleet.answering.views import GenerateResult, TokenLogprobs
 from fleet.deploying.desired import PipelineSpec
 from fleet.planning.plan import StagePlan
 from fleet.telemetry.records import source_of
@@ -31,6 +31,7 @@ def result(
     prompt_tokens: int,
     reason: FinishReason,
     in_thought: bool = False,
+    logprobs: Sequence[TokenLogprobs] = (),
 ) -> GenerateResult:
     """Of a request that the pipeline `spec` of `deployment` has answered.
 
@@ -50,6 +51,7 @@ def result(
         text=text,
         token_ids=tuple(token_ids),
         in_thought=in_thought,
+        logprobs=tuple(logprobs),
         finish_reason=reason,
         prompt_tokens=prompt_tokens,
         completion_tokens=len(token_ids),

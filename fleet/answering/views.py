@@ -18,6 +18,9 @@ class GenerateRequest:
     text: str | None = None
     messages: tuple[Message, ...] = ()
     tools: tuple[str, ...] = ()  # for `prompt` and `messages`: OpenAI's objects, each as JSON
+    json_schema: str = ""  # that the answer fits, as JSON
+    called_tools: tuple[str, ...] = ()  # names: the answer calls one of these
+    parallel_tool_calls: bool = True  # or several
     prompt_ids: tuple[int, ...] = ()
     forced_ids: tuple[int, ...] = ()
     max_tokens: int | None = None  # None: what the context leaves
@@ -27,9 +30,11 @@ class GenerateRequest:
     stop_token_ids: tuple[int, ...] = ()  # end the answer as the model's own ends do, also with `ignore_eos`
     min_tokens: int = 0  # before anything ends the answer but `max_tokens`
     allowed_token_ids: tuple[int, ...] | None = None  # no others come
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
     bad_words: tuple[str, ...] = ()  # as the tokenizer writes them: another spelling of one may come
     chat_template_kwargs: str = ""  # for `prompt` and `messages`: a JSON object, whose values the template sees as variables
     add_generation_prompt: bool = True  # for `prompt` and `messages`
+    logprobs: int | None = None  # tell each token's log probability, and those of so many likeliest
     ignore_eos: bool = False  # go on behind an end-of-sequence token, to max_tokens: for measurements
     reuse_decoded: bool = False  # inexact: see Request in device/pipeline/sequences.py
     infill: bool = False  # refuse a model that fills no blanks
@@ -41,12 +46,30 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True)
+class LikelyToken:
+    """A token with the natural logarithm of the probability that the model gave it; its bytes may be a part of a character."""
+
+    token_id: int
+    text: str
+    bytes: tuple[int, ...]
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenLogprobs(LikelyToken):
+    """Of a token of the answer, beside the likeliest that could have come, the likeliest first."""
+
+    likeliest: tuple[LikelyToken, ...] = ()
+
+
+@dataclass(frozen=True)
 class TokenChunk:
     """Text that became certain (whole UTF-8 characters, stop strings held back) and the tokens it took."""
 
     text: str
     token_ids: tuple[int, ...]
     in_thought: bool = False  # the prompt has opened the model's thought: the answer, of which this is a piece, begins inside
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of its tokens, where they were asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +80,7 @@ class GenerateResult(FinishedRequest):
     text: str
     token_ids: tuple[int, ...]
     in_thought: bool = False  # see TokenChunk
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of the tokens, but for the request's own forced ones, where they were asked for
     reused_tokens: int = 0  # of the prompt, whose cache rows an earlier prompt had made
     # Times that its pipeline broke and another, or the same when its device was back, went on: with the very tokens that would have come
     # (each that was given is decoded again), after so many seconds in all without one.

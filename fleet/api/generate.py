@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator
 
 from device.text.messages import Message, ToolCall
 from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
@@ -18,16 +18,24 @@ from fleet.api.deployments import failed
 from fleet.api.encode import line, plain
 from fleet.api.errors import CLIENT_CLOSED_REQUEST
 from fleet.api.resuming import Resumed, resumed_by
-from fleet.api.sampling import left_to_model, sampling_of, with_sampling
+from fleet.api.sampling import left_to_model, sampling_of, telling, with_sampling
 from fleet.api.sse import EVENTS, ClientGone, EventStream, ServerSentEvent, unless_gone
 from fleet.service.protocol import FleetService
 from protos.errors import Internal
-from protos.sampling import MOST_ALLOWED_TOKENS, MOST_STOP_TOKENS, PARAMETERS
+from protos.sampling import LOGIT_BIAS, MOST_ALLOWED_TOKENS, MOST_BIASED_TOKENS, MOST_LOGPROBS, MOST_STOP_TOKENS, PARAMETERS
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
 TokenIds = tuple[TokenId, ...]
 SomeTokenIds = Annotated[TokenIds, Field(min_length=1, max_length=MOST_ALLOWED_TOKENS)]  # none at all would leave nothing to say
 StopTokenIds = Annotated[TokenIds, Field(max_length=MOST_STOP_TOKENS - 64)]  # the model's own come to them
+_Bias = Annotated[float, Field(ge=LOGIT_BIAS.least, le=LOGIT_BIAS.most)]
+LogitBias = Annotated[
+    dict[TokenId, _Bias],
+    Field(max_length=MOST_BIASED_TOKENS),
+    WrapValidator(telling(f"an object of at most {MOST_BIASED_TOKENS} token ids, each with a number, {LOGIT_BIAS}")),
+]
+CalledTools = Annotated[tuple[str, ...], Field(max_length=128)]
+MostLogprobs = Annotated[int, Field(ge=0, le=MOST_LOGPROBS)]
 MaxTokens = Annotated[int, Field(ge=1, lt=1 << 32)]
 MinTokens = Annotated[int, Field(ge=0, lt=1 << 32)]
 # Each is looked for in each piece of the answer, or at each token.
@@ -75,6 +83,9 @@ class GenerateBody(BaseModel):
     text: str | None = None
     messages: tuple[MessageBody, ...] = ()
     tools: tuple[str, ...] = ()
+    json_schema: dict[str, Any] | None = None
+    called_tools: CalledTools = ()
+    parallel_tool_calls: bool = True
     chat_template_kwargs: dict[str, Any] = {}
     add_generation_prompt: bool = True
     prompt_ids: TokenIds = ()
@@ -85,6 +96,8 @@ class GenerateBody(BaseModel):
     min_tokens: MinTokens = 0
     allowed_token_ids: SomeTokenIds | None = None
     bad_words: BadWords = ()
+    logit_bias: LogitBias = {}
+    logprobs: MostLogprobs | None = None
     ignore_eos: bool = False
     reuse_decoded: bool = False
     infill: bool = False
@@ -93,12 +106,14 @@ class GenerateBody(BaseModel):
     stream: bool = True
 
     def request(self) -> GenerateRequest:
-        others = {"stream", "messages", "chat_template_kwargs", *PARAMETERS}
+        others = {"stream", "messages", "chat_template_kwargs", "json_schema", "logit_bias", *PARAMETERS}
         fields = {name: getattr(self, name) for name in type(self).model_fields if name not in others}
         return GenerateRequest(
             **fields,
             messages=tuple(each.message() for each in self.messages),
             chat_template_kwargs=json.dumps(self.chat_template_kwargs) if self.chat_template_kwargs else "",
+            json_schema="" if self.json_schema is None else json.dumps(self.json_schema),
+            logit_bias=tuple(self.logit_bias.items()),
             sampling=sampling_of(self),
             left_to_model=left_to_model(self),
         )

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
-from device.text.calls import tools_told
-from fleet.answering.views import GenerateRequest, TokenChunk
+from fleet.answering.views import GenerateRequest, GenerateResult
 from fleet.api.caller import FleetOfCaller
 from fleet.api.closing import closing
 from fleet.api.encode import line
 from fleet.api.errors import CLIENT_CLOSED_REQUEST, openai_body
-from fleet.api.generate import collect
-from fleet.api.openai_reply import DONE, ChatReply, TextReply, model_entry
+from fleet.api.openai_reply import DONE, Reply, model_entry
 from fleet.api.openai_request import ChatBody, CompletionBody
+from fleet.api.openai_told import chat_reply, text_reply
 from fleet.api.sse import EVENTS, ClientGone, EventStream, ServerSentEvent, unless_gone
+from fleet.api.together import results, together
 from fleet.service.protocol import FleetService
 from protos.errors import FleetError, NotFound, Unavailable
-
-Reply: TypeAlias = ChatReply | TextReply
 
 RETRY_SECONDS = 5.0  # a deployment becomes ready in seconds to minutes
 
@@ -48,44 +44,42 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
     @router.post("/chat/completions", responses=EVENTS)
     async def chat_completions(body: ChatBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
         """Chat, streamed or whole."""
-        request, one_call = body.request(), body.parallel_tool_calls is False
-        name = f"chatcmpl-{uuid.uuid4().hex}"
-        reply = ChatReply(name, int(time.time()), body.model, body.include_usage, tools_told(request.tools), one_call)
-        return await _answer(fleet, http, request, reply, bool(body.stream))
+        requests = body.requests()
+        return await _answer(fleet, http, requests, chat_reply(body, requests[0].tools), bool(body.stream))
 
     @router.post("/completions", responses=EVENTS)
     async def completions(body: CompletionBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
         """Plain text continued, without a template, streamed or whole."""
-        reply = TextReply(f"cmpl-{uuid.uuid4().hex}", int(time.time()), body.model, body.include_usage)
-        return await _answer(fleet, http, body.request(), reply, bool(body.stream))
+        return await _answer(fleet, http, body.requests(), text_reply(body), bool(body.stream))
 
     return router
 
 
-async def _answer(fleet: FleetService, http: Request, request: GenerateRequest, reply: Reply, stream: bool) -> Response:
+async def _answer(fleet: FleetService, http: Request, requests: Sequence[GenerateRequest], reply: Reply, stream: bool) -> Response:
     if stream:
-        return EventStream(_chunks(fleet, request, reply), _failed)
+        return EventStream(_chunks(fleet, requests, reply), _failed)
     try:
-        with _told_unready(fleet, request.model):
-            return JSONResponse(reply.whole(await unless_gone(http.receive, collect(fleet, request))))
+        with _told_unready(fleet, requests[0].model):
+            return JSONResponse(reply.whole(await unless_gone(http.receive, results(fleet, requests))))
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-async def _chunks(fleet: FleetService, request: GenerateRequest, reply: Reply) -> AsyncGenerator[ServerSentEvent]:
+async def _chunks(fleet: FleetService, requests: Sequence[GenerateRequest], reply: Reply) -> AsyncGenerator[ServerSentEvent]:
     opening = reply.opening()  # sent with the first token, so that an error before it still has its status
-    with _told_unready(fleet, request.model):
-        async with closing(fleet.generate(request)) as parts:
-            async for part in parts:
+    ended: dict[int, GenerateResult] = {}
+    with _told_unready(fleet, requests[0].model):
+        async with closing(together(fleet, requests)) as parts:
+            async for index, part in parts:
                 for chunk in opening:
                     yield ServerSentEvent(line(chunk))
                 opening = []
-                if isinstance(part, TokenChunk):
-                    for chunk in reply.piece(part) if part.text else ():
-                        yield ServerSentEvent(line(chunk))
-                else:
-                    for chunk in reply.closing(part):
-                        yield ServerSentEvent(line(chunk))
+                if isinstance(part, GenerateResult):
+                    ended[index] = part
+                for chunk in reply.closing(index, part) if isinstance(part, GenerateResult) else reply.piece(index, part):
+                    yield ServerSentEvent(line(chunk))
+    for chunk in reply.ending([ended[index] for index in sorted(ended)]):
+        yield ServerSentEvent(line(chunk))
     yield ServerSentEvent(DONE)
 
 

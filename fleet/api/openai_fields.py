@@ -45,10 +45,6 @@ def _never(_given: Any) -> bool:
     return False
 
 
-def _plain_text(given: Any) -> bool:
-    return isinstance(given, dict) and given.get("type", "text") == "text" and given.keys() <= {"type"}
-
-
 def _each(names: Iterable[str], nothing: AsksForNothing) -> dict[str, AsksForNothing]:
     return dict.fromkeys(names, nothing)
 
@@ -57,7 +53,7 @@ _empty = _only({}, [], "", False)
 _INSTEAD = {
     "repeat_penalty": "use repetition_penalty, which counts the whole prompt and answer",
     "n_predict": "use max_tokens",
-    "n_cmpl": "use n=1: one answer a request",
+    "n_cmpl": "use n",
     "max_new_tokens": "use max_tokens",
     "max_completion_tokens": "use max_tokens",
     "messages": "send it to /v1/chat/completions",
@@ -70,6 +66,7 @@ _HARMLESS = frozenset(
     {
         # OpenAI's: for its own accounts, caches and queues, or a guess at the answer that saves time.
         *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prediction"),
+        "prompt_cache_options",
         # vLLM's: names, scheduling, how often a stream tells; what only counts with a field that is refused.
         *("request_id", "session_id", "priority", "stream_interval", "guided_decoding_backend", "guided_whitespace_pattern"),
         *("truncation_side", "spaces_between_special_tokens", "return_tokens_as_token_ids", "media_io_kwargs", "mm_processor_kwargs"),
@@ -83,16 +80,12 @@ _HARMLESS = frozenset(
 )
 _REFUSED: dict[str, AsksForNothing] = {
     # OpenAI's.
-    **_each(("presence_penalty", "frequency_penalty"), _only(0)),
-    **_each(("logit_bias", "audio", "functions", "suffix"), _empty),
+    **_each(("audio", "functions", "suffix"), _empty),
     "function_call": _only("none", "auto"),
-    "response_format": _plain_text,
-    "logprobs": _only(False),
-    "top_logprobs": _only(0),
     "modalities": _only(["text"], []),
     "web_search_options": _never,
+    "moderation": _never,
     "verbosity": _only("medium"),
-    "best_of": _only(1),
     "echo": _only(False),
     # vLLM's.
     **_each(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "structural_tag"), _empty),
@@ -120,7 +113,16 @@ _OF_CHAT = ("tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs
 
 # A template writes special tokens itself; a plain text gets those that its tokenizer puts around it.
 CHAT = Others(_HARMLESS, {**_REFUSED, "add_special_tokens": _only(False)})
-COMPLETION = Others(_HARMLESS, {**_REFUSED, **_each(_OF_CHAT, _empty), "add_special_tokens": _only(True)})
+COMPLETION = Others(
+    _HARMLESS,
+    {
+        **_REFUSED,
+        "top_logprobs": _only(0),
+        **_each(_OF_CHAT, _empty),
+        "add_special_tokens": _only(True),
+        "response_format": _only({"type": "text"}),
+    },
+)
 
 STREAM_OPTIONS = Others(frozenset({"include_obfuscation"}), {"continuous_usage_stats": _only(False)})
 MESSAGE = Others(

@@ -1,129 +1,81 @@
-"""OpenAI's reply bodies: whole answers and the chunks of a stream."""
+"""OpenAI's reply bodies: whole answers and the chunks of a stream, each with its choices."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from device.text.calls import Tools, read_calls
-from device.text.thoughts import Piece, Thoughts, thought_and_said
 from fleet.answering.views import GenerateResult, TokenChunk
+from fleet.api.openai_choices import Choice
 from fleet.deploying.views import DeploymentView
 
 DONE = "[DONE]"
 
 
 @dataclass
-class ChatReply:
-    """Bodies of one chat completion; `created` is in unix seconds.
+class Reply:
+    """Bodies of one answer with one choice or several; `created` is in unix seconds.
 
-    What the model thought is told apart (`reasoning_content`), as it comes. Where there are `tools`, a stream's answer comes at once, when
-    it is known not to be a call of one.
+    `kind` and `chunk_kind` are the objects' names. Each prompt has `choices_of_prompt` of the choices, one after the other.
     """
 
     id: str
+    kind: str
+    chunk_kind: str
     created: int
     model: str
+    choices: Sequence[Choice]
+    choices_of_prompt: int = 1
     include_usage: bool = False
-    tools: Tools = field(default_factory=dict)
-    one_call: bool = False  # of several only the first is told
-    _thoughts: Thoughts | None = None  # of the stream
-    _thought: str = ""  # what was given out
 
-    def whole(self, result: GenerateResult) -> dict[str, Any]:
-        parted = thought_and_said(result.text, result.in_thought)
-        said, reason = self._said(parted.said, result)
-        thought = {"reasoning_content": parted.thought} if parted.thought else {}
-        message = {"role": "assistant", "content": None, "refusal": None, **thought, **said}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": usage(result)}
+    def whole(self, results: Sequence[GenerateResult]) -> dict[str, Any]:
+        """`results` are of the choices, in their order."""
+        choices = [choice.whole(result) for choice, result in zip(self.choices, results, strict=True)]
+        return {**self._head(self.kind), "choices": choices, "usage": self._usage(results)}
 
     def opening(self) -> list[dict[str, Any]]:
-        return [self._chunk({"role": "assistant", "content": ""})]
+        return [self._chunk(one) for choice in self.choices for one in choice.opening()]
 
-    def piece(self, chunk: TokenChunk) -> list[dict[str, Any]]:
-        if self._thoughts is None:
-            self._thoughts = Thoughts(chunk.in_thought)
-        return self._told(self._thoughts.push(chunk.text))
+    def piece(self, index: int, chunk: TokenChunk) -> list[dict[str, Any]]:
+        return [self._chunk(one) for one in self.choices[index].piece(chunk)]
 
-    def closing(self, result: GenerateResult) -> list[dict[str, Any]]:
-        rest = self._thoughts.finish() if self._thoughts else Piece()
-        parted = thought_and_said(result.text, result.in_thought)
-        said, reason = self._said(parted.said, result)
-        if self.tools:
-            calls = [{"index": number, **call} for number, call in enumerate(said.get("tool_calls", ()))]
-            held = [
-                *self._told(Piece(parted.thought[len(self._thought) :])),
-                self._chunk({**said, **({"tool_calls": calls} if calls else {})}),
-            ]
-        else:
-            held = self._told(rest)
-        last = self._chunk({}, reason)
-        if not self.include_usage:
-            return [*held, last]
-        return [*held, last, {**self._head("chat.completion.chunk"), "choices": [], "usage": usage(result)}]
+    def closing(self, index: int, result: GenerateResult) -> list[dict[str, Any]]:
+        return [self._chunk(one) for one in self.choices[index].closing(result)]
 
-    def _told(self, piece: Piece) -> list[dict[str, Any]]:
-        self._thought += piece.thought
-        fields = {"reasoning_content": piece.thought, "content": "" if self.tools else piece.said}
-        return [self._chunk({name: text}) for name, text in fields.items() if text]
+    def ending(self, results: Sequence[GenerateResult]) -> list[dict[str, Any]]:
+        """Behind the last choice's end."""
+        return [{**self._head(self.chunk_kind), "choices": [], "usage": self._usage(results)}] if self.include_usage else []
 
-    def _said(self, answer: str, result: GenerateResult) -> tuple[dict[str, Any], str]:
-        """(fields of the message, why it ended)."""
-        text, calls = read_calls(answer, self.tools)
-        if not calls:
-            return {"content": text}, _finish(result)
-        functions = [{"name": call.name, "arguments": call.arguments} for call in (calls[:1] if self.one_call else calls)]
-        told = [{"id": f"call_{self.id[-24:]}{number}", "type": "function", "function": one} for number, one in enumerate(functions)]
-        return {"content": text or None, "tool_calls": told}, "tool_calls"
-
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(self, choice: Mapping[str, Any]) -> dict[str, Any]:
         tail = {"usage": None} if self.include_usage else {}
-        return {**self._head("chat.completion.chunk"), "choices": [choice], **tail}
+        return {**self._head(self.chunk_kind), "choices": [choice], **tail}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
+    def _usage(self, results: Sequence[GenerateResult]) -> dict[str, Any]:
+        """A prompt counts once, however many answers it has.
 
-@dataclass(frozen=True)
-class TextReply:
-    """Bodies of one plain completion; `created` is in unix seconds."""
-
-    id: str
-    created: int
-    model: str
-    include_usage: bool = False
-
-    def whole(self, result: GenerateResult) -> dict[str, Any]:
-        return {**self._chunk(result.text, _finish(result)), "usage": usage(result)}
-
-    def opening(self) -> list[dict[str, Any]]:
-        return []
-
-    def piece(self, chunk: TokenChunk) -> list[dict[str, Any]]:
-        return [self._chunk(chunk.text)]
-
-    def closing(self, result: GenerateResult) -> list[dict[str, Any]]:
-        last = self._chunk("", _finish(result))
-        return [last, {**self._chunk(""), "choices": [], "usage": usage(result)}] if self.include_usage else [last]
-
-    def _chunk(self, text: str, finish_reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
-        tail = {"usage": None} if self.include_usage else {}
-        return {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model, "choices": [choice], **tail}
-
-
-def usage(result: GenerateResult) -> dict[str, Any]:
-    prompt, completion = result.prompt_tokens, result.completion_tokens
-    cached = {"cached_tokens": result.reused_tokens}
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion, "prompt_tokens_details": cached}
+        Beyond OpenAI's: the seconds that the longest took, and the energy of all by how it is known; figures that are known in different
+        ways are never added.
+        """
+        prompts = results[:: self.choices_of_prompt]
+        prompt, completion = sum(one.prompt_tokens for one in prompts), sum(one.completion_tokens for one in results)
+        joules: dict[str, float | None] = {}
+        for cost in (cost for result in results for cost in result.devices):
+            so_far = joules.get(cost.source, 0.0)
+            joules[cost.source] = None if cost.joules is None or so_far is None else so_far + cost.joules
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": sum(one.reused_tokens for one in prompts)},
+            "seconds": max(one.total_seconds for one in results),
+            "energy": [{"joules": value, "source": source} for source, value in joules.items()],
+        }
 
 
 def model_entry(deployment: DeploymentView) -> dict[str, Any]:
     """OpenAI's model object of a deployment; `created` is not known and 0."""
     return {"id": deployment.name, "object": "model", "created": 0, "owned_by": "glmfleet"}
-
-
-def _finish(result: GenerateResult) -> str:
-    return "length" if result.finish_reason == "length" else "stop"

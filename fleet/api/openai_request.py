@@ -7,18 +7,31 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from fleet.answering.views import GenerateRequest
 from fleet.api.errors import InvalidParameter, UnsupportedParameter
-from fleet.api.generate import BadWords, MaxTokens, MinTokens, SomeTokenIds, StopString, StopStrings, StopTokenIds, TokenId
+from fleet.api.generate import (
+    BadWords,
+    LogitBias,
+    MaxTokens,
+    MinTokens,
+    MostLogprobs,
+    SomeTokenIds,
+    StopString,
+    StopStrings,
+    StopTokenIds,
+    TokenId,
+)
 from fleet.api.openai_fields import CHAT, COMPLETION, STREAM_OPTIONS, Others
+from fleet.api.openai_formats import ResponseFormat, called_tools, schema_of
 from fleet.api.openai_messages import ChatMessage, Tool, Tools, told, tools_of
 from fleet.api.sampling import left_to_model, sampling_of, with_sampling
 from protos.sampling import PARAMETERS, Sampling
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default of /v1/completions; chat has none
 
+MOST_CHOICES = 16  # of one request: each holds a slot of the pipeline
 _SEED_SPACE = 1 << 64
 # Where OpenAI's API, or what vLLM's and llama.cpp's clients send to it (top_k -1 for all), differs from ours.
 _DEFAULT = Sampling(temperature=1.0)
@@ -49,9 +62,11 @@ class _Sampled(BaseModel):
     min_tokens: MinTokens | None = None
     allowed_token_ids: SomeTokenIds | None = None
     bad_words: BadWords | None = None
+    logit_bias: LogitBias | None = None
     ignore_eos: bool | None = None
     reuse_decoded: bool | None = None  # … and ours: an earlier turn's answer need not be prefilled, at the price of an inexact text
-    n: int | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None  # answers of one prompt, whose cache rows they share
+    best_of: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -59,9 +74,15 @@ class _Sampled(BaseModel):
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    def _choices(self, request: GenerateRequest) -> list[GenerateRequest]:
+        """One for each of `n` answers: with a seed, the next choice has the next one."""
+        seed = request.sampling.seed
+        seeds = [None if seed is None else (seed + index) % _SEED_SPACE for index in range(self.n or 1)]
+        return [replace(request, sampling=replace(request.sampling, seed=one)) for one in seeds]
+
     def _request(self, max_tokens: int | None, **prompt: Any) -> GenerateRequest:
-        if self.n not in (None, 1):
-            raise UnsupportedParameter("n", "only n=1 is supported: one answer a request")
+        if self.best_of not in (None, self.n or 1):
+            raise UnsupportedParameter("best_of", "best_of other than n is not supported: all answers are told", "leave best_of out")
         self.OTHERS.check(self)
         if self.stream_options is not None:
             STREAM_OPTIONS.check(self.stream_options, "stream_options.")
@@ -77,6 +98,7 @@ class _Sampled(BaseModel):
             min_tokens=self.min_tokens or 0,
             allowed_token_ids=self.allowed_token_ids,
             bad_words=self.bad_words or (),
+            logit_bias=tuple((self.logit_bias or {}).items()),
             ignore_eos=bool(self.ignore_eos),
             reuse_decoded=bool(self.reuse_decoded),
             **prompt,
@@ -108,19 +130,30 @@ class ChatBody(_Sampled):
     thinking: Thinking | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     add_generation_prompt: bool | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: MostLogprobs | None = None
+
+    def requests(self) -> list[GenerateRequest]:
+        """One for each choice. Raises InvalidParameter."""
+        return self._choices(self.request())
 
     def request(self) -> GenerateRequest:
         """Raises InvalidParameter."""
         messages = told(self.messages)
-        if self.tool_choice not in (None, "none", "auto"):
-            raise UnsupportedParameter("tool_choice", "only tool_choice auto or none is supported")
-        variables = self._variables()
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidParameter("top_logprobs", "top_logprobs is given without logprobs", advice="send logprobs true with it")
+        variables, tools = self._variables(), self._told_tools()
         return self._request(
             self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
             messages=messages,
-            tools=tuple(tool.model_dump_json() for tool in self._told_tools()),
+            tools=tuple(tool.model_dump_json() for tool in tools),
+            json_schema=schema_of(self.response_format),
+            called_tools=called_tools(self.tool_choice, [tool.function.name for tool in tools]),
+            parallel_tool_calls=self.parallel_tool_calls is not False,
             chat_template_kwargs=json.dumps(variables) if variables else "",
             add_generation_prompt=self.add_generation_prompt is not False,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
         )
 
     def _told_tools(self) -> Sequence[Tool]:
@@ -151,15 +184,25 @@ class CompletionBody(_Sampled):
 
     prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
     max_tokens: MaxTokens | None = None
+    logprobs: Annotated[MostLogprobs | None, BeforeValidator(lambda given: None if given is False else given)] = None
 
-    def request(self) -> GenerateRequest:
-        """Raises InvalidParameter."""
-        prompt: Any = self.prompt
-        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-            if len(prompt) > 1:
-                raise UnsupportedParameter("prompt", "only one prompt a request is supported", "send a request for each")
-            prompt = prompt[0]
-        if not prompt:
+    def requests(self) -> list[GenerateRequest]:
+        """Those of the first prompt's choices, then those of the next. Raises InvalidParameter."""
+        return [choice for request in self._of_prompts() for choice in self._choices(request)]
+
+    @property
+    def prompts(self) -> Sequence[str | list[int]]:
+        """Each a text or token ids."""
+        given: Any = self.prompt
+        alone = isinstance(given, str) or not given or isinstance(given[0], int)
+        found: Sequence[str | list[int]] = [given] if alone else given
+        return found
+
+    def _of_prompts(self) -> list[GenerateRequest]:
+        if len(self.prompts) * (self.n or 1) > MOST_CHOICES:
+            raise InvalidParameter("prompt", f"prompts and n make more than {MOST_CHOICES} answers", advice="send fewer at once")
+        if not all(self.prompts):
             raise InvalidParameter("prompt", "prompt is empty: it must be a string or a list of token ids, with something in it")
-        given = {"text": prompt} if isinstance(prompt, str) else {"prompt_ids": tuple(prompt)}
-        return self._request(COMPLETION_MAX_TOKENS if self.max_tokens is None else self.max_tokens, **given)
+        most = COMPLETION_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        forms = [{"text": one} if isinstance(one, str) else {"prompt_ids": tuple(one)} for one in self.prompts]
+        return [self._request(most, logprobs=self.logprobs, **form) for form in forms]

@@ -43,13 +43,13 @@ def _field(parameter: SamplingParameter, bounds: Bounds, nullable: bool) -> tupl
     allowed = f"{'an integer' if whole else 'a number'}, {bounds}"
     least: Any = {"gt": bounds.least} if bounds.above else {"ge": bounds.least}
     bounded: Any = Annotated[
-        parameter.annotation, Field(**least, le=bounds.most, description=bounds.meaning), WrapValidator(_telling(allowed))
+        parameter.annotation, Field(**least, le=bounds.most, description=bounds.meaning), WrapValidator(telling(allowed))
     ]
     return (bounded | None, None) if nullable else (bounded, parameter.default)
 
 
-def _telling(allowed: str) -> Callable[[Any, ValidatorFunctionWrapHandler], Any]:
-    """pydantic tells of one bound, and takes true for 1."""
+def telling(allowed: str) -> Callable[[Any, ValidatorFunctionWrapHandler], Any]:
+    """A validator that says what is allowed: pydantic tells of one bound, and takes true for 1."""
 
     def check(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         try:

@@ -281,7 +281,15 @@ def _generate_body(request: GenerateRequest) -> dict[str, Any]:
     del body["idempotency_key"], body["resume_after"]  # they are headers
     left, sampling = body.pop("left_to_model"), body.pop("sampling")
     given = {name: value for name, value in sampling.items() if name not in left}
-    return {**body, **given, "chat_template_kwargs": json.loads(request.chat_template_kwargs or "{}")}
+    bias = dict(request.logit_bias)
+    schema = json.loads(request.json_schema) if request.json_schema else None
+    return {
+        **body,
+        **given,
+        "logit_bias": bias,
+        "json_schema": schema,
+        "chat_template_kwargs": json.loads(request.chat_template_kwargs or "{}"),
+    }
 
 
 def _decode(shape: type[_T], data: Any) -> _T:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import grpc
 import grpc.aio
@@ -33,6 +34,13 @@ REDIAL = Liveness(longest_wait_seconds=5.0)
 WAITING_TOKENS = 64
 
 
+class Token(NamedTuple):
+    """As the head told of it."""
+
+    id: int
+    logprobs: pb.Logprobs | None = None
+
+
 class TokenStream:
     """One request's tokens as they come. `take` until None; then `finished` says how it ended."""
 
@@ -40,13 +48,13 @@ class TokenStream:
         self.number = number
         self.finished: pb.Finished | None = None
         self._send = send
-        self._waiting: list[int] = []
+        self._waiting: list[Token] = []
         self._error: FleetError | None = None
         self._paused = False
         self._cancelled = False
         self._news = asyncio.Event()
 
-    async def take(self) -> tuple[int, ...] | None:
+    async def take(self) -> tuple[Token, ...] | None:
         """All tokens that came since the last call, at least one; None after the last. Raises what ended the stream under it."""
         while not self._waiting:
             if self.finished is not None:
@@ -55,10 +63,10 @@ class TokenStream:
                 raise self._error
             self._news.clear()
             await self._news.wait()
-        ids, self._waiting = tuple(self._waiting), []
+        tokens, self._waiting = tuple(self._waiting), []
         if self._paused:
             self._pause(False)
-        return ids
+        return tokens
 
     async def end(self) -> pb.Finished:
         """The end, whatever tokens come before it. Raises what ended the stream under it."""
@@ -78,8 +86,8 @@ class TokenStream:
         if not (self.finished or self._error):
             self.fail(TimedOut(f"the sequence did not end within {END_SECONDS:.0f} s"))
 
-    def deliver(self, token_id: int) -> None:
-        self._waiting.append(token_id)
+    def deliver(self, token: pb.TokenEvent) -> None:
+        self._waiting.append(Token(token.token_id, token.logprobs if token.HasField("logprobs") else None))
         self._news.set()
         if len(self._waiting) > WAITING_TOKENS and not (self._paused or self._cancelled):
             self._pause(True)
@@ -123,6 +131,7 @@ class PipelineStream:
         self._deadline: asyncio.Timeout | None = None
         self._sequences: dict[int, TokenStream] = {}
         self._last_number = 0
+        self._knows_vocabulary = False  # the head, on this stream
         self._outgoing: asyncio.Queue[pb.GenerateRequest] | None = None
         self._call: grpc.aio.StreamStreamCall[pb.GenerateRequest, pb.GenerateEvent] | None = None
         self._attached = asyncio.Event()
@@ -163,8 +172,9 @@ class PipelineStream:
             self._call.cancel()
         self._woken.set()
 
-    def submit(self, request: pb.Submit) -> TokenStream:
-        """Start a sequence; its number is set here. Raises Unavailable while the stream is down."""
+    def submit(self, request: pb.Submit, vocabulary: Sequence[pb.Vocabulary] = ()) -> TokenStream:
+        """Start a sequence; its number is set here. `vocabulary` is told before the first sequence that needs it. Raises Unavailable while
+        the stream is down."""
         if self._outgoing is None or not self.attached:
             why = self.error.detail if self.error else "the pipeline is not attached yet"
             raise Unavailable(why, advice=COMES_BACK, retry_after_seconds=1.0)
@@ -173,6 +183,10 @@ class PipelineStream:
         sequence = self._sequences[request.sequence] = TokenStream(request.sequence, self._outgoing.put_nowait)
         if len(self._sequences) == 1:
             self._expect_news()
+        if vocabulary and not self._knows_vocabulary:
+            self._knows_vocabulary = True
+            for part in vocabulary:
+                self._outgoing.put_nowait(pb.GenerateRequest(vocabulary=part))
         self._outgoing.put_nowait(pb.GenerateRequest(submit=request))
         return sequence
 
@@ -196,6 +210,7 @@ class PipelineStream:
 
     async def _session(self, client: DeviceClient) -> None:
         outgoing: asyncio.Queue[pb.GenerateRequest] = asyncio.Queue()
+        self._knows_vocabulary = False
         outgoing.put_nowait(pb.GenerateRequest(attach=self._attach))
         with remote(client.name):
             self._call = call = client.peer.pipeline_stub.Generate(metadata=client.peer.metadata)
@@ -235,7 +250,7 @@ class PipelineStream:
     def _route(self, event: pb.GenerateEvent) -> None:
         for token in event.tokens:
             if sequence := self._sequences.get(token.sequence):
-                sequence.deliver(token.token_id)
+                sequence.deliver(token)
         for finished in event.finished:
             failed = finished.reason == pb.FINISH_REASON_ERROR and finished.failure.code in {kind.__name__ for kind in BROKEN_RING}
             self.broken_at = asyncio.get_running_loop().time() if failed else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -32,6 +33,16 @@ def read_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 LONG = dataclasses.replace(USUAL, ignore_eos=True)
 SAMPLED = dataclasses.replace(LONG, sampling=Sampling(temperature=1.2, top_k=40, repetition_penalty=1.1, seed=7))
+
+# All that decides about a token at once.
+GUIDED = dataclasses.replace(
+    SAMPLED,
+    ignore_eos=False,
+    json_schema=json.dumps({"type": "array", "items": {"type": "string", "maxLength": 12}, "minItems": 30}),
+    sampling=dataclasses.replace(SAMPLED.sampling, presence_penalty=0.5, frequency_penalty=0.1),
+    logit_bias=((120, 3.0),),
+    logprobs=2,
+)
 
 
 async def deploy(fleet: ProxiedFleet, stages: int, **how: Any) -> None:
@@ -84,8 +95,8 @@ class Reader:
     ("stage", "request_"),
     [
         (0, LONG),
-        (1, SAMPLED),
-        *(pytest.param(stage, request, marks=pytest.mark.long) for stage, request in ((0, SAMPLED), (1, LONG), (2, LONG), (2, SAMPLED))),
+        (1, GUIDED),
+        *(pytest.param(stage, request, marks=pytest.mark.long) for stage, request in ((0, SAMPLED), (1, LONG), (2, LONG), (2, GUIDED))),
     ],
 )
 async def test_whichever_stage_dies_the_answer_is_what_would_have_come(tmp_path: Path, stage: int, request_: GenerateRequest) -> None:
@@ -102,6 +113,9 @@ async def test_whichever_stage_dies_the_answer_is_what_would_have_come(tmp_path:
         await come_back(lost)
         for result in await asyncio.gather(*ends):
             assert (result.token_ids, result.text, result.finish_reason) == (whole.token_ids, whole.text, whole.finish_reason)
+            assert result.logprobs == whole.logprobs
+            assert not request_.json_schema or result.text.startswith('["')
+            assert len(result.logprobs) == (0 if request_.logprobs is None else len(result.token_ids))
             assert result.recoveries == 1
             assert result.recovery_seconds > 0
             assert result.total_seconds > result.recovery_seconds

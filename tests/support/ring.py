@@ -49,6 +49,7 @@ class Answer:
 
     token_ids: list[int] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
+    logprobs: list[pipeline_pb2.Logprobs] = field(default_factory=list)  # of those that have some
     finished: pipeline_pb2.Finished | None = None
     error: FleetError | None = None
 
@@ -83,7 +84,7 @@ class Client:
         prefix: int = 0,
         spans: Sequence[pipeline_pb2.Span] = (),
         reuse_decoded: bool = False,
-        **sampling: float,
+        **sampling: Any,
     ) -> int:
         self._numbers = number = self._numbers + 1
         self._answers[number], self._ends[number] = Answer(), asyncio.Event()
@@ -96,10 +97,14 @@ class Client:
             prefix=prefix,
             spans=spans,
             reuse_decoded=reuse_decoded,
-            sampling=pipeline_pb2.Sampling(**sampling),  # type: ignore[arg-type]
+            sampling=pipeline_pb2.Sampling(**sampling),
         )
         await self._write(pipeline_pb2.GenerateRequest(submit=submit))
         return number
+
+    async def tell(self, messages: Sequence[pipeline_pb2.GenerateRequest]) -> None:
+        for message in messages:
+            await self._write(message)
 
     async def cancel(self, number: int) -> None:
         await self._write(pipeline_pb2.GenerateRequest(cancel=pipeline_pb2.Cancel(sequence=number)))
@@ -134,6 +139,8 @@ class Client:
                 answer = self._answers[token.sequence]
                 answer.token_ids.append(token.token_id)
                 answer.indices.append(token.index)
+                if token.HasField("logprobs"):
+                    answer.logprobs.append(token.logprobs)
             for finished in event.finished:
                 answer = self._answers[finished.sequence]
                 answer.finished = finished

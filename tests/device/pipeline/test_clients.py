@@ -32,8 +32,10 @@ def test_a_good_request_is_taken_as_it_is() -> None:
 
 
 def test_rules_for_tokens_are_taken_as_they_are() -> None:
-    wish = pb.Sampling(min_tokens=2, allowed_token_ids=[4, 49], bad_words=[pb.TokenRun(ids=[1, 2])])
-    assert parse_submit(submit(sampling=wish), SHAPE).rules == TokenRules(2, (4, 49), ((1, 2),))
+    wish = pb.Sampling(
+        min_tokens=2, allowed_token_ids=[4, 49], bad_words=[pb.TokenRun(ids=[1, 2])], logit_bias=[pb.TokenBias(id=7, bias=-2)]
+    )
+    assert parse_submit(submit(sampling=wish), SHAPE).rules == TokenRules(2, (4, 49), ((1, 2),), ((7, -2.0),))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,8 @@ def test_rules_for_tokens_are_taken_as_they_are() -> None:
         ({"sampling": pb.Sampling(allowed_token_ids=[50])}, "token id 50"),
         ({"sampling": pb.Sampling(bad_words=[pb.TokenRun(ids=[1, 2**32 - 1])])}, "token id"),
         ({"sampling": pb.Sampling(bad_words=[pb.TokenRun()])}, "bad_words"),
+        ({"sampling": pb.Sampling(logit_bias=[pb.TokenBias(id=50, bias=1)])}, "token id 50"),
+        ({"sampling": pb.Sampling(logit_bias=[pb.TokenBias(id=5, bias=-101)])}, "logit_bias of token 5"),
         ({"sampling": pb.Sampling(bad_words=[pb.TokenRun(ids=[1])] * 700_000)}, "bad_words has 1025 texts: it may have 1024"),
         ({"sampling": pb.Sampling(bad_words=[pb.TokenRun(ids=[1] * 100)] * 200)}, "bad_words has 20000 tokens in all: it may have 16384"),
         ({"sampling": pb.Sampling(allowed_token_ids=[1] * (1 + (1 << 20)))}, "allowed_token_ids has 1048577 ids"),

@@ -193,14 +193,19 @@ async def test_rules_hold_in_a_ring_and_in_rounds_that_follow_each_other(tmp_pat
         async with ring(tmp_path / str(stages), *model, stages) as some, some.client() as client:
             free = (await client.ask(PROMPTS[2], 12)).token_ids
             run = pipeline_pb2.TokenRun(ids=free[3:5])
-            barred, late, varied, few, replay = [
+            often = {"presence_penalty": 2.0, "frequency_penalty": 2.0}
+            biased = [pipeline_pb2.TokenBias(id=free[0], bias=-100), pipeline_pb2.TokenBias(id=7, bias=50)]
+            barred, late, varied, few, fresh, leant, replay, other = [
                 answer.token_ids
                 for answer in await asyncio.gather(
                     client.ask(PROMPTS[2], 12, bad_words=[run]),
                     client.ask(PROMPTS[2], 12, stops=free[:1], min_tokens=6),
                     client.ask(PROMPTS[2], 12, repetition_penalty=100.0),
                     client.ask(PROMPTS[2], 12, allowed_token_ids=[3, 4], temperature=1.0, seed=1),
+                    client.ask(PROMPTS[2], 12, **often, temperature=1.0, seed=2),
+                    client.ask(PROMPTS[2], 12, logit_bias=biased),
                     client.ask(PROMPTS[2], 12, bad_words=[run], forced=free[:4]),
+                    client.ask(PROMPTS[2], 12, temperature=1.0, seed=2),
                 )
             ]
         assert barred[:4] == free[:4]
@@ -210,7 +215,11 @@ async def test_rules_hold_in_a_ring_and_in_rounds_that_follow_each_other(tmp_pat
         assert free[0] not in late[:6]
         assert len(set(varied)) == 12 > len(set(free))
         assert set(few) == {3, 4}
-        found.append((barred, late, varied, few))
+        assert fresh != other, "without a penalty it would be another text"
+        assert leant == [7] * 12
+        async with ring(tmp_path / f"{stages} again", *model, stages) as some, some.client() as client:
+            assert (await client.ask(PROMPTS[2], 12, **often, temperature=1.0, seed=2, forced=fresh[:5])).token_ids == fresh[5:]
+        found.append((barred, late, varied, few, fresh, leant))
     assert found[0] == found[1]
 
 

@@ -41,6 +41,19 @@ def test_what_was_said_gets_less_likely_whatever_its_sign() -> None:
     assert applied([4, -4], ANY_TOKEN, [0], [1], Sampling(repetition_penalty=0.5)) == [8, -2], "below 1 it gets likelier"
 
 
+def test_presence_and_frequency_count_the_answer_alone() -> None:
+    wish = Sampling(presence_penalty=0.5, frequency_penalty=0.25)
+    assert applied([4, 4, 4, 4], ANY_TOKEN, [0, 0, 1], [2, 2], wish) == [3.0, 3.25, 4, 4]
+    assert applied([4, 4], ANY_TOKEN, [0], [], Sampling(presence_penalty=-2)) == [6, 4], "below 0 it gets likelier"
+
+
+def test_a_bias_is_added_and_comes_before_the_penalties() -> None:
+    rules = TokenRules(logit_bias=((0, -5.0), (2, 100.0)))
+    assert applied([4, 4, 4], rules) == [-1, 4, 104]
+    assert applied([4, 4, 4], rules, [0, 2], sampling=Sampling(repetition_penalty=2.0)) == [-2, 4, 52], "as vLLM has it"
+    assert applied([3.0e38, 1], TokenRules(logit_bias=((0, 100.0),))) == pytest.approx([3.0e38, 1])
+
+
 def test_allowed_tokens_are_all_there_are() -> None:
     assert open_ids(TokenRules(allowed_token_ids=(7, 2, 2))) == {2, 7}
 
@@ -84,20 +97,35 @@ def test_numbers_that_are_none_do_not_become_likely(rules: TokenRules) -> None:
     prompt=st.lists(st.integers(0, 9), max_size=6),
     answer=st.lists(st.integers(0, 9), max_size=6),
     penalty=st.sampled_from([0.5, 1.0, 1.5]),
+    presence=st.sampled_from([-0.5, 0.0, 1.0]),
+    frequency=st.sampled_from([0.0, 0.75]),
+    bias=st.dictionaries(st.integers(0, 9), st.floats(-100, 100, width=16), max_size=3),
     allowed=st.lists(st.integers(0, 9), max_size=4),
     runs=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=3), max_size=3),
     least=st.integers(0, 4),
 )
 def test_equals_the_plain_rules(
-    values: list[float], prompt: list[int], answer: list[int], penalty: float, allowed: list[int], runs: list[list[int]], least: int
+    values: list[float],
+    prompt: list[int],
+    answer: list[int],
+    penalty: float,
+    presence: float,
+    frequency: float,
+    bias: dict[int, float],
+    allowed: list[int],
+    runs: list[list[int]],
+    least: int,
 ) -> None:
-    rules = TokenRules(least, tuple(allowed), tuple(map(tuple, runs)))
+    rules = TokenRules(least, tuple(allowed), tuple(map(tuple, runs)), tuple(bias.items()))
     may = set(allowed) or set(range(10))
     banned = {run[-1] for run in runs if [*answer, run[-1]][-len(run) :] == run} | ({END} if len(answer) < least else set())
     left = (may - banned) or may
     expected = []
     for token, value in enumerate(values):
+        value = value + bias.get(token, 0.0)
         if token in {*prompt, *answer}:
             value = value / penalty if value > 0 else value * penalty
+        value -= presence * (token in answer) + frequency * answer.count(token)
         expected.append(value if token in left else -np.inf)
-    assert applied(values, rules, answer, prompt, Sampling(repetition_penalty=penalty)) == pytest.approx(expected, rel=1e-6)
+    wish = Sampling(repetition_penalty=penalty, presence_penalty=presence, frequency_penalty=frequency)
+    assert applied(values, rules, answer, prompt, wish) == pytest.approx(expected, rel=1e-5, abs=1e-4)

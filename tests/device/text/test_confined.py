@@ -58,8 +58,8 @@ def test_tools_and_calls_come_through_and_errors_are_the_same() -> None:
     there = confine(files.byte_level(), "{{ messages[0].nothing.deeper }}")
     assert "refuses these messages" in there.chat_problem()
     with there.maker(0) as maker:
-        with pytest.raises(InvalidInput, match="knows no tools"):
-            maker.chat((Message("assistant", "", (ToolCall("f", "{}"),)),), tools=('{"a": 1}',))
+        with pytest.raises(InvalidInput, match="a tool is not JSON"):
+            maker.chat((Message("assistant", "", (ToolCall("f", "{}"),)),), tools=("{",))
         with pytest.raises(InvalidInput, match="cannot be tokenized") as refused:
             maker.encode("\ud800")
         assert refused.value.advice == "send valid Unicode"
@@ -90,7 +90,7 @@ def test_a_tokenizer_that_takes_all_memory_gets_none_of_it(monkeypatch: pytest.M
 @pytest.mark.parametrize("what", ["time", "memory"])
 def test_a_tokenizer_that_takes_too_much_to_be_read_is_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if what == "time":
-        monkeypatch.setattr(confined, "LOAD_SECONDS", 0.01)
+        monkeypatch.setattr("device.text.worker.LOAD_SECONDS", 0.01)
     else:  # 8 GB by a way that is not looked at beforehand
         monkeypatch.setattr("device.text.charsmap._check", lambda charsmap: None)
     with pytest.raises(InvalidInput) as refused:

@@ -10,7 +10,6 @@ from device.text.messages import Message
 from device.text.model import TextModel
 from device.text.parts import in_parts, roles_in_parts
 from device.text.tools import Plain
-from protos.errors import InvalidInput
 from tests.support import tokenizer_files as files
 
 PARTS = (
@@ -74,5 +73,4 @@ def test_other_messages_stay_as_they_are() -> None:
 def test_a_users_text_is_in_the_prompt_of_such_a_model() -> None:
     model = _model(PARTS)
     assert "hello" in model.decode(model.chat([Message("user", "hello")]))
-    with pytest.raises(InvalidInput, match="knows no tools"):
-        model.chat([Message("user", "hello"), Message("tool", "x")])
+    assert "answered" in model.decode(model.chat([Message("user", "hello"), Message("tool", "answered")]))

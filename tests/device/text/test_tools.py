@@ -8,10 +8,11 @@ from functools import partial
 
 import pytest
 
+from device.text.formats import CallForm
 from device.text.messages import Message, ToolCall
 from device.text.model import TextModel
 from device.text.template import ChatTemplate
-from device.text.tools import Dialect, find_dialect
+from device.text.tools import Dialect, find_dialect, form_of_calls
 from protos.errors import InvalidInput
 from tests.support import tokenizer_files as files
 from tests.support.tokenizer_files import CHATML
@@ -107,11 +108,24 @@ def test_without_tools_nothing_changes() -> None:
     assert text(CHATML, [Message("user", "Hi")], []).startswith("<|im_start|>user\nHi")
 
 
-@pytest.mark.parametrize(("messages", "tools"), [(TALK, []), (TALK[:1], [WEATHER]), (TALK[2:], [])])
-def test_a_template_that_knows_no_tools_refuses_them(messages: list[Message], tools: list[str]) -> None:
-    with pytest.raises(InvalidInput, match="chat template knows no tools") as caught:
-        model(CHATML).chat(messages, tools=tools)
-    assert caught.value.advice
+def test_a_template_that_knows_no_tools_is_told_of_them_in_a_system_message() -> None:
+    told = text(CHATML, [Message("system", "Be brief."), *TALK], [WEATHER])
+    assert told.startswith("<|im_start|>system\nBe brief.\n\nYou can call functions.")
+    assert WEATHER in told
+    call = '{"name": "get_weather", "arguments": {"city": "Ürümqi", "days": 2}}'
+    assert f"Let me see.\n<tool_call>\n{call}\n</tool_call>" in told
+    assert "<tool_response>\nsnow\n</tool_response>" in told
+    assert text(CHATML, TALK[:1], [WEATHER]).startswith("<|im_start|>system\nYou can call functions.")
+    assert "call functions" not in text(CHATML, TALK, []), "what was called is shown, though nothing can be called"
+
+
+@pytest.mark.parametrize(
+    ("template", "form"),
+    [(GLM4_FIRST, CallForm.LINES), (GLM4, CallForm.LINES), (GLM45, CallForm.TAGS), (CHATML, CallForm.JSON), ("{{ 1 / 0 }}", CallForm.JSON)],
+)
+def test_a_call_is_asked_for_as_the_template_shows_one(template: str, form: CallForm) -> None:
+    loaded = model(template)
+    assert form_of_calls(loaded._rendered, loaded._dialect) is form
 
 
 @pytest.mark.parametrize("tool", ["{", "[]", "[" * 10_000, '{"most": NaN}'])

@@ -12,7 +12,7 @@ import pytest
 from device.text.messages import Message
 from device.text.words import Words
 from fleet.answering.answer import Answer
-from fleet.answering.views import GenerateRequest, TokenChunk
+from fleet.answering.views import GenerateRequest, TokenChunk, TokenLogprobs
 from fleet.deploying.stream import WAITING_TOKENS
 from protos.errors import Busy, InvalidInput, NotFound, Unavailable
 from protos.manifest import SamplingDefaults
@@ -78,6 +78,15 @@ def test_answer_gives_back_what_only_looked_like_a_stop() -> None:
     answer = Answer(Bytes(), ("END",))
     assert answer.push(b"E") is None
     assert answer.finish() == TokenChunk("E", tuple(b"E"))
+
+
+def test_answer_keeps_the_log_probabilities_of_the_tokens_that_it_gave() -> None:
+    told = [TokenLogprobs(one, chr(one), (one,), -1.0) for one in b"ab ENDless"]
+    answer = Answer(Bytes(), ("END",))
+    assert answer.push(b"ab E", told[:4]) == TokenChunk("ab ", tuple(b"ab E"), logprobs=tuple(told[:4]))
+    assert answer.push(b"NDless", told[4:]) is None
+    assert answer.finish() == TokenChunk("", tuple(b"ND"), logprobs=tuple(told[4:6]))
+    assert answer.logprobs == told[:6]
 
 
 async def test_answer_with_its_cost(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from device.text.formats import Format
 from device.text.messages import Message
 from device.text.model import TextModel
-from fleet.answering.prompts import prompt_ids, submit, token_rules
+from fleet.answering.prompts import format_of, prompt_ids, submit, token_rules
 from fleet.answering.views import GenerateRequest
 from protos.errors import InvalidInput
 from protos.manifest import Manifest, Provenance, Quantization
@@ -81,11 +82,32 @@ def test_a_bad_word_is_kept_out_at_the_begin_and_behind_a_space(text: TextModel)
     assert token_rules(text, GenerateRequest(bad_words=("wo",))).bad_words == (tuple(wo),), "another length: not the same word to vLLM"
 
 
+PING = '{"type": "function", "function": {"name": "ping"}}'
+
+
+def test_a_format_is_what_the_request_says() -> None:
+    request = GenerateRequest(tools=(PING,), called_tools=("ping",), json_schema="true", parallel_tool_calls=False)
+    assert format_of(request) == Format("true", (PING,), ("ping",), parallel=False)
+    assert format_of(GenerateRequest(tools=(PING,))).free
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        (GenerateRequest(called_tools=("pong",), tools=(PING,)), "pong is none of the tools"),
+        (GenerateRequest(json_schema="{}", ignore_eos=True), "ignore_eos and a format of the answer"),
+    ],
+)
+def test_a_format_that_cannot_hold_is_refused(request_: GenerateRequest, why: str) -> None:
+    with pytest.raises(InvalidInput, match=why):
+        format_of(request_)
+
+
 def test_rules_and_ends_are_sent(text: TextModel, manifest: Manifest) -> None:
-    request = GenerateRequest(stop_token_ids=(7, 8), min_tokens=2, allowed_token_ids=(5, 7))
+    request = GenerateRequest(stop_token_ids=(7, 8), min_tokens=2, allowed_token_ids=(5, 7), logit_bias=((5, 1.5),))
     message = submit(request, [5], manifest, 64, 0, token_rules(text, request))
     assert list(message.stop_token_ids) == [files.EOS, 7, 8]
-    assert rules_from_message(message.sampling) == TokenRules(2, (5, 7), ())
+    assert rules_from_message(message.sampling) == TokenRules(2, (5, 7), (), ((5, 1.5),))
     assert list(submit(replace(request, ignore_eos=True), [5], manifest, 64, 0).stop_token_ids) == [7, 8]
 
 
@@ -96,6 +118,12 @@ def test_rules_and_ends_are_sent(text: TextModel, manifest: Manifest) -> None:
         (GenerateRequest(min_tokens=64), TokenRules(64), "min_tokens is 64, and the answer has at most 63"),
         (GenerateRequest(stop_token_ids=(9999,)), TokenRules(), "token id 9999 is not in the vocabulary"),
         (GenerateRequest(), TokenRules(allowed_token_ids=(9999,)), "token id 9999 is not in the vocabulary"),
+        (GenerateRequest(), TokenRules(logit_bias=((9999, 1.0),)), "token id 9999 is not in the vocabulary"),
+        (
+            GenerateRequest(),
+            TokenRules(logit_bias=((5, -101.0),)),
+            "logit_bias of token 5 is -101.0: it must be at least -100 and at most 100",
+        ),
         (GenerateRequest(), TokenRules(bad_words=((),)), "bad_words has one without a token"),
         (GenerateRequest(), TokenRules(bad_words=((5,),) * 1025), "bad_words has 1025 texts: it may have 1024 at most"),
         (GenerateRequest(), TokenRules(bad_words=((5,) * 200,) * 100), "bad_words has 20000 tokens in all: it may have 16384 at most"),

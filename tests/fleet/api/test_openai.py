@@ -157,17 +157,10 @@ async def test_prompts_of_plain_completions(
 @pytest.mark.parametrize(
     ("path", "field", "value"),
     [
-        (CHAT, "n", 2),
-        (CHAT, "tool_choice", "required"),
-        (CHAT, "response_format", {"type": "json_object"}),
-        (CHAT, "logprobs", True),
-        (CHAT, "logit_bias", {"5": 1}),
-        (CHAT, "frequency_penalty", 0.5),
         (CHAT, "modalities", ["text", "audio"]),
         (TEXT, "echo", True),
         (TEXT, "suffix", "end"),
         (TEXT, "best_of", 3),
-        (TEXT, "logprobs", 2),
     ],
 )
 async def test_what_would_change_the_answer_is_refused(

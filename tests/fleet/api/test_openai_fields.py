@@ -34,7 +34,7 @@ async def post(http: httpx.AsyncClient, path: str, **given: object) -> httpx.Res
 def request_of(path: str, **given: object) -> GenerateRequest:
     """Without HTTP: hundreds of bodies are judged here."""
     body = {**BODIES[path], **given}
-    return (ChatBody.model_validate(body) if path == CHATS else CompletionBody.model_validate(body)).request()
+    return (ChatBody.model_validate(body) if path == CHATS else CompletionBody.model_validate(body)).requests()[0]
 
 
 def refused_in(path: str, **given: object) -> str | None:
@@ -95,23 +95,23 @@ async def test_a_field_that_nobody_knows_is_refused(coordinator: FakeCoordinator
 @pytest.mark.parametrize(
     ("path", "given", "name"),
     [
-        (TEXTS, {"logprobs": 0}, "logprobs"),
+        (TEXTS, {"top_logprobs": 2}, "top_logprobs"),
         (TEXTS, {"logprobs": False}, None),
         (CHATS, {"logprobs": False, "top_logprobs": 0}, None),
         (CHATS, {"prompt_logprobs": 0}, "prompt_logprobs"),
         (CHATS, {"repeat_penalty": 0}, "repeat_penalty"),
         (CHATS, {"length_penalty": 0}, "length_penalty"),
-        (CHATS, {"n": 0}, "n"),
         (CHATS, {"best_of": 0}, "best_of"),
         (CHATS, {"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
         (CHATS, {"n_predict": 0}, "n_predict"),
         (CHATS, {"thinking_token_budget": 0}, "thinking_token_budget"),
         (CHATS, {"thinking_token_budget": -1}, None),
-        (CHATS, {"mirostat": 0, "dry_multiplier": 0.0, "top_n_sigma": -1, "presence_penalty": 0}, None),
+        (CHATS, {"mirostat": 0, "dry_multiplier": 0.0, "top_n_sigma": -1}, None),
         (CHATS, {"json_schema": {}}, "json_schema"),
         (CHATS, {"guided_choice": ["a", "b"]}, "guided_choice"),
         (CHATS, {"structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
-        (CHATS, {"response_format": {"type": "text", "schema": {}}}, "response_format"),
+        (TEXTS, {"response_format": {"type": "json_object"}}, "response_format"),
+        (TEXTS, {"response_format": {"type": "text"}}, None),
         (CHATS, {"continue_final_message": True}, "continue_final_message"),
         (CHATS, {"add_special_tokens": False}, None),
         (TEXTS, {"add_special_tokens": False}, "add_special_tokens"),
@@ -142,11 +142,13 @@ def test_where_we_have_another_name_for_it_that_is_said(given: dict[str, Any], m
 @pytest.mark.parametrize("path", BODIES)
 async def test_what_decides_about_tokens_arrives(coordinator: FakeCoordinator, http: httpx.AsyncClient, path: str) -> None:
     rules = {"stop_token_ids": [5, 6], "min_tokens": 3, "allowed_token_ids": [7], "bad_words": ["foo", "bar"]}
-    assert refused(await post(http, path, **rules, repetition_penalty=1.1, typical_p=0.5)) is None
+    penalties: Any = {"repetition_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": -0.25}
+    assert refused(await post(http, path, **rules, **penalties, logit_bias={"5": -100, "6": 2.5}, typical_p=0.5)) is None
     request = asked(coordinator)
     assert (request.stop_token_ids, request.min_tokens, request.allowed_token_ids) == ((5, 6), 3, (7,))
     assert request.bad_words == ("foo", "bar")
-    assert request.sampling == Sampling(temperature=1.0, repetition_penalty=1.1, typical_p=0.5)
+    assert request.logit_bias == ((5, -100.0), (6, 2.5))
+    assert request.sampling == Sampling(temperature=1.0, **penalties, typical_p=0.5)
 
 
 @pytest.mark.parametrize("path", [*BODIES, "/api/v1/generate"])
@@ -162,6 +164,11 @@ async def test_what_cannot_be_meant_is_refused_by_name(http: httpx.AsyncClient, 
         ("allowed_token_ids", [5] * ((1 << 20) + 1)),
         ("stop", ["x"] * 17),
         ("repetition_penalty", 0),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("logit_bias", {"5": 101}),
+        ("logit_bias", {"x": 1}),
+        ("logit_bias", {str(token): 1 for token in range(16385)}),
         ("typical_p", 0),
         ("max_tokens", 0),
     ):
@@ -276,7 +283,7 @@ async def test_our_own_reply_may_be_sent_back(http: httpx.AsyncClient) -> None:
 
 def test_zero_and_false_are_told_apart() -> None:
     assert isinstance(MESSAGE, Others)
-    assert CHAT.refused["logprobs"](False)
-    assert not CHAT.refused["logprobs"](0)
-    assert CHAT.refused["top_logprobs"](0)
-    assert not CHAT.refused["top_logprobs"](False)
+    assert CHAT.refused["echo"](False)
+    assert not CHAT.refused["echo"](0)
+    assert COMPLETION.refused["top_logprobs"](0)
+    assert not COMPLETION.refused["top_logprobs"](False)

@@ -50,6 +50,7 @@ ASKED = GenerateRequest(
     max_tokens=9,
     idempotency_key="a key",
     sampling=Sampling(temperature=0.5, top_k=3, top_p=0.9, seed=2**64 - 1, min_p=0.05, repetition_penalty=1.5, typical_p=0.5),
+    logit_bias=((5, -1.5),),
     stop=("END",),
     stop_token_ids=(3,),
     min_tokens=2,
