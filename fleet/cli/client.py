@@ -159,8 +159,8 @@ class CoordinatorClient:
     def telemetry(self, since_seconds: float, by: str) -> list[CostRow]:
         return self._get(list[CostRow], "/api/v1/telemetry", {"since": str(since_seconds), "by": by})
 
-    def plan(self, request: PlanRequest) -> Plan:
-        return _decode(Plan, self._call("POST", "/api/v1/plans", json=plain(request)))
+    def plan(self, request: PlanRequest, standby: int = 0) -> Plan:
+        return _decode(Plan, self._call("POST", "/api/v1/plans", json={**plain(request), "standby": standby}))
 
     def undeploy(self, name: str) -> None:
         self._call("DELETE", f"/api/v1/deployments/{_step(name)}")

@@ -37,6 +37,7 @@ class DeviceRecord:
     gateway: DeviceId | None = None  # that answers at the address for it
     gauges: telemetry_pb2.Gauges | None = None  # of the last sample on this connection
     addresses: tuple[str, ...] = ()  # where it, or its gateway, may be reached: what a neighbour is told, the likeliest first
+    draining: bool = False  # it is to be switched off: nothing new goes there
 
     @property
     def name(self) -> str:

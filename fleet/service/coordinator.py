@@ -287,9 +287,9 @@ class Coordinator:
         """Raises NotFound listing the models there are."""
         return model_view(name, self._artifacts.load(name))
 
-    async def plan(self, request: PlanRequest) -> Plan:
+    async def plan(self, request: PlanRequest, standby: int = 0) -> Plan:
         """What `deploy` would do now. Raises NotFound, InvalidInput, NoSpace, Unavailable (a device that was asked for is not online)."""
-        return (await self._placement.place(request, replaces=request.model)).plans[0]
+        return (await self._placement.place(request, replaces=request.model, standby=standby)).plans[0]
 
     async def deploy(
         self, request: PlanRequest, name: str | None = None, replicas: int = 1, policy: Policy = DEFAULT_POLICY
@@ -299,7 +299,7 @@ class Coordinator:
         Closing the iterator before "ready" takes everything back.
         """
         deployment = name or request.model
-        placed = await self._placement.place(request, replaces=deployment, replicas=replicas)
+        placed = await self._placement.place(request, replaces=deployment, replicas=replicas, standby=policy.standby)
         for plan in placed.plans:
             yield DeployEvent("plan", plan=plan, deployment=deployment)
         async with contextlib.aclosing(self._deployments.deploy(placed, deployment, policy)) as events:

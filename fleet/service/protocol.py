@@ -99,7 +99,9 @@ class FleetService(Protocol):
 
     def deployments(self) -> list[DeploymentView]: ...
 
-    async def plan(self, request: PlanRequest) -> Plan: ...
+    async def plan(self, request: PlanRequest, standby: int = 0) -> Plan:
+        """Of one pipeline, with so many devices that stand by."""
+        ...
 
     def deploy(
         self, request: PlanRequest, name: str | None = None, replicas: int = 1, policy: Policy = DEFAULT_POLICY

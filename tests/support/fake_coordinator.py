@@ -244,8 +244,8 @@ class FakeCoordinator:
     def deployments(self) -> list[DeploymentView]:
         return self.deployed
 
-    async def plan(self, request: PlanRequest) -> Plan:
-        self._ask(request)
+    async def plan(self, request: PlanRequest, standby: int = 0) -> Plan:
+        self._ask((request, standby) if standby else request)
         return PLAN
 
     async def undeploy(self, name: str) -> None:
