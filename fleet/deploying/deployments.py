@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -19,6 +18,7 @@ from fleet.deploying.desired import (
     Desired,
     PipelineSpec,
     Policy,
+    check_name,
     new_desired,
     with_new_standbys,
     with_plans,
@@ -36,14 +36,13 @@ from fleet.devices.registry import Registry
 from fleet.planning.plan import Plan
 from fleet.store.database import Store
 from fleet.store.deployments import DeploymentRecords
-from protos.errors import Conflict, FleetError, InvalidInput, NotFound, Unavailable
-from protos.ids import DeviceId
+from protos.errors import Conflict, FleetError, NotFound, Unavailable
 from protos.manifest import Manifest
 from quantize.artifact.store import ArtifactStore
 
 PERIOD_SECONDS = 5.0
+SETTLE_SECONDS = 10.0  # a pipeline that a standby has joined: so long new requests wait for it
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _log = logging.getLogger(__name__)
 
 
@@ -83,8 +82,8 @@ class Deployments:
         self._closing = False
         self._moved = moved
         self._background = Background()
-        self._enforced = Enforced(registry, self._background, lambda: self._keeper.wake())
-        self._in_force = self._enforced.deployments
+        self.enforced = Enforced(registry, self._background, lambda: self._keeper.wake())
+        self._in_force = self.enforced.deployments
         self._keeper = Keeper(
             registry,
             self._deployer,
@@ -116,7 +115,7 @@ class Deployments:
                     self._unreadable[one.name] = unreadable
                     _log.error("deployment %s: %s", one.name, unreadable_view(unreadable).detail)
                 case desired:
-                    self._enforced.enforce(desired)
+                    self.enforced.enforce(desired)
         self._keeper.start()
         return self
 
@@ -136,6 +135,11 @@ class Deployments:
         """By name."""
         names = sorted({*self._in_force, *self._deploying, *self._unreadable})
         return [self._view(name) for name in names]
+
+    def is_moving(self, model: str | None) -> bool:
+        """Whether a deployment of this name or model is about to answer elsewhere, by what the keeper does."""
+        coming = [one.desired for one in self._deploying.values() if one.moving]
+        return self.enforced.settles(model) or any(model in (None, one.name, *one.models) for one in coming)
 
     def choose(self, model: str | None, *, avoid: frozenset[str] = frozenset()) -> Pipeline:
         """The pipeline to ask: of the deployment of this name, else of this model, else of the only one; of its pipelines that answer the
@@ -169,8 +173,7 @@ class Deployments:
         sent, then makes room, since a device may be too small for both. Raises Conflict while another deploy of the name runs, and what
         the devices say.
         """
-        if not _NAME.fullmatch(name):
-            raise InvalidInput(f"not a deployment name: {name[:80]!r}", advice="use up to 64 of a-z, 0-9, '.', '_' and '-'")
+        check_name(name)
         await self._end_move(name)
         self._check_free(name)
         known, stored_generation = await self._generations(name)
@@ -229,8 +232,7 @@ class Deployments:
             return with_stages_moved(desired, generation, spec.pipeline_id, moves) if still else None
 
         if await self._change(pipeline.desired.name, changed):
-            standbys = {DeviceId(one.device_id): one.device_name for one in spec.plan.standbys}
-            devices = ", ".join(standbys[device] for device in moves.values())
+            devices = ", ".join(one.device_name for one in spec.plan.standbys if one.device_id in moves.values())
             _log.warning("%s: stages that had to leave their device are on %s", spec.pipeline_id, devices)
             self._moved(spec.pipeline_id, devices)
 
@@ -258,8 +260,8 @@ class Deployments:
     async def _put_in_force(self, desired: Desired, previous: InForce) -> None:
         await asyncio.to_thread(self._store.put_deployment, desired.name, desired.generation, stored.write(desired))
         kept, now = previous.kept_by(desired), asyncio.get_running_loop().time()
-        for pipeline in without(self._enforced.enforce(desired, kept).pipelines, kept):
-            pipeline.history = History(failure=Failure("a standby takes over", 0, now))
+        for pipeline in without(self.enforced.enforce(desired, kept).pipelines, kept):
+            pipeline.history, pipeline.settles_until = History(failure=Failure("a standby takes over", 0, now)), now + SETTLE_SECONDS
         await close(without(previous.pipelines, kept))
 
     async def _move(self, lost: Pipeline) -> None:
@@ -271,7 +273,7 @@ class Deployments:
         if self._closing or deployment is None or lost not in deployment.pipelines or name in self._deploying or name in self._ending:
             return  # replaced, taken down, or another of its pipelines is being moved
         desired = with_plans(deployment.desired, known + 1, {lost.spec.pipeline_id: placed.plans[0]})
-        is_back = lambda: "" if lost.observe().addresses is None else "its devices are back"  # noqa: E731
+        is_back = lambda: "its devices are back" if (at := lost.observe()).addresses and not at.draining else ""  # noqa: E731
         worker = self._begin(desired, placed.blobs, stored_generation, lambda event: None, unless=is_back)
         await asyncio.wait([worker])
         if not worker.cancelled():
@@ -299,7 +301,7 @@ class Deployments:
         await asyncio.to_thread(self._store.remove_deployment, name, generation + 1)
         self._unreadable.pop(name, None)
         if (deployment := self._in_force.get(name)) is not None:
-            await self._enforced.retire(deployment)
+            await self.enforced.retire(deployment)
             await self._deployer.take_back(name, generation + 1, deployment.desired.pipelines)
 
     def _check_free(self, name: str) -> None:
@@ -333,12 +335,12 @@ class Deployments:
             await to_its_end(storing)
             self._unreadable.pop(desired.name, None)
             if previous is not None:
-                await self._enforced.retire(previous, kept)
+                await self.enforced.retire(previous, kept)
             await self._deployer.wait_present(new)
             await self._deployer.unload(self._keeper.stale(desired))
             await self._deployer.load(stages, report)
             await self._registry.refresh(desired.devices)
-            begun = self._enforced.enforce(desired, kept)
+            begun = self.enforced.enforce(desired, kept)
             for pipeline in without(begun.pipelines, kept):
                 pipeline.history = History(sent_addresses=pipeline.observe().addresses)
                 await pipeline.stream.wait_attached()
@@ -355,7 +357,7 @@ class Deployments:
         new = new_in(desired, kept)
         for deployment in (begun, previous):
             if deployment is not None:
-                await self._enforced.retire(deployment, kept)
+                await self.enforced.retire(deployment, kept)
         if unreadable is not None:
             again = replace(unreadable, generation=desired.generation + 1)
             await asyncio.to_thread(self._store.put_deployment, again.name, again.generation, again.text)
@@ -374,7 +376,7 @@ class Deployments:
             _log.error("deployment %s: what is in force could not be stored: %s", restored.name, not_stored.detail)
         await self._deployer.take_back(desired.name, restored.generation, new)
         now, why = asyncio.get_running_loop().time(), f"generation {desired.generation} failed; the plan before it is being restored"
-        for pipeline, before in zip(self._enforced.enforce(restored, kept).pipelines, previous.pipelines, strict=True):
+        for pipeline, before in zip(self.enforced.enforce(restored, kept).pipelines, previous.pipelines, strict=True):
             if pipeline is before:
                 continue
             pipeline.history = History(failure=Failure(why, 0, now))

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.planning.standby import moved, without
+from protos.errors import InvalidInput
 from protos.ids import DeviceId, PipelineId
 
 # A board that restarts is back within a minute; moving its layers takes as long as sending them.
 REPLAN_AFTER_SECONDS = 60.0
+
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidInput for one that no deployment may have."""
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(f"not a deployment name: {name[:80]!r}", advice="use up to 64 of a-z, 0-9, '.', '_' and '-'")
 
 
 @dataclass(frozen=True)

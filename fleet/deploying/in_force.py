@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from fleet.deploying.desired import Desired, PipelineSpec
 from fleet.deploying.phase import Ready
 from fleet.deploying.pipeline import Pipeline
 from fleet.devices.registry import Registry
+from protos.ids import DeviceId
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,25 @@ class Enforced:
         elif self.deployments.get(desired.name) is deployment:
             del self.deployments[desired.name]
         await close(without(deployment.pipelines, kept))
+
+    def settles(self, model: str | None) -> bool:
+        """Whether a pipeline of this deployment or model has just got a device in the place of another, and does not answer yet."""
+        now = asyncio.get_running_loop().time()
+        meant = [one for one in self.deployments.values() if model in (None, one.desired.name, *one.desired.models)]
+        return any(now < one.settles_until and not isinstance(one.state, Ready) for its in meant for one in its.pipelines)
+
+    def stays_on(self, device: DeviceId) -> list[str]:
+        """What is still wanted of a device, and why it has not moved: a line for each pipeline."""
+        found = []
+        for deployment in self.deployments.values():
+            for pipeline in deployment.pipelines:
+                if device in pipeline.spec.devices:
+                    failure = pipeline.history.replan_failure
+                    why = f"cannot be moved: {failure.detail}" if failure else "is being moved"
+                    found.append(f"stage {pipeline.spec.devices.index(device)} of {pipeline.spec.pipeline_id} {why}")
+                elif any(one.device_id == device for one in pipeline.spec.plan.standbys):
+                    found.append(f"it stands by for {pipeline.spec.pipeline_id} until another does")
+        return found
 
     def _pipeline(self, desired: Desired, spec: PipelineSpec) -> Pipeline:
         return Pipeline(desired, spec, self._registry, self._background, self._changed)

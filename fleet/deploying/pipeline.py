@@ -43,6 +43,7 @@ class Pipeline:
         self.look: asyncio.Task[None] | None = None
         self.preparing: dict[DeviceId, asyncio.Task[None]] = {}  # its standbys
         self.seeking = False  # a standby
+        self.settles_until = 0.0  # loop time; until then it is likely to answer in a moment
         self.unprepared: dict[DeviceId, Failure] = {}  # standbys that could not be made ready
         self._requests = 0
         self._registry = registry
@@ -67,6 +68,11 @@ class Pipeline:
     @property
     def state(self) -> PipelineState:
         return pipeline_state(self.observe(), self.history)
+
+    @property
+    def leaving(self) -> bool:
+        """A device of it is to be switched off: others are asked, where there are some."""
+        return bool(self.observe().draining)
 
     @property
     def predicted_wait(self) -> float:

@@ -106,6 +106,11 @@ def unreadable_view(one: Unreadable) -> DeploymentView:
     return DeploymentView(one.name, "", "", "unreadable", detail, (), 0, 0, one.generation)
 
 
+def users_of(device: str, views: Sequence[DeploymentView]) -> list[str]:
+    """The names of the deployments whose pipelines use it."""
+    return [view.name for view in views if any(stage.device_id == device for one in view.pipelines for stage in one.stages)]
+
+
 def what_to_do(one: Unreadable) -> str:
     return f"go back to the version that stored it, deploy it anew with --name {one.name}, or take it down: glmfleet undeploy {one.name}"
 

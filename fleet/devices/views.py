@@ -8,6 +8,8 @@ from typing import Literal
 from fleet.telemetry.views import Source
 
 DeviceState = Literal["online", "suspect", "offline"]
+# "": it is used. What has nothing left of any deployment may be switched off.
+DrainState = Literal["", "draining", "drained"]
 
 
 SLACK_BYTES = 256 << 20  # what onnxruntime and gRPC keep for good, and a load takes for a moment beside its stage
@@ -40,6 +42,8 @@ class DeviceView:
     battery_fraction: float | None = None
     memory_held_bytes: int | None = None  # that the device really holds for its stages; None: nothing tells
     storage_problem: str = ""  # why it can keep no more blobs, one line; "": it can
+    drain: DrainState = ""
+    drain_detail: str = ""  # what is still there, and why, one line
 
     @property
     def holds_too_much(self) -> bool:

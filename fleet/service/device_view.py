@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fleet.devices.record import US, DeviceRecord
 from fleet.devices.views import DeviceView
@@ -15,13 +15,14 @@ from quantize.parts import layer_number
 LINE_LENGTH = 200  # of what a device says of itself in words
 
 
-def device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
-    """`stages`: how many each pipeline has."""
+def device_view(record: DeviceRecord, stages: Mapping[str, int], stays: Sequence[str] = ()) -> DeviceView:
+    """`stages`: how many each pipeline has; `stays`: what deployments still want of it, a line each."""
     description = record.description or pb.DeviceDescription()
     accelerator, gauges = description.accelerator, telemetry_pb2.Gauges()
     if record.gauges is not None and record.state == "online":  # silent for some seconds: not those of now
         gauges = record.gauges
     metered = gauges is record.gauges and accelerator.energy_source != telemetry_pb2.ENERGY_SOURCE_UNMETERED
+    left = [*stays] or [f"{stage.pipeline_id} is being unloaded" for stage in description.stages if record.connected]
     return DeviceView(
         device_id=record.device_id,
         name=record.name,
@@ -33,6 +34,8 @@ def device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
         memory_bytes=description.memory_bytes,
         memory_used_bytes=max(description.memory_used_bytes, gauges.memory_used_bytes),  # a load that goes on is in a sample first
         memory_held_bytes=gauges.memory_held_bytes if gauges.HasField("memory_held_bytes") else None,
+        drain=("draining" if left else "drained") if record.draining else "",
+        drain_detail="; ".join(left) if record.draining else "",
         storage_problem=" ".join(gauges.storage_problem.split())[:LINE_LENGTH],
         energy_source=source_of(accelerator.energy_source),
         agent_version=description.agent_version,

@@ -16,6 +16,7 @@ from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.views import ModelView
 from fleet.telemetry.views import CostRow
+from protos.ids import DeviceId
 
 
 class Fleet(Protocol):
@@ -32,6 +33,14 @@ class FleetService(Protocol):
         ...
 
     def devices(self) -> list[DeviceView]: ...
+
+    async def drain(self, device: str) -> DeviceId:
+        """It is to be switched off: nothing new goes there, and what is there moves away. Its id."""
+        ...
+
+    async def undrain(self, device: str) -> DeviceId:
+        """It is used as before. Its id."""
+        ...
 
     def discovery(self) -> DiscoveryReport: ...
 

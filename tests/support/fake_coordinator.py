@@ -22,6 +22,7 @@ from fleet.service.protocol import FleetService
 from fleet.service.views import ModelView
 from fleet.telemetry.views import CostRow, DeviceCost
 from protos.errors import FleetError, NotFound
+from protos.ids import DeviceId
 
 _T = TypeVar("_T")
 
@@ -232,6 +233,14 @@ class FakeCoordinator:
     async def expel(self, device: str) -> DepartureView:
         self._ask(("expel", device))
         return DepartureView(DEVICE.device_id, DEVICE.name, wiped=False)
+
+    async def drain(self, device: str) -> DeviceId:
+        self._ask(("drain", device))
+        return DeviceId(DEVICE.device_id)
+
+    async def undrain(self, device: str) -> DeviceId:
+        self._ask(("undrain", device))
+        return DeviceId(DEVICE.device_id)
 
     def models(self) -> list[ModelView]:
         return [MODEL]

@@ -46,7 +46,10 @@ def standbys_of(coordinator: Coordinator) -> list[StandbyView]:
 
 
 def ready_standbys(coordinator: Coordinator) -> int:
-    return len({standby.device_id for standby in standbys_of(coordinator) if standby.state == "ready"})
+    """Those that have all they are to have."""
+    views = standbys_of(coordinator)
+    waiting = {standby.device_id for standby in views if standby.state != "ready"}
+    return len({standby.device_id for standby in views} - waiting)
 
 
 def places(coordinator: Coordinator) -> list[str]:

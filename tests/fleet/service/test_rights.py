@@ -18,7 +18,7 @@ LEAST: dict[str, set[str]] = {
     "anyone": {"ready", "invite", "join"},
     "viewer": {"devices", "discovery", "diagnosis", "enrolments", "models", "model", "deployments", "plan", "requests", "telemetry"},
     "user": {"generate"},
-    "operator": {"deploy", "undeploy", "cancel", "accept", "reject"},
+    "operator": {"deploy", "undeploy", "cancel", "drain", "undrain", "accept", "reject"},
     "admin": {"decommission", "expel", "tokens", "new_token", "revoke_token", "keys", "new_key", "revoke_key", "audit", "verify_audit"},
 }
 
