@@ -236,11 +236,11 @@ class Deployments:
             _log.warning("%s: stages that had to leave their device are on %s", spec.pipeline_id, devices)
             self._moved(spec.pipeline_id, devices)
 
-    async def _put_standbys(self, name: str, plans: Callable[[Desired], tuple[Plan, ...] | None]) -> None:
+    async def _put_standbys(self, name: str, plans: Callable[[Desired], tuple[Plan, ...] | None]) -> bool:
         def changed(desired: Desired, generation: int) -> Desired | None:
             return None if (found := plans(desired)) is None else with_new_standbys(desired, generation, found)
 
-        await self._change(name, changed)
+        return await self._change(name, changed)
 
     async def _change(self, name: str, changed: Callable[[Desired, int], Desired | None]) -> bool:
         """Store another desired state, by which at least the blobs that are needed are where they have to be; False when it is not to be
@@ -300,6 +300,7 @@ class Deployments:
         generation, _ = await self._generations(name)
         await asyncio.to_thread(self._store.remove_deployment, name, generation + 1)
         self._unreadable.pop(name, None)
+        self._standbys.forget(name)
         if (deployment := self._in_force.get(name)) is not None:
             await self.enforced.retire(deployment)
             await self._deployer.take_back(name, generation + 1, deployment.desired.pipelines)

@@ -54,10 +54,11 @@ class Standbys:
         background: Background,
         *,
         manifest: Callable[[str, PipelineSpec], Manifest],
-        put: Callable[[str, Callable[[Desired], tuple[Plan, ...] | None]], Awaitable[None]],
+        put: Callable[[str, Callable[[Desired], tuple[Plan, ...] | None]], Awaitable[bool]],
         wake: Callable[[], None],
     ) -> None:
-        """`manifest` may block. `put` gives a deployment's pipelines these plans, which differ from theirs in the standbys alone."""
+        """`manifest` may block. `put` gives a deployment's pipelines these plans, which differ from theirs in the standbys alone; it says
+        whether it has."""
         self._registry = registry
         self._deployer = deployer
         self._placement = placement
@@ -82,9 +83,9 @@ class Standbys:
                 self._prepare_if_due(pipeline, standby, now)
         self._search_if_due(desired, pipelines, now)
 
-    def forget(self, known: set[str]) -> None:
-        """All but these deployments."""
-        self._searches = {name: search for name, search in self._searches.items() if name in known}
+    def forget(self, name: str) -> None:
+        """It is taken down."""
+        self._searches.pop(name, None)
 
     def _prepare_if_due(self, pipeline: Pipeline, standby: ObservedStandby, now: float) -> None:
         device = standby.device
@@ -155,9 +156,10 @@ class Standbys:
                 plans, detail = await self._placement.standbys(left, wanted)
             if detail and detail != search.detail:
                 _log.info("%s has %s", desired.name, detail)
-            search.detail = detail
-            if plans != tuple(spec.plan for spec in desired.pipelines):
-                await self._put(desired.name, lambda now: plans if now == desired else None)
+            search.detail = detail if desired.policy.standby else ""
+            changed = plans != tuple(spec.plan for spec in desired.pipelines)
+            if changed and not await self._put(desired.name, lambda now: plans if now == desired else None):
+                search.seen = -1  # it is another deployment by now: look again
         except FleetError as error:
             search.detail = f"no standby was found: {error.detail}"
             _log.warning("standbys of %s: %s", desired.name, error.detail)
