@@ -55,6 +55,12 @@ async def end(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
+def cancel_once(task: asyncio.Task[None]) -> None:
+    """A second cancel would cut short the clean-up that the first began."""
+    if not task.done() and not task.cancelling():
+        task.cancel()
+
+
 async def to_its_end(work: Awaitable[_T]) -> _T:
     """The result of `work`, which is not cut short when its caller is cancelled meanwhile: then that is raised after its end."""
     task, cancelled = asyncio.ensure_future(work), None

@@ -74,6 +74,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             certificate_not_after=self.knowledge.certificate_not_after,
             memory_available_bytes=self.knowledge.memory_available_bytes,
             hearing=self.knowledge.heard,
+            keeps_standbys=True,
         )
 
     async def Describe(  # noqa: N802 (gRPC's names)
@@ -140,7 +141,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
                 spec = parse_spec(request)
                 if self.publishers is not None:
                     self.publishers.check_stage(spec)
-                seconds = await self.host.load(spec)
+                seconds = await self.host.load(spec, standby=request.standby)
             return pb.LoadStageReply(memory_bytes=spec.memory_bytes, load_seconds=seconds)
 
     async def UnloadStage(  # noqa: N802

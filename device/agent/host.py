@@ -32,8 +32,9 @@ ORPHAN_SECONDS = 30.0
 @dataclass
 class Loaded:
     stage: Stage
-    head: Head | None  # of stage 0
+    output: Output | None  # of stage 0
     saver: asyncio.Task[bool] | None  # of its prepacked weights
+    head: Head | None = None  # of stage 0, in a ring
 
 
 class StageHost:
@@ -59,6 +60,7 @@ class StageHost:
         self.work = WorkCounter()
         self.doubts = Doubts()
         self._loaded: dict[PipelineId, Loaded] = {}
+        self._standbys: dict[tuple[PipelineId, int], Loaded] = {}  # by stage; no ring reaches them
         self._loading: StageSpec | None = None
         self._highest: dict[str, int] = {}
         self._changing = asyncio.Lock()
@@ -70,18 +72,19 @@ class StageHost:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._sweeper:
             self._sweeper.cancel()
-        for pipeline in list(self._loaded):
+        for pipeline in {*self._loaded, *(pipeline for pipeline, _ in self._standbys)}:
             await self._drop(pipeline)
 
     @property
     def loaded(self) -> list[Loaded]:
+        """Those in a ring."""
         return list(self._loaded.values())
 
     @property
     def memory_used_bytes(self) -> int:
         """Promised, from the begin of a load on: its memory is being filled."""
         loading = self._loading.memory_bytes if self._loading else 0
-        return loading + sum(loaded.stage.spec.memory_bytes for loaded in self._loaded.values())
+        return loading + sum(spec.memory_bytes for spec in self._specs())
 
     def droppable_bytes(self) -> int:
         """Of disk: what `retain_blobs` would free, if it were to keep nothing but what loaded stages use."""
@@ -98,44 +101,21 @@ class StageHost:
             # Space is wanted: what only saves time goes too.
             return freed + (await in_thread(self._prepacked.retain, specs) if self._prepacked else 0)
 
-    async def load(self, spec: StageSpec) -> float:
-        """Make this stage ready; seconds it took, 0 when it was loaded already.
+    async def load(self, spec: StageSpec, *, standby: bool = False) -> float:
+        """Make this stage ready; seconds it took, 0 when it was loaded already and keeps its caches.
 
-        Raises Conflict for an older generation, NotFound for a missing blob, Corrupt for a changed one, InvalidInput, and NoSpace:
-        then alone the stage that this one would replace goes on.
+        `standby`: keep it beside the rings, until a load without puts it into its own. One that is here already, in its ring under another
+        epoch or as a standby, goes on with its weights and with empty caches. Raises Conflict for an older generation, NotFound for a
+        missing blob, Corrupt for a changed one, InvalidInput, and NoSpace: then alone the stage that this one would replace goes on.
         """
         start = time.perf_counter()
         async with self._changing:
             self.admit(spec.generation)
-            present = self._loaded.get(spec.pipeline)
-            if present and replace(present.stage.spec, next=spec.next, previous=spec.previous, generation=spec.generation) == spec:
-                present.stage.go_on_as(spec)  # the neighbour may be elsewhere now
-                return 0.0
-            free = self._hardware.memory_bytes - self.memory_used_bytes + (present.stage.spec.memory_bytes if present else 0)
-            if spec.memory_bytes > free:
-                lacking = bytes_text(spec.memory_bytes - free)
-                raise NoSpace(
-                    f"stage {spec.stage} needs {bytes_text(spec.memory_bytes)} (weights and KV cache), {lacking} more than is free",
-                    advice="plan again with more devices, a shorter --context or fewer --slots",
-                )
-            await self._drop(spec.pipeline)
-            self._loading = spec
-            try:
-                stage, output = await in_thread(self._build, spec)
-            except BaseException as error:
-                let_go(error)
-                await in_thread(give_back)
-                raise
-            finally:
-                self._loading = None
-            head = await Head(stage, output, self._credentials).__aenter__() if output else None
-            self._loaded[spec.pipeline] = Loaded(stage, head, self._save(spec))
-            if self._sweeper is None:
-                self._sweeper = asyncio.create_task(self._sweep(), name="orphan sweeper")
-        return time.perf_counter() - start
+            done = await (self._keep_standby(spec) if standby else self._put_into_ring(spec))
+        return time.perf_counter() - start if done else 0.0
 
     async def unload(self, generation: DeploymentGeneration, pipeline: PipelineId) -> None:
-        """Idempotent. Raises Conflict for an older generation."""
+        """With what is kept of it beside the rings. Idempotent. Raises Conflict for an older generation."""
         async with self._changing:
             self.admit(generation)
             await self._drop(pipeline)
@@ -167,7 +147,7 @@ class StageHost:
         return loaded.head
 
     def statuses(self) -> list[device_pb2.StageStatus]:
-        return [_status(loaded) for loaded in self._loaded.values()]
+        return [_status(loaded) for loaded in self._loaded.values()] + [_status(one, standby=True) for one in self._standbys.values()]
 
     def _find(self, pipeline: str, manifest: str, epoch: int) -> Loaded:
         loaded = self._loaded.get(PipelineId(pipeline))
@@ -179,6 +159,67 @@ class StageHost:
         if spec.manifest != manifest:
             raise Conflict(f"pipeline {pipeline} is of artifact {spec.manifest[:12]} here, the call is for {manifest[:12]}")
         return loaded
+
+    async def _put_into_ring(self, spec: StageSpec) -> bool:
+        """Whether there was anything to do."""
+        held = self._loaded.get(spec.pipeline)
+        if held and _same(held.stage.spec, spec):
+            if held.stage.spec.epoch == spec.epoch:
+                held.stage.go_on_as(spec)  # the neighbour may be elsewhere now
+                return False
+            await _leave_ring(held)
+        elif (standby := self._standbys.get((spec.pipeline, spec.stage))) and _same(standby.stage.spec, spec):
+            held = self._standbys.pop((spec.pipeline, spec.stage))
+            await self._drop(spec.pipeline)
+        else:
+            replaced = [*self._standbys_of(spec.pipeline), *([held] if held else [])]
+            self._check_memory(spec, sum(one.stage.spec.memory_bytes for one in replaced))
+            await self._drop(spec.pipeline)
+            held = await self._open_new(spec)
+        stage = Stage(spec, held.stage.engine, self._hardware, self._device, self._clock, self.work, held.stage.counters)
+        stage.free_all()
+        head = await Head(stage, held.output, self._credentials).__aenter__() if held.output else None
+        self._loaded[spec.pipeline] = Loaded(stage, held.output, held.saver, head)
+        return True
+
+    async def _keep_standby(self, spec: StageSpec) -> bool:
+        key = (spec.pipeline, spec.stage)
+        held = self._standbys.get(key)
+        if held and _same(held.stage.spec, spec):
+            held.stage.go_on_as(spec)
+            return False
+        self._check_memory(spec, held.stage.spec.memory_bytes if held else 0)
+        if held:
+            await _end(self._standbys.pop(key))
+        self._standbys[key] = await self._open_new(spec)
+        return True
+
+    def _check_memory(self, spec: StageSpec, replaced_bytes: int) -> None:
+        """Raises NoSpace. `replaced_bytes`: of stages that make way for it."""
+        free = self._hardware.memory_bytes - self.memory_used_bytes + replaced_bytes
+        if spec.memory_bytes > free:
+            lacking = bytes_text(spec.memory_bytes - free)
+            raise NoSpace(
+                f"stage {spec.stage} needs {bytes_text(spec.memory_bytes)} (weights and KV cache), {lacking} more than is free",
+                advice="plan again with more devices, a shorter --context or fewer --slots",
+            )
+
+    async def _open_new(self, spec: StageSpec) -> Loaded:
+        self._loading = spec
+        try:
+            stage, output = await in_thread(self._build, spec)
+        except BaseException as error:
+            let_go(error)
+            await in_thread(give_back)
+            raise
+        finally:
+            self._loading = None
+        if self._sweeper is None:
+            self._sweeper = asyncio.create_task(self._sweep(), name="orphan sweeper")
+        return Loaded(stage, output, self._save(spec))
+
+    def _standbys_of(self, pipeline: PipelineId) -> list[Loaded]:
+        return [held for (its, _), held in self._standbys.items() if its == pipeline]
 
     def _build(self, spec: StageSpec) -> tuple[Stage, Output | None]:
         threads = self._hardware.info.threads
@@ -202,7 +243,7 @@ class StageHost:
         return self._opener(spec, self._blobs.folder, self._hardware.info.threads, saved)
 
     def _specs(self) -> list[StageSpec]:
-        return [loaded.stage.spec for loaded in self._loaded.values()]
+        return [loaded.stage.spec for loaded in (*self._loaded.values(), *self._standbys.values())]
 
     def _save(self, spec: StageSpec) -> asyncio.Task[bool] | None:
         if self._prepacked is None:
@@ -215,19 +256,38 @@ class StageHost:
             await in_thread(give_back)
 
     async def _take_down(self, pipeline: PipelineId) -> bool:
+        gone = self._standbys_of(pipeline)
+        self._standbys = {key: held for key, held in self._standbys.items() if key[0] != pipeline}
         if loaded := self._loaded.pop(pipeline, None):
-            if loaded.saver:
-                loaded.saver.cancel()
-                await asyncio.gather(loaded.saver, return_exceptions=True)
-            loaded.stage.unload()
-            if loaded.head:
-                await loaded.head.__aexit__(None, None, None)
-        return loaded is not None
+            gone.append(loaded)
+        for one in gone:
+            await _end(one)
+        return bool(gone)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(ORPHAN_SECONDS / 10)
             _free_orphans(self.loaded, time.monotonic())
+
+
+async def _end(loaded: Loaded) -> None:
+    if loaded.saver:
+        loaded.saver.cancel()
+        await asyncio.gather(loaded.saver, return_exceptions=True)
+    await _leave_ring(loaded)
+
+
+async def _leave_ring(loaded: Loaded) -> None:
+    """Its streams end; weights stay."""
+    loaded.stage.unload()
+    if loaded.head:
+        await loaded.head.__aexit__(None, None, None)
+
+
+def _same(held: StageSpec, wanted: StageSpec) -> bool:
+    """But for the ring that it is in."""
+    ring = replace(held, next=wanted.next, previous=wanted.previous, generation=wanted.generation, epoch=wanted.epoch)
+    return ring == wanted
 
 
 def _free_orphans(held: Iterable[Loaded], now: float) -> None:
@@ -239,7 +299,7 @@ def _free_orphans(held: Iterable[Loaded], now: float) -> None:
             loaded.stage.orphaned_since = None
 
 
-def _status(loaded: Loaded) -> device_pb2.StageStatus:
+def _status(loaded: Loaded, *, standby: bool = False) -> device_pb2.StageStatus:
     spec = loaded.stage.spec
     return device_pb2.StageStatus(
         pipeline_id=spec.pipeline,
@@ -250,6 +310,7 @@ def _status(loaded: Loaded) -> device_pb2.StageStatus:
         generation=device_pb2.Generation(deployment=spec.generation.deployment, number=spec.generation.number),
         open_sequences=loaded.head.open_sequences if loaded.head else loaded.stage.open_sequences,
         memory_bytes=spec.memory_bytes,
+        standby=standby,
     )
 
 

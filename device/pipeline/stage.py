@@ -68,7 +68,7 @@ class Stage:
         self.spec = replace(self.spec, next=following)
 
     def go_on_as(self, spec: StageSpec) -> None:
-        """`spec` is this stage's but for the generation of its deployment and the next hop; as `aim` else."""
+        """`spec` is this stage's but for the generation of its deployment and its neighbours; as `aim` else."""
         self.spec = spec
 
     def join_ring(self, ring_id: str) -> None:

@@ -43,6 +43,8 @@ from quantize.artifact.store import ArtifactStore
 # So long a request whose ring broke waits for a pipeline of its deployment: a board that starts anew takes less than a minute; then its
 # pipeline is planned anew (Policy.replan_after_seconds), which may send weights.
 RECOVERY_SECONDS = 120.0
+# And so long one that no ring has begun, where its pipeline is just being moved: a load takes some seconds.
+MOVING_SECONDS = 30.0
 UNRECORDED = 1024  # requests that have ended, kept while the store takes nothing
 TEXTS = 8  # tokenizers kept: tens of megabytes each
 
@@ -143,7 +145,7 @@ class GenerationService:
             self._ledger.end(entry, "cancelled")  # unless it has ended otherwise
 
     async def _answer(self, entry: LedgerEntry) -> AsyncGenerator[TokenChunk | GenerateResult, None]:
-        pipeline = self._deployments.choose(entry.request.model)
+        pipeline = await self._first(entry)
         course: Course | None = None
         while True:
             try:
@@ -170,6 +172,18 @@ class GenerationService:
                 _log.info("request %s goes from %s to %s: %s", entry.request_id, pipeline.spec.pipeline_id, other.spec.pipeline_id, error)
                 pipeline = other
 
+    async def _first(self, entry: LedgerEntry) -> Pipeline:
+        """Raises as Deployments.choose; a deployment that is about to answer elsewhere is waited for."""
+        give_up = asyncio.get_running_loop().time() + MOVING_SECONDS
+        while True:
+            try:
+                return self._deployments.choose(entry.request.model)
+            except Unavailable:
+                left = give_up - asyncio.get_running_loop().time()
+                if left <= 0 or entry.unwanted or not self._deployments.is_moving(entry.request.model):
+                    raise
+                await self._deployments.changed_within(min(left, 1.0))
+
     async def _goes_on(self, entry: LedgerEntry, course: Course | None, error: FleetError) -> Pipeline | None:
         """The pipeline that goes on with a request whose own has failed it: another that answers now, or, where a ring had begun it, the
         first that does. None when none does in time, or it is not wanted any more."""
@@ -179,9 +193,14 @@ class GenerationService:
         with contextlib.suppress(FleetError):
             if (other := self._that_answers(entry, course, avoid=entry.tried)) is not None:
                 return other
-        if course is None or course.broke_at is None:
+        if course is None:
             return None
-        give_up = course.broke_at + self._recovery_seconds
+        if course.broke_at is not None:
+            give_up = course.broke_at + self._recovery_seconds
+        elif self._deployments.is_moving(entry.deployment or entry.request.model):
+            give_up = clock() + MOVING_SECONDS
+        else:
+            return None
         if entry.deadline is not None:
             give_up = min(give_up, clock() + entry.deadline - self._now())
         if clock() >= give_up:

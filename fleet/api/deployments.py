@@ -61,6 +61,7 @@ def failed(error: FleetError) -> ServerSentEvent:
 
 
 async def _progress(fleet: FleetService, body: DeployBody) -> AsyncGenerator[ServerSentEvent]:
-    async with closing(fleet.deploy(body.request(), body.name, body.replicas, Policy(body.replan_after_seconds))) as events:
+    policy = Policy(body.replan_after_seconds, body.standby)
+    async with closing(fleet.deploy(body.request(), body.name, body.replicas, policy)) as events:
         async for event in events:
             yield ServerSentEvent(line(event), event.kind)

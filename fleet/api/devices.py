@@ -34,6 +34,16 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
         """Takes it out of the fleet without asking it: its key opens nothing any more, wherever it is."""
         return await fleet.expel(key)
 
+    @router.post("/devices/{key}/drain")
+    async def drain(key: str, fleet: FleetService = Depends(of_caller)) -> DeviceView:
+        """It is to be switched off: nothing new goes there, and what is there moves away. `drain` says when it may be."""
+        return fleet.device(await fleet.drain(key))
+
+    @router.post("/devices/{key}/undrain")
+    async def undrain(key: str, fleet: FleetService = Depends(of_caller)) -> DeviceView:
+        """It is used as before."""
+        return fleet.device(await fleet.undrain(key))
+
     @router.get("/discovery")
     async def discovery(fleet: FleetService = Depends(of_caller)) -> DiscoveryReport:
         """Where devices were looked for and what went wrong."""

@@ -14,7 +14,7 @@ from protos.dtypes import KvDtype, WireDtype
 
 
 class PlanBody(BaseModel):
-    """What to place where; every field but `model` may be left out."""
+    """What to place where; every field but `model` may be left out. `standby`: so many spare devices keep stages loaded."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -26,6 +26,7 @@ class PlanBody(BaseModel):
     devices: tuple[str, ...] = ()
     kv_dtype: KvDtype = "float32"
     wire_dtype: WireDtype = "float32"
+    standby: Annotated[int, Field(ge=0, le=64)] = 0
 
     def request(self) -> PlanRequest:
         return PlanRequest(self.model, self.objective, self.stages, self.context, self.slots, self.devices, self.kv_dtype, self.wire_dtype)
@@ -37,6 +38,6 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
     @router.post("/plans")
     async def make_plan(body: PlanBody, fleet: FleetService = Depends(of_caller)) -> Plan:
         """The plan for these wishes; nothing is changed."""
-        return await fleet.plan(body.request())
+        return await fleet.plan(body.request(), body.standby)
 
     return router

@@ -30,7 +30,7 @@ from fleet.telemetry.views import CostRow
 from fleet.trust.api_key import shown
 from fleet.trust.login import certificate_der, public_der, read_login
 from protos.errors import Denied, FleetError, Internal, InvalidInput, TemporaryError, Unavailable, by_name
-from protos.ids import FleetId, api_host_name, fleet_id
+from protos.ids import DeviceId, FleetId, api_host_name, fleet_id
 from protos.net import https
 
 _T = TypeVar("_T")
@@ -122,6 +122,12 @@ class CoordinatorClient:
     def expel(self, device: str) -> DepartureView:
         return _decode(DepartureView, self._call("POST", f"/api/v1/devices/{quote(device, safe='')}/revoke"))
 
+    def drain(self, device: str) -> DeviceId:
+        return DeviceId(_decode(DeviceView, self._call("POST", f"/api/v1/devices/{quote(device, safe='')}/drain")).device_id)
+
+    def undrain(self, device: str) -> DeviceId:
+        return DeviceId(_decode(DeviceView, self._call("POST", f"/api/v1/devices/{quote(device, safe='')}/undrain")).device_id)
+
     def reject(self, board: str) -> EnrolmentView:
         return _decode(EnrolmentView, self._call("DELETE", f"/api/v1/enrolments/{quote(board, safe='')}"))
 
@@ -180,8 +186,8 @@ class CoordinatorClient:
         _check(response)
         return response.text
 
-    def plan(self, request: PlanRequest) -> Plan:
-        return _decode(Plan, self._call("POST", "/api/v1/plans", json=plain(request)))
+    def plan(self, request: PlanRequest, standby: int = 0) -> Plan:
+        return _decode(Plan, self._call("POST", "/api/v1/plans", json={**plain(request), "standby": standby}))
 
     def undeploy(self, name: str) -> None:
         self._call("DELETE", f"/api/v1/deployments/{_step(name)}")

@@ -19,6 +19,7 @@ from fleet.deploying.balancing import not_deployed
 from fleet.deploying.desired import REPLAN_AFTER_SECONDS, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
+from fleet.planning.standby import lines as standby_lines
 from protos.dtypes import KvDtype, WireDtype
 from protos.errors import Internal, NotFound
 from protos.sizes import bytes_text
@@ -40,6 +41,9 @@ KvOption = Annotated[KvDtype, typer.Option("--kv", help="Type of the KV cache; i
 WireOption = Annotated[
     WireDtype, typer.Option("--wire", help="Type of rows between devices; smaller than float32, the text may depend on the cut.")
 ]
+StandbyOption = Annotated[
+    int, typer.Option("--standby", min=0, max=64, help="So many spare devices keep stages loaded, to take over from one that is lost.")
+]
 DevicesOption = Annotated[
     str | None, typer.Option("--devices", metavar="A,B", help="Only these, by name, id or label (key=value).", show_default=False)
 ]
@@ -54,6 +58,7 @@ def plan(
     devices: DevicesOption = None,
     kv: KvOption = "float32",
     wire: WireOption = "float32",
+    standby: StandbyOption = 0,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -63,7 +68,7 @@ def plan(
     """
     request = PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire)
     with connect(open_home(home)) as coordinator:
-        made = coordinator.plan(request)
+        made = coordinator.plan(request, standby)
     if as_json:
         print_json(made)
     else:
@@ -84,6 +89,7 @@ def deploy(
     replan_after: Annotated[
         str, typer.Option("--replan-after", help="Seconds without a device until its pipeline is moved to others, or: never.")
     ] = f"{REPLAN_AFTER_SECONDS:g}",
+    standby: StandbyOption = 0,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -92,7 +98,7 @@ def deploy(
     Example: glmfleet deploy smollm2-135m --stages 3 --context 2048
     """
     request = PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire)
-    policy = Policy(_replan_after(replan_after))
+    policy = Policy(_replan_after(replan_after), standby)
     with connect(open_home(home)) as coordinator, closing(coordinator.deploy(request, name, replicas, policy)) as events:
         if not as_json:
             _say_what_is_replaced(coordinator, name or model)
@@ -108,6 +114,8 @@ def deploy(
         if as_json:
             print_json(view)
         else:
+            if view.standby_detail:
+                note(f"it has {view.standby_detail}")
             note(f"{view.name} is ready; {_next_step(coordinator, view)}")
 
 
@@ -191,6 +199,19 @@ def deployments(as_json: JsonOption = False, home: HomeOption = None) -> None:
                 note(f"  {pipeline.pipeline_id} ({devices}): {pipeline.state}{': ' if pipeline.detail else ''}{pipeline.detail}")
         elif view.detail:
             note(f"{view.name}: {view.detail}")
+        for line in _standbys(view):
+            note(line)
+
+
+def _standbys(view: DeploymentView) -> list[str]:
+    """A line for each device that stands by, and one that says why there are not more."""
+    found = []
+    for pipeline in view.pipelines:
+        for one in pipeline.standbys:
+            stages = count_text(len(one.stages), "stage") if len(one.stages) < len(pipeline.stages) else "all stages"
+            why = f" ({one.detail})" if one.detail else ""
+            found.append(f"{pipeline.pipeline_id}: {one.device_name} stands by for {stages}: {one.state}{why}")
+    return [*found, f"{view.name} has {view.standby_detail}"] if view.standby_detail else found
 
 
 def _devices(view: DeploymentView) -> str:
@@ -223,7 +244,8 @@ def print_plan(made: Plan) -> None:
     print_placement(made)
     say("why:")
     for line in made.why:
-        say(f"  - {line}")
+        if line not in standby_lines(made):  # told already
+            say(f"  - {line}")
 
 
 def print_placement(made: Plan) -> None:
@@ -251,6 +273,8 @@ def print_placement(made: Plan) -> None:
     print_table(columns, rows)
     cost = f", {figure(made.joules_per_token)} J/token" if made.joules_per_token is not None else ""
     say(f"predicted for one stream: {figure(made.decode_tokens_per_second)} tokens/s{cost}")
+    for line in standby_lines(made):
+        say(line)
 
 
 def _wait_taken_back(coordinator: CoordinatorClient, name: str) -> None:

@@ -91,7 +91,7 @@ def print_devices(found: Sequence[DeviceView], *, everything: bool = False) -> N
     for device in found:
         if device.detail:
             note(f"{device.name} is {device.state}: {device.detail}")
-    for line in [*_unable(found), *_throttled(found), *_holding(found)]:
+    for line in [*_drained(found), *_unable(found), *_throttled(found), *_holding(found)]:
         note(line)
 
 
@@ -111,6 +111,11 @@ def print_counts(found: Sequence[DeviceView]) -> None:
 
 def kind(device: DeviceView) -> str:
     return "hollow" if device.hollow else "simulated" if device.simulated else "real"
+
+
+def _drained(found: Sequence[DeviceView]) -> list[str]:
+    words = {"draining": "draining", "drained": "drained: it may be switched off"}
+    return [f"{one.name} is {words[one.drain]}{f': {one.drain_detail}' if one.drain_detail else ''}" for one in found if one.drain in words]
 
 
 def _unable(found: Sequence[DeviceView]) -> list[str]:

@@ -7,14 +7,19 @@ from typing import Annotated
 
 import typer
 
-from fleet.cli.client import connect
+from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.device_show import show
 from fleet.cli.devices import DeviceArgument, EverythingOption, LabelOption, list_devices
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
 from fleet.cli.output import NONE, note, print_json, say
 from fleet.cli.tables import Column, print_table
+from fleet.devices.views import DeviceView
 from fleet.enrolling.views import TokenView
 from protos.enrolment import LONGEST_TOKEN_SECONDS
+from protos.errors import NotFound
+from protos.ids import DeviceId
+
+DRAIN_POLL_SECONDS = 0.2
 
 app = typer.Typer(name="devices", rich_markup_mode="rich")
 
@@ -125,6 +130,43 @@ def revoke(device: DeviceArgument, as_json: JsonOption = False, home: HomeOption
 
 
 @app.command()
+def drain(device: DeviceArgument, as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Have all that a device holds move to others, and wait until it may be switched off. Ctrl-C stops waiting, not the drain.
+
+    Example: glmfleet devices drain gate-7
+    """
+    with connect(open_home(home)) as coordinator:
+        drained = coordinator.drain(device)
+        view, told = _device(coordinator, drained), ""
+        while view.drain == "draining":
+            if view.drain_detail != told and not as_json:
+                told = view.drain_detail
+                note(f"{view.name}: {told}")
+            time.sleep(DRAIN_POLL_SECONDS)
+            view = _device(coordinator, drained)
+    if as_json:
+        print_json(view)
+    elif view.drain == "drained":
+        note(f"{view.name} is drained: it may be switched off")
+    else:
+        note(f"{view.name} is to be used again: somebody has undrained it")
+
+
+@app.command()
+def undrain(device: DeviceArgument, as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Use a device again that was drained, or is being drained.
+
+    Example: glmfleet devices undrain gate-7
+    """
+    with connect(open_home(home)) as coordinator:
+        view = _device(coordinator, coordinator.undrain(device))
+    if as_json:
+        print_json(view)
+    else:
+        note(f"{view.name} may be used again")
+
+
+@app.command()
 def token(
     life: Annotated[str, typer.Option("--for", metavar="DURATION", help="How long it is good, up to 30d.")] = "1h",
     show: Annotated[bool, typer.Option("--list", help="Show those that were made.")] = False,
@@ -152,6 +194,14 @@ def token(
     say(made.token)
     note(f"token {made.token_id}, good for one board until {_when(made.expires)}; on the board: glmfleet device run --token TOKEN")
     note("  where mDNS does not reach, and the coordinator listens (serve --host): glmfleet device join HOST --token TOKEN")
+
+
+def _device(coordinator: CoordinatorClient, device: DeviceId) -> DeviceView:
+    """Raises NotFound."""
+    found = next((one for one in coordinator.devices() if one.device_id == device), None)
+    if found is None:
+        raise NotFound(f"device {device} has left the fleet")
+    return found
 
 
 def _print_tokens(tokens: list[TokenView], as_json: bool) -> None:

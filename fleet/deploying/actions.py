@@ -40,16 +40,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StageWork:
-    """Stage `number` of `spec`, one of the pipelines of `desired`; `manifest` is that of its plan."""
+    """Stage `number` of `spec`, one of the pipelines of `desired`; `manifest` is that of its plan. `standby`: on that device, to be kept
+    beside the ring."""
 
     desired: Desired
     spec: PipelineSpec
     manifest: Manifest
     number: int
+    standby: DeviceId | None = None
 
     @property
     def device(self) -> DeviceId:
-        return self.spec.devices[self.number]
+        return self.standby or self.spec.devices[self.number]
 
     @property
     def blobs(self) -> tuple[Blob, ...]:
@@ -205,6 +207,7 @@ class Deployer:
         request = await asyncio.to_thread(
             load_request, stage.manifest, stage.desired, stage.spec, stage.number, ring, self._artifacts.blob_folder
         )
+        request.standby = stage.standby is not None
         await self._vouch(client, stage)
         start = time.perf_counter()
         try:

@@ -24,6 +24,9 @@ class Choosable(Protocol):
     @property
     def predicted_wait(self) -> float: ...
 
+    @property
+    def leaving(self) -> bool: ...
+
 
 class Serving(Protocol):
     """A deployment that is in force."""
@@ -76,10 +79,10 @@ def find(
 def least_work(name: str, pipelines: Iterable[_P], avoid: frozenset[str] = frozenset()) -> _P:
     """Of the pipelines of deployment `name` that answer, the one with the least outstanding work; ties go to the lowest id.
 
-    Where none answers, one that does not: what it says tells why. `avoid`: ids that have failed this request. Raises Unavailable when none
-    is left.
+    One that is about to leave a device is asked last. Where none answers, one that does not: what it says tells why. `avoid`: ids that have
+    failed this request. Raises Unavailable when none is left.
     """
     left = [pipeline for pipeline in pipelines if pipeline.spec.pipeline_id not in avoid]
     if not left:
         raise Unavailable(f"no other pipeline of {name} is left", retry_after_seconds=1.0)
-    return min(left, key=lambda each: (not isinstance(each.state, Ready), each.predicted_wait, each.spec.pipeline_id))
+    return min(left, key=lambda each: (not isinstance(each.state, Ready), each.leaving, each.predicted_wait, each.spec.pipeline_id))

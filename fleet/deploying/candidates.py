@@ -22,12 +22,13 @@ _LONGEST_PROBLEM = 200  # characters: it is a device's own word
 def candidates(
     records: Sequence[DeviceRecord], keys: Sequence[str], *, replaces: str, reserved: Collection[DeviceId] = ()
 ) -> list[PlannerDevice]:
-    """The devices that a plan may use: online, able to run our graphs, not `reserved`, and named by `keys` if there are any.
+    """The devices that a plan may use: online, able to run our graphs, not `reserved` nor to be switched off, and named by `keys` if there
+    are any.
 
     A key is a name, an id, or a label ("key=value"). Stages of deployment `replaces` count as free memory: they are unloaded first.
     Raises NotFound for a key of no device, Unavailable for one of a device that is not online.
     """
-    online = [record for record in records if record.state == "online" and _able(record)]
+    online = [record for record in records if _usable(record)]
     chosen = {record.device_id for key in keys for record in _named(key, records, online)}
     free = [record for record in online if record.device_id not in reserved and (not keys or record.device_id in chosen)]
     return [_planner_device(record.device_id, record.description, replaces) for record in free if record.description is not None]
@@ -66,7 +67,7 @@ def _in_use(stages: Iterable[pb.StageStatus], manifest: Manifest) -> set[Digest]
 
 def of_those_here(records: Sequence[DeviceRecord], keys: Sequence[str]) -> tuple[str, ...]:
     """The keys that name a device which may be used now. Raises NotFound when there were some and none does."""
-    online = [record for record in records if record.state == "online" and _able(record)]
+    online = [record for record in records if _usable(record)]
     here = tuple(key for key in keys if any(_names(key, record) for record in online))
     if keys and not here:
         raise NotFound(
@@ -82,6 +83,10 @@ def _names(key: str, record: DeviceRecord) -> bool:
     return key in (record.device_id, record.name)
 
 
+def _usable(record: DeviceRecord) -> bool:
+    return record.state == "online" and not record.draining and _able(record)
+
+
 def _able(record: DeviceRecord) -> bool:
     return record.description is not None and DIALECT in record.description.dialects
 
@@ -95,6 +100,8 @@ def _named(key: str, records: Sequence[DeviceRecord], online: Sequence[DeviceRec
         if away is None:
             known = ", ".join(record.name for record in records[:20])
             raise NotFound(f"no device {key!r}", advice=f"devices: {known}" if known else "no device was found yet: glmfleet doctor")
+        if away.draining:
+            raise Unavailable(f"{away.name} is to be switched off", advice=f"keep it: glmfleet devices undrain {away.name}")
         raise Unavailable(f"{away.name} is {away.state}: {away.detail}", advice="glmfleet doctor shows what was tried")
     return found
 
@@ -113,6 +120,7 @@ def _planner_device(device: DeviceId, description: pb.DeviceDescription, replace
         if accelerator.HasField("thermal")
         else None,
         storage=_storage(description),
+        keeps_standbys=description.keeps_standbys,
     )
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from functools import partial
 
 from fleet.background import Background, set_within
 from fleet.deploying.actions import Deployer, stage_work
 from fleet.deploying.deployment_phase import DeploymentPhase, WantedDeployment, deployment_phase
 from fleet.deploying.desired import Desired, PipelineSpec
+from fleet.deploying.in_force import InForce
 from fleet.deploying.phase import (
     Look,
     ObservedPipeline,
-    Ready,
     Reattach,
     Repair,
     Replan,
+    TakeOver,
     began,
     failed,
     loading,
@@ -44,18 +45,6 @@ COALESCE_SECONDS = 0.05  # changes come in bursts: a device says three things wh
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class InForce:
-    """A deployment that is wanted, with its pipelines."""
-
-    desired: Desired
-    pipelines: tuple[Pipeline, ...]
-
-    @property
-    def answers(self) -> bool:
-        return any(isinstance(pipeline.state, Ready) for pipeline in self.pipelines)
-
-
 class Keeper:
     """Level-triggered: looks at what is, not at what happened. `wake` it when something may have changed."""
 
@@ -71,11 +60,13 @@ class Keeper:
         replaced: Callable[[Pipeline], bool],
         manifest: Callable[[str, PipelineSpec], Manifest],
         move: Callable[[Pipeline], Awaitable[None]],
+        take_over: Callable[[Pipeline, TakeOver], Awaitable[None]],
+        standbys: Callable[[InForce], None],
         period_seconds: float,
     ) -> None:
         """`untouched`: names of deployments of which nothing is cleared away now; `replaced`: a pipeline in whose place another is being
-        brought about. `manifest` may block. `move` puts a pipeline
-        on other devices."""
+        brought about. `manifest` may block. `move` puts a pipeline on other devices, `take_over` stages of it on its standbys; `standbys`
+        looks after those of a deployment."""
         self._registry = registry
         self._deployer = deployer
         self._store = store
@@ -85,6 +76,8 @@ class Keeper:
         self._replaced = replaced
         self._manifest = manifest
         self._move = move
+        self._take_over = take_over
+        self._standbys = standbys
         self._period_seconds = period_seconds
         self._woken = asyncio.Event()
         self._news = asyncio.Event()
@@ -120,23 +113,29 @@ class Keeper:
 
     async def _keep_up(self) -> None:
         clearing: asyncio.Task[None] | None = None
+        due: float | None = None
         while True:
-            await set_within(self._woken, self._period_seconds)
+            wait = self._period_seconds if due is None else max(0.0, due - asyncio.get_running_loop().time())
+            await set_within(self._woken, min(wait, self._period_seconds))
             await asyncio.sleep(COALESCE_SECONDS)
             self._woken.clear()
+            dues = []
             for deployment in list(self._in_force.values()):
-                for pipeline in deployment.pipelines:
-                    self._advance(pipeline, replaced=self._replaced(pipeline))
+                self._standbys(deployment)  # first: whether one is sought decides what becomes of a pipeline
+                dues += [self._advance(pipeline, replaced=self._replaced(pipeline)) for pipeline in deployment.pipelines]
+            due = min((one for one in dues if one is not None), default=None)
             self._tell()
             if clearing is None or clearing.done():
                 clearing = self._background.start(self._clear_away(), "clear away")
             self._registry.forget_departed({device for one in self._in_force.values() for device in one.desired.devices})
 
-    def _advance(self, pipeline: Pipeline, *, replaced: bool) -> None:
+    def _advance(self, pipeline: Pipeline, *, replaced: bool) -> float | None:
+        """When to look again at the latest."""
         observed, now = pipeline.observe(replaced=replaced), asyncio.get_running_loop().time()
         pipeline.history = noticed(pipeline.history, observed, now)
         replan_after = pipeline.desired.policy.replan_after_seconds
-        for action in pipeline_phase(observed, pipeline.history, now, replan_after=replan_after).actions:
+        phase = pipeline_phase(observed, pipeline.history, now, replan_after=replan_after)
+        for action in phase.actions:
             match action:
                 case Reattach():
                     self._reattach(pipeline)
@@ -145,11 +144,13 @@ class Keeper:
                         pipeline.history = looked(pipeline.history, now)
                         pipeline.look = self._background.start(self._look(pipeline), f"look after {pipeline.spec.pipeline_id}")
                 case Replan():
-                    pipeline.history = replan_began(pipeline.history)
-                    self._background.start(self._replan(pipeline), f"move {pipeline.spec.pipeline_id}")
+                    self._begin_move(pipeline, partial(self._move, pipeline), "planning it anew over the devices there are")
+                case TakeOver():
+                    self._begin_move(pipeline, partial(self._take_over, pipeline, action), f"standbys take over {_stages(action)}")
                 case Repair():
                     pipeline.history = began(pipeline.history, action)
                     pipeline.repair = self._background.start(self._repair(pipeline, action), f"repair {pipeline.spec.pipeline_id}")
+        return phase.due
 
     def _reattach(self, pipeline: Pipeline) -> None:
         pipeline.stream.restart()
@@ -159,11 +160,15 @@ class Keeper:
         await self._registry.refresh(pipeline.spec.devices)
         self.wake()
 
-    async def _replan(self, pipeline: Pipeline) -> None:
+    def _begin_move(self, pipeline: Pipeline, move: Callable[[], Awaitable[None]], how: str) -> None:
+        pipeline.history = replan_began(pipeline.history)
+        _log.info("%s has to leave a device: %s", pipeline.spec.pipeline_id, how)
+        self._background.start(self._moved(pipeline, move), f"move {pipeline.spec.pipeline_id}")
+
+    async def _moved(self, pipeline: Pipeline, move: Callable[[], Awaitable[None]]) -> None:
         name, detail = pipeline.spec.pipeline_id, ""
-        _log.info("%s lacks a device for too long: planning it anew", name)
         try:
-            await self._move(pipeline)
+            await move()
         except FleetError as error:
             detail = error.detail
             _log.warning("%s could not be moved to other devices: %s", name, detail)
@@ -231,6 +236,11 @@ class Keeper:
             return deployment_phase(WantedDeployment(name, known), (), held)
         wanted = WantedDeployment(name, deployment.desired.generation, deployment.desired)
         return deployment_phase(wanted, [pipeline.state for pipeline in deployment.pipelines], held)
+
+
+def _stages(action: TakeOver) -> str:
+    numbers = [str(number) for number, _ in action.moves]
+    return f"{'stage' if len(numbers) == 1 else 'stages'} {' and '.join(numbers)}"
 
 
 def _unseen(_event: DeployEvent) -> None:

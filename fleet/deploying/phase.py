@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
+
+from fleet.planning.standby import GRACE_SECONDS
+from protos.ids import DeviceId
 
 # After a repair that failed: doubled each time. Sooner when what is observed has changed.
 FIRST_WAIT_SECONDS = 0.5
@@ -11,6 +15,8 @@ LONGEST_WAIT_SECONDS = 5.0
 # After a plan that could not be made or brought about: doubled each time.
 REPLAN_WAIT_SECONDS = 15.0
 LONGEST_REPLAN_WAIT_SECONDS = 600.0
+# While only our own link to a device has ended its ring goes on, and what it answers would be broken off. So long it is left alone.
+UNBROKEN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,16 @@ class ObservedStage:
     why_away: str = ""  # one line; "" while connected
     addresses: frozenset[str] = frozenset()  # where neighbours may reach it
     holds: bool = False  # it says that it holds this stage of this plan
+    draining: bool = False  # it is to be switched off: the stage has to go elsewhere
+
+
+@dataclass(frozen=True)
+class ObservedStandby:
+    """A device that keeps stages of the pipeline. `preparing`: some that it is to keep are on their way."""
+
+    device: DeviceId
+    ready: frozenset[int] = frozenset()  # it is there, and takes over at once
+    preparing: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,8 @@ class ObservedPipeline:
     stages: tuple[ObservedStage, ...]
     stream: ObservedStream = ObservedStream()
     replaced: bool = False
+    standbys: tuple[ObservedStandby, ...] = ()
+    seeking: bool = False  # a standby is being looked for
 
     @property
     def addresses(self) -> tuple[frozenset[str], ...] | None:
@@ -50,6 +68,20 @@ class ObservedPipeline:
     def lost(self) -> tuple[int, ...]:
         """Stages whose device is there and does not hold them."""
         return tuple(number for number, stage in enumerate(self.stages) if stage.connected and not stage.holds)
+
+    @property
+    def away(self) -> tuple[int, ...]:
+        return tuple(number for number, stage in enumerate(self.stages) if not stage.connected)
+
+    @property
+    def draining(self) -> tuple[int, ...]:
+        """Stages that have to leave a device that is there."""
+        return tuple(number for number, stage in enumerate(self.stages) if stage.connected and stage.draining)
+
+    @property
+    def broken(self) -> bool:
+        """Its ring answers nothing."""
+        return not self.stream.attached or self.stream.broken_at is not None
 
 
 @dataclass(frozen=True)
@@ -129,8 +161,15 @@ class Reattach:
 
 
 @dataclass(frozen=True)
+class TakeOver:
+    """Let standbys have these stages, each with the device that takes it; the others stay where they are."""
+
+    moves: tuple[tuple[int, DeviceId], ...]
+
+
+@dataclass(frozen=True)
 class Replan:
-    """Plan it anew over the devices there are: one of its own has been away for too long."""
+    """Plan it anew over the devices there are: one of its own has been away for too long, or is to be switched off."""
 
 
 @dataclass(frozen=True)
@@ -138,18 +177,21 @@ class Look:
     """Ask the devices what they hold: the stream failed, and one may have lost its stage."""
 
 
-PipelineAction: TypeAlias = Repair | Reattach | Replan | Look
+PipelineAction: TypeAlias = Repair | Reattach | TakeOver | Replan | Look
 
 
 @dataclass(frozen=True)
 class Phase:
+    """`due`: when time alone may change what is to be done; None: it does not."""
+
     state: PipelineState
     actions: tuple[PipelineAction, ...] = ()
+    due: float | None = None
 
 
 def pipeline_phase(observed: ObservedPipeline, history: History, now: float, *, replan_after: float | None = None) -> Phase:
     """`now` and all times are of one monotonic clock, in seconds. `replan_after`: so long may a device be away; None: for ever."""
-    return Phase(pipeline_state(observed, history), _actions(observed, history, now, replan_after))
+    return Phase(pipeline_state(observed, history), _actions(observed, history, now, replan_after), _due(observed, history, now))
 
 
 def began(history: History, repair: Repair) -> History:
@@ -178,9 +220,10 @@ def noticed(history: History, observed: ObservedPipeline, now: float) -> History
     """A failure is of no more interest when what it was about is over, however that came."""
     if not (observed.lost or history.repairing):
         history = replace(history, failure=None)
-    away = tuple(number for number, stage in enumerate(observed.stages) if not stage.connected)
+    away = observed.away
     if not away:
-        return replace(history, away=(), away_since=None, replan_failure=None)
+        failure = history.replan_failure if observed.draining else None
+        return replace(history, away=(), away_since=None, replan_failure=failure)
     # One that comes back brings hope for the others: often it was our own network that was gone.
     since = now if history.away_since is None or set(history.away) - set(away) else history.away_since
     return replace(history, away=away, away_since=since)
@@ -226,7 +269,9 @@ def pipeline_state(observed: ObservedPipeline, history: History) -> PipelineStat
 def _actions(observed: ObservedPipeline, history: History, now: float, replan_after: float | None) -> tuple[PipelineAction, ...]:
     if history.repairing is not None or history.replanning or observed.replaced:
         return ()
-    if _must_move(history, now, replan_after):
+    if (taken := _take_over(observed, history, now)) is not None:
+        return (taken,)
+    if _must_move(history, now, replan_after) or _must_leave(observed, history, now):
         return (Replan(),)
     if history.stale_stream:
         return (Reattach(),)
@@ -245,13 +290,60 @@ def _moved(observed: ObservedPipeline, history: History) -> bool:
     return observed.stream.broken_at is not None and addresses is not None and addresses != history.sent_addresses
 
 
+def _take_over(observed: ObservedPipeline, history: History, now: float) -> TakeOver | None:
+    """All that have to leave; where there are too few standbys for them all, those whose device is away, else one after the other."""
+    if not _may_move(history, now) or now < _left_at(observed, history):
+        return None
+    away, draining = observed.away, observed.draining
+    for leaving in ({*away, *draining}, set(away), *(() if away else ({stage} for stage in draining))):
+        if leaving and (moves := _match(sorted(leaving), observed.standbys)) is not None:
+            return TakeOver(moves)
+    return None
+
+
+def _left_at(observed: ObservedPipeline, history: History) -> float:
+    """When devices that are away are waited for no longer, where a standby stands in for them."""
+    if history.away_since is None:
+        return 0.0
+    return history.away_since + (GRACE_SECONDS if observed.broken else UNBROKEN_SECONDS)
+
+
+def _match(stages: Sequence[int], standbys: Sequence[ObservedStandby]) -> tuple[tuple[int, DeviceId], ...] | None:
+    """A device of its own for each stage."""
+    if not stages:
+        return ()
+    for standby in standbys:
+        if stages[0] in standby.ready:
+            rest = _match(stages[1:], [other for other in standbys if other is not standby])
+            if rest is not None:
+                return ((stages[0], standby.device), *rest)
+    return None
+
+
 def _must_move(history: History, now: float, replan_after: float | None) -> bool:
     if replan_after is None or history.away_since is None or now < history.away_since + replan_after:
         return False
+    return _may_move(history, now)
+
+
+def _must_leave(observed: ObservedPipeline, history: History, now: float) -> bool:
+    """No standby will have what is to leave a device that is switched off soon."""
+    covered = {stage for standby in observed.standbys for stage in standby.ready | standby.preparing}
+    return bool(set(observed.draining) - covered) and not (observed.away or observed.seeking) and _may_move(history, now)
+
+
+def _may_move(history: History, now: float) -> bool:
     failure = history.replan_failure
     if failure is None:
         return True
     return now >= failure.at + min(REPLAN_WAIT_SECONDS * 2.0 ** min(failure.count - 1, 10), LONGEST_REPLAN_WAIT_SECONDS)
+
+
+def _due(observed: ObservedPipeline, history: History, now: float) -> float | None:
+    """The keeper looks again every few seconds by itself; a pause of an answer must not wait for that."""
+    covered = {stage for standby in observed.standbys for stage in standby.ready}
+    left_at = _left_at(observed, history)
+    return left_at if covered.intersection(observed.away) and now < left_at else None
 
 
 def _may_try(observed: ObservedPipeline, history: History, now: float) -> bool:

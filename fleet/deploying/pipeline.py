@@ -9,10 +9,22 @@ from contextlib import contextmanager
 from fleet.background import Background, end
 from fleet.deploying.actions import missing_line
 from fleet.deploying.desired import Desired, PipelineSpec
-from fleet.deploying.phase import History, ObservedPipeline, ObservedStage, ObservedStream, PipelineState, pipeline_state
-from fleet.deploying.reconcile import held_by, holds
+from fleet.deploying.phase import (
+    Failure,
+    History,
+    ObservedPipeline,
+    ObservedStage,
+    ObservedStandby,
+    ObservedStream,
+    PipelineState,
+    pipeline_state,
+)
+from fleet.deploying.reconcile import held_by, holds, keeps_ready
 from fleet.deploying.stream import PipelineStream
+from fleet.deploying.views import StandbyView
 from fleet.devices.registry import Registry
+from fleet.planning.plan import Standby
+from protos.ids import DeviceId
 from protos.silence import ASKERS_BEAT_SECONDS, milliseconds
 from protos.v1 import pipeline_pb2
 from protos.versions import SPOKEN
@@ -30,6 +42,10 @@ class Pipeline:
         self.history = History()
         self.repair: asyncio.Task[None] | None = None
         self.look: asyncio.Task[None] | None = None
+        self.preparing: dict[DeviceId, asyncio.Task[None]] = {}  # its standbys
+        self.seeking = False  # a standby
+        self.settles_until = 0.0  # loop time; until then it is likely to answer in a moment
+        self.unprepared: dict[DeviceId, Failure] = {}  # standbys that could not be made ready
         self._requests = 0
         self._registry = registry
         attach = pipeline_pb2.Attach(
@@ -48,16 +64,25 @@ class Pipeline:
         stages = tuple(self._observe_stage(number) for number in range(len(self.spec.devices)))
         stream = self.stream
         why = stream.error.detail if stream.error else ""
-        return ObservedPipeline(stages, ObservedStream(stream.attached, stream.broken_at, why), replaced)
+        standbys = tuple(self._observe_standby(standby) for standby in self.spec.plan.standbys)
+        return ObservedPipeline(stages, ObservedStream(stream.attached, stream.broken_at, why), replaced, standbys, self.seeking)
 
     @property
     def state(self) -> PipelineState:
         return pipeline_state(self.observe(), self.history)
 
     @property
+    def leaving(self) -> bool:
+        """A device of it is to be switched off: others are asked, where there are some."""
+        return bool(self.observe().draining)
+
+    @property
     def predicted_wait(self) -> float:
         """Its outstanding work: requests that it has, and the one to come, by the tokens a second that one stream of it is predicted."""
         return (self._requests + 1) / max(self.spec.plan.decode_tokens_per_second, 1e-9)
+
+    def standby_views(self) -> tuple[StandbyView, ...]:
+        return tuple(self._standby_view(standby) for standby in self.spec.plan.standbys)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -70,7 +95,7 @@ class Pipeline:
 
     async def close(self) -> None:
         """Requests that are open fail; devices keep their stages."""
-        for task in (self.repair, self.look, self._running):
+        for task in (self.repair, self.look, *self.preparing.values(), self._running):
             if task is not None:
                 await end(task)
         self.stream.close()
@@ -80,4 +105,29 @@ class Pipeline:
         if record is None or not record.connected:
             return ObservedStage(name, connected=False, why_away=missing_line(name, record))
         held = held_by(record.description) if record.description is not None else ()
-        return ObservedStage(name, connected=True, addresses=frozenset(record.addresses), holds=holds(held, self.spec, number))
+        return ObservedStage(
+            name,
+            connected=True,
+            addresses=frozenset(record.addresses),
+            holds=holds(held, self.spec, number),
+            draining=record.draining,
+        )
+
+    def _standby_view(self, standby: Standby) -> StandbyView:
+        device, record = DeviceId(standby.device_id), self._registry.record(DeviceId(standby.device_id))
+        stages = tuple(one.stage for one in standby.covers)
+        if record is None or not record.connected:
+            return StandbyView(device, standby.device_name, stages, "away", missing_line(standby.device_name, record))
+        if self._observe_standby(standby).ready == set(stages):
+            return StandbyView(device, standby.device_name, stages, "ready")
+        failure = self.unprepared.get(device)
+        return StandbyView(device, standby.device_name, stages, "preparing", failure.detail if failure else "it is being sent its stages")
+
+    def _observe_standby(self, standby: Standby) -> ObservedStandby:
+        device = DeviceId(standby.device_id)
+        record = self._registry.record(device)
+        if record is None or not record.connected or record.description is None or record.draining:
+            return ObservedStandby(device)
+        held, covers = held_by(record.description), {one.stage for one in standby.covers}
+        ready = frozenset(stage for stage in covers if keeps_ready(held, self.spec, stage))
+        return ObservedStandby(device, ready, frozenset() if device in self.unprepared else frozenset(covers - ready))

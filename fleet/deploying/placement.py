@@ -17,6 +17,7 @@ from fleet.planning.costs import PlannerDevice
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.planning.planner import plan
 from fleet.planning.presence import with_present
+from fleet.planning.standby import lacking_line, lines, with_standbys
 from protos.errors import Conflict, FleetError, InvalidInput, NoSpace, NotFound, Unavailable
 from protos.ids import DeviceId, Digest
 from protos.manifest import Manifest
@@ -28,11 +29,13 @@ DISCOVERY_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Placed:
-    """Plans for the pipelines of one deployment, what they were made for, and what their devices said of the model's blobs."""
+    """Plans for the pipelines of one deployment, what they were made for, and what their devices said of the model's blobs. `lacking`: why
+    there are fewer standbys than were asked for, "" when there are not."""
 
     request: PlanRequest
     plans: tuple[Plan, ...]
     blobs: BlobStates
+    lacking: str = ""
 
 
 class Placement:
@@ -43,8 +46,9 @@ class Placement:
         self._artifacts = artifacts
         self._discovered_by = time.monotonic() + discovery_seconds
 
-    async def place(self, request: PlanRequest, *, replaces: str, replicas: int = 1) -> Placed:
-        """A plan for each of so many pipelines, on devices of their own. Stages of deployment `replaces` count as free memory.
+    async def place(self, request: PlanRequest, *, replaces: str, replicas: int = 1, standby: int = 0) -> Placed:
+        """A plan for each of so many pipelines, on devices of their own, and `standby` devices more that keep their stages loaded, if there
+        are so many. Stages of deployment `replaces` count as free memory.
 
         Raises NotFound, InvalidInput, NoSpace, Unavailable (a device that was asked for is not online).
         """
@@ -54,7 +58,8 @@ class Placement:
         while True:
             changes = self._registry.changes
             try:
-                return await self._place_now(request, manifest, replaces, replicas)
+                placed = await self._place_now(request, manifest, replaces, replicas)
+                return await self._with_standbys(placed, manifest, replaces, standby) if standby else placed
             except (NotFound, NoSpace, Unavailable):
                 if not await self._registry.changed_within(changes, self._discovered_by - time.monotonic()):
                     raise
@@ -79,6 +84,36 @@ class Placement:
             if request.stages is None:
                 raise
         return await self._place_now(replace(request, stages=None), manifest, desired.name, 1, reserved)
+
+    async def standbys(self, desired: Desired, count: int) -> tuple[tuple[Plan, ...], str]:
+        """The plans of a deployment with `count` standbys more, or with as many as there are; and why these are all, "" where they are not.
+
+        Raises NotFound (the model was removed here).
+        """
+        plans = tuple(spec.plan for spec in desired.pipelines)
+        manifest = await asyncio.to_thread(self._artifacts.load, plans[0].model)
+        keys = desired.request.devices if desired.request else ()
+        spares = await self._spares(manifest, keys, desired.name, {*desired.devices, *desired.standbys})
+        made = await asyncio.to_thread(with_standbys, manifest, plans, spares, count)
+        return made, lacking_line(manifest, made, len(desired.standbys) + count, spares)
+
+    async def _with_standbys(self, placed: Placed, manifest: Manifest, replaces: str, count: int) -> Placed:
+        used = {DeviceId(stage.device_id) for one in placed.plans for stage in one.stages}
+        spares = await self._spares(manifest, placed.request.devices, replaces, used)
+        made = await asyncio.to_thread(with_standbys, manifest, placed.plans, spares, count)
+        lacking = lacking_line(manifest, made, count, spares)
+        told = [lacking] if lacking else []
+        return replace(placed, plans=tuple(replace(one, why=(*one.why, *lines(one), *told)) for one in made), lacking=lacking)
+
+    async def _spares(self, manifest: Manifest, keys: Sequence[str], replaces: str, used: Collection[DeviceId]) -> list[PlannerDevice]:
+        """Devices that may be used and are not."""
+        records = self._registry.records()
+        try:
+            here = candidates.of_those_here(records, keys)
+        except NotFound:
+            return []
+        found = candidates.candidates(records, here, replaces=replaces, reserved=used)
+        return await self._knowing_disks([device for device in found if not device.hollow], manifest)
 
     async def _place_now(
         self, asked: PlanRequest, manifest: Manifest, replaces: str, replicas: int, reserved: Collection[DeviceId] = ()

@@ -23,6 +23,7 @@ class HeldStage:
     stage: int
     parts: frozenset[str]
     memory_bytes: int
+    standby: bool = False  # of no ring
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def held_by(description: pb.DeviceDescription) -> tuple[HeldStage, ...]:
             stage=stage.stage,
             parts=frozenset(stage.parts),
             memory_bytes=stage.memory_bytes,
+            standby=stage.standby,
         )
         for stage in description.stages
     )
@@ -66,18 +68,32 @@ def stale(name: str, generation: int, observed: Observed, *, keep: Sequence[Pipe
 
 def holds(stages: Sequence[HeldStage], spec: PipelineSpec, number: int) -> bool:
     """Whether these stages of a device fulfil stage `number` of the pipeline."""
-    return any(_fulfils(held, spec, number) for held in stages)
+    return any(held.epoch == spec.epoch and not held.standby and _is(held, spec, number) for held in stages)
+
+
+def keeps_ready(stages: Sequence[HeldStage], spec: PipelineSpec, number: int) -> bool:
+    """Whether these stages of a device are enough to take over stage `number` of the pipeline at once."""
+    return any(held.standby and _is(held, spec, number) for held in stages)
 
 
 def _kept(device: DeviceId, held: HeldStage, keep: Sequence[PipelineSpec]) -> bool:
-    return any(_fulfils(held, spec, number) for spec in keep for number, its in enumerate(spec.devices) if its == device)
+    """Of whatever epoch: a load under the new one finds the weights there. A standby that has just got its place in a ring still holds it
+    as one, and gives up the others by itself when it enters."""
+    for spec in keep:
+        if device in spec.devices:
+            places = range(len(spec.devices)) if held.standby else [spec.devices.index(device)]
+        else:
+            covers = (one.covers for one in spec.plan.standbys if one.device_id == device and held.standby)
+            places = [covered.stage for its in covers for covered in its]
+        if any(_is(held, spec, number) for number in places):
+            return True
+    return False
 
 
-def _fulfils(held: HeldStage, spec: PipelineSpec, number: int) -> bool:
+def _is(held: HeldStage, spec: PipelineSpec, number: int) -> bool:
     return (
         held.pipeline_id == spec.pipeline_id
         and held.manifest_digest == spec.plan.manifest_digest
-        and held.epoch == spec.epoch
         and held.stage == number
         and held.parts == frozenset(spec.plan.stages[number].parts)
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeAlias, cast, get_args
 
 from fleet.deploying.desired import DEFAULT_POLICY, Desired, PipelineSpec, Policy, new_desired
-from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
+from fleet.planning.plan import Covered, Objective, Pause, Plan, PlanRequest, StagePlan, Standby
 from protos.dtypes import KvDtype, WireDtype
 from protos.ids import PipelineId
 
@@ -41,7 +41,7 @@ def write(desired: Desired) -> str:
         {"pipeline_id": one.pipeline_id, "epoch": one.epoch, "plan": _plan_out(one.plan)} for one in desired.pipelines
     ]
     request = None if desired.request is None else _request_out(desired.request)
-    policy: _Json = {"replan_after_seconds": desired.policy.replan_after_seconds}
+    policy: _Json = {"replan_after_seconds": desired.policy.replan_after_seconds, "standby": desired.policy.standby}
     whole: dict[str, _Json] = {"form": FORM, "pipelines": pipelines, "request": request, "policy": policy}
     return json.dumps({**whole, _SUM: _sum_of(whole)}, sort_keys=True)
 
@@ -89,6 +89,23 @@ def _plan_out(plan: Plan) -> dict[str, _Json]:
         "why": list(plan.why),
         "kv_dtype": plan.kv_dtype,
         "wire_dtype": plan.wire_dtype,
+        "standbys": [_standby_out(one) for one in plan.standbys],
+        "pauses": [_pause_out(one) for one in plan.pauses],
+    }
+
+
+def _standby_out(one: Standby) -> dict[str, _Json]:
+    covers: list[_Json] = [{"stage": covered.stage, "plan": _stage_out(covered.plan)} for covered in one.covers]
+    return {"device_id": one.device_id, "device_name": one.device_name, "covers": covers}
+
+
+def _pause_out(one: Pause) -> dict[str, _Json]:
+    return {
+        "stage": one.stage,
+        "seconds": one.seconds,
+        "noticed_seconds": one.noticed_seconds,
+        "moved_seconds": one.moved_seconds,
+        "replayed_seconds": one.replayed_seconds,
     }
 
 
@@ -144,6 +161,23 @@ def _plan_in(plan: _Reader) -> Plan:
         why=plan.texts("why"),
         kv_dtype=_kv_dtype(plan),
         wire_dtype=_wire_dtype(plan),
+        standbys=tuple(_standby_in(one) for one in plan.inners("standbys", least=0)),
+        pauses=tuple(_pause_in(one) for one in plan.inners("pauses", least=0)),
+    )
+
+
+def _standby_in(one: _Reader) -> Standby:
+    covers = tuple(Covered(covered.whole("stage"), _stage_in(covered.inner("plan"))) for covered in one.inners("covers"))
+    return Standby(one.text("device_id"), one.text("device_name"), covers)
+
+
+def _pause_in(one: _Reader) -> Pause:
+    return Pause(
+        stage=one.whole("stage"),
+        seconds=one.number("seconds"),
+        noticed_seconds=one.number("noticed_seconds"),
+        moved_seconds=one.number("moved_seconds"),
+        replayed_seconds=one.number("replayed_seconds"),
     )
 
 
@@ -181,9 +215,10 @@ def _request_in(request: _Reader) -> PlanRequest:
 
 def _policy_in(policy: _Reader) -> Policy:
     """Null means never; a missing key the default."""
+    standby = policy.whole("standby", 0)
     if not policy.has("replan_after_seconds"):
-        return DEFAULT_POLICY
-    return Policy(None if policy.lacks("replan_after_seconds") else policy.number("replan_after_seconds"))
+        return Policy(standby=standby)
+    return Policy(None if policy.lacks("replan_after_seconds") else policy.number("replan_after_seconds"), standby)
 
 
 def _objective(of: _Reader) -> Objective:
@@ -251,11 +286,11 @@ class _Reader:
             raise _WrongError(f"{self._place} has no {key}")
         return _Reader(f"its {key}", self._values[key])
 
-    def inners(self, key: str) -> tuple[_Reader, ...]:
-        """One or more."""
-        value = self._values.get(key)
-        if not (isinstance(value, list) and value):
-            self._refuse(key, "a list of some")
+    def inners(self, key: str, *, least: int = 1) -> tuple[_Reader, ...]:
+        """With `least` 0 the key may be missing."""
+        value = self._values.get(key, None if least else [])
+        if not (isinstance(value, list) and len(value) >= least):
+            self._refuse(key, "a list of some" if least else "a list")
         return tuple(_Reader(f"one of its {key}", one) for one in value)
 
     def _refuse(self, key: str, wanted: str) -> NoReturn:

@@ -10,9 +10,10 @@ from fleet.deploying.deployment_phase import AllReady, WantedDeployment, deploym
 from fleet.deploying.desired import Desired, PipelineSpec
 from fleet.deploying.phase import Attaching, PipelineState, Ready, Repairing, Waiting
 from fleet.deploying.stored import Unreadable
-from fleet.planning.plan import Plan, StagePlan
+from fleet.planning.plan import Pause, Plan, StagePlan
 
 PipelineStateName = Literal["deploying", "ready", "waiting", "repairing", "attaching"]
+StandbyStateName = Literal["ready", "preparing", "away"]
 
 _NAMES: dict[type[PipelineState], PipelineStateName] = {
     Ready: "ready",
@@ -36,6 +37,17 @@ class DeployEvent:
 
 
 @dataclass(frozen=True)
+class StandbyView:
+    """A device that keeps these stages of a pipeline loaded: `ready` to take over, `preparing` some of them, or `away`."""
+
+    device_id: str
+    device_name: str
+    stages: tuple[int, ...]
+    state: StandbyStateName
+    detail: str = ""  # why it is not ready, one line
+
+
+@dataclass(frozen=True)
 class PipelineView:
     """One pipeline of a deployment: devices that hold a model together. `waiting` for a device, `repairing` a stage that was lost."""
 
@@ -46,11 +58,15 @@ class PipelineView:
     manifest_digest: str
     epoch: int
     stages: tuple[StagePlan, ...]
+    standbys: tuple[StandbyView, ...] = ()
+    pauses: tuple[Pause, ...] = ()  # predicted, where a standby covers a stage
 
 
 @dataclass(frozen=True)
 class DeploymentView:
-    """`stages`, `model`, `context` are those of the first pipeline; `slots` those of all. `unreadable`: stored by another version of
+    """`standby`: so many devices are to stand by, and `standby_detail` says in one line why there are fewer.
+
+    `stages`, `model`, `context` are those of the first pipeline; `slots` those of all. `unreadable`: stored by another version of
     this program, and left as it is."""
 
     name: str
@@ -63,6 +79,8 @@ class DeploymentView:
     slots: int
     generation: int
     pipelines: tuple[PipelineView, ...] = ()
+    standby: int = 0
+    standby_detail: str = ""
 
 
 def deploying_view(desired: Desired, in_force: Desired | None) -> DeploymentView:
@@ -72,12 +90,15 @@ def deploying_view(desired: Desired, in_force: Desired | None) -> DeploymentView
     return _view(shown, "deploying", state.detail, [_pipeline(spec, "deploying", "") for spec in shown.pipelines])
 
 
-def in_force_view(desired: Desired, states: Sequence[PipelineState]) -> DeploymentView:
-    """`states` are those of its pipelines, in order."""
-    pairs = list(zip(desired.pipelines, states, strict=True))
+def in_force_view(
+    desired: Desired, states: Sequence[PipelineState], standbys: Sequence[tuple[StandbyView, ...]] = (), lacking: str = ""
+) -> DeploymentView:
+    """`states` and `standbys` are those of its pipelines, in order; `lacking`: why there are fewer standbys than there are to be."""
+    pairs = list(zip(desired.pipelines, states, standbys or [()] * len(states), strict=True))
     of_all = deployment_phase(WantedDeployment(desired.name, desired.generation, desired), states, {}).state
     name: Literal["ready", "degraded"] = "ready" if isinstance(of_all, AllReady) else "degraded"
-    return _view(desired, name, of_all.detail, [_pipeline(spec, _NAMES[type(state)], state.detail) for spec, state in pairs])
+    pipelines = [_pipeline(spec, _NAMES[type(state)], state.detail, its) for spec, state, its in pairs]
+    return _view(desired, name, of_all.detail, pipelines, lacking)
 
 
 def unreadable_view(one: Unreadable) -> DeploymentView:
@@ -85,12 +106,17 @@ def unreadable_view(one: Unreadable) -> DeploymentView:
     return DeploymentView(one.name, "", "", "unreadable", detail, (), 0, 0, one.generation)
 
 
+def users_of(device: str, views: Sequence[DeploymentView]) -> list[str]:
+    """The names of the deployments whose pipelines use it."""
+    return [view.name for view in views if any(stage.device_id == device for one in view.pipelines for stage in one.stages)]
+
+
 def what_to_do(one: Unreadable) -> str:
     return f"go back to the version that stored it, deploy it anew with --name {one.name}, or take it down: glmfleet undeploy {one.name}"
 
 
 def _view(
-    desired: Desired, state: Literal["deploying", "ready", "degraded"], detail: str, pipelines: Sequence[PipelineView]
+    desired: Desired, state: Literal["deploying", "ready", "degraded"], detail: str, pipelines: Sequence[PipelineView], lacking: str = ""
 ) -> DeploymentView:
     first = desired.pipelines[0]
     return DeploymentView(
@@ -104,9 +130,11 @@ def _view(
         slots=sum(spec.slots for spec in desired.pipelines),
         generation=desired.generation,
         pipelines=tuple(pipelines),
+        standby=desired.policy.standby,
+        standby_detail=lacking,
     )
 
 
-def _pipeline(spec: PipelineSpec, state: PipelineStateName, detail: str) -> PipelineView:
+def _pipeline(spec: PipelineSpec, state: PipelineStateName, detail: str, standbys: tuple[StandbyView, ...] = ()) -> PipelineView:
     plan = spec.plan
-    return PipelineView(spec.pipeline_id, state, detail, plan.model, plan.manifest_digest, spec.epoch, plan.stages)
+    return PipelineView(spec.pipeline_id, state, detail, plan.model, plan.manifest_digest, spec.epoch, plan.stages, standbys, plan.pauses)

@@ -43,6 +43,7 @@ class DeviceRecord:
     gauges: telemetry_pb2.Gauges | None = None  # of the last sample on this connection
     addresses: tuple[str, ...] = ()  # where it, or its gateway, may be reached: what a neighbour is told, the likeliest first
     history: tuple[StateChange, ...] = ()  # the latest last
+    draining: bool = False  # it is to be switched off: nothing new goes there
 
     @property
     def name(self) -> str:

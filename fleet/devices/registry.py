@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -76,6 +76,7 @@ class Registry:
         self._direct: dict[DeviceId, _Direct] = {}
         self._gateways: dict[DeviceId, _Gateway] = {}
         self._departed: set[DeviceId] = set()  # gateways that said goodbye
+        self._draining: frozenset[DeviceId] = frozenset()
         self._background = Background()
         self._changes = 0
         self._change = asyncio.Event()
@@ -145,6 +146,14 @@ class Registry:
         if member in self._direct or member in self._gateways:
             self._forget(member)
 
+    def drain(self, devices: Collection[DeviceId]) -> None:
+        """From now on these are to be switched off, and no others."""
+        self._draining = frozenset(devices)
+        self._tell()
+
+    def _marked(self, record: DeviceRecord) -> DeviceRecord:
+        return replace(record, draining=True) if record.device_id in self._draining else record
+
     def network_changed(self) -> None:
         """This machine's addresses are others now: whoever is away is tried again at once, and who is there has to show it."""
         for where in [*(one.where for one in self._direct.values()), *(one.where for one in self._gateways.values())]:
@@ -169,7 +178,7 @@ class Registry:
 
     def records(self) -> list[DeviceRecord]:
         """By name."""
-        return sorted((watched.record for watched in self._all()), key=lambda record: (record.name, record.device_id))
+        return sorted((self._marked(watched.record) for watched in self._all()), key=lambda record: (record.name, record.device_id))
 
     def gateways(self) -> list[GatewayView]:
         """By name."""
@@ -177,7 +186,7 @@ class Registry:
 
     def record(self, device: DeviceId) -> DeviceRecord | None:
         watched = self._watched(device)
-        return watched.record if watched else None
+        return self._marked(watched.record) if watched else None
 
     def description(self, device: DeviceId) -> pb.DeviceDescription | None:
         """What it said of itself last; asked for each sample, so without the rest of its record."""

@@ -8,6 +8,8 @@ from typing import Literal
 from fleet.telemetry.views import Source
 
 DeviceState = Literal["online", "suspect", "offline"]
+# "": it is used. What has nothing left of any deployment may be switched off.
+DrainState = Literal["", "draining", "drained"]
 
 
 SLACK_BYTES = 256 << 20  # what onnxruntime and gRPC keep for good, and a load takes for a moment beside its stage
@@ -51,6 +53,8 @@ class DeviceView:
     memory_held_bytes: int | None = None  # that the device really holds for its stages; None: nothing tells
     storage_problem: str = ""  # why it can keep no more blobs, one line; "": it can
     history: tuple[StateChange, ...] = ()  # the last changes of its state, the latest last; of a list's devices left out
+    drain: DrainState = ""
+    drain_detail: str = ""  # what is still there, and why, one line
 
     @property
     def holds_too_much(self) -> bool:

@@ -55,6 +55,7 @@ class PlannerDevice:
     hollow: bool = False  # it computes nothing
     timing_model: TimingModel | None = None
     storage: Storage | None = None  # None: its disk takes whatever it is given
+    keeps_standbys: bool = False  # its agent can keep stages beside the rings that it is in
 
     @cached_property
     def timing(self) -> TimingModel:
@@ -179,6 +180,23 @@ def run_nj(device: PlannerDevice, run: StageRun) -> int:
 def launch_ns(device: PlannerDevice) -> int:
     """Fixed cost of one run, in nanoseconds."""
     return run_ns(device, StageRun(StageCost()))
+
+
+def decode_cost(
+    manifest: Manifest,
+    device: PlannerDevice,
+    parts: tuple[str, ...],
+    place: int,
+    stages: int,
+    positions: int,
+    kv_dtype: KvDtype,
+    wire_dtype: WireDtype,
+) -> tuple[int, int]:
+    """Nanoseconds, and nanojoules above idling, of one token of one stream on stage `place` of so many, `positions` long."""
+    sent = hop_bytes(manifest, wire_dtype) if stages > 1 else 0
+    run = stage_run(manifest, parts, kv_dtype, Decode((positions,)), head_rows=int(place == 0), link_bytes=sent, launches=0)
+    runs = head_runs(stages) if place == 0 else 1
+    return run_ns(device, run) + runs * launch_ns(device), run_nj(device, run)
 
 
 def head_runs(stages: int) -> int:

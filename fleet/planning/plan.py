@@ -43,6 +43,34 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
+class Covered:
+    """A stage whose weights a standby keeps; `plan` is the stage as that device would run it."""
+
+    stage: int
+    plan: StagePlan
+
+
+@dataclass(frozen=True)
+class Standby:
+    """A spare device that keeps stages of a plan loaded and checked, to take one over when its device is lost."""
+
+    device_id: str
+    device_name: str
+    covers: tuple[Covered, ...]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Predicted for running answers, when the device of `stage` is lost."""
+
+    stage: int
+    seconds: float  # the sum of these:
+    noticed_seconds: float  # until its device is left
+    moved_seconds: float  # until the ring stands again
+    replayed_seconds: float  # until the caches are as they were
+
+
+@dataclass(frozen=True)
 class Plan:
     model: str
     manifest_digest: str
@@ -58,3 +86,5 @@ class Plan:
     why: tuple[str, ...]  # one line each, for people
     kv_dtype: KvDtype = "float32"
     wire_dtype: WireDtype = "float32"
+    standbys: tuple[Standby, ...] = ()
+    pauses: tuple[Pause, ...] = ()  # of the stages that a standby covers

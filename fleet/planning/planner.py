@@ -9,16 +9,12 @@ from fleet.planning import why
 from fleet.planning.costs import (
     PipelineShape,
     PlannerDevice,
-    head_runs,
+    decode_cost,
     hop_bytes,
     hops_ns,
     idle_watts,
     kv_tokens,
-    launch_ns,
-    run_nj,
-    run_ns,
     stage_need,
-    stage_run,
     weights,
 )
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
@@ -27,7 +23,6 @@ from fleet.planning.storage import Storage, words_of
 from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.manifest import Manifest
-from protos.physics.timing import Decode
 from protos.sizes import bytes_text
 from quantize.artifact.graph import check_kv_dtype
 from quantize.parts import POSITIONS, stage_parts
@@ -103,12 +98,9 @@ class _Costs:
         ns, nj = [], []
         for place, (device, first, stop) in enumerate(layout.stages):
             parts = stage_parts(manifest, first, stop, head=place == 0)
-            sent = hop_bytes(manifest, wire_dtype) if len(layout.stages) > 1 else 0
-            body, head_rows = Decode((layout.positions,)), int(place == 0)
-            run = stage_run(manifest, parts, layout.shape.kv_dtype, body, head_rows=head_rows, link_bytes=sent, launches=0)
-            runs = head_runs(len(layout.stages)) if place == 0 else 1
-            ns.append(run_ns(device, run) + runs * launch_ns(device))
-            nj.append(run_nj(device, run))
+            cost = decode_cost(manifest, device, parts, place, len(layout.stages), layout.positions, layout.shape.kv_dtype, wire_dtype)
+            ns.append(cost[0])
+            nj.append(cost[1])
         return _Costs(tuple(ns), tuple(nj), sum(ns) + hops_ns(manifest, len(ns), wire_dtype))
 
 

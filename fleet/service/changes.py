@@ -73,7 +73,7 @@ async def _board(service: FleetService, arguments: Mapping[str, object]) -> str:
 async def _device(service: FleetService, arguments: Mapping[str, object]) -> str:
     for view in service.devices():
         if arguments.get("device") in (view.device_id, view.name):
-            return f"{view.device_id} ({view.name}) is {view.state}"
+            return f"{view.device_id} ({view.name}) is {view.state}{f' and {view.drain}' if view.drain else ''}"
     return "not of the fleet"
 
 
@@ -105,6 +105,8 @@ _STATES: Mapping[str, Callable[[FleetService, Mapping[str, object]], Awaitable[s
     "revoke_token": _token,
     "revoke_key": _key,
     "cancel": _request,
+    "drain": _device,
+    "undrain": _device,
 }
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from fleet.access import AuditEntry, AuditVerdict, KeyView, NewKey
 from fleet.answering.generation import RECOVERY_SECONDS, GenerationService
@@ -20,9 +20,10 @@ from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, 
 from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.placement import DISCOVERY_SECONDS, Placement
-from fleet.deploying.views import DeployEvent, DeploymentView
+from fleet.deploying.views import DeployEvent, DeploymentView, users_of
 from fleet.devices.diagnosis import FleetDiagnosis
 from fleet.devices.discovery import Candidate, Discovery, FoundBy
+from fleet.devices.draining import Draining
 from fleet.devices.inspection import Inspection
 from fleet.devices.liveness import Liveness
 from fleet.devices.registry import DEFAULT_LIVENESS, Registry
@@ -60,6 +61,7 @@ from protos.net.transport import Credentials, Peer
 from quantize.artifact.store import ArtifactStore
 
 INSECURE_FLEET = FleetId("insecure")
+_T = TypeVar("_T")
 _GROUPINGS: Mapping[str, By] = {"device": "device", "model": "model", "deployment": "deployment", "request": "request"}
 
 _log = logging.getLogger(__name__)
@@ -159,6 +161,7 @@ class Coordinator:
             self._discovery = await stack.enter_async_context(discovery)
             inspection = Inspection(self._registry, discovery, credentials, self._certificate_life, self._now)
             self._inspection = await stack.enter_async_context(inspection)
+            self._draining = await asyncio.to_thread(Draining, self._home.coordinator / "draining.json", self._registry)
             self._placement = Placement(self._registry, self._artifacts, discovery_seconds=self._discovery_seconds)
             self._deployments = await stack.enter_async_context(
                 Deployments(
@@ -201,11 +204,18 @@ class Coordinator:
 
     def devices(self) -> list[DeviceView]:
         """By name, without their histories."""
-        return [replace(view, history=()) for view in device_views(self._registry.records(), self._deployments.views())]
+        return [replace(view, history=()) for view in self._device_views()]
 
     def device(self, device: str) -> DeviceView:
         """By id, else by name, with its history. Raises NotFound, and Conflict when several share the name."""
-        return find_device(device_views(self._registry.records(), self._deployments.views()), device)
+        return find_device(self._device_views(), device)
+
+    async def drain(self, device: str) -> DeviceId:
+        """As Draining."""
+        return await self._draining.drain(device)
+
+    async def undrain(self, device: str) -> DeviceId:
+        return await self._draining.undrain(device)
 
     def discovery(self) -> DiscoveryReport:
         """Where was looked and what went wrong there; what is wrong with a device that was found is in `devices`."""
@@ -222,7 +232,7 @@ class Coordinator:
     async def accept(self, board: str) -> EnrolmentView:
         """Take in the board of this name, id or fingerprint. Raises NotFound, Conflict, and what the board says."""
         try:
-            return await self._enrolling().accept(board)
+            return await _of_members(self._enrolment).accept(board)
         except NotFound as error:
             if any(board in (record.device_id, record.name) for record in self._registry.records()):
                 raise Conflict(f"{board} is of the fleet already", advice="`glmfleet devices` shows it") from error
@@ -230,27 +240,27 @@ class Coordinator:
 
     async def reject(self, board: str) -> EnrolmentView:
         """Show it no more. Raises NotFound, Conflict."""
-        return self._enrolling().reject(board)
+        return _of_members(self._enrolment).reject(board)
 
     async def tokens(self) -> list[TokenView]:
         """Enrolment tokens, the newest first."""
-        return await asyncio.to_thread(self._enrolling().tokens)
+        return await asyncio.to_thread(_of_members(self._enrolment).tokens)
 
     async def new_token(self, life_seconds: float) -> TokenView:
         """One that lets one board in, once. Raises InvalidInput."""
-        return await asyncio.to_thread(self._enrolling().new_token, life_seconds)
+        return await asyncio.to_thread(_of_members(self._enrolment).new_token, life_seconds)
 
     async def revoke_token(self, token_id: str) -> None:
         """Raises NotFound."""
-        await asyncio.to_thread(self._enrolling().revoke_token, token_id)
+        await asyncio.to_thread(_of_members(self._enrolment).revoke_token, token_id)
 
     def invite(self) -> InvitationView:
         """Raises InvalidInput for a fleet without TLS."""
-        return self._board_callers().invite()
+        return _of_members(self._joining).invite()
 
     async def join(self, request: JoinRequest) -> MembershipView:
         """Raises TokenRefused, Denied, InvalidInput."""
-        return await self._board_callers().join(request)
+        return await _of_members(self._joining).join(request)
 
     async def keys(self) -> list[KeyView]:
         """Of the API, the newest first."""
@@ -296,9 +306,9 @@ class Coordinator:
         """Raises NotFound listing the models there are."""
         return model_view(name, self._artifacts.load(name))
 
-    async def plan(self, request: PlanRequest) -> Plan:
+    async def plan(self, request: PlanRequest, standby: int = 0) -> Plan:
         """What `deploy` would do now. Raises NotFound, InvalidInput, NoSpace, Unavailable (a device that was asked for is not online)."""
-        return (await self._placement.place(request, replaces=request.model)).plans[0]
+        return (await self._placement.place(request, replaces=request.model, standby=standby)).plans[0]
 
     async def deploy(
         self, request: PlanRequest, name: str | None = None, replicas: int = 1, policy: Policy = DEFAULT_POLICY
@@ -308,7 +318,7 @@ class Coordinator:
         Closing the iterator before "ready" takes everything back.
         """
         deployment = name or request.model
-        placed = await self._placement.place(request, replaces=deployment, replicas=replicas)
+        placed = await self._placement.place(request, replaces=deployment, replicas=replicas, standby=policy.standby)
         for plan in placed.plans:
             yield DeployEvent("plan", plan=plan, deployment=deployment)
         async with contextlib.aclosing(self._deployments.deploy(placed, deployment, policy)) as events:
@@ -353,19 +363,15 @@ class Coordinator:
         now = families(self.devices(), self._deployments.views(), self._generation.requests(), self._ingest.latest)
         return exposition(now, self._meters.registry)
 
+    def _device_views(self) -> list[DeviceView]:
+        return device_views(self._registry.records(), self._deployments.views(), self._deployments.enforced.stays_on)
+
     def _stands(self, member: DeviceId, peer: Peer | None) -> None:
         if self._upkeep is not None:
             self._upkeep.attached(member, peer)
 
     def _departing(self) -> Departures:
-        if self._upkeep is None:
-            raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
-        return Departures(self._registry, self._upkeep, self._users)
-
-    def _users(self, device: DeviceId) -> list[str]:
-        """The deployments that use it."""
-        views = self._deployments.views()
-        return [view.name for view in views if any(stage.device_id == device for one in view.pipelines for stage in one.stages)]
+        return Departures(self._registry, _of_members(self._upkeep), lambda device: users_of(device, self._deployments.views()))
 
     def _found(self, candidate: Candidate) -> None:
         if self._credentials is not None and candidate.device_id in self._credentials.revoked:
@@ -384,16 +390,13 @@ class Coordinator:
     def _moved(self, pipeline: str, devices: str) -> None:
         self._recorder.note("pipeline moved", {"pipeline_id": pipeline}, after=f"on {devices}")
 
-    def _enrolling(self) -> Enrolment:
-        if self._enrolment is None:
-            raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
-        return self._enrolment
-
-    def _board_callers(self) -> Joining:
-        if self._joining is None:
-            raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
-        return self._joining
-
     def _registered(self, device: str) -> Registered:
         description = self._registry.description(DeviceId(device))
         return Registered(description.name or device, description.accelerator.hollow) if description else Registered(device)
+
+
+def _of_members(part: _T | None) -> _T:
+    """What only a fleet with TLS has. Raises InvalidInput."""
+    if part is None:
+        raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
+    return part

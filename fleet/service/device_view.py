@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from fleet.deploying.views import DeploymentView
 from fleet.devices.record import US, DeviceRecord
 from fleet.devices.views import DeviceView
 from fleet.telemetry.records import source_of
 from protos.errors import Conflict, NotFound
+from protos.ids import DeviceId
 from protos.v1 import device_pb2 as pb
 from protos.v1 import telemetry_pb2
 from protos.versions import in_common
@@ -17,10 +18,12 @@ from quantize.parts import layer_number
 LINE_LENGTH = 200  # of what a device says of itself in words
 
 
-def device_views(records: Iterable[DeviceRecord], deployments: Iterable[DeploymentView]) -> list[DeviceView]:
-    """In the order of `records`."""
+def device_views(
+    records: Iterable[DeviceRecord], deployments: Iterable[DeploymentView], stays_on: Callable[[DeviceId], Sequence[str]]
+) -> list[DeviceView]:
+    """In the order of `records`; `stays_on`: what deployments still want of a device, a line each."""
     stages = {pipeline.pipeline_id: len(pipeline.stages) for view in deployments for pipeline in view.pipelines}
-    return [device_view(record, stages) for record in records]
+    return [device_view(record, stages, stays_on(record.device_id)) for record in records]
 
 
 def find_device(devices: Sequence[DeviceView], key: str) -> DeviceView:
@@ -37,13 +40,14 @@ def find_device(devices: Sequence[DeviceView], key: str) -> DeviceView:
     return named[0]
 
 
-def device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
-    """`stages`: how many each pipeline has."""
+def device_view(record: DeviceRecord, stages: Mapping[str, int], stays: Sequence[str] = ()) -> DeviceView:
+    """`stages`: how many each pipeline has; `stays`: what deployments still want of it, a line each."""
     description = record.description or pb.DeviceDescription()
     accelerator, gauges = description.accelerator, telemetry_pb2.Gauges()
     if record.gauges is not None and record.state == "online":  # silent for some seconds: not those of now
         gauges = record.gauges
     metered = gauges is record.gauges and accelerator.energy_source != telemetry_pb2.ENERGY_SOURCE_UNMETERED
+    left = [*stays] or [f"{stage.pipeline_id} is being unloaded" for stage in description.stages if record.connected]
     return DeviceView(
         device_id=record.device_id,
         name=record.name,
@@ -55,6 +59,8 @@ def device_view(record: DeviceRecord, stages: Mapping[str, int]) -> DeviceView:
         memory_bytes=description.memory_bytes,
         memory_used_bytes=max(description.memory_used_bytes, gauges.memory_used_bytes),  # a load that goes on is in a sample first
         memory_held_bytes=gauges.memory_held_bytes if gauges.HasField("memory_held_bytes") else None,
+        drain=("draining" if left else "drained") if record.draining else "",
+        drain_detail="; ".join(left) if record.draining else "",
         storage_problem=" ".join(gauges.storage_problem.split())[:LINE_LENGTH],
         energy_source=source_of(accelerator.energy_source),
         agent_version=description.agent_version,

@@ -16,6 +16,7 @@ from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.views import ModelView
 from fleet.telemetry.views import CostRow
+from protos.ids import DeviceId
 
 
 class Fleet(Protocol):
@@ -35,6 +36,14 @@ class FleetService(Protocol):
 
     def device(self, device: str) -> DeviceView:
         """By id or name, with the last changes of its state."""
+        ...
+
+    async def drain(self, device: str) -> DeviceId:
+        """It is to be switched off: nothing new goes there, and what is there moves away. Its id."""
+        ...
+
+    async def undrain(self, device: str) -> DeviceId:
+        """It is used as before. Its id."""
         ...
 
     def discovery(self) -> DiscoveryReport: ...
@@ -103,7 +112,9 @@ class FleetService(Protocol):
 
     def deployments(self) -> list[DeploymentView]: ...
 
-    async def plan(self, request: PlanRequest) -> Plan: ...
+    async def plan(self, request: PlanRequest, standby: int = 0) -> Plan:
+        """Of one pipeline, with so many devices that stand by."""
+        ...
 
     def deploy(
         self, request: PlanRequest, name: str | None = None, replicas: int = 1, policy: Policy = DEFAULT_POLICY

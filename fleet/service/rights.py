@@ -30,7 +30,7 @@ _ADDED: Mapping[Role, tuple[Right, ...]] = {
 _IN_WORDS: Mapping[Right, str] = {
     "see": "see the fleet",
     "generate": "ask the models",
-    "deploy": "deploy, undeploy or cancel",
+    "deploy": "deploy, undeploy, cancel or drain",
     "enrol": "take boards in",
     "administer": "see and change keys, tokens and the audit log, or take devices out",
 }
@@ -54,6 +54,8 @@ RULES: Mapping[str, Rule] = {
     "deploy": Rule("deploy", changes=True),
     "undeploy": Rule("deploy", changes=True),
     "cancel": Rule("deploy", changes=True),
+    "drain": Rule("deploy", changes=True),
+    "undrain": Rule("deploy", changes=True),
     "accept": Rule("enrol", changes=True),
     "reject": Rule("enrol", changes=True),
     "decommission": Rule("administer", changes=True),

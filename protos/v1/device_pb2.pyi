@@ -12,7 +12,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DeviceDescription(_message.Message):
-    __slots__ = ("protocol_version", "device_id", "name", "agent_version", "boot_id", "accelerator", "memory_bytes", "memory_used_bytes", "storage_free_bytes", "dialects", "stages", "labels", "memory_held_bytes", "storage_droppable_bytes", "storage_problem", "oldest_protocol_version", "clock_seconds", "certificate_not_after", "memory_available_bytes", "hearing")
+    __slots__ = ("protocol_version", "device_id", "name", "agent_version", "boot_id", "accelerator", "memory_bytes", "memory_used_bytes", "storage_free_bytes", "dialects", "stages", "labels", "memory_held_bytes", "storage_droppable_bytes", "storage_problem", "oldest_protocol_version", "clock_seconds", "certificate_not_after", "memory_available_bytes", "hearing", "keeps_standbys")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class DeviceDescription(_message.Message):
     CERTIFICATE_NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
     MEMORY_AVAILABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
     HEARING_FIELD_NUMBER: _ClassVar[int]
+    KEEPS_STANDBYS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     device_id: str
     name: str
@@ -60,7 +61,8 @@ class DeviceDescription(_message.Message):
     certificate_not_after: float
     memory_available_bytes: int
     hearing: Hearing
-    def __init__(self, protocol_version: _Optional[int] = ..., device_id: _Optional[str] = ..., name: _Optional[str] = ..., agent_version: _Optional[str] = ..., boot_id: _Optional[str] = ..., accelerator: _Optional[_Union[Accelerator, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., storage_free_bytes: _Optional[int] = ..., dialects: _Optional[_Iterable[str]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., memory_held_bytes: _Optional[int] = ..., storage_droppable_bytes: _Optional[int] = ..., storage_problem: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ..., clock_seconds: _Optional[float] = ..., certificate_not_after: _Optional[float] = ..., memory_available_bytes: _Optional[int] = ..., hearing: _Optional[_Union[Hearing, _Mapping]] = ...) -> None: ...
+    keeps_standbys: bool
+    def __init__(self, protocol_version: _Optional[int] = ..., device_id: _Optional[str] = ..., name: _Optional[str] = ..., agent_version: _Optional[str] = ..., boot_id: _Optional[str] = ..., accelerator: _Optional[_Union[Accelerator, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., storage_free_bytes: _Optional[int] = ..., dialects: _Optional[_Iterable[str]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., memory_held_bytes: _Optional[int] = ..., storage_droppable_bytes: _Optional[int] = ..., storage_problem: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ..., clock_seconds: _Optional[float] = ..., certificate_not_after: _Optional[float] = ..., memory_available_bytes: _Optional[int] = ..., hearing: _Optional[_Union[Hearing, _Mapping]] = ..., keeps_standbys: _Optional[bool] = ...) -> None: ...
 
 class Hearing(_message.Message):
     __slots__ = ("queries",)
@@ -149,7 +151,7 @@ class Thermal(_message.Message):
     def __init__(self, kelvin_per_watt: _Optional[float] = ..., joules_per_kelvin: _Optional[float] = ..., ambient_celsius: _Optional[float] = ..., throttle_celsius: _Optional[float] = ..., resume_celsius: _Optional[float] = ..., throttled_speed: _Optional[float] = ...) -> None: ...
 
 class StageStatus(_message.Message):
-    __slots__ = ("pipeline_id", "manifest_digest", "epoch", "stage", "parts", "generation", "open_sequences", "memory_bytes")
+    __slots__ = ("pipeline_id", "manifest_digest", "epoch", "stage", "parts", "generation", "open_sequences", "memory_bytes", "standby")
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +160,7 @@ class StageStatus(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     OPEN_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
     pipeline_id: str
     manifest_digest: str
     epoch: int
@@ -166,7 +169,8 @@ class StageStatus(_message.Message):
     generation: Generation
     open_sequences: int
     memory_bytes: int
-    def __init__(self, pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ..., open_sequences: _Optional[int] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
+    standby: bool
+    def __init__(self, pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ..., open_sequences: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., standby: _Optional[bool] = ...) -> None: ...
 
 class Generation(_message.Message):
     __slots__ = ("deployment", "number")
@@ -261,7 +265,7 @@ class RetainBlobsReply(_message.Message):
     def __init__(self, freed_bytes: _Optional[int] = ...) -> None: ...
 
 class LoadStageRequest(_message.Message):
-    __slots__ = ("generation", "pipeline_id", "manifest_digest", "epoch", "stage", "stages", "parts", "blobs", "shape", "graph", "head_graph", "next", "cost", "golden", "previous", "graph_zlib")
+    __slots__ = ("generation", "pipeline_id", "manifest_digest", "epoch", "stage", "stages", "parts", "blobs", "shape", "graph", "head_graph", "next", "cost", "golden", "previous", "graph_zlib", "standby")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -278,6 +282,7 @@ class LoadStageRequest(_message.Message):
     GOLDEN_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     GRAPH_ZLIB_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
     generation: Generation
     pipeline_id: str
     manifest_digest: str
@@ -294,7 +299,8 @@ class LoadStageRequest(_message.Message):
     golden: Golden
     previous: Hop
     graph_zlib: bytes
-    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ..., golden: _Optional[_Union[Golden, _Mapping]] = ..., previous: _Optional[_Union[Hop, _Mapping]] = ..., graph_zlib: _Optional[bytes] = ...) -> None: ...
+    standby: bool
+    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ..., golden: _Optional[_Union[Golden, _Mapping]] = ..., previous: _Optional[_Union[Hop, _Mapping]] = ..., graph_zlib: _Optional[bytes] = ..., standby: _Optional[bool] = ...) -> None: ...
 
 class Golden(_message.Message):
     __slots__ = ("token_ids", "scale", "hidden", "tolerance", "head_hidden", "logits", "logits_scale", "head_tolerance", "layers_graph_zlib", "layers_graph")

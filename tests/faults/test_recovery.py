@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from device.agent.host import StageHost
 from device.agent.program import Agent
 from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
 from fleet.deploying import stream
@@ -159,6 +160,50 @@ async def test_a_pipeline_that_is_planned_anew_goes_on(tmp_path: Path) -> None:
         await die(holder(fleet, 1))  # and stays away: the third device takes its place
         result = await reader.rest()
         assert (result.token_ids, result.recoveries) == (whole.token_ids, 1)
+
+
+async def stands_by(fleet: ProxiedFleet) -> None:
+    def ready() -> list[str]:
+        return [one.state for one in fleet.coordinator.deployments()[0].pipelines[0].standbys]
+
+    await wait_until(lambda: ready() == ["ready"], timeout_seconds=20)
+
+
+@pytest.mark.parametrize("stage", [0, pytest.param(1, marks=pytest.mark.long)])
+async def test_a_standby_has_the_place_of_who_dies(tmp_path: Path, stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with proxied_fleet(tmp_path, 3) as fleet:
+        await deploy(fleet, 2, policy=Policy(replan_after_seconds=None, standby=1))
+        _, whole = await ask(fleet.coordinator, SAMPLED)
+        await stands_by(fleet)
+        readers = [Reader(fleet, SAMPLED) for _ in range(3)]
+        for reader in readers:
+            await reader.some()
+        lost = holder(fleet, stage)
+        with monkeypatch.context() as patched:
+            patched.setattr(StageHost, "_build", None)  # nobody reads weights again
+            await die(lost)  # and stays away
+            for result in await asyncio.gather(*[reader.rest() for reader in readers]):
+                assert (result.token_ids, result.recoveries) == (whole.token_ids, 1)
+        await come_back(lost)
+        await stands_by(fleet)
+        assert await fleet.open_sequences() == 0
+
+
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.long), 1])
+async def test_whoever_is_drained_breaks_no_answer(tmp_path: Path, stage: int) -> None:
+    async with proxied_fleet(tmp_path, 3) as fleet:
+        await deploy(fleet, 2)
+        _, whole = await ask(fleet.coordinator, LONG)
+        readers = [Reader(fleet, LONG) for _ in range(3)]
+        for reader in readers:
+            await reader.some()
+        left = holder(fleet, stage)
+        await fleet.coordinator.drain(left.name)
+        ends = [asyncio.create_task(reader.rest()) for reader in readers]
+        await wait_until(lambda: "drained" in [one.drain for one in fleet.coordinator.devices()], timeout_seconds=20)
+        await die(left)  # it is switched off
+        for result in await asyncio.gather(*ends):
+            assert result.token_ids == whole.token_ids
 
 
 async def test_a_cable_that_is_pulled_and_put_back(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from fleet.service.protocol import FleetService
 from fleet.service.views import ModelView
 from fleet.telemetry.views import CostRow, DeviceCost
 from protos.errors import FleetError, NotFound
+from protos.ids import DeviceId
 
 _T = TypeVar("_T")
 
@@ -237,6 +238,14 @@ class FakeCoordinator:
         self._ask(("expel", device))
         return DepartureView(DEVICE.device_id, DEVICE.name, wiped=False)
 
+    async def drain(self, device: str) -> DeviceId:
+        self._ask(("drain", device))
+        return DeviceId(DEVICE.device_id)
+
+    async def undrain(self, device: str) -> DeviceId:
+        self._ask(("undrain", device))
+        return DeviceId(DEVICE.device_id)
+
     def models(self) -> list[ModelView]:
         return [MODEL]
 
@@ -248,8 +257,8 @@ class FakeCoordinator:
     def deployments(self) -> list[DeploymentView]:
         return self.deployed
 
-    async def plan(self, request: PlanRequest) -> Plan:
-        self._ask(request)
+    async def plan(self, request: PlanRequest, standby: int = 0) -> Plan:
+        self._ask((request, standby) if standby else request)
         return PLAN
 
     async def undeploy(self, name: str) -> None:

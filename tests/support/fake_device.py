@@ -49,6 +49,7 @@ class Behaviour:
     token_seconds: float = 0.0  # after each token
     failure: FleetError | None = None  # how every sequence ends after its tokens
     release_before: bool = False  # speaks as it did
+    keeps_standbys: bool = True
     tokens_wait: asyncio.Event | None = None  # before each token
     unmetered: bool = False
     gauges: telemetry_pb2.Gauges = field(default_factory=telemetry_pb2.Gauges)
@@ -65,6 +66,8 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
         self.blobs: dict[str, bytearray] = {}
         self.complete: set[str] = set()
         self.stages: dict[str, pb.LoadStageRequest] = {}
+        self.standbys: dict[tuple[str, int], pb.LoadStageRequest] = {}
+        self.packed: list[int] = []  # stages whose weights were read, in order
         self.highest: dict[str, int] = {}
         self.calls: list[str] = []
         self.attached: list[pipeline_pb2.Attach] = []
@@ -109,6 +112,7 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
     async def restart(self) -> None:
         await self.stop()
         self.stages.clear()
+        self.standbys.clear()
         self.highest.clear()
         await self.start()
 
@@ -144,9 +148,11 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
                         parts=stage.parts,
                         generation=stage.generation,
                         memory_bytes=stage.cost.weight_bytes,
+                        standby=stage.standby,
                     )
-                    for stage in self.stages.values()
+                    for stage in (*self.stages.values(), *self.standbys.values())
                 ],
+                keeps_standbys=self.is_told.keeps_standbys,
             )
 
     async def PutManifest(self, request: pb.PutManifestRequest, context: Context) -> pb.PutManifestReply:  # noqa: N802
@@ -193,14 +199,14 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
             missing = set(request.blobs) - self.complete
             if missing:
                 raise NotFound(f"{len(missing)} blobs are not here")
-            there = self.stages.get(request.pipeline_id) == request
-            self.stages[request.pipeline_id] = request
+            there = self._hold(request)
             return pb.LoadStageReply(memory_bytes=request.cost.weight_bytes, load_seconds=0.0 if there else 0.5)
 
     async def UnloadStage(self, request: pb.UnloadStageRequest, context: Context) -> pb.UnloadStageReply:  # noqa: N802
         async with self._called("UnloadStage", context):
             self._admit(request.generation)
             self.stages.pop(request.pipeline_id, None)
+            self._drop_standbys(request.pipeline_id)
             return pb.UnloadStageReply()
 
     async def WatchTelemetry(  # noqa: N802
@@ -318,6 +324,23 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
             energy=telemetry_pb2.EnergyCounter(source=telemetry_pb2.ENERGY_SOURCE_MODELLED, busy_joules=float(self.told_tokens)),
             work=telemetry_pb2.WorkCounter(answer_tokens=self.told_tokens, busy_joules=float(self.told_tokens)),
         )
+
+    def _hold(self, request: pb.LoadStageRequest) -> bool:
+        """As a StageHost; whether it was there already, in the same epoch."""
+        key = (request.pipeline_id, request.stage)
+        held = self.stages.get(request.pipeline_id)
+        if request.standby:
+            there, self.standbys[key] = key in self.standbys, request
+            self.packed += [] if there else [request.stage]
+            return there
+        if key not in self.standbys and (held is None or held.stage != request.stage):
+            self.packed.append(request.stage)
+        self._drop_standbys(request.pipeline_id)
+        self.stages[request.pipeline_id] = request
+        return held == request
+
+    def _drop_standbys(self, pipeline: str) -> None:
+        self.standbys = {key: held for key, held in self.standbys.items() if key[0] != pipeline}
 
     def _admit(self, generation: pb.Generation) -> None:
         highest = self.highest.get(generation.deployment, 0)

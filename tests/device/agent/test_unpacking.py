@@ -23,7 +23,7 @@ async def test_one_stage_is_unpacked_at_a_time(monkeypatch: pytest.MonkeyPatch) 
         return SimpleNamespace(memory_bytes=1)
 
     class Host:
-        async def load(self, spec: StageSpec) -> float:
+        async def load(self, spec: StageSpec, *, standby: bool) -> float:
             loading.set()
             await go.wait()
             return 0.0

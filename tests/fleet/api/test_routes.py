@@ -35,6 +35,8 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/api/v1/devices/{key}"): ("viewer", None),
     ("DELETE", "/api/v1/devices/{key}"): ("admin", None),
     ("POST", "/api/v1/devices/{key}/revoke"): ("admin", None),
+    ("POST", "/api/v1/devices/{key}/drain"): ("operator", None),
+    ("POST", "/api/v1/devices/{key}/undrain"): ("operator", None),
     ("GET", "/api/v1/discovery"): ("viewer", None),
     ("GET", "/api/v1/diagnosis"): ("viewer", None),
     ("GET", "/api/v1/enrolments"): ("viewer", None),

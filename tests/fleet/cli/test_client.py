@@ -86,6 +86,8 @@ EXPECTED: dict[str, tuple[Callable[[CoordinatorClient], Any], Any, list[object]]
         [("decommission", "dev 1?", True)],
     ),
     "expel": (lambda client: client.expel("dev 1?"), DepartureView(DEVICE.device_id, "dev-1", False), [("expel", "dev 1?")]),
+    "drain": (lambda client: client.drain("dev 1?"), DEVICE.device_id, [("drain", "dev 1?")]),
+    "undrain": (lambda client: client.undrain("dev 1?"), DEVICE.device_id, [("undrain", "dev 1?")]),
     "ready": (lambda client: client.ready(), True, []),
     "invite": (lambda client: client.invite(), INVITATION, []),
     "join": (lambda client: client.join(CALLING), MEMBERSHIP, [CALLING]),

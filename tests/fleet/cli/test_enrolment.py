@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from fleet.cli import enrolment
 from fleet.home import Home
 from protos.errors import NotFound
 from tests.support.command import Command
-from tests.support.fake_coordinator import BOARD, FakeCoordinator
+from tests.support.fake_coordinator import BOARD, DEVICE, FakeCoordinator
 
 
 def test_the_list_names_who_asks_and_what_to_do(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
@@ -56,3 +57,15 @@ def test_tokens(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -
     assert "glmfleet-" not in out
     glmfleet("devices", "token", "--revoke", "0a1b2c3d", "--home", served.path)
     assert coordinator.asked == [("new_token", 600.0), ("revoke_token", "0a1b2c3d")]
+
+
+def test_a_drain_is_waited_for(glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what is still there, and then that it may be switched off."""
+    states = [replace(DEVICE, drain="draining", drain_detail="stage 0 of tiny-1 is being moved")] * 9  # the log asks too
+    monkeypatch.setattr(coordinator, "devices", lambda: [states.pop() if states else replace(DEVICE, drain="drained")])
+    monkeypatch.setattr(enrolment, "DRAIN_POLL_SECONDS", 0.01)
+    code, _, err = glmfleet("devices", "drain", "dev-1", "--home", served.path)
+    assert (code, err.splitlines()) == (0, ["dev-1: stage 0 of tiny-1 is being moved", "dev-1 is drained: it may be switched off"])
+    code, _, err = glmfleet("devices", "undrain", "dev-1", "--home", served.path)
+    assert (code, err) == (0, "dev-1 may be used again\n")
+    assert coordinator.asked == [("drain", "dev-1"), ("undrain", "dev-1")]

@@ -17,6 +17,7 @@ class FakePipeline:
     spec: PipelineSpec
     predicted_wait: float = 1.0
     state: PipelineState = field(default_factory=Ready)
+    leaving: bool = False
 
 
 def pipelines() -> list[FakePipeline]:
@@ -31,6 +32,11 @@ def test_the_one_with_the_least_work_that_answers() -> None:
     second.state = Waiting("dev-2 is offline")
     assert least_work("chat", made) is third
     assert least_work("chat", made, frozenset({third.spec.pipeline_id})) is first
+    first.leaving = True
+    assert least_work("chat", made, frozenset({second.spec.pipeline_id})) is third
+    third.predicted_wait = 9.0
+    assert least_work("chat", made, frozenset({second.spec.pipeline_id})) is third
+    first.leaving, third.predicted_wait = False, 1.0
     first.state = third.state = second.state
     assert least_work("chat", made) is second  # none answers: what it says tells why
     with pytest.raises(Unavailable, match="no other pipeline of chat"):

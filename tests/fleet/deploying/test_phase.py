@@ -14,15 +14,18 @@ from fleet.deploying.phase import (
     Look,
     ObservedPipeline,
     ObservedStage,
+    ObservedStandby,
     ObservedStream,
     Ready,
     Reattach,
     Repair,
     Repairing,
     Replan,
+    TakeOver,
     Waiting,
     pipeline_phase,
 )
+from protos.ids import DeviceId
 
 HERE = ObservedStage("dev-1", connected=True, addresses=frozenset({"a:1"}), holds=True)
 LOST = replace(HERE, holds=False)
@@ -90,6 +93,68 @@ def test_who_lacks_a_device_for_too_long_is_moved(
 ) -> None:
     assert pipeline_phase(ObservedPipeline(stages, UP), history, 10.0, replan_after=replan_after).actions == actions
     assert pipeline_phase(ObservedPipeline(stages, UP, replaced=True), history, 10.0, replan_after=replan_after).actions == ()
+
+
+FOR_TWO = ObservedStandby(DeviceId("spare"), ready=frozenset({0, 1}))
+FOR_ONE = ObservedStandby(DeviceId("other"), ready=frozenset({1}), preparing=frozenset({0}))
+BROKEN = ObservedStream(True, broken_at=9.0)
+LEAVING = replace(HERE, draining=True)
+ALSO_AWAY = replace(AWAY, device_name="dev-1")
+
+
+@pytest.mark.parametrize(
+    ("stages", "stream", "history", "standbys", "actions", "due"),
+    [
+        ((HERE, AWAY), BROKEN, History(away_since=9.5), (FOR_TWO,), (TakeOver(((1, DeviceId("spare")),)),), None),
+        ((HERE, AWAY), DOWN, History(away_since=9.5), (FOR_TWO,), (TakeOver(((1, DeviceId("spare")),)),), None),
+        ((HERE, AWAY), BROKEN, History(away_since=9.6, looked_at=9.0), (FOR_TWO,), (), 10.1),  # it may be back in a moment
+        ((HERE, AWAY), UP, History(away_since=9.5), (FOR_TWO,), (), 19.5),  # only our own link has ended: the ring goes on
+        ((HERE, AWAY), UP, History(away_since=0.0), (FOR_TWO,), (TakeOver(((1, DeviceId("spare")),)),), None),
+        ((AWAY, HERE), DOWN, History(away_since=9.5), (FOR_ONE,), (), None),  # which has not got that stage yet
+        ((LOST, AWAY), DOWN, History(away_since=9.5), (FOR_TWO,), (TakeOver(((1, DeviceId("spare")),)),), None),  # then what is lost
+        ((LOST, AWAY), DOWN, History(away_since=9.5, repairing=Repair((0,))), (FOR_TWO,), (), None),
+        ((HERE, AWAY), DOWN, History(away_since=9.5, replanning=True), (FOR_TWO,), (), None),
+        ((HERE, AWAY), DOWN, History(away_since=9.5, replan_failure=Failure("no", 1, 9.6)), (FOR_TWO,), (), None),
+        # Each that is away needs a standby of its own.
+        ((ALSO_AWAY, AWAY), DOWN, History(away_since=9.5), (FOR_TWO,), (), None),
+        (
+            (ALSO_AWAY, AWAY),
+            DOWN,
+            History(away_since=9.5),
+            (FOR_TWO, FOR_ONE),
+            (TakeOver(((0, DeviceId("spare")), (1, DeviceId("other")))),),
+            None,
+        ),
+        # Who is to be switched off is left as soon as another can have its stage, without a wait; else it is planned anew.
+        ((HERE, LEAVING), UP, History(), (FOR_TWO,), (TakeOver(((1, DeviceId("spare")),)),), None),
+        ((LEAVING, HERE), UP, History(), (FOR_ONE,), (), None),  # it is being sent
+        ((LEAVING, HERE), UP, History(), (), (Replan(),), None),
+        ((LEAVING, HERE), UP, History(replan_failure=Failure("no room", 1, 9.0)), (), (), None),
+        ((LEAVING, AWAY), DOWN, History(away_since=9.5), (FOR_TWO,), (TakeOver(((1, DeviceId("spare")),)),), None),
+        ((LEAVING, AWAY), DOWN, History(away_since=9.9, looked_at=9.9), (), (), None),  # nothing can be planned with a stage missing
+    ],
+)
+def test_standbys_take_over(
+    stages: tuple[ObservedStage, ...],
+    stream: ObservedStream,
+    history: History,
+    standbys: tuple[ObservedStandby, ...],
+    actions: tuple[object, ...],
+    due: float | None,
+) -> None:
+    observed = ObservedPipeline(stages, stream, standbys=standbys)
+    found = pipeline_phase(observed, history, now=10.0)
+    assert (found.actions, found.due) == (actions, pytest.approx(due) if due else None)
+    assert pipeline_phase(replace(observed, replaced=True), history, now=10.0).actions == ()
+    if due is not None:
+        [then] = pipeline_phase(observed, history, now=due).actions
+        assert isinstance(then, TakeOver)
+
+
+def test_while_a_standby_is_sought_nothing_is_planned_anew() -> None:
+    observed = ObservedPipeline((LEAVING, HERE), UP, seeking=True)
+    assert pipeline_phase(observed, History(), now=10.0).actions == ()
+    assert type(pipeline_phase(observed, History(), now=10.0).state) is Ready  # it answers until it is left
 
 
 def test_who_comes_back_brings_hope_for_the_others() -> None:

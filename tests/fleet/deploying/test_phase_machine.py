@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from fleet.deploying import phase
+from protos.ids import DeviceId
 from tests.support.mutation import mutated
 
 
@@ -28,8 +29,9 @@ class Board:
     told: tuple[frozenset[str], ...] = ()  # where its neighbours are, as it was told
 
 
-def machine_for(module: ModuleType, replan_after: float | None = None) -> type[RuleBasedStateMachine]:
-    """A pipeline of two devices, kept up by what `module` decides from observations that may be old, repeated or lost."""
+def machine_for(module: ModuleType, replan_after: float | None = None, *, standby: bool = False) -> type[RuleBasedStateMachine]:
+    """A pipeline of two devices, kept up by what `module` decides from observations that may be old, repeated or lost. With `standby`, a
+    third keeps both stages."""
     patience = math.inf if replan_after is None else replan_after
 
     class Machine(RuleBasedStateMachine):
@@ -37,6 +39,7 @@ def machine_for(module: ModuleType, replan_after: float | None = None) -> type[R
             super().__init__()
             self.now = 100.0
             self.boards = [Board("a:1"), Board("b:1")]
+            self.draining: set[int] = set()
             for board in self.boards:
                 board.told = self.addresses()
             self.attached_to: tuple[int, ...] | None = self.loads()  # the loads that the stream's ring was built over
@@ -53,6 +56,8 @@ def machine_for(module: ModuleType, replan_after: float | None = None) -> type[R
             self.moving = False
             self.tries = 0  # that failed while a board was away
             self.moved_at = -1000.0  # when the last move failed
+            self.ready = frozenset({0, 1}) if standby else frozenset()  # what is kept there, as the coordinator has heard
+            self.taking: Any = None
 
         def addresses(self) -> tuple[frozenset[str], ...]:
             return tuple(frozenset({board.address}) for board in self.boards)
@@ -64,11 +69,14 @@ def machine_for(module: ModuleType, replan_after: float | None = None) -> type[R
             board = self.boards[number]
             if not board.connected:
                 return module.ObservedStage(f"dev-{number}", connected=False, why_away="away")
-            return module.ObservedStage(f"dev-{number}", connected=True, addresses=frozenset({board.address}), holds=board.holds)
+            at = frozenset({board.address})
+            return module.ObservedStage(f"dev-{number}", True, addresses=at, holds=board.holds, draining=number in self.draining)
 
         def observe(self) -> Any:
             attached = self.attached_to is not None
-            return module.ObservedPipeline(tuple(self.seen), module.ObservedStream(attached, self.broken_at, "" if attached else "no"))
+            standbys = (module.ObservedStandby(DeviceId("spare"), self.ready),) if standby else ()
+            stream = module.ObservedStream(attached, self.broken_at, "" if attached else "no")
+            return module.ObservedPipeline(tuple(self.seen), stream, standbys=standbys)
 
         def phase(self) -> Any:
             return module.pipeline_phase(self.observe(), self.history, self.now, replan_after=replan_after)
@@ -95,6 +103,13 @@ def machine_for(module: ModuleType, replan_after: float | None = None) -> type[R
             self.boards[number].connected = False
             self.seen[number] = self.look(number)  # its own connection tells at once
             self.break_ring(number)
+
+        @precondition(lambda self: standby)
+        @rule()
+        def only_our_own_link_ends(self) -> None:
+            """Not that of its neighbours: the ring goes on."""
+            self.boards[1].connected = False
+            self.seen[1] = self.look(1)
 
         def break_ring(self, number: int) -> None:
             """The head ends the stream where it is the one that fails, else it fails the next request."""
@@ -138,14 +153,34 @@ def machine_for(module: ModuleType, replan_after: float | None = None) -> type[R
             actions = self.phase().actions
             failure, lost = self.history.failure, any(stage.connected and not stage.holds for stage in self.seen)
             away = {number for number, stage in enumerate(self.seen) if not stage.connected}
-            self.tries = self.tries if away else 0
+            leaving = {number for number, stage in enumerate(self.seen) if stage.draining}
+            self.tries = self.tries if away or leaving else 0
             began = self.now if self.away_since is None or self.away - away else self.away_since
             self.away_since, self.away = began if away else None, away
             rest = min(15.0 * 2 ** max(self.tries - 1, 0), 600.0) if self.tries else 0.0
-            overdue = self.away_since is not None and self.now - self.away_since >= patience and self.now - self.moved_at >= rest
-            if overdue and self.doing is None and not self.moving:
-                assert [type(action).__name__ for action in actions] == ["Replan"], "a device is away for long, and nothing is done"
-            if lost and not (overdue or self.moving) and failure is not None and failure.stages != tuple(self.seen) and self.doing is None:
+            rested = self.now - self.moved_at >= rest
+            overdue = self.away_since is not None and self.now - self.away_since >= patience and rested
+            broken = self.attached_to is None or self.broken_at is not None
+            waits = 0.0 if self.away_since is None else self.away_since + (0.5 if broken else 10.0) - self.now
+            covered = len(away) == 1 and away <= self.ready if away else bool(leaving & self.ready)
+            kinds, idle = [type(action).__name__ for action in actions], self.doing is None and not self.moving and self.taking is None
+            if covered and waits <= 0.0 and rested and idle:
+                assert kinds == ["TakeOver"], "a standby is ready, and the stage is left where it is"
+            elif overdue and idle:
+                assert kinds == ["Replan"], "a device is away for long, and nothing is done"
+            elif leaving and not (away or covered) and rested and idle:
+                assert kinds == ["Replan"], "a device is to be switched off, and nothing is done"
+            if covered and away and waits > 0.0:
+                due = self.phase().due
+                assert due is not None, "nobody looks again when it is time"
+                assert abs(due - self.now - waits) < 1e-6, "it is looked again at the wrong time"
+            if (
+                lost
+                and not (overdue or self.moving or self.taking)
+                and failure is not None
+                and failure.stages != tuple(self.seen)
+                and self.doing is None
+            ):
                 assert actions, "something has changed, and nothing is tried"
             for action in actions:
                 kind = type(action).__name__
@@ -158,9 +193,18 @@ def machine_for(module: ModuleType, replan_after: float | None = None) -> type[R
                     self.history = module.looked(self.history, self.now)
                     for number in range(2):
                         self.seen[number] = self.look(number)
+                elif kind == "TakeOver":
+                    assert idle, "two moves at once"
+                    assert waits <= 0.0, "a device that may be back in a moment is left"
+                    assert {number for number, _ in action.moves} <= (away | leaving) & self.ready, (
+                        "a stage is moved that need not, or cannot"
+                    )
+                    self.taking = action
+                    self.history = module.replan_began(self.history)
                 elif kind == "Replan":
                     assert not self.moving, "two moves at once"
-                    assert overdue, "moved too soon"
+                    assert self.taking is None, "two moves at once"
+                    assert overdue or (leaving and not away), "moved too soon"
                     self.moving = True
                     self.history = module.replan_began(self.history)
                 else:
@@ -174,6 +218,44 @@ def machine_for(module: ModuleType, replan_after: float | None = None) -> type[R
                     self.doing = action
                     self.history = module.began(self.history, action)
                     assert self.lasting is None or failure is not self.lasting, "an old failure is taken for a new one"
+
+        @precondition(lambda self: standby)
+        @rule(number=st.integers(0, 1))
+        def a_board_is_to_be_switched_off_or_kept(self, number: int) -> None:
+            self.draining ^= {number}
+            if self.boards[number].connected:
+                self.seen[number] = self.look(number)
+
+        @precondition(lambda self: standby)
+        @rule()
+        def the_spare_is_made_ready(self) -> None:
+            self.ready = frozenset({0, 1})
+
+        @precondition(lambda self: standby)
+        @rule()
+        def the_spare_is_lost(self) -> None:
+            self.ready = frozenset()
+
+        @precondition(lambda self: self.taking is not None)
+        @rule(stored=st.booleans())
+        def a_take_over_ends(self, stored: bool) -> None:
+            """Another pipeline begins where it is stored: its devices hold their stages under another epoch, or beside a ring."""
+            moves, self.taking = self.taking.moves, None
+            if not stored:
+                self.moved_at, self.tries = self.now, self.tries + 1
+                self.history = module.replan_failed(self.history, "no disk", self.now)
+                return
+            for number, _ in moves:
+                self.boards[number] = Board(f"spare:{self.now}")
+                self.draining.discard(number)
+            for board in self.boards:
+                board.holds, board.told = False, ()
+            self.attached_to, self.broken_at, self.ready = None, None, frozenset()
+            self.history = module.History(failure=module.Failure("a standby takes over", 0, self.now))
+            self.seen = [self.look(number) for number in range(2)]
+            self.delayed.clear()
+            self.lasting = self.looked_after = self.away_since = None
+            self.known_told, self.away, self.tries, self.moved_at = (), set(), 0, -1000.0
 
         @precondition(lambda self: self.moving)
         @rule()
@@ -240,6 +322,10 @@ def machine_for(module: ModuleType, replan_after: float | None = None) -> type[R
                 if not self.seen[number].connected or self.seen[number].addresses != {board.address}:
                     self.seen[number] = self.look(number)
             self.delayed.clear()
+            self.draining.clear()
+            self.seen = [self.look(number) if self.seen[number].draining else self.seen[number] for number in range(2)]
+            if self.taking is not None:
+                self.a_take_over_ends(stored=True)
             if self.moving:
                 self.a_move_finds_no_room()
             for _ in range(20):
@@ -264,6 +350,7 @@ THOROUGH = settings(
 def test_whatever_is_dropped_repeated_or_reordered() -> None:
     run_state_machine_as_test(machine_for(phase), settings=THOROUGH)
     run_state_machine_as_test(machine_for(phase, replan_after=15.0), settings=settings(THOROUGH, max_examples=50))
+    run_state_machine_as_test(machine_for(phase, replan_after=15.0, standby=True), settings=settings(THOROUGH, max_examples=50))
 
 
 # One defect for each transition: what is in the text, and what stands there instead.
@@ -306,11 +393,27 @@ MOVES = {
         "    return True or (REPLAN_WAIT_SECONDS",
     ),
     "a failed move is the last": ("replanning=False, replan_failure=Failure", "replan_failure=Failure"),
-    "times away add up": ("return replace(history, away=(), away_since=None, replan_failure=None)", "return history"),
+    "times away add up": ("return replace(history, away=(), away_since=None, replan_failure=failure)", "return history"),
     "the time away begins anew at each look": (
         "now if history.away_since is None or set(history.away) - set(away) else history.away_since",
         "now",
     ),
+}
+
+
+# Of those with a standby.
+STANDBYS = {
+    "leaves who may be back": ("    if not _may_move(history, now) or now < _left_at(observed, history):", "    if False:"),
+    "leaves a ring that stands": ("(GRACE_SECONDS if observed.broken else UNBROKEN_SECONDS)", "GRACE_SECONDS"),
+    "waits though the ring is broken": ("(GRACE_SECONDS if observed.broken else UNBROKEN_SECONDS)", "UNBROKEN_SECONDS"),
+    "never takes over": ("            return TakeOver(moves)", "            return None"),
+    "takes over what is not ready": ("        if stages[0] in standby.ready:", "        if True:"),
+    "does not know when to look again": ("    return left_at if covered.intersection", "    return None if covered.intersection"),
+    "stays on what is switched off": (
+        "    if _must_move(history, now, replan_after) or _must_leave(observed, history, now):",
+        "    if _must_move(history, now, replan_after):",
+    ),
+    "only who is away is left": ("({*away, *draining}, set(away), *(() if away else ({stage} for stage in draining)))", "(set(away),)"),
 }
 
 
@@ -330,14 +433,16 @@ RARE = {
     "two moves at once",
     "never looks",
 }
-SEEDED = [pytest.param(name, marks=pytest.mark.long if name in RARE else ()) for name in (*MUTATIONS, *MOVES)]
+SEEDED = [pytest.param(name, marks=pytest.mark.long if name in RARE else ()) for name in (*MUTATIONS, *MOVES, *STANDBYS)]
 
 
 @pytest.mark.parametrize("name", SEEDED)
 def test_the_machine_finds_a_seeded_defect(name: str) -> None:
     # The shortest way to the defect is of no interest.
     first = settings(THOROUGH, max_examples=2000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
-    if name in MOVES:
+    if name in STANDBYS:
+        defective = machine_for(mutated(phase, *STANDBYS[name]), replan_after=15.0, standby=True)
+    elif name in MOVES:
         defective = machine_for(mutated(phase, *MOVES[name]), replan_after=15.0)
     else:
         defective = machine_for(mutated(phase, *MUTATIONS[name]))

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.deploying.desired import Desired, new_desired
-from fleet.deploying.reconcile import HeldStage, Observed, Unload, holds, stale
-from fleet.planning.plan import Plan, StagePlan
+from fleet.deploying.desired import Desired, new_desired, with_stages_moved
+from fleet.deploying.reconcile import HeldStage, Observed, Unload, holds, keeps_ready, stale
+from fleet.planning.plan import Covered, Plan, StagePlan, Standby
 from protos.ids import DeviceId, PipelineId
 
 DIGEST = "0" * 64
@@ -73,8 +73,8 @@ def test_what_is_wanted_is_held_and_not_stale() -> None:
     "change",
     [
         {"manifest_digest": "1" * 64},
-        {"epoch": 2},
         {"stage": 0},
+        {"standby": True, "manifest_digest": "1" * 64},
         {"parts": frozenset({"layers.1"})},
         {"pipeline_id": PipelineId("chat-2"), "generation": 2},
     ],
@@ -84,6 +84,50 @@ def test_a_stage_that_differs_in_anything_is_another(change: dict[str, Any]) -> 
     found = {**DONE, B: (other,)}
     assert stale_of(WANTED, found) == [Unload(B, "chat", 3, other.pipeline_id)]
     assert lacking(WANTED, found) == [(B, "chat-3", 1)]
+
+
+def test_a_stage_of_another_epoch_is_loaded_again_and_not_dropped() -> None:
+    """A load under the epoch that is wanted finds its weights."""
+    found = {**DONE, B: (replace(held(WANTED, 1), epoch=2),)}
+    assert stale_of(WANTED, found) == []
+    assert lacking(WANTED, found) == [(B, "chat-3", 1)]
+
+
+def with_standby(device: DeviceId, *stages: int) -> Desired:
+    covers = tuple(Covered(stage, replace(plan(("a", "b")).stages[stage], device_id=device)) for stage in stages)
+    return new_desired("chat", 3, (replace(plan(("a", "b")), standbys=(Standby(device, device, covers),)),), None)
+
+
+def kept(wanted: Desired, *stages: int) -> tuple[HeldStage, ...]:
+    return tuple(replace(held(wanted, stage), standby=True) for stage in stages)
+
+
+def test_what_a_standby_keeps_is_not_stale_and_fulfils_nothing() -> None:
+    wanted = with_standby(C, 0, 1)
+    spec = wanted.pipelines[0]
+    found = {**DONE, C: kept(wanted, 0, 1)}
+    assert (stale_of(wanted, found), lacking(wanted, found)) == ([], [])
+    assert [keeps_ready(found[C], spec, number) for number in (0, 1)] == [True, True]
+    assert [holds(found[C], spec, number) for number in (0, 1)] == [False, False]
+    assert not keeps_ready(DONE[A], spec, 0)
+
+
+def test_what_no_standby_is_to_keep_is_stale() -> None:
+    assert stale_of(with_standby(C, 0), {**DONE, C: kept(WANTED, 1)}) == [Unload(C, "chat", 3, PipelineId("chat-3"))]
+    assert stale_of(WANTED, {**DONE, C: kept(WANTED, 1)}) == [Unload(C, "chat", 3, PipelineId("chat-3"))]
+    # Its active stage is of no use there: it is no place of that device.
+    assert stale_of(with_standby(C, 0), {**DONE, C: (held(WANTED, 0),)}) == [Unload(C, "chat", 3, PipelineId("chat-3"))]
+
+
+def test_who_takes_over_keeps_what_it_has_until_it_enters_the_ring() -> None:
+    wanted = with_stages_moved(with_standby(C, 0, 1), 4, PipelineId("chat-3"), {1: C})
+    [spec] = wanted.pipelines
+    assert (spec.devices, spec.epoch, spec.plan.standbys) == ((A, C), 4, ())
+    found = {A: (held(WANTED, 0),), C: kept(WANTED, 0, 1)}
+    assert stale_of(wanted, found) == []
+    assert lacking(wanted, found) == [(A, "chat-3", 0), (C, "chat-3", 1)]
+    # Who comes back with what it had is cleared.
+    assert stale_of(wanted, {**found, B: (held(WANTED, 1),)}) == [Unload(B, "chat", 4, PipelineId("chat-3"))]
 
 
 def test_stage_on_a_device_out_of_the_plan_is_unloaded() -> None:

@@ -11,13 +11,31 @@ from hypothesis import strategies as st
 
 from fleet.deploying.desired import Desired, PipelineSpec, Policy, new_desired
 from fleet.deploying.stored import FORM, Unreadable, read, write
-from fleet.planning.plan import Plan, PlanRequest, StagePlan
+from fleet.planning.plan import Covered, Pause, Plan, PlanRequest, StagePlan, Standby
 from protos.ids import PipelineId
 
 # Every field another than its default.
 STAGE = StagePlan("a" * 16, "dev-1", "rk3588", True, 1, 7, ("embedding", "layers.1"), 10, 20, 1000, 30, 0.01, 0.1, True)
 STAGES = (STAGE, replace(STAGE, decode_joules=None))
-PLAN = Plan("tiny", "0" * 64, "energy", 64, 2, 3, 32, STAGES, 10.5, 0.25, 288, ("one",), "int8", "float16")
+STANDBYS = (Standby("c" * 16, "dev-3", (Covered(1, replace(STAGE, device_id="c" * 16)),)),)
+PLAN = Plan(
+    "tiny",
+    "0" * 64,
+    "energy",
+    64,
+    2,
+    3,
+    32,
+    STAGES,
+    10.5,
+    0.25,
+    288,
+    ("one",),
+    "int8",
+    "float16",
+    STANDBYS,
+    (Pause(1, 3.25, 0.5, 0.25, 2.5),),
+)
 REQUEST = PlanRequest("tiny", "throughput", 2, 64, 6, ("dev-1", "site=a"), "int8", "float16")
 DESIRED = Desired(
     "chat",
@@ -39,6 +57,7 @@ def test_the_examples_leave_no_field_at_its_default(whole: StagePlan | Plan | Pl
         DESIRED,
         replace(DESIRED, policy=Policy(None)),
         replace(DESIRED, policy=Policy(7.5)),
+        replace(DESIRED, policy=Policy(7.5, standby=2)),
         replace(DESIRED, request=None),
         replace(DESIRED, request=PlanRequest("tiny")),
         new_desired("chat", 3, (PLAN, PLAN), None),

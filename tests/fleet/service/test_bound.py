@@ -45,6 +45,10 @@ async def make(coordinator: FakeCoordinator, caller: Principal, call: str) -> No
             await service.decommission("dev-1", force=True)
         case "expel":
             await service.expel("dev-1")
+        case "drain":
+            await service.drain("dev-1")
+        case "undrain":
+            await service.undrain("dev-1")
         case "new_token":
             await service.new_token(60.0)
         case "revoke_token":
@@ -65,6 +69,8 @@ BEFORE_AND_AFTER = {
     "reject": ("abcdefgh22334455 (gate-7) at 10.0.0.7:7420 asks to join",) * 2,
     "decommission": ("aaaabbbbccccdddd (dev-1) is online",) * 2,  # nor does it part with a device
     "expel": ("aaaabbbbccccdddd (dev-1) is online",) * 2,
+    "drain": ("aaaabbbbccccdddd (dev-1) is online",) * 2,
+    "undrain": ("aaaabbbbccccdddd (dev-1) is online",) * 2,
     "new_token": ("", "token 0a1b2c3d, good until 2001-09-09T01:46:40Z"),
     "revoke_token": ("used by abcdefgh22334455",) * 2,
     "new_key": ("", "key 1f2e3d4c, viewer, good until 2033-05-18T03:33:20Z"),
