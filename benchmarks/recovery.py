@@ -1,0 +1,217 @@
+"""How long answers pause when a device of their pipeline is killed, and what the pause is made of.
+
+python -m benchmarks.recovery --model smollm2-135m --runs 3       (of the home that GLMFLEET_HOME names)
+
+Four simulated devices, each a process: three stages and a standby. Eight streams, half of them sampled with a seed, are first left
+alone; then the device of each stage is killed (SIGKILL) so many times while they run, at a point that --seed chooses, and started again
+afterwards. Every answer is compared with the one that was left alone. The pause of a stream is its longest wait for a token after the
+kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from benchmarks.product import serve
+from fleet.answering.views import GenerateRequest, GenerateResult
+from fleet.cli.client import CoordinatorClient, connect
+from fleet.cli.sim_fleet import local_fleet
+from fleet.deploying.desired import Policy
+from fleet.deploying.views import DeploymentView
+from fleet.home import Home
+from fleet.planning.plan import PlanRequest
+from protos.errors import FleetError, TimedOut
+from protos.sampling import Sampling
+from sim_devices.local_fleet import DeviceSpec, LocalFleet
+
+STAGES = ("head", "middle", "tail")
+PROMPT = 32
+STANDS_SECONDS = 120.0
+LOOK_SECONDS = 0.02
+
+
+@dataclass
+class Stream:
+    """One answer, with the time at which each of its chunks came."""
+
+    result: GenerateResult | None = None
+    error: str = ""
+    came: list[float] = field(default_factory=list)
+
+    def pause(self, killed_at: float) -> float:
+        """The longest wait for a token, of those that ended after the kill."""
+        waits = [
+            after - max(before, killed_at) for before, after in zip([killed_at, *self.came], self.came, strict=False) if after > killed_at
+        ]
+        return max(waits, default=0.0)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Seconds after the kill: the coordinator does not call the device online; another has its place; the ring stands; a token came."""
+
+    detected: float
+    moved: float
+    attached: float
+    replayed: float
+
+
+@dataclass(frozen=True)
+class Run:
+    parts: Parts
+    pauses: tuple[float, ...]
+    given: int  # chunks of an answer (mostly one token) that the streams had when the device was killed, on average
+    wrong: int  # answers that are not those that were left alone
+
+
+def ask(home: Home, stream: Stream, number: int, tokens: int) -> None:
+    prompt = tuple((number * 997 + 31 * index) % 1000 + 100 for index in range(PROMPT))
+    sampling = Sampling(temperature=0.9, top_p=0.95, seed=number) if number % 2 else Sampling()
+    request = GenerateRequest(prompt_ids=prompt, max_tokens=tokens, ignore_eos=True, sampling=sampling)
+    try:
+        with connect(home) as client:
+            for part in client.generate(request):
+                if isinstance(part, GenerateResult):
+                    stream.result = part
+                else:
+                    stream.came.append(time.monotonic())
+    except FleetError as error:
+        stream.error = error.detail
+
+
+@contextmanager
+def streams(home: Home, count: int, tokens: int) -> Iterator[list[Stream]]:
+    """All of them running; at the end they are over."""
+    all_streams = [Stream() for _ in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        for number, stream in enumerate(all_streams):
+            pool.submit(ask, home, stream, number, tokens)
+        yield all_streams
+
+
+class Watch:
+    """Looks at the fleet again and again, and notes when something was first so."""
+
+    def __init__(self, home: Home, lost: str) -> None:
+        self._home = home
+        self._lost = lost
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="watch")
+        self.detected = self.moved = self.attached = 0.0
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        with connect(self._home) as client:
+            while not self._over.wait(LOOK_SECONDS) and not self.attached:
+                [view] = client.deployments()
+                now = time.monotonic()
+                moved = all(stage.device_name != self._lost for stage in view.stages)
+                if not self.detected and (moved or any(one.name == self._lost and one.state != "online" for one in client.devices())):
+                    self.detected = now
+                if moved and not self.moved:
+                    self.moved = now
+                if moved and view.state == "ready":
+                    self.attached = now
+
+
+def stands(client: CoordinatorClient, standbys: int) -> DeploymentView:
+    """Wait until the pipeline answers and everybody who is to stand by is ready."""
+    deadline = time.monotonic() + STANDS_SECONDS
+    while time.monotonic() < deadline:
+        [view] = client.deployments()
+        ready = [one for one in view.pipelines[0].standbys if one.state == "ready"]
+        if view.state == "ready" and len(ready) >= standbys:
+            return view
+        time.sleep(0.1)
+    raise TimedOut(f"the fleet did not stand within {STANDS_SECONDS:.0f} s: {client.deployments()}")
+
+
+def kill(home: Home, client: CoordinatorClient, boards: LocalFleet, place: int, left_alone: Sequence[tuple[int, ...]], after: int) -> Run:
+    """`after`: chunks of the first stream."""
+    lost = stands(client, 1).stages[place].device_name
+    tokens = len(left_alone[0])
+    with streams(home, len(left_alone), tokens) as running, Watch(home, lost) as watch:
+        deadline = time.monotonic() + STANDS_SECONDS
+        while len(running[0].came) < after and time.monotonic() < deadline:
+            time.sleep(0.005)
+        killed_at = time.monotonic()
+        given = sum(len(stream.came) for stream in running) / len(running)
+        boards.send(lost, signal.SIGKILL)
+        while not all(stream.result or stream.error for stream in running):
+            time.sleep(0.05)
+    boards.restart(lost)
+    for stream in running:
+        if stream.error:
+            print(f"an answer ended with an error: {stream.error}")
+    firsts = [next((at for at in stream.came if at > max(watch.attached, killed_at)), killed_at) for stream in running]
+    parts = Parts(*(at - killed_at for at in (watch.detected, watch.moved, watch.attached, median(firsts))))
+    wrong = sum(stream.result is None or stream.result.token_ids != ids for stream, ids in zip(running, left_alone, strict=True))
+    return Run(parts, tuple(stream.pause(killed_at) for stream in running), round(given), wrong)
+
+
+def report(name: str, runs: Sequence[Run]) -> None:
+    pauses = [pause for run in runs for pause in run.pauses]
+    parts = [median(getattr(run.parts, part) for run in runs) for part in ("detected", "moved", "attached", "replayed")]
+    steps = [after - before for before, after in zip([0.0, *parts], parts, strict=False)]
+    cells = [f"{median(pauses):.2f}", f"{max(pauses):.2f}", *(f"{step:.2f}" for step in steps)]
+    wrong, streams_of = sum(run.wrong for run in runs), sum(len(run.pauses) for run in runs)
+    given = median(run.given for run in runs)
+    print(f"| {name} | {len(runs)} | {streams_of - wrong} of {streams_of} | {given:.0f} | {' | '.join(cells)} |", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--profile", default="raspberry-pi-5")
+    parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=96, help="of each answer")
+    parser.add_argument("--runs", type=int, default=3, help="of each stage")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    chance = random.Random(options.seed)  # nosec B311 # where to kill, not a secret
+    artifacts = Home.open(None).artifacts
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        home = Home.open(Path(folder) / "home")
+        home.artifacts.symlink_to(artifacts.resolve(), target_is_directory=True)
+        boards = local_fleet(home)
+        stack.callback(boards.down)
+        boards.up([DeviceSpec(options.profile)] * (len(STAGES) + 1))
+        client = stack.enter_context(serve(home, len(STAGES) + 1))
+        request = PlanRequest(options.model, stages=len(STAGES), context=512, slots=options.streams)
+        with closing(client.deploy(request, None, 1, Policy(standby=1))) as events:
+            for _ in events:
+                pass
+        for pause in stands(client, 1).pipelines[0].pauses:
+            print(f"predicted for the {STAGES[pause.stage]}, in modelled time: {pause.seconds:.1f} s")
+        with streams(home, options.streams, options.tokens) as undisturbed:
+            pass
+        left_alone = [stream.result.token_ids if stream.result else () for stream in undisturbed]
+        began, ended = min(stream.came[0] for stream in undisturbed), max(stream.came[-1] for stream in undisturbed)
+        print(f"left alone: {options.streams} streams, {options.streams * options.tokens / (ended - began):.0f} tokens/s together\n")
+        print("| killed | runs | same answers | chunks given | pause s | worst | detected | moved | attached | replayed |")
+        print("|---|---|---|---|---|---|---|---|---|---|")
+        for place, name in enumerate(STAGES):
+            points = [chance.randrange(options.tokens * 4 // 5) for _ in range(options.runs)]
+            report(name, [kill(home, client, boards, place, left_alone, after) for after in points])
+
+
+if __name__ == "__main__":
+    main()
