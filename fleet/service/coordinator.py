@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from fleet.access import AuditEntry, AuditVerdict, KeyView, NewKey
 from fleet.answering.generation import RECOVERY_SECONDS, GenerationService
@@ -42,7 +42,7 @@ from fleet.service.device_view import device_views, find_device
 from fleet.service.key_use import KeyUse
 from fleet.service.metrics import exposition, families
 from fleet.service.models import model_view
-from fleet.service.opening import open_identity, open_store
+from fleet.service.opening import of_members, open_identity, open_store
 from fleet.service.protocol import FleetService
 from fleet.service.recorder import Recorder
 from fleet.service.views import ModelView
@@ -61,7 +61,6 @@ from protos.net.transport import Credentials, Peer
 from quantize.artifact.store import ArtifactStore
 
 INSECURE_FLEET = FleetId("insecure")
-_T = TypeVar("_T")
 _GROUPINGS: Mapping[str, By] = {"device": "device", "model": "model", "deployment": "deployment", "request": "request"}
 
 _log = logging.getLogger(__name__)
@@ -232,7 +231,7 @@ class Coordinator:
     async def accept(self, board: str) -> EnrolmentView:
         """Take in the board of this name, id or fingerprint. Raises NotFound, Conflict, and what the board says."""
         try:
-            return await _of_members(self._enrolment).accept(board)
+            return await of_members(self._enrolment).accept(board)
         except NotFound as error:
             if any(board in (record.device_id, record.name) for record in self._registry.records()):
                 raise Conflict(f"{board} is of the fleet already", advice="`glmfleet devices` shows it") from error
@@ -240,27 +239,27 @@ class Coordinator:
 
     async def reject(self, board: str) -> EnrolmentView:
         """Show it no more. Raises NotFound, Conflict."""
-        return _of_members(self._enrolment).reject(board)
+        return of_members(self._enrolment).reject(board)
 
     async def tokens(self) -> list[TokenView]:
         """Enrolment tokens, the newest first."""
-        return await asyncio.to_thread(_of_members(self._enrolment).tokens)
+        return await asyncio.to_thread(of_members(self._enrolment).tokens)
 
     async def new_token(self, life_seconds: float) -> TokenView:
         """One that lets one board in, once. Raises InvalidInput."""
-        return await asyncio.to_thread(_of_members(self._enrolment).new_token, life_seconds)
+        return await asyncio.to_thread(of_members(self._enrolment).new_token, life_seconds)
 
     async def revoke_token(self, token_id: str) -> None:
         """Raises NotFound."""
-        await asyncio.to_thread(_of_members(self._enrolment).revoke_token, token_id)
+        await asyncio.to_thread(of_members(self._enrolment).revoke_token, token_id)
 
     def invite(self) -> InvitationView:
         """Raises InvalidInput for a fleet without TLS."""
-        return _of_members(self._joining).invite()
+        return of_members(self._joining).invite()
 
     async def join(self, request: JoinRequest) -> MembershipView:
         """Raises TokenRefused, Denied, InvalidInput."""
-        return await _of_members(self._joining).join(request)
+        return await of_members(self._joining).join(request)
 
     async def keys(self) -> list[KeyView]:
         """Of the API, the newest first."""
@@ -371,7 +370,7 @@ class Coordinator:
             self._upkeep.attached(member, peer)
 
     def _departing(self) -> Departures:
-        return Departures(self._registry, _of_members(self._upkeep), lambda device: users_of(device, self._deployments.views()))
+        return Departures(self._registry, of_members(self._upkeep), lambda device: users_of(device, self._deployments.views()))
 
     def _found(self, candidate: Candidate) -> None:
         if self._credentials is not None and candidate.device_id in self._credentials.revoked:
@@ -393,10 +392,3 @@ class Coordinator:
     def _registered(self, device: str) -> Registered:
         description = self._registry.description(DeviceId(device))
         return Registered(description.name or device, description.accelerator.hollow) if description else Registered(device)
-
-
-def _of_members(part: _T | None) -> _T:
-    """What only a fleet with TLS has. Raises InvalidInput."""
-    if part is None:
-        raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
-    return part

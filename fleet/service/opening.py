@@ -1,13 +1,17 @@
-"""What a coordinator opens in its home before anything runs. All of it blocks."""
+"""What a coordinator opens in its home before anything runs, which blocks; and what only a fleet with TLS has."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TypeVar
 
 from fleet.home import Home
 from fleet.store.database import Store
 from fleet.trust.authority import Authority
+from protos.errors import InvalidInput
 from protos.net.transport import Credentials
+
+_T = TypeVar("_T")
 
 
 def open_identity(home: Home, certificate_life: timedelta) -> tuple[Authority, Credentials]:
@@ -24,3 +28,10 @@ def open_store(home: Home, url: str | None) -> Store:
         return Store(url)
     home.state_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Store(home.state_file)
+
+
+def of_members(part: _T | None) -> _T:
+    """What only a fleet with TLS has. Raises InvalidInput."""
+    if part is None:
+        raise InvalidInput("a fleet without TLS has no members: boards come and go", advice="leave --insecure out")
+    return part
