@@ -36,7 +36,10 @@ def main() -> None:
     where = (options.state, options.name, options.host, options.port, tuple(options.interface), options.insecure)
 
     def ready(address: str) -> None:
-        sys.stdout.write(json.dumps({"name": options.name, "address": address}) + "\n")
+        if sys.stdout.isatty():
+            sys.stdout.write(f"{options.name} is of its fleet, and answers on {address}; Ctrl-C ends it\n")
+        else:  # who started it reads this
+            sys.stdout.write(json.dumps({"name": options.name, "address": address}) + "\n")
         sys.stdout.flush()
 
     def waiting(board: Enrollable) -> None:

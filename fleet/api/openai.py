@@ -17,6 +17,7 @@ from fleet.api.errors import CLIENT_CLOSED_REQUEST, openai_body
 from fleet.api.openai_reply import DONE, Reply, model_entry
 from fleet.api.openai_request import ChatBody, CompletionBody
 from fleet.api.openai_told import chat_reply, text_reply
+from fleet.api.resuming import Resumed, resumed_by
 from fleet.api.sse import EVENTS, ClientGone, EventStream, ServerSentEvent, unless_gone
 from fleet.api.together import results, together
 from fleet.service.protocol import FleetService
@@ -42,15 +43,19 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
         raise NotFound(f"no deployment {name}", advice="GET /v1/models lists them")
 
     @router.post("/chat/completions", responses=EVENTS)
-    async def chat_completions(body: ChatBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
+    async def chat_completions(
+        body: ChatBody, http: Request, resumed: Resumed = Depends(resumed_by), fleet: FleetService = Depends(of_caller)
+    ) -> Response:
         """Chat, streamed or whole."""
-        requests = body.requests()
+        requests = resumed.of_each(body.requests())
         return await _answer(fleet, http, requests, chat_reply(body, requests[0].tools), bool(body.stream))
 
     @router.post("/completions", responses=EVENTS)
-    async def completions(body: CompletionBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
+    async def completions(
+        body: CompletionBody, http: Request, resumed: Resumed = Depends(resumed_by), fleet: FleetService = Depends(of_caller)
+    ) -> Response:
         """Plain text continued, without a template, streamed or whole."""
-        return await _answer(fleet, http, body.requests(), text_reply(body), bool(body.stream))
+        return await _answer(fleet, http, resumed.of_each(body.requests()), text_reply(body), bool(body.stream))
 
     return router
 
@@ -67,17 +72,23 @@ async def _answer(fleet: FleetService, http: Request, requests: Sequence[Generat
 
 async def _chunks(fleet: FleetService, requests: Sequence[GenerateRequest], reply: Reply) -> AsyncGenerator[ServerSentEvent]:
     opening = reply.opening()  # sent with the first token, so that an error before it still has its status
+    tokens, known = 0, requests[0].resume_after  # of one answer: several are not resumed
     ended: dict[int, GenerateResult] = {}
     with _told_unready(fleet, requests[0].model):
         async with closing(together(fleet, requests)) as parts:
             async for index, part in parts:
-                for chunk in opening:
+                for chunk in () if known else opening:
                     yield ServerSentEvent(line(chunk))
                 opening = []
                 if isinstance(part, GenerateResult):
                     ended[index] = part
-                for chunk in reply.closing(index, part) if isinstance(part, GenerateResult) else reply.piece(index, part):
-                    yield ServerSentEvent(line(chunk))
+                    said = reply.closing(index, part)
+                else:
+                    tokens += len(part.token_ids)
+                    said = reply.piece(index, part)  # also of what the client has: calls and thoughts begin there
+                for chunk in said:
+                    if tokens > known or isinstance(part, GenerateResult):
+                        yield ServerSentEvent(line(chunk), number=tokens if len(requests) == 1 else None)
     for chunk in reply.ending([ended[index] for index in sorted(ended)]):
         yield ServerSentEvent(line(chunk))
     yield ServerSentEvent(DONE)

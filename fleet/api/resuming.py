@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Header
 
 from fleet.answering.views import GenerateRequest
+from protos.errors import InvalidInput
 
 KEY_CHARACTERS = 255
 
@@ -21,6 +23,14 @@ class Resumed:
 
     def of(self, request: GenerateRequest) -> GenerateRequest:
         return replace(request, idempotency_key=self.key, resume_after=self.tokens)
+
+    def of_each(self, requests: Sequence[GenerateRequest]) -> list[GenerateRequest]:
+        """Several answers of one request have a seed each. Raises InvalidInput for several that are to be resumed."""
+        if len(requests) > 1 and self.tokens:
+            raise InvalidInput("several answers at once cannot be resumed", advice="ask for one, or for all of them anew")
+        if len(requests) == 1 or not self.key:
+            return [self.of(request) for request in requests]
+        return [replace(request, idempotency_key=f"{self.key}#{number}") for number, request in enumerate(requests)]
 
 
 def resumed_by(

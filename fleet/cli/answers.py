@@ -49,7 +49,7 @@ def stream_answer(coordinator: CoordinatorClient, request: GenerateRequest, *, e
 
 
 def _told(lost: FleetError) -> None:
-    note(f"({lost.detail}: the answer goes on when it is back)")
+    note(f"\n({lost.detail}: the answer goes on when it is back)")  # behind a text that has not ended
 
 
 class _Shown:

@@ -54,7 +54,8 @@ def connect(home: Home) -> Iterator[CoordinatorClient]:
         return
     running = home.running_coordinator()
     if running is None:
-        raise Unavailable(f"no coordinator is running for this home ({home.path})", advice=f"start one: glmfleet serve{home.option}")
+        advice = f"start one: glmfleet serve{home.option}; or use another machine's: glmfleet login ADDRESS"
+        raise Unavailable(f"no coordinator is running for this home ({home.path})", advice=advice)
     if running.url.startswith("https:"):
         authority = _authority_of(home)
         with _pinned(running.url, authority, fleet_id(public_der(authority)), shown(home)) as http:
@@ -327,6 +328,7 @@ def _named(http: httpx.Client) -> Iterator[None]:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             advice = "is another one at this address now? `glmfleet login` again, if you trust it"
             raise Denied(f"{http.base_url} is no coordinator of the fleet that this home knows", advice=advice) from error
-        raise Unavailable(f"the coordinator at {http.base_url} does not answer", advice="is it stopping? try again") from error
+        advice = "does `glmfleet serve` run there? it may be starting or stopping"
+        raise Unavailable(f"the coordinator at {http.base_url} does not answer", advice=advice) from error
     except httpx.TransportError as error:
         raise Lost(f"the coordinator at {http.base_url} went away", advice="look at the terminal of glmfleet serve") from error

@@ -146,7 +146,8 @@ def _name_some(lines: Sequence[str], what: str) -> None:
 def explain_none(report: DiscoveryReport, *, asking: int = 0) -> list[str]:
     """Why the fleet is empty, and what to do: lines for people. `asking`: so many boards ask to join."""
     where = ", ".join(report.interfaces) or "no interface"
-    lines = [f"no devices found: looked by mDNS on {where}" + (f", and at {', '.join(report.seeds)}" if report.seeds else "")]
+    looked = f"looked by mDNS on {where}" + (f", and at {', '.join(report.seeds)}" if report.seeds else "")
+    lines = ["no device is of this fleet yet"] if asking else [f"no devices found: {looked}"]
     if report.other_fleets:
         lines.append(f"{report.other_fleets} seen that belong to another fleet (this one is {report.fleet_id})")
     lines += report.problems

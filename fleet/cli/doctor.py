@@ -28,6 +28,7 @@ from fleet.deploying.views import DeploymentView
 from fleet.devices.diagnosis import DeviceDiagnosis, FleetDiagnosis
 from fleet.devices.views import DeviceView, DiscoveryReport, GatewayView
 from fleet.home import Home
+from fleet.trust.login import read_login
 from protos.errors import FleetError, NotFound
 from protos.net import watch
 from protos.net.interfaces import Survey, why_alone
@@ -77,7 +78,8 @@ def examine(home: Home) -> Examination:
     if is_board(home):
         findings += board_findings(look_at_board(home.device), time.time())
         return Examination(home, [*findings, *own_network_checks(watch.look(None))])
-    findings.append(_models(home))
+    if read_login(home) is None:  # models lie where the coordinator is
+        findings.append(_models(home))
     local = local_fleet(home).status()
     findings += [
         checked(

@@ -144,7 +144,8 @@ async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, ho
         stopping = tasks.create_task(stop.wait(), name="signal")
         note(f"glmfleet serves {url} for {home.path}; API: {url}/openapi.json; Ctrl-C ends it")
         if how.authority is not None:
-            note(f"on another machine: glmfleet login {how.reach[0] if how.reach else 'ADDRESS'}")
+            reach = how.reach[0] if how.reach else "ADDRESS"
+            note(f"on another machine: glmfleet login {reach}, with a key: glmfleet keys create NAME --login")
             note(f"  the fleet's fingerprint, to be compared there: {fleet_words(authority_hash(how.authority.public_der))}")
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

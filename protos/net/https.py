@@ -80,6 +80,8 @@ def ask(
         raise TimedOut(
             f"{address} did not answer within {SECONDS:g} s", advice="is it the right address, and no firewall between?"
         ) from error
+    except socket.gaierror as error:
+        raise Unavailable(f"{address}: nobody here knows a machine of that name", advice="give its address instead of its name") from error
     except (OSError, UnicodeError, http.client.HTTPException) as error:
         why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno and error.errno > 0 else str(error) or "it hung up"
         raise Unavailable(f"{address}: {why.lower()}", advice="does `glmfleet serve --host …` run there?") from error

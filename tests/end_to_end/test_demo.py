@@ -54,7 +54,7 @@ def test_it_shows_everything_and_leaves_nothing(demo: Glmfleet) -> None:
 @pytest.mark.parametrize(
     ("section", "number"),
     [
-        (SECTIONS[2], signal.SIGTERM),
+        pytest.param(SECTIONS[2], signal.SIGTERM, marks=pytest.mark.long),
         (SECTIONS[3], signal.SIGINT),
         *(pytest.param(section, signal.SIGINT, marks=pytest.mark.long) for section in SECTIONS[:3]),
         pytest.param(SECTIONS[3], signal.SIGHUP, marks=pytest.mark.long),

@@ -139,6 +139,7 @@ def test_a_device_killed_in_mid_sentence_is_a_pause(troubled: Glmfleet, expected
     well(troubled, expected)
 
 
+@pytest.mark.long
 def test_a_cut_between_two_devices_is_noticed_and_heals(troubled: Glmfleet, expected: list[int]) -> None:
     """Only their link: both stay online for the coordinator."""
     assert interrupted(troubled, "cut", "lamp-1", "lamp-2") < 6
@@ -146,6 +147,7 @@ def test_a_cut_between_two_devices_is_noticed_and_heals(troubled: Glmfleet, expe
     well(troubled, expected)
 
 
+@pytest.mark.long
 def test_a_device_that_hangs_is_noticed_and_goes_on(troubled: Glmfleet, expected: list[int]) -> None:
     assert interrupted(troubled, "hang", "lamp-1") < 6
     well(troubled, expected)

@@ -40,7 +40,10 @@ async def test_a_slow_network_changes_no_text(tmp_path: Path) -> None:
         assert (await ask(fleet.coordinator, SHORT))[1].token_ids == expected
 
 
-@pytest.mark.parametrize("which", [0, 1, 2], ids=["head", "middle", "last"])
+ONE_OF_THREE = [pytest.param(0, marks=pytest.mark.long), 1, pytest.param(2, marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("which", ONE_OF_THREE, ids=["head", "middle", "last"])
 async def test_cut_links_are_a_pause(tmp_path: Path, which: int) -> None:
     """All links to one device: the coordinator's and its neighbour's."""
     async with proxied_fleet(tmp_path, 3) as fleet:
@@ -55,9 +58,8 @@ async def test_cut_links_are_a_pause(tmp_path: Path, which: int) -> None:
         await all_freed(fleet)
 
 
-@pytest.mark.parametrize(
-    "which", [pytest.param(0, marks=pytest.mark.long), 1, pytest.param(2, marks=pytest.mark.long)], ids=["head", "middle", "last"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("which", ONE_OF_THREE, ids=["head", "middle", "last"])
 async def test_a_stalled_device_is_noticed_and_the_answer_goes_on_when_it_is_back(tmp_path: Path, which: int) -> None:
     """A cable pulled says nothing: only that no beats come."""
     async with proxied_fleet(tmp_path, 3) as fleet:
@@ -89,6 +91,7 @@ async def test_a_short_stall_is_only_a_pause(tmp_path: Path) -> None:
         assert result.token_ids == expected
 
 
+@pytest.mark.long
 async def test_a_push_over_links_that_break_is_continued(tmp_path: Path) -> None:
     """Each connection lives for a part of what is to be sent."""
     async with proxied_fleet(tmp_path, 1) as fleet:

@@ -123,6 +123,7 @@ async def test_whichever_stage_dies_the_answer_is_what_would_have_come(tmp_path:
         assert whole.recoveries == whole.recovery_seconds == 0
 
 
+@pytest.mark.long
 async def test_one_that_dies_again_and_again(tmp_path: Path) -> None:
     async with proxied_fleet(tmp_path, 2) as fleet:
         await deploy(fleet, 2)
@@ -151,6 +152,7 @@ async def test_another_pipeline_goes_on_at_once(tmp_path: Path) -> None:
         assert (result.token_ids, result.recoveries) == (whole.token_ids, 1)
 
 
+@pytest.mark.long
 async def test_a_pipeline_that_is_planned_anew_goes_on(tmp_path: Path) -> None:
     async with proxied_fleet(tmp_path, 3) as fleet:
         await deploy(fleet, 2, policy=Policy(replan_after_seconds=0.5))
@@ -189,6 +191,7 @@ async def test_a_standby_has_the_place_of_who_dies(tmp_path: Path, stage: int, m
         assert await fleet.open_sequences() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.long), 1])
 async def test_whoever_is_drained_breaks_no_answer(tmp_path: Path, stage: int) -> None:
     async with proxied_fleet(tmp_path, 3) as fleet:
@@ -206,6 +209,7 @@ async def test_whoever_is_drained_breaks_no_answer(tmp_path: Path, stage: int) -
             assert result.token_ids == whole.token_ids
 
 
+@pytest.mark.long
 async def test_a_cable_that_is_pulled_and_put_back(tmp_path: Path) -> None:
     async with proxied_fleet(tmp_path, 2) as fleet:
         await deploy(fleet, 2)
@@ -217,6 +221,7 @@ async def test_a_cable_that_is_pulled_and_put_back(tmp_path: Path) -> None:
             assert (await reader.rest()).token_ids == whole.token_ids
 
 
+@pytest.mark.long
 async def test_what_is_stopped_by_a_string_and_what_is_forced_stays_so(tmp_path: Path) -> None:
     async with proxied_fleet(tmp_path, 2) as fleet:
         await deploy(fleet, 2)

@@ -81,7 +81,7 @@ async def test_blocks_of_128_are_as_exact(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "stages", "kv_dtype"),
     [
-        ("glm-4.5", 3, "float32"),
+        pytest.param("glm-4.5", 3, "float32", marks=pytest.mark.long),
         ("glm-4.7-flash-plain", 3, "int8"),
         pytest.param("glm-4.5-groups", 2, "float32", marks=pytest.mark.long),
         pytest.param("glm-4.7-flash", 2, "float32", marks=pytest.mark.long),
@@ -98,7 +98,10 @@ async def test_a_mixture_of_experts_is_as_exact(tmp_path: Path, name: str, stage
         assert [answer.token_ids for answer in together] == expected * 3
 
 
-@pytest.mark.parametrize(("block_size", "symmetric"), [(32, True), (128, False), pytest.param(32, False, marks=pytest.mark.long)])
+ALSO_EXACT = [pytest.param(32, one, marks=pytest.mark.long) for one in (True, False)]
+
+
+@pytest.mark.parametrize(("block_size", "symmetric"), [(128, False), *ALSO_EXACT])
 async def test_weights_of_4_bits_are_as_exact(tmp_path: Path, block_size: int, symmetric: bool) -> None:
     """Wide enough that a lone row would differ (ARCHITECTURE.md, row_multiple)."""
     shape = TinyGlm(hidden_size=256, layers=3, heads=4, head_dim=64, intermediate_size=384)
@@ -154,7 +157,7 @@ async def test_a_turn_may_take_over_the_answer_before_it_and_spoils_nobody_elses
         assert await two.open_sequences() == 0
 
 
-@pytest.mark.parametrize("stages", [2, 5])
+@pytest.mark.parametrize("stages", [pytest.param(2, marks=pytest.mark.long), 5])
 async def test_an_int8_cache_does_not_depend_on_cut_or_company(tmp_path: Path, model: tuple[Manifest, ArtifactStore], stages: int) -> None:
     async with ring(tmp_path / "one", *model, 1, kv_dtype="int8") as one, one.client() as client:
         expected = [(await client.ask(prompt, 20)).token_ids for prompt in PROMPTS]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
 
@@ -31,3 +33,28 @@ async def test_a_header_that_says_nothing_is_refused(http: httpx.AsyncClient, na
     answer = await http.post("/api/v1/generate", json=BODY, headers={name: value})
     assert answer.status_code == 400
     assert name.lower() in answer.text.lower()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("chat/completions", {"messages": [{"role": "user", "content": "hi"}]}), ("completions", {"prompt": "hi"})]
+)
+async def test_openais_streams_are_resumed_too(
+    coordinator: FakeCoordinator, http: httpx.AsyncClient, path: str, body: dict[str, object]
+) -> None:
+    asked = {"model": "tiny", "stream": True, **body}
+
+    def said(answer: httpx.Response) -> list[str]:
+        found = [json.loads(one.removeprefix("data: ")) for one in answer.text.splitlines() if one.startswith("data: {")]
+        return [choice.get("text") or choice.get("delta", {}).get("content") or "" for one in found for choice in one["choices"]]
+
+    whole = await http.post(f"/v1/{path}", json=asked, headers={"Idempotency-Key": "a key"})
+    first, *_ = ids_of(whole)
+    again = await http.post(f"/v1/{path}", json=asked, headers={"Idempotency-Key": "a key", "Last-Event-ID": first})
+    assert "".join(said(again)) == "".join(said(whole)).removeprefix(CHUNKS[0].text)
+    assert first not in ids_of(again)[:1]
+    assert again.text.endswith("data: [DONE]\n\n")
+    several = await http.post(f"/v1/{path}", json={**asked, "n": 2}, headers={"Idempotency-Key": "a key", "Last-Event-ID": "1"})
+    assert several.status_code == 400
+    await http.post(f"/v1/{path}", json={**asked, "n": 2, "stream": False}, headers={"Idempotency-Key": "a key"})
+    keys = [request.idempotency_key for request in coordinator.asked if isinstance(request, GenerateRequest)]
+    assert keys[-2:] == ["a key#0", "a key#1"]

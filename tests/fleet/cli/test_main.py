@@ -100,7 +100,8 @@ def test_a_wrong_command_line_is_two_lines_and_exit_code_2(glmfleet: Command, ar
 def test_without_a_coordinator_it_says_how_to_start_one(glmfleet: Command, home: Home, command: list[str]) -> None:
     code, out, err = glmfleet(*command, "--home", home.path)
     assert (code, out) == (1, "")
-    assert err == f"error: no coordinator is running for this home ({home.path})\n  start one: glmfleet serve --home {home.path}\n"
+    advice = f"  start one: glmfleet serve --home {home.path}; or use another machine's: glmfleet login ADDRESS\n"
+    assert err == f"error: no coordinator is running for this home ({home.path})\n{advice}"
 
 
 def test_the_home_may_stand_before_or_after_the_command(glmfleet: Command, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

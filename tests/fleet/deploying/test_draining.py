@@ -108,6 +108,7 @@ async def test_without_a_spare_it_is_planned_anew(tmp_path: Path) -> None:
         await wait_ready(coordinator)
 
 
+@pytest.mark.long
 async def test_where_there_is_no_room_it_says_so_and_goes_on(tmp_path: Path) -> None:
     async with deployed(tmp_path, 1, stages=1) as (fleet, coordinator):
         [only] = fleet.devices
@@ -121,6 +122,7 @@ async def test_where_there_is_no_room_it_says_so_and_goes_on(tmp_path: Path) -> 
         assert places(coordinator) == [only.name]
 
 
+@pytest.mark.long
 async def test_a_spare_that_cannot_take_it_does_not_hold_it_up(tmp_path: Path) -> None:
     async with deployed(tmp_path, 3) as (fleet, coordinator):
         first, second, spare = fleet.devices
@@ -133,6 +135,7 @@ async def test_a_spare_that_cannot_take_it_does_not_hold_it_up(tmp_path: Path) -
         assert first.name in places(coordinator)
 
 
+@pytest.mark.long
 async def test_the_other_pipeline_is_asked_meanwhile(tmp_path: Path) -> None:
     async with deployed(tmp_path, 2, stages=1, replicas=2) as (fleet, coordinator):
         left, other = fleet.devices

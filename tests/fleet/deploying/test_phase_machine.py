@@ -433,7 +433,7 @@ RARE = {
     "two moves at once",
     "never looks",
 }
-SEEDED = [pytest.param(name, marks=pytest.mark.long if name in RARE else ()) for name in (*MUTATIONS, *MOVES, *STANDBYS)]
+SEEDED = [pytest.param(name, marks=pytest.mark.long if name in {*RARE, *STANDBYS} else ()) for name in (*MUTATIONS, *MOVES, *STANDBYS)]
 
 
 @pytest.mark.parametrize("name", SEEDED)

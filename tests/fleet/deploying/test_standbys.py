@@ -87,6 +87,7 @@ async def test_a_standby_takes_over_and_nobody_else_moves(tmp_path: Path, lost: 
         assert ring[lost].stages == {}
 
 
+@pytest.mark.long
 async def test_it_takes_over_again_and_again(tmp_path: Path) -> None:
     async with deployed(tmp_path, 3) as (fleet, coordinator):
         for _ in range(3):
@@ -111,6 +112,7 @@ async def test_a_device_that_is_back_at_once_is_not_left(tmp_path: Path, monkeyp
         assert places(coordinator) == before
 
 
+@pytest.mark.long
 async def test_two_standbys_for_two_that_are_lost_at_once(tmp_path: Path) -> None:
     async with deployed(tmp_path, 4, standby=2) as (fleet, coordinator):
         first, second, *spare = fleet.devices
@@ -121,6 +123,7 @@ async def test_two_standbys_for_two_that_are_lost_at_once(tmp_path: Path) -> Non
         assert all(device.packed == [0, 1] for device in spare)
 
 
+@pytest.mark.long
 async def test_a_standby_serves_several_pipelines_once(tmp_path: Path) -> None:
     async with deployed(tmp_path, 3, stages=1, replicas=2) as (fleet, coordinator):
         spare = fleet.devices[2]

@@ -174,6 +174,7 @@ def open_in_process(path: Path, together: threading.Barrier, counts: multiproces
     counts.put(open_and_count(path, together))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("old", [True, False])
 def test_processes_that_open_it_at_once_all_find_it_whole(tmp_path: Path, old: bool) -> None:
     path = tmp_path / "state.sqlite"

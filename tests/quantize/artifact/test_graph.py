@@ -47,7 +47,7 @@ def _prefill_then_decode(pipeline: Pipeline, token_ids: np.ndarray, prompt: int 
     return np.concatenate(logits)
 
 
-@pytest.mark.parametrize("rotate", [True, False])
+@pytest.mark.parametrize("rotate", [True, pytest.param(False, marks=pytest.mark.long)])
 @pytest.mark.parametrize("block_size", [32, 128])
 @pytest.mark.parametrize("model", [*MATRIX, *ODD], ids=str)
 def test_agrees_with_the_oracle(imported: Get, model: TinyGlm, block_size: int, rotate: bool) -> None:
@@ -121,7 +121,7 @@ def test_an_artifact_without_scales_takes_no_int8_cache(imported: Get) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 4])
-@pytest.mark.parametrize("block_size", [32, 64, 128])
+@pytest.mark.parametrize("block_size", [32, pytest.param(64, marks=pytest.mark.long), 128])
 def test_a_cut_at_any_layer_changes_no_bit(imported: Get, block_size: int, level: int) -> None:
     """Two slots: an even number of rows in every run."""
     artifact = imported(TinyGlm(layers=4), block_size)
