@@ -93,7 +93,7 @@ class RequestView:
     """A request on its way or ended, without what was asked and answered. Times in unix seconds."""
 
     request_id: str
-    state: str  # "accepted", "running", "ended"
+    state: str  # "accepted", "running", "recovering" (from a break to the next token), "ended"
     model: str  # as it was asked for; "": the only one
     deployment: str
     pipeline_id: str  # of the last attempt; "": none was made

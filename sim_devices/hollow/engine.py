@@ -28,7 +28,7 @@ class HollowGroup:
 
 
 class HollowEngine:
-    """Every run raises Conflict: nothing that a hollow device says can pass for an answer."""
+    """Every run raises InvalidInput, which nobody tries again: nothing that a hollow device says can pass for an answer."""
 
     def __init__(self, spec: StageSpec) -> None:
         self.groups = [HollowGroup([0] * spec.shape.slots_per_group) for _ in range(spec.shape.groups)]

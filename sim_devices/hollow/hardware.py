@@ -7,15 +7,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
-from protos.errors import Conflict
+from protos.errors import InvalidInput
 from protos.physics.timing import StageRun
 from sim_devices.board import Board
 from sim_devices.hardware import accelerator_info
 from sim_devices.profiles import Profile
 
 
-def refusal() -> Conflict:
-    return Conflict("this device is hollow: it computes nothing", advice="deploy on devices that are not hollow, see `glmfleet devices`")
+def refusal() -> InvalidInput:
+    return InvalidInput(
+        "this device is hollow: it computes nothing", advice="deploy on devices that are not hollow, see `glmfleet devices`"
+    )
 
 
 class HollowHardware:

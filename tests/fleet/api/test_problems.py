@@ -88,7 +88,6 @@ async def test_a_chat_is_refused_as_openai_would(
         ([[1, -2]], "prompt[0][1]", VALUE, "prompt[0][1] is -2: it must be at least 0"),
         ([], "prompt", VALUE, "prompt is empty: it must be a string or a list of token ids, with something in it"),
         ([[]], "prompt", VALUE, "prompt is empty: it must be a string or a list of token ids, with something in it"),
-        (["a", "b"], "prompt", UNSUPPORTED, "only one prompt a request is supported (send a request for each)"),
     ],
 )
 async def test_a_prompt_is_judged_as_the_type_that_it_nearly_is(

@@ -25,7 +25,7 @@ async def test_tokens_come_as_events_and_the_result_last(coordinator: FakeCoordi
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = events_of(answer)
     assert [name for name, _ in events] == ["token", "token", "token", "done"]
-    assert events[0][1] == {"text": CHUNKS[0].text, "token_ids": [5], "in_thought": False}
+    assert events[0][1] == {"text": CHUNKS[0].text, "token_ids": [5], "in_thought": False, "logprobs": []}
     assert events[-1][1] == json.loads(json.dumps(dataclasses.asdict(RESULT)))
     (request,) = coordinator.asked
     assert (request.prompt, request.max_tokens, request.sampling) == ("hello", 5, Sampling())  # type: ignore[attr-defined]
@@ -68,6 +68,8 @@ async def test_every_field_of_a_request_arrives(coordinator: FakeCoordinator, ht
         "seed": (1 << 64) - 1,
         "min_p": 0.05,
         "repetition_penalty": 1.5,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
         "typical_p": 0.5,
     }
     variables = {"enable_thinking": False}

@@ -29,7 +29,6 @@ MEANINGLESS = [
     ("/v1/completions", "max_tokens"),
     ("/v1/completions", "n"),
     ("/v1/completions", "best_of"),
-    ("/v1/completions", "logprobs"),
     ("/v1/chat/completions", "max_completion_tokens"),
     ("/v1/chat/completions", "repetition_penalty"),
 ]

@@ -70,6 +70,8 @@ OPEN_CALLS = {"ready": [ANYONE, LOCAL_ADMIN], "invite": [ANYONE], "join": [ANYON
 # Of each call: how it is made, what comes back, what the coordinator was asked.
 EXPECTED: dict[str, tuple[Callable[[CoordinatorClient], Any], Any, list[object]]] = {
     "devices": (lambda client: client.devices(), [DEVICE], []),
+    "device": (lambda client: client.device("dev-1"), DEVICE, []),
+    "metrics": (lambda client: client.metrics(), FakeCoordinator().metrics(), []),
     "discovery": (lambda client: client.discovery(), FakeCoordinator().discovery(), []),
     "models": (lambda client: client.models(), [MODEL], []),
     "model": (lambda client: client.model("tiny"), MODEL, []),

@@ -104,7 +104,7 @@ def test_a_plan_and_requests_can_be_copied(
     assert f"{LONG[0]}-1" in out
 
 
-async def _planned(_self: FakeCoordinator, _request: object) -> object:
+async def _planned(_self: FakeCoordinator, _request: object, standby: int = 0) -> object:
     return replace(PLAN, stages=tuple(replace(STAGE, device_name=name, profile=PROFILE) for name in LONG))
 
 

@@ -13,7 +13,7 @@ from fleet.answering.views import GenerateRequest
 from fleet.home import Home
 from fleet.planning.plan import PlanRequest
 from fleet.service.coordinator import Coordinator
-from protos.errors import Conflict, NoSpace
+from protos.errors import Conflict, InvalidInput, NoSpace
 from sim_devices.hollow.fleet import HollowFleet
 from tests.support.checkpoints import TinyGlm
 from tests.support.fake_device import FakeDevice
@@ -74,7 +74,7 @@ async def test_even_behind_the_coordinators_back_a_hollow_device_refuses(tmp_pat
     monkeypatch.setattr("fleet.answering.generation.check_solid", lambda *_: None)
     async with coordinating(tmp_path, 2) as (coordinator, _):
         await deploy(coordinator)
-        with pytest.raises(Conflict, match="this device is hollow: it computes nothing"):
+        with pytest.raises(InvalidInput, match="this device is hollow: it computes nothing"):
             await ask(coordinator, GenerateRequest(prompt_ids=(5, 6, 7), max_tokens=3))
 
 
