@@ -17,7 +17,7 @@ CALL: Any = {"id": "1", "type": "function", "function": {"name": "get_weather", 
 
 
 def chunks_of(answer: httpx.Response) -> list[dict[str, object]]:
-    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
 
