@@ -102,4 +102,4 @@ class _Tokens:
 
     def __call__(self, text: bytes) -> list[int]:
         """Never asked for: our grammars force no tokens (`no_forcing`), since only the model's own tokenizer knows how it writes them."""
-        raise NotImplementedError
+        raise AssertionError("a grammar forces tokens")

@@ -26,9 +26,10 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Running:
-    """A pipeline computes it."""
+    """A pipeline computes it. `recovering`: after a break, and no token has come since."""
 
     pipeline_id: PipelineId
+    recovering: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,6 @@ class LedgerEntry:
     client_waits: bool = True
     ran: bool = False  # a ring was given it, and did not refuse it
     unwanted: bool = False  # cancelled, or past its deadline
-    broken: bool = False  # a ring that had begun it failed, and no token has come since
     deployment: str = ""
     prompt_ids: Sequence[int] = ()
     tokens: list[int] = field(default_factory=list)  # that the client was given, forced ones included
@@ -85,12 +85,13 @@ class LedgerEntry:
         self._check_open()
         self.deployment, self.prompt_ids, self.prompt_tokens = deployment, prompt_ids, len(prompt_ids)
         self.attempts = (*self.attempts, Attempt(pipeline_id))
-        self.state = Running(pipeline_id)
+        self.state = Running(pipeline_id, recovering=isinstance(self.state, Recovering))
 
     def give(self, token_ids: Sequence[int]) -> None:
         """The client was given these."""
         self._check_open()
-        self.broken = False
+        if isinstance(self.state, Running) and self.state.recovering:
+            self.state = Running(self.state.pipeline_id)
         self.tokens.extend(token_ids)
         self.completion_tokens += len(token_ids)
 
@@ -100,7 +101,6 @@ class LedgerEntry:
         begun = isinstance(self.state, Running)
         if isinstance(self.state, Running):
             self.attempts = (*self.attempts[:-1], Attempt(self.state.pipeline_id, error.detail))
-        self.broken = self.ran
         self.state = Recovering() if self.ran else Accepted()
         most = MOST_ATTEMPTS if self.ran else MOST_TRIES
         return begun and isinstance(error, TemporaryError) and not self.unwanted and len(self.attempts) < most
@@ -114,7 +114,7 @@ class LedgerEntry:
         running = self.state.pipeline_id if isinstance(self.state, Running) else ""
         return RequestView(
             request_id=self.request_id,
-            state="recovering" if self.broken and not ended else type(self.state).__name__.lower(),
+            state="recovering" if isinstance(self.state, Running) and self.state.recovering else type(self.state).__name__.lower(),
             model=self.request.model or "",
             deployment=self.deployment,
             pipeline_id=running or (self.attempts[-1].pipeline_id if self.attempts else ""),

@@ -166,3 +166,22 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
+
+
+def test_it_recovers_until_a_token_comes() -> None:
+    """A ring that was cut is asked again and again; the attempt alone is no recovery."""
+    ledger = Ledger(now=lambda: 0.0)
+    entry = ledger.accept(GenerateRequest(prompt="hi"))
+    entry.begin("prod", PipelineId("prod-1"), [1])
+    entry.ran = True
+    entry.give([5])
+    assert entry.view.state == "running"
+    assert entry.fail(Unavailable("cut"))
+    for _ in range(2):
+        assert entry.view.state == "recovering"
+        entry.begin("prod", PipelineId("prod-1"), [1])
+        assert entry.view.state == "recovering"
+        assert entry.fail(Unavailable("cut"))
+    entry.begin("prod", PipelineId("prod-1"), [1])
+    entry.give([6])
+    assert entry.view.state == "running"
