@@ -26,10 +26,8 @@ def with_standbys(manifest: Manifest, plans: Sequence[Plan], spares: Sequence[Pl
     Plans of another version of the model get none. A spare keeps all stages that its memory and disk take, those that nobody keeps yet
     first, and of these the largest: their loss would take longest. The spare is taken that adds most, of equals the one with the lowest id.
     """
-    made, left = (
-        list(plans),
-        sorted((spare for spare in spares if spare.keeps_standbys and not spare.hollow), key=lambda one: one.device_id),
-    )
+    made = list(plans)
+    left = sorted((spare for spare in spares if spare.keeps_standbys and not spare.hollow), key=lambda one: one.device_id)
     for _ in range(count):
         offers = [(spare, _covers(manifest, made, spare)) for spare in left]
         if not (offers := [(spare, covers) for spare, covers in offers if any(covers)]):
@@ -45,10 +43,10 @@ def pauses(plan: Plan) -> tuple[Pause, ...]:
     """For the loss of each stage's device that a standby covers, by the first that does: of an answer in a context of REFERENCE_POSITIONS
     tokens, all of which are decoded once more."""
     found = []
-    for number, stage in enumerate(plan.stages):
+    for number in range(len(plan.stages)):
         covered = next((one for standby in plan.standbys for one in standby.covers if one.stage == number), None)
         if covered is not None:
-            token_seconds = 1 / plan.decode_tokens_per_second - stage.decode_seconds + covered.plan.decode_seconds
+            token_seconds = _token_seconds(plan, covered)
             noticed, move = NOTICED_SECONDS + GRACE_SECONDS, MOVE_SECONDS + MOVE_SECONDS_A_STAGE * len(plan.stages)
             replayed = max(token_seconds, 0.0) * min(plan.context, REFERENCE_POSITIONS)
             found.append(Pause(number, noticed + move + replayed, noticed, move, replayed))
@@ -64,7 +62,7 @@ def without(plan: Plan, devices: Collection[str]) -> Plan:
 def moved(plan: Plan, stage: int, device: str) -> Plan:
     """The stage is on its standby `device`, which is no standby any more; the others stay where they are."""
     covered = next(one for standby in plan.standbys if standby.device_id == device for one in standby.covers if one.stage == stage)
-    token_seconds = 1 / plan.decode_tokens_per_second - plan.stages[stage].decode_seconds + covered.plan.decode_seconds
+    token_seconds = _token_seconds(plan, covered)
     stages = tuple(covered.plan if number == stage else one for number, one in enumerate(plan.stages))
     joules = [one.decode_joules for one in stages]
     return without(
@@ -98,6 +96,11 @@ def lines(plan: Plan) -> list[str]:
             f"until it is left, {pause.moved_seconds:.1f} s to move, {pause.replayed_seconds:.1f} s to decode again what was given"
         )
     return found
+
+
+def _token_seconds(plan: Plan, covered: Covered) -> float:
+    """Of a token, with this stage on the standby."""
+    return 1 / plan.decode_tokens_per_second - plan.stages[covered.stage].decode_seconds + covered.plan.decode_seconds
 
 
 def _covers(manifest: Manifest, plans: Sequence[Plan], spare: PlannerDevice) -> list[tuple[Covered, ...]]:
