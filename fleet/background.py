@@ -114,3 +114,11 @@ def _first(group: BaseExceptionGroup[FleetError]) -> FleetError:
         error = error.exceptions[0]
     assert isinstance(error, FleetError)
     return error
+
+
+async def was_done(task: asyncio.Task[None]) -> bool:
+    """Wait for its end, which leaving early does not bring about; False when it was cancelled. Raises what it raised."""
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
+    return not task.cancelled()

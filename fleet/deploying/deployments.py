@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
-from fleet.background import Background, cancel_once, to_its_end
+from fleet.background import Background, cancel_once, to_its_end, was_done
 from fleet.deploying import stored
 from fleet.deploying.actions import BlobStates, Deployer, Report, Vouched, stage_work
 from fleet.deploying.balancing import find, least_work
@@ -252,10 +252,7 @@ class Deployments:
         if (desired := changed(deployment.desired, known + 1)) is None:
             return False
         worker = self._start(desired, to_its_end(self._put_in_force(desired, deployment)), moving=True, quick=True)
-        await asyncio.wait([worker])
-        if not worker.cancelled():
-            worker.result()
-        return not worker.cancelled()
+        return await was_done(worker)
 
     async def _put_in_force(self, desired: Desired, previous: InForce) -> None:
         await asyncio.to_thread(self._store.put_deployment, desired.name, desired.generation, stored.write(desired))
@@ -266,18 +263,18 @@ class Deployments:
 
     async def _move(self, lost: Pipeline) -> None:
         """Put a pipeline on other devices; the others of its deployment go on. Raises FleetError; the plan before is in force then."""
-        name = lost.desired.name
-        placed = await self._placement.move(lost.desired, lost.spec)
+        planned_for, name = lost.desired, lost.desired.name
+        placed = await self._placement.move(planned_for, lost.spec)
         known, stored_generation = await self._generations(name)
         deployment = self._in_force.get(name)
-        if self._closing or deployment is None or lost not in deployment.pipelines or name in self._deploying or name in self._ending:
-            return  # replaced, taken down, or another of its pipelines is being moved
+        if self._closing or deployment is None or name in self._deploying or name in self._ending or lost not in deployment.pipelines:
+            return
+        if deployment.desired != planned_for:
+            return  # another pipeline may have moved to where this one was to go
         desired = with_plans(deployment.desired, known + 1, {lost.spec.pipeline_id: placed.plans[0]})
         is_back = lambda: "its devices are back" if (at := lost.observe()).addresses and not at.draining else ""  # noqa: E731
         worker = self._begin(desired, placed.blobs, stored_generation, lambda event: None, unless=is_back)
-        await asyncio.wait([worker])
-        if not worker.cancelled():
-            worker.result()
+        if await was_done(worker):
             devices = ", ".join(stage.device_name for stage in placed.plans[0].stages)
             _log.warning("%s was moved to %s", lost.spec.pipeline_id, devices)
             self._moved(lost.spec.pipeline_id, devices)

@@ -12,7 +12,8 @@ import pytest
 
 from fleet.answering.views import GenerateRequest
 from fleet.deploying import phase
-from fleet.deploying.desired import Policy
+from fleet.deploying.desired import Desired, PipelineSpec, Policy
+from fleet.deploying.placement import Placed, Placement
 from fleet.planning.plan import PlanRequest
 from fleet.service.coordinator import Coordinator
 from protos.errors import InvalidInput
@@ -133,6 +134,31 @@ async def test_two_that_lose_their_devices_at_once_are_both_moved(tmp_path: Path
         wanted = sorted([device.name] for device in spare)
         await wait_until(lambda: sorted(pipelines(coordinator).values()) == wanted)
         await wait_ready(coordinator)
+
+
+async def test_a_place_that_another_has_taken_meanwhile_is_not_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are planned before either moves, and the second hears of its plan when the first has moved."""
+    find, both, late = Placement.move, asyncio.Event(), list[str]()
+
+    async def slow(self: Placement, desired: Desired, lost: PipelineSpec) -> Placed:
+        placed = await find(self, desired, lost)
+        if not both.is_set():
+            late.append(lost.pipeline_id)
+            if len(late) == 1:
+                await both.wait()
+                await wait_until(lambda: moved() != before and coordinator.deployments()[0].state == "degraded")
+            both.set()
+        return placed
+
+    async with deployed(tmp_path, 4, PlanRequest("tiny", stages=1), replicas=2) as (fleet, coordinator):
+        moved = lambda: sorted(pipelines(coordinator).values())  # noqa: E731
+        before = moved()
+        monkeypatch.setattr(Placement, "move", slow)
+        first, second, *spare = fleet.devices
+        await asyncio.gather(first.stop(), second.stop())
+        await wait_until(lambda: moved() == sorted([device.name] for device in spare))
+        await wait_ready(coordinator)
+        assert len(late) == 2
 
 
 async def test_a_move_makes_way_for_the_operator(tmp_path: Path) -> None:
