@@ -111,11 +111,12 @@ async def targets(folder: Path) -> AsyncIterator[list[Target]]:
                 "Device": peer(address, board[0].device_id, credentials_of(coordinator)),
                 "Pipeline": peer(address, board[0].device_id, credentials_of(coordinator)),
                 "Flow": peer(address, board[0].device_id, credentials_of(neighbour)),
+                "Mirror": peer(address, board[0].device_id, credentials_of(neighbour)),
             },
             process,
             log,
         )
-        await _load(device, TinyStages.make(folder / "model", TinyGlm()))
+        await _load(device, TinyStages.make(folder / "model", TinyGlm()), neighbour.device_id)
         hollow = ("--count", "3", "--name", "fuzzed", "--profile", "rk3588")
         address, process, log = await run(running(folder, "hollow", "sim_devices.hollow", "--state", str(folder / "gateway"), *hollow))
         gateway = Target({"Gateway": peer(address, board[1].device_id, credentials_of(coordinator), board[1].device_id)}, process, log)
@@ -139,7 +140,7 @@ async def _board(folder: Path, fleet: TestFleet, stack: AsyncExitStack) -> Targe
     return Target({"Enrolment": peer}, process, log, good)
 
 
-async def _load(target: Target, stages: TinyStages) -> None:
+async def _load(target: Target, stages: TinyStages, neighbour: DeviceId) -> None:
     """A stage of a tiny model, so that what is sent meets something; good messages of all kinds."""
     [load] = stages.requests()
     device = target.services["Device"]
@@ -147,10 +148,17 @@ async def _load(target: Target, stages: TinyStages) -> None:
     for digest, data in blobs.items():
         await put_blob(device, digest, data)
     await device.device_stub.LoadStage(load, metadata=device.metadata)
-    at: dict[str, Any] = {"protocol_version": SPOKEN.newest, "oldest_protocol_version": SPOKEN.oldest, "epoch": load.epoch}
+    standby = device_pb2.LoadStageRequest()
+    standby.CopyFrom(load)
+    standby.pipeline_id, standby.standby = "kept", True
+    standby.mirror_from.CopyFrom(device_pb2.Hop(device_id=neighbour))
+    await device.device_stub.LoadStage(standby, metadata=device.metadata)
+    versions: dict[str, Any] = {"protocol_version": SPOKEN.newest, "oldest_protocol_version": SPOKEN.oldest}
+    at = {**versions, "epoch": load.epoch}
     attach = pipeline_pb2.Attach(pipeline_id=load.pipeline_id, manifest_digest=load.manifest_digest, **at)
     opened = pipeline_pb2.FlowOpen(pipeline_id=load.pipeline_id, manifest_digest=load.manifest_digest, from_device="x", ring_id="r", **at)
-    submit = pipeline_pb2.Submit(sequence=1, prompt_ids=[1, 2, 3], max_tokens=4)
+    submit = pipeline_pb2.Submit(sequence=1, prompt_ids=[1, 2, 3], max_tokens=4, key=b"k")
+    mirrored = pipeline_pb2.MirrorOpen(pipeline_id="kept", manifest_digest=load.manifest_digest, from_device="x", **versions)
     small = min(blobs, key=lambda digest: len(blobs[digest]))
     header = device_pb2.PutBlobHeader(digest=digest_of(b"x" * 500), size_bytes=500)
     good: list[Message] = [
@@ -169,6 +177,9 @@ async def _load(target: Target, stages: TinyStages) -> None:
         pipeline_pb2.GenerateRequest(cancel=pipeline_pb2.Cancel(sequence=1)),
         pipeline_pb2.FlowMessage(open=opened),
         pipeline_pb2.FlowMessage(microbatch=pipeline_pb2.Microbatch()),
+        pipeline_pb2.MirrorMessage(open=mirrored),
+        pipeline_pb2.MirrorMessage(rows=pipeline_pb2.MirroredRows(key=b"k", count=1, data=bytes(64))),
+        pipeline_pb2.MirrorMessage(forgotten=pipeline_pb2.Forgotten(keys=[b"k"])),
     ]
     for one in good:
         target.good.setdefault(type(one), []).append(one.SerializeToString())

@@ -121,6 +121,8 @@ class StageSpec:
     cost: StageCost
     golden: Golden | None = None
     previous: PreviousHop | None = None  # None: a coordinator of the release before does not tell
+    mirror_to: NextHop | None = None  # of a stage in a ring: the standby that is sent the rows of its cache
+    mirror_from: PreviousHop | None = None  # of a standby: who sends them
 
     @property
     def is_head(self) -> bool:
@@ -167,10 +169,13 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
         cost=StageCost(**{name: getattr(message.cost, name) for name in StageCost.__dataclass_fields__}),
         golden=_golden(message.golden, MOST_BYTES - len(graph)) if message.HasField("golden") else None,
         previous=_previous(message.previous) if message.HasField("previous") else None,
+        mirror_to=_hop(message.mirror_to) if message.HasField("mirror_to") else None,
+        mirror_from=_previous(message.mirror_from) if message.HasField("mirror_from") else None,
     )
     _check(spec)
-    for address in spec.next.addresses if spec.next else ():
-        split_address(address)
+    for hop in (spec.next, spec.mirror_to):
+        for address in hop.addresses if hop else ():
+            split_address(address)
     return spec
 
 
@@ -184,7 +189,7 @@ def _previous(message: pb.Hop) -> PreviousHop:
     try:
         return PreviousHop(parse_device_id(message.device_id), parse_device_id(message.gateway_id) if message.gateway_id else None)
     except ValueError as error:
-        raise InvalidInput(f"the stage before: {error}") from error
+        raise InvalidInput(f"the stage before, or the one that mirrors: {error}") from error
 
 
 def _shape(message: pb.StageShape) -> StageShape:

@@ -16,6 +16,7 @@ from device.memory import give_back, let_go
 from device.pipeline.accounts import ModelledClock, WorkCounter
 from device.pipeline.doubts import Doubts
 from device.pipeline.head import Head
+from device.pipeline.mirror import Mirror
 from device.pipeline.stage import Stage
 from device.stage_spec import DeploymentGeneration, StageSpec
 from device.tasks import in_thread
@@ -25,8 +26,8 @@ from protos.net.transport import Credentials
 from protos.sizes import bytes_text
 from protos.v1 import device_pb2, pipeline_pb2
 
-# How long sequences that no ring reaches keep their cache: long enough to adopt them again after a neighbour's restart.
-ORPHAN_SECONDS = 30.0
+# How long sequences that no ring reaches keep their cache: as long as a request whose ring broke waits for another (fleet/answering).
+ORPHAN_SECONDS = 120.0
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Loaded:
     output: Output | None  # of stage 0
     saver: asyncio.Task[bool] | None  # of its prepacked weights
     head: Head | None = None  # of stage 0, in a ring
+    mirror: Mirror | None = None  # in a ring, where a device stands by for it
 
 
 class StageHost:
@@ -139,6 +141,14 @@ class StageHost:
             raise Conflict(f"rows of {opening.pipeline_id} would come as {given}; stage {opening.to_stage} here takes {wanted}")
         return loaded
 
+    def standby_for(self, opening: pipeline_pb2.MirrorOpen) -> Stage:
+        """The stage that stands by for another device's. Raises NotFound, or Conflict when it is of another artifact."""
+        held = self._standbys.get((PipelineId(opening.pipeline_id), opening.stage))
+        if held is None:
+            raise NotFound(f"stage {opening.stage} of pipeline {opening.pipeline_id} does not stand by here")
+        _check_manifest(held.stage.spec, opening.manifest_digest)
+        return held.stage
+
     def head_for(self, attach: pipeline_pb2.Attach) -> Head:
         """Raises as `stage_for`, and Conflict when this device is not the head."""
         loaded = self._find(attach.pipeline_id, attach.manifest_digest, attach.epoch)
@@ -156,8 +166,7 @@ class StageHost:
         spec = loaded.stage.spec
         if spec.epoch != epoch:
             raise Conflict(f"pipeline {pipeline} is at epoch {spec.epoch} here, the call is for epoch {epoch}")
-        if spec.manifest != manifest:
-            raise Conflict(f"pipeline {pipeline} is of artifact {spec.manifest[:12]} here, the call is for {manifest[:12]}")
+        _check_manifest(spec, manifest)
         return loaded
 
     async def _put_into_ring(self, spec: StageSpec) -> bool:
@@ -166,6 +175,7 @@ class StageHost:
         if held and _same(held.stage.spec, spec):
             if held.stage.spec.epoch == spec.epoch:
                 held.stage.go_on_as(spec)  # the neighbour may be elsewhere now
+                await self._mirror(held)
                 return False
             await _leave_ring(held)
         elif (standby := self._standbys.get((spec.pipeline, spec.stage))) and _same(standby.stage.spec, spec):
@@ -176,11 +186,22 @@ class StageHost:
             self._check_memory(spec, sum(one.stage.spec.memory_bytes for one in replaced))
             await self._drop(spec.pipeline)
             held = await self._open_new(spec)
-        stage = Stage(spec, held.stage.engine, self._hardware, self._device, self._clock, self.work, held.stage.counters)
-        stage.free_all()
+        stage = held.stage.moved(spec)
         head = await Head(stage, held.output, self._credentials).__aenter__() if held.output else None
-        self._loaded[spec.pipeline] = Loaded(stage, held.output, held.saver, head)
+        self._loaded[spec.pipeline] = loaded = Loaded(stage, held.output, held.saver, head)
+        await self._mirror(loaded)
         return True
+
+    async def _mirror(self, loaded: Loaded) -> None:
+        """To whom its order names."""
+        wanted = loaded.stage.spec.mirror_to
+        if loaded.mirror and loaded.mirror.to != wanted:
+            await loaded.mirror.end()
+            loaded.mirror = None
+        if loaded.mirror:
+            loaded.mirror.wake()
+        elif wanted:
+            loaded.mirror = Mirror(loaded.stage, wanted, self._credentials)
 
     async def _keep_standby(self, spec: StageSpec) -> bool:
         key = (spec.pipeline, spec.stage)
@@ -280,14 +301,29 @@ async def _end(loaded: Loaded) -> None:
 async def _leave_ring(loaded: Loaded) -> None:
     """Its streams end; weights stay."""
     loaded.stage.unload()
+    if loaded.mirror:
+        await loaded.mirror.end()
     if loaded.head:
         await loaded.head.__aexit__(None, None, None)
 
 
 def _same(held: StageSpec, wanted: StageSpec) -> bool:
     """But for the ring that it is in."""
-    ring = replace(held, next=wanted.next, previous=wanted.previous, generation=wanted.generation, epoch=wanted.epoch)
+    ring = replace(
+        held,
+        next=wanted.next,
+        previous=wanted.previous,
+        mirror_to=wanted.mirror_to,
+        mirror_from=wanted.mirror_from,
+        generation=wanted.generation,
+        epoch=wanted.epoch,
+    )
     return ring == wanted
+
+
+def _check_manifest(spec: StageSpec, manifest: str) -> None:
+    if spec.manifest != manifest:
+        raise Conflict(f"pipeline {spec.pipeline} is of artifact {spec.manifest[:12]} here, the call is for {manifest[:12]}")
 
 
 def _free_orphans(held: Iterable[Loaded], now: float) -> None:

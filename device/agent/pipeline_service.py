@@ -12,8 +12,10 @@ from device.agent.host import StageHost
 from device.pipeline.clients import Client
 from device.pipeline.head import Head
 from device.pipeline.inbound import FlowContext, Inbound
+from device.pipeline.kept import parse_kept
+from device.pipeline.mirrored import MirrorContext, take_mirrored
 from device.pipeline.relay import relay
-from device.stage_spec import StageSpec
+from device.stage_spec import PreviousHop, StageSpec
 from device.tasks import first_of
 from protos.errors import Denied, InvalidInput, TimedOut
 from protos.ids import DeviceId
@@ -60,8 +62,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                     taken, gone = _take_requests(head, client, context, watch), watch.until_gone(Hop("the coordinator"))
                     await first_of(taken, _send_events(client, context), head.stage.unloaded(), gone)
             finally:
-                for number in list(client.sequences):
-                    head.cancel(client, number)
+                head.abandon(client)
 
     async def Flow(self, request_iterator: object, context: FlowContext) -> None:  # type: ignore[override]  # noqa: N802
         async with answered(context):
@@ -70,28 +71,41 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 raise InvalidInput("the first message must be FlowOpen")
             in_common(first.open, f"device {first.open.from_device[:MOST_NAMED]}", _US)
             loaded = self.host.stage_for(first.open)
-            _check_neighbour(loaded.stage.spec, first.open, context)
+            if (before := loaded.stage.spec.previous) is not None:
+                _check_sender(loaded.stage.spec, before, first.open.from_device, context)
             ring_id = first.open.ring_id
             if not ring_id:
                 raise InvalidInput("the ring has no id")
             spec, sender = loaded.stage.spec, DeviceId(first.open.from_device[:MOST_NAMED])
             inbound = Inbound(context, spec.shape, first.open, Hop(sender, (spec.stage - 1) % spec.stages), loaded.stage.doubts)
+            kept = parse_kept(first.open.kept, spec.shape.groups, spec.shape.slots_per_group)
             if loaded.head:
-                served = loaded.head.take_returns(ring_id, sender, inbound)
+                served = loaded.head.take_returns(ring_id, sender, inbound, kept)
             else:
-                served = relay(loaded.stage, ring_id, inbound, self.credentials)
+                served = relay(loaded.stage, ring_id, inbound, self.credentials, kept)
             await first_of(served, loaded.stage.unloaded())
 
+    async def Mirror(self, request_iterator: object, context: MirrorContext) -> None:  # type: ignore[override]  # noqa: N802
+        async with answered(context):
+            first = await _opening(context)
+            if not isinstance(first, pb.MirrorMessage) or first.WhichOneof("kind") != "open":
+                raise InvalidInput("the first message must be MirrorOpen")
+            in_common(first.open, f"device {first.open.from_device[:MOST_NAMED]}", _US)
+            stage = self.host.standby_for(first.open)
+            if stage.spec.mirror_from is None:
+                raise Denied(f"stage {stage.spec.stage} of {stage.spec.pipeline} here was told of nobody who mirrors it")
+            _check_sender(stage.spec, stage.spec.mirror_from, first.open.from_device, context)
+            await first_of(take_mirrored(stage, context), stage.unloaded())
 
-def _check_neighbour(spec: StageSpec, opening: pb.FlowOpen, context: FlowContext) -> None:
-    """Only the stage before may send us rows: another member could end the ring, or answer in its place. Raises Denied."""
-    if spec.previous is None:
-        return
+
+def _check_sender(spec: StageSpec, wanted: PreviousHop, named: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Only the stage before may send us rows, and only the stage for which we stand by its cache: another member could end the ring, or
+    answer in its place. `named`: what the sender calls itself. Raises Denied."""
     caller = caller_of(context)
-    shown = caller.member_id if caller else DeviceId(opening.from_device)  # without TLS its word has to do
-    wanted = spec.previous.caller if caller else spec.previous.device
-    if shown != wanted:
-        raise Denied(f"stage {spec.stage} of {spec.pipeline} takes rows from {wanted}, not from {shown[:MOST_NAMED]}")
+    shown = caller.member_id if caller else DeviceId(named)  # without TLS its word has to do
+    expected = wanted.caller if caller else wanted.device
+    if shown != expected:
+        raise Denied(f"stage {spec.stage} of {spec.pipeline} takes rows from {expected}, not from {shown[:MOST_NAMED]}")
 
 
 async def _opening(context: grpc.aio.ServicerContext[Any, Any]) -> object:

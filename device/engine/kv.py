@@ -15,6 +15,7 @@ import onnxruntime as ort
 from device.engine.session import share
 from device.stage_spec import StageShape
 from protos.dtypes import KvDtype
+from protos.errors import InvalidInput
 
 Cache: TypeAlias = "npt.NDArray[np.float32 | np.int8]"
 
@@ -48,20 +49,37 @@ class SlotGroup:
         """A new list, not the old one cleared: a run that was given up may still end, and writes its lengths into what it began with."""
         self.lengths = [0] * len(self.lengths)
 
-    def swap(self, one: int, other: int) -> None:
-        """Let two slots' rows change places, to close a hole without losing what it holds."""
-        rows = max(self.lengths[one], self.lengths[other])
-        for cache in self._caches():
-            kept = cache[one, :, :rows].copy()
-            cache[one, :, :rows] = cache[other, :, :rows]
-            cache[other, :, :rows] = kept
-        self.lengths[one], self.lengths[other] = self.lengths[other], self.lengths[one]
+    def swap(self, one: int, other: int, group: SlotGroup | None = None) -> None:
+        """Let the rows of slot `one` and of slot `other` (of another group of the stage, where one is named) change places."""
+        group = group or self
+        rows = max(self.lengths[one], group.lengths[other])
+        for here, there in zip(self._caches(), group._caches(), strict=True):
+            kept = here[one, :, :rows].copy()
+            here[one, :, :rows] = there[other, :, :rows]
+            there[other, :, :rows] = kept
+        self.lengths[one], group.lengths[other] = group.lengths[other], self.lengths[one]
 
     def copy(self, source: int, target: int, rows: int) -> None:
         """Give a slot the first `rows` rows of another, and no more."""
         for cache in self._caches():
             cache[target, :, :rows] = cache[source, :, :rows]
         self.lengths[target] = rows
+
+    def rows(self, slot: int, start: int, stop: int) -> bytes:
+        """Of positions [start, stop) of a slot, for `put`: [caches, kv_heads, stop - start, head_dim]."""
+        return b"".join(cache[slot, :, start:stop].tobytes() for cache in self._caches())
+
+    def put(self, slot: int, start: int, count: int, data: bytes) -> None:
+        """What `rows` gave elsewhere becomes this slot's, which ends behind it. Raises InvalidInput for another size."""
+        caches = list(self._caches())
+        heads, capacity, size = caches[0].shape[1:]
+        wanted = len(caches) * heads * count * size * caches[0].itemsize
+        if start > self.lengths[slot] or start + count > capacity or len(data) != wanted:
+            raise InvalidInput(f"{len(data)} bytes of a cache at position {start} of a slot that holds {self.lengths[slot]} of {capacity}")
+        given = np.frombuffer(data, caches[0].dtype).reshape(len(caches), heads, count, size)
+        for cache, rows in zip(caches, given, strict=True):
+            cache[slot, :, start : start + count] = rows
+        self.lengths[slot] = start + count
 
     def _caches(self) -> Iterator[Cache]:
         for _, keys, values in self._layers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from device.engine.golden import check_head, check_stage
 from device.engine.prepacked import Prepacked
@@ -18,8 +18,10 @@ class Group(Protocol):
     lengths: list[int]
 
     def free_all(self) -> None: ...
-    def swap(self, one: int, other: int) -> None: ...
+    def swap(self, one: int, other: int, group: Self | None = None) -> None: ...
     def copy(self, source: int, target: int, rows: int) -> None: ...
+    def rows(self, slot: int, start: int, stop: int) -> bytes: ...
+    def put(self, slot: int, start: int, count: int, data: bytes) -> None: ...
 
 
 class Engine(Protocol):

@@ -30,6 +30,7 @@ class Usage:
     """Of one sequence on this stage."""
 
     number: int
+    key: bytes = b""  # of its request: see pipeline.proto, Submit
     busy_seconds: float = 0.0
     modelled_seconds: float | None = None
     joules: float | None = None

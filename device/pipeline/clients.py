@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from device.pipeline.kept import MOST_KEY_BYTES
 from device.pipeline.logprobs import Logprobs
 from device.pipeline.sequences import Ending, Request, SampledToken, Sequence, Span
 from device.stage_spec import StageShape
@@ -165,7 +166,11 @@ def parse_submit(message: pb.Submit, shape: StageShape) -> Request:
     if (highest := max(rules.token_ids, default=0)) >= shape.vocab_size:
         raise InvalidInput(f"token id {highest} is outside the vocabulary of {shape.vocab_size}")
     logprobs = logprobs_from_message(message.sampling)
-    return Request(prompt, forced, sampling, message.max_tokens, stops, message.prefix, spans, message.reuse_decoded, rules, logprobs)
+    if len(message.key) > MOST_KEY_BYTES:
+        raise InvalidInput(f"a key of {len(message.key)} bytes; at most {MOST_KEY_BYTES}")
+    return Request(
+        prompt, forced, sampling, message.max_tokens, stops, message.prefix, spans, message.reuse_decoded, rules, message.key, logprobs
+    )
 
 
 def _check_prefix(prefix: int, spans: tuple[Span, ...], prompt: int, shape: StageShape) -> None:

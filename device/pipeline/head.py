@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Iterable
 from functools import partial
 from types import TracebackType
 
@@ -16,6 +17,7 @@ from device.engine.stage import Rows, Tokens
 from device.pipeline.clients import TOGETHER_SECONDS, Client, Track, parse_submit, send_tokens
 from device.pipeline.guides import Guide, Guides
 from device.pipeline.inbound import Inbound
+from device.pipeline.kept import KeptRows
 from device.pipeline.link import Link
 from device.pipeline.microbatch import check_returned, microbatch, placed_tokens
 from device.pipeline.rounds import Round, Rounds
@@ -59,6 +61,7 @@ class Head:
         self._connecting = asyncio.Lock()
         self._guides = Guides(stage.spec.shape.vocab_size)
         self._broken: FleetError | None = None
+        self._kept: tuple[KeptRows, ...] = ()  # by all stages, of the ring before
 
     async def __aenter__(self) -> Head:
         self._pump = asyncio.create_task(self._run(), name=f"head of {self.stage.spec.pipeline}")
@@ -80,10 +83,13 @@ class Head:
         """Build the ring unless it stands. Raises what keeps it from standing."""
         async with self._connecting:
             spec = self.stage.spec
-            if spec.next is None or self._link is not None:
+            if self._link is not None or (spec.next is None and self.stage.ring_id):
                 return
-            self.stage.join_ring(uuid.uuid4().hex)
-            link = Link(spec, spec.next, self.stage.ring_id, self._credentials, self.stage.device, self.stage.doubts)
+            self._kept = kept = await self.stage.join_ring(uuid.uuid4().hex)
+            if spec.next is None:
+                self._scheduler.keep(kept)
+                return
+            link = Link(spec, spec.next, self.stage.ring_id, self._credentials, self.stage.device, self.stage.doubts, kept)
             await link.__aenter__()
             self.stage.aim(spec.next.led_by(link.address))
             self.stage.clock.catch_up(link.modelled_clock)
@@ -91,6 +97,7 @@ class Head:
                 await link.__aexit__(None, None, None)
                 await self.stage.unloaded()
             self._broken = None
+            self._scheduler.keep(self._kept)
             self._link = link
             self._watch = asyncio.create_task(self._watch_link(link), name="ring watch")
 
@@ -135,15 +142,27 @@ class Head:
             self._finish_unseen()
             self._wake.set()
 
+    def abandon(self, client: Client) -> None:
+        """It has left. Its requests end, and what is computed of them is kept for whoever asks the same again."""
+        for number, sequence in list(client.sequences.items()):
+            sequence.abandoned = True
+            self.cancel(client, number)
+
     def pause(self, client: Client, number: int, paused: bool) -> None:
         if sequence := client.sequences.get(number):
             sequence.paused = paused
             self._wake.set()
 
-    async def take_returns(self, ring_id: str, last: DeviceId, inbound: Inbound) -> None:
-        """Serve the stream to us of the last stage, on device `last`. Raises Conflict for a ring that is not ours."""
+    async def take_returns(self, ring_id: str, last: DeviceId, inbound: Inbound, kept: Iterable[KeptRows]) -> None:
+        """Serve the stream to us of the last stage, on device `last`; `kept`: what all stages keep of the ring before.
+
+        Raises Conflict for a ring that is not ours.
+        """
         if ring_id != self.stage.ring_id:
             raise Conflict("this ring is not the head's")
+        own = {one.key: one for one in self._kept}
+        here = ((one, own.get(one.key)) for one in kept)
+        self._kept = tuple(one for one, mine in here if mine and one.place == mine.place and one.rows <= mine.rows)
         await inbound.accept(self.stage.clock.free_at)
         try:
             await inbound.serve(self._take(inbound, ring_id))
@@ -311,7 +330,8 @@ class Head:
             track.client.refuse(track.client_number, error)
         self._in_flight.clear()
         self._scheduler = self._new_scheduler()
-        self.stage.free_all()
+        self.stage.set_aside()
+        self.stage.leave_ring()
         self.stage.ring_id = ""
         if self._watch:
             self._watch.cancel()

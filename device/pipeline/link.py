@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
 import grpc.aio
 
 from device.pipeline.doubts import Doubts
+from device.pipeline.kept import KeptRows
+from device.pipeline.reaching import Reached, reach
 from device.stage_spec import MESSAGE_ROWS_BYTES, NextHop, StageSpec
 from device.tasks import first_of
 from protos import route
-from protos.errors import Conflict, FleetError, Unavailable
+from protos.errors import Conflict, Unavailable
 from protos.ids import DeviceId
-from protos.net.addresses import dialable
 from protos.net.beats import ENDED, BeatingWriter, Watch
-from protos.net.race import Unreached, race
-from protos.net.transport import Credentials, Peer, connected, dial
+from protos.net.transport import Credentials
 from protos.plausible import implausible
-from protos.rpc_errors import from_rpc, remote
+from protos.rpc_errors import remote
 from protos.silence import ASKERS_BEAT_SECONDS, announced_seconds, milliseconds
 from protos.v1 import pipeline_pb2 as pb
 from protos.versions import SPOKEN
@@ -31,14 +31,6 @@ from protos.versions import SPOKEN
 CONNECT_SECONDS = 10.0
 # Of rows at once, so that a link of a megabit a second brings something within each of a few beats.
 PART_BYTES = 512 << 10
-
-
-@dataclass(frozen=True)
-class _Dialled:
-    peer: Peer
-
-    async def close(self) -> None:
-        await self.peer.close()
 
 
 class Link:
@@ -52,8 +44,9 @@ class Link:
         credentials: Credentials | None,
         own: DeviceId,
         doubts: Doubts,
+        kept: Iterable[KeptRows] = (),
     ) -> None:
-        """`doubts` are told when the hop is silent."""
+        """`doubts` are told when the hop is silent. `kept`: what all stages up to this one keep of the ring before."""
         self._pipeline = spec.pipeline
         self._doubts = doubts
         self._hop = hop
@@ -69,9 +62,10 @@ class Link:
             wire_dtype=spec.shape.wire_dtype,
             from_device=own,
             beat_milliseconds=milliseconds(ASKERS_BEAT_SECONDS),
+            kept=[one.to_message() for one in kept],
         )
         self._credentials = credentials
-        self._dialled: _Dialled | None = None
+        self._dialled: Reached | None = None
         self.address = ""  # where the hop was reached
         self._call: grpc.aio.StreamStreamCall[pb.FlowMessage, pb.FlowReply] | None = None
         self._writer: BeatingWriter[pb.FlowMessage] | None = None
@@ -86,7 +80,8 @@ class Link:
         try:
             with remote(self._where):
                 async with self._wanted(), asyncio.timeout(CONNECT_SECONDS):
-                    peer = await self._reach()
+                    self.address, self._dialled = await reach(self._hop, self._where, self._credentials)
+                    peer = self._dialled.peer
                     self._call = peer.pipeline_stub.Flow(metadata=peer.metadata)
                     self._writer = BeatingWriter(self._call.write, pb.FlowMessage())
                     await self._writer.write(pb.FlowMessage(open=self._open))
@@ -122,26 +117,6 @@ class Link:
         """Hand over a microbatch, waiting for credit; returns the bytes sent. Raises Unavailable or what the next stage refused with."""
         async with self._sending:
             return await self._send(message)
-
-    async def _reach(self) -> Peer:
-        """The hop, at the first of its addresses where it proves to be itself: only one may see the stream open."""
-        try:
-            self.address, self._dialled = await race(dialable(self._hop.addresses), self._dial)
-        except Unreached as error:
-            raise error.as_one(_with_address if len(error.errors) > 1 else lambda one, _: one).at(self._where) from None
-        return self._dialled.peer
-
-    async def _dial(self, address: str) -> _Dialled:
-        dialled = _Dialled(dial(address, self._hop.device, self._credentials, self._hop.gateway))
-        try:
-            await connected(dialled.peer)
-        except grpc.aio.AioRpcError as error:
-            await dialled.close()
-            raise from_rpc(error) from None
-        except BaseException:
-            await dialled.close()
-            raise
-        return dialled
 
     async def _send(self, message: pb.Microbatch) -> int:
         assert self._writer is not None
@@ -208,7 +183,3 @@ class Link:
             self._call.cancel()
         if self._dialled:
             await self._dialled.close()
-
-
-def _with_address(error: FleetError, address: str) -> FleetError:
-    return type(error)(f"{address}: {error.cause}", link_failure=error.link_failure)

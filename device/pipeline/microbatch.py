@@ -19,9 +19,9 @@ def microbatch(step: Step) -> pb.Microbatch:
         positions=step.positions,
         rows=len(step.tokens),
         all_wanted=not step.prefill and len(step.wanted) == len(step.sequences),
-        released=[pb.Released(slot=slot, sequence=sequence.number) for slot, sequence in step.released],
+        released=[pb.Released(slot=slot, sequence=one.number, keep=one.kept_for_another) for slot, one in step.released],
         swapped=[pb.Swapped(from_slot=source, to_slot=target) for source, target in step.swapped],
-        opened=[pb.Opened(slot=slot, sequence=sequence.number, kept=kept) for slot, sequence, kept in step.opened],
+        opened=[pb.Opened(slot=slot, sequence=one.number, kept=kept, key=one.request.key) for slot, one, kept in step.opened],
         copied=[pb.Copied(from_slot=source, to_slot=target, rows=rows) for source, target, rows in step.copied],
     )
     if step.prefill and step.wanted:

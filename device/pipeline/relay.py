@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from device.pipeline.inbound import Inbound
+from device.pipeline.kept import KeptRows
 from device.pipeline.link import Link
 from device.pipeline.stage import Stage
 from device.pipeline.wire import encode
@@ -10,14 +13,17 @@ from protos.errors import Conflict, Internal
 from protos.net.transport import Credentials
 
 
-async def relay(stage: Stage, ring_id: str, inbound: Inbound, credentials: Credentials | None) -> None:
-    """Serve one inbound stream until either neighbour ends it, or is silent for too long. Raises why."""
+async def relay(stage: Stage, ring_id: str, inbound: Inbound, credentials: Credentials | None, kept: Iterable[KeptRows]) -> None:
+    """Serve one inbound stream until either neighbour ends it, or is silent for too long. Raises why.
+
+    `kept`: what all stages before keep of the sequences of the ring before.
+    """
     following = stage.spec.next
     if following is None:
         raise Internal(f"stage {stage.spec.stage} has no next hop")
-    stage.join_ring(ring_id)
+    kept = await stage.join_ring(ring_id, kept)
     try:
-        async with Link(stage.spec, following, ring_id, credentials, stage.device, stage.doubts) as link:
+        async with Link(stage.spec, following, ring_id, credentials, stage.device, stage.doubts, kept) as link:
             stage.aim(following.led_by(link.address))
             await inbound.accept(max(stage.clock.free_at, link.modelled_clock))
             await inbound.serve(_pass_on(stage, ring_id, inbound, link), link.ended())

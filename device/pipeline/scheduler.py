@@ -6,9 +6,11 @@ Decides only; never touches a tensor, a clock or a queue of messages.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
+from device.pipeline.kept import KeptRows
 from device.pipeline.sequences import Ending, Request, SampledToken, Sequence, Step
-from device.pipeline.slots import Slots
+from device.pipeline.slots import Resumable, Slots
 from protos.errors import Busy
 from protos.physics.chunks import ChunkSizes
 
@@ -36,6 +38,16 @@ class Scheduler:
         self._waiting.append(sequence)
         self._admit()
         return sequence
+
+    def keep(self, kept: Iterable[KeptRows]) -> None:
+        """Before the first step of a ring: requests with these keys go on behind their rows. Whoever was given a slot is given one anew."""
+        seated = [sequence for group in self._groups for sequence in group.opening]
+        self._waiting.extendleft(sorted(seated, key=lambda sequence: -sequence.number))
+        for group in self._groups:
+            group.seat_nobody()
+        for one in kept:
+            self._groups[one.group].resumable[one.slot] = Resumable(one.key, one.rows)
+        self._admit()
 
     def cancel(self, sequence: Sequence) -> None:
         """Ends it now, or when its step in flight is back; a sequence that waits ends without having run."""
@@ -142,13 +154,19 @@ class Scheduler:
 
     def _admit(self) -> None:
         while self._waiting:
-            index, group = min(enumerate(self._groups), key=lambda pair: pair[1].occupied)
+            index, group = self._group_for(self._waiting[0].request)
             if group.occupied == len(group.slots):
                 return
             sequence = self._waiting.popleft()
             sequence.group, sequence.slot = index, group.slot_for(sequence.request)
             group.slots[sequence.slot] = sequence
             group.opening.append(sequence)
+
+    def _group_for(self, request: Request) -> tuple[int, Slots]:
+        """Where rows of an attempt before are, else the one with the fewest sequences."""
+        groups = list(enumerate(self._groups))
+        resumed = (pair for pair in groups if request.key and pair[1].resumed(request) is not None)
+        return next(resumed, None) or min(groups, key=lambda pair: pair[1].occupied)
 
     def _step_of(self, index: int, group: Slots) -> Step | None:
         ready = [sequence for sequence in group.slots if sequence and not sequence.waits]

@@ -9,6 +9,7 @@ from functools import cached_property
 from device.pipeline.guides import Guide
 from device.pipeline.token_rules import LogitRules, logit_rules
 from protos.errors import FleetError
+from protos.even import even_down
 from protos.sampling import ANY_TOKEN, GREEDY, Sampling, TokenRules
 
 
@@ -43,6 +44,7 @@ class Request:
     spans: tuple[Span, ...] = ()
     reuse_decoded: bool = False
     rules: TokenRules = ANY_TOKEN
+    key: bytes = b""  # the same in each attempt at one request; empty: none of its rows are kept
     logprobs: int | None = None  # tell each token's, and those of so many likeliest
 
     @cached_property
@@ -53,6 +55,14 @@ class Request:
     def prefilled(self) -> int:
         """Rows that prefill makes; decoding makes the others."""
         return self.prefix or len(self.prompt_ids)
+
+    def kept(self, rows: int) -> int:
+        """Of `rows` first rows of an attempt before, how many may stay: those of known tokens, but for the one whose logits are wanted."""
+        prompt, known = len(self.prompt_ids), len(self.forced_ids)
+        rows = min(rows, prompt + known - 1)
+        if rows >= self.prefilled:
+            return rows
+        return 0 if self.prefix else even_down(rows)  # chunks begin as they would
 
     def positions(self, row: int) -> tuple[int, int]:
         """Of a row in a model with learned positions."""
@@ -76,9 +86,20 @@ class Sequence:
     paused: bool = False
     in_flight: bool = False
     cancelled: bool = False
+    abandoned: bool = False  # cancelled since its reader was lost, who may ask again
     guide: Guide | None = None
     error: FleetError | None = None  # why it was cancelled by us
     ending: Ending | None = None
+
+    def resume(self, rows: int) -> None:
+        """Behind `rows` rows (see Request.kept) of an attempt before."""
+        self.length = rows
+        self.answer = list(self.request.forced_ids[: max(0, rows - len(self.request.prompt_ids) + 1)])
+
+    @property
+    def kept_for_another(self) -> bool:
+        """Its rows stay for another attempt at its request."""
+        return self.abandoned and bool(self.request.key) and self.length > 0
 
     @property
     def waits(self) -> bool:

@@ -50,12 +50,21 @@ class Held:
         return even_down(length)
 
 
+@dataclass(frozen=True)
+class Resumable:
+    """So many first rows of a free slot are of an attempt at a request whose ring broke."""
+
+    key: bytes
+    rows: int
+
+
 class Slots:
     """Decides only; the changes it gives are carried out by every stage, in order."""
 
     def __init__(self, slots: int) -> None:
         self.slots: list[Sequence | None] = [None] * slots
         self.held = [Held()] * slots
+        self.resumable: list[Resumable | None] = [None] * slots
         self.used_at: list[int] = [0] * slots
         self.in_flight = False
         self.prefilled_last = False
@@ -67,15 +76,29 @@ class Slots:
     def occupied(self) -> int:
         return sum(slot is not None for slot in self.slots)
 
+    def resumed(self, request: Request) -> int | None:
+        """The slot in which rows of an attempt before are, None where none are."""
+        slots = (slot for slot, kept in enumerate(self.resumable) if kept and kept.key == request.key)
+        return next((slot for slot in slots if self.slots[slot] is None), None)
+
     def slot_for(self, request: Request) -> int:
-        """Of the free slots the one that holds most of this prompt and little else; else an empty one, else the one that served longest
-        ago, and what others hold of the prompt is copied there (see `copy_prefix`)."""
+        """Where rows of an attempt before are; else of the free slots the one that holds most of this prompt and little else; else an empty
+        one, else the one that served longest ago, and what others hold of the prompt is copied there (see `copy_prefix`)."""
+        if (resumed := self.resumed(request)) is not None:
+            return resumed
         free = [slot for slot, sequence in enumerate(self.slots) if sequence is None]
         best = self._holding_most(request, free)
         shared = self.held[best].shared(request)
         if shared and (request.prefix or len(self.held[best].usable(request)) < shared + SHARED_ROWS):
             return best
-        return min(free, key=lambda slot: (bool(self.held[slot].tokens), self.used_at[slot], slot))
+        return min(free, key=lambda slot: (self.resumable[slot] is not None, bool(self.held[slot].tokens), self.used_at[slot], slot))
+
+    def seat_nobody(self) -> None:
+        """Those that were given slots and have not begun wait again."""
+        for sequence in self.opening:
+            self.slots[sequence.slot] = None
+            sequence.group = sequence.slot = -1
+        self.opening = []
 
     def next_prompt(self, prefilling: list[Sequence]) -> Sequence:
         """By turns the oldest, which so cannot starve, and the one with the least left, which so need not wait for a long one.
@@ -102,7 +125,7 @@ class Slots:
             assert sequence is not None
             self._swap(highest, hole)
             sequence.slot = hole
-            if self.held[hole].tokens or self.held[highest].tokens or sequence not in self.opening:
+            if self._holds(hole) or self._holds(highest) or sequence not in self.opening:
                 swapped.append((highest, hole))
         return tuple(swapped)
 
@@ -110,8 +133,13 @@ class Slots:
         """Tell of the newly admitted; rows of their slots that are of their prompts already stay."""
         opened = []
         for sequence in self.opening:
-            sequence.length = sequence.reused = self.held[sequence.slot].shared(sequence.request)
-            self._take_over(sequence, self.held[sequence.slot])
+            kept, self.resumable[sequence.slot] = self.resumable[sequence.slot], None
+            if kept and kept.key == sequence.request.key:
+                sequence.resume(sequence.request.kept(kept.rows))
+                self._resume(sequence)
+            else:
+                sequence.length = sequence.reused = self.held[sequence.slot].shared(sequence.request)
+                self._take_over(sequence, self.held[sequence.slot])
             opened.append((sequence.slot, sequence, sequence.length))
         self.opening = []
         return tuple(opened)
@@ -132,6 +160,8 @@ class Slots:
         """It has ended, and its slot keeps its rows until somebody else needs the room."""
         tokens = (*sequence.request.prompt_ids, *sequence.answer)[: sequence.length]
         self.held[sequence.slot] = Held(tokens, self.held[sequence.slot].exact)
+        if sequence.kept_for_another:
+            self.resumable[sequence.slot] = Resumable(sequence.request.key, sequence.length)
         self.releasing.append((sequence.slot, sequence))
 
     def _holding_most(self, request: Request, slots: Iterable[int]) -> int:
@@ -141,7 +171,16 @@ class Slots:
     def _take_over(self, sequence: Sequence, held: Held) -> None:
         self.held[sequence.slot] = Held(sequence.request.prompt_ids[: sequence.length], min(sequence.length, held.exact))
 
+    def _resume(self, sequence: Sequence) -> None:
+        request = sequence.request
+        tokens = request.prompt_ids[: min(sequence.length, request.prefilled)]
+        self.held[sequence.slot] = Held(tokens, 0 if request.reuse_decoded else len(tokens))
+
+    def _holds(self, slot: int) -> bool:
+        return bool(self.held[slot].tokens) or self.resumable[slot] is not None
+
     def _swap(self, one: int, other: int) -> None:
+        _swap(self.resumable, one, other)
         _swap(self.slots, one, other)
         _swap(self.held, one, other)
         _swap(self.used_at, one, other)

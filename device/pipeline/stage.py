@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from device.engine.opening import Engine
@@ -14,10 +14,11 @@ from device.engine.stage import Rows, Tokens
 from device.hardware import Hardware, RunReport
 from device.pipeline.accounts import ModelledClock, StageCounters, Usage, WorkCounter
 from device.pipeline.doubts import Doubts
+from device.pipeline.kept import MOST_KEY_BYTES, Kept, KeptRows
 from device.pipeline.wire import decode
 from device.stage_spec import NextHop, StageSpec
 from protos.dtypes import row_bytes
-from protos.errors import InvalidInput, Unavailable
+from protos.errors import Conflict, InvalidInput, Unavailable
 from protos.ids import DeviceId
 from protos.physics.timing import Decode, Prefill, StageRun
 from protos.v1 import pipeline_pb2, telemetry_pb2
@@ -51,8 +52,9 @@ class Stage:
     work: WorkCounter = field(default_factory=WorkCounter)  # of the device: its stages share one
     counters: StageCounters = field(default_factory=StageCounters)
     doubts: Doubts = field(default_factory=Doubts)  # of the device, as `work`
+    kept: Kept = field(default_factory=Kept)  # of sequences whose ring broke
     ring_id: str = ""
-    # Since when no ring reaches this stage though sequences are open; None while one does.
+    # Since when no ring reaches this stage though it holds rows of sequences; None while one does.
     orphaned_since: float | None = None
     _slots: dict[tuple[int, int], Usage] = field(default_factory=dict)
     _unloaded: asyncio.Event = field(default_factory=asyncio.Event)
@@ -71,20 +73,48 @@ class Stage:
         """`spec` is this stage's but for the generation of its deployment and its neighbours; as `aim` else."""
         self.spec = spec
 
-    def join_ring(self, ring_id: str) -> None:
-        """A ring built anew knows none of the sequences before it: they are freed."""
-        if ring_id != self.ring_id:
-            self.free_all()
-            self.ring_id = ring_id
+    def moved(self, spec: StageSpec) -> Stage:
+        """The same stage in another ring, with the weights and rows that are here; this one is unloaded."""
+        self.unload()
+        self.set_aside()
+        stage = Stage(spec, self.engine, self.hardware, self.device, self.clock, self.work, self.counters, self.doubts, self.kept)
+        stage.leave_ring()  # none reaches it yet
+        return stage
+
+    async def join_ring(self, ring_id: str, wanted: Iterable[KeptRows] | None = None) -> tuple[KeptRows, ...]:
+        """A ring built anew knows none of the sequences before it. Of their rows those stay that are `wanted`, in the slots it names (None:
+        all, where they are). What is kept; all else is freed. Raises Conflict when a newer ring came meanwhile."""
+        kept: tuple[KeptRows, ...] = ()
         self.orphaned_since = None
+        if ring_id != self.ring_id:
+            self.ring_id = ring_id
+            self.set_aside()
+            # Behind a run of the ring before, which was given up and may not be over.
+            kept = await self.hardware.turn(lambda: self.kept.arrange(self.engine.groups, wanted))
+        if self.ring_id != ring_id:
+            raise Conflict(f"stage {self.spec.stage} belongs to a newer ring")
+        return kept
 
     def leave_ring(self) -> None:
         self.orphaned_since = time.monotonic()
 
+    def set_aside(self) -> None:
+        """The ring broke: sequences are open no longer, and the rows of those that have a key are kept."""
+        for (group, slot), usage in self._slots.items():
+            if usage.key:
+                self.kept.put(usage.key, group, slot, usage)
+        self._slots.clear()
+
     def free_all(self) -> None:
         self._slots.clear()
+        self.kept.clear()
         for group in self.engine.groups:
             group.free_all()
+
+    def places(self) -> Iterator[tuple[bytes, tuple[int, int]]]:
+        """Keys of requests whose rows are here, open or kept, with their (group, slot)."""
+        yield from self.kept
+        yield from ((usage.key, place) for place, usage in list(self._slots.items()) if usage.key)
 
     def unload(self) -> None:
         """Ends the streams that it serves, with what `unloaded` raises."""
@@ -113,6 +143,8 @@ class Stage:
         hidden [rows, hidden_size] of the last, or None for a message without rows. Raises InvalidInput when the message does not fit
         this stage.
         """
+        if self.is_unloaded:
+            await self.unloaded()
         self._change_slots(message)
         if not message.rows:
             return None
@@ -193,10 +225,13 @@ class Stage:
             if usage is None or usage.number != released.sequence:
                 raise InvalidInput(f"stage {self.spec.stage} holds no sequence {released.sequence} in slot {released.slot}")
             released.usage.append(self._usage(usage))
+            if released.keep and usage.key:
+                self.kept.put(usage.key, message.group, released.slot, None)
         for swapped in message.swapped:
             self._check_slots(swapped.from_slot)
             self._check_free(message.group, swapped.to_slot)
             group.swap(swapped.from_slot, swapped.to_slot)
+            self.kept.swapped((message.group, swapped.from_slot), (message.group, swapped.to_slot))
             if usage := self._slots.pop((message.group, swapped.from_slot), None):
                 self._slots[message.group, swapped.to_slot] = usage
         for opened in message.opened:
@@ -204,12 +239,21 @@ class Stage:
             if opened.kept > group.lengths[opened.slot]:
                 raise InvalidInput(f"stage {self.spec.stage} has no {opened.kept} rows in slot {opened.slot}")
             group.lengths[opened.slot] = opened.kept
-            self._slots[message.group, opened.slot] = Usage(opened.sequence)
+            self._slots[message.group, opened.slot] = self._opened(message.group, opened)
         for copied in message.copied:
             self._check_slots(copied.from_slot, copied.to_slot)
             if (message.group, copied.to_slot) not in self._slots or copied.rows > group.lengths[copied.from_slot]:
                 raise InvalidInput(f"stage {self.spec.stage} cannot copy {copied.rows} rows from slot {copied.from_slot}")
             group.copy(copied.from_slot, copied.to_slot, copied.rows)
+
+    def _opened(self, group: int, opened: pipeline_pb2.Opened) -> Usage:
+        if len(opened.key) > MOST_KEY_BYTES:
+            raise InvalidInput(f"a key of {len(opened.key)} bytes; at most {MOST_KEY_BYTES}")
+        before = self.kept.take(group, opened.slot)
+        self.kept.drop(opened.key)
+        if before and before[1] and before[0] == opened.key:
+            return replace(before[1], number=opened.sequence)  # what it cost so far was for the same answer
+        return Usage(opened.sequence, opened.key)
 
     def _check_slots(self, *slots: int) -> None:
         if max(slots) >= self.spec.shape.slots_per_group:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from device.text.words import Words
 from fleet.answering import logprobs, prompts
@@ -48,6 +50,7 @@ class Course:
     answer: Answer
     began_at: float
     first_token_at: float | None = None
+    key: bytes = field(default_factory=partial(secrets.token_bytes, 16))  # see pipeline.proto, Submit
     recoveries: int = 0  # breaks after which tokens came again
     recovery_seconds: float = 0.0  # from such breaks to the next token
     broke_at: float | None = None  # None: it goes on
@@ -60,7 +63,9 @@ class Course:
     def submit(self, request: GenerateRequest, context: int) -> pb.Submit:
         """What a head is told: the tokens that came are forced, which is exact (pipeline.proto, Submit). Raises InvalidInput."""
         begun = replace(request, forced_ids=tuple(self.answer.token_ids)) if self.answer.token_ids else request
-        return prompts.submit(begun, self.made.token_ids, self.manifest, context, self.seed, self.made.rules)
+        message = prompts.submit(begun, self.made.token_ids, self.manifest, context, self.seed, self.made.rules)
+        message.key = self.key
+        return message
 
     def came(self, tokens: Sequence[Token], cut_after: int) -> Iterator[TokenChunk]:
         """The answer grows by these; none of its chunks begins before its token `cut_after` and ends behind."""

@@ -208,6 +208,7 @@ class Deployer:
             load_request, stage.manifest, stage.desired, stage.spec, stage.number, ring, self._artifacts.blob_folder
         )
         request.standby = stage.standby is not None
+        self._add_mirror(request, stage)
         await self._vouch(client, stage)
         start = time.perf_counter()
         try:
@@ -217,6 +218,19 @@ class Deployer:
         report(DeployEvent("load", device_name=client.name, seconds=time.perf_counter() - start))
         return reply.load_seconds > 0
 
+    def _add_mirror(self, request: pb.LoadStageRequest, stage: StageWork) -> None:
+        """Who sends the rows of the stage's cache to whom: the device in the ring to the first that stands by for it."""
+        ring, first = stage.spec.devices[stage.number], stage.spec.plan.standby_of(stage.number)
+        if first is None or stage.standby not in (None, first):
+            return
+        record = self._registry.record(ring if stage.standby else first)
+        if record is None:
+            return
+        if stage.standby:
+            request.mirror_from.CopyFrom(pb.Hop(device_id=ring, gateway_id=record.gateway or ""))
+        else:
+            request.mirror_to.CopyFrom(_hop(first, record))
+
     def _hop(self, stage: StageWork, step: Literal[-1, 1]) -> pb.Hop:
         """Where the next stage of the ring is, or the one before. Raises Unavailable."""
         ring = stage.spec.devices
@@ -224,8 +238,12 @@ class Deployer:
         record = self._registry.record(ring[place])
         if record is None:
             raise Unavailable(f"{stage.spec.plan.stages[place].device_name}: not found yet")
-        addresses = record.addresses
-        return pb.Hop(device_id=ring[place], address=addresses[0], addresses=addresses, gateway_id=record.gateway or "")
+        return _hop(ring[place], record)
+
+
+def _hop(device: DeviceId, record: DeviceRecord) -> pb.Hop:
+    addresses = record.addresses
+    return pb.Hop(device_id=device, address=addresses[0], addresses=addresses, gateway_id=record.gateway or "")
 
 
 def missing_line(name: str, record: DeviceRecord | None) -> str:

@@ -112,6 +112,7 @@ class Standbys:
                 stage = StageWork(desired, spec, manifest, number, standby=device)
                 await self._deployer.push([stage], _unseen, in_force=desired.generation)
                 await self._deployer.load([stage], _unseen)
+                await self._deployer.load([StageWork(desired, spec, manifest, number)], _unseen)  # it sends its rows from now on
             pipeline.unprepared.pop(device, None)
         except FleetError as error:
             before = pipeline.unprepared.get(device)

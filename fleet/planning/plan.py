@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from protos.dtypes import KvDtype, WireDtype
+from protos.ids import DeviceId
 
 Objective = Literal["latency", "throughput", "energy"]
 
@@ -67,7 +68,7 @@ class Pause:
     seconds: float  # the sum of these:
     noticed_seconds: float  # until its device is left
     moved_seconds: float  # until the ring stands again
-    replayed_seconds: float  # until the caches are as they were
+    replayed_seconds: float  # until the last rows of the caches, which the standby lacks, are made again
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,8 @@ class Plan:
     wire_dtype: WireDtype = "float32"
     standbys: tuple[Standby, ...] = ()
     pauses: tuple[Pause, ...] = ()  # of the stages that a standby covers
+
+    def standby_of(self, stage: int) -> DeviceId | None:
+        """The first device that stands by for it: it has the rows of its cache."""
+        covering = (one for one in self.standbys if any(covered.stage == stage for covered in one.covers))
+        return next((DeviceId(one.device_id) for one in covering), None)

@@ -18,6 +18,8 @@ NOTICED_SECONDS = 0.1
 # The new plan on the disk, one message to each stage, and the ring built anew (benchmarks/recovery.py).
 MOVE_SECONDS = 0.3
 MOVE_SECONDS_A_STAGE = 0.05
+# The standby is sent the rows of the cache as they are made (device/pipeline/mirror.py); those of the last so many seconds it may lack.
+LAG_SECONDS = 0.3
 
 
 def with_standbys(manifest: Manifest, plans: Sequence[Plan], spares: Sequence[PlannerDevice], count: int) -> tuple[Plan, ...]:
@@ -40,15 +42,15 @@ def with_standbys(manifest: Manifest, plans: Sequence[Plan], spares: Sequence[Pl
 
 
 def pauses(plan: Plan) -> tuple[Pause, ...]:
-    """For the loss of each stage's device that a standby covers, by the first that does: of an answer in a context of REFERENCE_POSITIONS
-    tokens, all of which are decoded once more."""
+    """For the loss of each stage's device that a standby covers, by the first that does: it has the rows of the answers' caches but for the
+    last, whose tokens are decoded once more."""
     found = []
     for number in range(len(plan.stages)):
         covered = next((one for standby in plan.standbys for one in standby.covers if one.stage == number), None)
         if covered is not None:
             token_seconds = _token_seconds(plan, covered)
             noticed, move = NOTICED_SECONDS + GRACE_SECONDS, MOVE_SECONDS + MOVE_SECONDS_A_STAGE * len(plan.stages)
-            replayed = max(token_seconds, 0.0) * min(plan.context, REFERENCE_POSITIONS)
+            replayed = LAG_SECONDS * max(token_seconds, 0.0) * plan.decode_tokens_per_second
             found.append(Pause(number, noticed + move + replayed, noticed, move, replayed))
     return tuple(found)
 
@@ -88,12 +90,11 @@ def lacking_line(manifest: Manifest, plans: Sequence[Plan], asked: int, spares: 
 def lines(plan: Plan) -> list[str]:
     """Who covers what, and the pauses: one line each."""
     found = [_covers_line(plan, standby) for standby in plan.standbys]
-    tokens = min(plan.context, REFERENCE_POSITIONS)
     for pause in plan.pauses:
         lost = plan.stages[pause.stage].device_name
         found.append(
-            f"if {lost} is lost, answers pause for {pause.seconds:.1f} s (predicted, {tokens} tokens each): {pause.noticed_seconds:.1f} s "
-            f"until it is left, {pause.moved_seconds:.1f} s to move, {pause.replayed_seconds:.1f} s to decode again what was given"
+            f"if {lost} is lost, answers pause for {pause.seconds:.1f} s (predicted): {pause.noticed_seconds:.1f} s until it is left, "
+            f"{pause.moved_seconds:.1f} s to move, {pause.replayed_seconds:.1f} s to decode again what the standby had not been sent"
         )
     return found
 

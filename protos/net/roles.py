@@ -35,7 +35,8 @@ def roles_for(method: str) -> tuple[str, ...]:
     if service in (_DEVICE, _GATEWAY, _MEMBER_SERVICE):
         return ("coordinator",)
     # A device behind a gateway dials its neighbour as its gateway.
-    return {"Generate": ("coordinator",), "Flow": ("device", "gateway")}.get(name, ()) if service == _PIPELINE else ()
+    neighbours = ("device", "gateway")
+    return {"Generate": ("coordinator",), "Flow": neighbours, "Mirror": neighbours}.get(name, ()) if service == _PIPELINE else ()
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ class RetainBlobsReply(_message.Message):
     def __init__(self, freed_bytes: _Optional[int] = ...) -> None: ...
 
 class LoadStageRequest(_message.Message):
-    __slots__ = ("generation", "pipeline_id", "manifest_digest", "epoch", "stage", "stages", "parts", "blobs", "shape", "graph", "head_graph", "next", "cost", "golden", "previous", "graph_zlib", "standby")
+    __slots__ = ("generation", "pipeline_id", "manifest_digest", "epoch", "stage", "stages", "parts", "blobs", "shape", "graph", "head_graph", "next", "cost", "golden", "previous", "graph_zlib", "standby", "mirror_to", "mirror_from")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -283,6 +283,8 @@ class LoadStageRequest(_message.Message):
     PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     GRAPH_ZLIB_FIELD_NUMBER: _ClassVar[int]
     STANDBY_FIELD_NUMBER: _ClassVar[int]
+    MIRROR_TO_FIELD_NUMBER: _ClassVar[int]
+    MIRROR_FROM_FIELD_NUMBER: _ClassVar[int]
     generation: Generation
     pipeline_id: str
     manifest_digest: str
@@ -300,7 +302,9 @@ class LoadStageRequest(_message.Message):
     previous: Hop
     graph_zlib: bytes
     standby: bool
-    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ..., golden: _Optional[_Union[Golden, _Mapping]] = ..., previous: _Optional[_Union[Hop, _Mapping]] = ..., graph_zlib: _Optional[bytes] = ..., standby: _Optional[bool] = ...) -> None: ...
+    mirror_to: Hop
+    mirror_from: Hop
+    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ..., golden: _Optional[_Union[Golden, _Mapping]] = ..., previous: _Optional[_Union[Hop, _Mapping]] = ..., graph_zlib: _Optional[bytes] = ..., standby: _Optional[bool] = ..., mirror_to: _Optional[_Union[Hop, _Mapping]] = ..., mirror_from: _Optional[_Union[Hop, _Mapping]] = ...) -> None: ...
 
 class Golden(_message.Message):
     __slots__ = ("token_ids", "scale", "hidden", "tolerance", "head_hidden", "logits", "logits_scale", "head_tolerance", "layers_graph_zlib", "layers_graph")

@@ -52,7 +52,7 @@ class Attach(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ..., beat_milliseconds: _Optional[int] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("sequence", "prompt_ids", "forced_ids", "sampling", "max_tokens", "stop_token_ids", "reuse_decoded", "prefix", "spans")
+    __slots__ = ("sequence", "prompt_ids", "forced_ids", "sampling", "max_tokens", "stop_token_ids", "reuse_decoded", "prefix", "spans", "key")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
     FORCED_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,7 @@ class Submit(_message.Message):
     REUSE_DECODED_FIELD_NUMBER: _ClassVar[int]
     PREFIX_FIELD_NUMBER: _ClassVar[int]
     SPANS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
     forced_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -71,7 +72,8 @@ class Submit(_message.Message):
     reuse_decoded: bool
     prefix: int
     spans: _containers.RepeatedCompositeFieldContainer[Span]
-    def __init__(self, sequence: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., forced_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., reuse_decoded: _Optional[bool] = ..., prefix: _Optional[int] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ...) -> None: ...
+    key: bytes
+    def __init__(self, sequence: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., forced_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., reuse_decoded: _Optional[bool] = ..., prefix: _Optional[int] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class Span(_message.Message):
     __slots__ = ("start", "anchor")
@@ -263,7 +265,7 @@ class FlowMessage(_message.Message):
     def __init__(self, open: _Optional[_Union[FlowOpen, _Mapping]] = ..., microbatch: _Optional[_Union[Microbatch, _Mapping]] = ..., hidden_part: _Optional[bytes] = ...) -> None: ...
 
 class FlowOpen(_message.Message):
-    __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch", "to_stage", "ring_id", "wire_dtype", "from_device", "oldest_protocol_version", "beat_milliseconds")
+    __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch", "to_stage", "ring_id", "wire_dtype", "from_device", "oldest_protocol_version", "beat_milliseconds", "kept")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +276,7 @@ class FlowOpen(_message.Message):
     FROM_DEVICE_FIELD_NUMBER: _ClassVar[int]
     OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     BEAT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     pipeline_id: str
     manifest_digest: str
@@ -284,7 +287,20 @@ class FlowOpen(_message.Message):
     from_device: str
     oldest_protocol_version: int
     beat_milliseconds: int
-    def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., to_stage: _Optional[int] = ..., ring_id: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., from_device: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ..., beat_milliseconds: _Optional[int] = ...) -> None: ...
+    kept: _containers.RepeatedCompositeFieldContainer[KeptRows]
+    def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., to_stage: _Optional[int] = ..., ring_id: _Optional[str] = ..., wire_dtype: _Optional[str] = ..., from_device: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ..., beat_milliseconds: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[KeptRows, _Mapping]]] = ...) -> None: ...
+
+class KeptRows(_message.Message):
+    __slots__ = ("key", "group", "slot", "rows")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    group: int
+    slot: int
+    rows: int
+    def __init__(self, key: _Optional[bytes] = ..., group: _Optional[int] = ..., slot: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class FlowReply(_message.Message):
     __slots__ = ("accepted", "credit", "protocol_version", "oldest_protocol_version", "modelled_clock", "beat_milliseconds")
@@ -335,14 +351,16 @@ class Microbatch(_message.Message):
     def __init__(self, step: _Optional[int] = ..., group: _Optional[int] = ..., prefill: _Optional[bool] = ..., slots: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., rows: _Optional[int] = ..., wanted: _Optional[_Iterable[int]] = ..., all_wanted: _Optional[bool] = ..., released: _Optional[_Iterable[_Union[Released, _Mapping]]] = ..., swapped: _Optional[_Iterable[_Union[Swapped, _Mapping]]] = ..., opened: _Optional[_Iterable[_Union[Opened, _Mapping]]] = ..., copied: _Optional[_Iterable[_Union[Copied, _Mapping]]] = ..., modelled_at: _Optional[float] = ..., hidden: _Optional[bytes] = ...) -> None: ...
 
 class Released(_message.Message):
-    __slots__ = ("slot", "sequence", "usage")
+    __slots__ = ("slot", "sequence", "usage", "keep")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     slot: int
     sequence: int
     usage: _containers.RepeatedCompositeFieldContainer[_telemetry_pb2.StageUsage]
-    def __init__(self, slot: _Optional[int] = ..., sequence: _Optional[int] = ..., usage: _Optional[_Iterable[_Union[_telemetry_pb2.StageUsage, _Mapping]]] = ...) -> None: ...
+    keep: bool
+    def __init__(self, slot: _Optional[int] = ..., sequence: _Optional[int] = ..., usage: _Optional[_Iterable[_Union[_telemetry_pb2.StageUsage, _Mapping]]] = ..., keep: _Optional[bool] = ...) -> None: ...
 
 class Swapped(_message.Message):
     __slots__ = ("from_slot", "to_slot")
@@ -353,14 +371,16 @@ class Swapped(_message.Message):
     def __init__(self, from_slot: _Optional[int] = ..., to_slot: _Optional[int] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("slot", "sequence", "kept")
+    __slots__ = ("slot", "sequence", "kept", "key")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     KEPT_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
     slot: int
     sequence: int
     kept: int
-    def __init__(self, slot: _Optional[int] = ..., sequence: _Optional[int] = ..., kept: _Optional[int] = ...) -> None: ...
+    key: bytes
+    def __init__(self, slot: _Optional[int] = ..., sequence: _Optional[int] = ..., kept: _Optional[int] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class Copied(_message.Message):
     __slots__ = ("from_slot", "to_slot", "rows")
@@ -371,3 +391,55 @@ class Copied(_message.Message):
     to_slot: int
     rows: int
     def __init__(self, from_slot: _Optional[int] = ..., to_slot: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
+
+class MirrorMessage(_message.Message):
+    __slots__ = ("open", "rows", "forgotten")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    open: MirrorOpen
+    rows: MirroredRows
+    forgotten: Forgotten
+    def __init__(self, open: _Optional[_Union[MirrorOpen, _Mapping]] = ..., rows: _Optional[_Union[MirroredRows, _Mapping]] = ..., forgotten: _Optional[_Union[Forgotten, _Mapping]] = ...) -> None: ...
+
+class MirrorOpen(_message.Message):
+    __slots__ = ("protocol_version", "oldest_protocol_version", "pipeline_id", "manifest_digest", "stage", "from_device")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FROM_DEVICE_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    oldest_protocol_version: int
+    pipeline_id: str
+    manifest_digest: str
+    stage: int
+    from_device: str
+    def __init__(self, protocol_version: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., stage: _Optional[int] = ..., from_device: _Optional[str] = ...) -> None: ...
+
+class MirroredRows(_message.Message):
+    __slots__ = ("key", "start", "count", "data")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    start: int
+    count: int
+    data: bytes
+    def __init__(self, key: _Optional[bytes] = ..., start: _Optional[int] = ..., count: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class Forgotten(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, keys: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class MirrorReply(_message.Message):
+    __slots__ = ("protocol_version", "oldest_protocol_version")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    oldest_protocol_version: int
+    def __init__(self, protocol_version: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...

@@ -44,6 +44,11 @@ class PipelineStub:
                 request_serializer=protos_dot_v1_dot_pipeline__pb2.FlowMessage.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_pipeline__pb2.FlowReply.FromString,
                 _registered_method=True)
+        self.Mirror = channel.stream_stream(
+                '/glmfleet.v1.Pipeline/Mirror',
+                request_serializer=protos_dot_v1_dot_pipeline__pb2.MirrorMessage.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_pipeline__pb2.MirrorReply.FromString,
+                _registered_method=True)
 
 
 class PipelineServicer:
@@ -61,6 +66,14 @@ class PipelineServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Mirror(self, request_iterator, context):
+        """From a stage in a ring to its standby (LoadStageRequest.mirror_to): the rows of its cache, as they are made. Should the device be lost,
+        the standby goes on behind them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PipelineServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -73,6 +86,11 @@ def add_PipelineServicer_to_server(servicer, server):
                     servicer.Flow,
                     request_deserializer=protos_dot_v1_dot_pipeline__pb2.FlowMessage.FromString,
                     response_serializer=protos_dot_v1_dot_pipeline__pb2.FlowReply.SerializeToString,
+            ),
+            'Mirror': grpc.stream_stream_rpc_method_handler(
+                    servicer.Mirror,
+                    request_deserializer=protos_dot_v1_dot_pipeline__pb2.MirrorMessage.FromString,
+                    response_serializer=protos_dot_v1_dot_pipeline__pb2.MirrorReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -129,6 +147,33 @@ class Pipeline:
             '/glmfleet.v1.Pipeline/Flow',
             protos_dot_v1_dot_pipeline__pb2.FlowMessage.SerializeToString,
             protos_dot_v1_dot_pipeline__pb2.FlowReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Mirror(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/glmfleet.v1.Pipeline/Mirror',
+            protos_dot_v1_dot_pipeline__pb2.MirrorMessage.SerializeToString,
+            protos_dot_v1_dot_pipeline__pb2.MirrorReply.FromString,
             options,
             channel_credentials,
             insecure,

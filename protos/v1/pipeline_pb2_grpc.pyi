@@ -35,12 +35,20 @@ class PipelineStub:
     def __new__(cls, channel: _aio.Channel) -> PipelineAsyncStub: ...
     Generate: _grpc.StreamStreamMultiCallable[_pipeline_pb2.GenerateRequest, _pipeline_pb2.GenerateEvent]
     Flow: _grpc.StreamStreamMultiCallable[_pipeline_pb2.FlowMessage, _pipeline_pb2.FlowReply]
+    Mirror: _grpc.StreamStreamMultiCallable[_pipeline_pb2.MirrorMessage, _pipeline_pb2.MirrorReply]
+    """From a stage in a ring to its standby (LoadStageRequest.mirror_to): the rows of its cache, as they are made. Should the device be lost,
+    the standby goes on behind them.
+    """
 
 @_typing.type_check_only
 class PipelineAsyncStub(PipelineStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.StreamStreamMultiCallable[_pipeline_pb2.GenerateRequest, _pipeline_pb2.GenerateEvent]  # type: ignore[assignment]
     Flow: _aio.StreamStreamMultiCallable[_pipeline_pb2.FlowMessage, _pipeline_pb2.FlowReply]  # type: ignore[assignment]
+    Mirror: _aio.StreamStreamMultiCallable[_pipeline_pb2.MirrorMessage, _pipeline_pb2.MirrorReply]  # type: ignore[assignment]
+    """From a stage in a ring to its standby (LoadStageRequest.mirror_to): the rows of its cache, as they are made. Should the device be lost,
+    the standby goes on behind them.
+    """
 
 class PipelineServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -56,5 +64,15 @@ class PipelineServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_pipeline_pb2.FlowMessage],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_pipeline_pb2.FlowReply], _abc.AsyncIterator[_pipeline_pb2.FlowReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Mirror(
+        self,
+        request_iterator: _MaybeAsyncIterator[_pipeline_pb2.MirrorMessage],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_pipeline_pb2.MirrorReply], _abc.AsyncIterator[_pipeline_pb2.MirrorReply]]:
+        """From a stage in a ring to its standby (LoadStageRequest.mirror_to): the rows of its cache, as they are made. Should the device be lost,
+        the standby goes on behind them.
+        """
 
 def add_PipelineServicer_to_server(servicer: PipelineServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -20,11 +20,18 @@ class HollowGroup:
     def free_all(self) -> None:
         self.lengths = [0] * len(self.lengths)
 
-    def swap(self, one: int, other: int) -> None:
-        self.lengths[one], self.lengths[other] = self.lengths[other], self.lengths[one]
+    def swap(self, one: int, other: int, group: HollowGroup | None = None) -> None:
+        group = group or self
+        self.lengths[one], group.lengths[other] = group.lengths[other], self.lengths[one]
 
     def copy(self, source: int, target: int, rows: int) -> None:
         self.lengths[target] = rows
+
+    def rows(self, slot: int, start: int, stop: int) -> bytes:
+        raise refusal()
+
+    def put(self, slot: int, start: int, count: int, data: bytes) -> None:
+        raise refusal()
 
 
 class HollowEngine:

@@ -90,6 +90,9 @@ class Servicer(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineService
             await context.write(pipeline_pb2.FlowReply(credit=message.open.to_stage + 1))
         self.ended.append("Flow")
 
+    async def Mirror(self, request_iterator: object, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+        raise NotImplementedError
+
 
 @asynccontextmanager
 async def served(network: Network, credentials: Credentials | None = None, device: DeviceId = ME) -> AsyncIterator[tuple[Servicer, str]]:

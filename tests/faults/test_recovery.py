@@ -14,6 +14,7 @@ import pytest
 
 from device.agent.host import StageHost
 from device.agent.program import Agent
+from device.engine.stage import StageEngine
 from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
 from fleet.deploying import stream
 from fleet.deploying.desired import Policy
@@ -183,6 +184,7 @@ async def test_a_standby_has_the_place_of_who_dies(tmp_path: Path, stage: int, m
         lost = holder(fleet, stage)
         with monkeypatch.context() as patched:
             patched.setattr(StageHost, "_build", None)  # nobody reads weights again
+            patched.setattr(StageEngine, "prefill", None)  # nor any prompt
             await die(lost)  # and stays away
             for result in await asyncio.gather(*[reader.rest() for reader in readers]):
                 assert (result.token_ids, result.recoveries) == (whole.token_ids, 1)

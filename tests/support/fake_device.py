@@ -236,6 +236,9 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
     async def Flow(self, request_iterator: object, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         raise NotImplementedError
 
+    async def Mirror(self, request_iterator: object, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        raise NotImplementedError
+
     async def _serve(self, context: Context, stack: contextlib.AsyncExitStack) -> None:
         """Each sequence in a task of its own; one writer, since gRPC takes one write at a time."""
         events: asyncio.Queue[pipeline_pb2.GenerateEvent] = asyncio.Queue()

@@ -84,6 +84,7 @@ class Client:
         prefix: int = 0,
         spans: Sequence[pipeline_pb2.Span] = (),
         reuse_decoded: bool = False,
+        key: bytes = b"",
         **sampling: Any,
     ) -> int:
         self._numbers = number = self._numbers + 1
@@ -97,6 +98,7 @@ class Client:
             prefix=prefix,
             spans=spans,
             reuse_decoded=reuse_decoded,
+            key=key,
             sampling=pipeline_pb2.Sampling(**sampling),
         )
         await self._write(pipeline_pb2.GenerateRequest(submit=submit))

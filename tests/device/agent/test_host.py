@@ -283,7 +283,7 @@ async def test_orphans_are_freed_after_their_time(blobs: BlobStore, stages: Tiny
     async with hosting(blobs) as host:
         await host.load(stages.specs(2)[1])
         stage = host.loaded[0].stage
-        stage.join_ring("one")
+        await stage.join_ring("one")
         await stage.step(pb.Microbatch(opened=[pb.Opened(slot=0, sequence=1)]))
         stage.leave_ring()
         assert stage.open_sequences == 1

@@ -14,6 +14,7 @@ from device.agent.host import StageHost
 from device.blobs import BlobStore
 from device.cpu import CpuHardware
 from device.engine.opening import Output
+from device.pipeline.kept import KeptRows
 from device.pipeline.stage import Stage
 from device.stage_spec import DeploymentGeneration, PreviousHop, StageSpec
 from protos.errors import Conflict, NoSpace, NotFound, Unavailable
@@ -86,12 +87,14 @@ async def test_a_standby_enters_its_ring_without_being_loaded_again(host: Host, 
     assert tail.pipeline == head.pipeline
 
 
-async def test_those_that_stay_keep_their_weights_and_lose_their_caches(host: Host, specs: list[StageSpec]) -> None:
+async def test_those_that_stay_keep_their_weights_and_rows(host: Host, specs: list[StageSpec]) -> None:
     spec = specs[0]
     await host.load(spec)
     before = host.head_for(attach(spec))
-    message = pb.Microbatch(prefill=True, slots=[0], positions=[0], rows=2, opened=[pb.Opened(slot=0, sequence=1)])
-    await host.loaded[0].stage.step(message, np.array([1, 2], np.int64))
+    for slot, key in ((0, b""), (1, b"asked again")):  # nobody knows the first of them by another ring
+        opened = [pb.Opened(slot=slot, sequence=1 + slot, key=key)]
+        message = pb.Microbatch(prefill=True, slots=[slot], positions=[0], rows=2, opened=opened)
+        await host.loaded[0].stage.step(message, np.array([1, 2], np.int64))
     ended = asyncio.create_task(before.stage.unloaded())
     assert await host.load(later(spec, 2)) > 0
     assert host.built == 1
@@ -102,8 +105,9 @@ async def test_those_that_stay_keep_their_weights_and_lose_their_caches(host: Ho
     (now,) = host.loaded
     assert now.stage.open_sequences == 0
     assert now.stage.engine is before.stage.engine
-    assert now.stage.engine.groups[0].lengths[0] == 0
-    assert now.stage.counters.prefill_tokens == 2  # counters only ever grow
+    assert await now.stage.join_ring("another") == (KeptRows(b"asked again", 0, 1, 2),)
+    assert now.stage.engine.groups[0].lengths[:2] == [0, 2]
+    assert now.stage.counters.prefill_tokens == 4  # counters only ever grow
 
 
 async def test_it_takes_memory_and_keeps_its_blobs(host: Host, specs: list[StageSpec]) -> None:

@@ -330,13 +330,13 @@ async def test_rows_kept_in_a_slot_serve_the_next_prompt(stage: Stage) -> None:
 
 
 async def test_a_new_ring_knows_none_of_the_sequences_before(stage: Stage) -> None:
-    stage.join_ring("one")
+    await stage.join_ring("one")
     await stage.step(prefill(0, 1))
     stage.leave_ring()
     assert stage.orphaned_since is not None
-    stage.join_ring("one")
+    await stage.join_ring("one")
     assert (stage.open_sequences, stage.orphaned_since) == (1, None)
-    stage.join_ring("two")
+    await stage.join_ring("two")
     assert (stage.open_sequences, stage.engine.groups[0].lengths) == (0, [0] * SLOTS)
     await stage.step(prefill(0, 1))
 

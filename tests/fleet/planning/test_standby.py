@@ -9,7 +9,7 @@ import pytest
 from fleet.planning.costs import PlannerDevice
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.planning.planner import plan
-from fleet.planning.standby import GRACE_SECONDS, lacking_line, lines, moved, with_standbys, without
+from fleet.planning.standby import GRACE_SECONDS, LAG_SECONDS, lacking_line, lines, moved, with_standbys, without
 from fleet.planning.storage import Storage
 from tests.fleet.planning.test_planner import GIB, MIB, a_device, a_model
 
@@ -76,7 +76,7 @@ def test_a_pause_is_made_of_its_parts() -> None:
         assert pause.seconds == pytest.approx(pause.noticed_seconds + pause.moved_seconds + pause.replayed_seconds)
         assert pause.noticed_seconds > GRACE_SECONDS
         # The spare is as quick as the others, so that tokens are decoded again as quickly as before.
-        assert pause.replayed_seconds == pytest.approx(256 / made.decode_tokens_per_second, rel=1e-6)
+        assert pause.replayed_seconds == pytest.approx(LAG_SECONDS, rel=1e-6)
     slow = replace(a_device(8, linear_bytes_per_second=1e9), keeps_standbys=True)
     [slower] = with_standbys(MODEL, [MADE], [slow], 1)
     assert all(after.seconds > before.seconds for before, after in zip(made.pauses, slower.pauses, strict=True))

@@ -67,6 +67,10 @@ async def call(peer: Peer, method: str) -> None:
                 flow = peer.pipeline_stub.Flow(metadata=metadata, timeout=timeout)
                 await flow.write(pipeline_pb2.FlowMessage())
                 await flow.read()
+            case "Mirror":
+                mirror = peer.pipeline_stub.Mirror(metadata=metadata, timeout=timeout)
+                await mirror.write(pipeline_pb2.MirrorMessage())
+                await mirror.read()
 
 
 COMMANDS = ["Describe", "StatBlobs", "PutBlob", "RetainBlobs", "LoadStage", "UnloadStage", "WatchTelemetry", "Generate"]
@@ -103,13 +107,14 @@ async def test_a_coordinator_of_another_fleet_cannot_whoever_signed_for_it(tmp_p
         assert device.calls == []
 
 
-async def test_only_a_device_is_a_neighbour_on_the_ring(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["Flow", "Mirror"])
+async def test_only_a_device_is_a_neighbour_on_the_ring(tmp_path: Path, method: str) -> None:
     async with called_by(tmp_path, "coordinator") as (_, peer):
-        with pytest.raises(Denied, match="Flow is for a device or gateway; the caller is a coordinator"):
-            await call(peer, "Flow")
+        with pytest.raises(Denied, match=f"{method} is for a device or gateway; the caller is a coordinator"):
+            await call(peer, method)
     async with called_by(tmp_path, "device") as (_, peer):
         with pytest.raises(FleetError) as caught:
-            await call(peer, "Flow")
+            await call(peer, method)
         assert not isinstance(caught.value, Denied)
 
 
@@ -120,7 +125,7 @@ def test_every_method_of_the_contract_is_for_somebody() -> None:
         for service in file.services_by_name.values()
         for method in service.methods
     ]
-    assert len(methods) == 16
+    assert len(methods) == 17
     assert {roles_for(method) for method in methods} == {("coordinator",), ("device", "gateway")}
 
 

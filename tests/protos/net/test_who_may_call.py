@@ -30,6 +30,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "Enrolment": set(),  # a member is asked nothing more
     "Pipeline.Generate": {"coordinator"},
     "Pipeline.Flow": {"device", "gateway"},
+    "Pipeline.Mirror": {"device", "gateway"},
 }
 NOW = datetime.now(UTC)
 OK, DENIED, NO_LINK = "served", grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE
