@@ -8,6 +8,7 @@ retransmission timeout, 0.2 s at least and doubled each time (RFC 6298), 0.2 s a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,8 @@ SUSPECT_BEATS, GONE_BEATS = 3.0, 7.0  # of silence
 # Of whoever is asked: somebody waits for what it says. And of whoever asks: its silence only keeps a place taken.
 BEAT_SECONDS, ASKERS_BEAT_SECONDS = 0.25, 1.0
 LONGEST_BEAT_SECONDS = 60.0
+# Along a ring in which nothing has been open for RESTS_AFTER_SECONDS beats are so much rarer: devices tell the coordinator that they live.
+REST, RESTS_AFTER_SECONDS = 8.0, 2.0
 
 # How often those who listen look; a look that comes later than this counts for no more: what held us up may have held up what we heard.
 LOOK_SECONDS = 0.1
@@ -61,6 +64,25 @@ class Attention:
         self.seconds += min(max(0.0, now - self._looked_at), MOST_COUNTED_SECONDS)
         self._looked_at = now
         return self.seconds
+
+
+class Pace:
+    """How often beats go on a stream of a ring: seldom once nothing was open for a while."""
+
+    def __init__(self, beat_seconds: float, busy: Callable[[], bool], clock: Callable[[], float]) -> None:
+        """`beat_seconds` while it is `busy`; 0: none ever. `clock` in seconds."""
+        self._beat_seconds = beat_seconds
+        self._busy = busy
+        self._clock = clock
+        self._busy_at = clock()
+
+    @property
+    def seconds(self) -> float:
+        """Between two beats, now. Look at least as often as they go while it is busy."""
+        now = self._clock()
+        if self._busy():
+            self._busy_at = now
+        return self._beat_seconds if now - self._busy_at < RESTS_AFTER_SECONDS else self._beat_seconds * REST
 
 
 def announced_seconds(milliseconds: int) -> float:

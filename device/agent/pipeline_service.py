@@ -77,7 +77,8 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             if not ring_id:
                 raise InvalidInput("the ring has no id")
             spec, sender = loaded.stage.spec, DeviceId(first.open.from_device[:MOST_NAMED])
-            inbound = Inbound(context, spec.shape, first.open, Hop(sender, (spec.stage - 1) % spec.stages), loaded.stage.doubts)
+            where, busy = Hop(sender, (spec.stage - 1) % spec.stages), loaded.head.is_busy if loaded.head else loaded.stage.is_busy
+            inbound = Inbound(context, spec.shape, first.open, where, loaded.stage.doubts, busy)
             kept = parse_kept(first.open.kept, spec.shape.groups, spec.shape.slots_per_group)
             if loaded.head:
                 served = loaded.head.take_returns(ring_id, sender, inbound, kept)

@@ -79,6 +79,9 @@ class Head:
     def open_sequences(self) -> int:
         return len(self._tracks)
 
+    def is_busy(self) -> bool:
+        return bool(self._tracks)
+
     async def connect(self) -> None:
         """Build the ring unless it stands. Raises what keeps it from standing."""
         async with self._connecting:
@@ -89,7 +92,7 @@ class Head:
             if spec.next is None:
                 self._scheduler.keep(kept)
                 return
-            link = Link(spec, spec.next, self.stage.ring_id, self._credentials, self.stage.device, self.stage.doubts, kept)
+            link = Link(spec, spec.next, self.stage.ring_id, self._credentials, self.stage.device, self.stage.doubts, kept, self.is_busy)
             await link.__aenter__()
             self.stage.aim(spec.next.led_by(link.address))
             self.stage.clock.catch_up(link.modelled_clock)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ from protos.errors import FleetError, InvalidInput
 from protos.ids import DeviceId, PipelineId
 from protos.net.beats import BeatingWriter, Watch
 from protos.route import Hop
-from protos.silence import BEAT_SECONDS, announced_seconds, milliseconds
+from protos.silence import BEAT_SECONDS, Pace, announced_seconds, milliseconds
 from protos.v1 import pipeline_pb2 as pb
 from protos.versions import SPOKEN
 
@@ -30,14 +30,24 @@ FlowContext: TypeAlias = "grpc.aio.ServicerContext[pb.FlowMessage, pb.FlowReply]
 class Inbound:
     """Iterates what comes; credit goes back for each half window that was carried out. `accept` it, then iterate within `serve`."""
 
-    def __init__(self, context: FlowContext, shape: StageShape, opening: pb.FlowOpen, sender: Hop, doubts: Doubts) -> None:
-        """`opening`: the first message, which was read; `sender`: who has sent it; `doubts` are told when that is silent."""
+    def __init__(
+        self,
+        context: FlowContext,
+        shape: StageShape,
+        opening: pb.FlowOpen,
+        sender: Hop,
+        doubts: Doubts,
+        busy: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`opening`: the first message, which was read; `sender`: who has sent it; `doubts` are told when that is silent; `busy`: whether a
+        sequence is open."""
+        self._busy = busy
         self._pipeline = PipelineId(opening.pipeline_id)
         self._doubts = doubts
         self._context = context
         self._sender = sender
         self._most_bytes = shape.prefill_chunk * row_bytes(shape.hidden_size, shape.wire_dtype)
-        self._beat_seconds = announced_seconds(opening.beat_milliseconds)
+        self._beat_seconds = self._senders_beat = announced_seconds(opening.beat_milliseconds)
         self._done = 0
         self._writer = BeatingWriter(context.write, pb.FlowReply())
         # One of each group is under way: more come only from a sender gone wrong, which then waits.
@@ -60,11 +70,16 @@ class Inbound:
         """Run all of this until one ends, or the sender is silent for too long, which raises Unavailable."""
         sender = DeviceId(self._sender.device)
         with Watch(self._beat_seconds, partial(self._doubts.judged, self._pipeline, sender)) as watch:
-            ours = BEAT_SECONDS if self._beat_seconds else 0.0
+            pace = Pace(BEAT_SECONDS if self._beat_seconds else 0.0, self._busy_soon, asyncio.get_running_loop().time)
+            beating = self._writer.beat_at(pace, lambda seconds: pb.FlowReply(beat_milliseconds=milliseconds(seconds)))
             try:
-                await first_of(self._read(watch), watch.until_gone(self._sender), self._writer.beat(ours), *work)
+                await first_of(self._read(watch), watch.until_gone(self._sender), beating, *work)
             finally:
                 self._doubts.ended(self._pipeline, sender)
+
+    def _busy_soon(self) -> bool:
+        """The sender has begun something already, or not ended it."""
+        return self._busy() or self._senders_beat <= self._beat_seconds
 
     def __aiter__(self) -> Inbound:
         return self
@@ -96,6 +111,8 @@ class Inbound:
         parts = bytearray()
         while isinstance(message := await self._context.read(), pb.FlowMessage):
             watch.heard()
+            if message.WhichOneof("kind") in ("microbatch", "hidden_part"):
+                self._senders_beat = self._beat_seconds
             if message.HasField("microbatch"):
                 if parts:
                     message.microbatch.hidden = bytes(parts) + message.microbatch.hidden
@@ -104,6 +121,9 @@ class Inbound:
                 parts += message.hidden_part
                 if len(parts) > self._most_bytes:
                     raise InvalidInput("a microbatch came with more rows than this stage runs at once")
+            elif message.HasField("beat_milliseconds"):
+                self._senders_beat = announced_seconds(message.beat_milliseconds) or self._senders_beat
+                watch.expect(self._senders_beat)
             elif message.HasField("open"):
                 raise InvalidInput("a second opening on one stream")
             elif not self._beat_seconds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
@@ -23,7 +23,7 @@ from protos.net.beats import ENDED, BeatingWriter, Watch
 from protos.net.transport import Credentials
 from protos.plausible import implausible
 from protos.rpc_errors import remote
-from protos.silence import ASKERS_BEAT_SECONDS, announced_seconds, milliseconds
+from protos.silence import ASKERS_BEAT_SECONDS, Pace, announced_seconds, milliseconds
 from protos.v1 import pipeline_pb2 as pb
 from protos.versions import SPOKEN
 
@@ -45,10 +45,13 @@ class Link:
         own: DeviceId,
         doubts: Doubts,
         kept: Iterable[KeptRows] = (),
+        busy: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`doubts` are told when the hop is silent. `kept`: what all stages up to this one keep of the ring before."""
+        """`doubts` are told when the hop is silent. `kept`: what all stages up to this one keep of the ring before.
+        `busy`: whether a sequence is open; else beats are seldom."""
         self._pipeline = spec.pipeline
         self._doubts = doubts
+        self._busy = busy
         self._hop = hop
         self._where = route.Hop(hop.device, (spec.stage + 1) % spec.stages)
         self._open = pb.FlowOpen(
@@ -73,6 +76,8 @@ class Link:
         self._credit = 0
         self.modelled_clock = 0.0  # the latest of the stages behind, when the ring was built
         self._credit_came = asyncio.Event()
+        self._beat_seconds = 0.0  # of the next stage, while it is busy
+        self._watch: Watch | None = None
         self._sending = asyncio.Lock()
         self._ended: asyncio.Task[None] | None = None
 
@@ -99,7 +104,7 @@ class Link:
         self._credit = reply.credit
         if implausible(reply) is None:
             self.modelled_clock = reply.modelled_clock
-        beat_seconds = announced_seconds(reply.beat_milliseconds)
+        beat_seconds = self._beat_seconds = announced_seconds(reply.beat_milliseconds)
         if beat_seconds:  # it hears ours, and judges by them
             self._part_bytes = PART_BYTES
         self._ended = asyncio.create_task(self._stand(beat_seconds), name=f"link to {self._hop.device}")
@@ -128,6 +133,8 @@ class Link:
             await asyncio.wait([self._ended, waiter := asyncio.ensure_future(self._credit_came.wait())], return_when="FIRST_COMPLETED")
             waiter.cancel()
         self._credit -= 1
+        if self._watch and self._watch.beat_seconds > self._beat_seconds:
+            self._watch.expect(self._beat_seconds)  # with this it is busy
         flows, hidden = [], message.hidden
         if len(hidden) > self._part_bytes:
             starts = range(0, len(hidden), self._part_bytes)
@@ -157,11 +164,13 @@ class Link:
         """Until it ends, or the next stage, which beats so often, is silent for too long. Raises why."""
         assert self._writer is not None
         assert self._call is not None
-        ours = ASKERS_BEAT_SECONDS if beat_seconds else 0.0
+        ours = Pace(ASKERS_BEAT_SECONDS if beat_seconds else 0.0, self._busy, asyncio.get_running_loop().time)
         with Watch(beat_seconds, partial(self._doubts.judged, self._pipeline, self._hop.device)) as watch:
+            self._watch = watch
             try:
                 async with self._wanted():
-                    await first_of(self._take_replies(watch), watch.until_gone(self._where), self._writer.beat(ours))
+                    beating = self._writer.beat_at(ours, lambda seconds: pb.FlowMessage(beat_milliseconds=milliseconds(seconds)))
+                    await first_of(self._take_replies(watch), watch.until_gone(self._where), beating)
             finally:
                 self._doubts.ended(self._pipeline, self._hop.device)
                 self._call.cancel()  # whoever waits for room on it waits no longer
@@ -171,6 +180,7 @@ class Link:
         with remote(self._where):
             while isinstance(reply := await self._call.read(), pb.FlowReply):
                 watch.heard()
+                watch.expect(announced_seconds(reply.beat_milliseconds))
                 self._credit += reply.credit
                 self._credit_came.set()
         raise Unavailable("it ended the link").at(self._where)

@@ -23,7 +23,7 @@ async def relay(stage: Stage, ring_id: str, inbound: Inbound, credentials: Crede
         raise Internal(f"stage {stage.spec.stage} has no next hop")
     kept = await stage.join_ring(ring_id, kept)
     try:
-        async with Link(stage.spec, following, ring_id, credentials, stage.device, stage.doubts, kept) as link:
+        async with Link(stage.spec, following, ring_id, credentials, stage.device, stage.doubts, kept, stage.is_busy) as link:
             stage.aim(following.led_by(link.address))
             await inbound.accept(max(stage.clock.free_at, link.modelled_clock))
             await inbound.serve(_pass_on(stage, ring_id, inbound, link), link.ended())

@@ -65,6 +65,9 @@ class Stage:
     def open_sequences(self) -> int:
         return len(self._slots)
 
+    def is_busy(self) -> bool:
+        return bool(self._slots)
+
     def aim(self, following: NextHop | None) -> None:
         """The next ring is built over this hop; what stands is left as it is."""
         self.spec = replace(self.spec, next=following)

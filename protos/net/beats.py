@@ -14,7 +14,7 @@ import grpc.aio
 
 from protos.errors import Unavailable
 from protos.route import Hop
-from protos.silence import LOOK_SECONDS, Attention, Silence, Verdict
+from protos.silence import LOOK_SECONDS, Attention, Pace, Silence, Verdict
 
 M = TypeVar("M")
 
@@ -47,11 +47,19 @@ class BeatingWriter(Generic[M]):
 
     async def beat(self, seconds: float) -> None:
         """For ever: a beat whenever nothing was written for so long; 0: none."""
+        await self.beat_at(Pace(seconds, lambda: True, self._now), lambda _: self._beat)
+
+    async def beat_at(self, pace: Pace, announce: Callable[[float], M]) -> None:
+        """The same at a pace that changes: `announce` makes the message that tells of a new one, which is sent first."""
+        announced = fastest = pace.seconds
         with contextlib.suppress(*ENDED):
-            while seconds:
-                wait = self._written_at + seconds - self._now()
+            while announced:
+                if (seconds := pace.seconds) != announced:
+                    await self.write(announce(seconds))
+                    announced = seconds
+                wait = self._written_at + announced - self._now()
                 if wait > 0:
-                    await asyncio.sleep(wait)
+                    await asyncio.sleep(min(wait, fastest))
                 else:
                     await self.write(self._beat)
         await asyncio.Event().wait()
@@ -83,6 +91,11 @@ class Watch:
         self._looks.remove(self)
 
     @property
+    def beat_seconds(self) -> float:
+        """As it was announced last."""
+        return self._beat_seconds
+
+    @property
     def beats(self) -> bool:
         """Whether the far side does."""
         return bool(self._beat_seconds)
@@ -91,6 +104,12 @@ class Watch:
     def silence(self) -> Silence:
         """Until now."""
         return Silence(0.0 if self._excused else self._looks.seconds - self._heard_at, self._beat_seconds or 1.0)
+
+    def expect(self, beat_seconds: float) -> None:
+        """The far side has announced another beat. One that never had one has none."""
+        if self._beat_seconds and beat_seconds:
+            self._beat_seconds = beat_seconds
+            self.heard()
 
     def heard(self) -> None:
         """Something came."""

@@ -255,14 +255,16 @@ class SequenceTiming(_message.Message):
     def __init__(self, queue_seconds: _Optional[float] = ..., first_token_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., modelled_first_token_seconds: _Optional[float] = ..., modelled_total_seconds: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., told_tokens: _Optional[int] = ..., reused_tokens: _Optional[int] = ...) -> None: ...
 
 class FlowMessage(_message.Message):
-    __slots__ = ("open", "microbatch", "hidden_part")
+    __slots__ = ("open", "microbatch", "hidden_part", "beat_milliseconds")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     MICROBATCH_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_PART_FIELD_NUMBER: _ClassVar[int]
+    BEAT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     open: FlowOpen
     microbatch: Microbatch
     hidden_part: bytes
-    def __init__(self, open: _Optional[_Union[FlowOpen, _Mapping]] = ..., microbatch: _Optional[_Union[Microbatch, _Mapping]] = ..., hidden_part: _Optional[bytes] = ...) -> None: ...
+    beat_milliseconds: int
+    def __init__(self, open: _Optional[_Union[FlowOpen, _Mapping]] = ..., microbatch: _Optional[_Union[Microbatch, _Mapping]] = ..., hidden_part: _Optional[bytes] = ..., beat_milliseconds: _Optional[int] = ...) -> None: ...
 
 class FlowOpen(_message.Message):
     __slots__ = ("protocol_version", "pipeline_id", "manifest_digest", "epoch", "to_stage", "ring_id", "wire_dtype", "from_device", "oldest_protocol_version", "beat_milliseconds", "kept")

@@ -243,6 +243,20 @@ async def test_a_neighbour_that_beats_and_falls_silent_is_gone(stages: TinyStage
         assert (neighbour.parts, neighbour.steps) == ([link_module.PART_BYTES], [1])
 
 
+async def test_a_neighbour_that_rests_is_judged_as_a_busy_one_once_it_was_sent_something(
+    stages: TinyStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "ASKERS_BEAT_SECONDS", 0.05)
+    neighbour = Neighbour(pb.FlowReply(accepted=True, credit=1, beat_milliseconds=100))
+    async with linked_to(neighbour, stages) as unconnected, unconnected as link:
+        neighbour.more.put_nowait(pb.FlowReply(beat_milliseconds=60_000))
+        await asyncio.sleep(1.2)  # it would be gone
+        await link.send(pb.Microbatch(step=1))
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable, match=r"it was silent for 0\.[789] s$"):
+                await link.ended()
+
+
 async def test_a_neighbour_of_the_release_before_may_be_silent_and_is_sent_no_beats(
     stages: TinyStages, monkeypatch: pytest.MonkeyPatch
 ) -> None:

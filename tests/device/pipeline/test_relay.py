@@ -21,6 +21,7 @@ from device.blobs import BlobStore
 from device.cpu import CpuHardware
 from device.pipeline.inbound import WINDOW
 from device.stage_spec import StageSpec
+from protos import silence
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound, Unavailable
 from protos.ids import DeviceId
 from protos.net.transport import Peer, dial, serve
@@ -323,6 +324,20 @@ async def test_a_sender_that_beats_and_falls_silent_ends_the_stream(
             assert "it was silent for 0." in error.detail
             assert 0.5 < time.monotonic() - silent_from < 3.0
         await wait_until(lambda: loaded.orphaned_since is not None)
+
+
+async def test_a_ring_in_which_nothing_is_open_beats_seldom(tmp_path: Path, stages: TinyStages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silence, "RESTS_AFTER_SECONDS", 0.1)
+    async with one_stage(tmp_path, stages, 1) as stage, stage.flow(beat_milliseconds=1000) as call:
+        await call.read()
+        await call.write(pb.FlowMessage(beat_milliseconds=8000))
+        while (reply := await call.read()) == pb.FlowReply():
+            pass
+        assert reply == pb.FlowReply(beat_milliseconds=2000)
+        await call.write(prefill(0))
+        async with asyncio.timeout(1.5):  # sooner than its next beat
+            assert await call.read() == pb.FlowReply(beat_milliseconds=250)
+            assert await call.read() == pb.FlowReply()
 
 
 async def test_beats_of_whoever_announced_none_are_refused(tmp_path: Path, stages: TinyStages) -> None:

@@ -10,7 +10,7 @@ import pytest
 from protos.errors import Unavailable
 from protos.net.beats import BeatingWriter, Watch
 from protos.route import Hop
-from protos.silence import Silence, Verdict
+from protos.silence import Pace, Silence, Verdict
 from sim_devices.virtual_time import VirtualLoop, run_virtual
 
 
@@ -41,6 +41,30 @@ def test_a_beat_goes_when_nothing_else_went() -> None:
         *((round(0.6 + 0.2 * number, 2), "rows") for number in range(5)),
         (1.65, ""),
     ]
+
+
+def test_where_nothing_is_open_beats_are_rare_and_a_new_pace_is_told_first() -> None:
+    async def main() -> list[tuple[float, str]]:
+        written: list[tuple[float, str]] = []
+        busy = True
+
+        async def write(message: str) -> None:
+            written.append((round(now(), 2), message))
+
+        writer = BeatingWriter(write, "")
+        pace = Pace(0.5, lambda: busy, now)
+        beating = asyncio.create_task(writer.beat_at(pace, lambda seconds: f"each {seconds:g} s"))
+        await asyncio.sleep(0.9)
+        busy = False
+        await asyncio.sleep(10.0)
+        busy = True
+        await asyncio.sleep(1.2)
+        beating.cancel()
+        return written
+
+    told = run_virtual(main())
+    assert told[:5] == [(0.5, ""), (1.0, ""), (1.5, ""), (2.0, ""), (2.5, "each 4 s")]
+    assert told[5:] == [(6.5, ""), (10.5, ""), (11.0, "each 0.5 s"), (11.5, ""), (12.0, "")]
 
 
 def test_nothing_is_written_side_by_side_and_a_stream_that_ended_ends_no_beater() -> None:
@@ -125,6 +149,19 @@ def test_silence_is_suspect_then_gone_and_a_sign_of_life_takes_suspicion_back() 
 
 def test_who_announced_no_beats_may_be_silent() -> None:
     assert watched(0.0, lambda watch: asyncio.sleep(3600.0)) == []
+
+
+def test_another_beat_that_is_announced_is_expected_from_then_on() -> None:
+    async def main() -> list[str]:
+        with Watch(0.25) as watch:
+            seen = list[str]()
+            for beat, silent in ((2.0, 5.0), (2.0, 7.0), (0.25, 1.0)):
+                watch.expect(beat)
+                await asyncio.sleep(silent)
+                seen.append(watch.verdict)
+            return seen
+
+    assert run_virtual(main()) == ["well", "suspect", "suspect"]
 
 
 def test_our_own_stall_is_no_evidence() -> None:
