@@ -10,7 +10,7 @@ HOW := $(if $(LOCKED),locked,installed)
 RUN_EXTRAS := coordinator device text sim
 PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: demo test long installed soak chaos lint format types protos check-protos house audit board-wheels lock clean
+.PHONY: demo test long installed soak chaos schedules lint format types protos check-protos house audit board-wheels lock clean
 demo: export QUESTION := $(value PROMPT)
 demo: $(VENV)/demo.$(HOW)
 	@$(BIN)/glmfleet demo --prompt "$$QUESTION"
@@ -32,6 +32,10 @@ installed: $(VENV)/dev.$(HOW)
 MINUTES ?= 30
 soak: $(VENV)/dev.$(HOW)
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
+
+COUNT ?= 1000
+schedules: $(VENV)/dev.$(HOW)
+	$(BIN)/python -m benchmarks.schedules --count $(COUNT)
 
 chaos: $(VENV)/dev.$(HOW)
 	$(BIN)/glmfleet sim chaos --minutes $(MINUTES)

@@ -89,7 +89,8 @@ class Link:
                     peer = self._dialled.peer
                     self._call = peer.pipeline_stub.Flow(metadata=peer.metadata)
                     self._writer = BeatingWriter(self._call.write, pb.FlowMessage())
-                    await self._writer.write(pb.FlowMessage(open=self._open))
+                    with contextlib.suppress(asyncio.InvalidStateError):  # it has ended: the read says why
+                        await self._writer.write(pb.FlowMessage(open=self._open))
                     reply = await self._call.read()
         except TimeoutError:
             await self._close()

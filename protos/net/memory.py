@@ -70,6 +70,10 @@ class MemoryNetwork:
         self._servers[address] = server
         return server, port
 
+    def crossing(self, wire: Wire, _address: str, _caller: Credentials | None) -> Wire:
+        """What the servicer at the address holds of a call whose client holds `wire`: the same. For networks between them."""
+        return wire
+
     def connect(self, address: str, name: str, credentials: Credentials | None) -> _Server:
         """The server there, if it is `name` and of the caller's fleet. Raises _Refused with the words of gRPC."""
         server = self._servers.get(address)
@@ -164,7 +168,7 @@ class _Channel(grpc.aio.Channel):
         self._address = address
         self._name = name
         self._credentials = credentials
-        self._calls: set[MemoryCall] = set()
+        self._calls: dict[MemoryCall, None] = {}  # in the order in which they began
         self._closed = False
 
     def call(self, method: _Method, request: Any, timeout: float | None, metadata: Metadata) -> MemoryCall:
@@ -172,8 +176,8 @@ class _Channel(grpc.aio.Channel):
             raise grpc.aio.UsageError("Channel is closed.")
         wire = Wire()
         call = MemoryCall(wire, method.serialize, method.deserialize, timeout)
-        self._calls.add(call)
-        wire.when_ended(lambda: self._calls.discard(call))
+        self._calls[call] = None
+        wire.when_ended(lambda: self._calls.pop(call, None))
         try:
             server = self._network.connect(self._address, self._name, self._credentials)
         except _Refused as refused:
@@ -184,7 +188,7 @@ class _Channel(grpc.aio.Channel):
         else:
             call.send_one(request)
         if not call.done():
-            server.take(method.name, metadata, wire, self._credentials)
+            server.take(method.name, metadata, self._network.crossing(wire, self._address, self._credentials), self._credentials)
         return call
 
     def unary_unary(self, method: str, request_serializer: Any = None, response_deserializer: Any = None, *_: Any, **__: Any) -> Any:
