@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,15 @@ import pytest
 from starlette.routing import Route
 
 from fleet.access import NewKey
+from fleet.api.connections import Door
+from fleet.enrolling.views import JoinRequest
 from fleet.principal import ROLES
 from fleet.trust.api_key import authenticator
 from fleet.trust.keys import ApiKeys
+from fleet.trust.server_certificate import Names, ServerCertificate
 from tests.support.fake_coordinator import FakeCoordinator
+from tests.support.http_server import serving
+from tests.support.members import TestFleet
 from tests.support.shared_app import shared_app
 
 MODEL = {"model": "tiny"}
@@ -109,6 +115,11 @@ def routes_of(app: Any) -> set[tuple[str, str]]:
     return found
 
 
+def filled(path: str) -> str:
+    """With names in the place of its parameters."""
+    return re.sub(r"\{\w+(:path)?\}", "tiny", re.sub(r"\{(key|board)\}", "dev-1", path))
+
+
 def test_every_route_is_in_the_table(made: Fixture) -> None:
     assert routes_of(made.app) == set(ROUTES)
 
@@ -117,9 +128,7 @@ def test_every_route_is_in_the_table(made: Fixture) -> None:
 @pytest.mark.parametrize("route", sorted(ROUTES), ids=" ".join)
 async def test_a_route_is_for_its_role_and_those_above(made: Fixture, http: httpx.AsyncClient, route: tuple[str, str], caller: str) -> None:
     (method, path), (least, body) = route, ROUTES[route]
-    where = re.sub(r"\{(key|board)\}", "dev-1", re.sub(r"\{\w+(:path)?\}", "tiny", path).replace("{key}", "dev-1"))
-    where = where.replace("/devices/tiny", "/devices/dev-1")
-    answer = await http.request(method, where, headers=made.headers(caller), json=body)
+    answer = await http.request(method, filled(path), headers=made.headers(caller), json=body)
     if least == "anyone":
         assert answer.is_success
     elif caller in BAD:
@@ -135,6 +144,23 @@ async def test_a_route_is_for_its_role_and_those_above(made: Fixture, http: http
         assert answer.status_code == 403
         assert "is missing" in answer.text
         assert made.coordinator.asked == []
+
+
+async def test_a_device_s_certificate_is_no_key(made: Fixture, tmp_path: Path) -> None:
+    """Over HTTPS: whoever has taken a device over has its certificate, and is nobody here."""
+    members = TestFleet.open(tmp_path)
+    members.member("caller")
+    shown = ServerCertificate(members.authority, tmp_path, Names(("localhost",), ("127.0.0.1",)))
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "authority" / "certificate.pem"))
+    trusting.load_cert_chain(tmp_path / "caller" / "certificate.pem", tmp_path / "caller" / "key.pem")
+    async with (
+        serving(made.app, Door(tls=shown.context)) as url,
+        httpx.AsyncClient(verify=trusting, trust_env=False, base_url=url) as http,
+    ):
+        for (method, path), (least, body) in ROUTES.items():
+            answer = await http.request(method, filled(path), json=body)
+            assert answer.is_success if least == "anyone" else answer.status_code == 401, (method, path)
+    assert [type(asked) for asked in made.coordinator.asked] == [JoinRequest]
 
 
 async def test_what_is_no_route_is_hidden_from_strangers(http: httpx.AsyncClient, made: Fixture) -> None:
