@@ -52,6 +52,10 @@ def main() -> None:
         sys.stderr.write("\n  ".join(lines) + "\n")
         sys.stderr.flush()
 
+    def removed() -> None:
+        sys.stderr.write(f"{options.name} was taken out of its fleet, and has removed its models and its key: it is a new board now\n")
+        sys.stderr.flush()
+
     def refused(why: str, advice: str) -> None:
         sys.stderr.write(f"{options.name} was not taken in: {why}\n  {advice}\n")
         sys.stderr.flush()
@@ -59,7 +63,8 @@ def main() -> None:
     try:
         text = os.environ.pop(TOKEN_VARIABLE, "")  # not on the command line, which every user of this machine can read
         config = AgentConfig(*where, token=parse_token(text) if text else None)
-        asyncio.run(run_agent(config, CpuHardware(options.memory, options.threads), ready, waiting=waiting, refused=refused))
+        hardware = CpuHardware(options.memory, options.threads)
+        asyncio.run(run_agent(config, hardware, ready, waiting=waiting, refused=refused, removed=removed))
     except FleetError as error:
         sys.exit(f"error: {error.detail}" + (f"\n  {error.advice}" if error.advice else ""))
 

@@ -68,10 +68,11 @@ async def run_agent(
     clock: Callable[[], datetime] = utc_now,
     waiting: Callable[[Enrollable], None] = lambda board: None,
     refused: Callable[[str, str], None] = lambda why, advice: None,
+    removed: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is called with "host:port" when it does, `waiting` before that while the board belongs to no
-    fleet, `refused` when its token lets it into none. One that is told to leave its fleet becomes a board of none, and waits; so does one
-    whose certificate ended while nobody could renew it. Raises FleetError when it cannot start."""
+    fleet, `refused` when its token lets it into none, `removed` when its fleet has taken it out. One that is told to leave its fleet is
+    a board of none, and waits; so does one whose certificate ended while nobody could renew it. Raises FleetError when it cannot start."""
     use_one_heap()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,6 +89,7 @@ async def run_agent(
                 await first_of(_happens(stop), _happens(agent.left), agent.expired())
             if agent.left.is_set():
                 await asyncio.to_thread(leave, config.state, wipe=True)
+                removed()
 
 
 async def _happens(event: asyncio.Event) -> None:

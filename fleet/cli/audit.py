@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from fleet.access import AuditEntry
 from fleet.cli.client import connect
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
-from fleet.cli.output import note, print_json, say
+from fleet.cli.output import note, print_json, say, time_text
 from protos.errors import Corrupt
 
 app = typer.Typer(name="audit", rich_markup_mode="rich", no_args_is_help=True)
@@ -67,10 +66,10 @@ def verify(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
 
 def _lines(one: AuditEntry, begun: AuditEntry) -> list[str]:
-    """ "     7  2026-11-29 23:45:18  ann (admin)  undeploy name=tiny: done", and below it the states before and after."""
+    """ "     7  2026-11-29 23:45:18 CET  ann (admin)  undeploy name=tiny: done", and below it the states before and after."""
     arguments = " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in begun.arguments.items())
     outcome = {"begun": "how it ended is not known"}.get(one.outcome, one.outcome) + (f" ({one.detail})" if one.detail else "")
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.time))
+    when = time_text(one.time, of_day="%H:%M:%S")
     lines = [f"{one.sequence:6}  {when}  {one.who} ({one.role})  {' '.join(filter(None, (one.call, arguments)))}: {outcome}"]
     if one.before or one.after:
         lines.append(f"{'':8}{one.before or 'nothing'} -> {one.after or 'nothing'}")

@@ -146,7 +146,7 @@ def _say_what_is_replaced(coordinator: CoordinatorClient, name: str) -> None:
 
 
 class _Placements:
-    """Shows the plans of a deployment as they come, numbered where there are several."""
+    """Shows the plans of a deployment as they come, numbered where there are several, and why the first is as it is."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -156,7 +156,10 @@ class _Placements:
         self._shown += 1
         if self._count > 1:
             say(f"pipeline {self._shown} of {self._count}:")
-        print_placement(made)
+        if self._shown == 1:
+            print_plan(made)
+        else:
+            print_placement(made)
 
 
 def undeploy(name: Annotated[str, typer.Argument(help="A deployment of `glmfleet deployments`.")], home: HomeOption = None) -> None:

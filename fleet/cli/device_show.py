@@ -32,4 +32,5 @@ def show(device: DeviceArgument, as_json: JsonOption = False, home: HomeOption =
 
 
 def _time(change: StateChange) -> str:
-    return f"{datetime.fromtimestamp(change.at).astimezone():%Y-%m-%d %H:%M:%S.%f}"[:-5]
+    at = datetime.fromtimestamp(change.at).astimezone()
+    return f"{at:%Y-%m-%d %H:%M:%S.%f}"[:-5] + f" {at:%Z}"

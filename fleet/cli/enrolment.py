@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Annotated
 
 import typer
@@ -11,7 +12,8 @@ from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.device_show import show
 from fleet.cli.devices import DeviceArgument, EverythingOption, LabelOption, list_devices
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
-from fleet.cli.output import NONE, note, print_json, say
+from fleet.cli.output import NONE, note, print_json, say, time_text
+from fleet.cli.recovery import await_recovery
 from fleet.cli.tables import Column, print_table
 from fleet.devices.views import DeviceView
 from fleet.enrolling.views import TokenView
@@ -58,8 +60,13 @@ def pending(as_json: JsonOption = False, home: HomeOption = None) -> None:
     if not found:
         note("no board asks to join: run `glmfleet device run` on it")
         return
-    columns = [Column("name", "names"), Column("id", "names"), Column("fingerprint"), Column("accelerator"), Column("address", "names")]
-    print_table(columns, [[one.name, one.device_id, one.fingerprint, one.profile, one.address] for one in found])
+    # All of words that stay whole: a fingerprint is compared, and the rest copied.
+    columns = [Column(title, "names") for title in ("name", "fingerprint", "accelerator", "address")]
+    print_table(columns, [[one.name, one.fingerprint, one.profile, one.address] for one in found])
+    for name, count in Counter(one.name for one in found).items():
+        if count > 1:
+            ids = ", ".join(one.device_id for one in found if one.name == name)
+            note(f"{count} boards are called {name}; accept one by its fingerprint or its id: {ids}")
     for one in found:
         if one.detail:
             note(f"{one.name}: {one.detail}")
@@ -99,20 +106,21 @@ def remove(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Take a device out of the fleet, and its models and its key off it.
+    """Take a device out of the fleet, and its models and its key off it. What it held moves to others; Ctrl-C stops waiting for that.
 
     Example: glmfleet devices remove gate-7
     """
     with connect(open_home(home)) as coordinator:
         view = coordinator.decommission(device, force=force)
-    if as_json:
-        print_json(view)
-        return
-    note(f"{view.name} ({view.device_id}) is of the fleet no more")
-    if view.wiped:
-        note("it removes its models and its key; then it is a new board, which asks to join")
-    else:
-        note("it could not be reached: its models stay on it until `glmfleet device leave --wipe` there")
+        if as_json:
+            print_json(view)
+            return
+        note(f"{view.name} ({view.device_id}) is of the fleet no more")
+        if view.wiped:
+            note("it removes its models and its key; then it is a new board, which asks to join")
+        else:
+            note("it could not be reached: its models stay on it until `glmfleet device leave --wipe` there")
+        await_recovery(coordinator, view.used_by)
 
 
 @app.command()
@@ -123,10 +131,11 @@ def revoke(device: DeviceArgument, as_json: JsonOption = False, home: HomeOption
     """
     with connect(open_home(home)) as coordinator:
         view = coordinator.expel(device)
-    if as_json:
-        print_json(view)
-    else:
+        if as_json:
+            print_json(view)
+            return
         note(f"{view.name} ({view.device_id}) is of the fleet no more, and its key opens nothing any more")
+        await_recovery(coordinator, view.used_by)
 
 
 @app.command()
@@ -192,7 +201,7 @@ def token(
         print_json(made)
         return
     say(made.token)
-    note(f"token {made.token_id}, good for one board until {_when(made.expires)}; on the board: glmfleet device run --token TOKEN")
+    note(f"token {made.token_id}, good for one board until {time_text(made.expires)}; on the board: glmfleet device run --token TOKEN")
     note("  where mDNS does not reach, and the coordinator listens (serve --host): glmfleet device join HOST --token TOKEN")
 
 
@@ -215,8 +224,5 @@ def _print_tokens(tokens: list[TokenView], as_json: bool) -> None:
 
 
 def _state(one: TokenView) -> str:
-    return f"expired {_when(one.expires)}" if one.expires <= time.time() and not one.used_by else _when(one.expires)
-
-
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    until = time_text(one.expires)
+    return f"expired {until}" if one.expires <= time.time() and not one.used_by else until

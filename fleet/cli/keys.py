@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from fleet.access import KeyView, NewKey
 from fleet.cli.client import connect
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
-from fleet.cli.output import note, print_json, say
+from fleet.cli.output import note, print_json, say, time_text
 from fleet.cli.tables import Column, print_table
 from fleet.home import Home
 from fleet.principal import ROLES
@@ -122,4 +121,4 @@ def _budget(one: KeyView) -> str:
 
 
 def _when(seconds: float | None) -> str:
-    return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    return "-" if seconds is None else time_text(seconds)

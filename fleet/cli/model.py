@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,14 +14,15 @@ from device.text.confined import ConfinedText
 from fleet.answering.prompts import load_text
 from fleet.api.encode import plain
 from fleet.cli.client import connect
-from fleet.cli.model_eval import eval_, measure, print_report, quality_lines
+from fleet.cli.model_eval import eval_, measure, print_report
+from fleet.cli.model_list import list_, parameters, show
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
-from fleet.cli.output import figure, note, print_json, say
+from fleet.cli.output import note, print_json, time_text
 from fleet.cli.progress import progress
-from fleet.cli.tables import Column, print_table
 from fleet.home import Home
 from fleet.service.models import model_view
 from fleet.service.views import ModelView
+from fleet.trust.login import read_login
 from fleet.trust.publisher import Publisher
 from protos.errors import Conflict, Corrupt, Denied, FleetError
 from protos.manifest import Manifest
@@ -39,6 +39,8 @@ from quantize.importing.importer import import_model
 
 app = typer.Typer(name="model", rich_markup_mode="rich")
 app.command("eval")(eval_)
+app.command("list")(list_)
+app.command()(show)
 
 BlockOption = Annotated[
     int | None,
@@ -126,83 +128,6 @@ def import_(
     _tell(opened, _quantize(opened, path, name, how, adapter=adapter), evaluate, as_json)
 
 
-@app.command("list")
-def list_(as_json: JsonOption = False, home: HomeOption = None) -> None:
-    """List the models here.
-
-    Example: glmfleet model list --json
-    """
-    store = ArtifactStore(open_home(home).artifacts)
-    models = [model for name in store.list() if (model := _readable(store, name)) is not None]
-    if as_json:
-        print_json(models)
-        return
-    if not store.list():
-        note("no models yet; get one: glmfleet model pull smollm2-135m")
-    if not models:
-        return
-    columns = [
-        Column("name", "names"),
-        Column("parameters", "figure"),
-        Column("layers", "figure"),
-        Column("context", "figure"),
-        Column("size", "figure"),
-        Column("licence"),
-    ]
-    print_table(
-        columns,
-        [
-            [
-                model.name,
-                _parameters(model),
-                str(model.layers),
-                str(model.context),
-                bytes_text(model.size_bytes),
-                model.license or "none stated",
-            ]
-            for model in models
-        ],
-    )
-
-
-@app.command()
-def show(
-    name: Annotated[str, typer.Argument(help="The model's name here.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Hash every byte of it again; fails when one has changed.")] = False,
-    as_json: JsonOption = False,
-    home: HomeOption = None,
-) -> None:
-    """Show one model.
-
-    Example: glmfleet model show smollm2-135m --verify
-    """
-    store = ArtifactStore(open_home(home).artifacts)
-    if verify:
-        with progress(of_bytes=True) as report:
-            manifest = store.verify(name, lambda done, total, part: report("verify", done, total))
-    else:
-        manifest = store.load(name)
-    model, quality = model_view(name, manifest), store.records.quality(manifest.digest)
-    if as_json:
-        print_json({**plain(model), "quality": plain(quality)})
-        return
-    for label, value in (
-        ("name", model.name),
-        ("digest", model.digest),
-        ("architecture", f"{model.architecture}, {model.layers} layers, hidden size {model.hidden_size}"),
-        ("parameters", _parameters(model)),
-        ("context", f"{model.context} tokens"),
-        ("weights", f"int{model.bits}, a scale for each {model.block_size}, {bytes_text(model.size_bytes)}"),
-        ("sampling", ", ".join(f"{name} {value:g}" for name, value in model.sampling.items())),
-        ("licence", model.license or "none stated"),
-        ("source", model.source),
-        ("notice", model.notice),
-        *(quality_lines(quality, store.records.plot(manifest.digest)) if quality else ()),
-    ):
-        if value:
-            say(f"{label:<13}{value}")
-
-
 @app.command()
 def sign(
     name: Annotated[str, typer.Argument(help="The model's name here.")],
@@ -223,7 +148,7 @@ def sign(
     """
     opened = open_home(home)
     statement = Publisher.open(opened.publisher, ArtifactStore(opened.artifacts)).sign(name, parse_duration(life), above)
-    note(f"{name} is signed as version {statement.version}, until {time.strftime('%Y-%m-%d %H:%M', time.localtime(statement.expires))}")
+    note(f"{name} is signed as version {statement.version}, until {time_text(statement.expires)}")
 
 
 @app.command()
@@ -329,16 +254,6 @@ def _from_hub(home: Home, model: str, revision: str | None, told: Callable[[int,
     return folder
 
 
-def _readable(store: ArtifactStore, name: str) -> ModelView | None:
-    """A damaged model is told of and left out: the others can still be listed."""
-    try:
-        return model_view(name, store.load(name))
-    except Corrupt as error:
-        note(f"damaged: {error.detail}")
-        note(f"  {error.advice}")
-        return None
-
-
 def _check_unused(home: Home, name: str) -> None:
     if home.running_coordinator() is None:
         return
@@ -356,12 +271,10 @@ def _tell(home: Home, model: ModelView, evaluate: bool, as_json: bool) -> None:
         print_json({**plain(model), "quality": plain(report)})
         return
     licence = model.license or "no licence stated"
-    note(f"{model.name}: {_parameters(model)} parameters, int{model.bits}, {bytes_text(model.size_bytes)}; {licence}")
+    note(f"{model.name}: {parameters(model)} parameters, int{model.bits}, {bytes_text(model.size_bytes)}; {licence}")
     if model.notice:
         note(model.notice)
     if report:
         print_report(report)
-
-
-def _parameters(model: ModelView) -> str:
-    return f"{figure(model.parameters / 1e6)} M" if model.parameters < 1e9 else f"{figure(model.parameters / 1e9)} B"
+    if (login := read_login(home)) is not None:
+        note(f"it is on this machine alone; the coordinator at {login.address} has the models that are pulled or imported there")

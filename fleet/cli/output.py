@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 from typing import Any, TextIO
 
 from fleet.api.encode import plain
@@ -50,6 +51,11 @@ def figure(value: float | None) -> str:
         return f"{value:.2g}"
     digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1
     return f"{value:.{digits}f}"
+
+
+def time_text(seconds: float, *, of_day: str = "%H:%M") -> str:
+    """A moment in unix seconds, in this machine's zone, which it names: "2026-11-29 23:45 CET"."""
+    return time.strftime(f"%Y-%m-%d {of_day} %Z", time.localtime(seconds))
 
 
 def count_text(count: int, noun: str) -> str:

@@ -88,7 +88,8 @@ class Deployer:
             for device, stage in zip(spec.devices, spec.plan.stages, strict=True):
                 record = self._registry.record(device)
                 if record is None or not record.connected:
-                    raise Unavailable(missing_line(stage.device_name, record), advice="glmfleet doctor shows what was tried")
+                    why = missing_line(stage.device_name, record, removed=self._registry.removed(device))
+                    raise Unavailable(why, advice="glmfleet doctor shows what was tried")
 
     async def push(self, stages: Sequence[StageWork], report: Report, *, in_force: int, known: BlobStates | None = None) -> None:
         """Send to each stage's device the blobs that it lacks. Raises FleetError.
@@ -237,7 +238,8 @@ class Deployer:
         place = (stage.number + step) % len(ring)
         record = self._registry.record(ring[place])
         if record is None:
-            raise Unavailable(f"{stage.spec.plan.stages[place].device_name}: not found yet")
+            name, removed = stage.spec.plan.stages[place].device_name, self._registry.removed(ring[place])
+            raise Unavailable(missing_line(name, None, removed=removed))
         return _hop(ring[place], record)
 
 
@@ -246,8 +248,10 @@ def _hop(device: DeviceId, record: DeviceRecord) -> pb.Hop:
     return pb.Hop(device_id=device, address=addresses[0], addresses=addresses, gateway_id=record.gateway or "")
 
 
-def missing_line(name: str, record: DeviceRecord | None) -> str:
-    """Why the device called `name` cannot be asked, in one line."""
+def missing_line(name: str, record: DeviceRecord | None, *, removed: bool) -> str:
+    """Why the device called `name` cannot be asked, in one line; `removed`: it was taken out of the fleet."""
+    if removed:
+        return f"{name} was removed from the fleet"
     return f"{name}: not found yet" if record is None else f"{name} is {record.state}: {record.detail or 'it is being dialled'}"
 
 

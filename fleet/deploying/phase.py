@@ -29,6 +29,7 @@ class ObservedStage:
     addresses: frozenset[str] = frozenset()  # where neighbours may reach it
     holds: bool = False  # it says that it holds this stage of this plan
     draining: bool = False  # it is to be switched off: the stage has to go elsewhere
+    removed: bool = False  # it was taken out of the fleet, and does not come back
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class ObservedPipeline:
     @property
     def away(self) -> tuple[int, ...]:
         return tuple(number for number, stage in enumerate(self.stages) if not stage.connected)
+
+    @property
+    def removed(self) -> frozenset[int]:
+        """Of those that are away, stages whose device nobody waits for."""
+        return frozenset(number for number in self.away if self.stages[number].removed)
 
     @property
     def draining(self) -> tuple[int, ...]:
@@ -169,7 +175,7 @@ class TakeOver:
 
 @dataclass(frozen=True)
 class Replan:
-    """Plan it anew over the devices there are: one of its own has been away for too long, or is to be switched off."""
+    """Plan it anew over the devices there are: one of its own has been away for too long, left the fleet, or is to be switched off."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +277,7 @@ def _actions(observed: ObservedPipeline, history: History, now: float, replan_af
         return ()
     if (taken := _take_over(observed, history, now)) is not None:
         return (taken,)
-    if _must_move(history, now, replan_after) or _must_leave(observed, history, now):
+    if _must_move(observed, history, now, replan_after) or _must_leave(observed, history, now):
         return (Replan(),)
     if history.stale_stream:
         return (Reattach(),)
@@ -303,7 +309,7 @@ def _take_over(observed: ObservedPipeline, history: History, now: float) -> Take
 
 def _left_at(observed: ObservedPipeline, history: History) -> float:
     """When devices that are away are waited for no longer, where a standby stands in for them."""
-    if history.away_since is None:
+    if history.away_since is None or observed.removed.issuperset(observed.away):
         return 0.0
     return history.away_since + (GRACE_SECONDS if observed.broken else UNBROKEN_SECONDS)
 
@@ -320,8 +326,9 @@ def _match(stages: Sequence[int], standbys: Sequence[ObservedStandby]) -> tuple[
     return None
 
 
-def _must_move(history: History, now: float, replan_after: float | None) -> bool:
-    if replan_after is None or history.away_since is None or now < history.away_since + replan_after:
+def _must_move(observed: ObservedPipeline, history: History, now: float, replan_after: float | None) -> bool:
+    """Whoever took a device out of the fleet has decided that what it held moves, whatever the deployment's policy of waiting is."""
+    if not observed.removed and (replan_after is None or history.away_since is None or now < history.away_since + replan_after):
         return False
     return _may_move(history, now)
 

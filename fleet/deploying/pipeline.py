@@ -101,9 +101,10 @@ class Pipeline:
         self.stream.close()
 
     def _observe_stage(self, number: int) -> ObservedStage:
-        name, record = self.spec.plan.stages[number].device_name, self._registry.record(self.spec.devices[number])
+        name, device = self.spec.plan.stages[number].device_name, self.spec.devices[number]
+        record, removed = self._registry.record(device), self._registry.removed(device)
         if record is None or not record.connected:
-            return ObservedStage(name, connected=False, why_away=missing_line(name, record))
+            return ObservedStage(name, connected=False, why_away=missing_line(name, record, removed=removed), removed=removed)
         held = held_by(record.description) if record.description is not None else ()
         return ObservedStage(
             name,
@@ -117,7 +118,8 @@ class Pipeline:
         device, record = DeviceId(standby.device_id), self._registry.record(DeviceId(standby.device_id))
         stages = tuple(one.stage for one in standby.covers)
         if record is None or not record.connected:
-            return StandbyView(device, standby.device_name, stages, "away", missing_line(standby.device_name, record))
+            why = missing_line(standby.device_name, record, removed=self._registry.removed(device))
+            return StandbyView(device, standby.device_name, stages, "away", why)
         if self._observe_standby(standby).ready == set(stages):
             return StandbyView(device, standby.device_name, stages, "ready")
         failure = self.unprepared.get(device)

@@ -146,6 +146,10 @@ class Registry:
         if member in self._direct or member in self._gateways:
             self._forget(member)
 
+    def removed(self, member: DeviceId) -> bool:
+        """It was taken out of the fleet: with its key it does not come back."""
+        return self._credentials is not None and member in self._credentials.revoked
+
     def drain(self, devices: Collection[DeviceId]) -> None:
         """From now on these are to be switched off, and no others."""
         self._draining = frozenset(devices)
@@ -210,6 +214,8 @@ class Registry:
     def client(self, device: DeviceId) -> DeviceClient:
         """Raises NotFound for a device never seen, Unavailable while there is no connection."""
         watched = self._watched(device)
+        if watched is None and self.removed(device):
+            raise NotFound(f"device {device} was removed from the fleet")
         if watched is None:
             raise NotFound(f"device {device} was not found yet", advice="glmfleet doctor shows what was tried")
         return watched.client

@@ -12,11 +12,14 @@ from protos.ids import DeviceId
 
 
 class Departures:
-    def __init__(self, registry: Registry, upkeep: Upkeep, users: Callable[[DeviceId], Sequence[str]]) -> None:
-        """`users` names the deployments that use a device."""
+    def __init__(
+        self, registry: Registry, upkeep: Upkeep, users: Callable[[DeviceId], Sequence[str]], breaks: Callable[[DeviceId], Sequence[str]]
+    ) -> None:
+        """`users` names the deployments that use a device, `breaks` says of each what it loses without it, a line each."""
         self._registry = registry
         self._upkeep = upkeep
         self._users = users
+        self._breaks = breaks
 
     async def decommission(self, device: str, *, force: bool) -> DepartureView:
         """Have it remove its models and its key, and take it out of the fleet; one that cannot be reached is taken out all the same.
@@ -27,17 +30,18 @@ class Departures:
         member, name = await self._find(device)
         users = self._users(member)
         if users and not force:
-            raise Conflict(f"{name} is used by {', '.join(users)}", advice="undeploy first, or --force: its deployments move if they can")
+            raise Conflict(f"{name} is used by {', '.join(users)}", advice=f"undeploy first, or --force: {'; '.join(self._breaks(member))}")
         wiped = await self._upkeep.leave(member)
         await self._take_out(member, name)
-        return DepartureView(member, name, wiped)
+        return DepartureView(member, name, wiped, tuple(users))
 
     async def expel(self, device: str) -> DepartureView:
         """Take it out of the fleet, without a word to it: it may be in other hands. Raises NotFound, Conflict (a gateway speaks
         for it)."""
         member, name = await self._find(device)
+        users = self._users(member)
         await self._take_out(member, name)
-        return DepartureView(member, name, wiped=False)
+        return DepartureView(member, name, wiped=False, used_by=tuple(users))
 
     async def _take_out(self, member: DeviceId, name: str) -> None:
         await self._upkeep.revoke(member, name, lambda: self._registry.expel(member))

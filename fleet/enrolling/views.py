@@ -22,11 +22,13 @@ class EnrolmentView:
 
 @dataclass(frozen=True)
 class DepartureView:
-    """A device that is of the fleet no more. `wiped`: it has said that it removes its models and its key."""
+    """A device that is of the fleet no more. `wiped`: it has said that it removes its models and its key. `used_by`: the deployments that
+    had stages on it."""
 
     device_id: str
     name: str
     wiped: bool
+    used_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from fleet.answering.generation import RECOVERY_SECONDS, GenerationService
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
+from fleet.deploying.losing import losses
 from fleet.deploying.placement import DISCOVERY_SECONDS, Placement
 from fleet.deploying.views import DeployEvent, DeploymentView, users_of
 from fleet.devices.diagnosis import FleetDiagnosis
@@ -370,7 +371,9 @@ class Coordinator:
             self._upkeep.attached(member, peer)
 
     def _departing(self) -> Departures:
-        return Departures(self._registry, of_members(self._upkeep), lambda device: users_of(device, self._deployments.views()))
+        views = self._deployments.views()
+        users, breaks = partial(users_of, views=views), partial(losses, views=views)
+        return Departures(self._registry, of_members(self._upkeep), users, breaks)
 
     def _found(self, candidate: Candidate) -> None:
         if self._credentials is not None and candidate.device_id in self._credentials.revoked:

@@ -131,13 +131,19 @@ async def test_one_that_is_given_away_is_told_to_forget(tmp_path: Path) -> None:
         box = next(box for box in fleet.boxes if box.device == used)
         with pytest.raises(FleetError, match="is used by tiny") as caught:
             await fleet.coordinator.decommission(box.name, force=False)
-        assert "--force" in caught.value.advice
+        assert "--force: tiny answers nothing until other devices have its stages" in caught.value.advice
         assert not box.agent.left.is_set()
         departure = await fleet.coordinator.decommission(box.name, force=True)
-        assert departure.wiped
+        assert (departure.wiped, departure.used_by) == (True, ("tiny",))
         assert box.agent.left.is_set()
+        assert fleet.coordinator.deployments()[0].detail == f"{box.name} was removed from the fleet"
+        # Nobody waits a minute for it to come back: the other has its stage at once.
         away = next(box for box in fleet.boxes if box.device != used)
+        await wait_until(lambda: fleet.coordinator.deployments()[0].state == "ready", 20)
+        assert fleet.coordinator.deployments()[0].pipelines[0].stages[0].device_id == away.device
         await away.agent.__aexit__(None, None, None)
         await wait_until(lambda: [device.state for device in fleet.coordinator.devices()] != ["online"])
-        assert not (await fleet.coordinator.decommission(away.name, force=False)).wiped
+        assert not (await fleet.coordinator.decommission(away.name, force=True)).wiped
         assert fleet.coordinator.devices() == []
+        await wait_until(lambda: "no device is online" in fleet.coordinator.deployments()[0].detail)
+        assert fleet.coordinator.deployments()[0].detail.startswith(f"{away.name} was removed from the fleet; it could not be moved")

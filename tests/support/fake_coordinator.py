@@ -158,6 +158,7 @@ class FakeCoordinator:
     error_at: int = 0
     hold_at: int | None = None
     asked: list[object] = field(default_factory=list)
+    leaves_behind: tuple[str, ...] = ()  # deployments that used a device which is taken out
     callers: list[Principal] = field(default_factory=list)
     holding: bool = False
     log: Lines = field(default_factory=Lines)
@@ -232,11 +233,11 @@ class FakeCoordinator:
 
     async def decommission(self, device: str, *, force: bool) -> DepartureView:
         self._ask(("decommission", device, force))
-        return DepartureView(DEVICE.device_id, DEVICE.name, wiped=True)
+        return DepartureView(DEVICE.device_id, DEVICE.name, wiped=True, used_by=self.leaves_behind)
 
     async def expel(self, device: str) -> DepartureView:
         self._ask(("expel", device))
-        return DepartureView(DEVICE.device_id, DEVICE.name, wiped=False)
+        return DepartureView(DEVICE.device_id, DEVICE.name, wiped=False, used_by=self.leaves_behind)
 
     async def drain(self, device: str) -> DeviceId:
         self._ask(("drain", device))

@@ -34,7 +34,7 @@ MUTATIONS = {
 }
 # Of those that have a time after which they are planned anew.
 MOVES = {
-    "moves at once": ("now < history.away_since + replan_after:", "False:"),
+    "moves at once": ("now < history.away_since + replan_after):", "False):"),
     "never moves": ("        return (Replan(),)", "        pass"),
     "two moves at once": ("return replace(history, replanning=True)", "return history"),
     "a failed move is tried again at once": (
@@ -59,8 +59,8 @@ STANDBYS = {
     "takes over what is not ready": ("        if stages[0] in standby.ready:", "        if True:"),
     "does not know when to look again": ("    return left_at if covered.intersection", "    return None if covered.intersection"),
     "stays on what is switched off": (
-        "    if _must_move(history, now, replan_after) or _must_leave(observed, history, now):",
-        "    if _must_move(history, now, replan_after):",
+        "    if _must_move(observed, history, now, replan_after) or _must_leave(observed, history, now):",
+        "    if _must_move(observed, history, now, replan_after):",
     ),
     "only who is away is left": ("({*away, *draining}, set(away), *(() if away else ({stage} for stage in draining)))", "(set(away),)"),
 }

@@ -25,6 +25,7 @@ from protos.net.transport import dial
 from protos.net.watch import look
 from protos.rpc_errors import remote
 from protos.v1 import device_pb2 as pb
+from protos.v1 import member_pb2
 from tests.support.members import TestFleet, credentials_of
 from tests.support.waiting import wait_until
 
@@ -149,6 +150,34 @@ async def test_one_that_nobody_renewed_asks_its_fleet_while_it_runs(
     finally:
         for one in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().remove_signal_handler(one)
+
+
+async def test_one_that_is_taken_out_says_so_and_waits_as_a_new_board(fleet: TestFleet, tmp_path: Path) -> None:
+    fleet.member("dev")
+    said: list[str] = []
+    running = asyncio.create_task(
+        run_agent(
+            config(tmp_path / "dev"),
+            CpuHardware(1 << 20, 1),
+            said.append,
+            waiting=lambda board: said.append("waits"),
+            removed=lambda: said.append("removed"),
+        )
+    )
+    before = load_identity(tmp_path / "dev").device_id
+    try:
+        await wait_until(lambda: said)
+        peer = dial(said[0], before, credentials_of(fleet.member("coordinator", "coordinator")))
+        await peer.member_stub.Leave(member_pb2.LeaveRequest(), metadata=peer.metadata)
+        await peer.close()
+        await wait_until(lambda: len(said) == 3)
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(10):
+            await running
+    finally:
+        for one in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(one)
+    assert said[1:] == ["removed", "waits"]
 
 
 @pytest.mark.parametrize("insecure", [True, False])

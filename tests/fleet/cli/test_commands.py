@@ -98,6 +98,7 @@ def test_deploy(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -
     code, out, err = glmfleet("deploy", "tiny", "--name", "prod", "--home", served.path)
     assert code == 0
     assert "0-3 + head" in out
+    assert out.splitlines()[-len(PLAN.why) - 1 :] == ["why:", *(f"  - {line}" for line in PLAN.why)]
     assert err.splitlines() == [
         "push to dev-1: 50 %",
         "push to dev-1: 100 %",

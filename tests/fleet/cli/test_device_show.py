@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from datetime import datetime
 
 import pytest
@@ -14,6 +15,7 @@ from tests.support.command import Command
 from tests.support.fake_coordinator import DEVICE, FakeCoordinator
 
 BEGIN = datetime(2026, 11, 30, 4, 5, 6, 700_000).astimezone().timestamp()
+ZONE = time.strftime("%Z", time.localtime(BEGIN))
 HISTORY = (
     StateChange(BEGIN, "offline", "online", "it answers at 127.0.0.1:7420"),
     StateChange(BEGIN + 60.0, "online", "suspect", "silent for 0.8 s"),
@@ -28,8 +30,8 @@ def test_one_device_has_its_history(glmfleet: Command, served: Home, coordinator
     assert out.splitlines()[1].split()[:4] == ["dev-1", "rk3588", "simulated", "online"]
     assert [line.split() for line in out.splitlines()[3:]] == [
         ["when", "was", "is", "why"],
-        ["2026-11-30", "04:05:06.7", "offline", "online", "it", "answers", "at", "127.0.0.1:7420"],
-        ["2026-11-30", "04:06:06.7", "online", "suspect", "silent", "for", "0.8", "s"],
+        ["2026-11-30", "04:05:06.7", ZONE, "offline", "online", "it", "answers", "at", "127.0.0.1:7420"],
+        ["2026-11-30", "04:06:06.7", ZONE, "online", "suspect", "silent", "for", "0.8", "s"],
     ]
     told = json.loads(glmfleet("devices", "show", key, "--json", "--home", served.path)[1])
     assert told["history"] == [dataclasses.asdict(change) for change in HISTORY]

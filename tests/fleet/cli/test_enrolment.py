@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from fleet.cli import enrolment
+from fleet.cli import enrolment, recovery
 from fleet.home import Home
 from protos.errors import NotFound
 from tests.support.command import Command
-from tests.support.fake_coordinator import BOARD, DEVICE, FakeCoordinator
+from tests.support.fake_coordinator import BOARD, DEPLOYMENT, DEVICE, FakeCoordinator
 
 
 def test_the_list_names_who_asks_and_what_to_do(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
@@ -44,6 +44,49 @@ def test_accept_and_reject(glmfleet: Command, served: Home, coordinator: FakeCoo
         1,
         "",
         "error: no board 'x' asks to join\n  those that do: gate-7\n",
+    )
+
+
+def test_pending_breaks_no_word_on_a_narrow_terminal(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    board = replace(BOARD, name="workshop-left-7", profile="4 CPU threads", address="[fd00:77::1:2:3]:7420")
+    coordinator.asking = [board, replace(board, device_id="hgfedcba22334455", fingerprint="remember discover scissors universe mountain")]
+    _, out, err = glmfleet("devices", "pending", "--home", served.path)
+    assert all(len(line) <= 80 for line in out.splitlines())
+    words = out.split()
+    for one in coordinator.asking:
+        assert {one.name, one.address, *one.profile.split(), *one.fingerprint.split()} <= set(words)
+    assert "2 boards are called workshop-left-7; accept one by its fingerprint or its id: abcdefgh22334455, hgfedcba22334455" in err
+
+
+def test_a_removal_says_what_it_breaks_until_that_is_whole(
+    glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "POLL_SECONDS", 0.01)
+    broken = replace(DEPLOYMENT, state="degraded", detail="dev-1 was removed from the fleet")
+    views = [[broken]] * 6  # the log asks too
+    monkeypatch.setattr(coordinator, "deployments", lambda: views.pop() if views else [DEPLOYMENT])
+    coordinator.leaves_behind = (DEPLOYMENT.name, "gone")
+    code, out, err = glmfleet("devices", "remove", "dev-1", "--force", "--home", served.path)
+    assert (code, out) == (0, "")
+    lines = err.splitlines()
+    assert f"{DEPLOYMENT.name} is degraded: dev-1 was removed from the fleet" in lines
+    assert "gone is gone" in lines
+    assert lines[-1].startswith(f"{DEPLOYMENT.name} is whole again after ")
+    told = json.loads(glmfleet("devices", "remove", "dev-1", "--force", "--json", "--home", served.path)[1])
+    assert told["used_by"] == [DEPLOYMENT.name, "gone"]
+
+
+def test_what_cannot_move_is_not_waited_for_without_end(
+    glmfleet: Command, served: Home, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(recovery, "QUIET_SECONDS", 0.1)
+    coordinator.deployed = [replace(DEPLOYMENT, state="degraded", detail="no room")]
+    coordinator.leaves_behind = (DEPLOYMENT.name,)
+    code, _, err = glmfleet("devices", "revoke", "dev-1", "--home", served.path)
+    assert (code, err.splitlines()[1:]) == (
+        0,
+        [f"{DEPLOYMENT.name} is degraded: no room", f"{DEPLOYMENT.name} goes on as soon as that is over; to see: glmfleet deployments"],
     )
 
 

@@ -90,6 +90,10 @@ def test_every_command_then_asks_the_other_machine(glmfleet: Command, home: Home
     assert home.login.stat().st_mode & 0o777 == 0o600
     assert "dev-1" in glmfleet("devices", "--home", home.path)[1]
     assert "Paris" in glmfleet("generate", "hi", "--home", home.path)[1]
+    code, out, err = glmfleet("model", "list", "--home", home.path)
+    assert (code, out.splitlines()[1].split()[0], err) == (0, "tiny", f"the models at {desk.address}\n")
+    assert json.loads(glmfleet("model", "show", "tiny", "--json", "--home", home.path)[1])["name"] == "tiny"
+    assert glmfleet("model", "show", "tiny", "--verify", "--home", home.path)[2].startswith(f"error: the models are at {desk.address}")
     assert glmfleet("undeploy", "tiny", "--home", home.path)[0] == 0
     assert desk.coordinator.log.lines[-1]["who"] == "ann"
     assert glmfleet("keys", "list", "--home", home.path)[2].startswith("error: ann (operator) may not see and change keys")

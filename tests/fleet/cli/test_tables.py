@@ -77,7 +77,7 @@ def long_named(coordinator: FakeCoordinator) -> FakeCoordinator:
     ("command", "whole"),
     [
         ("devices", LONG),
-        ("devices pending", [*LONG, BOARD.device_id, "[2001:db8::1234:5678]:7420"]),
+        ("devices pending", [*LONG, *BOARD.fingerprint.split(), "[2001:db8::1234:5678]:7420"]),
         ("deployments", LONG),
         ("telemetry", LONG),
         ("telemetry --by model", LONG),

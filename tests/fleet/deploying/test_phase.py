@@ -31,6 +31,8 @@ HERE = ObservedStage("dev-1", connected=True, addresses=frozenset({"a:1"}), hold
 LOST = replace(HERE, holds=False)
 AWAY = ObservedStage("dev-2", connected=False, why_away="dev-2 is offline: nobody listens")
 UP = ObservedStream(attached=True)
+GONE = replace(AWAY, why_away="dev-2 was removed from the fleet", removed=True)
+ONE_AWAY = ObservedPipeline((HERE, AWAY))
 DOWN = ObservedStream(why="dev-1: the head ended the stream")
 TOLD = History(sent_addresses=(frozenset({"a:1"}),))
 
@@ -86,6 +88,12 @@ def test_each_transition(
         ((HERE, AWAY), History(away_since=-90.0, replan_failure=Failure("no room", 1, -4.9)), 6.0, ()),
         ((HERE, AWAY), History(away_since=-90.0, replan_failure=Failure("no room", 1, -5.0)), 6.0, (Replan(),)),
         ((HERE, HERE), History(), 6.0, ()),
+        # Whom the fleet has taken out nobody waits for.
+        ((HERE, GONE), History(away_since=10.0), 6.0, (Replan(),)),
+        ((HERE, GONE), History(away_since=10.0), None, (Replan(),)),
+        ((AWAY, GONE), History(away_since=10.0), 6.0, (Replan(),)),
+        ((HERE, GONE), History(away_since=10.0, replan_failure=Failure("no room", 1, 9.0)), 6.0, ()),
+        ((replace(HERE, removed=True), HERE), History(), 6.0, ()),  # our own connection to it is about to end
     ],
 )
 def test_who_lacks_a_device_for_too_long_is_moved(
@@ -108,6 +116,7 @@ ALSO_AWAY = replace(AWAY, device_name="dev-1")
         ((HERE, AWAY), BROKEN, History(away_since=9.5), (FOR_TWO,), (TakeOver(((1, DeviceId("spare")),)),), None),
         ((HERE, AWAY), DOWN, History(away_since=9.5), (FOR_TWO,), (TakeOver(((1, DeviceId("spare")),)),), None),
         ((HERE, AWAY), BROKEN, History(away_since=9.6, looked_at=9.0), (FOR_TWO,), (), 10.1),  # it may be back in a moment
+        ((HERE, GONE), UP, History(away_since=10.0), (FOR_TWO,), (TakeOver(((1, DeviceId("spare")),)),), None),  # it will not
         ((HERE, AWAY), UP, History(away_since=9.5), (FOR_TWO,), (), 19.5),  # only our own link has ended: the ring goes on
         ((HERE, AWAY), UP, History(away_since=0.0), (FOR_TWO,), (TakeOver(((1, DeviceId("spare")),)),), None),
         ((AWAY, HERE), DOWN, History(away_since=9.5), (FOR_ONE,), (), None),  # which has not got that stage yet
@@ -173,7 +182,7 @@ def test_what_cannot_be_moved_is_tried_less_and_less_often() -> None:
     history, waits = History(away=(1,), away_since=0.0), []
     for _ in range(8):
         history = phase.replan_failed(history, "no room", 1000.0)
-        waits.append(next(w for w in range(1, 1000) if phase._must_move(history, 1000.0 + w, 60.0)))
+        waits.append(next(w for w in range(1, 1000) if phase._must_move(ONE_AWAY, history, 1000.0 + w, 60.0)))
     assert waits == [15, 30, 60, 120, 240, 480, 600, 600]
 
 
