@@ -1,4 +1,4 @@
-"""A fleet on this machine for measuring the whole path: real agents and `glmfleet serve`, each a process, TLS between them."""
+"""A fleet on this machine for measuring the whole path: real agents and `glmfleet serve`, each a process, TLS between them or not."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import IO
 import psutil
 
 from benchmarks.worker import ROOT
+from device.agent.identity import insecure_identity
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.home import Home
 from fleet.planning.plan import PlanRequest
@@ -46,12 +47,13 @@ class Process:
 
 class LocalFleet:
     """A context manager: an agent for each name in `threads`, with so many, and a coordinator that knows them. What they hold stays in
-    `folder`, for the next fleet there."""
+    `folder`, for the next fleet there. `insecure`: plaintext, as the option of that name."""
 
-    def __init__(self, folder: Path, artifacts: Path, threads: Mapping[str, int]) -> None:
+    def __init__(self, folder: Path, artifacts: Path, threads: Mapping[str, int], *, insecure: bool = False) -> None:
         self._home = Home.open(folder)
         self._artifacts = artifacts
         self._threads = threads
+        self._mode = ("--insecure",) if insecure else ()
         self._stack = ExitStack()
         self.devices: dict[str, Process] = {}
         self._client: CoordinatorClient
@@ -60,17 +62,20 @@ class LocalFleet:
         with ExitStack() as stack:
             if not self._home.artifacts.exists():
                 self._home.artifacts.symlink_to(self._artifacts.resolve(), target_is_directory=True)
-            authority = Authority.open(self._home.authority)
+            authority = None if self._mode else Authority.open(self._home.authority)
             seeds = []
             for name, threads in self._threads.items():
                 state = self._home.path / name
-                authority.issue_folder(state, "device", name)
-                where = ["--host", "127.0.0.1", "--port", 0, "--interface", "127.0.0.1"]
+                if authority is not None:
+                    authority.issue_folder(state, "device", name)
+                where = [*self._mode, "--host", "127.0.0.1", "--port", 0, "--interface", "127.0.0.1"]
                 process = self._start(stack, name, "device", "--state", state, "--name", name, "--threads", threads, *where)
                 assert process.child.stdout
-                seeds += ["--seed", _address(process, process.child.stdout)]
+                address = _address(process, process.child.stdout)
+                # Without TLS nobody proves who answers there: the id has to be told.
+                seeds += ["--seed", f"{insecure_identity(state).device_id}@{address}" if self._mode else address]
                 self.devices[name] = process
-            serving = ["--port", 0, "--interface", "127.0.0.1", *seeds]
+            serving = [*self._mode, "--port", 0, "--interface", "127.0.0.1", *seeds]
             self.coordinator = self._start(stack, "coordinator", "fleet.cli", "serve", "--home", self._home.path, *serving)
             _wait(lambda: self._home.running_coordinator() is not None, self.coordinator)
             self._client = stack.enter_context(connect(self._home))
@@ -81,6 +86,10 @@ class LocalFleet:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
+
+    @property
+    def client(self) -> CoordinatorClient:
+        return self._client
 
     @property
     def url(self) -> str:
