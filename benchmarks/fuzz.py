@@ -29,7 +29,7 @@ import grpc.aio
 import psutil
 from google.protobuf.message import DecodeError, Message
 
-from benchmarks.fuzz_good import of_a_board, of_a_device, of_a_gateway, standby_of
+from benchmarks.fuzz_good import of_a_board, of_a_device, of_a_gateway, of_a_relay, standby_of
 from benchmarks.fuzz_messages import Fuzzer
 from protos.ids import DeviceId
 from protos.net.transport import Credentials, Peer, dial, dial_board
@@ -121,7 +121,9 @@ async def targets(folder: Path) -> AsyncIterator[list[Target]]:
         address, process, log = await run(running(folder, "hollow", "sim_devices.hollow", "--state", str(folder / "gateway"), *hollow))
         gateway = Target({"Gateway": peer(address, board[1].device_id, credentials_of(coordinator), board[1].device_id)}, process, log)
         gateway.good.update(of_a_gateway(fleet, "gateway"))
-        yield [device, gateway, await _board(folder, fleet, stack)]
+        address, process, log = await run(running(folder, "relay", "benchmarks.fuzz_relay", str(folder / "coordinator")))
+        relay = Target({"Relay": peer(address, coordinator.device_id, credentials_of(neighbour))}, process, log, dict(of_a_relay()))
+        yield [device, gateway, await _board(folder, fleet, stack), relay]
 
 
 async def _board(folder: Path, fleet: TestFleet, stack: AsyncExitStack) -> Target:

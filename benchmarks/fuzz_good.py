@@ -15,7 +15,7 @@ from protos.enrolment import refusal_text
 from protos.ids import DeviceId, Digest, digest_of
 from protos.packing import packed
 from protos.publishing import Statement
-from protos.v1 import device_pb2, enrolment_pb2, gateway_pb2, member_pb2, pipeline_pb2
+from protos.v1 import device_pb2, enrolment_pb2, gateway_pb2, member_pb2, pipeline_pb2, relay_pb2
 from protos.versions import SPOKEN
 from tests.support.members import TestFleet, credentials_of
 from tests.support.stage_specs import TinyStages
@@ -66,6 +66,12 @@ def of_a_device(
 
 def of_a_gateway(fleet: TestFleet, name: str) -> Good:
     return _serialized([gateway_pb2.WatchGatewayRequest(interval_seconds=1, beat_milliseconds=250), *_membership(fleet, name)])
+
+
+def of_a_relay() -> Good:
+    """Of a coordinator, which has opened no connection."""
+    kinds: list[dict[str, Any]] = [{}, {"opened": True}, {"data": b"x" * 500}, {"credit": 65536}, {"ended": True}]
+    return _serialized([relay_pb2.RelayFrame(connection=number, **kind) for number, kind in enumerate(kinds)])
 
 
 def of_a_board(fleet: TestFleet) -> Good:

@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--interface", action="append", default=[], help="name or address to announce on, repeatable (default: all)")
     parser.add_argument("--memory", type=positive, help="bytes that models may take (default: 80 %% of the machine's)")
     parser.add_argument("--threads", type=positive, help="default: the cores this process may use")
+    parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="dial this one, because nobody can dial this device")
     parser.add_argument("--insecure", action="store_true", help="plaintext, on loopback only")
     options = parser.parse_args()
     raise_limit()
@@ -62,7 +63,7 @@ def main() -> None:
 
     try:
         text = os.environ.pop(TOKEN_VARIABLE, "")  # not on the command line, which every user of this machine can read
-        config = AgentConfig(*where, token=parse_token(text) if text else None)
+        config = AgentConfig(*where, token=parse_token(text) if text else None, coordinator=options.coordinator)
         hardware = CpuHardware(options.memory, options.threads)
         asyncio.run(run_agent(config, hardware, ready, waiting=waiting, refused=refused, removed=removed))
     except FleetError as error:

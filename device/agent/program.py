@@ -17,6 +17,7 @@ import grpc.aio
 
 from device.agent.announce import Announcement
 from device.agent.device import Device
+from device.agent.dial_out import dial_out
 from device.agent.enrolling import Enrollable
 from device.agent.hearing import Hearing
 from device.agent.identity import Expired, has_expired, insecure_identity, is_member, load_identity, utc_now
@@ -57,6 +58,7 @@ class AgentConfig:
     labels: dict[str, str] = field(default_factory=dict)
     announced_port: int | None = None
     token: Token | None = None  # by which a fleet may take the board in, while it belongs to none
+    coordinator: str = ""  # "host:port" of its API: to be dialled, since nobody can dial us; "": somebody can
 
 
 async def run_agent(
@@ -201,6 +203,10 @@ class Agent:
             announced = Announcement(me, identity.fleet_id, config.announced_port or port, config.interfaces, hearing=hearing)
             await stack.enter_async_context(announced)
             address = joined_address(config.host, port)
+            if config.coordinator and credentials is not None:
+                here = joined_address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host), port)  # nosec B104
+                dialling = asyncio.create_task(dial_out(config.coordinator, credentials, here), name="dial the coordinator")
+                stack.push_async_callback(_ended, dialling)
             noting = asyncio.create_task(keep_status(config.state, partial(self._status, device, blobs, address)), name="note how it goes")
             stack.push_async_callback(_ended, noting)
             self._stack = stack.pop_all()

@@ -47,6 +47,15 @@ def run(
         str | None,
         typer.Option("--token", envvar=TOKEN_VARIABLE, help="Of `glmfleet devices token`: joins without a hand.", show_default=False),
     ] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            "--coordinator",
+            metavar="HOST[:PORT]",
+            help="Dial this one, since nobody can dial this board (`glmfleet serve --host ... --relay-port ...` there).",
+            show_default=False,
+        ),
+    ] = None,
     insecure: InsecureOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -58,6 +67,12 @@ def run(
     """
     opened = open_home(home)
     chosen = name or socket.gethostname()
+    if coordinator is not None:
+        if insecure:
+            raise InvalidInput("a board that dials out needs TLS", advice="leave --insecure out")
+        where = address_of(coordinator, DEFAULT_PORT)
+        _join_by_calling(opened, where, token, chosen, port or 7420)
+        _become_agent(opened, chosen, port, interface, memory, None, coordinator=where)
     if not insecure:
         _ensure_identity(opened, chosen, token)
     _become_agent(opened, chosen, port, interface, memory, token, insecure=insecure)
@@ -80,13 +95,9 @@ def join(
     Example: glmfleet device join desk.example --token glmfleet-...
     """
     opened = open_home(home)
-    chosen, parsed = name or socket.gethostname(), parse_token(token)
-    with only_agent(opened.device):
-        if is_member(opened.device):
-            note("this board belongs to a fleet already: its token is not looked at (to take it out: glmfleet device leave)")
-        else:
-            identity = join_fleet(opened.device, address_of(where, DEFAULT_PORT), parsed, chosen, port)
-            note(f"{chosen} ({words(identity.device_id)}) is of the fleet {identity.fleet_id}; the coordinator dials its port {port}")
+    chosen = name or socket.gethostname()
+    if _join_by_calling(opened, address_of(where, DEFAULT_PORT), token, chosen, port):
+        note(f"the coordinator dials its port {port}")
     _become_agent(opened, chosen, port, interface, memory, None)
 
 
@@ -99,6 +110,7 @@ def _become_agent(
     token: str | None,
     *,
     insecure: bool = False,
+    coordinator: str = "",
 ) -> NoReturn:
     """In this process's place: signals, exit code and terminal are the agent's own."""
     arguments = ["--state", str(opened.device), "--name", chosen, "--port", str(port)]
@@ -106,6 +118,8 @@ def _become_agent(
         arguments += ["--interface", address]
     if memory is not None:
         arguments += ["--memory", str(parse_size(memory))]
+    if coordinator:
+        arguments += ["--coordinator", coordinator]
     if insecure:
         arguments += ["--insecure", "--host", "127.0.0.1"]
     environment = {**os.environ, TOKEN_VARIABLE: token or ""}
@@ -133,6 +147,23 @@ def leave(
     with only_agent(opened.device):
         left = leave_fleet(opened.device, wipe=wipe)
     note("it belongs to no fleet any more" if left else "it belonged to no fleet")
+
+
+def _join_by_calling(home: Home, where: str, token: str | None, name: str, port: int) -> bool:
+    """Whether it has joined now: one that belongs to a fleet already does not. Raises FleetError, InvalidInput without a token."""
+    parsed = None if token is None else parse_token(token)
+    with only_agent(home.device):
+        if is_member(home.device):
+            if token is not None:
+                note("this board belongs to a fleet already: its token is not looked at (to take it out: glmfleet device leave)")
+            return False
+        if parsed is None:
+            raise InvalidInput(
+                "this board belongs to no fleet yet, and nobody can dial it", advice="join by --token: glmfleet devices token"
+            )
+        identity = join_fleet(home.device, where, parsed, name, port)
+    note(f"{name} ({words(identity.device_id)}) is of the fleet {identity.fleet_id}")
+    return True
 
 
 def _ensure_identity(home: Home, name: str, token: str | None) -> None:

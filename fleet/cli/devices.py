@@ -91,7 +91,7 @@ def print_devices(found: Sequence[DeviceView], *, everything: bool = False) -> N
     for device in found:
         if device.detail:
             note(f"{device.name} is {device.state}: {device.detail}")
-    for line in [*_drained(found), *_unable(found), *_throttled(found), *_holding(found)]:
+    for line in [*_relayed(found), *_drained(found), *_unable(found), *_throttled(found), *_holding(found)]:
         note(line)
 
 
@@ -111,6 +111,10 @@ def print_counts(found: Sequence[DeviceView]) -> None:
 
 def kind(device: DeviceView) -> str:
     return "hollow" if device.hollow else "simulated" if device.simulated else "real"
+
+
+def _relayed(found: Sequence[DeviceView]) -> list[str]:
+    return [f"{one.name} dials out: all that it is sent passes through the coordinator" for one in found if one.found_by == "relay"]
 
 
 def _drained(found: Sequence[DeviceView]) -> list[str]:

@@ -65,6 +65,16 @@ def serve(
         list[str] | None,
         typer.Option("--seed", metavar="HOST:PORT", help="A device that mDNS does not find; may be repeated.", show_default=False),
     ] = None,
+    relay_port: Annotated[
+        int | None,
+        typer.Option(
+            "--relay-port",
+            min=0,
+            max=65535,
+            help="Take boards that dial this machine because nobody can dial them (`device run --coordinator`).",
+            show_default=False,
+        ),
+    ] = None,
     interface: InterfaceOption = None,
     insecure: InsecureOption = False,
     store: Annotated[
@@ -109,6 +119,7 @@ def serve(
                 seeds=tuple(seed or ()),
                 interfaces=tuple(interface) if interface else None,
                 insecure=insecure,
+                relay="" if relay_port is None else joined_address(host, relay_port),
                 store=store,
                 certificate_life=life,
             )

@@ -18,6 +18,7 @@ from fleet.planning.plan import Plan, PlanRequest
 from fleet.planning.planner import plan
 from fleet.planning.presence import with_present
 from fleet.planning.standby import lacking_line, lines, with_standbys
+from fleet.planning.why import with_relayed
 from protos.errors import Conflict, FleetError, InvalidInput, NoSpace, NotFound, Unavailable
 from protos.ids import DeviceId, Digest
 from protos.manifest import Manifest
@@ -133,7 +134,9 @@ class Placement:
         made = await asyncio.to_thread(plan_replicas, manifest, devices, request, replicas)
         present = await self._present(manifest, [DeviceId(stage.device_id) for one in made for stage in one.stages])
         complete = {str(device): blobs for device, blobs in _complete(present).items()}
-        return Placed(asked, tuple(with_present(manifest, one, complete) for one in made), present)
+        relayed = frozenset(record.device_id for record in self._registry.records() if record.found_by == "relay")
+        plans = (with_relayed(with_present(manifest, one, complete), relayed) for one in made)
+        return Placed(asked, tuple(plans), present)
 
     async def _knowing_disks(self, devices: Sequence[PlannerDevice], manifest: Manifest) -> list[PlannerDevice]:
         asked = await self._present(manifest, candidates.tight(devices, manifest))

@@ -36,7 +36,7 @@ _AGAIN_SECONDS = 60.0  # a seed that did: another device may have taken its addr
 _log = logging.getLogger(__name__)
 
 
-FoundBy: TypeAlias = Literal["mdns", "seed", "memory", "join"]
+FoundBy: TypeAlias = Literal["mdns", "seed", "memory", "join", "relay"]
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,14 @@ class TokenView:
 
 @dataclass(frozen=True)
 class InvitationView:
-    """What a board that calls is told first: PEM of the authority's certificate, and 32 bytes (hex) that its token's key has to sign."""
+    """What a board that calls is told first: PEM of the authority's certificate, and 32 bytes (hex) that its token's key has to sign.
+    `relay_port`: where devices that nobody can dial find the member `coordinator_id`; 0: nowhere."""
 
     fleet_id: str
     authority: str
     nonce: str
+    relay_port: int = 0
+    coordinator_id: str = ""
 
 
 @dataclass(frozen=True)

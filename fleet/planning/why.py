@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from fleet.planning.costs import REFERENCE_POSITIONS, PlannerDevice, layer_share, part_share, run_ns, shape_for, stage_need
@@ -26,6 +26,15 @@ def lines(
         *_memory(manifest, plan),
         *_prediction(plan, devices),
     )
+
+
+def with_relayed(plan: Plan, relayed: Collection[str]) -> Plan:
+    """The plan, with a line that names the devices of `relayed` (ids) that it uses, since nobody can dial them."""
+    used = [stage.device_name for stage in plan.stages if stage.device_id in relayed]
+    if not used:
+        return plan
+    told = f"relayed: what is sent to {', '.join(used)} passes through the coordinator, which takes longer than is predicted"
+    return replace(plan, why=(*plan.why, told))
 
 
 def hollow_lines(plan: Plan, hollow: int) -> tuple[str, ...]:

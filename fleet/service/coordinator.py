@@ -28,6 +28,7 @@ from fleet.devices.draining import Draining
 from fleet.devices.inspection import Inspection
 from fleet.devices.liveness import Liveness
 from fleet.devices.registry import DEFAULT_LIVENESS, Registry
+from fleet.devices.relays import Relays
 from fleet.devices.remembered import Remembered
 from fleet.devices.views import DeviceView, DiscoveryReport
 from fleet.enrolling.departures import Departures
@@ -43,7 +44,7 @@ from fleet.service.device_view import device_views, find_device
 from fleet.service.key_use import KeyUse
 from fleet.service.metrics import exposition, families
 from fleet.service.models import model_view
-from fleet.service.opening import of_members, open_identity, open_store
+from fleet.service.opening import of_members, open_identity, open_relays, open_store
 from fleet.service.protocol import FleetService
 from fleet.service.recorder import Recorder
 from fleet.service.views import ModelView
@@ -58,7 +59,7 @@ from fleet.trust.publisher import Publisher
 from fleet.trust.tokens import Tokens
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId, FleetId
-from protos.net.transport import Credentials, Peer
+from protos.net.transport import Credentials
 from quantize.artifact.store import ArtifactStore
 
 INSECURE_FLEET = FleetId("insecure")
@@ -77,6 +78,7 @@ class Coordinator:
         seeds: Sequence[str] = (),
         interfaces: Sequence[str] | None = None,
         insecure: bool = False,
+        relay: str = "",
         store: str | None = None,
         certificate_life: timedelta = MEMBER_LIFE,
         rules: Liveness = DEFAULT_LIVENESS,
@@ -86,12 +88,12 @@ class Coordinator:
         recovery_seconds: float = RECOVERY_SECONDS,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`seeds` and `interfaces` as of Discovery; `store` a database's URL (None: the home's file); `certificate_life` of members; `now`
-        in unix seconds. The other figures are for tests."""
+        """`seeds` and `interfaces` as of Discovery; `relay`: "host:port" for devices that dial us, "" for none; `store` a database's URL
+        (None: the home's file); `certificate_life` of members; `now` in unix seconds. The other figures are for tests."""
         self._home = home
         self._seeds = tuple(seeds)
         self._interfaces = interfaces
-        self._insecure = insecure
+        self._insecure, self._relay = insecure, relay
         self._store = store
         self._certificate_life = certificate_life
         self._rules = rules
@@ -104,6 +106,7 @@ class Coordinator:
         self._enrolment: Enrolment | None = None
         self._joining: Joining | None = None
         self._upkeep: Upkeep | None = None
+        self._relays: Relays | None = None
         self._credentials: Credentials | None = None
         self._meters = RequestMeters()
         self._stack = AsyncExitStack()
@@ -136,7 +139,7 @@ class Coordinator:
                     self._ingest.add,
                     rules=self._rules,
                     proven=partial(self._proven, remembered) if credentials else lambda _device, _address: None,
-                    standing=self._stands,
+                    standing=self._upkeep.attached if self._upkeep else lambda _member, _peer: None,
                 )
             )
             if self._authority is not None:
@@ -184,6 +187,9 @@ class Coordinator:
                     meters=self._meters,
                 )
             )
+            if self._relay:
+                dialled = lambda device, addresses: self._found(Candidate(device, addresses, "relay"))  # noqa: E731
+                self._relays = await stack.enter_async_context(open_relays(self._relay, credentials, dialled))
             self._stack = stack.pop_all()
         return self
 
@@ -256,7 +262,8 @@ class Coordinator:
 
     def invite(self) -> InvitationView:
         """Raises InvalidInput for a fleet without TLS."""
-        return of_members(self._joining).invite()
+        told = of_members(self._joining).invite()
+        return replace(told, relay_port=self._relays.port, coordinator_id=self._relays.member) if self._relays else told
 
     async def join(self, request: JoinRequest) -> MembershipView:
         """Raises TokenRefused, Denied, InvalidInput."""
@@ -365,10 +372,6 @@ class Coordinator:
 
     def _device_views(self) -> list[DeviceView]:
         return device_views(self._registry.records(), self._deployments.views(), self._deployments.enforced.stays_on)
-
-    def _stands(self, member: DeviceId, peer: Peer | None) -> None:
-        if self._upkeep is not None:
-            self._upkeep.attached(member, peer)
 
     def _departing(self) -> Departures:
         views = self._deployments.views()

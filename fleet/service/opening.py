@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
+from fleet.devices.relays import Relays
 from fleet.home import Home
 from fleet.store.database import Store
 from fleet.trust.authority import Authority
 from protos.errors import InvalidInput
+from protos.ids import DeviceId
+from protos.net.interfaces import read_adapters
 from protos.net.transport import Credentials
 
 _T = TypeVar("_T")
@@ -28,6 +33,23 @@ def open_store(home: Home, url: str | None) -> Store:
         return Store(url)
     home.state_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Store(home.state_file)
+
+
+def open_relays(bind: str, credentials: Credentials | None, found: Callable[[DeviceId, tuple[str, ...]], None]) -> Relays:
+    """For devices that dial the coordinator at `bind`, "host:port". Raises InvalidInput for a fleet without TLS."""
+    host = bind.rpartition(":")[0].strip("[]")
+
+    def hosts() -> Sequence[str]:
+        if host not in ("0.0.0.0", "::"):  # nosec B104 # nothing is bound here
+            return (host,)
+        own = [one.ip for adapter in read_adapters() if not (adapter.loopback or adapter.why_mute) for one in adapter.addresses]
+        return [str(ip) for ip in own if not ip.is_link_local and (ip.version == 4 or host == "::") and not _is_nobody(ip)]
+
+    return Relays(bind, of_members(credentials), hosts, found)
+
+
+def _is_nobody(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return ip.is_loopback or ip.is_unspecified
 
 
 def of_members(part: _T | None) -> _T:

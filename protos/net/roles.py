@@ -16,12 +16,13 @@ from protos.errors import Denied
 from protos.ids import DeviceId, FleetId
 from protos.net.credentials import Revoked
 from protos.rpc_errors import answered
-from protos.v1 import device_pb2, gateway_pb2, member_pb2, pipeline_pb2
+from protos.v1 import device_pb2, gateway_pb2, member_pb2, pipeline_pb2, relay_pb2
 
 _DEVICE = device_pb2.DESCRIPTOR.services_by_name["Device"].full_name
 _GATEWAY = gateway_pb2.DESCRIPTOR.services_by_name["Gateway"].full_name
 _MEMBER_SERVICE = member_pb2.DESCRIPTOR.services_by_name["Member"].full_name
 _PIPELINE = pipeline_pb2.DESCRIPTOR.services_by_name["Pipeline"].full_name
+_RELAY = relay_pb2.DESCRIPTOR.services_by_name["Relay"].full_name
 _MEMBER = re.compile(r"glmfleet://(?P<fleet>[a-z2-7]{16})/(?P<role>[a-z]+)/(?P<id>[a-z2-7]{16})")
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -34,6 +35,8 @@ def roles_for(method: str) -> tuple[str, ...]:
     service, _, name = method.removeprefix("/").partition("/")
     if service in (_DEVICE, _GATEWAY, _MEMBER_SERVICE):
         return ("coordinator",)
+    if service == _RELAY:
+        return ("device",) if name == "Carry" else ()
     # A device behind a gateway dials its neighbour as its gateway.
     neighbours = ("device", "gateway")
     return {"Generate": ("coordinator",), "Flow": neighbours, "Mirror": neighbours}.get(name, ()) if service == _PIPELINE else ()

@@ -22,7 +22,15 @@ from protos.net.listening import bound
 from protos.net.roles import OnlyItsRole
 from protos.net.well_formed import WellFormed
 from protos.rpc_errors import CODE_KEY, STATUS
-from protos.v1 import device_pb2, device_pb2_grpc, enrolment_pb2_grpc, gateway_pb2_grpc, member_pb2_grpc, pipeline_pb2_grpc
+from protos.v1 import (
+    device_pb2,
+    device_pb2_grpc,
+    enrolment_pb2_grpc,
+    gateway_pb2_grpc,
+    member_pb2_grpc,
+    pipeline_pb2_grpc,
+    relay_pb2_grpc,
+)
 
 DEVICE_KEY = "glmfleet-device"
 CHUNK_BYTES = 512 * 1024  # of a blob, one message: loopback reaches its best rate from about 256 KiB on
@@ -183,6 +191,10 @@ class Peer:
     @property
     def gateway_stub(self) -> gateway_pb2_grpc.GatewayAsyncStub:
         return gateway_pb2_grpc.GatewayStub(self.channel)
+
+    @property
+    def relay_stub(self) -> relay_pb2_grpc.RelayAsyncStub:
+        return relay_pb2_grpc.RelayStub(self.channel)
 
 
 class Served(Protocol):

@@ -36,6 +36,7 @@ class Cable:
     name: str
     shape: LinkShape = WIRE
     cut: bool = False
+    guarded: bool = False  # as behind NAT: the host begins connections, and nobody begins one to it
     free_at: float = 0.0  # when all that came has left, at the cable's rate
     due: deque[tuple[float, bytes]] = field(default_factory=deque)  # when it arrives at the switch, and what
 
@@ -49,7 +50,7 @@ class Cable:
     def arrives(self, frame: bytes, now: float, chance: random.Random) -> float | None:
         """When at the switch; None: never."""
         shape = self.shape
-        if self.cut or len(self.due) >= QUEUED_FRAMES or chance.random() < shape.loss:
+        if self.cut or (self.guarded and _is_datagram(frame)) or len(self.due) >= QUEUED_FRAMES or chance.random() < shape.loss:
             return None
         left = now
         if shape.rate_bits_per_second:
@@ -61,7 +62,7 @@ class Cable:
 
     def hand(self, frame: bytes) -> None:
         """To the host; an interface that is down, or whose queue is full, loses it."""
-        if not self.cut:
+        if not (self.cut or (self.guarded and (_is_datagram(frame) or _begins(frame)))):
             with contextlib.suppress(OSError):
                 os.write(self.device, frame)
 
@@ -125,9 +126,29 @@ class Cables:
         cable = self._cables[str(told["cable"])]
         if isinstance(told.get("shape"), dict):
             cable.shape = LinkShape(**told["shape"])  # type: ignore[arg-type]
-        cable.cut = bool(told.get("cut", cable.cut))
+        cable.cut, cable.guarded = bool(told.get("cut", cable.cut)), bool(told.get("guarded", cable.guarded))
         say(**told)
         return True
+
+
+def _transport(frame: bytes) -> tuple[int, int]:
+    """Of an IP packet: the number of what it carries (6: TCP, 17: UDP), and where that begins. (0, 0) for what is no IP."""
+    match frame[12:14]:
+        case b"\x08\x00":
+            return frame[23], 14 + (frame[14] & 0x0F) * 4
+        case b"\x86\xdd":
+            return frame[20], 54
+    return 0, 0
+
+
+def _is_datagram(frame: bytes) -> bool:
+    return _transport(frame)[0] == 17
+
+
+def _begins(frame: bytes) -> bool:
+    """The first packet of a connection of TCP: SYN without ACK."""
+    protocol, start = _transport(frame)
+    return protocol == 6 and len(frame) > start + 13 and frame[start + 13] & 0x12 == 0x02
 
 
 def say(**facts: object) -> None:

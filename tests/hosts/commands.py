@@ -43,10 +43,15 @@ class Commands:
         pipe = subprocess.PIPE
         return subprocess.Popen(self._command(*arguments), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
 
-    def serve(self) -> None:
+    def serve(self, *arguments: str) -> None:
         """Until the network ends; waits until it does."""
-        self.host.start("fleet.cli", "--home", str(self.home), "serve", "--port", "0")
+        self.host.start("fleet.cli", "--home", str(self.home), "serve", "--port", "0", *arguments)
         wait_for(lambda: (self.home / "coordinator.json").exists(), _SERVES_SECONDS)
+
+    @property
+    def port(self) -> int:
+        """Of the API that is served here."""
+        return int(json.loads((self.home / "coordinator.json").read_text())["url"].rpartition(":")[2])
 
     def board(self, *arguments: str) -> None:
         self.host.start("fleet.cli", "--home", str(self.home), "device", "run", *arguments)

@@ -31,6 +31,10 @@ class Lan:
         """Nothing passes, and nobody is told: as if it were cut behind another switch."""
         self._tell(host, cut=True)
 
+    def guard(self, host: Host) -> None:
+        """As behind NAT or a firewall: it reaches others over TCP, and nobody reaches it but in answer; nothing of mDNS passes."""
+        self._tell(host, guarded=True)
+
     def mend(self, host: Host) -> None:
         self._tell(host, cut=False)
 

@@ -352,6 +352,15 @@ def test_device_run_refuses_what_is_no_token(glmfleet: Command, home: Home) -> N
     code, _, err = glmfleet("device", "run", "--token", "glmfleet-abc", "--home", home.path)
     assert (code, err.splitlines()[0]) == (1, "error: not an enrolment token")
     assert "glmfleet-abc" not in err
+    code, _, err = glmfleet("device", "run", "--coordinator", "desk", "--home", home.path)
+    assert (code, err.splitlines()[1]) == (1, "  join by --token: glmfleet devices token")
+    assert glmfleet("device", "run", "--coordinator", "desk", "--insecure", "--home", home.path)[0] == 1
+
+
+def test_devices_that_dial_out_are_named(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
+    assert "dials out" not in glmfleet("devices", "--home", served.path)[2]
+    coordinator.found = [dataclasses.replace(DEVICE, found_by="relay")]
+    assert "dev-1 dials out: all that it is sent passes through the coordinator\n" in glmfleet("devices", "--home", served.path)[2]
 
 
 def test_a_board_leaves_its_fleet(glmfleet: Command, home: Home, tmp_path: Path) -> None:

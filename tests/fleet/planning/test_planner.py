@@ -15,6 +15,7 @@ from fleet.planning import costs
 from fleet.planning.plan import Objective, Plan, PlanRequest
 from fleet.planning.planner import PlannerDevice, plan
 from fleet.planning.presence import with_present
+from fleet.planning.why import with_relayed
 from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.ids import digest_of
@@ -91,6 +92,12 @@ def test_one_device_takes_it_all_when_it_fits() -> None:
     assert (result.groups, result.slots_per_group, result.context, result.prefill_chunk) == (1, 16, 4096, 256)
     assert result.why[0] == "fits on one device; 2 more are left free"
     assert result.hop_bytes == 576 * 4
+
+
+def test_a_plan_names_devices_that_dial_out() -> None:
+    made = plan(a_model(), [a_device(1)], PlanRequest("m"))
+    assert with_relayed(made, {"id0002"}) == made
+    assert with_relayed(made, {"id0001"}).why[-1].startswith("relayed: what is sent to dev-1 passes through the coordinator")
 
 
 def test_stages_other_than_the_head_hold_positions_and_layers_only() -> None:

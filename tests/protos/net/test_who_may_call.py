@@ -43,6 +43,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "Member.Leave": {"coordinator"},
     "Pipeline.Generate": {"coordinator"},
     "Pipeline.Flow": {"device", "gateway"},
+    "Relay.Carry": {"device"},
     "Pipeline.Mirror": {"device", "gateway"},
 }
 OK, DENIED, NO_LINK = None, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE
