@@ -232,6 +232,17 @@ def write_private(path: Path, data: bytes) -> None:
         raise disks.refusal(path, error, _ADVICE) from error
 
 
+def create_private(path: Path, data: bytes) -> None:
+    """As `write_private`, unless there is a file of that name: then that one stays, whoever made it meanwhile."""
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as made:
+            write_private(Path(made) / path.name, data)
+            with contextlib.suppress(FileExistsError):
+                os.link(Path(made) / path.name, path)  # unlike a rename it takes no other's place
+    except OSError as error:
+        raise disks.refusal(path, error, _ADVICE) from error
+
+
 def _open_lock(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -139,6 +139,12 @@ async def _is_member(
         return taken.done() and not taken.cancelled()
 
 
+async def until_expired(credentials: Credentials | None, clock: Callable[[], datetime] = utc_now) -> None:
+    """For ever where there are none."""
+    while credentials is None or not has_expired(credentials, clock()):  # noqa: ASYNC110 - time itself tells nobody
+        await asyncio.sleep(EXPIRY_SECONDS)
+
+
 async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -234,8 +240,7 @@ class Agent:
 
     async def expired(self) -> None:
         """Until the certificate has ended: nobody can connect any more, and only a board that asks for another is given one."""
-        while self._credentials is None or not has_expired(self._credentials, self._clock()):  # noqa: ASYNC110 - time itself tells nobody
-            await asyncio.sleep(EXPIRY_SECONDS)
+        await until_expired(self._credentials, self._clock)
 
     def _now(self) -> float:
         return self._clock().timestamp()

@@ -158,6 +158,11 @@ def certificate_findings(look: FleetDiagnosis, answering: Sequence[DeviceDiagnos
             findings.append(
                 Finding(f"certificate of {name}", "warn", detail, "the log of glmfleet serve says why it is not renewed", device)
             )
+    for one in look.devices:
+        if one.renewal_problem:
+            advice = "it stays in the fleet until its certificate ends; glmfleet doctor on that board says more"
+            detail = f"it takes no other certificate: {one.renewal_problem}"
+            findings.append(Finding(f"renewal for {one.name}", "warn", detail, advice, one.name))
     if not findings:
         findings.append(Finding("certificates", "ok", f"the first ends in {span(least)}; renewed by the coordinator before that"))
     return findings

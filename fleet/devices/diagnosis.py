@@ -52,6 +52,7 @@ class DeviceDiagnosis:
     clock_ahead_seconds: float | None = None  # of ours; below 0: behind
     round_trip_seconds: float | None = None  # the clock is known to half of that
     certificate_seconds: float | None = None  # that its certificate is still good, by our clock
+    renewal_problem: str = ""  # why it was given no other when that was tried last, one line
     storage_free_bytes: int | None = None
     memory_available_bytes: int | None = None  # of its machine, beside what it has given to models already
     memory_promised_bytes: int | None = None  # to models that are still to come

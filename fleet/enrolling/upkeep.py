@@ -6,12 +6,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from fleet.background import Background, together
+from fleet.devices.diagnosis import FleetDiagnosis
 from fleet.trust.authority import CLOCK_SKEW, FIRST_RENEWAL, LAST_RENEWAL, Authority, Role
 from fleet.trust.members import MemberRecord
 from protos.errors import Conflict, Denied, FleetError, TemporaryError
@@ -63,6 +65,7 @@ class Upkeep:
         self._spread = spread
         self._peers: dict[DeviceId, Peer] = {}
         self._tasks: dict[DeviceId, asyncio.Task[None]] = {}
+        self._problems: dict[DeviceId, str] = {}  # why the last look after a member failed
         self._background = Background()
 
     async def __aenter__(self) -> Self:
@@ -91,11 +94,19 @@ class Upkeep:
         """Of the fleet now, the newest first."""
         return [record for record in await asyncio.to_thread(self._authority.members.all) if not record.revoked]
 
+    def explained(self, look: FleetDiagnosis) -> FleetDiagnosis:
+        """With what stands in the way of members' next certificates."""
+        return replace(look, devices=tuple(replace(one, renewal_problem=self._problem(one.device_id)) for one in look.devices))
+
+    def _problem(self, member: str) -> str:
+        return self._problems.get(DeviceId(member), "")
+
     async def revoke(self, member: DeviceId, name: str, cut: Callable[[], None] = lambda: None) -> None:
         """It is of the fleet no more, and everybody that can be reached knows within `TELL_SECONDS`; the others as soon as they can be.
         `cut` ends our own connection to it: called when that is written down and nobody here would dial it again."""
         await asyncio.to_thread(self._authority.members.revoke, member, name)
         self._credentials.revoked.add(await asyncio.to_thread(self._authority.members.revoked))
+        self._problems.pop(member, None)
         cut()
         self.detached(member)
         others = list(self._peers.items())
@@ -122,12 +133,16 @@ class Upkeep:
                 await self._tell(member, peer, QUICK_SECONDS)
                 await self._introduce(member, peer)
                 while True:
+                    self._problems.pop(member, None)
                     await self._renew(member, peer)
                     pause_seconds = _FIRST_PAUSE_SECONDS
             except Conflict as error:
+                self._problems[member] = error.detail
                 _log.warning("%s cannot be given another certificate before its own ends: %s", member, error.detail)
                 return
             except FleetError as error:
+                if not isinstance(error, TemporaryError):  # it is away, or busy: that is told elsewhere
+                    self._problems[member] = error.detail
                 level = logging.INFO if isinstance(error, TemporaryError) else logging.WARNING
                 _log.log(level, "membership of %s: %s%s", member, error.detail, f" ({error.advice})" if error.advice else "")
                 await asyncio.sleep(pause_seconds)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
@@ -50,7 +50,7 @@ from fleet.service.recorder import Recorder
 from fleet.service.views import ModelView
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
 from fleet.telemetry.meters import RequestMeters
-from fleet.telemetry.records import By, Registered, TelemetryRecords
+from fleet.telemetry.records import GROUPINGS, Registered, TelemetryRecords
 from fleet.telemetry.views import CostRow
 from fleet.trust.api_key import Authenticate, authenticator
 from fleet.trust.authority import MEMBER_LIFE, Authority
@@ -63,7 +63,6 @@ from protos.net.transport import Credentials
 from quantize.artifact.store import ArtifactStore
 
 INSECURE_FLEET = FleetId("insecure")
-_GROUPINGS: Mapping[str, By] = {"device": "device", "model": "model", "deployment": "deployment", "request": "request"}
 
 _log = logging.getLogger(__name__)
 
@@ -229,7 +228,8 @@ class Coordinator:
 
     async def diagnosis(self) -> FleetDiagnosis:
         """A closer look at every device, which takes seconds."""
-        return await self._inspection.diagnosis()
+        look = await self._inspection.diagnosis()
+        return self._upkeep.explained(look) if self._upkeep else look
 
     def enrolments(self) -> list[EnrolmentView]:
         """Boards that ask to be of the fleet, by name."""
@@ -358,12 +358,12 @@ class Coordinator:
         """What the last `since_seconds` cost. Raises InvalidInput for a span or a grouping that is none."""
         if not since_seconds > 0:
             raise InvalidInput(f"a span of {since_seconds:g} s", advice="for example --since 10m")
-        if by not in _GROUPINGS:
-            raise InvalidInput(f"cannot group by {by!r}", advice=f"group by {', '.join(_GROUPINGS)}")
+        if by not in GROUPINGS:
+            raise InvalidInput(f"cannot group by {by!r}", advice=f"group by {', '.join(GROUPINGS)}")
         if by == "device":  # its figures are the devices' counters: those of the last second count too
             await self._registry.sample()
         await self._ingest.flush()
-        return await asyncio.to_thread(self._telemetry.costs, since_seconds, _GROUPINGS[by], self._now())
+        return await asyncio.to_thread(self._telemetry.costs, since_seconds, GROUPINGS[by], self._now())
 
     def metrics(self) -> str:
         """In Prometheus' text format."""

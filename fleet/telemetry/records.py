@@ -18,6 +18,7 @@ from protos.errors import FleetError, InvalidInput, NoSpace, TemporaryError
 from protos.v1 import telemetry_pb2 as pb
 
 By = Literal["device", "model", "deployment", "request"]
+GROUPINGS: Mapping[str, By] = {"device": "device", "model": "model", "deployment": "deployment", "request": "request"}
 
 # Counters only grow, so the last sample of a window tells all that the window's samples told: thinning changes no sum, only how finely a
 # period can be cut. Samples older than the first figure are kept one per window of the second; nothing is kept beyond KEEP_SECONDS.

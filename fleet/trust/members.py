@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from fleet.home import locked, write_private
+from fleet.home import create_private, locked, write_private
 from protos.errors import Corrupt, Denied
 from protos.ids import DeviceId
 
@@ -61,6 +61,7 @@ class Members:
 
     @contextmanager
     def _changing(self) -> Iterator[dict[DeviceId, MemberRecord]]:
+        self._begin()
         with locked(self._lock):
             records = self._read()
             before = dict(records)
@@ -68,12 +69,20 @@ class Members:
             if records != before:
                 write_private(self._file, json.dumps([asdict(record) for record in records.values()], indent=1).encode())
 
+    def _begin(self) -> None:
+        """An empty list, before there is a lock: where there is a lock and no list, the list was lost."""
+        if not self._lock.exists():
+            create_private(self._file, b"[]")
+
     def _read(self) -> dict[DeviceId, MemberRecord]:
         try:
             found = [MemberRecord(**entry) for entry in json.loads(self._file.read_bytes())]
             return {record.member_id: record for record in found}
         except FileNotFoundError:
-            return {}
+            if not self._lock.exists():
+                return {}
+            advice = f"restore it from a backup; if nobody was ever expelled, write [] into it: echo '[]' > {self._file}"
+            raise Corrupt(f"{self._file} is gone: whoever was expelled would be a member again", advice=advice) from None
         except (OSError, ValueError, TypeError) as error:
             # Never taken for empty: the expelled would be members again.
             raise Corrupt(f"{self._file} cannot be read: {error}", advice="restore it from a backup, with the authority's key") from error

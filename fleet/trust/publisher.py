@@ -31,6 +31,7 @@ class Publisher:
     """Signs the models of one home. Where `folder`/key.pem was taken away, to be kept elsewhere, what it has signed still serves."""
 
     public: bytes
+    _folder: Path
     _key: Ed25519PrivateKey | None
     _artifacts: ArtifactStore
     _now: Callable[[], float] = time.time
@@ -56,7 +57,7 @@ class Publisher:
                     write_private(key_file, pem)
                 public = _private(key_file).public_key()
             key = _private(key_file) if key_file.exists() else None
-            publisher = cls(public.public_bytes_raw() if first else _public(public_file), key, artifacts, now)
+            publisher = cls(public.public_bytes_raw() if first else _public(public_file), folder, key, artifacts, now)
             if first:
                 for name in artifacts.list():
                     try:
@@ -79,13 +80,18 @@ class Publisher:
             raise InvalidInput(f"a signature for {life_seconds:g} s", advice=f"up to {LONGEST_SECONDS / 86400:g} days")
         if self._key is None:
             raise Denied("the publisher's key is not in this home", advice="run `glmfleet model sign` where it is")
+        # One at a time, over processes: a version says one thing, and what another has just said is not forgotten.
+        with locked(self._folder / "signing.lock"):
+            return self._sign(self._key, name, life_seconds, above)
+
+    def _sign(self, key: Ed25519PrivateKey, name: str, life_seconds: float, above: int) -> Statement:
         digest, before = self._artifacts.load(name).digest, self._said(name)
         kept = [one for one in before.manifests if one != digest][:1] if before else []
         # Seconds since 1970 outrun one count of signings each, so that a home restored from a backup does not repeat a version.
         version = max((before.version if before else 0) + 1, above + 1, int(self._now()))
         statement = Statement(name, version, self._now() + life_seconds, (digest, *kept))
         data = statement.to_bytes()
-        signed = SignedStatement(data, self.public, self._key.sign(data))
+        signed = SignedStatement(data, self.public, key.sign(data))
         plain = {"statement": signed.statement.decode(), "publisher": signed.publisher.hex(), "signature": signed.signature.hex()}
         write_private(self._artifacts.signature_path(name), json.dumps(plain, indent=1).encode())
         return statement

@@ -17,8 +17,10 @@ from device.agent.announce import Announcement
 from device.agent.identity import insecure_identity, load_identity
 from device.agent.member_service import MemberService
 from device.agent.membership import leave
+from device.agent.program import until_expired
 from device.positive import positive
-from protos.errors import FleetError
+from device.tasks import first_of
+from protos.errors import Denied, FleetError
 from protos.net.door import raise_limit
 from sim_devices.hollow.fleet import HollowFleet, HollowPlan
 from sim_devices.log_file import log_to_stderr
@@ -66,9 +68,17 @@ async def _run(options: argparse.Namespace) -> None:
         announcement = Announcement(identity.device_id, identity.fleet_id, int(port), (options.interface,), gateway=True)
         await stack.enter_async_context(announcement)
         _say(device_id=identity.device_id, name=options.name, address=fleet.address)
-        await stop.wait()
+        await first_of(_happens(stop), until_expired(identity.credentials))
+    if identity.credentials is not None and not stop.is_set():
+        raise Denied(
+            "the gateway's certificate has expired: nobody can connect to it", advice="start it again: `glmfleet sim up` renews it"
+        )
     if left.is_set():
         await asyncio.to_thread(leave, options.state, wipe=True)
+
+
+async def _happens(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 def _say(**facts: str) -> None:

@@ -50,6 +50,7 @@ def test_a_device_without_trouble_is_counted_in_lines_that_are_fine() -> None:
         ({"clock_ahead_seconds": 121.0, "round_trip_seconds": 4.0}, "clocks", "ok", "within 119.0 s"),  # half of it may be the way
         ({"certificate_seconds": 8000.0}, "certificate of dev-1", "warn", "overdue: it ends in 2 h"),
         ({"certificate_seconds": -90.0}, "certificate of dev-1", "fail", "expired 90 s ago"),
+        ({"renewal_problem": "its clock is behind"}, "renewal for dev-1", "warn", "it takes no other certificate: its clock is behind"),
         ({"storage_free_bytes": 1 << 20}, "disk of dev-1", "warn", "only 1.0 MiB"),
         (
             {"memory_available_bytes": 1 << 30},

@@ -18,6 +18,7 @@ from cryptography import x509
 
 from device.agent.identity import Identity
 from device.agent.member_service import MemberService
+from fleet.devices.diagnosis import DeviceDiagnosis, FleetDiagnosis
 from fleet.enrolling.upkeep import TELL_SECONDS, Upkeep, due_in
 from fleet.trust.authority import FIRST_RENEWAL, LAST_RENEWAL, Authority
 from protos.errors import Denied, NotFound
@@ -78,6 +79,21 @@ def upkeep(folder: Path, life: timedelta = DAY) -> Upkeep:
     authority = Authority.open(folder / "authority", life=life)
     own = TestFleet(folder, authority).member("coordinator", "coordinator")
     return Upkeep(authority, credentials_of(own), folder / "coordinator", publisher=PUBLISHER, now=time.time, spread=lambda: 0.8)
+
+
+async def test_why_a_member_gets_no_other_certificate_is_told_for_as_long_as_it_is_so(tmp_path: Path) -> None:
+    async with members(tmp_path, "dev-1") as [one], upkeep(tmp_path, timedelta(seconds=4)) as ours:
+        device, sign = one.identity.device_id, ours._authority.sign
+        look = FleetDiagnosis("0.1.0", "1", None, None, (), (DeviceDiagnosis(device, "dev-1"),))
+
+        def refuse(*_given: object) -> bytes:
+            raise Denied("not this one")
+
+        object.__setattr__(ours._authority, "sign", refuse)
+        ours.attached(device, one.peer)
+        await wait_until(lambda: ours.explained(look).devices[0].renewal_problem == "not this one")
+        object.__setattr__(ours._authority, "sign", sign)
+        await wait_until(lambda: ours.explained(look) == look)
 
 
 async def test_a_member_has_its_next_certificate_before_the_last_one_ends(tmp_path: Path) -> None:

@@ -253,7 +253,8 @@ def _rsa_pem() -> bytes:
 def test_a_certificate_that_lives_longer_than_the_fleets_do_is_replaced(tmp_path: Path) -> None:
     """Of a release that gave a year, the coordinator's own too: whoever has a copy would have it for the year."""
     Authority.open(tmp_path / "ca", lambda: NOW, timedelta(days=365)).issue_folder(tmp_path / "dev", "device", "dev")
-    (tmp_path / "ca" / "members.json").unlink()  # that release knew no such file
+    for name in ("members.json", "members.lock"):  # that release knew no such files
+        (tmp_path / "ca" / name).unlink()
     before, fleet = certificate(tmp_path / "dev"), authority(tmp_path / "ca")
     fleet.issue_folder(tmp_path / "dev", "device", "dev")
     now = certificate(tmp_path / "dev")

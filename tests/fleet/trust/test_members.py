@@ -60,3 +60,34 @@ def test_a_damaged_list_is_not_taken_for_an_empty_one(tmp_path: Path, text: str)
         fleet.authority.members.revoked()
     with pytest.raises(Corrupt):
         Authority.open(tmp_path / "authority").issue_folder(tmp_path / "dev-2", "device", "dev-2")
+
+
+def test_a_list_that_is_gone_is_not_taken_for_an_empty_one_either(tmp_path: Path) -> None:
+    fleet = TestFleet.open(tmp_path)
+    assert fleet.authority.members.all() == []  # it never had one
+    fleet.member("dev-1")
+    file = tmp_path / "authority" / "members.json"
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.unlink()
+    for ask in (fleet.authority.members.revoked, fleet.authority.members.all, lambda: fleet.member("dev-2")):
+        with pytest.raises(Corrupt, match=r"members\.json is gone: whoever was expelled") as caught:
+            ask()
+        assert "restore it from a backup" in caught.value.advice
+    file.write_text("[]")  # as the advice says
+    fleet.member("dev-2")
+
+
+def test_the_first_change_takes_no_other_s_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that both find no list yet."""
+    late = Members(tmp_path)
+    begin = late._begin
+
+    def meanwhile() -> None:
+        Members(tmp_path).admit(A, "device", "one")
+        (tmp_path / "members.lock").rename(tmp_path / "hidden")  # it has looked already
+        begin()
+        (tmp_path / "hidden").rename(tmp_path / "members.lock")
+
+    monkeypatch.setattr(late, "_begin", meanwhile)
+    late.admit(B, "device", "two")
+    assert {record.member_id for record in late.all()} == {A, B}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -155,3 +157,19 @@ def test_a_removed_model_leaves_no_signature(fleet: Fleet) -> None:
     fleet.artifacts.remove("tiny")
     assert not fleet.artifacts.signature_path("tiny").exists()
     assert isinstance(fleet.artifacts, ArtifactStore)
+
+
+def test_two_that_sign_at_once_say_two_versions(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command and the coordinator, which are two processes; within one second, so that the clock does not tell them apart."""
+    publishers = [fleet.publisher() for _ in range(4)]
+    before, said = fleet.said().version, Publisher._said
+
+    def slowly(self: Publisher, name: str) -> Statement | None:
+        found = said(self, name)
+        time.sleep(0.02)
+        return found
+
+    monkeypatch.setattr(Publisher, "_said", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        versions = [statement.version for statement in pool.map(lambda one: one.sign("tiny"), publishers)]
+    assert sorted(versions) == [before + number for number in (1, 2, 3, 4)]
