@@ -92,8 +92,10 @@ class Stage:
         if ring_id != self.ring_id:
             self.ring_id = ring_id
             self.set_aside()
-            # Behind a run of the ring before, which was given up and may not be over.
-            kept = await self.hardware.turn(lambda: self.kept.arrange(self.engine.groups, wanted))
+            if len(self.kept):  # behind a run of the ring before, which was given up and may not be over
+                kept = await self.hardware.turn(lambda: self.kept.arrange(self.engine.groups, wanted))
+            else:
+                self.free_all()
         if self.ring_id != ring_id:
             raise Conflict(f"stage {self.spec.stage} belongs to a newer ring")
         return kept
