@@ -6,8 +6,8 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, wraps
 from pathlib import Path
 
 import pytest
@@ -89,11 +89,28 @@ def imports_of(path: Path) -> tuple[tuple[str, int], ...]:
     return tuple(imports(tree_of(path)))
 
 
+def each_module(rule: Callable[[Path], None]) -> Callable[[], None]:
+    """Holds `rule` for every module, and tells of all that break it. One test: hundreds would cost more than what they ask."""
+
+    @wraps(rule)
+    def holds() -> None:
+        broken = []
+        for path in MODULES:
+            try:
+                rule(path)
+            except AssertionError as error:
+                broken.append(f"{module_name(path)}: {error}")
+        assert not broken, "\n".join(broken)
+
+    del holds.__wrapped__  # type: ignore[attr-defined]  # pytest would ask for a fixture `path`
+    return holds
+
+
 def within(name: str, packages: set[str]) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
+@each_module
 def test_imports_only_what_its_layer_may(path: Path) -> None:
     name = module_name(path)
     layer = "fleet.cli" if within(name, {"fleet.cli"}) else name.partition(".")[0]
@@ -105,7 +122,7 @@ def test_imports_only_what_its_layer_may(path: Path) -> None:
         assert root not in FOREIGN[own] or layer == "fleet.cli", f"{name}:{line} imports {imported}, which its role does not install"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
+@each_module
 def test_no_import_is_hidden(path: Path) -> None:
     tree = tree_of(path)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -141,7 +158,7 @@ def refusal(importer: str, imported: str) -> str:
     return f"{importer} must know nothing of {imported}" if imported in NEVER.get(importer, set()) else ""
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
+@each_module
 def test_imports_only_from_the_floors_below(path: Path) -> None:
     name = module_name(path)
     if name.endswith(".__main__"):  # a program's composition root
@@ -173,11 +190,11 @@ def test_no_circle_between_folders() -> None:
     _assert_acyclic({folder: targets - {folder} for folder, targets in graph.items()})
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
+@each_module
 def test_files_stay_short_and_of_one_purpose(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= LONGEST_FILE
-    assert ast.get_docstring(ast.parse(text)), "a module says in its first line what it is for"
+    assert ast.get_docstring(tree_of(path)), "a module says in its first line what it is for"
 
 
 def test_no_circles() -> None:

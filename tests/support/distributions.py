@@ -25,6 +25,9 @@ class Installed(Glmfleet):
     folder: Path = Path()
     environment: dict[str, str] = field(default_factory=dict)
 
+    def __call__(self, *arguments: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        return self._anew(arguments, timeout)  # what is loaded here is the source tree
+
     def _command(self, arguments: tuple[object, ...]) -> list[str]:
         return [str(self.script), *(str(each) for each in arguments)]
 
