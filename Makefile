@@ -20,9 +20,9 @@ WORKERS ?= 3
 test: $(VENV)/dev.$(HOW)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# What `make test` leaves out: hosts with firewalls, clocks and bad links, faults that take a minute to be noticed, installing. Ten minutes.
+# What `make test` leaves out: most examples of properties, hosts with firewalls, clocks and bad links, faults that take a minute to be noticed, installing. Ten minutes.
 long: $(VENV)/dev.$(HOW)
-	$(BIN)/python -m pytest tests -m long -n 2 --dist loadfile --timeout 300
+	$(BIN)/python -m pytest tests -m 'long or hypothesis' --hypothesis-profile thorough -n 2 --dist loadfile --timeout 300
 
 # As people install it: wheel and sdist, by pip, pipx and uv, each in an environment of its own. Minutes, and the package index.
 installed: $(VENV)/dev.$(HOW)

@@ -35,13 +35,11 @@ from tests.support.checkpoints import TinyGlm, config_json, write_checkpoint
 from tests.support.gguf_files import write_gguf
 from tests.support.hostile_text import charsmap, with_charsmap
 
-EXAMPLES = int(os.environ.get("GLMFLEET_FUZZ", "60"))
+EXAMPLES = int(os.environ.get("GLMFLEET_FUZZ", settings().max_examples))
 FUZZED = settings(
     max_examples=EXAMPLES,
-    deadline=None,
     derandomize="GLMFLEET_FUZZ" not in os.environ,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    database=None,
 )
 MODEL = TinyGlm(layers=1)
 PEAK_BYTES, SECONDS = 64 << 20, 5.0

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.physics.costs import StageCost
@@ -89,7 +89,6 @@ def test_a_battery_runs_down_and_says_once_that_it_is_empty() -> None:
     assert board.condition(30.0).battery_fraction == 0.0
 
 
-@settings(derandomize=True)
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 10**10), st.floats(0, 100), st.booleans()), max_size=30))
 def test_energy_is_conserved(steps: list[tuple[float, int, float, bool]]) -> None:
     """Every joule of the counter is a run's or the idle power's, and no board draws more than its cap."""

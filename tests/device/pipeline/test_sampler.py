@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from device.pipeline.sampler import sample
@@ -54,7 +54,6 @@ def test_equals_the_plain_sampler(top_k: int, top_p: float, min_p: float) -> Non
         assert sample(logits, sampling, position) == plain(logits, sampling, position)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(
     values=st.lists(st.integers(-3, 3), min_size=1, max_size=12),
     top_k=st.integers(0, 14),

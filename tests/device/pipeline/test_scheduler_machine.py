@@ -272,7 +272,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         return [sequence for sequence in owners if sequence.ending is None and not sequence.paused]
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None, derandomize=True, database=None)
+SchedulerMachine.TestCase.settings = settings(stateful_step_count=40)
 
 
 TestScheduler = SchedulerMachine.TestCase

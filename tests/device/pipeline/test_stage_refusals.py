@@ -158,7 +158,7 @@ FIELDS = ("group", "slots", "positions", "rows", "wanted", "released", "swapped"
 changes = st.tuples(st.booleans(), st.sets(st.sampled_from(FIELDS), max_size=2), microbatches)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=st.lists(changes | st.tuples(st.booleans(), st.just(set(FIELDS)), microbatches), min_size=1, max_size=12))
 async def test_random_microbatches_are_carried_out_or_refused(stage: Stage, sent: list[tuple[bool, set[str], pb.Microbatch]]) -> None:
     """Most of them all but fit: others are refused before they get anywhere."""

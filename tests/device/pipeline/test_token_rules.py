@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from device.pipeline.token_rules import logit_rules
@@ -91,7 +91,6 @@ def test_numbers_that_are_none_do_not_become_likely(rules: TokenRules) -> None:
     assert found[0] <= -1e38
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(
     values=st.lists(st.floats(-8, 8, width=32), min_size=10, max_size=10),
     prompt=st.lists(st.integers(0, 9), max_size=6),

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from device.text.calls import read_calls, tools_told
@@ -124,7 +124,6 @@ def test_the_schemas_are_those_of_the_tools() -> None:
 values = st.text(max_size=20).filter(lambda text: "<arg_value>" not in text and "</arg_value>" not in text)
 
 
-@settings(deadline=None, derandomize=True)
 @given(
     st.lists(st.dictionaries(st.sampled_from(["code", "note"]), values, max_size=2), min_size=1, max_size=3), st.sampled_from(["", "\n"])
 )

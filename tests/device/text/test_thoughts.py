@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from device.text.thoughts import Piece, Thoughts, thought_and_said
@@ -35,7 +35,6 @@ def test_a_whole_answer(text: str, inside: bool, thought: str, said: str) -> Non
     assert thought_and_said(text, inside) == Piece(thought, said)
 
 
-@settings(deadline=None, derandomize=True)
 @given(texts, st.booleans(), st.lists(st.integers(1, 5), max_size=30))
 def test_any_cut_gives_what_the_whole_gives(text: str, inside: bool, sizes: list[int]) -> None:
     if not inside and not text.lstrip().startswith("<think>"):

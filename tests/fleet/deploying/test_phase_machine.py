@@ -343,15 +343,14 @@ def machine_for(module: ModuleType, replan_after: float | None = None, *, standb
     return Machine
 
 
-THOROUGH = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
-)
+STEPS = settings(stateful_step_count=40, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.hypothesis
 def test_whatever_is_dropped_repeated_or_reordered() -> None:
-    run_state_machine_as_test(machine_for(phase), settings=THOROUGH)
-    run_state_machine_as_test(machine_for(phase, replan_after=15.0), settings=settings(THOROUGH, max_examples=50))
-    run_state_machine_as_test(machine_for(phase, replan_after=15.0, standby=True), settings=settings(THOROUGH, max_examples=50))
+    run_state_machine_as_test(machine_for(phase), settings=STEPS)
+    run_state_machine_as_test(machine_for(phase, replan_after=15.0), settings=STEPS)
+    run_state_machine_as_test(machine_for(phase, replan_after=15.0, standby=True), settings=STEPS)
 
 
 SEEDED = [pytest.param(name, marks=pytest.mark.long if name in {*RARE, *STANDBYS} else ()) for name in (*MUTATIONS, *MOVES, *STANDBYS)]
@@ -360,7 +359,7 @@ SEEDED = [pytest.param(name, marks=pytest.mark.long if name in {*RARE, *STANDBYS
 @pytest.mark.parametrize("name", SEEDED)
 def test_the_machine_finds_a_seeded_defect(name: str) -> None:
     # The shortest way to the defect is of no interest.
-    first = settings(THOROUGH, max_examples=2000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
+    first = settings(STEPS, max_examples=2000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
     if name in STANDBYS:
         defective = machine_for(mutated(phase, *STANDBYS[name]), replan_after=15.0, standby=True)
     elif name in MOVES:

@@ -201,11 +201,12 @@ def machine_for(module: ModuleType) -> type[RuleBasedStateMachine]:
     return Machine
 
 
-THOROUGH = settings(max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+STEPS = settings(suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.hypothesis
 def test_whatever_is_dropped_repeated_or_late() -> None:
-    run_state_machine_as_test(machine_for(phase), settings=THOROUGH)
+    run_state_machine_as_test(machine_for(phase), settings=STEPS)
 
 
 # What the machine leaves to the table: words, and what is forgotten a moment sooner.
@@ -215,6 +216,6 @@ FOUND_BY_THE_TABLE_ALONE = {"an old error is shown while it is silent", "a stran
 @pytest.mark.parametrize("name", sorted(MUTATIONS.keys() - FOUND_BY_THE_TABLE_ALONE))
 def test_the_machine_finds_a_seeded_defect(name: str) -> None:
     module = mutated(phase, *MUTATIONS[name])
-    quick = settings(THOROUGH, max_examples=1000, phases=[Phase.generate], report_multiple_bugs=False)
+    quick = settings(STEPS, max_examples=1000, phases=[Phase.generate], report_multiple_bugs=False)
     with pytest.raises((AssertionError, TypeError)):
         run_state_machine_as_test(machine_for(module), settings=quick)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.planning import costs
@@ -282,7 +282,6 @@ def plan_or_refusal(devices: Sequence[PlannerDevice], request: PlanRequest) -> P
         return error.detail
 
 
-@settings(deadline=None, derandomize=True, max_examples=80)
 @given(fleets, st.sampled_from(OBJECTIVES), st.none() | st.integers(1, 6), st.randoms(use_true_random=False))
 def test_plans_fit_cover_every_layer_once_and_ignore_the_order_of_devices(
     kinds: list[tuple[int, float, float]], objective: Objective, stages: int | None, rng: random.Random
@@ -304,7 +303,6 @@ def test_plans_fit_cover_every_layer_once_and_ignore_the_order_of_devices(
         assert stage.stop_layer > stage.first_layer
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
 @given(fleets, st.integers(0, 5), st.integers(1, 400))
 def test_more_memory_is_never_worse(kinds: list[tuple[int, float, float]], which: int, more: int) -> None:
     devices = a_fleet(kinds)
@@ -351,7 +349,6 @@ def assert_lowest(found: tuple[int, int], every: list[tuple[int, int]]) -> None:
     assert found[1] == pytest.approx(min(second for first, second in every if first <= lowest + rounding), abs=rounding)
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.lists(fleets.map(lambda kinds: kinds[0]), min_size=1, max_size=4), st.integers(1, 3))
 def test_plans_are_the_best_of_all_there_are(kinds: list[tuple[int, float, float]], stages: int) -> None:
     manifest = a_model(layers=5, scale=4)

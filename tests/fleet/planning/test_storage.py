@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.planning.costs import PlannerDevice, weights
@@ -89,7 +89,6 @@ def test_of_many_full_disks_some_are_named() -> None:
 disks = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 30), st.booleans()), min_size=1, max_size=5)
 
 
-@settings(max_examples=60, deadline=None)
 @given(disks, st.sampled_from(OBJECTIVES))
 def test_no_stage_lacks_more_than_its_disk_takes(found: list[tuple[int, int, bool]], objective: Objective) -> None:
     devices = []

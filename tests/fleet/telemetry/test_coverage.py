@@ -104,7 +104,7 @@ FAULTS = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.tuples(FAULTS, st.integers(1, 30)), min_size=1, max_size=12),
     st.sampled_from([10.0, 60.0, 600.0, HOUR, 10 * HOUR]),

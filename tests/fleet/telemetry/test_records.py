@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.store.database import Store
@@ -278,7 +278,6 @@ def test_old_requests_go_with_their_costs(telemetry: TelemetryRecords) -> None:
     assert only(telemetry.costs(2 * KEEP_SECONDS, "device", NOW)).requests == 1
 
 
-@settings(deadline=None, derandomize=True, max_examples=25)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.booleans(), st.integers(1, 4000)), min_size=1, max_size=30),
     st.booleans(),

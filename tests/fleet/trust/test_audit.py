@@ -63,7 +63,7 @@ def test_an_empty_log_is_as_it_was_written(tmp_path: Path) -> None:
     assert AuditLog(tmp_path, Heads()).verify() == AuditVerdict(0, "")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_edit_deletion_swap_and_truncation_is_found(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder, heads = tmp_path_factory.mktemp("audit"), Heads()

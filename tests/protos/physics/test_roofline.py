@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.physics.costs import StageCost
@@ -99,14 +99,12 @@ def step_seconds(figures: Figures, batch: int, length: int, cost: StageCost = CO
     return Roofline(figures).estimate(StageRun(cost, Decode((length,) * batch), head_rows=batch)).seconds
 
 
-@settings(derandomize=True)
 @given(figures, rows, lengths, st.integers(0, 10**9))
 def test_more_bytes_never_take_less(figures: Figures, batch: int, length: int, more: int) -> None:
     less, larger = COST, replace(COST, read_bytes=COST.read_bytes + more)
     assert step_seconds(figures, batch, length, less) <= step_seconds(figures, batch, length, larger) * ROUNDING
 
 
-@settings(derandomize=True)
 @given(figures, rows, lengths, st.floats(1, 10))
 def test_more_bandwidth_never_takes_longer(figures: Figures, batch: int, length: int, factor: float) -> None:
     faster = replace(
@@ -118,7 +116,6 @@ def test_more_bandwidth_never_takes_longer(figures: Figures, batch: int, length:
     assert step_seconds(faster, batch, length) <= step_seconds(figures, batch, length) * ROUNDING
 
 
-@settings(derandomize=True)
 @given(figures, rows, rows, lengths, st.integers(0, 512))
 def test_a_larger_batch_takes_longer_but_never_longer_per_token(figures: Figures, batch: int, more: int, length: int, later: int) -> None:
     small, large = step_seconds(figures, batch, length), step_seconds(figures, batch + more, length)
@@ -127,7 +124,6 @@ def test_a_larger_batch_takes_longer_but_never_longer_per_token(figures: Figures
     assert small <= step_seconds(figures, batch, length + later) * ROUNDING
 
 
-@settings(deadline=None, derandomize=True)
 @given(figures, st.integers(2, 512))
 def test_a_prefill_is_no_slower_than_as_many_steps(figures: Figures, count: int) -> None:
     """It reads the weights once, they each time; it reads its own rows of the cache twice, they all before."""
@@ -137,7 +133,6 @@ def test_a_prefill_is_no_slower_than_as_many_steps(figures: Figures, count: int)
     assert whole <= steps * ROUNDING
 
 
-@settings(derandomize=True)
 @given(figures, rows, lengths)
 def test_power_stays_between_idle_and_the_cap(figures: Figures, batch: int, length: int) -> None:
     estimate = Roofline(figures).estimate(StageRun(COST, Decode((length,) * batch)))

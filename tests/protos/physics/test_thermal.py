@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.physics.thermal import Heat, Thermal, idle, run, sustained
@@ -79,7 +79,6 @@ def test_a_board_that_nobody_described_stays_at_its_ambient() -> None:
     assert sustained(Thermal(), 2.0, 1e6).celsius == 25.0
 
 
-@settings(derandomize=True)
 @given(st.floats(-20, 120), st.booleans(), st.floats(0.1, 30), st.floats(0, 60), st.lists(st.floats(0.001, 500), min_size=1, max_size=6))
 def test_cutting_a_run_changes_nothing(celsius: float, throttled: bool, idle_watts: float, watts: float, lengths: list[float]) -> None:
     """Integration is exact, so a thousand short runs are one long one."""

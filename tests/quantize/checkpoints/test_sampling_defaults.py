@@ -77,7 +77,7 @@ def test_a_gguf_file_s_word_is_read() -> None:
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "0.8", "nan"]) | st.lists(st.integers(), max_size=2)
 
 
-@settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(["do_sample", "num_beams", *PARAMETERS]), values))
 def test_whatever_is_said_makes_sampling_that_is_within_bounds(said: dict[str, Any]) -> None:
     Sampling(**of_generation_config(said).defaults.said).check()
