@@ -22,7 +22,7 @@ test: $(VENV)/dev.$(HOW)
 
 # What `make test` leaves out: most examples of properties, hosts with firewalls, clocks and bad links, faults that take a minute to be noticed, installing. Ten minutes.
 long: $(VENV)/dev.$(HOW)
-	$(BIN)/python -m pytest tests -m 'long or hypothesis' --hypothesis-profile thorough -n 2 --dist loadfile --timeout 300
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest tests -m 'long or hypothesis' --hypothesis-profile thorough -n 2 --dist loadfile --timeout 300
 
 # As people install it: wheel and sdist, by pip, pipx and uv, each in an environment of its own. Minutes, and the package index.
 installed: $(VENV)/dev.$(HOW)

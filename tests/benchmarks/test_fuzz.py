@@ -19,12 +19,11 @@ from tests.support.fake_device import FakeDevice
 from tests.support.members import TestFleet, credentials_of
 from tests.support.methods import every_method
 
-MESSAGES = 250
 
-
-async def test_no_message_is_a_defect_or_ends_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("messages", [60, pytest.param(250, marks=pytest.mark.long)])
+async def test_no_message_is_a_defect_or_ends_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: int) -> None:
     monkeypatch.setattr(fuzz, "SECONDS", 5.0)  # other tests have the processor, too
-    found = await fuzz_all(tmp_path, MESSAGES, seed=7)
+    found = await fuzz_all(tmp_path, messages, seed=7)
     assert found.keys() == {str(method) for method in every_method()}
     for name, outcome in found.items():
         assert outcome.faults == [], name

@@ -14,6 +14,7 @@ from tests.support.processes import wait_for
 pytestmark = needs_hosts
 
 
+@pytest.mark.long
 def test_boards_with_empty_homes_join_and_serve_a_model_together(network: Network, tmp_path: Path) -> None:
     lan = network.switch()
     hosts = [network.host(name, ipv6=False) for name in ("desk", "gate-7", "gate-9")]

@@ -102,7 +102,7 @@ def each_module(rule: Callable[[Path], None]) -> Callable[[], None]:
                 broken.append(f"{module_name(path)}: {error}")
         assert not broken, "\n".join(broken)
 
-    del holds.__wrapped__  # type: ignore[attr-defined]  # pytest would ask for a fixture `path`
+    del holds.__wrapped__  # pytest would ask for a fixture `path`
     return holds
 
 

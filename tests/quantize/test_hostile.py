@@ -203,7 +203,14 @@ GREEDY: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 # Each is a process; of those that are alike, one is always tried.
-ALIKE = {"an array of 2^21 strings", "arrays in arrays", "10^9 layers", "nested JSON"}
+ALIKE = {
+    "an array of 2^21 strings",
+    "arrays in arrays",
+    "10^9 layers",
+    "nested JSON",
+    "a number of 100,000 digits",
+    "an array of 2^63 bytes",
+}
 
 
 @pytest.mark.parametrize("what", [pytest.param(what, marks=pytest.mark.long if what in ALIKE else ()) for what in GREEDY])

@@ -16,6 +16,7 @@ from quantize.artifact.store import ArtifactStore
 from quantize.checkpoints.formats import open_checkpoint
 from quantize.importing.importer import import_model
 from tests.support.checkpoints import tokenizer_json, write_json
+from tests.support.kept import kept
 
 NAMES = sorted(path.parent.name for path in (Path(__file__).parents[1] / "goldens").glob("*/reference.npz"))
 
@@ -28,13 +29,18 @@ def import_golden(
     name: str, folder: Path, bits: Literal[8, 32] = 8, block_size: int | None = None, *, latent_rank: int | None = None
 ) -> tuple[Manifest, ArtifactStore]:
     """Into a store in `folder`, with a tokenizer that the checkpoints do without; with another `latent_rank` it is another model."""
-    checkpoint_folder = Path(shutil.copytree(golden_folder(name), folder / "checkpoint", dirs_exist_ok=True))
-    if latent_rank:
-        _give_latent(checkpoint_folder, latent_rank)
-    write_json(checkpoint_folder / "tokenizer.json", tokenizer_json())
+
+    def make(empty: Path) -> None:
+        checkpoint_folder = Path(shutil.copytree(golden_folder(name), empty / "checkpoint"))
+        if latent_rank:
+            _give_latent(checkpoint_folder, latent_rank)
+        write_json(checkpoint_folder / "tokenizer.json", tokenizer_json())
+        with open_checkpoint(checkpoint_folder) as checkpoint:
+            import_model(checkpoint, ArtifactStore(empty / "store"), "golden", bits=bits, block_size=block_size)
+
+    kept((name, bits, block_size, latent_rank), make, folder)
     store = ArtifactStore(folder / "store")
-    with open_checkpoint(checkpoint_folder) as checkpoint:
-        return import_model(checkpoint, store, "golden", bits=bits, block_size=block_size), store
+    return store.load("golden"), store
 
 
 def reference(name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

@@ -81,4 +81,6 @@ RARE = {
     "never moves",
     "two moves at once",
     "never looks",
+    "away counts as here",
+    "a look is not remembered",
 }

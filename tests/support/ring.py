@@ -34,13 +34,20 @@ from quantize.checkpoints.huggingface import open_huggingface
 from quantize.importing.importer import import_model
 from quantize.parts import stage_blobs, stage_parts
 from tests.support.checkpoints import TinyGlm, write_checkpoint
+from tests.support.kept import kept
 from tests.support.members import TestFleet, credentials_of
 
 
 def tiny_model(folder: Path, shape: TinyGlm, block_size: int = 32, **how: Any) -> tuple[Manifest, ArtifactStore]:
+    """As "tiny" in the store `folder`/artifacts, its checkpoint in `folder`/checkpoint; `how` are `import_model`'s."""
+
+    def make(empty: Path) -> None:
+        with open_huggingface(write_checkpoint(empty / "checkpoint", shape)) as checkpoint:
+            import_model(checkpoint, ArtifactStore(empty / "artifacts"), "tiny", block_size=block_size, **how)
+
+    kept((shape, block_size, *sorted(how.items())), make, folder)
     store = ArtifactStore(folder / "artifacts")
-    with open_huggingface(write_checkpoint(folder / "checkpoint", shape)) as checkpoint:
-        return import_model(checkpoint, store, "tiny", block_size=block_size, **how), store
+    return store.load("tiny"), store
 
 
 @dataclass

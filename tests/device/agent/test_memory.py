@@ -55,13 +55,13 @@ import device.cpu, device.memory
 device.cpu.copy_bandwidth = lambda: 1.0
 device.memory.use_one_heap()
 import tests.device.agent.test_memory as test
-asyncio.run(getattr(test, sys.argv[1])(Path(sys.argv[2])))
+asyncio.run(getattr(test, sys.argv[1])(Path(sys.argv[2]), *map(int, sys.argv[3:])))
 """
 
 
-def alone(name: str, folder: Path) -> list[tuple[int, int]]:
+def alone(name: str, folder: Path, *counts: int) -> list[tuple[int, int]]:
     """Of each cycle: MiB held while a stage was there, and after."""
-    command = [sys.executable, "-c", ALONE, name, str(folder)]
+    command = [sys.executable, "-c", ALONE, name, str(folder), *map(str, counts)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=110)
     pairs = [line.split() for line in ended.stdout.splitlines()]
     return [(int(used), int(after)) for used, after in pairs]
@@ -95,11 +95,11 @@ async def loaded_and_unloaded(host: StageHost, specs: list[StageSpec], number: i
     sys.stdout.write(f"{used} {held_mib()}\n")
 
 
-async def cycles(folder: Path) -> None:
+async def cycles(folder: Path, count: int) -> None:
     """Stages of another shape each time: the length and type of the cache, one, two and three on the device."""
     stages = TinyStages.make(folder / "model", SHAPE)
     async with hosting(filled_store(stages, folder / "blobs"), 4 << 30) as host:
-        for number in range(9):
+        for number in range(count):
             kv_dtype: KvDtype = "int8" if number % 4 == 1 else "float32"
             specs = stages.specs(1 + number % 3, context=512 + 256 * number, slots=4, kv_dtype=kv_dtype)
             await loaded_and_unloaded(host, specs, number + 1)
@@ -124,8 +124,10 @@ async def failures(folder: Path) -> None:
 
 
 @LINUX
-def test_memory_is_back_after_any_number_of_cycles_and_shapes(tmp_path: Path) -> None:
-    pairs = alone("cycles", tmp_path)
+@pytest.mark.parametrize("count", [4, pytest.param(9, marks=pytest.mark.long)])
+def test_memory_is_back_after_any_number_of_cycles_and_shapes(tmp_path: Path, count: int) -> None:
+    pairs = alone("cycles", tmp_path, count)
+    assert len(pairs) == count
     assert min(used for used, _ in pairs) > min(after for _, after in pairs) + 40, f"a stage takes what can be told from noise: {pairs}"
     assert is_back(pairs), pairs
 

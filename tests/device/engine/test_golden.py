@@ -65,7 +65,7 @@ def test_right_stages_pass_with_room_to_spare_and_keep_nothing(
         assert np.array_equal(engine.prefill(0, 0, 0, rows), fresh.prefill(0, 0, 0, rows))
 
 
-@pytest.mark.parametrize("block_size", [32, 128])
+@pytest.mark.parametrize("block_size", [pytest.param(32, marks=pytest.mark.long), 128])
 @pytest.mark.parametrize(
     "shape", [TinyGlm(), TinyGlm(hidden_size=128, intermediate_size=256, head_dim=32), TinyGlm(tied_head=True)], ids=str
 )
