@@ -38,7 +38,8 @@ def test_outages_are_seen_by_the_registry_and_cost_nothing_but_themselves(tmp_pa
     assert [event["at_ms"] for event in events] == sorted(event["at_ms"] for event in events)
 
 
-@pytest.mark.parametrize("arguments", [["--devices", "8", "--hours", "1", "--outages", "1"]])
+@pytest.mark.long  # three processes
+@pytest.mark.parametrize("arguments", [["--devices", "30", "--hours", "1", "--outages", "1"]])
 def test_the_same_seed_is_the_same_log_whatever_python_hashes_with(tmp_path: Path, arguments: list[str]) -> None:
     logs = []
     for seed, hashing in (("7", "0"), ("7", "4242"), ("8", "0")):
