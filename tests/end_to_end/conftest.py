@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.checkpoints import TinyGlm, write_checkpoint
 from tests.support.processes import Glmfleet, processes_naming, wait_for
+
+_running = ExitStack()
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +21,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Glmfleet]:
     """A home with a model, five simulated devices and a coordinator, each a process; nothing of it is left at the end."""
-    home = tmp_path_factory.mktemp("fleet") / "home"
+    with _running:
+        yield _running.enter_context(_five_devices(tmp_path_factory.mktemp("fleet") / "home", checkpoint))
+
+
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Ends the fleet behind the last test here: six processes that do nothing would slow down all tests that follow."""
+    if nextitem is None or nextitem.path.parent != Path(__file__).parent:
+        _running.close()
+
+
+@contextmanager
+def _five_devices(home: Path, checkpoint: Path) -> Iterator[Glmfleet]:
     glmfleet = Glmfleet(home)
     imported = glmfleet("model", "import", checkpoint, "--name", "tiny")
     assert imported.returncode == 0, imported.stderr

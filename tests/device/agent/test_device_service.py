@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc.aio
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.agent.device_service import CHUNK_LIMIT_BYTES
@@ -353,11 +353,15 @@ async def test_malformed_messages_are_refused_and_survived(tmp_path: Path, stage
             except FleetError as error:
                 assert isinstance(error, (InvalidInput, NotFound, NoSpace)), error.detail  # noqa: PT017
 
+        few = settings(max_examples=min(60, settings().max_examples))  # each is a call over TLS
+
+        @few
         @given(message=loads)
         async def loading(message: pb.LoadStageRequest) -> None:
             await load_raw(message)
 
         # A stage that would be loaded but for what is changed in one place: as far in as a wrong message can come.
+        @few
         @given(change=st.sampled_from(sorted(values_of)).flatmap(changes_of), graph=st.none() | anything)
         async def nearly(change: tuple[str, int | str], graph: bytes | None) -> None:
             message = pb.LoadStageRequest()
