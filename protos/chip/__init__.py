@@ -1,0 +1,1 @@
+"""Chips that run compiled programs: their instructions, programs and times."""
