@@ -7,7 +7,7 @@
     bytes 4-15  fields, little-endian, in the order of `Format.fields`; bytes that none covers are 0
 
 Five units take instructions in program order from queues of their own, each in its order: `load`, `weights`, `array`, `vector` (the three of
-computing) and `store`. Between units only semaphores order anything. The sequencer executes the rest itself: registers and loops.
+computing) and `store`. Between units semaphores alone order anything. The sequencer executes the rest itself: registers and loops.
 docs/isa.md says what each does. Sources of the form: VTA (apache/tvm-vta, hw_spec.h), Gemmini's README.
 """
 
@@ -106,7 +106,7 @@ FORMATS: Mapping[str, Format] = {
     "SET": Format(0x02, "sequencer", (_register(), Field("base", "u6"), Field("pitch", "u4")), flags=("keep_ring",)),
     "STEP": Format(0x03, "sequencer", (_register(), _level(), Field("bytes", "s6"))),
     "RING": Format(0x04, "sequencer", (_register(), Field("slots", "u2"), Field("slot_bytes", "u4"))),
-    "NEXT": Format(0x05, "sequencer", (_register(),)),
+    "NEXT": Format(0x05, "sequencer", (_register(), _size("count", "u1"))),
     "LOOP": Format(0x06, "sequencer", (_level(SEQUENCE), _size("count", "u4"))),
     "END": Format(0x07, "sequencer", (_level(SEQUENCE),)),
     "FETCH": Format(0x08, "sequencer", (Field("source", "operand"), _size("limit", "u4"))),
@@ -134,7 +134,7 @@ FORMATS: Mapping[str, Format] = {
         0x22,
         "array",
         (*_operands("source", "bank", "partial", "state", "to"), _register("first"), _size("rows"), _size("depth"), _size("width")),
-        flags=("accumulate", "stream", "causal"),
+        flags=("accumulate", "own", "causal"),
     ),
     "DEQUANT": Format(0x30, "vector", (*_operands("source", "row_scales", "column_scales", "to"), _size("rows"), _size("width"))),
     "QUANT": Format(0x31, "vector", (*_operands("source", "to", "scales"), _size("rows"), _size("columns", "u3"), _size("block"))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -132,7 +133,7 @@ def _parsed(plain: Any, instructions: tuple[Instruction, ...]) -> Program:
 def overlapping(regions: tuple[Region, ...]) -> tuple[Region, Region] | None:
     """Two that share a byte; None where none do."""
     ordered = sorted((region for region in regions if region.size_bytes), key=lambda region: region.address)
-    for first, second in zip(ordered, ordered[1:], strict=False):
+    for first, second in itertools.pairwise(ordered):
         if second.address < first.stop:
             return first, second
     return None

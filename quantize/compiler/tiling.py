@@ -1,0 +1,227 @@
+"""Third pass: how much of each operation is in the scratchpad, the arrays and the accumulators at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from protos.chip.core import Core
+from protos.errors import NoSpace
+from quantize.compiler import ir
+from quantize.compiler.ir import Matrix, Shape, Step
+from quantize.compiler.layout import item_bytes
+
+ROOM_SLOTS = 2  # of sums in the accumulators: one is filled while the other is emptied
+_MOST_SLOTS, _LEAST_SLOTS = 4, 2  # of weights in the scratchpad
+_PARAMETER_SLOTS = 4
+_ALIGNMENT = 64
+# More bytes a slot gain nothing: at 2 TB/s and 1 GHz such a one lasts 1,000 cycles.
+_LARGEST_SLOT = 2 << 20
+_MOST_POSITIONS = 2048
+
+
+@dataclass(frozen=True)
+class ProductTile:
+    """`width` outputs at a time, `depth` blocks of inputs in a slot, each block in `slices` passes through the arrays."""
+
+    width: int
+    depth: int
+    block: int
+    slices: int
+
+
+@dataclass(frozen=True)
+class AttentionTile:
+    """`positions` of the cache at a time. `head_slices` passes for a key's elements, values' positions `depth` at a time."""
+
+    positions: int
+    head_slices: int
+    depth: int
+
+
+Tile = ProductTile | AttentionTile
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """`of`: for each step one for each of its products. Slots are rings in the scratchpad, and `room_bytes` in the accumulators, where
+    `context_bytes` behind them keep what an attention sums up."""
+
+    of: tuple[tuple[Tile, ...], ...]
+    slots: int
+    slot_bytes: int
+    parameter_slots: int
+    parameter_bytes: int
+    room_bytes: int
+    context_bytes: int
+    workspaces: tuple[int, ...]  # bytes of the scratchpad that each step needs for itself
+
+    @property
+    def ring_bytes(self) -> int:
+        return self.slots * self.slot_bytes + self.parameter_slots * self.parameter_bytes
+
+
+def tile(steps: Sequence[Step], core: Core, shape: Shape, kept_bytes: int) -> Tiles:
+    """`kept_bytes` of the scratchpad are taken by values. Raises NoSpace, naming the step, for what cannot fit."""
+    context_bytes = max((_context_bytes(step) for step in steps), default=0)
+    room_bytes = (core.accumulator_bytes - context_bytes) // ROOM_SLOTS // _ALIGNMENT * _ALIGNMENT
+    parameter_bytes = max((_parameter_bytes(step.operation, shape) for step in steps), default=0)
+    parameter_bytes = _aligned(max(parameter_bytes, _ALIGNMENT))
+    workspaces = [_fixed_workspace(step.operation) for step in steps]
+    left = core.scratchpad_bytes - kept_bytes - _PARAMETER_SLOTS * parameter_bytes
+    slot_bytes = min(left // _MOST_SLOTS, _LARGEST_SLOT) // _ALIGNMENT * _ALIGNMENT
+    if slot_bytes <= 0 or room_bytes <= 0:
+        raise no_space(core, shape, "the values of a step")
+    tiles: list[tuple[Tile, ...]] = []
+    for number, step in enumerate(steps):
+        own = tuple(_tiles_of(step, core, shape, slot_bytes, room_bytes))
+        tiles.append(own)
+        workspaces[number] += sum(_attention_workspace(step.operation, one, shape) for one in own if isinstance(one, AttentionTile))
+    slots = _MOST_SLOTS
+    return Tiles(
+        tuple(tiles), slots, slot_bytes, _PARAMETER_SLOTS, parameter_bytes, room_bytes, context_bytes, tuple(map(_aligned, workspaces))
+    )
+
+
+def no_space(core: Core, shape: Shape, what: str) -> NoSpace:
+    rows = f"{shape.tokens} rows" if shape.tokens > 1 else "one row"
+    return NoSpace(
+        f"{what} with {rows} does not fit into {core.name}: {core.scratchpad_bytes:,} bytes of scratchpad, "
+        f"{core.accumulator_bytes:,} of accumulators",
+        advice="compile for fewer rows or a smaller context, or for a core with more memory",
+    )
+
+
+def group_rows(attend: ir.Attend) -> int:
+    """Rows of queries that share a key head's keys, of one sequence."""
+    return attend.packed.rows // attend.kv_heads
+
+
+def _tiles_of(step: Step, core: Core, shape: Shape, slot_bytes: int, room_bytes: int) -> Iterator[Tile]:
+    def product(matrix: Matrix, outputs: int, rows: int) -> ProductTile:
+        found = _product_tile(matrix, outputs, rows, core, slot_bytes, room_bytes)
+        if found is None:
+            raise no_space(core, shape, f"a tile of {step.name}")
+        return found
+
+    match step.operation:
+        case ir.Product() as one:
+            yield product(one.matrix, one.to.width, one.source.levels.rows)
+        case ir.FloatProduct() as one:
+            yield product(one.matrix, one.to.width, one.source.buffer.rows)
+        case ir.Experts() as experts:
+            yield from (product(matrix, matrix.rows, 1) for matrix in experts.members[0])
+        case ir.Scores(attend) | ir.Softmax(attend) | ir.FusedAttend(attend):
+            found = _attention_tile(attend, core, shape, slot_bytes, room_bytes)
+            if found is None:
+                raise no_space(core, shape, f"a tile of {step.name}")
+            yield found
+        case _:
+            pass
+
+
+def _product_tile(matrix: Matrix, outputs: int, rows: int, core: Core, slot_bytes: int, room_bytes: int) -> ProductTile | None:
+    """As many outputs as the arrays and the accumulators take; as many blocks as fit into a slot, alike in all slots."""
+    block = matrix.block if matrix.scales else min(core.rows, matrix.columns)
+    width = min(core.width, outputs, room_bytes // (4 * rows))
+    while width > 0:
+        slices = next(count for count in range(1, block + 1) if core.holds(-(-block // count), width))
+        blocks = -(-matrix.columns // block)
+        depth = min(blocks, slot_bytes // _block_bytes(matrix, block, width))
+        if depth > 0:
+            depth = -(-blocks // -(-blocks // depth))  # 9 blocks as 5 + 4, not as 8 + 1
+            if matrix.zeros and depth < blocks:
+                depth -= depth % 2  # two zero points share a byte
+        if depth > 0 and block % slices == 0:
+            return ProductTile(width, depth, block, slices)
+        width = width // 2
+    return None
+
+
+def _block_bytes(matrix: Matrix, block: int, width: int) -> int:
+    if matrix.scales is None:
+        return width * block * 4
+    return width * (block * matrix.bits // 8 + 4 + (1 if matrix.zeros else 0))
+
+
+def _attention_tile(attend: ir.Attend, core: Core, shape: Shape, slot_bytes: int, room_bytes: int) -> AttentionTile | None:
+    rows, position_bytes = group_rows(attend) // shape.sequences, attend.head_dim * item_bytes(shape) * (1 if attend.values is None else 2)
+    most = min(shape.context, core.width, slot_bytes // position_bytes, room_bytes // (4 * rows), _MOST_POSITIONS)
+    if most <= 0 or attend.head_dim > core.width:
+        return None
+    positions = 1 << (most.bit_length() - 1) if most < shape.context else most
+    slices = next(
+        count for count in range(1, attend.head_dim + 1) if attend.head_dim % count == 0 and core.holds(attend.head_dim // count, positions)
+    )
+    depth = core.rows * (core.arrays // -(-attend.head_dim // core.columns))
+    return AttentionTile(positions, slices, depth)
+
+
+def _context_bytes(step: Step) -> int:
+    match step.operation:
+        case ir.Softmax(attend) | ir.FusedAttend(attend):
+            return _aligned(4 * group_rows(attend) * attend.head_dim)
+        case _:
+            return 0
+
+
+def _fixed_workspace(operation: ir.Operation) -> int:
+    match operation:
+        case ir.Normalize():
+            return 8 * operation.source.buffer.rows * operation.heads
+        case ir.Gather():
+            return 4 * operation.to.buffer.rows
+        case ir.AddPositions():
+            return 4 * operation.to.buffer.rows * operation.columns
+        case _:
+            return 0
+
+
+def _attention_workspace(operation: ir.Operation, own: AttentionTile, shape: Shape) -> int:
+    """Maxima, sums and corrections of each row; probabilities or scores, of a tile or of all positions."""
+    match operation:
+        case ir.FusedAttend(attend) | ir.Scores(attend):
+            rows = group_rows(attend) // shape.sequences
+            return rows * (12 + 4 * max(own.positions, min(shape.rows, own.positions)))
+        case ir.Softmax(attend):
+            rows = group_rows(attend) // shape.sequences
+            return rows * (12 + 4 * (shape.context + shape.rows))
+        case _:
+            return 0
+
+
+def _parameter_bytes(operation: ir.Operation, shape: Shape) -> int:
+    """The most of one step that comes beside weights: gains, biases, a table's rows."""
+    match operation:
+        case ir.Normalize():
+            return operation.gain.size_bytes
+        case ir.NormalizeQuantize():
+            return operation.gain.size_bytes
+        case ir.Product() | ir.FloatProduct():
+            return 4 * operation.to.width if operation.bias else 0
+        case ir.Turn():
+            return 8 * operation.table_columns * shape.rows
+        case ir.Gather():
+            return _aligned(operation.table.row_bytes) + 4 * operation.table.blocks
+        case ir.AddPositions():
+            return 4 * operation.to.width
+        case ir.Route():
+            return operation.bias.size_bytes
+        case ir.Scores(attend) | ir.FusedAttend(attend) | ir.Softmax(attend):
+            return attend.key_scales.size_bytes if attend.key_scales else 0
+        case _:
+            return 0
+
+
+def _aligned(size_bytes: int) -> int:
+    return math.ceil(size_bytes / _ALIGNMENT) * _ALIGNMENT
+
+
+def dump(tiles: Tiles, steps: Sequence[Step]) -> str:
+    head = (
+        f"{tiles.slots} slots of {tiles.slot_bytes:,} bytes, {tiles.parameter_slots} of {tiles.parameter_bytes:,} for parameters; "
+        f"accumulators: {ROOM_SLOTS} x {tiles.room_bytes:,} and {tiles.context_bytes:,}"
+    )
+    lines = [f"{step.name}: {' '.join(map(str, own))}" for step, own in zip(steps, tiles.of, strict=True) if own]
+    return "\n".join([head, *lines])

@@ -1,0 +1,1 @@
+"""Simulated chips that run compiled programs."""
