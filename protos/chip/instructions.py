@@ -6,8 +6,8 @@
     byte 3      variant: one of a list, or a set of flags
     bytes 4-15  fields, little-endian, in the order of `Format.fields`; bytes that none covers are 0
 
-Five units take instructions in program order from queues of their own, each in its order: `load`, `weights`, `array`, `vector` (the three of
-computing) and `store`. Between units semaphores alone order anything. The sequencer executes the rest itself: registers and loops.
+Five units take instructions in program order from queues of their own: `load`, `weights`, `array`, `vector` (three that compute) and
+`store`. Between units semaphores alone order anything. The sequencer executes the rest itself: registers and loops.
 docs/isa.md says what each does. Sources of the form: VTA (apache/tvm-vta, hw_spec.h), Gemmini's README.
 """
 

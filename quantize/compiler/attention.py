@@ -1,4 +1,4 @@
-"""Schedules attention: the cache's positions a tile at a time, then the rows' own, by one softmax that is fused or three steps that are not.
+"""Schedules attention: the cache's positions a tile at a time, then the rows' own; by a softmax that is fused, or in three steps.
 
 The rows' own keys and values do not come from DRAM: nothing that is loaded has to wait for what this run stores.
 """
@@ -8,17 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from protos.chip.instructions import NONE, POSITION, SEQUENCE
-from quantize.compiler import ir
-from quantize.compiler.layout import cache_name, cached, item_bytes, sequence_bytes
-from quantize.compiler.tiling import AttentionTile, group_rows
-from quantize.compiler.writer import (
+from protos.chip.semaphores import (
     BANK,
-    BANK_RING,
     CACHE_READ,
-    CHUNK,
     FREE,
-    HEAD,
-    LEVELS,
     LOADED,
     OPERAND,
     OUT,
@@ -26,14 +19,23 @@ from quantize.compiler.writer import (
     PARAMETER,
     PARAMETER_FREE,
     READY,
-    RING_GROUP,
     ROOM,
-    ROOM_RING,
-    SCALES,
     STORED,
     SUMS,
-    TOKEN,
     WRITTEN,
+)
+from quantize.compiler import ir
+from quantize.compiler.layout import cache_name, cached, item_bytes, sequence_bytes
+from quantize.compiler.tiling import AttentionTile, group_rows
+from quantize.compiler.writer import (
+    BANK_RING,
+    CHUNK,
+    HEAD,
+    LEVELS,
+    RING_GROUP,
+    ROOM_RING,
+    SCALES,
+    TOKEN,
     Writer,
     accumulators,
     going_on,
@@ -398,4 +400,3 @@ class AttentionSchedule:
             to = writer.register(writer.dram(cache_name(attend.layer, name)), self._position_bytes, steps)
             with writer.loop(HEAD, attend.kv_heads):
                 writer.emit("STORE", source, to, shape.rows, self._position_bytes)
-

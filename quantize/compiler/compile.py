@@ -67,13 +67,10 @@ def compile_stage(manifest: Manifest, parts: Sequence[str], core: Core, shape: S
     allocated = allocation.allocate(lifetimes)
     regions = regions_of(legalised, shape)
     instructions = schedule(legalised, tiles, allocated, addresses(regions), core, shape)
-    target = Target(
-        core.name, core_digest(core), manifest.digest, tuple(parts), shape.sequences, shape.rows, shape.context, shape.kv_dtype
-    )
+    target = Target(core.name, core_digest(core), manifest.digest, tuple(parts), shape.sequences, shape.rows, shape.context, shape.kv_dtype)
     scratchpad_bytes = allocated.size_bytes + tiles.ring_bytes
-    accumulator_bytes = tiling.ROOM_SLOTS * tiles.room_bytes + tiles.context_bytes
     names = tuple(step.name for step in legalised)
-    program = Program(target, regions, names, scratchpad_bytes, accumulator_bytes, instructions)
+    program = Program(target, regions, names, scratchpad_bytes, tiles.accumulator_bytes, instructions)
     verify(program, core)
     return Compiled(program, lowered, legalised, tiles, lifetimes, allocated)
 

@@ -136,9 +136,8 @@ class _Lowering:
             case LearnedPositions():
                 placed = made(operator.output, values[operator.input].width)
                 self.add(f"{place} {operator.output}", ir.Copy(values[operator.input], placed))
-                for column, table in enumerate(operator.tables):
-                    matrix = Matrix(self._stored(place, table), None, None, *table.shape, 32, 1)  # type: ignore[arg-type]
-                    self.add(f"{place} {table.name}", ir.AddPositions(matrix, column, len(operator.tables), placed))
+                for column, rows in enumerate(operator.tables):
+                    self.add(f"{place} {rows.name}", ir.AddPositions(self._floats(place, rows), column, len(operator.tables), placed))
             case Norm():
                 source = values[operator.input]
                 gain, bias = self._stored(place, operator.gain), self._stored(place, operator.bias) if operator.bias else None
@@ -229,7 +228,7 @@ class _Lowering:
         tokens, count, chosen = rows.buffer.rows, mixture.router.count, mixture.router.per_token
         shared = self.block(place, mixture.shared, {mixture.shared.input: rows}, layer)
         part = f"{place}.{router.matrix.part}.router"
-        matrix = Matrix(self._stored(place, router.matrix), None, None, *router.matrix.shape, 32, 1)  # type: ignore[arg-type]
+        matrix = self._floats(place, router.matrix)
         logits = self.buffer(f"{part}.logits", count)
         self.add(f"{part} logits", ir.FloatProduct(rows, matrix, 0, None, logits))
         places, weights = Buffer(f"{part}.chosen", tokens, chosen, "int32"), Buffer(f"{part}.weights", tokens, chosen)
@@ -263,12 +262,16 @@ class _Lowering:
     def _part(self, place: str, parameter: TensorParameter) -> str:
         return f"{place}.{parameter.part}" if parameter.part else place
 
+    def _floats(self, place: str, parameter: TensorParameter) -> Matrix:
+        rows, columns = parameter.shape
+        return Matrix(self._stored(place, parameter), None, None, rows, columns, 32, 1)
+
     def _matrix(self, place: str, parameter: TensorParameter) -> Matrix:
         part = self._part(place, parameter)
         scheme = scheme_of(self._manifest.quantization, part)
         rows, columns = parameter.shape
         if not (parameter.by_blocks and scheme.block_size):
-            return Matrix(Stored(f"{part}/{parameter.name}", 4 * rows * columns), None, None, rows, columns, 32, 1)
+            return self._floats(place, parameter)
         if scheme.bits == 8 and not scheme.symmetric:
             raise _no_lowering("8-bit weights with zero points, whose differences are no int8")
         sizes = {name: math.prod(shape) * (1 if dtype == "uint8" else 4) for name, (dtype, shape) in scheme.shapes(rows, columns).items()}

@@ -6,27 +6,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from protos.chip.instructions import FETCHED, NONE
+from protos.chip.semaphores import BANK, FREE, LOADED, OPERAND, PARAMETER, PARAMETER_FREE, READY, ROOM, SUMS
 from quantize.compiler import ir
 from quantize.compiler.ir import Buffer, Matrix, Stored, View
 from quantize.compiler.tiling import ProductTile
 from quantize.compiler.writer import (
-    BANK,
     BANK_RING,
     BLOCK,
     CHUNK,
-    FREE,
     LEVELS,
-    LOADED,
-    OPERAND,
     OUTPUTS,
-    PARAMETER,
-    PARAMETER_FREE,
-    READY,
     RING_GROUP,
-    ROOM,
     ROOM_RING,
     SCALES,
-    SUMS,
     ZERO_BYTES,
     ZEROS,
     Writer,
@@ -110,9 +102,7 @@ def _nest(writer: Writer, given: Weighing, tile: ProductTile, outputs: tuple[int
     step = block // slices
     item = 1 if by_blocks else 4
     moves = {BLOCK: item * block, CHUNK: item * depth * block, **given.source_steps}
-    sources = [
-        writer.register(given.source + item * (column + number * step), given.source_pitch, moves) for number in range(slices)
-    ]
+    sources = [writer.register(given.source + item * (column + number * step), given.source_pitch, moves) for number in range(slices)]
     to_address = writer.at(given.to) + 4 * start
     to = writer.register(to_address, given.to.buffer.pitch, {OUTPUTS: 4 * width})
     row_scales = NONE

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
+from protos.chip.semaphores import CHOSEN, PARAMETER, PARAMETER_FREE
 from quantize.compiler import ir
 from quantize.compiler.ir import Matrix
 from quantize.compiler.products import Weighing, begin_sum, weigh, whole
 from quantize.compiler.tiling import ProductTile
 from quantize.compiler.vectors import swiglu
-from quantize.compiler.writer import CHOSEN, HEAD, PARAMETER, PARAMETER_FREE, TOKEN, Writer, per_row
+from quantize.compiler.writer import (
+    HEAD,
+    TOKEN,
+    Writer,
+    per_row,
+)
 
 _NEVER = -1e30
 _LEAST = 1e-20  # quantize.layers.reference: what keeps a sum of weights from being nothing
@@ -120,6 +128,6 @@ def _strides(writer: Writer, operation: ir.Experts) -> tuple[dict[str, int], ...
 
 def _stride(writer: Writer, matrices: list[Matrix], name: str) -> int:
     places = [writer.dram(getattr(matrix, name).region) for matrix in matrices]
-    steps = {second - first for first, second in zip(places, places[1:], strict=False)}
+    steps = {second - first for first, second in itertools.pairwise(places)}
     assert len(steps) <= 1, "experts lie at equal distances"
     return steps.pop() if steps else 0

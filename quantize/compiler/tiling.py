@@ -12,8 +12,11 @@ from quantize.compiler import ir
 from quantize.compiler.ir import Matrix, Shape, Step
 from quantize.compiler.layout import item_bytes
 
-ROOM_SLOTS = 2  # of sums in the accumulators: one is filled while the other is emptied
-_MOST_SLOTS, _LEAST_SLOTS = 4, 2  # of weights in the scratchpad
+# Of sums in the accumulators: some are filled while others are emptied. A sum of 128 x 128 leaves 254 cycles behind its row, in which two
+# tiles' weights are loaded.
+_MOST_ROOM, _LEAST_ROOM = 4, 2
+# Of weights in the scratchpad: what is loaded while activations go through norm, attention and activation, between two products.
+_LEAST_SLOTS, _MOST_SLOTS = 4, 8
 _PARAMETER_SLOTS = 4
 _ALIGNMENT = 64
 # More bytes a slot gain nothing: at 2 TB/s and 1 GHz such a one lasts 1,000 cycles.
@@ -53,6 +56,7 @@ class Tiles:
     slot_bytes: int
     parameter_slots: int
     parameter_bytes: int
+    room_slots: int
     room_bytes: int
     context_bytes: int
     workspaces: tuple[int, ...]  # bytes of the scratchpad that each step needs for itself
@@ -61,16 +65,21 @@ class Tiles:
     def ring_bytes(self) -> int:
         return self.slots * self.slot_bytes + self.parameter_slots * self.parameter_bytes
 
+    @property
+    def accumulator_bytes(self) -> int:
+        return self.room_slots * self.room_bytes + self.context_bytes
+
 
 def tile(steps: Sequence[Step], core: Core, shape: Shape, kept_bytes: int) -> Tiles:
     """`kept_bytes` of the scratchpad are taken by values. Raises NoSpace, naming the step, for what cannot fit."""
     context_bytes = max((_context_bytes(step) for step in steps), default=0)
-    room_bytes = (core.accumulator_bytes - context_bytes) // ROOM_SLOTS // _ALIGNMENT * _ALIGNMENT
+    room_slots, room_bytes = _room(core, shape, core.accumulator_bytes - context_bytes)
     parameter_bytes = max((_parameter_bytes(step.operation, shape) for step in steps), default=0)
     parameter_bytes = _aligned(max(parameter_bytes, _ALIGNMENT))
     workspaces = [_fixed_workspace(step.operation) for step in steps]
     left = core.scratchpad_bytes - kept_bytes - _PARAMETER_SLOTS * parameter_bytes
-    slot_bytes = min(left // _MOST_SLOTS, _LARGEST_SLOT) // _ALIGNMENT * _ALIGNMENT
+    slots = max(_LEAST_SLOTS, min(_MOST_SLOTS, left // _LARGEST_SLOT))
+    slot_bytes = min(left // slots, _LARGEST_SLOT) // _ALIGNMENT * _ALIGNMENT
     if slot_bytes <= 0 or room_bytes <= 0:
         raise no_space(core, shape, "the values of a step")
     tiles: list[tuple[Tile, ...]] = []
@@ -78,9 +87,16 @@ def tile(steps: Sequence[Step], core: Core, shape: Shape, kept_bytes: int) -> Ti
         own = tuple(_tiles_of(step, core, shape, slot_bytes, room_bytes))
         tiles.append(own)
         workspaces[number] += sum(_attention_workspace(step.operation, one, shape) for one in own if isinstance(one, AttentionTile))
-    slots = _MOST_SLOTS
     return Tiles(
-        tuple(tiles), slots, slot_bytes, _PARAMETER_SLOTS, parameter_bytes, room_bytes, context_bytes, tuple(map(_aligned, workspaces))
+        tuple(tiles),
+        slots,
+        slot_bytes,
+        _PARAMETER_SLOTS,
+        parameter_bytes,
+        room_slots,
+        room_bytes,
+        context_bytes,
+        tuple(map(_aligned, workspaces)),
     )
 
 
@@ -91,6 +107,13 @@ def no_space(core: Core, shape: Shape, what: str) -> NoSpace:
         f"{core.accumulator_bytes:,} of accumulators",
         advice="compile for fewer rows or a smaller context, or for a core with more memory",
     )
+
+
+def _room(core: Core, shape: Shape, left: int) -> tuple[int, int]:
+    """(slots, bytes of each): as many as hold a tile of all arrays' outputs."""
+    wanted = 4 * shape.tokens * core.width
+    slots = max(_LEAST_ROOM, min(_MOST_ROOM, left // wanted))
+    return slots, left // slots // _ALIGNMENT * _ALIGNMENT
 
 
 def group_rows(attend: ir.Attend) -> int:
@@ -221,7 +244,7 @@ def _aligned(size_bytes: int) -> int:
 def dump(tiles: Tiles, steps: Sequence[Step]) -> str:
     head = (
         f"{tiles.slots} slots of {tiles.slot_bytes:,} bytes, {tiles.parameter_slots} of {tiles.parameter_bytes:,} for parameters; "
-        f"accumulators: {ROOM_SLOTS} x {tiles.room_bytes:,} and {tiles.context_bytes:,}"
+        f"accumulators: {tiles.room_slots} x {tiles.room_bytes:,} and {tiles.context_bytes:,}"
     )
     lines = [f"{step.name}: {' '.join(map(str, own))}" for step, own in zip(steps, tiles.of, strict=True) if own]
     return "\n".join([head, *lines])

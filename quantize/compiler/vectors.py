@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from protos.chip.instructions import FETCHED, NONE, POSITION, SEQUENCE
+from protos.chip.semaphores import CHOSEN, OUT, PARAMETER, PARAMETER_FREE, STORED
 from quantize.compiler import ir
 from quantize.compiler.ir import View
-from quantize.compiler.writer import CHOSEN, OTHER_PARAMETERS, OUT, PARAMETER, PARAMETERS, PARAMETER_FREE, STORED, TOKEN, Writer, as_float32, per_row
+from quantize.compiler.writer import (
+    OTHER_PARAMETERS,
+    PARAMETERS,
+    TOKEN,
+    Writer,
+    as_float32,
+    per_row,
+)
 
 
 def receive(writer: Writer, operation: ir.Receive) -> None:
@@ -43,7 +51,9 @@ def add(writer: Writer, operation: ir.Add) -> None:
 
 
 def gelu(writer: Writer, operation: ir.Gelu) -> None:
-    writer.vector("gelu", writer.view(operation.to), writer.view(operation.source), rows=operation.to.buffer.rows, columns=operation.to.width)
+    writer.vector(
+        "gelu", writer.view(operation.to), writer.view(operation.source), rows=operation.to.buffer.rows, columns=operation.to.width
+    )
 
 
 def swiglu(writer: Writer, source: View, to: View) -> None:

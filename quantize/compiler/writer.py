@@ -1,8 +1,7 @@
 """Writes instructions: registers, loops, and the semaphores by which the units of a core wait for one another.
 
 Rings go on across operations: a slot's register is the same for all units that use it, as the sequencer sees instructions in their order.
-Each semaphore has one unit that signals it and one that waits. Those of `CREDITS` say that room is free: they are signalled for each slot
-before anything runs, and waited for at the end.
+Which semaphore says what: protos.chip.semaphores.
 """
 
 from __future__ import annotations
@@ -23,25 +22,9 @@ from protos.chip.instructions import (
     Instruction,
     Unit,
 )
+from protos.chip.semaphores import BANK, FREE, PARAMETER, PARAMETER_FREE, ROOM, SEMAPHORES, STORED
 from quantize.compiler.ir import Buffer, Shape, View
-from quantize.compiler.tiling import ROOM_SLOTS, Tiles
-
-# Semaphores: unit that signals -> unit that waits.
-LOADED = 1  # load -> weights: a slot is full
-FREE = 2  # vector -> load: a slot is free
-READY = 3  # weights -> array: a bank is full
-BANK = 4  # array -> weights: a bank is free
-SUMS = 5  # array -> vector
-ROOM = 6  # vector -> array: room for sums
-OPERAND = 7  # vector -> array: what it multiplies with is there
-PARAMETER = 8  # load -> vector
-PARAMETER_FREE = 9  # vector -> load
-OUT = 10  # vector -> store
-STORED = 11  # store -> vector: what was stored may be written over
-CACHE_READ = 12  # load -> store
-OWN = 13  # vector -> weights: this run's keys and values
-WRITTEN = 14  # store -> load
-CHOSEN = 15  # vector -> sequencer: a number to fetch
+from quantize.compiler.tiling import Tiles
 
 # Registers of rings. The first group goes on together, slot by slot.
 LEVELS, SCALES, ZEROS, ZERO_BYTES = 0, 1, 2, 3
@@ -88,15 +71,20 @@ class Writer:
     @property
     def context_base(self) -> int:
         """In the accumulators, behind the room for sums."""
-        return ROOM_SLOTS * self.tiles.room_bytes
+        return self.tiles.room_slots * self.tiles.room_bytes
 
     def emit(
-        self, name: str, *values: int | float, kind: str = "", flags: Sequence[str] = (), waits: Sequence[int] = (), signals: Sequence[int] = ()
+        self,
+        name: str,
+        *values: int | float,
+        kind: str = "",
+        flags: Sequence[str] = (),
+        waits: Sequence[int] = (),
+        signals: Sequence[int] = (),
     ) -> None:
         form = FORMATS[name]
         variant = form.variants.index(kind) if form.variants else sum(1 << form.flags.index(flag) for flag in flags)
-        pairs = [(*numbers, 0, 0)[:2] for numbers in (waits, signals)]
-        self.instructions.append(Instruction(name, values, variant, pairs[0], pairs[1]))
+        self.instructions.append(Instruction(name, values, variant, _pair(waits), _pair(signals)))
 
     def sync(self, unit: Unit, *, waits: Sequence[int] = (), signals: Sequence[int] = ()) -> None:
         assert unit in UNITS
@@ -195,29 +183,30 @@ class Writer:
             self.emit("RING", number, tiles.slots, tiles.slot_bytes)
         self.emit("RING", ZEROS, tiles.slots, 2 * tiles.slot_bytes)  # in half bytes
         self.emit("RING", BANK_RING, self.core.banks, 1)
-        self.emit("RING", ROOM_RING, ROOM_SLOTS, tiles.room_bytes)
+        self.emit("RING", ROOM_RING, tiles.room_slots, tiles.room_bytes)
         for number in (PARAMETERS, OTHER_PARAMETERS):
             self.emit("RING", number, tiles.parameter_slots, tiles.parameter_bytes)
         self.emit("SET", BANK_RING, 0, 0, flags=("keep_ring",))
-        for unit, semaphore, count, _ in self._credits():
+        for semaphore, count in self._credits():
             for _ in range(count):
-                self.sync(unit, signals=(semaphore,))
+                self.sync(SEMAPHORES[semaphore].signalled_by, signals=(semaphore,))
 
     def end_rings(self) -> None:
-        for _, semaphore, count, unit in self._credits():
+        for semaphore, count in self._credits():
             for _ in range(count):
-                self.sync(unit, waits=(semaphore,))
+                self.sync(SEMAPHORES[semaphore].waited_for_by, waits=(semaphore,))
         self.await_stored()
         self.emit("FINISH")
 
-    def _credits(self) -> tuple[tuple[Unit, int, int, Unit], ...]:
-        """(who signals, semaphore, how many, who waits)."""
-        return (
-            ("vector", FREE, self.tiles.slots, "load"),
-            ("array", BANK, self.core.banks, "weights"),
-            ("vector", ROOM, ROOM_SLOTS, "array"),
-            ("vector", PARAMETER_FREE, self.tiles.parameter_slots, "load"),
-        )
+    def _credits(self) -> tuple[tuple[int, int], ...]:
+        """Semaphores that say that room is free, and how much there is."""
+        tiles = self.tiles
+        return (FREE, tiles.slots), (BANK, self.core.banks), (ROOM, tiles.room_slots), (PARAMETER_FREE, tiles.parameter_slots)
+
+
+def _pair(numbers: Sequence[int]) -> tuple[int, int]:
+    first, second, *_ = (*numbers, 0, 0)
+    return first, second
 
 
 def as_float32(value: float) -> float:

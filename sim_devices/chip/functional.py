@@ -13,10 +13,18 @@ from protos.chip.program import Program
 from protos.chip.sequencer import Loop, Placed, Registers, refused, tree
 from protos.errors import InvalidInput
 from sim_devices.chip import vector_unit as unit
-from sim_devices.chip.memory import Bytes, Dram, look
+from sim_devices.chip.memory import Bytes, Dram, Item, look
+from sim_devices.chip.vector_unit import Floats
 
 # Called with what happened: an instruction, the levels or sums that it made.
 Watch = Callable[[Placed, npt.NDArray[np.generic]], None]
+
+_TYPES: Mapping[str, type[np.uint8 | np.int8 | np.float16 | np.float32]] = {
+    "u8": np.uint8,
+    "s8": np.int8,
+    "f16": np.float16,
+    "f32": np.float32,
+}
 
 
 class Machine:
@@ -104,10 +112,10 @@ class Machine:
                 self._dequant(instruction)
             case "QUANT":
                 source, to, scales, rows, columns, block = (int(value) for value in instruction.values)
-                self._quantized(placed, self._rows(source, rows, columns), to, scales, block)
+                self._quantized(placed, self._floats(source, rows, columns), to, scales, block)
             case "NORM_QUANT":
                 source, gain, to, scales, rows, columns = (int(value) for value in instruction.values[:6])
-                normed = unit.norm(self._rows(source, rows, columns), self._rows(gain, 1, columns), instruction.values[6])
+                normed = unit.norm(self._floats(source, rows, columns), self._floats(gain, 1, columns), instruction.values[6])
                 self._quantized(placed, normed, to, scales, int(instruction.kind.removeprefix("block")))
             case "VEC":
                 self._vector(instruction)
@@ -115,7 +123,10 @@ class Machine:
                 raise refused(placed, f"no machine knows {other}")
         registers.advance_operands(instruction)
 
-    def _rows(self, operand: int, rows: int, columns: int, kind: npt.DTypeLike = np.float32) -> npt.NDArray[np.generic]:
+    def _floats(self, operand: int, rows: int, columns: int) -> Floats:
+        return self._rows(operand, rows, columns, np.float32)
+
+    def _rows(self, operand: int, rows: int, columns: int, kind: type[Item]) -> npt.NDArray[Item]:
         """[rows, columns] at an operand's address: one element for each row where it says so."""
         registers = self._registers
         memory = self._accumulators if operand & IN_ACCUMULATORS else self._scratchpad
@@ -139,16 +150,14 @@ class Machine:
         source, zeros, bank, depth, width = (int(value) for value in instruction.values)
         kind, _, by_depth = instruction.kind.partition("_")
         if by_depth:
-            types = {"s8": np.int8, "f16": np.float16, "f32": np.float32}
-            weights = self._rows(source, depth, width, types[kind]).astype(np.float32)
+            weights = self._rows(source, depth, width, _TYPES[kind]).astype(np.float32)
         elif kind == "u4":
             packed = self._rows(source, width, depth // 2, np.uint8)
             levels = np.empty((width, depth), np.float32)
             levels[:, 0::2], levels[:, 1::2] = packed & np.uint8(15), packed >> np.uint8(4)
             weights = (levels - (np.float32(8) if zeros == NONE else self._zero_points(zeros, width))).T
         else:
-            types = {"u8": np.uint8, "s8": np.int8, "f16": np.float16, "f32": np.float32}
-            weights = self._rows(source, width, depth, types[kind]).astype(np.float32).T
+            weights = self._rows(source, width, depth, _TYPES[kind]).astype(np.float32).T
             if kind == "u8":
                 weights = weights - np.float32(128)
         self._banks[self._registers.address(bank)] = np.ascontiguousarray(weights)
@@ -157,35 +166,43 @@ class Machine:
         """Of 4 bits: this operand counts half bytes."""
         address, pitch = self._registers.address(operand), self._registers.pitch(operand)
         column = look(self._scratchpad, address // 2, (width, 1), pitch // 2, np.uint8)
-        return (column >> np.uint8(4 * (address % 2)) & np.uint8(15)).astype(np.float32)
+        shifted: Bytes = column >> np.uint8(4 * (address % 2)) & np.uint8(15)
+        return shifted.astype(np.float32)
 
     def _gemm(self, placed: Placed) -> None:
         instruction = placed.instruction
         source, bank, to, state, rows, depth, width = (int(value) for value in instruction.values)
         floats = instruction.has("float")
-        given = self._rows(source, rows, depth, np.float32 if floats else np.int8).astype(np.float32)
-        product = given @ self._banks[self._registers.address(bank)][:depth, :width]
-        sums = self._rows(to, rows, width, np.float32 if floats else np.int32)
-        if instruction.has("rescale"):
-            sums *= self._rows(state, rows, 3)[:, 2:3]
-        made = product if floats else product.astype(np.int32)
-        sums[...] = sums + made if instruction.has("accumulate") else made
-        if self._watch and not floats:
+        weights = self._banks[self._registers.address(bank)][:depth, :width]
+        before = instruction.has("accumulate")
+        if floats:
+            context = self._floats(to, rows, width)
+            if instruction.has("rescale"):
+                context *= self._floats(state, rows, 3)[:, 2:3]
+            made = self._floats(source, rows, depth) @ weights
+            context[...] = context + made if before else made
+            return
+        sums = self._rows(to, rows, width, np.int32)
+        exact = (self._rows(source, rows, depth, np.int8).astype(np.float32) @ weights).astype(np.int32)
+        sums[...] = sums + exact if before else exact
+        if self._watch:
             self._watch(placed, sums)
 
     def _matmul_softmax(self, instruction: Instruction) -> None:
         """Scores of a tile of positions; probabilities against the largest score until now; what that changes of the sums before."""
         source, bank, partial, state, to, first, rows, depth, width = (int(value) for value in instruction.values)
         registers = self._registers
-        scores = self._rows(source, rows, depth) @ self._banks[registers.address(bank)][:depth, :width]
+        scores = self._floats(source, rows, depth) @ self._banks[registers.address(bank)][:depth, :width]
         if instruction.has("accumulate"):
-            scores += self._rows(partial, rows, width)
-        scores = np.where(self._visible(first, rows, width, own=instruction.has("own"), causal=instruction.has("causal")), scores, unit.NEVER)
-        states = self._rows(state, rows, 3)
+            scores += self._floats(partial, rows, width)
+        scores = np.where(
+            self._visible(first, rows, width, own=instruction.has("own"), causal=instruction.has("causal")), scores, unit.NEVER
+        )
+        states = self._floats(state, rows, 3)
         largest = np.maximum(states[:, 0], scores.max(axis=1))
         correction = np.exp(states[:, 0] - largest)
         odds = np.where(scores > unit.NEVER / 2, np.exp(scores - largest[:, None]), np.float32(0))
-        self._rows(to, rows, width)[...] = odds
+        self._floats(to, rows, width)[...] = odds
         states[:, 1] = states[:, 1] * correction + odds.sum(axis=1, dtype=np.float32)
         states[:, 0], states[:, 2] = largest, correction
 
@@ -199,14 +216,14 @@ class Machine:
     def _dequant(self, instruction: Instruction) -> None:
         source, row_scales, column_scales, to, rows, width = (int(value) for value in instruction.values)
         sums = self._rows(source, rows, width, np.int32).astype(np.float32)
-        scales = self._rows(row_scales, rows, 1) * self._rows(column_scales, width, 1)[:, 0]
-        self._rows(to, rows, width)[...] += sums * scales
+        scales = self._floats(row_scales, rows, 1) * self._floats(column_scales, width, 1)[:, 0]
+        self._floats(to, rows, width)[...] += sums * scales
 
     def _quantized(self, placed: Placed, rows: npt.NDArray[np.float32], to: int, scales: int, block: int) -> None:
         levels, found = unit.quantize(rows, block)
         flat = levels.reshape(len(rows), -1)
         self._rows(to, len(rows), flat.shape[1], np.int8)[...] = flat
-        self._rows(scales, *found.shape)[...] = found
+        self._floats(scales, *found.shape)[...] = found
         if self._watch:
             self._watch(placed, flat)
 
@@ -215,41 +232,41 @@ class Machine:
         immediate, kind = np.float32(instruction.values[5]), instruction.kind
         match kind:
             case "fill":
-                self._rows(to, rows, columns)[...] = immediate
+                self._floats(to, rows, columns)[...] = immediate
             case "add" | "subtract" | "multiply" | "exp":
-                self._rows(to, rows, columns)[...] = unit.TWO[kind](self._rows(a, rows, columns), self._rows(b, rows, columns))
+                self._floats(to, rows, columns)[...] = unit.TWO[kind](self._floats(a, rows, columns), self._floats(b, rows, columns))
             case "max" | "sum" | "mean" | "mean_square":
-                self._rows(to, rows, 1)[...] = unit.ROWS[kind](self._rows(a, rows, columns))
+                self._floats(to, rows, 1)[...] = unit.ROWS[kind](self._floats(a, rows, columns))
             case "turn" | "turn_halves":
-                turned = unit.turn(self._rows(a, rows, columns), self._rows(b, rows, columns), halves=kind == "turn_halves")
-                self._rows(to, rows, columns)[...] = turned
+                turned = unit.turn(self._floats(a, rows, columns), self._floats(b, rows, columns), halves=kind == "turn_halves")
+                self._floats(to, rows, columns)[...] = turned
             case "mask_later" | "mask_unfilled":
                 seen = self._visible(b, rows, columns, own=kind == "mask_later", causal=True)
-                self._rows(to, rows, columns)[...] = np.where(seen, self._rows(a, rows, columns), unit.NEVER)
+                self._floats(to, rows, columns)[...] = np.where(seen, self._floats(a, rows, columns), unit.NEVER)
             case "expand":
                 block = int(immediate)
                 levels = self._rows(a, rows, columns, np.uint8).astype(np.float32) - np.float32(128)
-                scales = np.repeat(self._rows(b, rows, -(-columns // block)), block, axis=1)[:, :columns]
-                self._rows(to, rows, columns)[...] = levels * scales
+                scales = np.repeat(self._floats(b, rows, -(-columns // block)), block, axis=1)[:, :columns]
+                self._floats(to, rows, columns)[...] = levels * scales
             case "top":
                 count = int(immediate)
-                self._rows(to, rows, count, np.int32)[...] = unit.top(self._rows(a, rows, columns), count)
+                self._rows(to, rows, count, np.int32)[...] = unit.top(self._floats(a, rows, columns), count)
             case "gather" | "scatter":
                 self._by_places(kind, to, a, b, rows, columns)
             case "to_float16":
-                self._rows(to, rows, columns, np.float16)[...] = self._rows(a, rows, columns)
+                self._rows(to, rows, columns, np.float16)[...] = self._floats(a, rows, columns)
             case "to_levels":
-                levels = np.rint(self._rows(a, rows, columns) / self._rows(b, rows, columns))
+                levels = np.rint(self._floats(a, rows, columns) / self._floats(b, rows, columns))
                 self._rows(to, rows, columns, np.int8)[...] = np.clip(levels, -127, 127)
             case _:
-                self._rows(to, rows, columns)[...] = unit.ONE[kind](self._rows(a, rows, columns), immediate)
+                self._floats(to, rows, columns)[...] = unit.ONE[kind](self._floats(a, rows, columns), immediate)
 
     def _by_places(self, kind: str, to: int, a: int, b: int, rows: int, columns: int) -> None:
         """Row by row: places are within a row, however long."""
         places = self._rows(b, rows, columns, np.int32)
         source, target = (a, to) if kind == "gather" else (to, a)
         reach = int(places.max()) + 1
-        table, values = self._rows(source, rows, reach), self._rows(target, rows, columns)
+        table, values = self._floats(source, rows, reach), self._floats(target, rows, columns)
         if kind == "gather":
             values[...] = np.take_along_axis(table, places, axis=1)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from protos.errors import Corrupt, InvalidInput
 from protos.manifest import Manifest
 
 Bytes = npt.NDArray[np.uint8]
+Item = TypeVar("Item", bound=np.generic)
 
 
 class Dram:
@@ -23,9 +25,7 @@ class Dram:
         ordered = sorted(regions, key=lambda region: region.address)
         self._starts = [region.address for region in ordered]
         self._regions = ordered
-        self._bytes = [
-            weights[region.name] if region.purpose == "weights" else np.zeros(region.size_bytes, np.uint8) for region in ordered
-        ]
+        self._bytes = [weights[region.name] if region.purpose == "weights" else np.zeros(region.size_bytes, np.uint8) for region in ordered]
 
     def region(self, name: str) -> Bytes:
         """Raises KeyError."""
@@ -42,13 +42,13 @@ class Dram:
         return look(self._bytes[number], address - self._starts[number], (rows, size), pitch, np.uint8)
 
 
-def look(memory: Bytes, offset: int, shape: tuple[int, int], pitch: int, kind: npt.DTypeLike) -> npt.NDArray[np.generic]:
+def look(memory: Bytes, offset: int, shape: tuple[int, int], pitch: int, kind: type[Item]) -> npt.NDArray[Item]:
     """[rows, columns] of `kind` from byte `offset` on. Raises Corrupt beyond the memory's end."""
     dtype = np.dtype(kind)
     rows, columns = shape
     if offset < 0 or offset + (rows - 1) * pitch + columns * dtype.itemsize > memory.nbytes:
         raise Corrupt(f"an access of {rows} x {columns} from {offset:#x} on is beyond the end of a memory")
-    return np.ndarray(shape, dtype, memory, offset, (pitch, dtype.itemsize))  # type: ignore[return-value]
+    return np.ndarray(shape, dtype, memory, offset, (pitch, dtype.itemsize))
 
 
 def weights_of(program: Program, manifest: Manifest, blob_folder: Path) -> dict[str, Bytes]:

@@ -28,14 +28,14 @@ def quantize(rows: Floats, block: int) -> tuple[Levels, Floats]:
 
 
 def norm(rows: Floats, gain: Floats, epsilon: float) -> Floats:
-    factor = 1 / np.sqrt(np.mean(np.square(rows), axis=-1, keepdims=True) + np.float32(epsilon))
-    normed: Floats = rows * factor * gain
+    mean: Floats = np.square(rows).mean(axis=-1, keepdims=True, dtype=np.float32)
+    normed: Floats = rows * (1 / np.sqrt(mean + np.float32(epsilon))).astype(np.float32) * gain
     return normed
 
 
 def _sigmoid(a: Floats) -> Floats:
     with np.errstate(over="ignore"):
-        found: Floats = 1 / (1 + np.exp(-a))
+        found: Floats = (1 / (1 + np.exp(-a))).astype(np.float32)
     return found
 
 
