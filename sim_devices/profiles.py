@@ -169,7 +169,9 @@ def parse_profile(name: str, text: str) -> Profile:
             raise _bad(name, f"no [{key}]")
         if key not in units:
             raise _bad(name, f"unknown [{key}]")
-    profile = Profile(name, description, {key: _figure(name, key, data[key], units[key]) for key in units if key in data})
+    profile = Profile(
+        name, description, {key: figure_of(f"profile {name}", key, data[key], units[key], _advice()) for key in units if key in data}
+    )
     if profile.tdp_watts <= profile.idle_watts:
         raise _bad(name, "[tdp] must be above [idle_power]")
     if not profile.thermal.ambient_celsius < profile.thermal.resume_celsius < profile.thermal.throttle_celsius:
@@ -177,25 +179,34 @@ def parse_profile(name: str, text: str) -> Profile:
     return profile
 
 
-def _figure(profile: str, key: str, entry: Any, wanted: str) -> Figure:
+def figure_of(where: str, key: str, entry: Any, wanted: str, advice: str) -> Figure:
+    """One figure of a profile's file, in the unit `wanted`. Raises InvalidInput that begins with `where`."""
+
+    def bad(detail: str) -> InvalidInput:
+        return InvalidInput(f"{where}: [{key}] {detail}", advice=advice)
+
     if not isinstance(entry, dict) or set(entry) != {"value", "unit", "source", "trust"}:
-        raise _bad(profile, f"[{key}] must have value, unit, source and trust, no more")
+        raise bad("must have value, unit, source and trust, no more")
     value, unit, source, trust = entry["value"], entry["unit"], entry["source"], entry["trust"]
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise _bad(profile, f"[{key}] value must be a number above 0")
+        raise bad("value must be a number above 0")
     if unit != wanted:
-        raise _bad(profile, f"[{key}] unit must be {wanted!r}")
+        raise bad(f"unit must be {wanted!r}")
     if unit == "ratio" and value > 1:
-        raise _bad(profile, f"[{key}] is a ratio, at most 1")
+        raise bad("is a ratio, at most 1")
     if not isinstance(source, str) or not source:
-        raise _bad(profile, f"[{key}] must name its source")
+        raise bad("must name its source")
     if trust not in get_args(Trust):
-        raise _bad(profile, f"[{key}] trust must be one of {', '.join(get_args(Trust))}")
+        raise bad(f"trust must be one of {', '.join(get_args(Trust))}")
     return Figure(float(value), unit, source, trust)
 
 
 def _bad(profile: str, detail: str) -> InvalidInput:
-    return InvalidInput(f"profile {profile}: {detail}", advice=f"compare it with one that comes along, in {_folder()}")
+    return InvalidInput(f"profile {profile}: {detail}", advice=_advice())
+
+
+def _advice() -> str:
+    return f"compare it with one that comes along, in {_folder()}"
 
 
 def _folder() -> Any:

@@ -53,6 +53,7 @@ ENTRIES = (
             Command("chaos", "fleet.cli.chaos", "chaos", "Trouble a fleet under load, and compare every token."),
         ),
     ),
+    Command("compile", "fleet.cli.compiling", "compile_model", "Compile a model for a chip: program, cycles, utilisation, joules."),
     Command("device", "fleet.cli.device", "app", "The agent on a real board: run, join, leave."),
     Command("service", "fleet.cli.service", "app", "The agent or the coordinator as a service of systemd: install, uninstall."),
     Command("serve", "fleet.cli.serve", "serve", "Run the coordinator: HTTP API, discovery, deployments."),

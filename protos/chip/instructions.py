@@ -154,6 +154,7 @@ FORMATS: Mapping[str, Format] = {
     "SYNC": Format(0x40, "sequencer", variants=UNITS),
 }
 BY_CODE: Mapping[int, str] = {form.code: name for name, form in FORMATS.items()}
+_PLACES = {name: {field.name: place for place, field in enumerate(form.fields)} for name, form in FORMATS.items()}
 # Those that a core may lack.
 CODESIGNED = ("MATMUL_SOFTMAX", "NORM_QUANT", "GATHER_LOAD")
 
@@ -182,10 +183,7 @@ class Instruction:
 
     def __getitem__(self, field: str) -> int:
         """An integer field by name. Raises KeyError."""
-        for form, value in zip(self.form.fields, self.values, strict=True):
-            if form.name == field:
-                return int(value)
-        raise KeyError(field)
+        return int(self.values[_PLACES[self.name][field]])
 
     def has(self, flag: str) -> bool:
         """Whether a flag of the variant is set."""

@@ -145,7 +145,7 @@ class _Clock:
     issue: int = 0
     issue_binds: bool = False
     store_debt: int = 0
-    launched: bool = False
+    launched: set[int] = field(default_factory=set)  # units that have begun nothing since
     tokens: list[deque[int]] = field(default_factory=lambda: [deque() for _ in range(16)])
     counters: list[int] = field(default_factory=lambda: [0] * _COUNTERS)
     operators: list[OperatorTime] = field(default_factory=list)
@@ -248,10 +248,10 @@ class _Clock:
             if semaphore and (token := self._token(placed, semaphore)) > start:
                 start, cause = token, semaphore
         if self.issue > start:
-            start, cause, self.issue_binds = self.issue, _LAUNCH if self.launched else _ISSUE, True
+            start, cause, self.issue_binds = self.issue, _LAUNCH if unit in self.launched else _ISSUE, True
         if start > self.free[unit] and cause:
             counters[_STALLS + unit * _CAUSES + cause] += start - max(free, self.free[unit])
-        self.launched = False
+        self.launched.discard(unit)
         if name == "SYNC":
             self.free[unit] = finished = early = start
             if unit == _ARRAY:
@@ -305,7 +305,7 @@ class _Clock:
                 self.core.launch_seconds * self.core.clock_hertz * TICKS
             )
             self.end = max(self.end, self.issue)
-            self.launched = True
+            self.launched = set(range(len(UNITS)))
         self._operator = operator
 
     def end_operator(self) -> None:

@@ -25,7 +25,8 @@ from protos.errors import Corrupt, NoSpace
 _TAKEN = len(UNITS)
 _CLOCKS = len(UNITS) + 1
 _ARRAY = UNITS.index("array")
-_FIRST_ITERATIONS = 10  # more than any ring has slots
+_MOST_SLOTS = 8  # of a ring
+_MORE_ITERATIONS = 2  # followed beyond as many as the largest ring has slots
 Clock = tuple[int, ...]
 _NOTHING: Clock = (0,) * _CLOCKS
 
@@ -99,8 +100,8 @@ def _check_alone(placed: Placed, core: Core, program: Program) -> None:
         raise refused(placed, f"the arrays do not hold {instruction['depth']} x {instruction['width']}")
     if instruction.name == "GEMM" and instruction.has("stream") and "stream" not in core.mechanisms:
         raise refused(placed, f"{core.name} does not stream tiles")
-    if instruction.name == "RING" and instruction["slots"] >= _FIRST_ITERATIONS:
-        raise refused(placed, f"a ring has at most {_FIRST_ITERATIONS - 1} slots")
+    if instruction.name == "RING" and instruction["slots"] > _MOST_SLOTS:
+        raise refused(placed, f"a ring has at most {_MOST_SLOTS} slots")
 
 
 class _Verifier:
@@ -117,6 +118,8 @@ class _Verifier:
         regions = sorted(program.regions, key=lambda region: region.address)
         self._regions, self._starts = regions, [region.address for region in regions]
         self._ranges = {POSITION: program.target.context - program.target.rows + 1}
+        slots = [one["slots"] for one in program.instructions if one.name == "RING"]
+        self._followed = max(slots, default=1) + _MORE_ITERATIONS
         self._recorders: list[list[_Write]] = []
 
     def run(self, body: Sequence[Placed | Loop]) -> None:
@@ -132,14 +135,15 @@ class _Verifier:
         if loop.level == SEQUENCE and loop.count != self._target.sequences:
             raise refused(Placed(loop.address, next(instructions_of(loop.body)).instruction), "sequences are as many as the program is for")
         before = [len(queue) for queue in self._tokens]
-        skips = loop.count > _FIRST_ITERATIONS + 2
-        for index in [*range(_FIRST_ITERATIONS), loop.count - 1] if skips else range(loop.count):
+        followed = self._followed
+        skips = loop.count > followed + 2
+        for index in [*range(followed), loop.count - 1] if skips else range(loop.count):
             self._registers.indices[loop.level] = index
             recorded: list[_Write] = []
-            if skips and index == _FIRST_ITERATIONS - 1:
+            if skips and index == followed - 1:
                 self._recorders.append(recorded)
             self.run(loop.body)
-            if skips and index == _FIRST_ITERATIONS - 1:
+            if skips and index == followed - 1:
                 self._recorders.pop()
                 self._write_skipped(recorded, loop.level, loop.count - 2 - index)
             if index == 0 and loop.count > 1 and [len(queue) for queue in self._tokens] != before:

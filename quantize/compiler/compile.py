@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from protos.chip.assembly import disassemble
 from protos.chip.core import Core
@@ -21,6 +21,7 @@ from quantize.compiler.legalising import legalise
 from quantize.compiler.scheduling import schedule
 
 Pass = Literal["lower", "legalise", "layout", "tile", "allocate", "schedule"]
+PASSES: tuple[Pass, ...] = get_args(Pass)
 KV_DTYPES = ("float32", "float16", "int8")
 
 

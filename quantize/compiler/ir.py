@@ -108,20 +108,29 @@ class Receive:
 
 
 @dataclass(frozen=True)
-class Gather:
-    """A row of the table for each token's id (the region "ids"), dequantized."""
+class ReceivePlaces:
+    """Whole numbers from the host: token ids, or positions. Before all else, so that nothing has to be waited for."""
 
+    region: str
+    to: Buffer
+
+
+@dataclass(frozen=True)
+class Gather:
+    """A row of the table for each token's id, dequantized."""
+
+    ids: Buffer
     table: Matrix
     to: View
 
 
 @dataclass(frozen=True)
 class AddPositions:
-    """Rows of a float32 table, one for each token's place in column `column` of the region "positions", onto `to`."""
+    """Rows of a float32 table, one for each token's place in column `column` of `positions`, onto `to`."""
 
-    table: Matrix
+    positions: Buffer
     column: int
-    columns: int
+    table: Matrix
     to: View
 
 
@@ -303,6 +312,7 @@ class Send:
 
 Operation: TypeAlias = (
     Receive
+    | ReceivePlaces
     | Gather
     | AddPositions
     | Normalize

@@ -64,10 +64,8 @@ def _others(operation: ir.Operation, shape: Shape) -> Iterator[tuple[str, str, i
     match operation:
         case ir.Receive(to):
             yield "hidden_in", "input", to.buffer.size_bytes
-        case ir.Gather():
-            yield "ids", "input", 4 * shape.tokens
-        case ir.AddPositions():
-            yield "positions", "input", 4 * shape.tokens * operation.columns
+        case ir.ReceivePlaces(region, buffer):
+            yield region, "input", buffer.size_bytes
         case ir.Send():
             yield operation.region, "output", 4 * operation.source.buffer.rows * operation.columns
         case ir.Scores(attend) | ir.FusedAttend(attend):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -74,6 +74,8 @@ def lower(stage: Stage, shape: Shape) -> tuple[Step, ...]:
     config = manifest.config
     lowering = _Lowering(manifest, shape)
     if stage.embedding:
+        for name, columns in _places(architecture.embedding(config)):
+            lowering.add(name, ir.ReceivePlaces(name, Buffer(name, shape.tokens, columns, "int32")))
         stream = lowering.block(EMBEDDING, architecture.embedding(config), {})
     else:
         stream = lowering.buffer("hidden_in", config.hidden_size)
@@ -132,12 +134,13 @@ class _Lowering:
         match operator:
             case Embed():
                 table = self._matrix(place, operator.table)
-                self.add(f"{place} {operator.output}", ir.Gather(table, made(operator.output, table.columns)))
+                self.add(f"{place} {operator.output}", ir.Gather(Buffer("ids", self._shape.tokens, 1, "int32"), table, made(operator.output, table.columns)))
             case LearnedPositions():
                 placed = made(operator.output, values[operator.input].width)
                 self.add(f"{place} {operator.output}", ir.Copy(values[operator.input], placed))
+                positions = Buffer("positions", self._shape.tokens, len(operator.tables), "int32")
                 for column, rows in enumerate(operator.tables):
-                    self.add(f"{place} {rows.name}", ir.AddPositions(self._floats(place, rows), column, len(operator.tables), placed))
+                    self.add(f"{place} {rows.name}", ir.AddPositions(positions, column, self._floats(place, rows), placed))
             case Norm():
                 source = values[operator.input]
                 gain, bias = self._stored(place, operator.gain), self._stored(place, operator.bias) if operator.bias else None
@@ -201,7 +204,8 @@ class _Lowering:
         shared = attention.values_are_keys
         packed = Buffer(f"{place}.attention.queries", shape.tokens * attention.heads, attention.head_dim)
         rows = shape.tokens * attention.kv_heads * (1 if shared else 2)
-        own = Buffer(f"{place}.attention.own", rows, attention.head_dim * item, "int8")
+        # One for all layers: what the cache is given is stored while the next operations run.
+        own = Buffer(f"attention.own.{rows}x{attention.head_dim}", rows, attention.head_dim * item, "int8")
         scales = (attention.cache.key_scale, attention.cache.value_scale)
         stored = [self._stored(place, scale) if shape.kv_dtype == "int8" else None for scale in scales]
         attend = ir.Attend(
@@ -278,6 +282,18 @@ class _Lowering:
         stem = parameter.name.removesuffix("weight")
         levels, scales, *zeros = (Stored(f"{part}/{stem}{name}", size) for name, size in sizes.items())
         return Matrix(levels, scales, zeros[0] if zeros else None, rows, columns, scheme.bits, scheme.block_size)
+
+
+def _places(embedding: Block) -> Iterator[tuple[str, int]]:
+    """What the host gives: (region, numbers for each token)."""
+    for operator in embedding.operators:
+        match operator:
+            case Embed():
+                yield "ids", 1
+            case LearnedPositions():
+                yield "positions", len(operator.tables)
+            case _:
+                pass
 
 
 def quantized_like(name: str, rows: int, width: int, block: int) -> Quantized:

@@ -21,12 +21,15 @@ def schedule(
     """Each operation begins with its number; a core that launches each by its own has all before it ended there."""
     writer = Writer(core, shape, tiles, dram, allocation.place, allocation.size_bytes)
     once = "one_launch" in core.mechanisms
+    last = {buffer.name: number for number, step in enumerate(steps) for buffer in ir.buffers(step.operation)}
     for number, (step, own) in enumerate(zip(steps, tiles.of, strict=True)):
         writer.fresh()
         writer.begin(number, launch=number == 0 or not once)
         if number == 0:
             writer.begin_rings()
         _operation(writer, number, step.operation, own)
+        if isinstance(step.operation, ir.Softmax | ir.FusedAttend) and number == last[step.operation.attend.own.name]:
+            writer.await_stored()  # another buffer may have its place from here on
     writer.end_rings()
     return tuple(writer.instructions)
 
@@ -35,10 +38,12 @@ def _operation(writer: Writer, number: int, operation: ir.Operation, tiles: tupl
     match operation:
         case ir.Receive():
             vectors.receive(writer, operation)
+        case ir.ReceivePlaces():
+            vectors.receive_places(writer, operation)
         case ir.Gather():
-            vectors.gather(writer, operation, writer.workspace(number))
+            vectors.gather(writer, operation)
         case ir.AddPositions():
-            vectors.add_positions(writer, operation, writer.workspace(number))
+            vectors.add_positions(writer, operation)
         case ir.Normalize():
             vectors.normalize(writer, operation, writer.workspace(number))
         case ir.Quantize():

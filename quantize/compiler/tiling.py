@@ -193,10 +193,6 @@ def _fixed_workspace(operation: ir.Operation) -> int:
     match operation:
         case ir.Normalize():
             return 8 * operation.source.buffer.rows * operation.heads
-        case ir.Gather():
-            return 4 * operation.to.buffer.rows
-        case ir.AddPositions():
-            return 4 * operation.to.buffer.rows * operation.columns
         case _:
             return 0
 

@@ -135,11 +135,16 @@ def turn(writer: Writer, operation: ir.Turn) -> None:
         done()
 
 
-def gather(writer: Writer, operation: ir.Gather, workspace: int) -> None:
+def receive_places(writer: Writer, operation: ir.ReceivePlaces) -> None:
+    source, to = writer.register(writer.dram(operation.region)), writer.buffer(operation.to)
+    writer.emit("LOAD", source, to, 1, operation.to.size_bytes, signals=(PARAMETER,))
+    writer.sync("vector", waits=(PARAMETER,))
+
+
+def gather(writer: Writer, operation: ir.Gather) -> None:
     table, to = operation.table, operation.to
     tokens, scale_bytes = to.buffer.rows, 4 * table.blocks if table.scales else 0
-    _load_places(writer, "ids", workspace, tokens)
-    place = writer.register(workspace, 4, {TOKEN: 4})
+    place = writer.buffer(operation.ids, {TOKEN: operation.ids.pitch})
     offset = -(-table.row_bytes // 64) * 64
     gathers = not writer.core.lacks("GATHER_LOAD")
     steps = {} if gathers else {FETCHED: table.row_bytes}
@@ -162,11 +167,10 @@ def gather(writer: Writer, operation: ir.Gather, workspace: int) -> None:
         done()
 
 
-def add_positions(writer: Writer, operation: ir.AddPositions, workspace: int) -> None:
+def add_positions(writer: Writer, operation: ir.AddPositions) -> None:
     table, to = operation.table, operation.to
     tokens, row_bytes = to.buffer.rows, 4 * operation.table.columns
-    _load_places(writer, "positions", workspace, tokens * operation.columns)
-    place = writer.register(workspace + 4 * operation.column, 4, {TOKEN: 4 * operation.columns})
+    place = writer.buffer(operation.positions, {TOKEN: operation.positions.pitch}, 4 * operation.column)
     gathers = not writer.core.lacks("GATHER_LOAD")
     rows = writer.register(writer.dram(table.levels.region), row_bytes, {} if gathers else {FETCHED: row_bytes})
     row = writer.view(to, {TOKEN: to.buffer.pitch})
@@ -174,13 +178,6 @@ def add_positions(writer: Writer, operation: ir.AddPositions, workspace: int) ->
         done = _row_of(writer, place, table.rows, [(rows, row_bytes, 0)], gathers=gathers)
         writer.vector("add", row, row, writer.parameter(), columns=to.width, waits=(PARAMETER,), signals=(PARAMETER_FREE,))
         done()
-
-
-def _load_places(writer: Writer, region: str, workspace: int, count: int) -> None:
-    """Numbers that the host gives, into the step's workspace."""
-    source, to = writer.register(writer.dram(region)), writer.register(workspace)
-    writer.emit("LOAD", source, to, 1, 4 * count, signals=(PARAMETER,))
-    writer.sync("vector", waits=(PARAMETER,))
 
 
 def _row_of(writer: Writer, place: int, limit: int, pieces: Sequence[tuple[int, int, int]], *, gathers: bool) -> Callable[[], None]:

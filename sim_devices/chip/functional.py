@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,21 @@ from sim_devices.chip import vector_unit as unit
 from sim_devices.chip.memory import Bytes, Dram, Item, look
 from sim_devices.chip.vector_unit import Floats
 
-# Called with what happened: an instruction, the levels or sums that it made.
-Watch = Callable[[Placed, npt.NDArray[np.generic]], None]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a quantization or an integer product was given and made: float32 rows and int8 levels, or int8 rows, the weights [depth, width]
+    that the arrays held, and int32 sums. `operator` is the number of the operation that it belongs to."""
+
+    operator: int
+    placed: Placed
+    given: npt.NDArray[np.generic]
+    weights: Floats | None
+    made: npt.NDArray[np.generic]
+
+
+Watch = Callable[[Seen], None]
 
 _TYPES: Mapping[str, type[np.uint8 | np.int8 | np.float16 | np.float32]] = {
     "u8": np.uint8,
@@ -43,6 +57,7 @@ class Machine:
         self._registers = Registers()
         self._positions: Sequence[int] = ()
         self._watch = watch
+        self._operator = 0
 
     def run(self, positions: Sequence[int], inputs: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """One step: each sequence has `positions` rows in its caches already. Raises InvalidInput for what does not fit the program."""
@@ -86,7 +101,10 @@ class Machine:
             case "SET" | "STEP" | "RING" | "NEXT":
                 registers.execute(instruction)
                 return
-            case "BEGIN" | "SYNC" | "FINISH":
+            case "SYNC" | "FINISH":
+                return
+            case "BEGIN":
+                self._operator = instruction["operator"]
                 return
             case "FETCH":
                 source, limit = (int(value) for value in instruction.values)
@@ -112,7 +130,7 @@ class Machine:
                 self._dequant(instruction)
             case "QUANT":
                 source, to, scales, rows, columns, block = (int(value) for value in instruction.values)
-                self._quantized(placed, self._floats(source, rows, columns), to, scales, block)
+                self._quantized(placed, self._floats(source, rows, columns).copy(), to, scales, block)
             case "NORM_QUANT":
                 source, gain, to, scales, rows, columns = (int(value) for value in instruction.values[:6])
                 normed = unit.norm(self._floats(source, rows, columns), self._floats(gain, 1, columns), instruction.values[6])
@@ -183,10 +201,11 @@ class Machine:
             context[...] = context + made if before else made
             return
         sums = self._rows(to, rows, width, np.int32)
-        exact = (self._rows(source, rows, depth, np.int8).astype(np.float32) @ weights).astype(np.int32)
+        given = self._rows(source, rows, depth, np.int8)
+        exact = (given.astype(np.float32) @ weights).astype(np.int32)
         sums[...] = sums + exact if before else exact
         if self._watch:
-            self._watch(placed, sums)
+            self._watch(Seen(self._operator, placed, given.copy(), weights, sums.copy()))
 
     def _matmul_softmax(self, instruction: Instruction) -> None:
         """Scores of a tile of positions; probabilities against the largest score until now; what that changes of the sums before."""
@@ -225,7 +244,7 @@ class Machine:
         self._rows(to, len(rows), flat.shape[1], np.int8)[...] = flat
         self._floats(scales, *found.shape)[...] = found
         if self._watch:
-            self._watch(placed, flat)
+            self._watch(Seen(self._operator, placed, rows, None, flat))
 
     def _vector(self, instruction: Instruction) -> None:
         to, a, b, rows, columns = (int(value) for value in instruction.values[:5])

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from protos.chip.program import Program, Region
+from protos.chip.program import Program, Purpose, Region
 from protos.errors import Corrupt, InvalidInput
 from protos.manifest import Manifest
 
@@ -33,6 +33,9 @@ class Dram:
             if region.name == name:
                 return data
         raise KeyError(name)
+
+    def names(self, purpose: Purpose) -> tuple[str, ...]:
+        return tuple(region.name for region in self._regions if region.purpose == purpose)
 
     def rows(self, address: int, rows: int, size: int, pitch: int) -> Bytes:
         """[rows, size], `pitch` bytes from row to row, of one region. Raises Corrupt for what lies in none."""

@@ -25,10 +25,10 @@ MAY_IMPORT = {
 # Folders within a package, lowest floor first; modules of the package itself ("") are its ground floor. A folder may import from those
 # before it, and never from those after it.
 FLOORS = {
-    "protos": ("v1", "", "physics", "net"),
-    "quantize": ("", "layers", "architectures", "checkpoints", "hub", "quality", "artifact", "importing"),
+    "protos": ("v1", "", "physics", "chip", "net"),
+    "quantize": ("", "layers", "architectures", "checkpoints", "hub", "quality", "artifact", "compiler", "importing"),
     "device": ("", "text", "engine", "pipeline", "agent"),
-    "sim_devices": ("", "hollow"),
+    "sim_devices": ("", "chip", "hollow"),
     "fleet": ("", "store", "planning", "trust", "telemetry", "devices", "enrolling", "deploying", "answering", "service", "api", "cli"),
 }
 # Of the folders below, those that a folder must not import all the same: each pair is two things that change for different reasons.
@@ -36,7 +36,8 @@ NEVER = {
     "quantize.hub": {"quantize.layers", "quantize.architectures"},
     "quantize.quality": {"quantize.layers", "quantize.architectures", "quantize.checkpoints", "quantize.hub"},
     "quantize.artifact": {"quantize.hub"},
-    "quantize.importing": {"quantize.hub", "quantize.quality"},
+    "quantize.compiler": {"quantize.checkpoints", "quantize.hub", "quantize.quality"},
+    "quantize.importing": {"quantize.hub", "quantize.quality", "quantize.compiler"},
     "device.engine": {"device.text"},
     "device.pipeline": {"device.text"},
     "device.agent": {"device.text"},

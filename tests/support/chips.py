@@ -1,0 +1,56 @@
+"""Small cores to compile for, and the golden checkpoints as programs on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from protos.chip.core import MECHANISMS, Core
+from protos.chip.instructions import Instruction
+from protos.chip.program import Program, Target
+from protos.ids import Digest
+from protos.manifest import Blob, Manifest, ModelConfig, Part, Provenance, Quantization, Tensor, Variant
+from quantize.artifact.part_specs import layout_name, part_specs
+
+GENERIC = Core(
+    name="small",
+    dataflow="weight-stationary",
+    arrays=4,
+    rows=32,
+    columns=32,
+    clock_hertz=1e9,
+    scratchpad_bytes=1 << 20,
+    accumulator_bytes=1 << 18,
+    lanes=128,
+    float_cycles=4,
+    dram_bytes=1 << 34,
+    dram_bytes_per_second=1e11,
+    reachable=0.92,
+    burst_bytes=32,
+    dma_channels=4,
+    dma_seconds=1e-7,
+    launch_seconds=2e-6,
+    idle_watts=1.0,
+    joules_per_mac=2e-13,
+    joules_per_float_mac=2e-12,
+    joules_per_sram_byte=1e-12,
+    joules_per_dram_byte=5e-11,
+)
+CODESIGNED = replace(GENERIC, mechanisms=frozenset(MECHANISMS))
+
+
+def unmade(config: ModelConfig, bits: int = 8, block_size: int = 128, *, symmetric: bool = True) -> Manifest:
+    """Of an artifact whose files nobody has written: all that a compiler asks of one."""
+    quantization = Quantization(bits, block_size, symmetric)
+    layout, nothing = layout_name(quantization), Digest("0" * 64)
+    parts = []
+    for spec in part_specs(config, quantization):
+        tensors = tuple(Tensor(own.name, own.dtype, own.shape, 0, own.offset) for own in spec.own)
+        parts.append(Part(spec.name, spec.cost, (Variant(layout, (Blob(nothing, spec.size_bytes),), tensors),)))
+    return Manifest(config, quantization, Provenance("", "", ""), tuple(parts))
+
+
+def bare(instructions: Sequence[Instruction], core: Core = GENERIC) -> Program:
+    """A program of these alone, for what needs no artifact."""
+    target = Target(core.name, "", "", (), 1, 1, 64, "float32")
+    return Program(target, (), ("all",), core.scratchpad_bytes, core.accumulator_bytes, tuple(instructions))
