@@ -272,14 +272,22 @@ class _Verifier:
         alike = {(region.purpose, region.size_bytes) for region in across} == {("weights", across[0].size_bytes)}
         return alike and FETCHED in self._ranges and stop <= across[-1].stop
 
+    def _is_written(self, address: int) -> bool:
+        """Whether programs write into this region of DRAM."""
+        number = bisect.bisect_right(self._starts, address) - 1
+        return number >= 0 and self._regions[number].purpose in ("cache", "scratch", "output")
+
     def _check_order(self, placed: Placed, access: Access, known: Clock) -> None:
         unit = placed.instruction.unit
         own = UNITS.index(unit) if unit != "sequencer" else -1
         touched = self._touched[access.memory]
-        if access.memory == "dram" and not access.writes and not touched.pieces:
+        if access.memory == "dram" and not self._is_written(access.start):
             return
         first, stop = touched.cut(access.start, access.stop)
         pieces = touched.pieces[first:stop]
+        if access.memory == "dram" and not access.writes and not pieces:  # of an earlier run, or of the host
+            touched.pieces.insert(first, _Piece(access.start, access.stop, (0, 0)))
+            pieces = touched.pieces[first : first + 1]
         if not access.writes and access.memory != "dram":
             covered = access.start
             for piece in pieces:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from protos.chip.instructions import NONE, POSITION, SEQUENCE
+from protos.chip.instructions import NONE, SEQUENCE
 from protos.chip.semaphores import (
     BANK,
     CACHE_READ,
@@ -15,7 +15,6 @@ from protos.chip.semaphores import (
     LOADED,
     OPERAND,
     OUT,
-    OWN,
     PARAMETER,
     PARAMETER_FREE,
     READY,
@@ -24,9 +23,8 @@ from protos.chip.semaphores import (
     SUMS,
     WRITTEN,
 )
-from quantize.compiler import ir
-from quantize.compiler.layout import cache_name, cached, item_bytes, sequence_bytes
-from quantize.compiler.tiling import AttentionTile, group_rows
+from quantize.compiler.attention_rows import STATE_BYTES, AttentionRows
+from quantize.compiler.layout import cache_name, cached, sequence_bytes
 from quantize.compiler.writer import (
     BANK_RING,
     CHUNK,
@@ -36,34 +34,16 @@ from quantize.compiler.writer import (
     ROOM_RING,
     SCALES,
     TOKEN,
-    Writer,
     accumulators,
     going_on,
     per_row,
 )
 
 _NEVER = -1e30  # against which nothing else in a softmax counts
-_STATE_BYTES = 12  # of a row: maximum, sum, correction
 
 
-class AttentionSchedule:
-    """Of one attention; `rows` queries of each sequence share a key head's keys."""
-
-    def __init__(self, writer: Writer, attend: ir.Attend, tile: AttentionTile, workspace: int) -> None:
-        self._writer = writer
-        self._attend = attend
-        self._tile = tile
-        shape = writer.shape
-        self._shape = shape
-        self._item = item_bytes(shape)
-        self._kind = {"float32": "f32", "float16": "f16", "int8": "s8"}[shape.kv_dtype]
-        self._rows = group_rows(attend) // shape.sequences
-        self._shared = attend.heads // attend.kv_heads
-        self._group_bytes = 4 * self._rows * attend.head_dim  # of queries of one key head
-        self._own_bytes = shape.rows * attend.head_dim * self._item  # of keys of one key head
-        self._state, self._scores = workspace, workspace + self._rows * _STATE_BYTES
-        self._position_bytes = attend.head_dim * self._item
-        self._context = shape.context + shape.rows
+class AttentionSchedule(AttentionRows):
+    """Of one attention."""
 
     def fused(self) -> None:
         writer = self._writer
@@ -112,9 +92,9 @@ class AttentionSchedule:
             with writer.loop(HEAD, attend.kv_heads):
                 writer.fresh()
                 source = writer.register(writer.dram("scores"), pitch, self._group_steps(self._rows * pitch))
-                odds, state = writer.register(self._scores, pitch), writer.register(self._state, _STATE_BYTES)
+                odds, state = writer.register(self._scores, pitch), writer.register(self._state, STATE_BYTES)
                 writer.emit("LOAD", source, odds, self._rows, pitch, waits=(WRITTEN,), signals=(PARAMETER,))
-                total = writer.register(self._state + 4, _STATE_BYTES)
+                total = writer.register(self._state + 4, STATE_BYTES)
                 writer.vector("max", state, odds, rows=self._rows, columns=self._context, waits=(PARAMETER,))
                 writer.vector("exp", odds, odds, per_row(state), self._rows, self._context)
                 writer.vector("sum", total, odds, rows=self._rows, columns=self._context)
@@ -137,60 +117,6 @@ class AttentionSchedule:
         writer.sync("load", waits=(WRITTEN,))
         writer.sync("store", signals=(STORED,))
         writer.unread = True
-
-    def _prepare(self) -> None:
-        """Queries scaled and by key head, keys and values as the cache has them."""
-        writer, attend, shape = self._writer, self._attend, self._shape
-        width = attend.head_dim
-        writer.fresh()
-        int8 = attend.key_scales is not None
-        for number, (view, scales) in enumerate(((attend.keys, attend.key_scales), (attend.values, attend.value_scales))):
-            if view is None:
-                continue
-            to = writer.register(
-                writer.at(attend.own) + number * self._values_offset(),
-                self._position_bytes,
-                {SEQUENCE: attend.kv_heads * self._own_bytes, HEAD: self._own_bytes},
-            )
-            source = writer.view(view, {SEQUENCE: shape.rows * view.buffer.pitch, HEAD: 4 * width})
-            if scales is not None:
-                done = writer.parameters((writer.register(writer.dram(scales.region)), 1, scales.size_bytes, 0, 0))
-                writer.sync("vector", waits=(PARAMETER,))
-                by = writer.parameter(steps={HEAD: 4 * width})
-            kind = {"float32": "copy", "float16": "to_float16", "int8": "to_levels"}[shape.kv_dtype]
-            with writer.loop(HEAD, attend.kv_heads):
-                writer.vector(kind, to, source, by if scales is not None else NONE, shape.rows, width)
-            if scales is not None:
-                writer.sync("vector", signals=(PARAMETER_FREE,))
-                done()
-        token = self._shared * width * 4
-        packed = writer.register(writer.at(attend.packed), 4 * width, {**self._group_steps(self._group_bytes), TOKEN: token})
-        queries = attend.queries
-        steps = {SEQUENCE: shape.rows * queries.buffer.pitch, HEAD: token, TOKEN: queries.buffer.pitch}
-        source = writer.view(queries, steps, pitch=4 * width)
-        with writer.loop(HEAD, attend.kv_heads), writer.loop(TOKEN, shape.rows):
-            writer.vector("scale", packed, source, rows=self._shared, columns=width, immediate=attend.scale)
-        if int8 and attend.key_scales is not None:
-            done = writer.parameters((writer.register(writer.dram(attend.key_scales.region)), 1, attend.key_scales.size_bytes, 0, 0))
-            writer.sync("vector", waits=(PARAMETER,))
-            by = writer.parameter(steps={HEAD: 4 * width})
-            with writer.loop(HEAD, attend.kv_heads):
-                writer.vector("multiply", packed, packed, by, self._rows, width)
-            writer.sync("vector", signals=(PARAMETER_FREE,))
-            done()
-        writer.sync("vector", signals=(OWN, OUT))
-        writer.sync("vector", signals=(OPERAND,))
-        writer.sync("weights", waits=(OWN,))
-        writer.sync("store", waits=(OUT,))
-        writer.sync("array", waits=(OPERAND,))
-
-    def _values_offset(self) -> int:
-        """In `own`: all sequences' keys come first."""
-        return self._shape.sequences * self._attend.kv_heads * self._own_bytes
-
-    def _group_steps(self, size: int) -> dict[int, int]:
-        """Of what there is once for each sequence and key head."""
-        return {SEQUENCE: self._attend.kv_heads * size, HEAD: size}
 
     def _tiles(self) -> Iterator[tuple[int, int, int]]:
         """(first position, how many tiles, positions in each)."""
@@ -237,9 +163,9 @@ class AttentionSchedule:
     def _begin_head(self) -> None:
         writer, width = self._writer, self._attend.head_dim
         writer.fresh()
-        state = writer.register(self._state, _STATE_BYTES)
+        state = writer.register(self._state, STATE_BYTES)
         writer.vector("fill", state, rows=self._rows, immediate=_NEVER)
-        rest = writer.register(self._state + 4, _STATE_BYTES)
+        rest = writer.register(self._state + 4, STATE_BYTES)
         writer.vector("fill", rest, rows=self._rows, columns=2)
         writer.vector("fill", self._context_sums(), rows=self._rows, columns=width, signals=(OPERAND,))
         writer.sync("array", waits=(OPERAND,))
@@ -248,7 +174,7 @@ class AttentionSchedule:
         """The sums over their weights' sum, back into the order of heads."""
         writer, attend, width = self._writer, self._attend, self._attend.head_dim
         writer.fresh()
-        total = writer.register(self._state + 4, _STATE_BYTES, {TOKEN: self._shared * _STATE_BYTES})
+        total = writer.register(self._state + 4, STATE_BYTES, {TOKEN: self._shared * STATE_BYTES})
         writer.vector("reciprocal", total, total, rows=self._rows)
         to = attend.to
         steps = {SEQUENCE: self._shape.rows * to.buffer.pitch, HEAD: 4 * self._shared * width, TOKEN: to.buffer.pitch}
@@ -304,7 +230,7 @@ class AttentionSchedule:
         if not own:
             writer.sync("weights", waits=(LOADED,))
         partial = accumulators(writer.register(0, 4 * positions))
-        state = writer.register(self._state, _STATE_BYTES)
+        state = writer.register(self._state, STATE_BYTES)
         odds = writer.register(self._scores, 4 * positions)
         first = self._first(base, own=own)
         for number, (queries, depth, last) in enumerate(self._score_slices(positions, base, own=own)):
@@ -357,7 +283,7 @@ class AttentionSchedule:
         writer, width = self._writer, self._attend.head_dim
         if not rescale:
             writer.fresh()
-        state, sums = writer.register(self._state, _STATE_BYTES), self._context_sums()
+        state, sums = writer.register(self._state, STATE_BYTES), self._context_sums()
         start = 0 if rescale else 4 * (self._shape.context + base if own else base)
         steps = {} if own or rescale else {CHUNK: 4 * self._tile.positions}
         odds = writer.register(self._scores)
@@ -381,22 +307,3 @@ class AttentionSchedule:
                 waits=(READY,),
                 signals=(BANK, SUMS) if last else (BANK,),
             )
-
-    def _store(self, what: tuple[str, ...]) -> None:
-        """The rows' own into the cache, each behind what its sequence has, when all of it was read."""
-        writer, attend, shape = self._writer, self._attend, self._shape
-        writer.fresh()
-        writer.sync("store", waits=(CACHE_READ,))
-        for name in what:
-            values = name == "values"
-            source = writer.register(
-                writer.at(attend.own) + (self._values_offset() if values else 0), self._position_bytes, self._group_steps(self._own_bytes)
-            )
-            steps = {
-                SEQUENCE: sequence_bytes(attend, shape),
-                HEAD: shape.context * self._position_bytes,
-                POSITION: self._position_bytes,
-            }
-            to = writer.register(writer.dram(cache_name(attend.layer, name)), self._position_bytes, steps)
-            with writer.loop(HEAD, attend.kv_heads):
-                writer.emit("STORE", source, to, shape.rows, self._position_bytes)

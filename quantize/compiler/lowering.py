@@ -134,7 +134,10 @@ class _Lowering:
         match operator:
             case Embed():
                 table = self._matrix(place, operator.table)
-                self.add(f"{place} {operator.output}", ir.Gather(Buffer("ids", self._shape.tokens, 1, "int32"), table, made(operator.output, table.columns)))
+                self.add(
+                    f"{place} {operator.output}",
+                    ir.Gather(Buffer("ids", self._shape.tokens, 1, "int32"), table, made(operator.output, table.columns)),
+                )
             case LearnedPositions():
                 placed = made(operator.output, values[operator.input].width)
                 self.add(f"{place} {operator.output}", ir.Copy(values[operator.input], placed))

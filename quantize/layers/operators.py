@@ -7,6 +7,7 @@ so that a new operator fails the type check of each that does not know it yet:
     quantize.layers.onnx_nodes        nodes of an ONNX graph
     quantize.layers.reference         numpy in float64, each matrix used when it is there
     quantize.artifact.operator_costs  multiply-accumulates, bytes of weights and of the cache
+    quantize.compiler.lowering        programs of chips
     quantize.layers.stream            which matrices read and write the residual stream
 """
 

@@ -18,7 +18,6 @@ from sim_devices.chip.memory import Bytes, Dram, Item, look
 from sim_devices.chip.vector_unit import Floats
 
 
-
 @dataclass(frozen=True)
 class Seen:
     """What a quantization or an integer product was given and made: float32 rows and int8 levels, or int8 rows, the weights [depth, width]

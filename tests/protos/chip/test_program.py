@@ -32,13 +32,13 @@ def test_there_and_back() -> None:
 def test_a_flipped_bit_is_found(bit: int) -> None:
     damaged = bytearray(DATA)
     damaged[bit // 8] ^= 1 << bit % 8
-    with pytest.raises(Corrupt, match="^chip program: "):
+    with pytest.raises(Corrupt, match=r"^chip program: "):
         parse_program(bytes(damaged))
 
 
 @pytest.mark.parametrize("length", [0, 1, len(MAGIC), 40, len(DATA) - 16, len(DATA) - 1])
 def test_a_file_that_was_cut_is_refused(length: int) -> None:
-    with pytest.raises(Corrupt, match="^chip program: "):
+    with pytest.raises(Corrupt, match=r"^chip program: "):
         parse_program(DATA[:length])
 
 

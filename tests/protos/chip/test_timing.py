@@ -15,7 +15,16 @@ from protos.errors import Corrupt
 from tests.support.chips import GENERIC, bare
 
 # rows x outputs x inputs: of GLM-Edge-1.5B's layers and of small ones.
-GEMMS = [(1, 3072, 2048), (16, 3072, 2048), (128, 2048, 2048), (128, 1536, 2048), (128, 2048, 6144), (128, 128, 128), (128, 512, 512), (1, 512, 512)]
+GEMMS = [
+    (1, 3072, 2048),
+    (16, 3072, 2048),
+    (128, 2048, 2048),
+    (128, 1536, 2048),
+    (128, 2048, 6144),
+    (128, 128, 128),
+    (128, 512, 512),
+    (1, 512, 512),
+]
 # (dataflow, array, GEMM): what SCALE-Sim 3.0.0 counts without stalls (CALC mode). Made by a configuration of one array without limits of
 # memory, `python -m scalesim.scale -c ... -t ...`, which needs numpy < 2.4; benchmarks/README.md says how.
 SCALE_SIM = {
