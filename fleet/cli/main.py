@@ -47,9 +47,10 @@ ENTRIES = (
         "sim",
         "fleet.cli.sim",
         "app",
-        "A local fleet of simulated devices: up, down, status, profiles, gallery, faults, predict, chaos.",
+        "A local fleet of simulated devices: up, down, status, profiles, gallery, faults, predict, explain, chaos.",
         (
             Command("predict", "fleet.cli.predict", "predict", "What a model would give on these devices, without running it."),
+            Command("explain", "fleet.cli.explain", "explain", "Why a chip is as fast as it is, a mechanism after another."),
             Command("chaos", "fleet.cli.chaos", "chaos", "Trouble a fleet under load, and compare every token."),
         ),
     ),

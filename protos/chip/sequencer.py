@@ -13,10 +13,11 @@ _DEEPEST = LEVELS
 
 @dataclass(frozen=True)
 class Placed:
-    """An instruction, and its address in the program."""
+    """An instruction, its address in the program, and the operands whose rings go on behind it."""
 
     address: int
     instruction: Instruction
+    advances: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def tree(instructions: Sequence[Instruction]) -> tuple[Placed | Loop, ...]:
     stack: list[list[Placed | Loop]] = [[]]
     open_loops: list[Placed] = []
     for number, instruction in enumerate(instructions):
-        placed = Placed(number * SIZE_BYTES, instruction)
+        placed = Placed(number * SIZE_BYTES, instruction, _advancing(instruction))
         if instruction.name == "LOOP":
             if instruction["level"] in [each.instruction["level"] for each in open_loops] or len(open_loops) >= _DEEPEST:
                 raise refused(placed, f"level {instruction['level']} is in use")
@@ -119,11 +120,10 @@ class Registers:
         if register.slots:
             register.slot = (register.slot + 1) % register.slots
 
-    def advance_operands(self, instruction: Instruction) -> None:
-        """Behind an instruction whose operands say so."""
-        for form, value in zip(instruction.form.fields, instruction.values, strict=True):
-            if form.kind == "operand" and int(value) & ADVANCE:
-                self.advance(int(value))
+
+def _advancing(instruction: Instruction) -> tuple[int, ...]:
+    pairs = zip(instruction.form.fields, instruction.values, strict=True)
+    return tuple(int(value) for form, value in pairs if form.kind == "operand" and int(value) & ADVANCE)
 
 
 def instructions_of(body: Sequence[Placed | Loop]) -> Iterator[Placed]:

@@ -198,7 +198,8 @@ class _Verifier:
         if instruction.name == "FETCH":
             self._ranges[FETCHED] = instruction["limit"]
             registers.indices[FETCHED] = instruction["limit"] - 1
-        registers.advance_operands(instruction)
+        for operand in placed.advances:
+            registers.advance(operand)
 
     def _known(self, placed: Placed) -> Clock:
         """What has ended when this begins: what its unit knows, and what the tokens that it waits for say."""

@@ -192,12 +192,12 @@ class AttentionSchedule(AttentionRows):
             writer.sync("vector", signals=(PARAMETER_FREE,))
             done()
 
-    def _keys(self, first: int, base: int, *, own: bool, values: bool = False, fused: bool = True) -> tuple[int, str]:
-        """The register of a tile's keys or values from element or row `first` on, and which kind PRELOAD is told."""
+    def _keys(self, first: int, base: int, *, own: bool, values: bool = False, fused: bool = True, column: int = 0) -> tuple[int, str]:
+        """The register of a tile's keys from element `first` on, or values from row `first` and element `column` on, and PRELOAD's kind."""
         writer, attend = self._writer, self._attend
         pitch = self._position_bytes
         kind = f"{self._kind}_by_depth" if values else self._kind
-        offset = first * (pitch if values else self._item)
+        offset = first * (pitch if values else self._item) + column * self._item
         if own:
             start = writer.at(attend.own) + base * pitch + (self._values_offset() if values and attend.values is not None else 0)
             return writer.register(start + offset, pitch, self._group_steps(self._own_bytes)), kind
@@ -279,31 +279,25 @@ class AttentionSchedule(AttentionRows):
         writer.sync("vector", waits=(STORED,))
 
     def _weigh_values(self, positions: int, base: int, pitch: int, *, own: bool, rescale: bool) -> None:
-        """Onto the head's sums; the vector unit gets SUMS once."""
-        writer, width = self._writer, self._attend.head_dim
+        """Onto the head's sums, some of their elements at a time; the vector unit gets SUMS once."""
+        writer, elements = self._writer, self._attend.head_dim
         if not rescale:
             writer.fresh()
-        state, sums = writer.register(self._state, STATE_BYTES), self._context_sums()
+        state, sums, odds = writer.register(self._state, STATE_BYTES), writer.register(0), writer.register(0)
         start = 0 if rescale else 4 * (self._shape.context + base if own else base)
         steps = {} if own or rescale else {CHUNK: 4 * self._tile.positions}
-        odds = writer.register(self._scores)
-        for first in range(0, positions, self._tile.depth):
-            depth = min(self._tile.depth, positions - first)
-            values, kind = self._keys(first, base, own=own, values=True, fused=rescale)
-            writer.emit("PRELOAD", values, NONE, BANK_RING, depth, width, kind=kind, waits=(BANK,), signals=(READY,))
-            writer.point(odds, self._scores + start + 4 * first, pitch, steps)
-            last = first + depth == positions
-            streams = writer.streaming if first else ()
-            writer.emit(
-                "GEMM",
-                odds,
-                going_on(BANK_RING),
-                sums,
-                state if rescale and first == 0 else NONE,
-                self._rows,
-                depth,
-                width,
-                flags=["accumulate", "float", *streams, *(["rescale"] if rescale and first == 0 else [])],
-                waits=(READY,),
-                signals=(BANK, SUMS) if last else (BANK,),
-            )
+        for column in range(0, elements, self._tile.width):
+            width = min(self._tile.width, elements - column)
+            writer.point(sums, writer.context_base + 4 * column, 4 * elements)
+            for first in range(0, positions, self._tile.depth):
+                depth = min(self._tile.depth, positions - first)
+                values, kind = self._keys(first, base, own=own, values=True, fused=rescale, column=column)
+                writer.emit("PRELOAD", values, NONE, BANK_RING, depth, width, kind=kind, waits=(BANK,), signals=(READY,))
+                writer.point(odds, self._scores + start + 4 * first, pitch, steps)
+                last = first + depth == positions and column + width == elements
+                rescales = rescale and first == 0
+                # The first one reads probabilities that have just been made: it may not stream in behind them.
+                streams = writer.streaming if first or column else ()
+                fields = (odds, going_on(BANK_RING), accumulators(sums), state if rescales else NONE, self._rows, depth, width)
+                flags = ["accumulate", "float", *streams, *(["rescale"] if rescales else [])]
+                writer.emit("GEMM", *fields, flags=flags, waits=(READY,), signals=(BANK, SUMS) if last else (BANK,))

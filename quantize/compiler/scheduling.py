@@ -14,17 +14,22 @@ from quantize.compiler.ir import Shape, Step
 from quantize.compiler.tiling import AttentionTile, ProductTile, Tile, Tiles
 from quantize.compiler.writer import Writer
 
+# What a library of kernels has in one with what comes next: a quantization with its product, rotations with attention, a sum with the norm
+# behind it, as onnxruntime's fused operators do.
+_LEAD = ir.Quantize | ir.NormalizeQuantize | ir.Turn | ir.Add | ir.Copy | ir.ReceivePlaces
+
 
 def schedule(
     steps: Sequence[Step], tiles: Tiles, allocation: Allocation, dram: Mapping[str, int], core: Core, shape: Shape
 ) -> tuple[Instruction, ...]:
-    """Each operation begins with its number; a core that launches each by its own has all before it ended there."""
+    """Each operation begins with its number; where a core launches each kernel by its own, all before it has ended there."""
     writer = Writer(core, shape, tiles, dram, allocation.place, allocation.size_bytes)
     once = "one_launch" in core.mechanisms
     last = {buffer.name: number for number, step in enumerate(steps) for buffer in ir.buffers(step.operation)}
     for number, (step, own) in enumerate(zip(steps, tiles.of, strict=True)):
         writer.fresh()
-        writer.begin(number, launch=number == 0 or not once)
+        leads = number > 0 and isinstance(steps[number - 1].operation, _LEAD)
+        writer.begin(number, launch=number == 0 or not (once or leads))
         if number == 0:
             writer.begin_rings()
         _operation(writer, number, step.operation, own)

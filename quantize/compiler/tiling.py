@@ -36,11 +36,12 @@ class ProductTile:
 
 @dataclass(frozen=True)
 class AttentionTile:
-    """`positions` of the cache at a time. `head_slices` passes for a key's elements, values' positions `depth` at a time."""
+    """`positions` of the cache at a time. `head_slices` passes for a key's elements; of values `depth` positions and `width` elements."""
 
     positions: int
     head_slices: int
     depth: int
+    width: int
 
 
 Tile = ProductTile | AttentionTile
@@ -145,21 +146,44 @@ def _tiles_of(step: Step, core: Core, shape: Shape, slot_bytes: int, room_bytes:
 
 
 def _product_tile(matrix: Matrix, outputs: int, rows: int, core: Core, slot_bytes: int, room_bytes: int) -> ProductTile | None:
-    """As many outputs as the arrays and the accumulators take; as many blocks as fit into a slot, alike in all slots."""
+    """Of the tiles that fit, the one whose transfers and passes take the least: short rows waste bursts, narrow tiles arrays."""
     block = matrix.block if matrix.scales else min(core.rows, matrix.columns)
-    width = min(core.width, outputs, room_bytes // (4 * rows))
+    most = min(core.width, outputs, room_bytes // (4 * rows))
+    found: list[tuple[float, int, ProductTile]] = []
+    width = most
     while width > 0:
-        slices = next(count for count in range(1, block + 1) if core.holds(-(-block // count), width))
-        blocks = -(-matrix.columns // block)
-        depth = min(blocks, slot_bytes // _block_bytes(matrix, block, width))
-        if depth > 0:
-            depth = -(-blocks // -(-blocks // depth))  # 9 blocks as 5 + 4, not as 8 + 1
-            if matrix.zeros and depth < blocks:
-                depth -= depth % 2  # two zero points share a byte
-        if depth > 0 and block % slices == 0:
-            return ProductTile(width, depth, block, slices)
+        if (tile := _widest_in(matrix, block, width, core, slot_bytes)) is not None:
+            found.append((_cycles(matrix, tile, outputs, rows, core), -width, tile))
         width = width // 2
-    return None
+    return min(found, key=lambda entry: entry[:2])[2] if found else None
+
+
+def _widest_in(matrix: Matrix, block: int, width: int, core: Core, slot_bytes: int) -> ProductTile | None:
+    """As many blocks as fit into a slot, alike in all slots."""
+    slices = next(count for count in range(1, block + 1) if core.holds(-(-block // count), width))
+    blocks = -(-matrix.columns // block)
+    depth = min(blocks, slot_bytes // _block_bytes(matrix, block, width))
+    if depth > 0:
+        depth = -(-blocks // -(-blocks // depth))  # 9 blocks as 5 + 4, not as 8 + 1
+        if matrix.zeros and depth < blocks:
+            depth -= depth % 2  # two zero points share a byte
+    return ProductTile(width, depth, block, slices) if depth > 0 and block % slices == 0 else None
+
+
+def _cycles(matrix: Matrix, tile: ProductTile, outputs: int, rows: int, core: Core) -> float:
+    """The longer of a product's transfers and its passes through the arrays, with nothing in their way."""
+    blocks = -(-matrix.columns // tile.block)
+    groups, chunks = -(-outputs // tile.width), -(-blocks // tile.depth)
+
+    def moved(row_bytes: int) -> float:
+        """In a chunk, one row of `row_bytes` for each output."""
+        return -(-row_bytes // core.burst_bytes) * core.burst_bytes * outputs / core.bytes_per_cycle
+
+    pieces = [tile.depth * tile.block * matrix.bits // 8, *([4 * tile.depth] if matrix.scales else [])]
+    least = core.dma_seconds * core.clock_hertz / core.dma_channels
+    transfers = sum(max(moved(size), groups * least) for size in pieces) * chunks
+    passes = groups * blocks * tile.slices * max(min(tile.block // tile.slices, core.rows), rows)
+    return max(transfers, float(passes))
 
 
 def _block_bytes(matrix: Matrix, block: int, width: int) -> int:
@@ -171,14 +195,14 @@ def _block_bytes(matrix: Matrix, block: int, width: int) -> int:
 def _attention_tile(attend: ir.Attend, core: Core, shape: Shape, slot_bytes: int, room_bytes: int) -> AttentionTile | None:
     rows, position_bytes = group_rows(attend) // shape.sequences, attend.head_dim * item_bytes(shape) * (1 if attend.values is None else 2)
     most = min(shape.context, core.width, slot_bytes // position_bytes, room_bytes // (4 * rows), _MOST_POSITIONS)
-    if most <= 0 or attend.head_dim > core.width:
+    if most <= 0:
         return None
     positions = 1 << (most.bit_length() - 1) if most < shape.context else most
     slices = next(
         count for count in range(1, attend.head_dim + 1) if attend.head_dim % count == 0 and core.holds(attend.head_dim // count, positions)
     )
-    depth = core.rows * (core.arrays // -(-attend.head_dim // core.columns))
-    return AttentionTile(positions, slices, depth)
+    width = min(attend.head_dim, core.width)
+    return AttentionTile(positions, slices, core.rows * (core.arrays // -(-width // core.columns)), width)
 
 
 def _context_bytes(step: Step) -> int:

@@ -138,7 +138,8 @@ class Machine:
                 self._vector(instruction)
             case other:
                 raise refused(placed, f"no machine knows {other}")
-        registers.advance_operands(instruction)
+        for operand in placed.advances:
+            registers.advance(operand)
 
     def _floats(self, operand: int, rows: int, columns: int) -> Floats:
         return self._rows(operand, rows, columns, np.float32)
@@ -172,12 +173,14 @@ class Machine:
             packed = self._rows(source, width, depth // 2, np.uint8)
             levels = np.empty((width, depth), np.float32)
             levels[:, 0::2], levels[:, 1::2] = packed & np.uint8(15), packed >> np.uint8(4)
-            weights = (levels - (np.float32(8) if zeros == NONE else self._zero_points(zeros, width))).T
+            levels -= np.float32(8) if zeros == NONE else self._zero_points(zeros, width)
+            weights = levels.T
         else:
-            weights = self._rows(source, width, depth, _TYPES[kind]).astype(np.float32).T
+            levels = self._rows(source, width, depth, _TYPES[kind]).astype(np.float32)
             if kind == "u8":
-                weights = weights - np.float32(128)
-        self._banks[self._registers.address(bank)] = np.ascontiguousarray(weights)
+                levels -= np.float32(128)
+            weights = levels.T
+        self._banks[self._registers.address(bank)] = weights
 
     def _zero_points(self, operand: int, width: int) -> npt.NDArray[np.float32]:
         """Of 4 bits: this operand counts half bytes."""

@@ -8,9 +8,8 @@ from dataclasses import replace
 from protos.chip.core import MECHANISMS, Core
 from protos.chip.instructions import Instruction
 from protos.chip.program import Program, Target
-from protos.ids import Digest
-from protos.manifest import Blob, Manifest, ModelConfig, Part, Provenance, Quantization, Tensor, Variant
-from quantize.artifact.part_specs import layout_name, part_specs
+from protos.manifest import Manifest, ModelConfig, Quantization
+from quantize.compiler import ladder
 
 GENERIC = Core(
     name="small",
@@ -40,14 +39,8 @@ CODESIGNED = replace(GENERIC, mechanisms=frozenset(MECHANISMS))
 
 
 def unmade(config: ModelConfig, bits: int = 8, block_size: int = 128, *, symmetric: bool = True) -> Manifest:
-    """Of an artifact whose files nobody has written: all that a compiler asks of one."""
-    quantization = Quantization(bits, block_size, symmetric)
-    layout, nothing = layout_name(quantization), Digest("0" * 64)
-    parts = []
-    for spec in part_specs(config, quantization):
-        tensors = tuple(Tensor(own.name, own.dtype, own.shape, 0, own.offset) for own in spec.own)
-        parts.append(Part(spec.name, spec.cost, (Variant(layout, (Blob(nothing, spec.size_bytes),), tensors),)))
-    return Manifest(config, quantization, Provenance("", "", ""), tuple(parts))
+    """Of an artifact whose files nobody has written."""
+    return ladder.unmade(config, Quantization(bits, block_size, symmetric))
 
 
 def bare(instructions: Sequence[Instruction], core: Core = GENERIC) -> Program:

@@ -77,3 +77,21 @@ def test_what_cannot_be_is_refused_in_one_line(glmfleet: Command, filled: Home, 
     )
     assert code in (1, 2)
     assert says in err
+
+
+def test_a_ladder_of_mechanisms(glmfleet: Command, filled: Home, tmp_path: Path) -> None:
+    chip = ("--profile", "edge-npu", "--context", "64", "--home", filled.path)
+    code, out, err = glmfleet("sim", "explain", "mine", *chip, "--price", "1.5", "--plot", tmp_path / "ladder.svg")
+    assert code == 0
+    assert "softmax fused into attention" in out
+    assert "cost of" in out
+    assert "figures of the chip are estimates" in err
+    assert ElementTree.parse(tmp_path / "ladder.svg").getroot() is not None
+    rungs = json.loads(glmfleet("sim", "explain", "mine", *chip, "--json")[1])
+    assert [rung["step"] for rung in rungs][0] == "generic"
+    assert rungs[-2]["seconds"] < rungs[0]["seconds"]
+    assert rungs[-1]["dram_bytes"] < rungs[0]["dram_bytes"]
+    assert rungs[0]["cost_per_million_tokens"] is None
+    code, _, err = glmfleet("sim", "explain", "mine", *chip, "--plot", tmp_path / "ladder.png")
+    assert code == 2
+    assert "--plot writes SVG" in err

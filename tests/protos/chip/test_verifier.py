@@ -236,7 +236,8 @@ def reaches(instructions: Sequence[Instruction], far: int) -> bool:
                 registers.execute(node.instruction)
                 if any(access.stop > far for access in accesses(node.instruction, registers)):
                     return True
-                registers.advance_operands(node.instruction)
+                for operand in node.advances:
+                    registers.advance(operand)
         return False
 
     return run(tree(instructions))
