@@ -2,8 +2,8 @@
 
     python -m benchmarks.chip_text --prompts 10 --tokens 64
 
-The functional machine runs the programs of the default model (a prompt's, and a token's); onnxruntime runs the stage graph of a device. Both
-take the tokens that onnxruntime chose, so that every row of logits is compared; texts are equal up to the first row whose best token differs.
+The functional machine runs the programs of the default model (a prompt's, and a token's); onnxruntime runs the stage graph of a
+device. Both take the tokens that onnxruntime chose, so that every row of logits is compared; texts are equal where all best tokens are.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def test_a_ladder_of_mechanisms(glmfleet: Command, filled: Home, tmp_path: Path)
     assert "figures of the chip are estimates" in err
     assert ElementTree.parse(tmp_path / "ladder.svg").getroot() is not None
     rungs = json.loads(glmfleet("sim", "explain", "mine", *chip, "--json")[1])
-    assert [rung["step"] for rung in rungs][0] == "generic"
+    assert rungs[0]["step"] == "generic"
     assert rungs[-2]["seconds"] < rungs[0]["seconds"]
     assert rungs[-1]["dram_bytes"] < rungs[0]["dram_bytes"]
     assert rungs[0]["cost_per_million_tokens"] is None
