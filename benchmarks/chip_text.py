@@ -4,6 +4,7 @@
 
 The functional machine runs the programs of the default model (a prompt's, and a token's); onnxruntime runs the stage graph of a
 device. Both take the tokens that onnxruntime chose, so that every row of logits is compared; texts are equal where all best tokens are.
+As a yardstick onnxruntime is compared with itself, token by token and in one run: its sums of floats then come in other orders too.
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Compared:
-    """One prompt: rows of logits, of how many the best token is the same, and the mean divergence of onnxruntime's from the machine's."""
+    """One prompt: rows of logits, of how many the best token is the same, and the mean divergence of onnxruntime's from the machine's;
+    `own_equal` and `own_kl` are onnxruntime's from itself in one run."""
 
     seed: int
     equal: int
+    own_equal: int
     rows: int
     kl: float
+    own_kl: float
     seconds_per_token: float
 
     @property
@@ -65,18 +69,25 @@ def compare(model: BenchModel, core: Core, seed: int, prompt: int, tokens: int) 
         then.dram.region(name)[...] = first.dram.region(name)
     ours = first.output("logits", columns)[0]
     equal, divergence, spent = 0, 0.0, 0.0
+    rows, chosen = [], []
     for number in range(tokens):
+        rows.append(theirs)
         equal += int(theirs.argmax() == ours.argmax())
         divergence += kl(theirs, ours)
         token = np.array([theirs.argmax()])
         if number < tokens - 1:
             at = prompt + number
+            chosen.append(token)
             theirs = pipeline.step(token[None], [at])[0, 0]
             begin = time.perf_counter()
             then.run([at], {"ids": token.astype(np.int32)})
             spent += time.perf_counter() - begin
             ours = then.output("logits", columns)[0]
-    return Compared(seed, equal, tokens, divergence / tokens, spent / max(tokens - 1, 1))
+    again = Pipeline(manifest, model.blob_folder, level=4, capacity=context)
+    own = again.step(np.concatenate([ids, *chosen])[None], [0])[0, prompt - 1 :]
+    own_equal = sum(int(first.argmax() == second.argmax()) for first, second in zip(rows, own, strict=True))
+    own_kl = sum(kl(first, second) for first, second in zip(rows, own, strict=True)) / tokens
+    return Compared(seed, equal, own_equal, tokens, divergence / tokens, own_kl, spent / max(tokens - 1, 1))
 
 
 def kl(expected: Floats, found: Floats) -> float:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Literal
 
 Dataflow = Literal["weight-stationary", "output-stationary"]
@@ -49,6 +52,12 @@ class Core:
     joules_per_sram_byte: float
     joules_per_dram_byte: float
     mechanisms: frozenset[Mechanism] = frozenset()
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all figures and mechanisms: a program runs on the very core that it was compiled for."""
+        plain = {**asdict(self), "mechanisms": sorted(self.mechanisms)}
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
     @property
     def width(self) -> int:

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+from protos.chip.core import Core
 from protos.chip.encoding import decode, encode
 from protos.chip.instructions import Instruction
-from protos.errors import Corrupt
+from protos.errors import Corrupt, InvalidInput
 
 MAGIC, VERSION = b"GLMCHIP\0", 1
 MOST_BYTES = 1 << 30
@@ -63,6 +64,14 @@ class Program:
     scratchpad_bytes: int
     accumulator_bytes: int
     instructions: tuple[Instruction, ...]
+
+    def check_core(self, core: Core) -> None:
+        """Raises InvalidInput unless the program was compiled for this very core."""
+        if self.target.core_digest != core.digest:
+            raise InvalidInput(
+                f"the program was compiled for another core: {self.target.core}, not this {core.name}",
+                advice="compile it again: glmfleet compile",
+            )
 
     @cached_property
     def code(self) -> bytes:

@@ -71,7 +71,9 @@ class _Touched:
 
 
 def verify(program: Program, core: Core) -> None:
-    """Raises Corrupt, naming the instruction and the rule that it breaks, and NoSpace for a program that needs more than the core has."""
+    """Raises Corrupt, naming the instruction and the rule that it breaks, InvalidInput for a program of another core, and NoSpace for one
+    that needs more than the core has."""
+    program.check_core(core)
     if program.scratchpad_bytes > core.scratchpad_bytes or program.accumulator_bytes > core.accumulator_bytes:
         raise NoSpace(
             f"the program needs {program.scratchpad_bytes:,} bytes of scratchpad and {program.accumulator_bytes:,} of accumulators; "

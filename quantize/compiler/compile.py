@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from protos.chip.assembly import disassemble
@@ -68,18 +66,12 @@ def compile_stage(manifest: Manifest, parts: Sequence[str], core: Core, shape: S
     allocated = allocation.allocate(lifetimes)
     regions = regions_of(legalised, shape)
     instructions = schedule(legalised, tiles, allocated, addresses(regions), core, shape)
-    target = Target(core.name, core_digest(core), manifest.digest, tuple(parts), shape.sequences, shape.rows, shape.context, shape.kv_dtype)
+    target = Target(core.name, core.digest, manifest.digest, tuple(parts), shape.sequences, shape.rows, shape.context, shape.kv_dtype)
     scratchpad_bytes = allocated.size_bytes + tiles.ring_bytes
     names = tuple(step.name for step in legalised)
     program = Program(target, regions, names, scratchpad_bytes, tiles.accumulator_bytes, instructions)
     verify(program, core)
     return Compiled(program, lowered, legalised, tiles, lifetimes, allocated)
-
-
-def core_digest(core: Core) -> str:
-    """Of all its figures and mechanisms."""
-    plain = {**asdict(core), "mechanisms": sorted(core.mechanisms)}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _tiles(steps: Sequence[Step], core: Core, shape: Shape, kept_bytes: int) -> tiling.Tiles:

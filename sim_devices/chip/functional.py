@@ -41,12 +41,13 @@ _TYPES: Mapping[str, type[np.uint8 | np.int8 | np.float16 | np.float32]] = {
 
 
 class Machine:
-    """One core with its memories, which keeps its caches from run to run.
+    """One core with its memories, which keeps its caches from run to run. Raises InvalidInput for a program of another core.
 
     Sums of int8 products of a block of 128 stay below 2^24, so that float32 multiplies them exactly; they are kept as int32.
     """
 
     def __init__(self, program: Program, core: Core, weights: Mapping[str, Bytes], watch: Watch | None = None) -> None:
+        program.check_core(core)
         self._target = program.target
         self._body = tree(program.instructions)
         self.dram = Dram(program.regions, weights)

@@ -45,5 +45,5 @@ def unmade(config: ModelConfig, bits: int = 8, block_size: int = 128, *, symmetr
 
 def bare(instructions: Sequence[Instruction], core: Core = GENERIC) -> Program:
     """A program of these alone, for what needs no artifact."""
-    target = Target(core.name, "", "", (), 1, 1, 64, "float32")
+    target = Target(core.name, core.digest, "", (), 1, 1, 64, "float32")
     return Program(target, (), ("all",), core.scratchpad_bytes, core.accumulator_bytes, tuple(instructions))

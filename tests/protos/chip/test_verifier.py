@@ -13,10 +13,10 @@ from protos.chip.assembly import assemble
 from protos.chip.core import Core
 from protos.chip.instructions import Instruction
 from protos.chip.program import Program, Region
-from protos.chip.semaphores import CACHE_READ, CHOSEN, FREE, OWN, PARAMETER_FREE, SEMAPHORES, STORED
+from protos.chip.semaphores import CACHE_READ, FREE, OWN, PARAMETER_FREE, SEMAPHORES, STORED
 from protos.chip.sequencer import Loop, Placed, Registers, tree
 from protos.chip.verifier import verify
-from protos.errors import Corrupt, NoSpace
+from protos.errors import Corrupt, InvalidInput, NoSpace
 from quantize.compiler.compile import compile_stage
 from quantize.compiler.ir import Shape
 from quantize.compiler.lowering import Stage
@@ -84,9 +84,12 @@ def test_each_rule_is_kept_by_refusing(text: str, why: str) -> None:
 
 def test_a_program_larger_than_its_core_is_refused() -> None:
     with pytest.raises(NoSpace, match="bytes of scratchpad"):
-        verify(program(""), replace(GENERIC, scratchpad_bytes=1))
+        verify(replace(program(""), scratchpad_bytes=GENERIC.scratchpad_bytes + 1), GENERIC)
+    tight = replace(GENERIC, dram_bytes=8191)
     with pytest.raises(NoSpace, match="8,192 bytes of DRAM"):
-        verify(program(""), replace(GENERIC, dram_bytes=8191))
+        verify(program("", tight), tight)
+    with pytest.raises(InvalidInput, match="compiled for another core: small, not this small"):
+        verify(program(""), tight)
     with pytest.raises(Corrupt, match="regions w and scores overlap"):
         verify(replace(program(""), regions=(REGIONS[0], replace(REGIONS[1], address=4000))), GENERIC)
 
@@ -111,7 +114,7 @@ def small(core: Core) -> Program:
 
 
 # In this program others do the same: with a launch for each operation no ring comes round within one, and all units meet at each.
-NOT_ALONE = {"generic": {FREE, PARAMETER_FREE, OWN, CHOSEN, CACHE_READ}, "codesigned": {STORED, OWN}}
+NOT_ALONE = {"generic": {FREE, PARAMETER_FREE, OWN, CACHE_READ}, "codesigned": {STORED, OWN}}
 
 
 @pytest.mark.parametrize("name", CORES)
