@@ -43,7 +43,7 @@ def test_every_operation_fits_and_its_code_is_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_bytes_and_text_give_the_instruction_back(name: str, data: st.DataObject) -> None:
     instruction = data.draw(any_instruction((name,)))
@@ -53,7 +53,7 @@ def test_bytes_and_text_give_the_instruction_back(name: str, data: st.DataObject
     assert assemble("\n".join(disassemble([instruction]))) == (instruction,)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(min_size=16, max_size=16))
 def test_any_bytes_are_an_instruction_that_encodes_to_them_or_refused_with_the_address(data: bytes) -> None:
     good = encode([Instruction("FINISH")])

@@ -27,7 +27,7 @@ def test_there_and_back() -> None:
     assert PROGRAM.region("logits").stop == PROGRAM.dram_bytes == 4160
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.integers(0, 8 * len(DATA) - 1))
 def test_a_flipped_bit_is_found(bit: int) -> None:
     damaged = bytearray(DATA)

@@ -113,10 +113,10 @@ END level=1
 STREAMING = replace(GENERIC, mechanisms=frozenset({"shadow", "stream"}))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     bandwidth=st.floats(1e9, 1e12),
-    chunks=st.integers(20, 400),
+    chunks=st.integers(20, 200),
     blocks=st.integers(2, 16),
     slots=st.integers(3, 8),
 )
@@ -129,7 +129,7 @@ def test_bound_by_arrays_or_dram_and_one_fill(bandwidth: float, chunks: int, blo
     assert max(array, dram) <= found.cycles <= 1.05 * max(array, dram) + fill
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(chunks=st.integers(1, 300), blocks=st.integers(1, 20), slots=st.integers(1, 8), factor=st.floats(1.01, 4))
 def test_what_is_faster_is_never_slower(chunks: int, blocks: int, slots: int, factor: float) -> None:
     size = blocks * STREAMING.rows * STREAMING.width

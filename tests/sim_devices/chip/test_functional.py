@@ -143,15 +143,15 @@ def test_levels_and_sums_are_exact_integers(golden: str, tmp_path: Path) -> None
     assert check_integers(manifest, store, CODESIGNED, 1, ids) > 4 * manifest.config.layers
 
 
-@pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("golden", NAMES)
-def test_logits_are_onnxruntimes(golden: str, core: str, tmp_path: Path) -> None:
+def test_logits_are_onnxruntimes(golden: str, tmp_path: Path) -> None:
     """A prompt, then token by token. Rounding may take another level here and there, which is what int8 costs at most."""
     manifest, store = import_golden(golden, tmp_path)
     ids, expected = reference(golden)
     ids, expected = ids[0][:20], expected[0]
     prompt = len(ids) - 3
-    found = Chip(manifest, store, CORES[core]).logits(ids[:prompt], ids[prompt:])
+    core = list(CORES.values())[NAMES.index(golden) % 2]
+    found = Chip(manifest, store, core).logits(ids[:prompt], ids[prompt:])
     pipeline = Pipeline(manifest, store.blob_folder, level=4, capacity=CONTEXT)
     theirs = [pipeline.step(ids[None, :prompt], [0])[0, -1:]]
     theirs += [pipeline.step(ids[None, at : at + 1], [at])[0] for at in range(prompt, len(ids))]
