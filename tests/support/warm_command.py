@@ -64,7 +64,7 @@ def warm_command() -> WarmCommand:
 
 def _text_of(file: IO[bytes]) -> str:
     file.seek(0)
-    return file.read().decode()
+    return file.read().decode().replace("\r\n", "\n").replace("\r", "\n")  # as subprocess reads text
 
 
 def _load(entries: Sequence[Command]) -> None:

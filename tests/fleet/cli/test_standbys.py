@@ -29,7 +29,7 @@ def test_a_plan_says_who_keeps_what_and_how_long_a_pause_is(glmfleet: Command, s
     code, out, _ = glmfleet("plan", "tiny", "--home", served.path)
     assert code == 0
     assert "standby: dev-9 keeps all stages loaded" in out
-    assert "if dev-1 is lost, answers pause for 3.5 s (predicted, 128 tokens each): 0.5 s until it is left, 0.5 s to move, 2.5 s" in out
+    assert "if dev-1 is lost, answers pause for 3.5 s (predicted): 0.5 s until it is left, 0.5 s to move, 2.5 s" in out
 
 
 def test_deployments_say_who_stands_by(glmfleet: Command, served: Home, coordinator: FakeCoordinator) -> None:
