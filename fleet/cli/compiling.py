@@ -53,7 +53,7 @@ def compile_model(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Compile a model, or a stage of it, for a chip: program, cycles, utilisation, joules.
+    """Compile a model for a chip: program, cycles, utilisation, joules. Or a stage of it.
 
     Example: glmfleet compile smollm2-135m --profile edge-npu --variant codesigned --context 512
     """

@@ -31,7 +31,8 @@ def explain(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Why a chip is as fast as it is: from its generic instructions to the co-designed ones, step by step, for one token of each sequence.
+    """Why a chip is as fast as it is, a mechanism after another: from its generic instructions to the co-designed ones, for a token of each
+    sequence.
 
     Example: glmfleet sim explain smollm2-135m --profile edge-npu --context 512
     """
