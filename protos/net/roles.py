@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,6 +27,7 @@ _MEMBER = re.compile(r"glmfleet://(?P<fleet>[a-z2-7]{16})/(?P<role>[a-z]+)/(?P<i
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_END = object()  # of what a servicer yields
 _KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
@@ -101,8 +102,14 @@ def guarded(handler: _Handler, method: str, revoked: Revoked, fleet: FleetId) ->
             return await serve(request, context)
 
     async def answers(request: Any, context: _Context) -> AsyncIterator[Any]:
-        async with _refusing(context), revoked.unless(checked(context)):
-            async for item in serve(request, context):
+        async with _refusing(context), aclosing(serve(request, context)) as items:
+            caller = checked(context)
+            while True:
+                # Not around the yield: there gRPC sends, and would end the call without a status for its caller.
+                async with revoked.unless(caller):
+                    item = await anext(items, _END)
+                if item is _END:
+                    return
                 yield item
 
     make = getattr(grpc, f"{kind}_rpc_method_handler")
