@@ -82,13 +82,14 @@ async def test_looks_that_find_nobody_keep_to_the_budget_and_those_that_do_cost_
     async with hearsay(wire, slow) as heard:
         for n in range(1000):
             heard.heard(f"lie {n}", [f"host{n}:1"])
+        began = asyncio.get_running_loop().time()
         await asyncio.sleep(0.5)
-        assert 5 <= len(wire.looks) <= 5 + 10 * 0.5 + 3
+        assert 5 <= len(wire.looks) <= 5 + 10 * (asyncio.get_running_loop().time() - began) + 3
     wire = Wire(**{f"real{n}": f"host{n}_1" for n in range(1000)})
     async with hearsay(wire, slow) as heard:
         for n in range(1000):
             heard.heard(f"real{n}", [f"host{n}:1"])
-        await wait_until(lambda: len(heard) == 0, 5)
+        await wait_until(lambda: len(heard) == 0, 20)
 
 
 @pytest.mark.parametrize(("host", "hosts"), [("host", 1), ("host", 50), ("far", 5000)])
