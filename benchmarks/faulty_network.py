@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ import grpc
 from protos.ids import DeviceId
 from protos.net.memory import MemoryNetwork
 from protos.net.memory_call import Wire
-from protos.net.transport import Credentials, Peer
+from protos.net.transport import Credentials
 
 Names = tuple[str, str]  # from, to
 
@@ -58,9 +58,6 @@ class FaultyNetwork(MemoryNetwork):
         self._callers[id(credentials)] = name
         if address:
             self._at[address] = name
-
-    def dial(self, address: str, device: DeviceId, credentials: Credentials | None, gateway: DeviceId | None = None) -> Peer:
-        return super().dial(address, device, credentials, gateway)
 
     def lane(self, source: str, target: str) -> Lane:
         return self._lanes.setdefault((source, target), Lane())
@@ -178,7 +175,3 @@ class _Crossing:
 def all_lanes(lanes: list[Lane], change: Callable[[Lane], None]) -> None:
     for lane in lanes:
         change(lane)
-
-
-def pairs(names: list[str]) -> Iterator[Names]:
-    return ((one, other) for one in names for other in names if one < other)

@@ -191,6 +191,12 @@ def test_no_circle_between_folders() -> None:
     _assert_acyclic({folder: targets - {folder} for folder, targets in graph.items()})
 
 
+def test_benchmarks_and_tests_stay_short_too() -> None:
+    paths = [path for folder in ("benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")]
+    assert paths
+    assert [path.name for path in paths if len(path.read_text().splitlines()) > LONGEST_FILE] == []
+
+
 @each_module
 def test_files_stay_short_and_of_one_purpose(path: Path) -> None:
     text = path.read_text()
