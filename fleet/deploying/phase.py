@@ -47,7 +47,8 @@ class ObservedStream:
 
     attached: bool = False
     broken_at: float | None = None
-    why: str = ""  # it is not attached
+    why: str = ""  # it is not attached, or its ring broke
+    idle: bool = True  # no request is open on it
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Repairing:
 
 @dataclass(frozen=True)
 class Attaching:
-    """All stages are there, and the stream to the head is not."""
+    """All stages are there, and the stream to the head is not, or the ring behind it is down."""
 
     detail: str
 
@@ -163,7 +164,7 @@ class Repair:
 
 @dataclass(frozen=True)
 class Reattach:
-    """Begin the stream anew."""
+    """Begin the stream anew, upon which the head connects the ring unless it stands."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +270,8 @@ def pipeline_state(observed: ObservedPipeline, history: History) -> PipelineStat
         return Repairing(history.failure.detail if history.failure else "a device lost its stage, which is being loaded again")
     if not observed.stream.attached:
         return Attaching(observed.stream.why or "attaching")
+    if observed.stream.broken_at is not None:
+        return Attaching(f"its ring broke, and is being connected again: {observed.stream.why}")
     return Ready()
 
 
@@ -285,9 +288,13 @@ def _actions(observed: ObservedPipeline, history: History, now: float, replan_af
     if lost or moved:
         return (Repair(lost, ring=moved),) if _may_try(observed, history, now) else ()
     broken_at = observed.stream.broken_at
-    if broken_at is not None and (history.looked_at is None or history.looked_at < broken_at):
-        return (Look(),)
-    return ()
+    if broken_at is None:
+        return ()
+    unseen = history.looked_at is None or history.looked_at < broken_at
+    look: tuple[PipelineAction, ...] = (Look(),) if unseen else ()
+    # The head connects the ring when it attaches us. Requests that are open on the stream were asked after it broke, and will show.
+    connects = observed.stream.attached and observed.stream.idle and not observed.away
+    return (*look, Reattach()) if connects else look
 
 
 def _moved(observed: ObservedPipeline, history: History) -> bool:

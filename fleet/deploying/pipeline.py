@@ -63,9 +63,9 @@ class Pipeline:
     def observe(self, *, replaced: bool = False) -> ObservedPipeline:
         stages = tuple(self._observe_stage(number) for number in range(len(self.spec.devices)))
         stream = self.stream
-        why = stream.error.detail if stream.error else ""
         standbys = tuple(self._observe_standby(standby) for standby in self.spec.plan.standbys)
-        return ObservedPipeline(stages, ObservedStream(stream.attached, stream.broken_at, why), replaced, standbys, self.seeking)
+        observed = ObservedStream(stream.attached, stream.broken_at, stream.why, idle=not stream.open_sequences)
+        return ObservedPipeline(stages, observed, replaced, standbys, self.seeking)
 
     @property
     def state(self) -> PipelineState:

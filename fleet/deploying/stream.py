@@ -16,7 +16,7 @@ from fleet.devices.liveness import Liveness
 from protos.errors import Conflict, FleetError, NotFound, TimedOut, Unavailable
 from protos.net.beats import ENDED, BeatingWriter
 from protos.net.verdict import Verdict
-from protos.rpc_errors import remote
+from protos.rpc_errors import from_failure, remote
 from protos.silence import ASKERS_BEAT_SECONDS
 from protos.v1 import pipeline_pb2 as pb
 
@@ -140,6 +140,7 @@ class PipelineStream:
         self.error: FleetError | None = None  # why it is not attached
         # When (loop time) the ring last failed a request, or the head, asked, did not attach us; None while it stands.
         self.broken_at: float | None = None
+        self._broke = ""  # why the ring last failed a request; "" while it stands
 
     @property
     def attached(self) -> bool:
@@ -165,10 +166,16 @@ class PipelineStream:
         """Try now: something changed."""
         self._woken.set()
 
+    @property
+    def why(self) -> str:
+        """It is not attached, or its ring broke; one line, "" while it stands."""
+        return self.error.detail if self.error else self._broke
+
     def restart(self) -> None:
         """Attach anew, even if the head believes that the ring is up: a stage behind it was loaded again, without its KV."""
         if self._call is not None:
-            self._lost(Unavailable("a stage was loaded again", advice=COMES_BACK, retry_after_seconds=1.0))
+            why = self._broke or "a stage was loaded again"
+            self._lost(Unavailable(why, advice=COMES_BACK, retry_after_seconds=1.0))
             self._call.cancel()
         self._woken.set()
 
@@ -221,7 +228,8 @@ class PipelineStream:
                 async with asyncio.timeout(ATTACH_SECONDS) as self._deadline:
                     async for event in call:
                         if event.attached:
-                            self._outgoing, self.error, self.broken_at = outgoing, None, None
+                            self._outgoing, self.error = outgoing, None
+                            self._ring_stands()
                             if event.takes_beats:
                                 beating = writer.beat(ASKERS_BEAT_SECONDS)
                                 tasks.append(asyncio.create_task(beating, name=f"beats to {self._attach.pipeline_id}"))
@@ -248,16 +256,25 @@ class PipelineStream:
             self._deadline.reschedule(asyncio.get_running_loop().time() + self._quiet_seconds if self._sequences else None)
 
     def _route(self, event: pb.GenerateEvent) -> None:
+        if event.tokens:
+            self._ring_stands()
         for token in event.tokens:
             if sequence := self._sequences.get(token.sequence):
                 sequence.deliver(token)
         for finished in event.finished:
-            failed = finished.reason == pb.FINISH_REASON_ERROR and finished.failure.code in {kind.__name__ for kind in BROKEN_RING}
-            self.broken_at = asyncio.get_running_loop().time() if failed else None
-            if failed:
+            if finished.reason == pb.FINISH_REASON_ERROR and finished.failure.code in {kind.__name__ for kind in BROKEN_RING}:
+                self.broken_at = asyncio.get_running_loop().time()
+                self._broke = from_failure(finished.failure).named(self._names).detail
                 self._changed()
+            else:
+                self._ring_stands()
             if ended := self._sequences.pop(finished.sequence, None):
                 ended.finish(finished)
+
+    def _ring_stands(self) -> None:
+        if self.broken_at is not None:
+            self.broken_at, self._broke = None, ""
+            self._changed()
 
     def _why(self, error: FleetError) -> FleetError:
         """Where the stream was broken off because there is no connection to the head any more, why that is so."""

@@ -29,7 +29,12 @@ MUTATIONS = {
         "        history = replace(history, failure=None)",
         "        pass",
     ),
-    "never looks": ("        return (Look(),)", "        return ()"),
+    "never looks": ("(Look(),) if unseen else ()", "()"),
+    "a broken ring counts as ready": (
+        "    if observed.stream.broken_at is not None:\n        return Attaching",
+        "    if False:\n        return Attaching",
+    ),
+    "a broken ring is not connected again": ("return (*look, Reattach()) if connects else look", "return look"),
     "a look is not remembered": ("return replace(history, looked_at=now)", "return history"),
 }
 # Of those that have a time after which they are planned anew.

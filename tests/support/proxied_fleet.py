@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -53,6 +54,12 @@ class ProxiedFleet:
         records = registry.records()
         return sum(stage.open_sequences for record in records if record.description for stage in record.description.stages)
 
+    async def all_freed(self) -> None:
+        """Whatever was broken, no device that can be asked keeps a sequence open."""
+        async with asyncio.timeout(10):
+            while await self.open_sequences():  # noqa: ASYNC110 (asked over the wire: nothing here tells)
+                await asyncio.sleep(0.02)
+
     async def answer(self, request: GenerateRequest) -> tuple[int, ...]:
         """The tokens; asked again while the pipeline is on its way back."""
         while True:
@@ -64,6 +71,7 @@ class ProxiedFleet:
 
 @asynccontextmanager
 async def proxied_fleet(folder: Path, count: int, certificate_life: timedelta = MEMBER_LIFE) -> AsyncIterator[ProxiedFleet]:
+    """At the end no device may have an open sequence."""
     home = Home.open(folder / "home")
     members = TestFleet.open(home.path)
     tiny_model(home.path, TinyGlm(layers=4))
@@ -91,8 +99,10 @@ async def proxied_fleet(folder: Path, count: int, certificate_life: timedelta = 
         )
         await stack.enter_async_context(coordinator)
         await wait_online(coordinator.devices, count, 10)
+        fleet = ProxiedFleet(coordinator, boxes)
         try:
-            yield ProxiedFleet(coordinator, boxes)
+            yield fleet
+            await fleet.all_freed()
         finally:
             for box in boxes:  # those that a test has put in the place of the first
                 await box.agent.__aexit__(None, None, None)

@@ -34,6 +34,8 @@ UP = ObservedStream(attached=True)
 GONE = replace(AWAY, why_away="dev-2 was removed from the fleet", removed=True)
 ONE_AWAY = ObservedPipeline((HERE, AWAY))
 DOWN = ObservedStream(why="dev-1: the head ended the stream")
+RING_DOWN = ObservedStream(True, broken_at=5.0, why="dev-2 is silent")
+AGAIN = "its ring broke, and is being connected again"
 TOLD = History(sent_addresses=(frozenset({"a:1"}),))
 
 
@@ -59,7 +61,12 @@ TOLD = History(sent_addresses=(frozenset({"a:1"}),))
         ((LOST,), UP, History(stale_stream=True), Repairing, (Reattach(),)),
         ((HERE,), ObservedStream(broken_at=3.0), TOLD, Attaching, (Look(),)),
         ((HERE,), ObservedStream(broken_at=3.0), replace(TOLD, looked_at=4.0), Attaching, ()),
-        ((HERE,), ObservedStream(True, broken_at=5.0), replace(TOLD, looked_at=4.0), Ready(), (Look(),)),
+        # Only what connects is ready.
+        ((HERE,), RING_DOWN, replace(TOLD, looked_at=4.0), Attaching(f"{AGAIN}: dev-2 is silent"), (Look(), Reattach())),
+        ((HERE,), RING_DOWN, replace(TOLD, looked_at=5.0), Attaching, (Reattach(),)),
+        ((HERE,), replace(RING_DOWN, idle=False), replace(TOLD, looked_at=5.0), Attaching, ()),  # what is asked will show
+        ((HERE, AWAY), RING_DOWN, replace(TOLD, looked_at=5.0), Waiting, ()),  # it cannot connect
+        ((LOST,), RING_DOWN, replace(TOLD, looked_at=5.0), Repairing, (Repair((0,)),)),
         ((HERE,), ObservedStream(broken_at=3.0), History(sent_addresses=(frozenset({"old:1"}),)), Attaching, (Repair((), ring=True),)),
         ((HERE, AWAY), ObservedStream(broken_at=3.0), History(looked_at=4.0), Waiting, ()),  # nobody knows where it will be
     ],

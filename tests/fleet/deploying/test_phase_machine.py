@@ -82,12 +82,13 @@ def machine_for(module: ModuleType, replan_after: float | None = None, *, standb
         def phase(self) -> Any:
             return module.pipeline_phase(self.observe(), self.history, self.now, replan_after=replan_after)
 
-        @rule(number=st.integers(0, 1), noticed=st.booleans())
-        def a_board_loses_its_stage(self, number: int, noticed: bool) -> None:
-            """It restarts, or drops the stage and stays connected; then nobody tells."""
+        @rule(number=st.integers(0, 1), noticed=st.booleans(), asked=st.booleans())
+        def a_board_loses_its_stage(self, number: int, noticed: bool, asked: bool) -> None:
+            """It restarts, or drops the stage and stays connected; then nobody tells. `asked`: a request fails by it."""
             board = self.boards[number]
             board.holds, board.connected = False, True
-            self.break_ring(number)
+            if asked or number == 0:
+                self.break_ring(number)
             if noticed:
                 self.seen[number] = self.look(number)
 
@@ -305,6 +306,7 @@ def machine_for(module: ModuleType, replan_after: float | None = None, *, standb
                 return
             assert all(stage.connected and stage.holds for stage in self.seen), "ready though a stage is seen to be missing"
             assert self.attached_to is not None, "ready without a stream"
+            assert self.broken_at is None, "ready though the ring has failed a request"
             known_loads = all(now == then for now, then in zip(self.loads(), self.attached_to, strict=True))
             restarted = any(not board.holds for board in self.boards)  # by itself: nobody has told yet
             ring_only = self.history.repairing is not None and not self.history.repairing.stages

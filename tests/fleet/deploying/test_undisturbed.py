@@ -220,12 +220,14 @@ async def test_one_request_that_fails_does_not_end_the_others(tmp_path: Path) ->
         async with fleet.coordinating() as coordinator:
             await wait_ready(coordinator)
             [device] = fleet.devices
-            device.is_told.token_ids, device.is_told.token_seconds = (72,) * 1000, 0.01
+            device.is_told.token_ids, device.is_told.tokens_wait = (72,) * 1000, asyncio.Event()
             long = asyncio.create_task(ask(coordinator, GenerateRequest(prompt="hi", max_tokens=100)))
             await wait_until(lambda: device.submitted)
-            loads = device.calls.count("LoadStage")
+            loads, waits = device.calls.count("LoadStage"), device.is_told.tokens_wait
+            device.is_told.token_ids, device.is_told.tokens_wait = (), None
             await failing(fleet, coordinator)
             await wait_until(lambda: device.calls.count("LoadStage") > loads)
+            waits.set()
             _, result = await long
             assert result.completion_tokens == 100
 
