@@ -333,7 +333,6 @@ class Head:
             track.client.refuse(track.client_number, error)
         self._in_flight.clear()
         self._scheduler = self._new_scheduler()
-        self.stage.set_aside()
         self.stage.leave_ring()
         self.stage.ring_id = ""
         if self._watch:

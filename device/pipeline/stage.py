@@ -101,6 +101,8 @@ class Stage:
         return kept
 
     def leave_ring(self) -> None:
+        """The ring broke, and nobody may ever build another: nothing is open any more."""
+        self.set_aside()
         self.orphaned_since = time.monotonic()
 
     def set_aside(self) -> None:

@@ -35,6 +35,12 @@ def test_no_schedule_ends_wrong(members: Members, first: int) -> None:
     assert sum(one.attempts for one in told) > sum(one.answers for one in told)
 
 
+@pytest.mark.parametrize("seed", [10674, 11921])
+def test_an_answer_whose_release_was_lost_is_not_open_for_long(members: Members, seed: int) -> None:
+    """The ring breaks between an answer's last token and its release, and nobody asks for another ring."""
+    run(seed, members)
+
+
 def test_the_same_seed_gives_the_same(members: Members) -> None:
     assert run(7, members) == run(7, members) != run(8, members)
 

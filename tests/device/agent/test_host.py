@@ -284,8 +284,8 @@ async def test_orphans_are_freed_after_their_time(blobs: BlobStore, stages: Tiny
         await host.load(stages.specs(2)[1])
         stage = host.loaded[0].stage
         await stage.join_ring("one")
-        await stage.step(pb.Microbatch(opened=[pb.Opened(slot=0, sequence=1)]))
+        await stage.step(pb.Microbatch(opened=[pb.Opened(slot=0, sequence=1, key=b"k")]))
         stage.leave_ring()
-        assert stage.open_sequences == 1
-        await wait_until(lambda: stage.open_sequences == 0)
+        assert (stage.open_sequences, len(stage.kept)) == (0, 1)
+        await wait_until(lambda: not len(stage.kept))
         assert stage.orphaned_since is None
