@@ -6,6 +6,9 @@ Four simulated devices, each a process: three stages and a standby. Eight stream
 alone; then the device of each stage is killed (SIGKILL) so many times while they run, at a point that --seed chooses, and started again
 afterwards. Every answer is compared with the one that was left alone. The pause of a stream is its longest wait for a token after the
 kill.
+
+With --restart there is no standby: the device that was killed is started again at once, and everybody waits for it. With --recovery fast
+what was lost is prefilled, and answers that differ are those that rounding changed.
 """
 
 from __future__ import annotations
@@ -103,9 +106,11 @@ def streams(home: Home, count: int, tokens: int) -> Iterator[list[Stream]]:
 class Watch:
     """Looks at the fleet again and again, and notes when something was first so."""
 
-    def __init__(self, home: Home, lost: str) -> None:
+    def __init__(self, home: Home, lost: str, *, moves: bool) -> None:
+        """`moves`: the stage goes to another device, and does not wait for this one."""
         self._home = home
         self._lost = lost
+        self._moves = moves
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="watch")
         self.detected = self.moved = self.attached = 0.0
@@ -123,9 +128,11 @@ class Watch:
             while not self._over.wait(LOOK_SECONDS) and not self.attached:
                 [view] = client.deployments()
                 now = time.monotonic()
-                moved = all(stage.device_name != self._lost for stage in view.stages)
+                moved = self._moves and all(stage.device_name != self._lost for stage in view.stages)
                 if not self.detected and (moved or any(one.name == self._lost and one.state != "online" for one in client.devices())):
                     self.detected = now
+                if not self._moves:
+                    moved = bool(self.detected) and not any(one.name == self._lost and one.state != "online" for one in client.devices())
                 if moved and not self.moved:
                     self.moved = now
                 if moved and view.state == "ready":
@@ -144,20 +151,39 @@ def stands(client: CoordinatorClient, standbys: int) -> DeploymentView:
     raise TimedOut(f"the fleet did not stand within {STANDS_SECONDS:.0f} s: {client.deployments()}")
 
 
-def kill(home: Home, client: CoordinatorClient, boards: LocalFleet, place: int, left_alone: Sequence[tuple[int, ...]], after: int) -> Run:
+def start_again(boards: LocalFleet, lost: str) -> None:
+    """It may take a moment to be gone."""
+    [before] = [device for device in boards.status() if device.name == lost]
+    while boards.restart(lost).started == before.started:
+        time.sleep(0.005)
+
+
+def kill(
+    home: Home,
+    client: CoordinatorClient,
+    boards: LocalFleet,
+    place: int,
+    left_alone: Sequence[tuple[int, ...]],
+    after: int,
+    *,
+    restart: bool = False,
+) -> Run:
     """`after`: chunks of the first stream."""
-    lost = stands(client, 1).stages[place].device_name
+    lost = stands(client, 0 if restart else 1).stages[place].device_name
     tokens = len(left_alone[0])
-    with streams(home, len(left_alone), tokens) as running, Watch(home, lost) as watch:
+    with streams(home, len(left_alone), tokens) as running, Watch(home, lost, moves=not restart) as watch:
         deadline = time.monotonic() + STANDS_SECONDS
         while len(running[0].came) < after and time.monotonic() < deadline:
             time.sleep(0.005)
         killed_at = time.monotonic()
         given = sum(len(stream.came) for stream in running) / len(running)
         boards.send(lost, signal.SIGKILL)
+        if restart:
+            start_again(boards, lost)
         while not all(stream.result or stream.error for stream in running):
             time.sleep(0.05)
-    boards.restart(lost)
+    if not restart:
+        start_again(boards, lost)
     for stream in running:
         if stream.error:
             print(f"an answer ended with an error: {stream.error}")
@@ -185,6 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=96, help="of each answer")
     parser.add_argument("--runs", type=int, default=3, help="of each stage")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--restart", action="store_true", help="no standby: the device that was killed is started again at once")
+    parser.add_argument("--recovery", choices=("exact", "fast"), default="exact")
     options = parser.parse_args(arguments)
     chance = random.Random(options.seed)  # nosec B311 # where to kill, not a secret
     artifacts = Home.open(None).artifacts
@@ -193,13 +221,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         home.artifacts.symlink_to(artifacts.resolve(), target_is_directory=True)
         boards = local_fleet(home)
         stack.callback(boards.down)
-        boards.up([DeviceSpec(options.profile)] * (len(STAGES) + 1))
-        client = stack.enter_context(serve(home, len(STAGES) + 1))
+        standbys = 0 if options.restart else 1
+        boards.up([DeviceSpec(options.profile)] * (len(STAGES) + standbys))
+        client = stack.enter_context(serve(home, len(STAGES) + standbys))
         request = PlanRequest(options.model, stages=len(STAGES), context=512, slots=options.streams)
-        with closing(client.deploy(request, None, 1, Policy(standby=1))) as events:
+        policy = Policy(standby=standbys, exact_within_seconds=0.0 if options.recovery == "fast" else None)
+        with closing(client.deploy(request, None, 1, policy)) as events:
             for _ in events:
                 pass
-        for pause in stands(client, 1).pipelines[0].pauses:
+        for pause in stands(client, standbys).pipelines[0].pauses:
             print(f"predicted for the {STAGES[pause.stage]}, in modelled time: {pause.seconds:.1f} s")
         with streams(home, options.streams, options.tokens) as undisturbed:
             pass
@@ -210,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("|---|---|---|---|---|---|---|---|---|---|")
         for place, name in enumerate(STAGES):
             points = [chance.randrange(options.tokens * 4 // 5) for _ in range(options.runs)]
-            report(name, [kill(home, client, boards, place, left_alone, after) for after in points])
+            report(name, [kill(home, client, boards, place, left_alone, after, restart=options.restart) for after in points])
 
 
 if __name__ == "__main__":

@@ -119,6 +119,7 @@ class Track:
             completion_tokens=len(self.sequence.answer),
             told_tokens=max(0, len(self.sequence.answer) - len(self.sequence.request.forced_ids)),
             reused_tokens=self.sequence.reused,
+            hastened_tokens=self.sequence.hastened,
         )
         if self.modelled_first_token is not None and self.modelled_end is not None:
             timing.modelled_first_token_seconds = self.modelled_first_token - self.modelled_arrival
@@ -169,7 +170,18 @@ def parse_submit(message: pb.Submit, shape: StageShape) -> Request:
     if len(message.key) > MOST_KEY_BYTES:
         raise InvalidInput(f"a key of {len(message.key)} bytes; at most {MOST_KEY_BYTES}")
     return Request(
-        prompt, forced, sampling, message.max_tokens, stops, message.prefix, spans, message.reuse_decoded, rules, message.key, logprobs
+        prompt,
+        forced,
+        sampling,
+        message.max_tokens,
+        stops,
+        message.prefix,
+        spans,
+        message.reuse_decoded,
+        rules,
+        message.key,
+        logprobs,
+        message.most_replayed if message.HasField("most_replayed") else None,
     )
 
 

@@ -110,7 +110,7 @@ class Scheduler:
         if step.prefill:
             (sequence,) = step.sequences
             sequence.length += len(step.tokens)
-            group.held[sequence.slot] = group.held[sequence.slot].prefilled(sequence.request.prompt_ids[: sequence.length])
+            group.held[sequence.slot] = group.held[sequence.slot].prefilled(sequence.read[: sequence.length])
         for sequence in step.sequences:
             sequence.in_flight = False
             if sequence.ending:
@@ -119,7 +119,7 @@ class Scheduler:
                 sequence.length += 1
             if sequence.cancelled:
                 self._end(sequence, Ending.CANCELLED)
-            elif sequence.length >= len(sequence.request.prompt_ids):
+            elif sequence.length >= len(sequence.read):
                 told += self._append(sequence, sampled)
         self._admit()
         return told
@@ -183,8 +183,8 @@ class Scheduler:
             rows = self.chunks.rows(others_prefill=len(prefilling) > 1 or bool(self._waiting), others_decode=self._anybody_decodes())
             # A prefix that sees all of itself cannot be cut: whoever decodes waits for it, beyond the budget of a chunk.
             stop = first.request.prefix or first.length + rows
-            tokens = first.request.prompt_ids[first.length : stop]
-            last = first.length + len(tokens) == len(first.request.prompt_ids)
+            tokens = first.read[first.length : stop]
+            last = first.length + len(tokens) == len(first.read)
             wanted = (first,) if last and not first.next_is_forced else ()
             return Step(index, True, (first,), tokens, (first.length,), wanted, released, swapped, opened, copied)
         group.prefilled_last = False

@@ -29,7 +29,8 @@ class Span:
 
 @dataclass(frozen=True)
 class Request:
-    """`forced_ids` are the answer's known first tokens: they go through the decode path and are counted, not told.
+    """`forced_ids` are the answer's known first tokens: they go through the decode path and are counted, not told. Where more than
+    `most_replayed` of them would have to, those go through prefill, which is sooner over and not exact; None: they never do.
 
     With `reuse_decoded` rows that another answer's decoding made may serve as this prompt's, as an earlier turn's do: it begins sooner, but
     its text is not that of a cold run, and `forced_ids` do not repeat it exactly. A prompt with a `prefix` takes over none of them.
@@ -46,6 +47,7 @@ class Request:
     rules: TokenRules = ANY_TOKEN
     key: bytes = b""  # the same in each attempt at one request; empty: none of its rows are kept
     logprobs: int | None = None  # tell each token's, and those of so many likeliest
+    most_replayed: int | None = None
 
     @cached_property
     def logit_rules(self) -> LogitRules:
@@ -53,8 +55,13 @@ class Request:
 
     @property
     def prefilled(self) -> int:
-        """Rows that prefill makes; decoding makes the others."""
+        """Rows that prefill makes of the prompt; decoding makes the others."""
         return self.prefix or len(self.prompt_ids)
+
+    def hastens(self, rows: int) -> bool:
+        """Behind `rows` rows that are there, too many forced tokens are left to decode."""
+        left = len(self.forced_ids) - max(0, rows - len(self.prompt_ids))
+        return self.most_replayed is not None and not self.prefix and left > self.most_replayed
 
     def kept(self, rows: int) -> int:
         """Of `rows` first rows of an attempt before, how many may stay: those of known tokens, but for the one whose logits are wanted."""
@@ -90,11 +97,23 @@ class Sequence:
     guide: Guide | None = None
     error: FleetError | None = None  # why it was cancelled by us
     ending: Ending | None = None
+    read: tuple[int, ...] = ()  # tokens that come before the first that is sampled in its course; else the prompt's
+    hastened: int = 0  # of the forced tokens, those that go through prefill
 
-    def resume(self, rows: int) -> None:
-        """Behind `rows` rows (see Request.kept) of an attempt before."""
-        self.length = rows
-        self.answer = list(self.request.forced_ids[: max(0, rows - len(self.request.prompt_ids) + 1)])
+    def __post_init__(self) -> None:
+        self.read = self.request.prompt_ids
+
+    def begin(self, rows: int) -> None:
+        """Behind `rows` first rows that are there: of an attempt before (see Request.kept), or of another prompt that begins alike."""
+        request = self.request
+        if request.hastens(rows):
+            self.length = even_down(rows)
+            self.read = request.prompt_ids + request.forced_ids
+            self.answer = list(request.forced_ids)
+            self.hastened = len(self.read) - max(self.length, len(request.prompt_ids))
+        else:
+            self.length = rows
+            self.answer = list(request.forced_ids[: max(0, rows - len(request.prompt_ids) + 1)])
 
     @property
     def kept_for_another(self) -> bool:
@@ -108,18 +127,22 @@ class Sequence:
 
     @property
     def prefilling(self) -> bool:
-        return self.length < self.request.prefilled
+        return self.length < self.prefilled
+
+    @property
+    def prefilled(self) -> int:
+        """Its first rows, so many, are prefill's to make."""
+        return self.request.prefix or len(self.read)
 
     @property
     def reading(self) -> bool:
-        """Its next row is not the prompt's last: nothing can be told yet."""
-        return self.length + 1 < len(self.request.prompt_ids)
+        """Its next row is not the last of those before its first sampled token: nothing can be told yet."""
+        return self.length + 1 < len(self.read)
 
     @property
     def next_row(self) -> int:
         """The token to decode next: the rest of the prompt, then the answer's last."""
-        prompt = self.request.prompt_ids
-        return prompt[self.length] if self.length < len(prompt) else self.answer[-1]
+        return self.read[self.length] if self.length < len(self.read) else self.answer[-1]
 
     @property
     def next_is_forced(self) -> bool:

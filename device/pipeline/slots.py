@@ -111,7 +111,7 @@ class Slots:
         self.oldest_next = not self.oldest_next
         if self.oldest_next:
             return min(prefilling, key=lambda sequence: sequence.number)
-        return min(prefilling, key=lambda sequence: (sequence.request.prefilled - sequence.length, sequence.number))
+        return min(prefilling, key=lambda sequence: (sequence.prefilled - sequence.length, sequence.number))
 
     def close_holes(self) -> tuple[tuple[int, int], ...]:
         """Let the highest slots take the lowest holes, so that a decode run is no wider than it must be; what a hole held is kept."""
@@ -135,10 +135,11 @@ class Slots:
         for sequence in self.opening:
             kept, self.resumable[sequence.slot] = self.resumable[sequence.slot], None
             if kept and kept.key == sequence.request.key:
-                sequence.resume(sequence.request.kept(kept.rows))
+                sequence.begin(sequence.request.kept(kept.rows))
                 self._resume(sequence)
             else:
-                sequence.length = sequence.reused = self.held[sequence.slot].shared(sequence.request)
+                sequence.begin(self.held[sequence.slot].shared(sequence.request))
+                sequence.reused = sequence.length
                 self._take_over(sequence, self.held[sequence.slot])
             opened.append((sequence.slot, sequence, sequence.length))
         self.opening = []
@@ -173,8 +174,9 @@ class Slots:
 
     def _resume(self, sequence: Sequence) -> None:
         request = sequence.request
-        tokens = request.prompt_ids[: min(sequence.length, request.prefilled)]
-        self.held[sequence.slot] = Held(tokens, 0 if request.reuse_decoded else len(tokens))
+        exact = min(sequence.length, request.prefilled)
+        tokens = sequence.read[: sequence.length if sequence.hastened else exact]
+        self.held[sequence.slot] = Held(tokens, 0 if request.reuse_decoded else exact)
 
     def _holds(self, slot: int) -> bool:
         return bool(self.held[slot].tokens) or self.resumable[slot] is not None

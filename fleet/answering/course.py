@@ -12,7 +12,7 @@ from device.text.words import Words
 from fleet.answering import logprobs, prompts
 from fleet.answering.answer import Answer
 from fleet.answering.prompt_making import MadePrompt
-from fleet.answering.views import GenerateRequest, TokenChunk, TokenLogprobs
+from fleet.answering.views import GenerateRequest, Recovery, TokenChunk, TokenLogprobs
 from fleet.deploying.stream import Token
 from fleet.telemetry.views import FinishReason
 from protos.errors import FleetError, InvalidInput, TemporaryError
@@ -55,17 +55,27 @@ class Course:
     recovery_seconds: float = 0.0  # from such breaks to the next token
     broke_at: float | None = None  # None: it goes on
     _vain: int = 0  # breaks since the last token
+    _may_differ: bool = False  # this attempt
+    _differs: bool = False
 
     @property
     def version(self) -> Digest:
         return self.manifest.digest
 
-    def submit(self, request: GenerateRequest, context: int) -> pb.Submit:
-        """What a head is told: the tokens that came are forced, which is exact (pipeline.proto, Submit). Raises InvalidInput."""
+    def submit(self, request: GenerateRequest, context: int, most_replayed: int | None = None) -> pb.Submit:
+        """What a head is told: the tokens that came are forced, which is exact (pipeline.proto, Submit), unless more than `most_replayed`
+        would have to be decoded again. Raises InvalidInput."""
         begun = replace(request, forced_ids=tuple(self.answer.token_ids)) if self.answer.token_ids else request
         message = prompts.submit(begun, self.made.token_ids, self.manifest, context, self.seed, self.made.rules)
         message.key = self.key
+        self._may_differ = self.recovering and most_replayed is not None and len(self.answer.token_ids) > most_replayed
+        if self._may_differ:
+            message.most_replayed = most_replayed or 0
         return message
+
+    def recovery(self, hastened_tokens: int = 0) -> Recovery | None:
+        """How it went on where its ring broke. `fast`: some of its tokens were prefilled, in the last attempt so many, or may have been."""
+        return ("fast" if self._differs or hastened_tokens else "exact") if self.recoveries else None
 
     def came(self, tokens: Sequence[Token], cut_after: int) -> Iterator[TokenChunk]:
         """The answer grows by these; none of its chunks begins before its token `cut_after` and ends behind."""
@@ -91,6 +101,8 @@ class Course:
         return self.broke_at is not None
 
     def broke(self, now: float) -> None:
+        # Tokens came of this attempt, and its head tells no more how it went on.
+        self._differs |= self._may_differ and not self._vain
         self._vain += 1
         if self.broke_at is None:
             self.broke_at = now

@@ -238,7 +238,7 @@ class GenerationService:
             for part in self._broken_off(entry, pipeline, course, reason):
                 yield part
             return
-        submit = course.submit(request, spec.plan.context)
+        submit = course.submit(request, spec.plan.context, pipeline.desired.policy.most_replayed(spec.plan))
         entry.begin(deployment, spec.pipeline_id, course.made.token_ids)
         # While only the coordinator's own link to a device has ended, the ring goes on.
         if isinstance(state := pipeline.state, Repairing) or not pipeline.stream.attached:
@@ -301,6 +301,7 @@ class GenerationService:
             logprobs=tuple(answer.logprobs),
             recoveries=course.recoveries,
             recovery_seconds=course.recovery_seconds,
+            recovery=course.recovery(),
         )
 
     async def _made(self, entry: LedgerEntry, text: _Text, spec: PipelineSpec) -> MadePrompt:
@@ -392,4 +393,5 @@ def _result(account: _Account, finished: pb.Finished, reason: FinishReason) -> G
         total_seconds=asyncio.get_running_loop().time() - course.began_at,
         recoveries=course.recoveries,
         recovery_seconds=course.recovery_seconds,
+        recovery=course.recovery(finished.timing.hastened_tokens),
     )

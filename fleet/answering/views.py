@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from device.text.messages import Message
 from fleet.telemetry.views import FinishedRequest, FinishReason
@@ -62,6 +63,9 @@ class TokenLogprobs(LikelyToken):
     likeliest: tuple[LikelyToken, ...] = ()
 
 
+Recovery: TypeAlias = Literal["exact", "fast"]
+
+
 @dataclass(frozen=True)
 class TokenChunk:
     """Text that became certain (whole UTF-8 characters, stop strings held back) and the tokens it took."""
@@ -82,10 +86,11 @@ class GenerateResult(FinishedRequest):
     in_thought: bool = False  # see TokenChunk
     logprobs: tuple[TokenLogprobs, ...] = ()  # of the tokens, but for the request's own forced ones, where they were asked for
     reused_tokens: int = 0  # of the prompt, whose cache rows an earlier prompt had made
-    # Times that its pipeline broke and another, or the same when its device was back, went on: with the very tokens that would have come
-    # (each that was given is decoded again), after so many seconds in all without one.
+    # Times that its pipeline broke and another, or the same when its device was back, went on, after so many seconds without a token.
     recoveries: int = 0
     recovery_seconds: float = 0.0
+    # `exact`: with the very tokens that would have come; `fast`: what follows may differ by rounding (Policy); None: nothing broke.
+    recovery: Recovery | None = None
 
 
 @dataclass(frozen=True)

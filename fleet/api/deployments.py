@@ -27,11 +27,13 @@ class DeployBody(PlanBody):
     """A plan's wishes, the deployment's name (default: the model's), and how many pipelines by these wishes.
 
     `replan_after_seconds`: a pipeline that lacks a device for so long is moved to others; null: never.
+    `exact_within_seconds`: an answer whose pipeline broke is computed again exactly if that is predicted to take no longer; null: always.
     """
 
     name: str | None = None
     replicas: Annotated[int, Field(ge=1, le=1024)] = 1
     replan_after_seconds: Annotated[float, Field(gt=0, le=MONTH_SECONDS)] | None = REPLAN_AFTER_SECONDS
+    exact_within_seconds: Annotated[float, Field(ge=0, le=MONTH_SECONDS)] | None = None
 
 
 def routes(of_caller: FleetOfCaller) -> APIRouter:
@@ -61,7 +63,7 @@ def failed(error: FleetError) -> ServerSentEvent:
 
 
 async def _progress(fleet: FleetService, body: DeployBody) -> AsyncGenerator[ServerSentEvent]:
-    policy = Policy(body.replan_after_seconds, body.standby)
+    policy = Policy(body.replan_after_seconds, body.standby, body.exact_within_seconds)
     async with closing(fleet.deploy(body.request(), body.name, body.replicas, policy)) as events:
         async for event in events:
             yield ServerSentEvent(line(event), event.kind)

@@ -80,6 +80,8 @@ def summary(result: GenerateResult) -> str:
         line += "; cancelled before its end"
     if result.recoveries:
         line += f"; its devices failed {count_text(result.recoveries, 'time')}, for {figure(result.recovery_seconds)} s in all"
+        if result.recovery == "fast":
+            line += ", and its text may differ by rounding"
     return line
 
 

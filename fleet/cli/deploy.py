@@ -90,6 +90,9 @@ def deploy(
         str, typer.Option("--replan-after", help="Seconds without a device until its pipeline is moved to others, or: never.")
     ] = f"{REPLAN_AFTER_SECONDS:g}",
     standby: StandbyOption = 0,
+    recovery: Annotated[
+        str, typer.Option("--recovery", help="How a broken answer goes on: exact, fast (by rounding), or exact within so many SECONDS.")
+    ] = "exact",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -98,7 +101,7 @@ def deploy(
     Example: glmfleet deploy smollm2-135m --stages 3 --context 2048
     """
     request = PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire)
-    policy = Policy(_replan_after(replan_after), standby)
+    policy = Policy(_replan_after(replan_after), standby, _exact_within(recovery))
     with connect(open_home(home)) as coordinator, closing(coordinator.deploy(request, name, replicas, policy)) as events:
         if not as_json:
             _say_what_is_replaced(coordinator, name or model)
@@ -128,6 +131,18 @@ def _replan_after(text: str) -> float | None:
         seconds = 0.0
     if not (0 < seconds < math.inf):
         raise typer.BadParameter(f"{text!r} is neither seconds above 0 nor the word never; write for example --replan-after 300")
+    return seconds
+
+
+def _exact_within(text: str) -> float | None:
+    if text in ("exact", "fast"):
+        return None if text == "exact" else 0.0
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not (0 <= seconds < math.inf):
+        raise typer.BadParameter(f"{text!r} is neither exact, fast, nor seconds; write for example --recovery 5")
     return seconds
 
 

@@ -27,10 +27,20 @@ def check_name(name: str) -> None:
 @dataclass(frozen=True)
 class Policy:
     """What becomes of a deployment by itself. `replan_after_seconds`: a pipeline that lacks a device for so long is planned anew over the
-    devices there are; None: never. `standby`: so many spare devices keep stages loaded, to take over from one that is lost."""
+    devices there are; None: never. `standby`: so many spare devices keep stages loaded, to take over from one that is lost.
+
+    An answer whose ring broke is decoded again, which is exact, as long as that is predicted to take at most `exact_within_seconds`.
+    Beyond, what no stage has kept of it is prefilled: that takes less, and may change what follows by rounding. None: it is always exact.
+    """
 
     replan_after_seconds: float | None = REPLAN_AFTER_SECONDS
     standby: int = 0
+    exact_within_seconds: float | None = None
+
+    def most_replayed(self, plan: Plan) -> int | None:
+        """So many tokens of an answer are decoded again; None: all."""
+        seconds = self.exact_within_seconds
+        return None if seconds is None else int(seconds * plan.decode_tokens_per_second)
 
 
 DEFAULT_POLICY = Policy()

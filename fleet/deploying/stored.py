@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn, TypeAlias, cast, get_args
 
 from fleet.deploying.desired import DEFAULT_POLICY, Desired, PipelineSpec, Policy, new_desired
@@ -41,7 +41,11 @@ def write(desired: Desired) -> str:
         {"pipeline_id": one.pipeline_id, "epoch": one.epoch, "plan": _plan_out(one.plan)} for one in desired.pipelines
     ]
     request = None if desired.request is None else _request_out(desired.request)
-    policy: _Json = {"replan_after_seconds": desired.policy.replan_after_seconds, "standby": desired.policy.standby}
+    policy: _Json = {
+        "replan_after_seconds": desired.policy.replan_after_seconds,
+        "standby": desired.policy.standby,
+        "exact_within_seconds": desired.policy.exact_within_seconds,
+    }
     whole: dict[str, _Json] = {"form": FORM, "pipelines": pipelines, "request": request, "policy": policy}
     return json.dumps({**whole, _SUM: _sum_of(whole)}, sort_keys=True)
 
@@ -215,10 +219,11 @@ def _request_in(request: _Reader) -> PlanRequest:
 
 def _policy_in(policy: _Reader) -> Policy:
     """Null means never; a missing key the default."""
-    standby = policy.whole("standby", 0)
+    exact_within = None if policy.lacks("exact_within_seconds") else policy.number("exact_within_seconds")
+    read = Policy(standby=policy.whole("standby", 0), exact_within_seconds=exact_within)
     if not policy.has("replan_after_seconds"):
-        return Policy(standby=standby)
-    return Policy(None if policy.lacks("replan_after_seconds") else policy.number("replan_after_seconds"), standby)
+        return read
+    return replace(read, replan_after_seconds=None if policy.lacks("replan_after_seconds") else policy.number("replan_after_seconds"))
 
 
 def _objective(of: _Reader) -> Objective:

@@ -121,7 +121,28 @@ async def test_whichever_stage_dies_the_answer_is_what_would_have_come(tmp_path:
             assert result.recoveries == 1
             assert result.recovery_seconds > 0
             assert result.total_seconds > result.recovery_seconds
+            assert result.recovery == "exact"
         assert whole.recoveries == whole.recovery_seconds == 0
+
+
+@pytest.mark.parametrize(("within", "recovery"), [(0.0, "fast"), (1e30, "exact")])
+async def test_what_was_lost_is_prefilled_where_the_policy_says_so(tmp_path: Path, within: float, recovery: str) -> None:
+    async with proxied_fleet(tmp_path, 2) as fleet:
+        await deploy(fleet, 2, policy=Policy(exact_within_seconds=within))
+        _, whole = await ask(fleet.coordinator, GUIDED)
+        reader = Reader(fleet, GUIDED)
+        await reader.some(40)
+        await die(lost := holder(fleet, 1))
+        end = asyncio.create_task(reader.rest())
+        await wait_until(lambda: any(view.state == "recovering" for view in fleet.coordinator.requests()))
+        await come_back(lost)
+        result = await end
+        assert (result.recovery, result.recoveries, whole.recovery) == (recovery, 1, None)
+        assert result.token_ids[:40] == whole.token_ids[:40]
+        assert result.text.startswith('["')  # its rules go on as well
+        assert len(result.logprobs) == len(result.token_ids)
+        if recovery == "exact":
+            assert result.token_ids == whole.token_ids
 
 
 @pytest.mark.long

@@ -92,6 +92,7 @@ class Client:
         spans: Sequence[pipeline_pb2.Span] = (),
         reuse_decoded: bool = False,
         key: bytes = b"",
+        most_replayed: int | None = None,
         **sampling: Any,
     ) -> int:
         self._numbers = number = self._numbers + 1
@@ -106,6 +107,7 @@ class Client:
             spans=spans,
             reuse_decoded=reuse_decoded,
             key=key,
+            most_replayed=most_replayed,
             sampling=pipeline_pb2.Sampling(**sampling),
         )
         await self._write(pipeline_pb2.GenerateRequest(submit=submit))

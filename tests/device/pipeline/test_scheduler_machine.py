@@ -52,7 +52,8 @@ class StageModel:
             assert group[target].owner is None
             group[target], group[source] = group[source], group[target]
         for slot, sequence, kept in step.opened:
-            held = group[slot]
+            held, forced, most = group[slot], len(sequence.request.forced_ids), sequence.request.most_replayed
+            assert sequence.hastened == (forced if most is not None and forced > most else 0)
             assert held.owner is None
             assert kept <= held.usable(sequence)
             group[slot] = Kept(sequence, held.tokens[:kept], min(kept, held.exact))
@@ -71,7 +72,7 @@ class StageModel:
                 held.exact = len(held.tokens)
             prompt = sequence.request.prompt_ids
             assert tuple(held.tokens[: len(prompt)]) == prompt[: len(held.tokens)]
-            assert sequence.request.reuse_decoded or held.exact == min(len(held.tokens), len(prompt))
+            assert sequence.request.reuse_decoded or held.exact == min(len(held.tokens), len(sequence.read))
 
     @property
     def owners(self) -> list[Sequence]:
@@ -102,8 +103,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         stops=st.booleans(),
         reuse_decoded=st.booleans(),
         turn=st.none() | st.integers(0, 3),
+        most_replayed=st.none() | st.integers(0, 3),
     )
-    def submit(self, prompt: int, differs_at: int, forced: int, more: int, stops: bool, reuse_decoded: bool, turn: int | None) -> None:
+    def submit(
+        self,
+        prompt: int,
+        differs_at: int,
+        forced: int,
+        more: int,
+        stops: bool,
+        reuse_decoded: bool,
+        turn: int | None,
+        most_replayed: int | None,
+    ) -> None:
         """`turn`: the prompt goes on behind an earlier answer."""
         tokens = tuple(token if token - 100 < differs_at else token + 1000 for token in range(100, 100 + prompt))
         earlier = [sequence for sequence in self.told if sequence.ending]
@@ -116,6 +128,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_tokens=forced + more,
             stop_token_ids=frozenset({STOP}) if stops else frozenset(),
             reuse_decoded=reuse_decoded,
+            most_replayed=most_replayed,
         )
         sequence = self.scheduler.submit(request)
         self.live.append(sequence)
@@ -206,10 +219,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not any(sequence.paused or sequence.ending for sequence in step.sequences)
         if step.prefill:
             (sequence,) = step.sequences
-            last = sequence.length + len(step.tokens) == len(sequence.request.prompt_ids)
+            last = sequence.length + len(step.tokens) == len(sequence.read)
             assert 0 < len(step.tokens) <= self.chunk
             assert last or len(step.tokens) % 2 == 0
-            assert step.wanted == ((sequence,) if last and not sequence.request.forced_ids else ())
+            assert step.wanted == ((sequence,) if last and (sequence.hastened or not sequence.request.forced_ids) else ())
             oldest = min((s for s in self._running(step.group) if s.prefilling), key=lambda s: s.number)
             missed = 0 if sequence is oldest else self.passed_over.get(oldest, 0) + 1
             assert missed < 3  # by turns; a pause or an end in between may cost one

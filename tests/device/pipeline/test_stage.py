@@ -333,10 +333,10 @@ async def test_a_new_ring_knows_none_of_the_sequences_before(stage: Stage) -> No
     await stage.join_ring("one")
     await stage.step(prefill(0, 1))
     stage.leave_ring()
-    assert stage.orphaned_since is not None
+    assert stage.orphaned_since
     assert stage.open_sequences == 0
     await stage.join_ring("two")
-    assert stage.orphaned_since is None
+    assert not stage.orphaned_since
     assert (stage.open_sequences, stage.engine.groups[0].lengths) == (0, [0] * SLOTS)
     await stage.step(prefill(0, 1))
 

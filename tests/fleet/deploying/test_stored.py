@@ -58,6 +58,7 @@ def test_the_examples_leave_no_field_at_its_default(whole: StagePlan | Plan | Pl
         replace(DESIRED, policy=Policy(None)),
         replace(DESIRED, policy=Policy(7.5)),
         replace(DESIRED, policy=Policy(7.5, standby=2)),
+        replace(DESIRED, policy=Policy(exact_within_seconds=0.0)),
         replace(DESIRED, request=None),
         replace(DESIRED, request=PlanRequest("tiny")),
         new_desired("chat", 3, (PLAN, PLAN), None),
