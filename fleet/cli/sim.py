@@ -15,6 +15,7 @@ from fleet.cli.options import HomeOption, InsecureOption, JsonOption, open_home,
 from fleet.cli.output import count_text, note, print_json
 from fleet.cli.profiles import profiles
 from fleet.cli.sim_fleet import Pace, device_specs, hollow_spec, local_fleet
+from fleet.cli.sim_keep import keep
 from fleet.cli.tables import Column, print_table
 from protos.errors import InvalidInput
 from sim_devices.fleet_file import FleetFile, gallery_text, is_path, load_fleet
@@ -45,6 +46,7 @@ def up(
     ] = None,
     faults: Annotated[bool, typer.Option("--faults/--no-faults", help="Let the file's faults happen.")] = True,
     links: Annotated[bool, typer.Option("--links", help="Put links between all devices, so that they can be cut.")] = False,
+    kept: Annotated[bool, typer.Option("--keep", help="Stay, and start again whatever ends.")] = False,
     insecure: InsecureOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -68,10 +70,12 @@ def up(
         started = local.up([replace(spec, linked=links) for spec in specs], insecure=insecure)
     if as_json:
         print_json(started)
-        return
-    print_local(started)
-    if opened.running_coordinator() is None:
-        note("next, in another terminal: glmfleet serve")
+    else:
+        print_local(started)
+        if opened.running_coordinator() is None:
+            note("next, in another terminal: glmfleet serve")
+    if kept:
+        keep(local)
 
 
 @app.command()
