@@ -27,6 +27,7 @@ from device.agent.only import only_agent
 from device.agent.status import AgentStatus, HeardFrom, keep_status
 from device.blobs import BlobStore, Disk
 from device.engine.prepacked import PrepackedStages
+from device.engine.warm import warm_up
 from device.hardware import Hardware
 from device.memory import use_one_heap
 from device.publishers import Publishers
@@ -76,6 +77,7 @@ async def run_agent(
     fleet, `refused` when its token lets it into none, `removed` when its fleet has taken it out. One that is told to leave its fleet is
     a board of none, and waits; so does one whose certificate ended while nobody could renew it. Raises FleetError when it cannot start."""
     use_one_heap()
+    await asyncio.to_thread(warm_up)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
