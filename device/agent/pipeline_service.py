@@ -128,7 +128,7 @@ async def _take_requests(head: Head, client: Client, context: GenerateContext, w
             case "submit":
                 head.submit(client, message.submit)
             case "cancel":
-                head.cancel(client, message.cancel.sequence)
+                head.cancel(client, message.cancel.sequence, keep=message.cancel.keep)
             case "pause":
                 head.pause(client, message.pause.sequence, message.pause.paused)
             case "vocabulary":

@@ -136,9 +136,10 @@ class Head:
                 self.cancel(client, number)
         self._wake.set()
 
-    def cancel(self, client: Client, number: int) -> None:
-        """Unknown numbers are passed over: the end may have crossed the cancel."""
+    def cancel(self, client: Client, number: int, *, keep: bool = False) -> None:
+        """Unknown numbers are passed over: the end may have crossed the cancel. `keep` what is computed for whoever asks the same again."""
         if sequence := client.sequences.get(number):
+            sequence.abandoned = keep
             self._scheduler.cancel(sequence)
             if sequence.ending:
                 self._tracks[sequence.number].note(time.perf_counter(), None)
@@ -147,9 +148,8 @@ class Head:
 
     def abandon(self, client: Client) -> None:
         """It has left. Its requests end, and what is computed of them is kept for whoever asks the same again."""
-        for number, sequence in list(client.sequences.items()):
-            sequence.abandoned = True
-            self.cancel(client, number)
+        for number in list(client.sequences):
+            self.cancel(client, number, keep=True)
 
     def pause(self, client: Client, number: int, paused: bool) -> None:
         if sequence := client.sequences.get(number):

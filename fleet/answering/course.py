@@ -19,7 +19,13 @@ from protos.errors import FleetError, InvalidInput, TemporaryError
 from protos.ids import Digest
 from protos.manifest import Manifest
 from protos.v1 import pipeline_pb2 as pb
+from protos.v1 import telemetry_pb2
 
+# So long a request whose ring broke waits for a pipeline of its deployment: a board that starts anew takes less than a minute; then its
+# pipeline is planned anew (Policy.replan_after_seconds), which may send weights.
+RECOVERY_SECONDS = 120.0
+# And so long one that no ring has begun, where its pipeline is just being moved: a load takes some seconds.
+MOVING_SECONDS = 30.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 
 
@@ -51,6 +57,7 @@ class Course:
     began_at: float
     first_token_at: float | None = None
     key: bytes = field(default_factory=partial(secrets.token_bytes, 16))  # see pipeline.proto, Submit
+    spent: list[telemetry_pb2.StageUsage] = field(default_factory=list)  # of attempts that gave way to others
     recoveries: int = 0  # breaks after which tokens came again
     recovery_seconds: float = 0.0  # from such breaks to the next token
     broke_at: float | None = None  # None: it goes on

@@ -76,6 +76,10 @@ def failure_of(finished: pb.Finished, spec: PipelineSpec) -> FleetError:
     return error
 
 
+class GaveWay(Exception):
+    """An attempt ended since its reader took nothing while others waited: the answer goes on with the next."""
+
+
 def failed(entry: LedgerEntry, pipeline: Pipeline, now: float) -> FinishedRequest:
     """Of a request that a ring began, and whose cost nobody told: it broke."""
     seconds = max(0.0, now - entry.accepted_at)

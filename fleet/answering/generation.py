@@ -17,8 +17,8 @@ from typing import Self
 from device.text.confined import ConfinedText
 from fleet.answering import prompts
 from fleet.answering.answer import Answer
-from fleet.answering.course import Course, seed_of
-from fleet.answering.endings import Alarm, check_solid, failed, failure_of, overdue, wait_end
+from fleet.answering.course import MOVING_SECONDS, RECOVERY_SECONDS, Course, seed_of
+from fleet.answering.endings import Alarm, GaveWay, check_solid, failed, failure_of, overdue, wait_end
 from fleet.answering.ledger import Ledger, LedgerEntry
 from fleet.answering.prompt_making import MadePrompt, PromptMaking
 from fleet.answering.request_costs import REASONS, result
@@ -40,11 +40,6 @@ from protos.rpc_errors import as_fleet_error
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact.store import ArtifactStore
 
-# So long a request whose ring broke waits for a pipeline of its deployment: a board that starts anew takes less than a minute; then its
-# pipeline is planned anew (Policy.replan_after_seconds), which may send weights.
-RECOVERY_SECONDS = 120.0
-# And so long one that no ring has begun, where its pipeline is just being moved: a load takes some seconds.
-MOVING_SECONDS = 30.0
 UNRECORDED = 1024  # requests that have ended, kept while the store takes nothing
 TEXTS = 8  # tokenizers kept: tens of megabytes each
 
@@ -155,6 +150,8 @@ class GenerationService:
                         async for part in parts:
                             yield part
                 return
+            except GaveWay:  # its reader takes tokens again
+                continue
             except FleetError as error:
                 other = await self._goes_on(entry, course, error) if entry.fail(error) else None
                 if other is None:
@@ -267,6 +264,9 @@ class GenerationService:
                 if isinstance(failure, Busy | InvalidInput):  # which the head says of what it does not begin
                     entry.ran = ran_before
                 raise failure
+            if account.tokens.gave_way and finished.reason == pb.FINISH_REASON_CANCELLED and not entry.unwanted:
+                course.spent += finished.usage
+                raise GaveWay
             if problem := implausible(finished):
                 raise Internal(f"{spec.plan.stages[0].device_name}: its account of the request cannot be true: {problem}")
             if last := answer.finish():
@@ -372,6 +372,7 @@ def _given(entry: LedgerEntry, chunk: TokenChunk) -> TokenChunk:
 
 def _result(account: _Account, finished: pb.Finished, reason: FinishReason) -> GenerateResult:
     course = account.course
+    finished.usage.extend(course.spent)
     told = result(
         account.pipeline.desired.name,
         account.spec,
@@ -384,7 +385,7 @@ def _result(account: _Account, finished: pb.Finished, reason: FinishReason) -> G
         in_thought=course.answer.in_thought,
         logprobs=course.answer.logprobs,
     )
-    if not course.recoveries or course.first_token_at is None:
+    if not (course.recoveries or course.spent) or course.first_token_at is None:
         return told
     # The head's seconds are those of the last attempt.
     return replace(

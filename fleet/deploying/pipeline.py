@@ -57,7 +57,7 @@ class Pipeline:
             beat_milliseconds=milliseconds(ASKERS_BEAT_SECONDS),
         )
         head = spec.devices[0]
-        self.stream = PipelineStream(attach, lambda: registry.client(head), changed, names=spec.device_names)
+        self.stream = PipelineStream(attach, lambda: registry.client(head), changed, names=spec.device_names, slots=spec.slots)
         self._running = background.start(self.stream.run(), f"stream of {spec.pipeline_id}")
 
     def observe(self, *, replaced: bool = False) -> ObservedPipeline:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import grpc
@@ -32,6 +32,8 @@ END_SECONDS = 10.0
 REDIAL = Liveness(longest_wait_seconds=5.0)
 # A client that lets this many tokens wait reads slower than the fleet writes: its sequence pauses. At 100 tok/s half a second of text.
 WAITING_TOKENS = 64
+# And one that pauses for so long while others wait for a slot gives its own to them: its answer goes on when it reads again.
+PATIENCE_SECONDS = 2.0
 
 
 class Token(NamedTuple):
@@ -50,7 +52,8 @@ class TokenStream:
         self._send = send
         self._waiting: list[Token] = []
         self._error: FleetError | None = None
-        self._paused = False
+        self.paused_since: float | None = None  # loop time; its reader takes nothing
+        self.gave_way = False  # and others waited: its end is not that of the answer
         self._cancelled = False
         self._news = asyncio.Event()
 
@@ -64,7 +67,7 @@ class TokenStream:
             self._news.clear()
             await self._news.wait()
         tokens, self._waiting = tuple(self._waiting), []
-        if self._paused:
+        if self.paused_since is not None:
             self._pause(False)
         return tokens
 
@@ -77,9 +80,17 @@ class TokenStream:
 
     def cancel(self) -> None:
         """No more tokens are wanted; `finished` still comes, and with it what the sequence cost."""
+        self._cancel(keep=False)
+
+    def give_way(self) -> None:
+        """As `cancel`, but what is computed is kept as long as nobody needs the room: the answer is to be asked for again."""
+        self.gave_way = not (self._cancelled or self.finished or self._error)
+        self._cancel(keep=True)
+
+    def _cancel(self, *, keep: bool) -> None:
         if not (self._cancelled or self.finished or self._error):
             self._cancelled = True
-            self._send(pb.GenerateRequest(cancel=pb.Cancel(sequence=self.number)))
+            self._send(pb.GenerateRequest(cancel=pb.Cancel(sequence=self.number, keep=keep)))
             asyncio.get_running_loop().call_later(END_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
@@ -89,7 +100,7 @@ class TokenStream:
     def deliver(self, token: pb.TokenEvent) -> None:
         self._waiting.append(Token(token.token_id, token.logprobs if token.HasField("logprobs") else None))
         self._news.set()
-        if len(self._waiting) > WAITING_TOKENS and not (self._paused or self._cancelled):
+        if len(self._waiting) > WAITING_TOKENS and self.paused_since is None and not self._cancelled:
             self._pause(True)
 
     def finish(self, finished: pb.Finished) -> None:
@@ -101,9 +112,15 @@ class TokenStream:
         self._news.set()
 
     def _pause(self, paused: bool) -> None:
-        self._paused = paused
+        self.paused_since = asyncio.get_running_loop().time() if paused else None
         if not (self.finished or self._error):
             self._send(pb.GenerateRequest(pause=pb.Pause(sequence=self.number, paused=paused)))
+
+
+def who_gives_way(running: Iterable[TokenStream], waiting: int, now: float) -> list[TokenStream]:
+    """Of those whose readers take nothing, as many as others wait, the longest of them first."""
+    patient = [(one.paused_since, one.number, one) for one in running if one.paused_since is not None]
+    return [one for since, _, one in sorted(patient, key=lambda each: each[:2])[:waiting] if now - since >= PATIENCE_SECONDS]
 
 
 class PipelineStream:
@@ -118,9 +135,10 @@ class PipelineStream:
         *,
         names: Mapping[str, str] | None = None,
         quiet_seconds: float = QUIET_SECONDS,
+        slots: int | None = None,
     ) -> None:
         """`connect` gives the head's client or raises; `changed` is told of every attaching and every loss; `names`: of the ring's
-        devices, for errors that came along it.
+        devices, for errors that came along it; `slots`: sequences that the ring runs at once.
         """
         self._attach = attach
         self._connect = connect
@@ -128,6 +146,8 @@ class PipelineStream:
         self._rules = rules
         self._names = names or {}
         self._quiet_seconds = quiet_seconds
+        self._slots = slots
+        self._looks_again: asyncio.TimerHandle | None = None
         self._deadline: asyncio.Timeout | None = None
         self._sequences: dict[int, TokenStream] = {}
         self._last_number = 0
@@ -195,7 +215,21 @@ class PipelineStream:
             for part in vocabulary:
                 self._outgoing.put_nowait(pb.GenerateRequest(vocabulary=part))
         self._outgoing.put_nowait(pb.GenerateRequest(submit=request))
+        self._make_way()
         return sequence
+
+    def _make_way(self) -> None:
+        """Whoever waits for a slot is given that of a reader who takes nothing."""
+        if self._looks_again is not None:
+            self._looks_again.cancel()
+            self._looks_again = None
+        running = [one for one in self._sequences.values() if not one.gave_way]
+        waiting = 0 if self._slots is None else len(running) - self._slots
+        if waiting > 0:
+            loop = asyncio.get_running_loop()
+            for one in who_gives_way(running, waiting, loop.time()):
+                one.give_way()
+            self._looks_again = loop.call_later(PATIENCE_SECONDS / 2, self._make_way)
 
     async def run(self) -> None:
         failures = 0

@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from fleet.access import AuditEntry, AuditVerdict, KeyView, NewKey
-from fleet.answering.generation import RECOVERY_SECONDS, GenerationService
+from fleet.answering.course import RECOVERY_SECONDS
+from fleet.answering.generation import GenerationService
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
@@ -96,8 +97,7 @@ class Coordinator:
         self._store = store
         self._certificate_life = certificate_life
         self._rules = rules
-        self._period_seconds = period_seconds
-        self._batch_seconds = batch_seconds
+        self._period_seconds, self._batch_seconds = period_seconds, batch_seconds
         self._discovery_seconds = discovery_seconds
         self._recovery_seconds = recovery_seconds
         self._now = now

@@ -134,10 +134,12 @@ class TokenBias(_message.Message):
     def __init__(self, id: _Optional[int] = ..., bias: _Optional[float] = ...) -> None: ...
 
 class Cancel(_message.Message):
-    __slots__ = ("sequence",)
+    __slots__ = ("sequence", "keep")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     sequence: int
-    def __init__(self, sequence: _Optional[int] = ...) -> None: ...
+    keep: bool
+    def __init__(self, sequence: _Optional[int] = ..., keep: _Optional[bool] = ...) -> None: ...
 
 class Vocabulary(_message.Message):
     __slots__ = ("first", "tokens", "special", "ends")
