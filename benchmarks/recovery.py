@@ -62,7 +62,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Parts:
-    """Seconds after the kill: the coordinator does not call the device online; another has its place; the ring stands; a token came."""
+    """Seconds after the kill: something is known to be wrong; the stage has a device again; the ring stands; a token came."""
 
     detected: float
     moved: float
@@ -127,12 +127,11 @@ class Watch:
         with connect(self._home) as client:
             while not self._over.wait(LOOK_SECONDS) and not self.attached:
                 [view] = client.deployments()
-                now = time.monotonic()
-                moved = self._moves and all(stage.device_name != self._lost for stage in view.stages)
-                if not self.detected and (moved or any(one.name == self._lost and one.state != "online" for one in client.devices())):
+                online, now = any(one.name == self._lost and one.state == "online" for one in client.devices()), time.monotonic()
+                elsewhere = all(stage.device_name != self._lost for stage in view.stages)
+                if not self.detected and (elsewhere or not online or view.state != "ready"):
                     self.detected = now
-                if not self._moves:
-                    moved = bool(self.detected) and not any(one.name == self._lost and one.state != "online" for one in client.devices())
+                moved = elsewhere if self._moves else bool(self.detected) and online
                 if moved and not self.moved:
                     self.moved = now
                 if moved and view.state == "ready":
@@ -154,7 +153,10 @@ def stands(client: CoordinatorClient, standbys: int) -> DeploymentView:
 def start_again(boards: LocalFleet, lost: str) -> None:
     """It may take a moment to be gone."""
     [before] = [device for device in boards.status() if device.name == lost]
+    deadline = time.monotonic() + STANDS_SECONDS
     while boards.restart(lost).started == before.started:
+        if time.monotonic() > deadline:
+            raise TimedOut(f"{lost} did not end within {STANDS_SECONDS:.0f} s")
         time.sleep(0.005)
 
 

@@ -22,6 +22,10 @@ LONGEST_BEAT_SECONDS = 60.0
 # Along a ring in which nothing has been open for RESTS_AFTER_SECONDS beats are so much rarer: devices tell the coordinator that they live.
 REST, RESTS_AFTER_SECONDS = 8.0, 2.0
 
+# A request whose ring broke waits so long for one that goes on with it, and so long stages keep its rows: a board that starts anew takes
+# less than a minute; then its pipeline is planned anew, which may send weights.
+RECOVERY_SECONDS = 120.0
+
 # How often those who listen look; a look that comes later than this counts for no more: what held us up may have held up what we heard.
 LOOK_SECONDS = 0.1
 MOST_COUNTED_SECONDS = 0.15

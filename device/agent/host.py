@@ -23,11 +23,12 @@ from device.tasks import in_thread
 from protos.errors import Conflict, Corrupt, InvalidInput, NoSpace, NotFound
 from protos.ids import DeviceId, Digest, PipelineId
 from protos.net.transport import Credentials
+from protos.silence import RECOVERY_SECONDS
 from protos.sizes import bytes_text
 from protos.v1 import device_pb2, pipeline_pb2
 
 # How long sequences that no ring reaches keep their cache: as long as a request whose ring broke waits for another (fleet/answering).
-ORPHAN_SECONDS = 120.0
+ORPHAN_SECONDS = RECOVERY_SECONDS
 
 
 @dataclass

@@ -77,13 +77,13 @@ async def run_agent(
     fleet, `refused` when its token lets it into none, `removed` when its fleet has taken it out. One that is told to leave its fleet is
     a board of none, and waits; so does one whose certificate ended while nobody could renew it. Raises FleetError when it cannot start."""
     use_one_heap()
-    await asyncio.to_thread(warm_up)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         stack.callback(hardware.close)
         stack.enter_context(only_agent(config.state))
+        await asyncio.to_thread(warm_up)
         while not stop.is_set():
             if not await _is_member(config, hardware, stop, waiting, clock, refused):
                 return

@@ -23,6 +23,7 @@ ENGINE = f"onnxruntime {ort.__version__}"
 
 _BLOB_FOLDER = "session.model_external_initializers_file_folder_path"
 
+Array: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"
 # None: any.
 Dimensions: TypeAlias = "tuple[int | None, ...]"
 
@@ -79,6 +80,15 @@ class Binding:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:
             raise Internal(f"onnxruntime: {_first_line(error)}") from error
+
+
+def run_once(graph: bytes, inputs: Mapping[str, Array]) -> None:
+    """A graph of our own without weights, in one thread. Raises FleetError."""
+    session = _open(graph, _options(Path(), 1))
+    try:
+        session.run(None, dict(inputs))
+    except Exception as error:
+        raise Internal(f"onnxruntime: {_first_line(error)}") from error
 
 
 def save_prepacked(graph: bytes, blob_folder: Path, threads: int, target: Path) -> None:

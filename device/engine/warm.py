@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import onnxruntime as ort
 
+from device.engine.session import run_once
 from protos.v1 import graph_pb2
 
 _ROWS = 64
@@ -16,10 +16,9 @@ def warm_up() -> None:
     """Open a session and run it once, which takes 30 ms.
 
     onnxruntime touches some 10 MiB of its code and registries with the first session and keeps them: taken later they would look like
-    something that a stage had left behind, and be missing in what the device says that it holds.
+    something that a stage had left behind, and be missing in what the device says that it holds. Raises FleetError.
     """
-    session = ort.InferenceSession(_product(), providers=["CPUExecutionProvider"])
-    session.run(None, {"x": np.ones((_ROWS, _ROWS), np.float32)})
+    run_once(_product(), {"x": np.ones((_ROWS, _ROWS), np.float32)})
 
 
 def _product() -> bytes:

@@ -119,7 +119,7 @@ class Track:
             completion_tokens=len(self.sequence.answer),
             told_tokens=max(0, len(self.sequence.answer) - len(self.sequence.request.forced_ids)),
             reused_tokens=self.sequence.reused,
-            hastened_tokens=self.sequence.hastened,
+            forced_prefilled=self.sequence.forced_prefilled,
         )
         if self.modelled_first_token is not None and self.modelled_end is not None:
             timing.modelled_first_token_seconds = self.modelled_first_token - self.modelled_arrival

@@ -93,7 +93,11 @@ class Head:
                 self._scheduler.keep(kept)
                 return
             link = Link(spec, spec.next, self.stage.ring_id, self._credentials, self.stage.device, self.stage.doubts, kept, self.is_busy)
-            await link.__aenter__()
+            try:
+                await link.__aenter__()
+            except BaseException:
+                self.stage.leave_ring()  # whoever asked may not ask again: what is kept is freed in time
+                raise
             self.stage.aim(spec.next.led_by(link.address))
             self.stage.clock.catch_up(link.modelled_clock)
             if self.stage.is_unloaded:

@@ -110,7 +110,7 @@ class Scheduler:
         if step.prefill:
             (sequence,) = step.sequences
             sequence.length += len(step.tokens)
-            group.held[sequence.slot] = group.held[sequence.slot].prefilled(sequence.read[: sequence.length])
+            group.held[sequence.slot] = group.held[sequence.slot].prefilled(sequence.input_ids[: sequence.length])
         for sequence in step.sequences:
             sequence.in_flight = False
             if sequence.ending:
@@ -119,7 +119,7 @@ class Scheduler:
                 sequence.length += 1
             if sequence.cancelled:
                 self._end(sequence, Ending.CANCELLED)
-            elif sequence.length >= len(sequence.read):
+            elif sequence.length >= len(sequence.input_ids):
                 told += self._append(sequence, sampled)
         self._admit()
         return told
@@ -183,8 +183,8 @@ class Scheduler:
             rows = self.chunks.rows(others_prefill=len(prefilling) > 1 or bool(self._waiting), others_decode=self._anybody_decodes())
             # A prefix that sees all of itself cannot be cut: whoever decodes waits for it, beyond the budget of a chunk.
             stop = first.request.prefix or first.length + rows
-            tokens = first.read[first.length : stop]
-            last = first.length + len(tokens) == len(first.read)
+            tokens = first.input_ids[first.length : stop]
+            last = first.length + len(tokens) == len(first.input_ids)
             wanted = (first,) if last and not first.next_is_forced else ()
             return Step(index, True, (first,), tokens, (first.length,), wanted, released, swapped, opened, copied)
         group.prefilled_last = False

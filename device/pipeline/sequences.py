@@ -58,9 +58,10 @@ class Request:
         """Rows that prefill makes of the prompt; decoding makes the others."""
         return self.prefix or len(self.prompt_ids)
 
-    def hastens(self, rows: int) -> bool:
-        """Behind `rows` rows that are there, too many forced tokens are left to decode."""
-        left = len(self.forced_ids) - max(0, rows - len(self.prompt_ids))
+    def prefills_forced(self, rows: int) -> bool:
+        """Whether prefill takes the forced tokens, since too many rows that were decoded before are not among the `rows` that are there.
+        The last token was sampled only: its row is computed for the first time."""
+        left = len(self.forced_ids) - 1 - max(0, rows - len(self.prompt_ids))
         return self.most_replayed is not None and not self.prefix and left > self.most_replayed
 
     def kept(self, rows: int) -> int:
@@ -97,20 +98,20 @@ class Sequence:
     guide: Guide | None = None
     error: FleetError | None = None  # why it was cancelled by us
     ending: Ending | None = None
-    read: tuple[int, ...] = ()  # tokens that come before the first that is sampled in its course; else the prompt's
-    hastened: int = 0  # of the forced tokens, those that go through prefill
+    input_ids: tuple[int, ...] = ()  # the prompt's; behind them the answer's forced tokens, where prefill takes these too
+    forced_prefilled: int = 0  # of the forced tokens, those that go through prefill
 
     def __post_init__(self) -> None:
-        self.read = self.request.prompt_ids
+        self.input_ids = self.request.prompt_ids
 
     def begin(self, rows: int) -> None:
         """Behind `rows` first rows that are there: of an attempt before (see Request.kept), or of another prompt that begins alike."""
         request = self.request
-        if request.hastens(rows):
+        if request.prefills_forced(rows):
             self.length = even_down(rows)
-            self.read = request.prompt_ids + request.forced_ids
+            self.input_ids = request.prompt_ids + request.forced_ids
             self.answer = list(request.forced_ids)
-            self.hastened = len(self.read) - max(self.length, len(request.prompt_ids))
+            self.forced_prefilled = len(self.input_ids) - max(self.length, len(request.prompt_ids))
         else:
             self.length = rows
             self.answer = list(request.forced_ids[: max(0, rows - len(request.prompt_ids) + 1)])
@@ -132,17 +133,17 @@ class Sequence:
     @property
     def prefilled(self) -> int:
         """Its first rows, so many, are prefill's to make."""
-        return self.request.prefix or len(self.read)
+        return self.request.prefix or len(self.input_ids)
 
     @property
     def reading(self) -> bool:
         """Its next row is not the last of those before its first sampled token: nothing can be told yet."""
-        return self.length + 1 < len(self.read)
+        return self.length + 1 < len(self.input_ids)
 
     @property
     def next_row(self) -> int:
         """The token to decode next: the rest of the prompt, then the answer's last."""
-        return self.read[self.length] if self.length < len(self.read) else self.answer[-1]
+        return self.input_ids[self.length] if self.length < len(self.input_ids) else self.answer[-1]
 
     @property
     def next_is_forced(self) -> bool:

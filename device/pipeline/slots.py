@@ -175,7 +175,7 @@ class Slots:
     def _resume(self, sequence: Sequence) -> None:
         request = sequence.request
         exact = min(sequence.length, request.prefilled)
-        tokens = sequence.read[: sequence.length if sequence.hastened else exact]
+        tokens = sequence.input_ids[: sequence.length if sequence.forced_prefilled else exact]
         self.held[sequence.slot] = Held(tokens, 0 if request.reuse_decoded else exact)
 
     def _holds(self, slot: int) -> bool:

@@ -21,10 +21,8 @@ from protos.manifest import Manifest
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 
-# So long a request whose ring broke waits for a pipeline of its deployment: a board that starts anew takes less than a minute; then its
-# pipeline is planned anew (Policy.replan_after_seconds), which may send weights.
-RECOVERY_SECONDS = 120.0
-# And so long one that no ring has begun, where its pipeline is just being moved: a load takes some seconds.
+# A request whose ring broke waits RECOVERY_SECONDS (protos/silence.py). So long one that no ring has begun, where its pipeline is just
+# being moved: a load takes some seconds.
 MOVING_SECONDS = 30.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 
@@ -61,7 +59,7 @@ class Course:
     recoveries: int = 0  # breaks after which tokens came again
     recovery_seconds: float = 0.0  # from such breaks to the next token
     broke_at: float | None = None  # None: it goes on
-    _vain: int = 0  # breaks since the last token
+    _breaks_since_token: int = 0  # breaks since the last token
     _may_differ: bool = False  # this attempt
     _differs: bool = False
 
@@ -75,14 +73,15 @@ class Course:
         begun = replace(request, forced_ids=tuple(self.answer.token_ids)) if self.answer.token_ids else request
         message = prompts.submit(begun, self.made.token_ids, self.manifest, context, self.seed, self.made.rules)
         message.key = self.key
-        self._may_differ = self.recovering and most_replayed is not None and len(self.answer.token_ids) > most_replayed
-        if self._may_differ:
-            message.most_replayed = most_replayed or 0
+        self._may_differ = False
+        if self.recovering and most_replayed is not None and len(self.answer.token_ids) > most_replayed:
+            self._may_differ = True
+            message.most_replayed = most_replayed
         return message
 
-    def recovery(self, hastened_tokens: int = 0) -> Recovery | None:
+    def recovery(self, forced_prefilled: int = 0) -> Recovery | None:
         """How it went on where its ring broke. `fast`: some of its tokens were prefilled, in the last attempt so many, or may have been."""
-        return ("fast" if self._differs or hastened_tokens else "exact") if self.recoveries else None
+        return ("fast" if self._differs or forced_prefilled else "exact") if self.recoveries else None
 
     def came(self, tokens: Sequence[Token], cut_after: int) -> Iterator[TokenChunk]:
         """The answer grows by these; none of its chunks begins before its token `cut_after` and ends behind."""
@@ -108,16 +107,16 @@ class Course:
         return self.broke_at is not None
 
     def broke(self, now: float) -> None:
-        # Tokens came of this attempt, and its head tells no more how it went on.
-        self._differs |= self._may_differ and not self._vain
-        self._vain += 1
+        # Of this attempt tokens came, and it ended without telling whether any were prefilled.
+        self._differs |= self._may_differ and not self._breaks_since_token
+        self._breaks_since_token += 1
         if self.broke_at is None:
             self.broke_at = now
 
     def goes_on(self, now: float) -> None:
         """Tokens came."""
         self.first_token_at = now if self.first_token_at is None else self.first_token_at
-        self._vain = 0
+        self._breaks_since_token = 0
         if self.broke_at is not None:
             self.recoveries += 1
             self.recovery_seconds += now - self.broke_at
@@ -126,4 +125,4 @@ class Course:
     def pause_seconds(self, error: FleetError) -> float:
         """Before the next attempt: a ring that breaks again and again is not asked without end, and nobody who says when before that."""
         asked = error.retry_after_seconds if isinstance(error, TemporaryError) else 0.0
-        return min(max(asked, FIRST_PAUSE_SECONDS * 2.0 ** min(self._vain - 1, 10)), LONGEST_PAUSE_SECONDS)
+        return min(max(asked, FIRST_PAUSE_SECONDS * 2.0 ** min(self._breaks_since_token - 1, 10)), LONGEST_PAUSE_SECONDS)

@@ -17,7 +17,7 @@ from typing import Self
 from device.text.confined import ConfinedText
 from fleet.answering import prompts
 from fleet.answering.answer import Answer
-from fleet.answering.course import MOVING_SECONDS, RECOVERY_SECONDS, Course, seed_of
+from fleet.answering.course import MOVING_SECONDS, Course, seed_of
 from fleet.answering.endings import Alarm, GaveWay, check_solid, failed, failure_of, overdue, wait_end
 from fleet.answering.ledger import Ledger, LedgerEntry
 from fleet.answering.prompt_making import MadePrompt, PromptMaking
@@ -37,6 +37,7 @@ from protos.ids import Digest
 from protos.manifest import Manifest
 from protos.plausible import implausible
 from protos.rpc_errors import as_fleet_error
+from protos.silence import RECOVERY_SECONDS
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact.store import ArtifactStore
 
@@ -394,5 +395,5 @@ def _result(account: _Account, finished: pb.Finished, reason: FinishReason) -> G
         total_seconds=asyncio.get_running_loop().time() - course.began_at,
         recoveries=course.recoveries,
         recovery_seconds=course.recovery_seconds,
-        recovery=course.recovery(finished.timing.hastened_tokens),
+        recovery=course.recovery(finished.timing.forced_prefilled),
     )

@@ -63,7 +63,7 @@ def failed(error: FleetError) -> ServerSentEvent:
 
 
 async def _progress(fleet: FleetService, body: DeployBody) -> AsyncGenerator[ServerSentEvent]:
-    policy = Policy(body.replan_after_seconds, body.standby, body.exact_within_seconds)
+    policy = Policy(replan_after_seconds=body.replan_after_seconds, standby=body.standby, exact_within_seconds=body.exact_within_seconds)
     async with closing(fleet.deploy(body.request(), body.name, body.replicas, policy)) as events:
         async for event in events:
             yield ServerSentEvent(line(event), event.kind)

@@ -91,7 +91,10 @@ def deploy(
     ] = f"{REPLAN_AFTER_SECONDS:g}",
     standby: StandbyOption = 0,
     recovery: Annotated[
-        str, typer.Option("--recovery", help="How a broken answer goes on: exact, fast (by rounding), or exact within so many SECONDS.")
+        str,
+        typer.Option(
+            "--recovery", help="How a broken answer goes on: exact, fast (its text may differ by rounding), or SECONDS for exact."
+        ),
     ] = "exact",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -101,7 +104,7 @@ def deploy(
     Example: glmfleet deploy smollm2-135m --stages 3 --context 2048
     """
     request = PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire)
-    policy = Policy(_replan_after(replan_after), standby, _exact_within(recovery))
+    policy = Policy(replan_after_seconds=_replan_after(replan_after), standby=standby, exact_within_seconds=_exact_within(recovery))
     with connect(open_home(home)) as coordinator, closing(coordinator.deploy(request, name, replicas, policy)) as events:
         if not as_json:
             _say_what_is_replaced(coordinator, name or model)

@@ -60,6 +60,8 @@ def up(
     if chosen := fleet or gallery:
         if (fleet and gallery) or devices or profile or memory or hollow:
             raise InvalidInput("a fleet file says itself which devices there are", advice=f"glmfleet sim up {chosen}")
+        if kept and faults and load_fleet(chosen).faults:
+            raise InvalidInput("--keep would undo the file's faults", advice="add --no-faults, or leave out --keep")
         started = up_fleet(local, chosen, insecure=insecure, with_faults=faults)
     elif hollow and links:
         raise InvalidInput("hollow devices have no links of their own", advice="start them without --links, beside others with it")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn, TypeAlias, cast, get_args
@@ -271,7 +272,9 @@ class _Reader:
 
     def number(self, key: str) -> float:
         value = self._values.get(key)
-        return value if isinstance(value, int | float) and not isinstance(value, bool) else self._refuse(key, "a number")
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return value
+        return self._refuse(key, "a number")
 
     def flag(self, key: str, default: bool | None = None) -> bool:
         value = self._values.get(key, default)

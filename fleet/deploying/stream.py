@@ -160,6 +160,7 @@ class PipelineStream:
         self.error: FleetError | None = None  # why it is not attached
         # When (loop time) the ring last failed a request, or the head, asked, did not attach us; None while it stands.
         self.broken_at: float | None = None
+        self._restarted = False  # by us: that the call ends says nothing
         self._broke = ""  # why the ring last failed a request; "" while it stands
 
     @property
@@ -195,6 +196,7 @@ class PipelineStream:
         """Attach anew, even if the head believes that the ring is up: a stage behind it was loaded again, without its KV."""
         if self._call is not None:
             why = self._broke or "a stage was loaded again"
+            self._restarted = True
             self._lost(Unavailable(why, advice=COMES_BACK, retry_after_seconds=1.0))
             self._call.cancel()
         self._woken.set()
@@ -244,8 +246,10 @@ class PipelineStream:
                 try:
                     await self._session(client)
                 except FleetError as error:
-                    was_attached, self.broken_at = self.attached, asyncio.get_running_loop().time()
-                    self._lost(self._why(error))
+                    was_attached, self.broken_at = self.attached or self._restarted, asyncio.get_running_loop().time()
+                    if not self._restarted:  # else it was said why
+                        self._lost(self._why(error))
+                    self._restarted = False
             failures = 0 if was_attached else failures + 1
             await set_within(self._woken, self._rules.wait_seconds(failures))
 
@@ -300,7 +304,7 @@ class PipelineStream:
                 self.broken_at = asyncio.get_running_loop().time()
                 self._broke = from_failure(finished.failure).named(self._names).detail
                 self._changed()
-            else:
+            elif finished.reason in (pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH):  # else the ring may not have been asked
                 self._ring_stands()
             if ended := self._sequences.pop(finished.sequence, None):
                 ended.finish(finished)

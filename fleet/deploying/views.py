@@ -81,6 +81,8 @@ class DeploymentView:
     pipelines: tuple[PipelineView, ...] = ()
     standby: int = 0
     standby_detail: str = ""
+    replan_after_seconds: float | None = None  # as Policy has them
+    exact_within_seconds: float | None = None
 
 
 def deploying_view(desired: Desired, in_force: Desired | None) -> DeploymentView:
@@ -131,6 +133,8 @@ def _view(
         generation=desired.generation,
         pipelines=tuple(pipelines),
         standby=desired.policy.standby,
+        replan_after_seconds=desired.policy.replan_after_seconds,
+        exact_within_seconds=desired.policy.exact_within_seconds,
         standby_detail=lacking,
     )
 

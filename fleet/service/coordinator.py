@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Self
 
 from fleet.access import AuditEntry, AuditVerdict, KeyView, NewKey
-from fleet.answering.course import RECOVERY_SECONDS
 from fleet.answering.generation import GenerationService
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.deploying.deployments import PERIOD_SECONDS, Deployments
@@ -61,6 +60,7 @@ from fleet.trust.tokens import Tokens
 from protos.errors import Conflict, FleetError, InvalidInput, NotFound
 from protos.ids import DeviceId, FleetId
 from protos.net.transport import Credentials
+from protos.silence import RECOVERY_SECONDS
 from quantize.artifact.store import ArtifactStore
 
 INSECURE_FLEET = FleetId("insecure")

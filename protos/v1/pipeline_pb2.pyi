@@ -237,7 +237,7 @@ class Route(_message.Message):
     def __init__(self, hops: _Optional[_Iterable[_Union[Route.Hop, _Mapping]]] = ..., text_length: _Optional[int] = ...) -> None: ...
 
 class SequenceTiming(_message.Message):
-    __slots__ = ("queue_seconds", "first_token_seconds", "total_seconds", "modelled_first_token_seconds", "modelled_total_seconds", "prompt_tokens", "completion_tokens", "told_tokens", "reused_tokens", "hastened_tokens")
+    __slots__ = ("queue_seconds", "first_token_seconds", "total_seconds", "modelled_first_token_seconds", "modelled_total_seconds", "prompt_tokens", "completion_tokens", "told_tokens", "reused_tokens", "forced_prefilled")
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -247,7 +247,7 @@ class SequenceTiming(_message.Message):
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOLD_TOKENS_FIELD_NUMBER: _ClassVar[int]
     REUSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    HASTENED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FORCED_PREFILLED_FIELD_NUMBER: _ClassVar[int]
     queue_seconds: float
     first_token_seconds: float
     total_seconds: float
@@ -257,8 +257,8 @@ class SequenceTiming(_message.Message):
     completion_tokens: int
     told_tokens: int
     reused_tokens: int
-    hastened_tokens: int
-    def __init__(self, queue_seconds: _Optional[float] = ..., first_token_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., modelled_first_token_seconds: _Optional[float] = ..., modelled_total_seconds: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., told_tokens: _Optional[int] = ..., reused_tokens: _Optional[int] = ..., hastened_tokens: _Optional[int] = ...) -> None: ...
+    forced_prefilled: int
+    def __init__(self, queue_seconds: _Optional[float] = ..., first_token_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., modelled_first_token_seconds: _Optional[float] = ..., modelled_total_seconds: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., told_tokens: _Optional[int] = ..., reused_tokens: _Optional[int] = ..., forced_prefilled: _Optional[int] = ...) -> None: ...
 
 class FlowMessage(_message.Message):
     __slots__ = ("open", "microbatch", "hidden_part", "beat_milliseconds")

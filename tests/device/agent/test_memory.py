@@ -75,13 +75,13 @@ def is_back(pairs: list[tuple[int, int]]) -> bool:
     return all(after <= start * 1.1 for _, after in pairs[1:])
 
 
-def held_mib() -> int:
+def resident_mib() -> int:
     return memory.resident_bytes() >> 20
 
 
 def tell_start() -> None:
     memory.give_back()
-    sys.stdout.write(f"{held_mib()} {held_mib()}\n")
+    sys.stdout.write(f"{resident_mib()} {resident_mib()}\n")
 
 
 async def loaded_and_unloaded(host: StageHost, specs: list[StageSpec], number: int) -> None:
@@ -96,10 +96,10 @@ async def loaded_and_unloaded(host: StageHost, specs: list[StageSpec], number: i
         for slot in range(2):
             loaded.stage.engine.prefill(0, slot, 0, fed)
     del loaded
-    used = held_mib()
+    used = resident_mib()
     for index in range(len(specs)):
         await host.unload(word, PipelineId(f"p-{index}"))
-    sys.stdout.write(f"{used} {held_mib()}\n")
+    sys.stdout.write(f"{used} {resident_mib()}\n")
 
 
 async def cycles(folder: Path, count: int) -> None:
@@ -128,7 +128,7 @@ async def failures(folder: Path) -> None:
                 await host.load(replace(spec, generation=DeploymentGeneration("d", number)))
             except FleetError as error:
                 errors.append(error)
-            sys.stdout.write(f"0 {held_mib()}\n")
+            sys.stdout.write(f"0 {resident_mib()}\n")
     assert len(errors) == 4
 
 

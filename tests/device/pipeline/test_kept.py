@@ -13,6 +13,7 @@ from device.pipeline.kept import MOST_KEY_BYTES, Kept, KeptRows, parse_kept
 from device.pipeline.scheduler import Scheduler
 from device.pipeline.sequences import Request, Sequence, Step
 from protos.errors import InvalidInput
+from protos.even import even_down
 from protos.v1 import pipeline_pb2 as pb
 
 GROUPS, SLOTS = 2, 4
@@ -183,8 +184,11 @@ class Ring:
     steps=st.integers(0, 25),
     lost=st.lists(st.integers(0, 6), min_size=8, max_size=8),
     strangers=st.integers(0, 3),
+    most_replayed=st.none() | st.integers(0, 4),
 )
-def test_whoever_asks_again_goes_on_behind_what_is_kept(prompts: list[int], steps: int, lost: list[int], strangers: int) -> None:
+def test_whoever_asks_again_goes_on_behind_what_is_kept(
+    prompts: list[int], steps: int, lost: list[int], strangers: int, most_replayed: int | None
+) -> None:
     requests = [
         Request(tuple(range(100 * number, 100 * number + length)), max_tokens=12, key=bytes([number]))
         for number, length in enumerate(prompts, 1)
@@ -198,7 +202,11 @@ def test_whoever_asks_again_goes_on_behind_what_is_kept(prompts: list[int], step
             rows = len(before.rows[place]) - lost[len(kept)]  # some stage has fewer of them
             if rows > 0:
                 kept[key] = KeptRows(key, *place, rows)
-    again = [Request(one.request.prompt_ids, tuple(one.answer), max_tokens=12, key=one.request.key) for one in first if one.ending is None]
+    again = [
+        Request(one.request.prompt_ids, tuple(one.answer), max_tokens=12, key=one.request.key, most_replayed=most_replayed)
+        for one in first
+        if one.ending is None
+    ]
     others = [Request(tuple(range(5000 + 100 * number, 5020 + 100 * number)), max_tokens=3) for number in range(strangers)]
     after = Ring(kept, before.rows)
     sequences = after.submit([*again, *others])
@@ -207,6 +215,13 @@ def test_whoever_asks_again_goes_on_behind_what_is_kept(prompts: list[int], step
         prompt = sequence.request.prompt_ids
         assert sequence.answer == [told(prompt, len(prompt) + index) for index in range(sequence.request.max_tokens)]
     whole = sum(len(one.request.prompt_ids) + one.request.max_tokens - 1 for one in sequences)
-    stay = sum(one.kept(kept[one.key].rows) for one in again if one.key in kept)
-    room = len(again) + strangers <= GROUPS * SLOTS
+    stay = 0
+    for one in again:
+        rows = one.kept(kept[one.key].rows) if one.key in kept else 0
+        stay += even_down(rows) if one.prefills_forced(rows) else rows
+    if room := len(again) + strangers <= GROUPS * SLOTS:
+        for one, sequence in zip(again, sequences, strict=False):
+            rows = one.kept(kept[one.key].rows) if one.key in kept else 0
+            decoded_before = max(0, len(one.forced_ids) - 1 - max(0, rows - len(one.prompt_ids)))
+            assert bool(sequence.forced_prefilled) == (most_replayed is not None and decoded_before > most_replayed)
     assert after.computed == whole - stay if room else whole - stay <= after.computed <= whole

@@ -378,15 +378,3 @@ async def test_streams_of_another_epoch_or_pipeline_are_refused(tmp_path: Path, 
             with pytest.raises(error):
                 await client.attach()
             await client.close()
-
-
-async def test_forced_tokens_are_prefilled_where_too_many_would_be_replayed(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
-    """The rounding of another way of computing may change the text; of this model and prompt it does not."""
-    async with ring(tmp_path, *model, 2) as two, two.client() as client:
-        whole = (await client.ask(PROMPTS[3], 40)).token_ids
-        for forced, most, hastened in ((30, 29, 30), (30, 30, 0), (1, 0, 1)):
-            rest = await client.ask(PROMPTS[3], 40, forced=whole[:forced], most_replayed=most)
-            assert rest.token_ids == whole[forced:]
-            assert rest.finished.timing.hastened_tokens == hastened
-            assert rest.finished.timing.completion_tokens == 40
-            assert {usage.decode_rows for usage in rest.finished.usage} == {40 - 1 - hastened}

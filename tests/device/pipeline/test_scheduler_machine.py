@@ -53,7 +53,7 @@ class StageModel:
             group[target], group[source] = group[source], group[target]
         for slot, sequence, kept in step.opened:
             held, forced, most = group[slot], len(sequence.request.forced_ids), sequence.request.most_replayed
-            assert sequence.hastened == (forced if most is not None and forced > most else 0)
+            assert sequence.forced_prefilled == (forced if most is not None and forced - 1 > most else 0)
             assert held.owner is None
             assert kept <= held.usable(sequence)
             group[slot] = Kept(sequence, held.tokens[:kept], min(kept, held.exact))
@@ -72,7 +72,7 @@ class StageModel:
                 held.exact = len(held.tokens)
             prompt = sequence.request.prompt_ids
             assert tuple(held.tokens[: len(prompt)]) == prompt[: len(held.tokens)]
-            assert sequence.request.reuse_decoded or held.exact == min(len(held.tokens), len(sequence.read))
+            assert sequence.request.reuse_decoded or held.exact == min(len(held.tokens), len(sequence.input_ids))
 
     @property
     def owners(self) -> list[Sequence]:
@@ -219,10 +219,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not any(sequence.paused or sequence.ending for sequence in step.sequences)
         if step.prefill:
             (sequence,) = step.sequences
-            last = sequence.length + len(step.tokens) == len(sequence.read)
+            last = sequence.length + len(step.tokens) == len(sequence.input_ids)
             assert 0 < len(step.tokens) <= self.chunk
             assert last or len(step.tokens) % 2 == 0
-            assert step.wanted == ((sequence,) if last and (sequence.hastened or not sequence.request.forced_ids) else ())
+            assert step.wanted == ((sequence,) if last and (sequence.forced_prefilled or not sequence.request.forced_ids) else ())
             oldest = min((s for s in self._running(step.group) if s.prefilling), key=lambda s: s.number)
             missed = 0 if sequence is oldest else self.passed_over.get(oldest, 0) + 1
             assert missed < 3  # by turns; a pause or an end in between may cost one

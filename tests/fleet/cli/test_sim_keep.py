@@ -12,6 +12,7 @@ import pytest
 from fleet.cli.sim_keep import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, STEADY_SECONDS, Keeper, keep
 from protos.errors import TimedOut
 from sim_devices.local_fleet import DeviceSpec, LocalDevice, LocalFleet
+from tests.support.command import Command
 
 
 def device(*, running: bool = False) -> LocalDevice:
@@ -65,6 +66,23 @@ def test_it_says_what_it_does_and_ends_when_nothing_is_left(capsys: pytest.Captu
         "sim-1 ended: killed; it is started again",
         "no simulated device is left",
     ]
+
+
+def test_ctrl_c_leaves_them_running() -> None:
+    home = Home()
+
+    def sleep(_: float) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        keep(home, sleep=sleep)
+    assert not home.restarts
+
+
+def test_a_files_faults_are_not_undone(glmfleet: Command, tmp_path: Path) -> None:
+    code, _, err = glmfleet("sim", "up", "street", "--keep", "--home", tmp_path / "home")
+    assert code == 1
+    assert "--no-faults" in err
 
 
 def test_a_real_one_that_is_killed_is_there_again(tmp_path: Path) -> None:

@@ -44,3 +44,18 @@ def test_deployments_say_who_stands_by(glmfleet: Command, served: Home, coordina
         "tiny has 2 of the 3 standbys: no device is left",
     ]
     assert "it has 2 of the 3 standbys: no device is left" in glmfleet("deploy", "tiny", "--home", served.path)[2]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("fast", 0.0), ("5", 5.0), ("0.5", 0.5)])
+def test_how_a_broken_answer_goes_on(
+    glmfleet: Command, served: Home, coordinator: FakeCoordinator, text: str, seconds: float | None
+) -> None:
+    assert glmfleet("deploy", "tiny", "--recovery", text, "--home", served.path)[0] == 0
+    assert coordinator.asked == [(PlanRequest("tiny"), None, Policy(exact_within_seconds=seconds))]
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "nan", "inf"])
+def test_what_is_neither_a_way_nor_seconds_is_refused(glmfleet: Command, served: Home, text: str) -> None:
+    code, _, err = glmfleet("deploy", "tiny", "--recovery", text, "--home", served.path)
+    assert code == 2
+    assert "--recovery 5" in err

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fleet.answering.views import GenerateRequest
-from protos.errors import Unavailable
+from protos.errors import InvalidInput, Unavailable
 from tests.support.fake_fleet import ask, fake_fleet, wait_ready
 from tests.support.waiting import wait_until
 
@@ -26,7 +26,9 @@ async def test_it_is_attaching_until_the_head_connects_the_ring(tmp_path: Path) 
         assert view.state == "degraded"
         assert "dev-2 is silent" in view.detail
         await wait_until(lambda: head.calls.count("Generate") == 2)
-        assert coordinator.deployments()[0].state == "degraded"
+        [view] = coordinator.deployments()
+        assert view.state == "degraded"
+        assert "dev-2 is silent" in view.detail  # still: that we began the stream anew is no reason
         head.is_told.failure = None
         head.is_told.holds.pop("Generate").set()
         await wait_ready(coordinator)
@@ -58,6 +60,10 @@ async def test_a_request_that_is_answered_meanwhile_is_left_alone(tmp_path: Path
         head.is_told.failure = SILENT
         head.is_told.token_ids, waits, head.is_told.tokens_wait = (), head.is_told.tokens_wait, None
         with pytest.raises(Unavailable, match="dev-2 is silent"):
+            await ask(coordinator, HI)
+        assert coordinator.deployments()[0].state == "degraded"
+        head.is_told.failure = InvalidInput("no")  # said by the head alone
+        with pytest.raises(InvalidInput):
             await ask(coordinator, HI)
         assert coordinator.deployments()[0].state == "degraded"
         head.is_told.failure = None
