@@ -15,6 +15,7 @@ from device.agent.enrolling import Enrollable
 from device.agent.program import AgentConfig, run_agent
 from device.cpu import CpuHardware
 from device.positive import positive
+from device.power.find import find_meter
 from protos.enrolment import TOKEN_VARIABLE, parse_token
 from protos.errors import FleetError
 from protos.net.door import raise_limit
@@ -29,6 +30,9 @@ def main() -> None:
     parser.add_argument("--interface", action="append", default=[], help="name or address to announce on, repeatable (default: all)")
     parser.add_argument("--memory", type=positive, help="bytes that models may take (default: 80 %% of the machine's)")
     parser.add_argument("--threads", type=positive, help="default: the cores this process may use")
+    parser.add_argument(
+        "--power-command", metavar="CMD", help="a program that prints watts, a number on each line (default: the board's own meter)"
+    )
     parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="dial this one, because nobody can dial this device")
     parser.add_argument("--insecure", action="store_true", help="plaintext, on loopback only")
     options = parser.parse_args()
@@ -64,7 +68,7 @@ def main() -> None:
     try:
         text = os.environ.pop(TOKEN_VARIABLE, "")  # not on the command line, which every user of this machine can read
         config = AgentConfig(*where, token=parse_token(text) if text else None, coordinator=options.coordinator)
-        hardware = CpuHardware(options.memory, options.threads)
+        hardware = CpuHardware(options.memory, options.threads, find_meter(options.power_command))
         asyncio.run(run_agent(config, hardware, ready, waiting=waiting, refused=refused, removed=removed))
     except FleetError as error:
         sys.exit(f"error: {error.detail}" + (f"\n  {error.advice}" if error.advice else ""))

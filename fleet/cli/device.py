@@ -30,6 +30,17 @@ MemoryOption = Annotated[
 ]
 
 
+PowerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--power-command",
+        metavar="CMD",
+        help="A program that prints watts, a line each (default: the board's own meter).",
+        show_default=False,
+    ),
+]
+
+
 @app.callback()
 def _group() -> None:
     """The agent on a real board: run, join, leave."""
@@ -43,6 +54,7 @@ def run(
     ] = None,
     interface: InterfaceOption = None,
     memory: MemoryOption = None,
+    power: PowerOption = None,
     token: Annotated[
         str | None,
         typer.Option("--token", envvar=TOKEN_VARIABLE, help="Of `glmfleet devices token`: joins without a hand.", show_default=False),
@@ -72,10 +84,10 @@ def run(
             raise InvalidInput("a board that dials out needs TLS", advice="leave --insecure out")
         where = address_of(coordinator, DEFAULT_PORT)
         _join_by_calling(opened, where, token, chosen, port or 7420)
-        _become_agent(opened, chosen, port, interface, memory, None, coordinator=where)
+        _become_agent(opened, chosen, port, interface, memory, power, None, coordinator=where)
     if not insecure:
         _ensure_identity(opened, chosen, token)
-    _become_agent(opened, chosen, port, interface, memory, token, insecure=insecure)
+    _become_agent(opened, chosen, port, interface, memory, power, token, insecure=insecure)
 
 
 @app.command()
@@ -88,6 +100,7 @@ def join(
     ] = None,
     interface: InterfaceOption = None,
     memory: MemoryOption = None,
+    power: PowerOption = None,
     home: HomeOption = None,
 ) -> None:
     """Join a fleet whose coordinator mDNS does not reach, then run the agent. Once joined, it only runs.
@@ -98,7 +111,7 @@ def join(
     chosen = name or socket.gethostname()
     if _join_by_calling(opened, address_of(where, DEFAULT_PORT), token, chosen, port):
         note(f"the coordinator dials its port {port}")
-    _become_agent(opened, chosen, port, interface, memory, None)
+    _become_agent(opened, chosen, port, interface, memory, power, None)
 
 
 def _become_agent(
@@ -107,6 +120,7 @@ def _become_agent(
     port: int,
     interface: list[str] | None,
     memory: str | None,
+    power: str | None,
     token: str | None,
     *,
     insecure: bool = False,
@@ -118,6 +132,8 @@ def _become_agent(
         arguments += ["--interface", address]
     if memory is not None:
         arguments += ["--memory", str(parse_size(memory))]
+    if power is not None:
+        arguments += ["--power-command", power]
     if coordinator:
         arguments += ["--coordinator", coordinator]
     if insecure:

@@ -23,6 +23,8 @@ def show(device: DeviceArgument, as_json: JsonOption = False, home: HomeOption =
         print_json(view)
         return
     print_devices([view])
+    if view.hardware:
+        note(f"it computes with {view.hardware}")
     say()
     if not view.history:
         note("its state has not changed since the coordinator started")

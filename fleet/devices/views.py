@@ -52,6 +52,7 @@ class DeviceView:
     battery_fraction: float | None = None
     memory_held_bytes: int | None = None  # that the device really holds for its stages; None: nothing tells
     storage_problem: str = ""  # why it can keep no more blobs, one line; "": it can
+    hardware: str = ""  # what computes there, and what meters it
     history: tuple[StateChange, ...] = ()  # the last changes of its state, the latest last; of a list's devices left out
     drain: DrainState = ""
     drain_detail: str = ""  # what is still there, and why, one line

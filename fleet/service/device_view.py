@@ -75,6 +75,7 @@ def device_view(record: DeviceRecord, stages: Mapping[str, int], stays: Sequence
         temperature_celsius=gauges.temperature_celsius if gauges.HasField("temperature_celsius") else None,
         throttled=gauges.throttled,
         battery_fraction=gauges.battery_fraction if gauges.HasField("battery_fraction") else None,
+        hardware=" ".join(accelerator.description.split())[:LINE_LENGTH],
         history=record.history,
     )
 

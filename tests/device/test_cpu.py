@@ -10,29 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from device.cpu import CpuHardware, Rapl, copy_bandwidth
+from device.cpu import CpuHardware, copy_bandwidth
+from device.power.rapl import Rapl
 from protos.physics.costs import StageCost
 from protos.physics.timing import StageRun
 from protos.v1 import telemetry_pb2
+from tests.support.powercap import add_domain
 from tests.support.turns import run_once
 
 RUN = StageRun(StageCost())
-RANGE_UJ = 1_000_000
-
-
-def add_domain(root: Path, number: str, value_uj: int, name: str = "package-0") -> Path:
-    folder = root / f"intel-rapl:{number}"
-    folder.mkdir(parents=True)
-    (folder / "name").write_text(f"{name}\n")
-    (folder / "max_energy_range_uj").write_text(f"{RANGE_UJ}\n")
-    (folder / "energy_uj").write_text(f"{value_uj}\n")
-    return folder / "energy_uj"
-
-
-def find(root: Path) -> Rapl:
-    meter = Rapl.find(root)
-    assert meter
-    return meter
 
 
 def metered(file: Path, microjoules: str) -> Callable[[], None]:
@@ -52,59 +38,9 @@ def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hardware(tmp_path: Path) -> Iterator[tuple[CpuHardware, Path]]:
     file = add_domain(tmp_path, "0", 0)
-    hardware = CpuHardware(1 << 20, 1, powercap=tmp_path)
+    hardware = CpuHardware(1 << 20, 1, Rapl.find(tmp_path))
     yield hardware, file
     hardware.close()
-
-
-def test_packages_are_summed_and_their_parts_are_not(tmp_path: Path) -> None:
-    first, second = add_domain(tmp_path, "0", 100), add_domain(tmp_path, "1", 200, "package-1")
-    part, platform = add_domain(tmp_path, "0:0", 300, "core"), add_domain(tmp_path, "2", 400, "psys")
-    meter = find(tmp_path)
-    assert meter.joules() == 0
-    for file, value in ((first, 500_100), (second, 250_200), (part, 900_000), (platform, 900_000)):
-        file.write_text(str(value))
-    assert meter.joules() == pytest.approx(0.75)
-
-
-def test_a_counter_that_wraps_goes_on(tmp_path: Path) -> None:
-    file = add_domain(tmp_path, "0", RANGE_UJ - 10)
-    meter = find(tmp_path)
-    file.write_text("4")  # 10 to the largest value, one to zero, four more
-    assert meter.joules() == pytest.approx(15e-6)
-    file.write_text(str(RANGE_UJ))
-    file.write_text("3")
-    assert meter.joules() == pytest.approx(15e-6 + (RANGE_UJ + 1 - 1) / 1e6)
-
-
-def test_no_meter_where_there_is_none_or_it_says_nothing(tmp_path: Path) -> None:
-    assert Rapl.find(tmp_path / "nowhere") is None
-    assert Rapl.find(tmp_path) is None
-    file = add_domain(tmp_path, "0", 5)
-    assert Rapl.find(tmp_path) is not None
-    file.write_text("")
-    assert Rapl.find(tmp_path) is None
-    file.unlink()
-    assert Rapl.find(tmp_path) is None
-    file.mkdir()  # an OSError for everybody, as a file of mode 0 is for all but root
-    assert Rapl.find(tmp_path) is None
-
-
-def test_two_packages_are_read_or_none(tmp_path: Path) -> None:
-    add_domain(tmp_path, "0", 5)
-    add_domain(tmp_path, "1", 5, "package-1").unlink()
-    assert Rapl.find(tmp_path) is None
-
-
-def test_a_counter_that_is_lost_stands_still(tmp_path: Path) -> None:
-    file = add_domain(tmp_path, "0", 0)
-    meter = find(tmp_path)
-    file.write_text("70")
-    assert meter.joules() == pytest.approx(70e-6)
-    file.unlink()
-    assert meter.joules() == pytest.approx(70e-6)
-    file.write_text("90")
-    assert meter.joules() == pytest.approx(90e-6)
 
 
 async def test_busy_and_idle_joules_are_all_there_are(hardware: tuple[CpuHardware, Path]) -> None:
@@ -140,8 +76,38 @@ async def test_a_failed_run_is_raised_and_paid(hardware: tuple[CpuHardware, Path
     assert cpu.energy().busy_joules == pytest.approx(0.2)
 
 
+class Blind:
+    """A meter that knows nothing of a second of the run."""
+
+    what, seconds = "a made-up meter", 0.0
+
+    def joules(self) -> float:
+        return 2.0 + self.seconds
+
+    def blind_seconds(self) -> float:
+        return self.seconds
+
+    def close(self) -> None:
+        self.seconds = -1.0
+
+
+async def test_what_was_not_measured_is_not_zero() -> None:
+    meter = Blind()
+    cpu = CpuHardware(1 << 20, 1, meter)
+    assert cpu.info.description.endswith("; joules of a made-up meter")
+    assert (await run_once(cpu, RUN, lambda: None)).joules == 0.0
+
+    def run() -> None:
+        meter.seconds = 1.0
+
+    assert (await run_once(cpu, RUN, run)).joules is None
+    assert cpu.energy().elapsed_seconds < 1.0
+    cpu.close()
+    assert meter.seconds == -1.0
+
+
 async def test_unmetered_is_said_as_such(tmp_path: Path) -> None:
-    cpu = CpuHardware(1 << 20, 1, powercap=tmp_path)
+    cpu = CpuHardware(1 << 20, 1, Rapl.find(tmp_path))
     report = await run_once(cpu, RUN, lambda: None)
     reading = cpu.energy()
     cpu.close()
@@ -151,7 +117,7 @@ async def test_unmetered_is_said_as_such(tmp_path: Path) -> None:
 
 
 async def test_runs_are_in_the_order_asked(tmp_path: Path) -> None:
-    cpu = CpuHardware(1 << 20, 1, powercap=tmp_path)
+    cpu = CpuHardware(1 << 20, 1, Rapl.find(tmp_path))
     order: list[int] = []
     await asyncio.gather(*(run_once(cpu, RUN, partial(order.append, number)) for number in range(20)))
     cpu.close()
@@ -159,7 +125,7 @@ async def test_runs_are_in_the_order_asked(tmp_path: Path) -> None:
 
 
 async def test_a_brief_turn_is_at_once_unless_others_wait(tmp_path: Path) -> None:
-    cpu = CpuHardware(1 << 20, 1, powercap=tmp_path)
+    cpu = CpuHardware(1 << 20, 1, Rapl.find(tmp_path))
     here, busy, go = threading.get_ident(), threading.Event(), threading.Event()
     assert await cpu.turn(threading.get_ident, brief=True) == here
     assert await cpu.turn(threading.get_ident) != here

@@ -27,7 +27,7 @@ MAY_IMPORT = {
 FLOORS = {
     "protos": ("v1", "", "physics", "chip", "net"),
     "quantize": ("", "layers", "architectures", "checkpoints", "hub", "quality", "artifact", "compiler", "importing"),
-    "device": ("", "text", "engine", "pipeline", "agent"),
+    "device": ("power", "", "text", "engine", "pipeline", "agent"),
     "sim_devices": ("", "chip", "hollow"),
     "fleet": ("", "store", "planning", "trust", "telemetry", "devices", "enrolling", "deploying", "answering", "service", "api", "cli"),
 }
