@@ -13,6 +13,7 @@ from typing import Literal, cast
 from protos.errors import FleetError, InvalidInput, NotFound
 from sim_devices import quantities
 from sim_devices.faults import COORDINATOR, parse_fault
+from sim_devices.figures import is_path
 from sim_devices.links import LinkRule, LinkShape, shape_between
 from sim_devices.profiles import load_profile
 from sim_devices.scenario import PlannedFault, timeline
@@ -99,10 +100,6 @@ def parse_scenario(name: str, text: str, folder: Path = Path()) -> Scenario:
     seed, faults = _seed(table), table.tables("faults")
     table.end()
     return Scenario(name, seed, tuple(_fault(one) for one in faults))
-
-
-def is_path(name_or_path: str) -> bool:
-    return "/" in name_or_path or name_or_path.endswith(".toml")
 
 
 def parse_fleet(name: str, text: str, folder: Path = Path()) -> FleetFile:

@@ -22,6 +22,7 @@ from protos.errors import Conflict, InvalidInput, NotFound
 from protos.ids import digest_of
 from sim_devices import processes
 from sim_devices.control import CONTROL
+from sim_devices.figures import is_path
 from sim_devices.world_process import WorldProcess
 
 START_SECONDS = 60.0  # a cold start of the runtime on a busy two-core machine takes about ten
@@ -310,14 +311,9 @@ def _figures_of(device: LocalDevice) -> str:
 
 def _figures(profile: str) -> str:
     try:
-        return digest_of(Path(profile).read_bytes()) if _is_file(profile) else profile
+        return digest_of(Path(profile).read_bytes()) if is_path(profile) else profile
     except OSError:  # the device will say so
         return profile
-
-
-def _is_file(profile: str) -> bool:
-    """Of one's own, not one that comes along: as `load_profile` tells them apart."""
-    return "/" in profile or profile.endswith(".toml")
 
 
 def _described(name: str, spec: DeviceSpec, interface: str, insecure: bool) -> LocalDevice:
@@ -342,7 +338,7 @@ def _arguments(device: LocalDevice, folder: Path, front_port: int, clock_skew_se
     """Of its program. A gateway's takes several profiles, and neither labels nor links."""
     words = ["--state", str(folder), "--name", device.name, "--interface", device.interface]
     for profile in device.profile.split(",") if device.hollow else [device.profile]:
-        words += ["--profile", str(Path(profile).absolute()) if _is_file(profile) else profile]
+        words += ["--profile", str(Path(profile).absolute()) if is_path(profile) else profile]
     words += [] if device.memory_bytes is None else ["--memory", str(device.memory_bytes)]
     words += ["--insecure"] if device.insecure else []
     if device.hollow:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import tomllib
 from dataclasses import dataclass, replace
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, Literal, get_args
 
-from protos.errors import InvalidInput, NotFound
 from protos.physics.roofline import Figures, Roofline
 from protos.physics.thermal import Thermal
 from protos.physics.timing import TimingModel
+from sim_devices.figures import Figure, FigureFiles, estimated
 
-Trust = Literal["vendor", "press", "community", "estimated"]
-
+FILES = FigureFiles("profile", "profiles")
 # What every profile states, and in which unit. Compute counts dense int8 multiply-accumulates: half of the TOPS of a data sheet.
 UNITS = {
     "memory": "bytes",
@@ -43,14 +37,6 @@ UNITS = {
 }
 # What only some have.
 OPTIONAL_UNITS = {"battery": "J"}
-
-
-@dataclass(frozen=True)
-class Figure:
-    value: float
-    unit: str
-    source: str
-    trust: Trust
 
 
 @dataclass(frozen=True)
@@ -123,12 +109,12 @@ class Profile:
     @property
     def estimated(self) -> tuple[str, ...]:
         """Figures that nobody has published."""
-        return tuple(name for name, figure in self.figures.items() if figure.trust == "estimated")
+        return estimated(self.figures)
 
 
 def list_profiles() -> tuple[str, ...]:
     """Names of the profiles that come with the program."""
-    return tuple(sorted(entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml")))
+    return FILES.names()
 
 
 def load_profile(name_or_path: str) -> Profile:
@@ -139,75 +125,16 @@ def load_profile(name_or_path: str) -> Profile:
     >>> load_profile("raspberry-pi-5").memory_bytes > 2**32
     True
     """
-    if "/" in name_or_path or name_or_path.endswith(".toml"):
-        path = Path(name_or_path)
-        try:
-            return parse_profile(path.stem, path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not text"
-            raise NotFound(
-                f"cannot read profile {path}: {reason}", advice="name a profile, or a TOML file like those that come along"
-            ) from error
-    names = list_profiles()
-    if name_or_path not in names:
-        raise NotFound(f"no profile {name_or_path!r}", advice=f"choose one of {', '.join(names)}, or a TOML file")
-    return parse_profile(name_or_path, (_folder() / f"{name_or_path}.toml").read_text(encoding="utf-8"))
+    name, text, _ = FILES.read(name_or_path)
+    return parse_profile(name, text)
 
 
 def parse_profile(name: str, text: str) -> Profile:
     """Raises InvalidInput, naming the figure that is missing or wrong."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _bad(name, f"not TOML: {error}") from error
-    description = data.pop("description", None)
-    if not isinstance(description, str):
-        raise _bad(name, "no description")
-    units = UNITS | OPTIONAL_UNITS
-    for key in [*UNITS, *data]:
-        if key not in data:
-            raise _bad(name, f"no [{key}]")
-        if key not in units:
-            raise _bad(name, f"unknown [{key}]")
-    profile = Profile(
-        name, description, {key: figure_of(f"profile {name}", key, data[key], units[key], _advice()) for key in units if key in data}
-    )
+    description, data = FILES.parse(name, text)
+    profile = Profile(name, description, FILES.figures(name, data, UNITS, OPTIONAL_UNITS))
     if profile.tdp_watts <= profile.idle_watts:
-        raise _bad(name, "[tdp] must be above [idle_power]")
+        raise FILES.bad(name, "[tdp] must be above [idle_power]")
     if not profile.thermal.ambient_celsius < profile.thermal.resume_celsius < profile.thermal.throttle_celsius:
-        raise _bad(name, "[ambient], [resume] and [throttle] must rise in this order")
+        raise FILES.bad(name, "[ambient], [resume] and [throttle] must rise in this order")
     return profile
-
-
-def figure_of(where: str, key: str, entry: Any, wanted: str, advice: str) -> Figure:
-    """One figure of a profile's file, in the unit `wanted`. Raises InvalidInput that begins with `where`."""
-
-    def bad(detail: str) -> InvalidInput:
-        return InvalidInput(f"{where}: [{key}] {detail}", advice=advice)
-
-    if not isinstance(entry, dict) or set(entry) != {"value", "unit", "source", "trust"}:
-        raise bad("must have value, unit, source and trust, no more")
-    value, unit, source, trust = entry["value"], entry["unit"], entry["source"], entry["trust"]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise bad("value must be a number above 0")
-    if unit != wanted:
-        raise bad(f"unit must be {wanted!r}")
-    if unit == "ratio" and value > 1:
-        raise bad("is a ratio, at most 1")
-    if not isinstance(source, str) or not source:
-        raise bad("must name its source")
-    if trust not in get_args(Trust):
-        raise bad(f"trust must be one of {', '.join(get_args(Trust))}")
-    return Figure(float(value), unit, source, trust)
-
-
-def _bad(profile: str, detail: str) -> InvalidInput:
-    return InvalidInput(f"profile {profile}: {detail}", advice=_advice())
-
-
-def _advice() -> str:
-    return f"compare it with one that comes along, in {_folder()}"
-
-
-def _folder() -> Any:
-    return files("sim_devices") / "profiles"

@@ -18,7 +18,8 @@ from fleet.cli.sim_fleet import Pace, device_specs, hollow_spec, local_fleet
 from fleet.cli.sim_keep import keep
 from fleet.cli.tables import Column, print_table
 from protos.errors import InvalidInput
-from sim_devices.fleet_file import FleetFile, gallery_text, is_path, load_fleet
+from sim_devices.figures import is_path
+from sim_devices.fleet_file import FleetFile, gallery_text, load_fleet
 from sim_devices.local_fleet import DeviceSpec, LocalDevice, LocalFleet
 
 app = typer.Typer(name="sim", rich_markup_mode="rich")

@@ -15,8 +15,9 @@ from fleet.cli.tables import Column, print_table
 from protos.errors import InvalidInput
 from sim_devices import quantities
 from sim_devices.faults import USAGE, parse_fault
+from sim_devices.figures import is_path
 from sim_devices.fleet_file import gallery as gallery_names
-from sim_devices.fleet_file import gallery_text, is_path, load_fleet, load_scenario
+from sim_devices.fleet_file import gallery_text, load_fleet, load_scenario
 
 _KINDS = "\n".join(f"  {usage:26} {meaning}" for usage, meaning in USAGE.values())
 

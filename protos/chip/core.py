@@ -13,6 +13,9 @@ Dataflow = Literal["weight-stationary", "output-stationary"]
 Mechanism = Literal["shadow", "stream", "fused_softmax", "norm_quant", "one_launch", "gather"]
 MECHANISMS: tuple[Mechanism, ...] = ("shadow", "stream", "fused_softmax", "norm_quant", "one_launch", "gather")
 
+# Beyond these no chip is one, and a compiler would be busy for hours; by the names of chip profiles.
+LARGEST = {"arrays": 1024, "array_rows": 1024, "array_columns": 1024, "scratchpad": 1 << 34, "accumulators": 1 << 30, "lanes": 1 << 20}
+
 
 @dataclass(frozen=True)
 class Core:
