@@ -9,6 +9,7 @@ from typing import Protocol
 from protos.dtypes import KvDtype
 from protos.ids import Digest
 from protos.physics.costs import StageCost
+from protos.physics.programs import Programs
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class StageRun:
     model known by its shape alone. `cost` is the stage's. `body` are the rows that go through its layers, None where only the output head
     runs; `head_rows` rows go through final norm and output head behind them. `link_bytes` are sent to the next stage: they cost energy
     here, their time is the link's. `launches` is how often the accelerator is started for all this: 0 asks for a share of a longer run
-    whose start is counted elsewhere, 2 for layers and output head that run one after the other.
+    whose start is counted elsewhere, 2 for layers and output head that run one after the other. `programs` are the stage's on a device that
+    was told of them.
     """
 
     cost: StageCost
@@ -52,6 +54,7 @@ class StageRun:
     link_bytes: int = 0
     launches: int = 1
     stage: StageIdentity | None = None
+    programs: Programs | None = None
 
 
 @dataclass(frozen=True)
