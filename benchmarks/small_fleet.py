@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from benchmarks.faulty_network import FaultyNetwork
-from benchmarks.toy_model import HIDDEN, VOCABULARY, ToyHardware, open_toy
+from benchmarks.toy_model import HIDDEN, TOY, VOCABULARY, ToyHardware
 from device.agent.device import Device
 from device.agent.identity import Identity
 from device.agent.telemetry import ProcessReading
@@ -58,7 +58,7 @@ class Board:
             HollowBlobs(),
             credentials,
             labels={},
-            opener=open_toy,
+            runtime=TOY,
             boot_id=self.name,
             process=lambda: ProcessReading(1, 0.0),
             clock=clock,

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from device.engine.opening import Engine, Output
+from device.engine.engine import Engine, Output, Rows, Runtime, Tokens
 from device.engine.prepacked import Prepacked
-from device.engine.stage import Rows, Tokens
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
 from device.pipeline.sampler import sample
 from device.stage_spec import StageSpec
+from protos.dialects import DIALECT
 from protos.errors import InvalidInput
 from protos.physics.timing import StageRun
 from protos.sampling import Sampling
@@ -166,3 +166,6 @@ class ToyHardware:
 
     def close(self) -> None:
         """Nothing was opened."""
+
+
+TOY = Runtime(DIALECT, open_toy)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from protos.chip.core import Core
 from protos.physics.roofline import Figures
 from protos.physics.thermal import Thermal
 from protos.physics.timing import StageRun
@@ -31,6 +32,8 @@ class AcceleratorInfo:
     figures: Figures = field(default_factory=Figures)
     thermal: Thermal | None = None
     hollow: bool = False  # it computes nothing: of use to the control plane only
+    core: Core | None = None  # of a chip that runs compiled programs
+    timed_by_programs: bool = False  # of `core`, which each stage brings with it
 
 
 @dataclass(frozen=True)

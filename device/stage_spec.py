@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from device.stage_programs import StagePrograms, parse_programs
+from protos.chip.wire import times_of
 from protos.dtypes import KvDtype, WireDtype, kv_dtype, row_bytes, wire_dtype
 from protos.errors import InvalidInput
 from protos.ids import DeviceId, Digest, PipelineId, parse_device_id, parse_digest
@@ -13,6 +15,7 @@ from protos.net.transport import MESSAGE_BYTES, split_address
 from protos.packing import MOST_BYTES, unpacked
 from protos.physics.costs import StageCost
 from protos.physics.memory import cache_capacity, cache_positions, kv_position_bytes
+from protos.physics.programs import StageTimes
 from protos.physics.timing import StageIdentity
 from protos.v1 import device_pb2 as pb
 
@@ -123,6 +126,8 @@ class StageSpec:
     previous: PreviousHop | None = None  # None: a coordinator of the release before does not tell
     mirror_to: NextHop | None = None  # of a stage in a ring: the standby that is sent the rows of its cache
     mirror_from: PreviousHop | None = None  # of a standby: who sends them
+    times: StageTimes | None = None  # for a device that is timed by programs
+    programs: StagePrograms | None = None  # in the place of the graphs
 
     @property
     def is_head(self) -> bool:
@@ -171,6 +176,8 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
         previous=_previous(message.previous) if message.HasField("previous") else None,
         mirror_to=_hop(message.mirror_to) if message.HasField("mirror_to") else None,
         mirror_from=_previous(message.mirror_from) if message.HasField("mirror_from") else None,
+        times=times_of(message.times) if message.HasField("times") else None,
+        programs=parse_programs(message.programs, blobs, is_head=message.stage == 0) if message.HasField("programs") else None,
     )
     _check(spec)
     for hop in (spec.next, spec.mirror_to):
@@ -206,7 +213,7 @@ def _golden(message: pb.Golden, most_bytes: int) -> Golden:
 
 def _golden_fits(golden: Golden, shape: StageShape) -> bool:
     tokens = len(golden.token_ids)
-    boundaries = (2, len(shape.layers) + 1) if golden.layers_graph else (2,)
+    boundaries = (2, len(shape.layers) + 1)
     return (
         0 < tokens <= shape.context
         and tokens % 2 == 0
@@ -233,8 +240,9 @@ def _check(spec: StageSpec) -> None:
     faults = {
         "no pipeline id": not spec.pipeline,
         f"stage {spec.stage} of {spec.stages}": not 0 <= spec.stage < spec.stages,
-        "no graph": not spec.graph,
-        "a head without its head graph, or the other way round": spec.is_head != bool(spec.head_graph),
+        "it has neither a graph nor programs, or both": bool(spec.graph or spec.head_graph) == (spec.programs is not None),
+        "a head without its head graph, or the other way round": spec.programs is None and spec.is_head != bool(spec.head_graph),
+        "no graph": spec.programs is None and not spec.graph,
         "a ring without a next hop, or a next hop without a ring": (spec.next is not None) != (spec.stages > 1),
         "no layers": not shape.layers,
         "a size is zero": not all(sizes),

@@ -19,7 +19,7 @@ def generate(out: Path) -> None:
     # protoc looks for its plugins on the path; they lie beside this interpreter, whose environment need not be activated.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     subprocess.run([*command, f"--mypy_grpc_out={out}", *files], cwd=ROOT, check=True, env={**os.environ, "PATH": path})
-    for name in ("graph", "manifest", "telemetry"):  # no services: nothing but a header
+    for name in ("chip", "graph", "manifest", "telemetry"):  # no services: nothing but a header
         for ending in ("_pb2_grpc.py", "_pb2_grpc.pyi"):
             (out / FOLDER / f"{name}{ending}").unlink(missing_ok=True)
 

@@ -15,15 +15,19 @@ from pathlib import Path
 
 from device.agent.identity import insecure_identity, load_identity
 from device.agent.program import AgentConfig, run_agent
+from device.engine.opening import ONNX
 from device.positive import positive
+from protos.dialects import DIALECT
 from protos.errors import FleetError
 from protos.net.door import raise_limit
+from sim_devices.chip.core_profiles import core_of
+from sim_devices.chip.engine import isa_runtime
 from sim_devices.control import served
 from sim_devices.device_faults import DeviceFaults, SimulatedClock, SimulatedDisk
 from sim_devices.hardware import SimulatedHardware
 from sim_devices.log_file import log_to_stderr
 from sim_devices.processes import LOG
-from sim_devices.profiles import load_profile
+from sim_devices.profiles import DIALECTS, TIMINGS, load_profile
 
 _log = logging.getLogger(__name__)
 
@@ -56,10 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(options: argparse.Namespace, clock: SimulatedClock, battery_empty: Callable[[], None]) -> None:
-    profile = load_profile(options.profile)
+    profile = load_profile(options.profile).run_as(options.timing, options.dialect)
     if options.ambient is not None:
         profile = profile.in_ambient(options.ambient)
-    hardware = SimulatedHardware(profile, options.pace, memory_bytes=options.memory, threads=options.threads, battery_empty=battery_empty)
+    core = core_of(profile)
+    hardware = SimulatedHardware(
+        profile, options.pace, core=core, memory_bytes=options.memory, threads=options.threads, battery_empty=battery_empty
+    )
+    runtime = ONNX if core is None or profile.dialect == DIALECT else isa_runtime(core)
     identity = insecure_identity(options.state) if options.insecure else load_identity(options.state, clock)
     config = AgentConfig(
         state=options.state,
@@ -82,7 +90,7 @@ async def _run(options: argparse.Namespace, clock: SimulatedClock, battery_empty
                 told = True
                 _say(device_id=identity.device_id, name=options.name, address=address)
 
-        await run_agent(config, hardware, ready, disk=disk, clock=clock)
+        await run_agent(config, hardware, ready, runtime=runtime, disk=disk, clock=clock)
 
 
 def _say(**facts: str) -> None:
@@ -96,6 +104,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", required=True)
     parser.add_argument("--profile", required=True, help="a name, or a TOML file")
     parser.add_argument("--pace", choices=["fast", "realtime"], default="fast")
+    parser.add_argument("--timing", default="", choices=["", *TIMINGS], help="instead of the profile's")
+    parser.add_argument("--dialect", default="", choices=["", *DIALECTS], help="instead of the profile's")
     parser.add_argument("--memory", type=positive, default=None, metavar="BYTES", help="instead of the profile's")
     parser.add_argument("--threads", type=positive, default=1, help="of this machine, to compute with")
     parser.add_argument("--port", type=int, default=0)

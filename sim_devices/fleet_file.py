@@ -15,7 +15,7 @@ from sim_devices import quantities
 from sim_devices.faults import COORDINATOR, parse_fault
 from sim_devices.figures import is_path
 from sim_devices.links import LinkRule, LinkShape, shape_between
-from sim_devices.profiles import load_profile
+from sim_devices.profiles import DIALECTS, TIMINGS, load_profile
 from sim_devices.scenario import PlannedFault, timeline
 from sim_devices.tables import Table, read_table, read_text
 
@@ -37,6 +37,8 @@ class FleetDevice:
     memory_bytes: int | None  # None: the profile's
     ambient_celsius: float | None  # None: the profile's
     labels: Mapping[str, str]
+    timing: str = ""  # these two: "": the profile's
+    dialect: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,9 @@ def _devices(table: Table, pace: str, folder: Path) -> list[FleetDevice]:
     profile = table.text("profile")
     if is_path(profile):
         profile = str((folder / profile).absolute())
+    timing, dialect = table.choice("timing", "", ("", *TIMINGS)), table.choice("dialect", "", ("", *DIALECTS))
     try:
-        load_profile(profile)
+        load_profile(profile).run_as(timing, dialect)
     except FleetError as error:
         raise table.bad(error.detail, error.advice) from error
     names = [f"{name}-{number}" for number in range(1, table.whole("count", 0, 1, MOST_DEVICES) + 1)] if "count" in table else [name]
@@ -151,7 +154,7 @@ def _devices(table: Table, pace: str, folder: Path) -> list[FleetDevice]:
     memory = table.parsed("memory", quantities.size_bytes, None)
     ambient = table.number("ambient", None, -60, 90)
     table.end()
-    return [FleetDevice(each, profile, chosen, memory, ambient, found) for each in names]
+    return [FleetDevice(each, profile, chosen, memory, ambient, found, timing, dialect) for each in names]
 
 
 def _device_name(text: str) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, RunThread, T
+from protos.chip.core import Core
+from protos.physics.by_programs import ByPrograms
 from protos.physics.timing import StageRun, TimingModel
 from protos.v1 import telemetry_pb2
 from sim_devices.board import Board
@@ -24,7 +26,8 @@ class SimulatedHardware:
 
     Pace "fast" goes on as soon as this machine has computed. "realtime" holds the accelerator until the modelled time of each run has
     passed since its start; `overruns` counts the runs for which this machine alone took longer. Idle joules are the idle power times the
-    time by `clock` in which nothing ran. `timing` is asked in place of the profile's own model. `clock` gives seconds, monotonic; `pause`
+    time by `clock` in which nothing ran. `core` is that of the profile's chip, where it has one, and `timing` is asked in place of the
+    profile's own model. `clock` gives seconds, monotonic; `pause`
     waits that many seconds, and may return early on closing. `battery_empty` is called once when a battery is used up, from any thread.
     """
 
@@ -33,6 +36,7 @@ class SimulatedHardware:
         profile: Profile,
         pace: Pace,
         *,
+        core: Core | None = None,
         timing: TimingModel | None = None,
         memory_bytes: int | None = None,
         threads: int = 1,
@@ -48,12 +52,11 @@ class SimulatedHardware:
         self._thread = RunThread()
         # What the compute thread changes while the event loop reads it.
         self._lock = threading.RLock()
-        self._board = Board(
-            timing or profile.timing, profile.thermal, now=clock(), battery_joules=profile.battery_joules, battery_empty=battery_empty
-        )
+        model = timing or timing_of(profile, core)
+        self._board = Board(model, profile.thermal, now=clock(), battery_joules=profile.battery_joules, battery_empty=battery_empty)
         self.runs = 0
         self.overruns = 0
-        self._info = accelerator_info(profile, pace, threads)
+        self._info = accelerator_info(profile, pace, threads, core)
 
     @property
     def info(self) -> AcceleratorInfo:
@@ -115,7 +118,14 @@ class SimulatedHardware:
             _log.warning("%d of %d runs took longer on this machine than the profile says", self.overruns, self.runs)
 
 
-def accelerator_info(profile: Profile, pace: str, threads: int) -> AcceleratorInfo:
+def timing_of(profile: Profile, core: Core | None) -> TimingModel:
+    """What the device asks for the time of its runs; the board's idle power counts, whatever the chip alone takes."""
+    if core is None or profile.timed_by == "roofline":
+        return profile.roofline
+    return ByPrograms(profile.idle_watts, core.launch_seconds, profile.effective.joules_per_link_byte)
+
+
+def accelerator_info(profile: Profile, pace: str, threads: int, core: Core | None = None) -> AcceleratorInfo:
     """What a simulated device says of itself."""
     return AcceleratorInfo(
         profile=profile.name,
@@ -126,4 +136,6 @@ def accelerator_info(profile: Profile, pace: str, threads: int) -> AcceleratorIn
         energy_source=telemetry_pb2.ENERGY_SOURCE_MODELLED,
         figures=profile.effective,
         thermal=profile.thermal,
+        core=core,
+        timed_by_programs=core is not None and profile.timed_by == "compiled",
     )

@@ -49,6 +49,8 @@ class DeviceSpec:
     ambient_celsius: float | None = None  # None: the profile's
     labels: Mapping[str, str] = field(default_factory=dict)
     linked: bool = False
+    timing: str = ""  # these two: the profile's, unless named
+    dialect: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class LocalDevice:
     linked: bool = False
     interface: str = "127.0.0.1"
     insecure: bool = False
+    timing: str = ""
+    dialect: str = ""
 
 
 class LocalFleet:
@@ -331,6 +335,8 @@ def _described(name: str, spec: DeviceSpec, interface: str, insecure: bool) -> L
         linked=spec.linked and not spec.hollow,
         interface=interface,
         insecure=insecure,
+        timing=spec.timing,
+        dialect=spec.dialect,
     )
 
 
@@ -343,7 +349,7 @@ def _arguments(device: LocalDevice, folder: Path, front_port: int, clock_skew_se
     words += ["--insecure"] if device.insecure else []
     if device.hollow:
         return [*words, "--count", str(device.hollow)]
-    words += ["--pace", device.pace]
+    words += ["--pace", device.pace, *(f"--{key}={value}" for key in ("timing", "dialect") if (value := getattr(device, key)))]
     words += ["--ambient", str(device.ambient_celsius)] if device.ambient_celsius is not None else []
     words += ["--announced-port", str(front_port)] if front_port else []
     words += [f"--clock-skew={clock_skew_seconds}"] if clock_skew_seconds else []

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
 
+from protos.dialects import DIALECT, ISA_DIALECT
 from protos.physics.roofline import Figures, Roofline
 from protos.physics.thermal import Thermal
 from protos.physics.timing import TimingModel
-from sim_devices.figures import Figure, FigureFiles, estimated
+from sim_devices.figures import Figure, FigureFiles, estimated, is_path
 
+# By what modelled time and energy are: the figures of the profile, or programs of its chip.
+Timing = Literal["roofline", "compiled"]
+TIMINGS: tuple[Timing, ...] = get_args(Timing)
+DIALECTS = (DIALECT, ISA_DIALECT)
 FILES = FigureFiles("profile", "profiles")
 # What every profile states, and in which unit. Compute counts dense int8 multiply-accumulates: half of the TOPS of a data sheet.
 UNITS = {
@@ -41,11 +48,19 @@ OPTIONAL_UNITS = {"battery": "J"}
 
 @dataclass(frozen=True)
 class Profile:
-    """One kind of device. `figures` has the keys of UNITS, and may have those of OPTIONAL_UNITS."""
+    """One kind of device. `figures` has the keys of UNITS, and may have those of OPTIONAL_UNITS.
+
+    `chip` is the chip profile of its accelerator (a name, or a path; "": none is known), in this `variant`; `timed_by` what its modelled
+    time is, `dialect` what it runs.
+    """
 
     name: str
     description: str
     figures: dict[str, Figure]
+    chip: str = ""
+    variant: str = "generic"
+    timed_by: Timing = "roofline"
+    dialect: str = DIALECT
 
     @property
     def memory_bytes(self) -> int:
@@ -73,8 +88,21 @@ class Profile:
         )
 
     @property
-    def timing(self) -> TimingModel:
+    def roofline(self) -> TimingModel:
         return Roofline(self.effective)
+
+    def run_as(self, timing: str = "", dialect: str = "") -> Profile:
+        """The same board, timed and spoken to otherwise; "": as before, but that what runs programs is timed by them. Raises
+        InvalidInput."""
+        if timing and timing not in TIMINGS:
+            raise FILES.bad(self.name, f"timing {timing[:40]!r} is none of {', '.join(TIMINGS)}")
+        if dialect and dialect not in DIALECTS:
+            raise FILES.bad(self.name, f"dialect {dialect[:40]!r} is none of {', '.join(DIALECTS)}")
+        timed: Timing = timing or ("compiled" if dialect == ISA_DIALECT else self.timed_by)
+        changed = replace(self, timed_by=timed, dialect=dialect or self.dialect)
+        if not self.chip and (changed.timed_by == "compiled" or changed.dialect == ISA_DIALECT):
+            raise FILES.bad(self.name, "it names no chip whose programs could be compiled")
+        return changed
 
     @property
     def thermal(self) -> Thermal:
@@ -125,16 +153,27 @@ def load_profile(name_or_path: str) -> Profile:
     >>> load_profile("raspberry-pi-5").memory_bytes > 2**32
     True
     """
-    name, text, _ = FILES.read(name_or_path)
-    return parse_profile(name, text)
+    name, text, folder = FILES.read(name_or_path)
+    return parse_profile(name, text, folder)
 
 
-def parse_profile(name: str, text: str) -> Profile:
-    """Raises InvalidInput, naming the figure that is missing or wrong."""
+def parse_profile(name: str, text: str, folder: Path = Path()) -> Profile:
+    """A chip that is a file is sought from `folder`. Raises InvalidInput, naming the figure that is missing or wrong."""
     description, data = FILES.parse(name, text)
-    profile = Profile(name, description, FILES.figures(name, data, UNITS, OPTIONAL_UNITS))
+    chip, variant, timing, dialect = (_word(name, data, key) for key in ("chip", "variant", "timing", "dialect"))
+    if is_path(chip):
+        chip = str((folder / chip).absolute())
+    profile = Profile(name, description, FILES.figures(name, data, UNITS, OPTIONAL_UNITS), chip, variant or "generic")
     if profile.tdp_watts <= profile.idle_watts:
         raise FILES.bad(name, "[tdp] must be above [idle_power]")
     if not profile.thermal.ambient_celsius < profile.thermal.resume_celsius < profile.thermal.throttle_celsius:
         raise FILES.bad(name, "[ambient], [resume] and [throttle] must rise in this order")
-    return profile
+    return profile.run_as(timing, dialect)
+
+
+def _word(name: str, data: dict[str, Any], key: str) -> str:
+    """Takes it out. Raises InvalidInput."""
+    word = data.pop(key, "")
+    if not isinstance(word, str) or not word.isprintable() or len(word) > 1000:
+        raise FILES.bad(name, f"{key} must be a text in one line")
+    return word

@@ -17,7 +17,8 @@ from device.agent.pipeline_service import PipelineService
 from device.agent.self_knowledge import SelfKnowledge
 from device.agent.telemetry import ProcessReading, TelemetrySampler
 from device.blobs import Blobs
-from device.engine.opening import OpenStage, open_stage
+from device.engine.engine import Runtime
+from device.engine.opening import ONNX
 from device.engine.prepacked import PrepackedStages
 from device.hardware import Hardware
 from device.publishers import Publishers
@@ -41,7 +42,7 @@ class Device:
         labels: Mapping[str, str],
         prepacked: PrepackedStages | None = None,
         publishers: Publishers | None = None,
-        opener: OpenStage = open_stage,
+        runtime: Runtime = ONNX,
         boot_id: str = "",
         process: Callable[[], ProcessReading] | None = None,
         clock: Callable[[], float] = elapsed,
@@ -51,12 +52,14 @@ class Device:
         """`credentials` are for dialling neighbours; `boot_id`, `process` and `clock` as of Telemetry; `now` is the wall clock, in unix
         seconds; `hearing` knows who looks for devices."""
         self.device_id = device_id
-        self._host = StageHost(device_id, hardware, blobs, credentials, prepacked, opener)
+        self._host = StageHost(device_id, hardware, blobs, credentials, prepacked, runtime.open_stage)
         self._telemetry = TelemetrySampler(
             device_id, hardware, self._host, boot_id=boot_id, process=process, clock=clock, storage_problem=lambda: blobs.problem
         )
         self.knowledge = knowledge = SelfKnowledge(credentials, hardware, now, hearing)
-        self._service = DeviceService(device_id, name, dict(labels), hardware, blobs, publishers, self._host, self._telemetry, knowledge)
+        self._service = DeviceService(
+            device_id, name, dict(labels), hardware, blobs, publishers, self._host, self._telemetry, knowledge, runtime.dialect
+        )
         self._pipelines = PipelineService(self._host, credentials)
         self._stack = AsyncExitStack()
 

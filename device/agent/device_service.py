@@ -18,6 +18,7 @@ from device.hardware import AcceleratorInfo, Hardware
 from device.publishers import Publishers
 from device.stage_spec import parse_generation, parse_spec
 from device.tasks import in_thread
+from protos.chip.wire import core_message
 from protos.dialects import DIALECT
 from protos.errors import InvalidInput, TimedOut
 from protos.ids import DeviceId, Digest, PipelineId, parse_digest
@@ -30,7 +31,6 @@ from protos.v1 import device_pb2_grpc, telemetry_pb2
 from protos.versions import SPOKEN
 
 AGENT_VERSION = agent_version()
-DIALECTS = (DIALECT,)
 CHUNK_LIMIT_BYTES = 1 << 20
 # A sender that is silent for so long has stopped; the blob is free for another then, to be continued.
 SILENT_SECONDS = 30.0
@@ -48,6 +48,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
     host: StageHost
     telemetry: TelemetrySampler
     knowledge: SelfKnowledge
+    dialect: str = DIALECT  # that it runs: see protos/dialects.py
     # A message of 4 MiB may hold a graph of many times that: one is unpacked at a time, and then loaded.
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -67,7 +68,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             storage_free_bytes=0 if self.blobs.problem else self.blobs.free_bytes(),
             storage_droppable_bytes=self.host.droppable_bytes(),
             storage_problem=self.blobs.problem,
-            dialects=DIALECTS,
+            dialects=(self.dialect,),
             stages=self.host.statuses(),
             labels={"machine": platform.machine(), **self.labels},
             clock_seconds=self.knowledge.now(),
@@ -193,6 +194,8 @@ def _accelerator(info: AcceleratorInfo) -> pb.Accelerator:
         thermal=pb.Thermal(**vars(info.thermal)) if info.thermal else None,
         energy_source=info.energy_source,
         hollow=info.hollow,
+        core=core_message(info.core) if info.core else None,
+        timed_by_programs=info.timed_by_programs,
     )
 
 

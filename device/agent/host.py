@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 
 from device.blobs import Blobs
-from device.engine.opening import Engine, OpenStage, Output, open_stage
+from device.engine.engine import Engine, OpenStage, Output
+from device.engine.opening import open_stage
 from device.engine.prepacked import Prepacked, PrepackedStages
 from device.hardware import Hardware
 from device.memory import give_back, let_go
@@ -112,6 +113,10 @@ class StageHost:
         missing blob, Corrupt for a changed one, InvalidInput, and NoSpace: then alone the stage that this one would replace goes on.
         """
         start = time.perf_counter()
+        if self._hardware.info.timed_by_programs and spec.times is None:
+            raise InvalidInput(
+                "this device is timed by programs, and was told of none for the stage", advice="its coordinator is older: update it"
+            )
         async with self._changing:
             self.admit(spec.generation)
             done = await (self._keep_standby(spec) if standby else self._put_into_ring(spec))

@@ -26,6 +26,8 @@ from device.agent.membership import leave, pinned_authority
 from device.agent.only import only_agent
 from device.agent.status import AgentStatus, HeardFrom, keep_status
 from device.blobs import BlobStore, Disk
+from device.engine.engine import Runtime
+from device.engine.opening import ONNX
 from device.engine.prepacked import PrepackedStages
 from device.engine.warm import warm_up
 from device.hardware import Hardware
@@ -67,6 +69,7 @@ async def run_agent(
     hardware: Hardware,
     ready: Callable[[str], None],
     *,
+    runtime: Runtime = ONNX,
     disk: Disk | None = None,
     clock: Callable[[], datetime] = utc_now,
     waiting: Callable[[Enrollable], None] = lambda board: None,
@@ -87,7 +90,7 @@ async def run_agent(
         while not stop.is_set():
             if not await _is_member(config, hardware, stop, waiting, clock, refused):
                 return
-            agent = Agent(config, hardware, disk=disk, clock=clock)
+            agent = Agent(config, hardware, runtime, disk=disk, clock=clock)
             async with agent as address:
                 ready(address)
                 await first_of(_happens(stop), _happens(agent.left), agent.expired())
@@ -163,10 +166,17 @@ class Agent:
     set when a coordinator has said that the device shall leave the fleet: whoever entered it ends it then."""
 
     def __init__(
-        self, config: AgentConfig, hardware: Hardware, *, disk: Disk | None = None, clock: Callable[[], datetime] = utc_now
+        self,
+        config: AgentConfig,
+        hardware: Hardware,
+        runtime: Runtime = ONNX,
+        *,
+        disk: Disk | None = None,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.config = config
         self._hardware = hardware
+        self._runtime = runtime
         self._disk = disk
         self._clock = clock
         self.left = asyncio.Event()
@@ -178,7 +188,9 @@ class Agent:
         identity = insecure_identity(config.state) if config.insecure else load_identity(config.state, self._clock)
         blobs = await asyncio.to_thread(BlobStore, config.state / "blobs", self._disk)
         async with AsyncExitStack() as stack:
-            prepacked = await asyncio.to_thread(PrepackedStages, config.state / "prepacked", blobs.free_bytes)
+            prepacked = None
+            if self._runtime.prepacks:
+                prepacked = await asyncio.to_thread(PrepackedStages, config.state / "prepacked", blobs.free_bytes)
             me, credentials = identity.device_id, identity.credentials
             self._credentials = credentials
             publishers = None if credentials is None else await asyncio.to_thread(Publishers, config.state, self._now)
@@ -191,6 +203,7 @@ class Agent:
                 credentials,
                 labels=config.labels,
                 prepacked=prepacked,
+                runtime=self._runtime,
                 publishers=publishers,
                 now=self._now,
                 hearing=hearing,

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from device.engine.engine import Engine, Output, Rows, Tokens
 from device.engine.kv import SlotGroup
 from device.engine.session import Session, scalar_like, share
-from device.engine.stage import OutputHead, Rows, StageEngine, Tokens
+from device.engine.stage import bound_caches
 from device.stage_spec import Golden, StageSpec
 from protos.errors import Corrupt
 
@@ -25,7 +26,7 @@ _HALF_PLACE, _SMALLEST_STEP = 2.0**-11, 2.0**-24
 _ADVICE = "import the model again and deploy it; if that changes nothing, this device computes wrongly: take another"
 
 
-def check_stage(spec: StageSpec, engine: StageEngine, blob_folder: Path, threads: int) -> None:
+def check_stage(spec: StageSpec, engine: Engine, blob_folder: Path, threads: int) -> None:
     """Runs the golden rows through the stage, whose caches hold nothing before and after. Raises Corrupt naming the layer that is wrong.
 
     A wrong layer is looked for with a second session, which takes the weights' memory once more.
@@ -49,7 +50,7 @@ def check_stage(spec: StageSpec, engine: StageEngine, blob_folder: Path, threads
     )
 
 
-def check_head(spec: StageSpec, output: OutputHead) -> None:
+def check_head(spec: StageSpec, output: Output) -> None:
     """Runs the last layer's golden rows through the output head. Raises Corrupt when it gives other logits than the import recorded."""
     golden = spec.golden
     if golden is None or not golden.logits:
@@ -110,7 +111,7 @@ def _scaled(data: bytes, scale: float) -> Rows:
 
 
 def _tokens(spec: StageSpec, golden: Golden) -> Tokens:
-    """As `StageEngine.prefill` takes them, from a sequence's start."""
+    """As `Engine.prefill` takes them, from a sequence's start."""
     ids = np.array(golden.token_ids, np.int64)
     return np.stack([ids, np.arange(len(ids)), np.zeros_like(ids)], axis=1) if spec.shape.learned_positions else ids
 
@@ -133,7 +134,7 @@ def _trace(spec: StageSpec, golden: Golden, first: Rows, blob_folder: Path, thre
     tokens = len(golden.token_ids)
     shape = dataclasses.replace(spec.shape, context=tokens, groups=1, slots_per_group=2)
     session = Session(golden.layers_graph, blob_folder, threads, blobs=spec.blobs)
-    caches = list(SlotGroup(shape).bound(0, 1))
+    caches = list(bound_caches(SlotGroup(shape), 0, 1))
     total = scalar_like(session.inputs["total_sequence_length"])
     total[...] = tokens
     fed: dict[str, Rows | Tokens] = {"hidden_in": first}

@@ -10,9 +10,7 @@ from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
-from device.engine.session import share
 from device.stage_spec import StageShape
 from protos.dtypes import KvDtype
 from protos.errors import InvalidInput
@@ -39,11 +37,9 @@ class SlotGroup:
             self._layers.append((layer, keys, keys if shape.values_are_keys else reserved(size, dtype)))
         self.lengths = [0] * shape.slots_per_group
 
-    def bound(self, start: int, stop: int) -> Iterator[tuple[str, str, ort.OrtValue]]:
-        """(past name, present name, value) for slots [start, stop): both names take the same memory, so the cache grows in place."""
-        for layer, keys, values in self._layers:
-            yield f"past_key.{layer}", f"present_key.{layer}", share(keys[start:stop])
-            yield f"past_value.{layer}", f"present_value.{layer}", share(values[start:stop])
+    def layers(self) -> Iterator[tuple[int, Cache, Cache]]:
+        """(layer, keys, values): the arrays themselves."""
+        yield from self._layers
 
     def free_all(self) -> None:
         """A new list, not the old one cleared: a run that was given up may still end, and writes its lengths into what it began with."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime as ort
 
+from device.engine.engine import Rows, Tokens
 from device.engine.kv import SlotGroup
 from device.engine.session import Binding, Dimensions, Session, scalar_like, share
 from device.stage_spec import StageShape, StageSpec
 from protos.errors import InvalidInput
 from protos.even import even_up
-
-Rows = npt.NDArray[np.float32]  # [rows, hidden]
-Tokens = npt.NDArray[np.int64]  # [rows], or [rows, 3] with the two positions of a model that has learned ones
 
 
 class StageEngine:
@@ -90,7 +89,7 @@ class _Run:
         self.last = np.zeros(batch, np.int32)
         self.total = scalar_like(session.inputs["total_sequence_length"])
         self.hidden_out = np.zeros((batch, width, shape.hidden_size), np.float32)
-        caches = list(group.bound(start, stop))
+        caches = list(bound_caches(group, start, stop))
         inputs = [
             ("input_ids" if takes_tokens else "hidden_in", share(self.rows)),
             *([] if self.positions is None else [("position_ids", share(self.positions))]),
@@ -133,6 +132,13 @@ class OutputHead:
         rows[:count] = hidden
         binding.run()
         return logits[:count]
+
+
+def bound_caches(group: SlotGroup, start: int, stop: int) -> Iterator[tuple[str, str, ort.OrtValue]]:
+    """(past name, present name, value) for slots [start, stop): both names take the same memory, so the cache grows in place."""
+    for layer, keys, values in group.layers():
+        yield f"past_key.{layer}", f"present_key.{layer}", share(keys[start:stop])
+        yield f"past_value.{layer}", f"present_value.{layer}", share(values[start:stop])
 
 
 def _check_graph(session: Session, spec: StageSpec) -> None:

@@ -12,8 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
-from device.engine.opening import Output
-from device.engine.stage import Rows, Tokens
+from device.engine.engine import Output, Rows, Tokens
 from device.pipeline.clients import TOGETHER_SECONDS, Client, Track, parse_submit, send_tokens
 from device.pipeline.guides import Guide, Guides
 from device.pipeline.inbound import Inbound

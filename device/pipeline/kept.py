@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from device.engine.opening import Group
+from device.engine.engine import Group
 from device.pipeline.accounts import Usage
 from protos.errors import InvalidInput
 from protos.v1 import pipeline_pb2 as pb

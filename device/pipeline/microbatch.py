@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from device.engine.stage import Tokens
+from device.engine.engine import Tokens
 from device.pipeline.sequences import Step
 from protos.errors import InvalidInput
 from protos.v1 import pipeline_pb2 as pb

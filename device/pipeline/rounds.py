@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from device.engine.opening import Output
-from device.engine.stage import Rows, Tokens
+from device.engine.engine import Output, Rows, Tokens
 from device.pipeline.logprobs import Logprobs, logprobs
 from device.pipeline.sampler import sample
 from device.pipeline.sequences import Sequence, Step

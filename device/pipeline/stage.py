@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from device.engine.opening import Engine
-from device.engine.stage import Rows, Tokens
+from device.engine.engine import Engine, Rows, Tokens
 from device.hardware import Hardware, RunReport
 from device.pipeline.accounts import ModelledClock, StageCounters, Usage, WorkCounter
 from device.pipeline.doubts import Doubts
@@ -171,7 +170,9 @@ class Stage:
         `step` has them."""
 
         def run() -> tuple[None, RunReport]:
-            report = self.hardware.run(StageRun(self.spec.cost, head_rows=rows, stage=self.spec.identity), compute)
+            report = self.hardware.run(
+                StageRun(self.spec.cost, head_rows=rows, stage=self.spec.identity, programs=self.spec.times), compute
+            )
             self.work.add(report)
             return None, report
 
@@ -294,7 +295,8 @@ class Stage:
     def _described(self, message: pipeline_pb2.Microbatch, head_rows: int) -> StageRun:
         positions = message.positions
         body = Prefill(positions[0], message.rows) if message.prefill else Decode(tuple(positions))
-        return StageRun(self.spec.cost, body, head_rows, self._sent_bytes(message), stage=self.spec.identity)
+        sent = self._sent_bytes(message)
+        return StageRun(self.spec.cost, body, head_rows, sent, stage=self.spec.identity, programs=self.spec.times)
 
     def _sent_bytes(self, message: pipeline_pb2.Microbatch) -> int:
         spec = self.spec

@@ -14,12 +14,18 @@ from fleet.cli.deploy import ContextOption, KvOption, SlotsOption, WireOption
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_names
 from fleet.cli.output import count_text, figure, note, print_json
 from fleet.cli.scatter import Dot, scatter
+from fleet.cli.sim import TimingOption
 from fleet.cli.tables import Column, print_table
+from fleet.planning.compared import compared_lines
 from fleet.planning.plan import PlanRequest
 from fleet.planning.planner import PlannerDevice
 from fleet.planning.prediction import LinkModel, LinkModels, Outlook, Prices, Traffic, outlooks, wired
+from fleet.planning.programs import with_programs
+from protos.dialects import ISA_DIALECT
 from protos.errors import NoSpace
+from protos.manifest import Manifest
 from quantize.artifact.store import ArtifactStore
+from sim_devices.chip.core_profiles import core_of
 from sim_devices.fleet_file import load_fleet
 from sim_devices.links import LinkRule, shape_between
 from sim_devices.profiles import Profile, load_profile
@@ -36,6 +42,7 @@ def predict(
     slots: SlotsOption = 16,
     kv: KvOption = "float32",
     wire: WireOption = "float32",
+    timing: TimingOption = "",
     price_energy: Annotated[
         str | None, typer.Option("--price-energy", metavar="PRICE", help="Of a kWh: 0.30 or 0.30/kWh.", show_default=False)
     ] = None,
@@ -59,7 +66,8 @@ def predict(
         raise typer.BadParameter(f"--plot writes SVG: name the file {plot.with_suffix('.svg')}")
     names = parse_names(profile)
     manifest = ArtifactStore(open_home(home).artifacts).load(model)
-    devices, profiles, links = _devices(fleet, names)
+    devices, profiles, links = _devices(fleet, names, timing)
+    devices, left_out = with_programs(devices, manifest, kv)
     request = PlanRequest(model, context=context, slots=max(slots, streams), kv_dtype=kv, wire_dtype=wire)
     if prompt + answer > (longest := context or manifest.config.max_positions):
         raise typer.BadParameter(f"--prompt {prompt} and --answer {answer} are more than the context of {longest}")
@@ -71,7 +79,7 @@ def predict(
         print_json([_plain(one) for one in found])
         return
     print_outlooks(found)
-    for line in _remarks(found, profiles, streams):
+    for line in (*_remarks(found, profiles, streams), *_programs(manifest, found, devices), *left_out):
         note(line)
 
 
@@ -130,19 +138,29 @@ def _remarks(found: Sequence[Outlook], profiles: Sequence[Profile], streams: int
     return lines
 
 
-def _devices(fleet: str | None, names: Sequence[str]) -> tuple[list[PlannerDevice], list[Profile], LinkModels]:
+def _programs(manifest: Manifest, found: Sequence[Outlook], devices: Sequence[PlannerDevice]) -> list[str]:
+    """Beside the roofline, each line once: of equal devices with equal stages."""
+    by_name = {device.name: device.profile for device in devices}
+    lines = (line for told in compared_lines(manifest, [one.plan for one in found], devices) for line in told)
+    return list(dict.fromkeys(f"{by_name[line.partition(':')[0]]}:{line.partition(':')[2]}" for line in lines))
+
+
+def _devices(fleet: str | None, names: Sequence[str], timing: str) -> tuple[list[PlannerDevice], list[Profile], LinkModels]:
     if (fleet is None) == (not names):
         raise typer.BadParameter("name the devices: either --fleet FILE or --profile A,B")
     links: LinkModels = wired
     if fleet is not None:
         described = load_fleet(fleet)
-        members = [(one.name, load_profile(one.profile), one.memory_bytes, one.ambient_celsius) for one in described.devices]
+        members = [
+            (one.name, load_profile(one.profile).run_as(timing or one.timing, one.dialect), one.memory_bytes, one.ambient_celsius)
+            for one in described.devices
+        ]
         links = _links(described.links)
     else:
         seen: Counter[str] = Counter()
         members = []
         for name in names:
-            loaded = load_profile(name)
+            loaded = load_profile(name).run_as(timing)
             seen[loaded.name] += 1
             members.append((f"{loaded.name}-{seen[loaded.name]}", loaded, None, None))
     devices = [
@@ -154,6 +172,9 @@ def _devices(fleet: str | None, names: Sequence[str]) -> tuple[list[PlannerDevic
             memory_bytes=loaded.memory_bytes if memory is None else memory,
             figures=loaded.effective,
             thermal=loaded.thermal if ambient is None else replace(loaded.thermal, ambient_celsius=ambient),
+            core=core_of(loaded),
+            timed_by_programs=loaded.timed_by == "compiled",
+            runs_programs=loaded.dialect == ISA_DIALECT,
         )
         for index, (name, loaded, memory, ambient) in enumerate(members)
     ]

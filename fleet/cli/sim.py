@@ -21,7 +21,11 @@ from protos.errors import InvalidInput
 from sim_devices.figures import is_path
 from sim_devices.fleet_file import FleetFile, gallery_text, load_fleet
 from sim_devices.local_fleet import DeviceSpec, LocalDevice, LocalFleet
+from sim_devices.profiles import DIALECTS, TIMINGS
 
+TimingOption = Annotated[
+    str, typer.Option("--timing", help=f"What modelled time is of (default: the profile's): {', '.join(TIMINGS)}.", show_default=False)
+]
 app = typer.Typer(name="sim", rich_markup_mode="rich")
 sim_faults.register(app)
 
@@ -41,6 +45,10 @@ def up(
         typer.Option("--hollow", min=1, max=20_000, help="So many hollow devices: one process, no mathematics, for the control plane."),
     ] = None,
     pace: Annotated[Pace, typer.Option("--pace", help="realtime waits until the modelled time has passed.")] = "fast",
+    timing: TimingOption = "",
+    dialect: Annotated[
+        str, typer.Option("--dialect", help=f"What they run (default: the profile's): {', '.join(DIALECTS)}.", show_default=False)
+    ] = "",
     memory: MemoryOption = None,
     gallery: Annotated[
         str | None, typer.Option("--gallery", metavar="NAME", help="A fleet that comes along, as FLEET.", show_default=False)
@@ -59,7 +67,7 @@ def up(
     opened = open_home(home)
     local = local_fleet(opened)
     if chosen := fleet or gallery:
-        if (fleet and gallery) or devices or profile or memory or hollow:
+        if (fleet and gallery) or devices or profile or memory or hollow or timing or dialect:
             raise InvalidInput("a fleet file says itself which devices there are", advice=f"glmfleet sim up {chosen}")
         if kept and faults and load_fleet(chosen).faults:
             raise InvalidInput("--keep would undo the file's faults", advice="add --no-faults, or leave out --keep")
@@ -68,7 +76,7 @@ def up(
         raise InvalidInput("hollow devices have no links of their own", advice="start them without --links, beside others with it")
     else:
         profiles, memory_bytes = parse_names(profile), None if memory is None else parse_size(memory)
-        specs = [] if hollow and devices is None else device_specs(profiles, devices, pace, memory_bytes)
+        specs = [] if hollow and devices is None else device_specs(profiles, devices, pace, memory_bytes, timing=timing, dialect=dialect)
         specs += [hollow_spec(profiles, hollow, memory_bytes)] if hollow else []
         started = local.up([replace(spec, linked=links) for spec in specs], insecure=insecure)
     if as_json:
@@ -138,6 +146,8 @@ def fleet_specs(described: FleetFile) -> list[DeviceSpec]:
             ambient_celsius=device.ambient_celsius,
             labels=device.labels,
             linked=True,
+            timing=device.timing,
+            dialect=device.dialect,
         )
         for device in described.devices
     ]

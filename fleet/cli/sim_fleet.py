@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal
@@ -25,12 +26,16 @@ def local_fleet(home: Home) -> LocalFleet:
     return LocalFleet(home.path, issue("device"), issue("gateway"))
 
 
-def device_specs(profiles: Sequence[str], count: int | None, pace: Pace, memory_bytes: int | None) -> list[DeviceSpec]:
-    """`count` devices that take the profiles in turn; one of each when no count is given. Raises NotFound for an unknown profile."""
+def device_specs(
+    profiles: Sequence[str], count: int | None, pace: Pace, memory_bytes: int | None, *, timing: str = "", dialect: str = ""
+) -> list[DeviceSpec]:
+    """`count` devices that take the profiles in turn; one of each when no count is given. Raises NotFound for an unknown profile,
+    InvalidInput for one that cannot be timed, or spoken to, like this."""
     chosen = profiles or DEFAULT_PROFILES
     for name in chosen:
-        load_profile(name)
-    return [DeviceSpec(name, pace=pace, memory_bytes=memory_bytes) for name in islice(cycle(chosen), count or len(chosen))]
+        load_profile(name).run_as(timing, dialect)
+    spec = DeviceSpec("", pace=pace, memory_bytes=memory_bytes, timing=timing, dialect=dialect)
+    return [replace(spec, profile=name) for name in islice(cycle(chosen), count or len(chosen))]
 
 
 def hollow_spec(profiles: Sequence[str], count: int, memory_bytes: int | None) -> DeviceSpec:

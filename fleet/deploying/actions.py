@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 from fleet.background import together
 from fleet.deploying.desired import Desired, PipelineSpec
 from fleet.deploying.load_order import Neighbours, load_request, stage_blobs
+from fleet.deploying.programs import ProgramFiles, program_files, stage_times
 from fleet.deploying.reconcile import HeldStage, Unload, held_by
 from fleet.deploying.views import DeployEvent
 from fleet.devices.client import BlobState, DeviceClient
@@ -138,20 +139,22 @@ class Deployer:
 
     async def _push(self, stage: StageWork, report: Report, in_force: int, known: BlobStates) -> None:
         """Over one connection after another: what came before a link broke stays, and the rest follows."""
-        device, blobs = stage.device, stage.blobs
+        device, blobs = stage.device, await self._blobs(stage)
         failures, least_bytes = 0, sum(blob.size_bytes for blob in blobs) + 1
         states = known.get(device)
         while True:
             client = self._registry.client(device)
             try:
-                if states is None:
-                    states = await client.stat_blobs([blob.digest for blob in blobs])
+                asked = [blob.digest for blob in blobs if states is None or blob.digest not in states]
+                if asked:
+                    states = {**(states or {}), **await client.stat_blobs(asked)}
+                assert states is not None
                 lacking, need_bytes = _lacking(states, blobs)
                 if need_bytes < least_bytes:
                     failures, least_bytes = 0, need_bytes
                 if lacking:
                     await self._vouch(client, stage)
-                    await self._make_room(stage, need_bytes, in_force)
+                    await self._make_room(stage, blobs, need_bytes, in_force)
                     await self._send(client, stage.spec.plan.model, lacking, need_bytes, report)
                 return
             except TemporaryError:
@@ -159,6 +162,22 @@ class Deployer:
                 back = await self._registry.wait_connected([device], RETURN_SECONDS)
                 if failures >= PUSH_TRIES or not back or self._registry.client(device) is client:
                     raise
+
+    async def _blobs(self, stage: StageWork) -> tuple[Blob, ...]:
+        """Of its weights, and of its programs where the device executes such."""
+        programs = await self._programs(stage)
+        return (*stage.blobs, *(programs.blobs if programs else ()))
+
+    async def _programs(self, stage: StageWork) -> ProgramFiles | None:
+        if (described := self._described(stage.device)) is None:
+            return None
+        plan = stage.spec.plan
+        parts, shape = plan.stages[stage.number].parts, (plan.kv_dtype, plan.context)
+        return await asyncio.to_thread(program_files, stage.manifest, parts, *shape, described, self._artifacts)
+
+    def _described(self, device: DeviceId) -> pb.DeviceDescription | None:
+        record = self._registry.record(device)
+        return record.description if record else None
 
     async def _send(self, client: DeviceClient, model: str, lacking: Mapping[Blob, BlobState], need_bytes: int, report: Report) -> None:
         sent_bytes = dict.fromkeys(lacking, 0)
@@ -176,7 +195,7 @@ class Deployer:
                 await asyncio.to_thread(self._artifacts.verify, model)
                 raise
 
-    async def _make_room(self, stage: StageWork, need_bytes: int, in_force: int) -> None:
+    async def _make_room(self, stage: StageWork, blobs: Sequence[Blob], need_bytes: int, in_force: int) -> None:
         """Blobs on a device are a cache: what no stage uses is dropped only when the room is needed. Raises NoSpace."""
         client = self._registry.client(stage.device)
         free_bytes = (await client.describe()).storage_free_bytes
@@ -184,7 +203,7 @@ class Deployer:
             return
         # By the word of the generation in force: the new one must stay unknown to devices until it is stored.
         word = pb.Generation(deployment=stage.desired.name, number=in_force or stage.desired.generation)
-        await client.retain_blobs(word, [blob.digest for blob in stage.blobs])
+        await client.retain_blobs(word, [blob.digest for blob in blobs])
         free_bytes = (await client.describe()).storage_free_bytes
         if need_bytes > free_bytes:
             raise NoSpace(
@@ -205,9 +224,12 @@ class Deployer:
     async def _load(self, stage: StageWork, report: Report) -> bool:
         client = self._registry.client(stage.device)
         ring = Neighbours(self._hop(stage, -1), self._hop(stage, +1)) if len(stage.spec.devices) > 1 else None
+        described, programs = self._described(stage.device), await self._programs(stage)
         request = await asyncio.to_thread(
-            load_request, stage.manifest, stage.desired, stage.spec, stage.number, ring, self._artifacts.blob_folder
+            load_request, stage.manifest, stage.desired, stage.spec, stage.number, ring, self._artifacts.blob_folder, programs
         )
+        if described and (times := await asyncio.to_thread(stage_times, stage.manifest, request, described)):
+            request.times.CopyFrom(times)
         request.standby = stage.standby is not None
         self._add_mirror(request, stage)
         await self._vouch(client, stage)

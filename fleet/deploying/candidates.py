@@ -8,8 +8,10 @@ from dataclasses import replace
 from fleet.devices.record import DeviceRecord
 from fleet.planning.costs import PlannerDevice, weights
 from fleet.planning.storage import Storage
-from protos.dialects import DIALECT
-from protos.errors import NotFound, Unavailable
+from protos.chip.core import Core
+from protos.chip.wire import core_of
+from protos.dialects import DIALECT, ISA_DIALECT
+from protos.errors import InvalidInput, NotFound, Unavailable
 from protos.ids import DeviceId, Digest
 from protos.manifest import Manifest
 from protos.physics.roofline import Figures
@@ -88,7 +90,27 @@ def _usable(record: DeviceRecord) -> bool:
 
 
 def _able(record: DeviceRecord) -> bool:
-    return record.description is not None and DIALECT in record.description.dialects
+    """To run what we have: graphs, or programs of a core that we can compile for."""
+    if record.description is None:
+        return False
+    core, dialects = core_told(record.description), record.description.dialects
+    timed = not record.description.accelerator.timed_by_programs or core is not None
+    return timed and (DIALECT in dialects or (ISA_DIALECT in dialects and core is not None))
+
+
+def core_told(description: pb.DeviceDescription) -> Core | None:
+    """None where it tells of none, or of what is none."""
+    if not description.accelerator.HasField("core"):
+        return None
+    try:
+        return core_of(description.accelerator.core)
+    except InvalidInput:
+        return None
+
+
+def runs_programs(description: pb.DeviceDescription) -> bool:
+    """In the place of graphs."""
+    return DIALECT not in description.dialects and ISA_DIALECT in description.dialects
 
 
 def _named(key: str, records: Sequence[DeviceRecord], online: Sequence[DeviceRecord]) -> list[DeviceRecord]:
@@ -121,6 +143,9 @@ def _planner_device(device: DeviceId, description: pb.DeviceDescription, replace
         else None,
         storage=_storage(description),
         keeps_standbys=description.keeps_standbys,
+        core=core_told(description),
+        timed_by_programs=accelerator.timed_by_programs,
+        runs_programs=runs_programs(description),
     )
 
 

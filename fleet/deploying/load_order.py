@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from fleet.deploying.desired import Desired, PipelineSpec
+from fleet.deploying.programs import ProgramFiles
 from protos.errors import InvalidInput
 from protos.manifest import Blob, Manifest
 from protos.net.transport import MESSAGE_BYTES
@@ -34,10 +35,16 @@ def stage_blobs(manifest: Manifest, spec: PipelineSpec, stage: int) -> tuple[Blo
 
 
 def load_request(
-    manifest: Manifest, desired: Desired, spec: PipelineSpec, stage: int, ring: Neighbours | None, blob_folder: Path | None = None
+    manifest: Manifest,
+    desired: Desired,
+    spec: PipelineSpec,
+    stage: int,
+    ring: Neighbours | None,
+    blob_folder: Path | None = None,
+    programs: ProgramFiles | None = None,
 ) -> pb.LoadStageRequest:
-    """For a stage of one of the pipelines of `desired`, with its neighbours where it is not the only one. Builds the graphs, which takes
-    some milliseconds: call it in an executor.
+    """For a stage of one of the pipelines of `desired`, with its neighbours where it is not the only one, and with `programs` in the place
+    of graphs. Builds the graphs, which takes some milliseconds: call it in an executor.
 
     With the artifact's `blob_folder` the device is told to check itself. Raises Corrupt when what it would check by is damaged,
     InvalidInput for a stage that no message could tell of.
@@ -45,7 +52,7 @@ def load_request(
     plan, planned, config = spec.plan, spec.plan.stages[stage], manifest.config
     body = [part for part in planned.parts if part != HEAD]
     first, stop = planned.first_layer, planned.stop_layer
-    graph, graph_zlib = packed(build_stage_graph(manifest, body, kv_dtype=plan.kv_dtype))
+    graph, graph_zlib = (b"", b"") if programs else packed(build_stage_graph(manifest, body, kv_dtype=plan.kv_dtype))
     golden = stage_golden(manifest, planned.parts, first, stop, plan.context, plan.kv_dtype, blob_folder) if blob_folder else None
     request = pb.LoadStageRequest(
         generation=pb.Generation(deployment=desired.name, number=desired.generation),
@@ -55,7 +62,7 @@ def load_request(
         stage=stage,
         stages=len(plan.stages),
         parts=planned.parts,
-        blobs=[blob.digest for blob in stage_blobs(manifest, spec, stage)],
+        blobs=[blob.digest for blob in (*stage_blobs(manifest, spec, stage), *(programs.blobs if programs else ()))],
         shape=pb.StageShape(
             hidden_size=config.hidden_size,
             vocab_size=config.vocab_size,
@@ -76,11 +83,12 @@ def load_request(
         ),
         graph=graph,
         graph_zlib=graph_zlib,
-        head_graph=build_stage_graph(manifest, [HEAD]) if HEAD in planned.parts else b"",
+        head_graph=build_stage_graph(manifest, [HEAD]) if HEAD in planned.parts and not programs else b"",
         next=ring.after if ring else None,
         previous=ring.before if ring else None,
         cost=pb.StageCost(**dataclasses.asdict(stage_cost(manifest, planned.parts, plan.kv_dtype))),
-        golden=_golden(golden) if golden else None,
+        golden=_golden(golden, with_graph=not programs) if golden else None,
+        programs=programs.message if programs else None,
     )
     if (size := request.ByteSize()) > MESSAGE_BYTES:
         raise InvalidInput(
@@ -90,8 +98,8 @@ def load_request(
     return request
 
 
-def _golden(golden: StageGolden) -> pb.Golden:
-    layers_graph, layers_graph_zlib = packed(golden.layers_graph)
+def _golden(golden: StageGolden, *, with_graph: bool) -> pb.Golden:
+    layers_graph, layers_graph_zlib = packed(golden.layers_graph if with_graph else b"")
     return pb.Golden(**{**dataclasses.asdict(golden), "layers_graph": layers_graph, "layers_graph_zlib": layers_graph_zlib})
 
 

@@ -13,12 +13,15 @@ from fleet.deploying.actions import BlobStates
 from fleet.deploying.desired import Desired, PipelineSpec
 from fleet.devices.client import BlobState
 from fleet.devices.registry import ASKED_AT_ONCE, Registry
+from fleet.planning.compared import compared_lines
 from fleet.planning.costs import PlannerDevice
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.planning.planner import plan
 from fleet.planning.presence import with_present
+from fleet.planning.programs import with_programs
 from fleet.planning.standby import lacking_line, lines, with_standbys
 from fleet.planning.why import with_relayed
+from protos.dtypes import KvDtype
 from protos.errors import Conflict, FleetError, InvalidInput, NoSpace, NotFound, Unavailable
 from protos.ids import DeviceId, Digest
 from protos.manifest import Manifest
@@ -94,19 +97,21 @@ class Placement:
         plans = tuple(spec.plan for spec in desired.pipelines)
         manifest = await asyncio.to_thread(self._artifacts.load, plans[0].model)
         keys = desired.request.devices if desired.request else ()
-        spares = await self._spares(manifest, keys, desired.name, {*desired.devices, *desired.standbys})
+        spares = await self._spares(manifest, keys, desired.name, {*desired.devices, *desired.standbys}, plans[0].kv_dtype)
         made = await asyncio.to_thread(with_standbys, manifest, plans, spares, count)
         return made, lacking_line(manifest, made, len(desired.standbys) + count, spares)
 
     async def _with_standbys(self, placed: Placed, manifest: Manifest, replaces: str, count: int) -> Placed:
         used = {DeviceId(stage.device_id) for one in placed.plans for stage in one.stages}
-        spares = await self._spares(manifest, placed.request.devices, replaces, used)
+        spares = await self._spares(manifest, placed.request.devices, replaces, used, placed.request.kv_dtype)
         made = await asyncio.to_thread(with_standbys, manifest, placed.plans, spares, count)
         lacking = lacking_line(manifest, made, count, spares)
         told = [lacking] if lacking else []
         return replace(placed, plans=tuple(replace(one, why=(*one.why, *lines(one), *told)) for one in made), lacking=lacking)
 
-    async def _spares(self, manifest: Manifest, keys: Sequence[str], replaces: str, used: Collection[DeviceId]) -> list[PlannerDevice]:
+    async def _spares(
+        self, manifest: Manifest, keys: Sequence[str], replaces: str, used: Collection[DeviceId], kv_dtype: KvDtype
+    ) -> list[PlannerDevice]:
         """Devices that may be used and are not."""
         records = self._registry.records()
         try:
@@ -114,7 +119,12 @@ class Placement:
         except NotFound:
             return []
         found = candidates.candidates(records, here, replaces=replaces, reserved=used)
-        return await self._knowing_disks([device for device in found if not device.hollow], manifest)
+        known = await self._knowing_disks([device for device in found if not (device.hollow or device.runs_programs)], manifest)
+        try:
+            spares, _ = await asyncio.to_thread(with_programs, known, manifest, kv_dtype)
+        except (InvalidInput, NoSpace):
+            return []
+        return spares
 
     async def _place_now(
         self, asked: PlanRequest, manifest: Manifest, replaces: str, replicas: int, reserved: Collection[DeviceId] = ()
@@ -129,14 +139,16 @@ class Placement:
             raise NotFound(which, advice="start some with `glmfleet sim up`; `glmfleet doctor` shows what was tried")
         await self._registry.refresh(online)
         devices = await self._knowing_disks(found(), manifest)
+        devices, left_out = await asyncio.to_thread(with_programs, devices, manifest, request.kv_dtype)
         if request.devices:  # by id from here on: a label is no name that the planner knows
             request = replace(request, devices=tuple(device.device_id for device in devices))
         made = await asyncio.to_thread(plan_replicas, manifest, devices, request, replicas)
         present = await self._present(manifest, [DeviceId(stage.device_id) for one in made for stage in one.stages])
         complete = {str(device): blobs for device, blobs in _complete(present).items()}
         relayed = frozenset(record.device_id for record in self._registry.records() if record.found_by == "relay")
-        plans = (with_relayed(with_present(manifest, one, complete), relayed) for one in made)
-        return Placed(asked, tuple(plans), present)
+        plans = [with_relayed(with_present(manifest, one, complete), relayed) for one in made]
+        lines = await asyncio.to_thread(compared_lines, manifest, made, devices)
+        return Placed(asked, tuple(replace(one, why=(*one.why, *more, *left_out)) for one, more in zip(plans, lines, strict=True)), present)
 
     async def _knowing_disks(self, devices: Sequence[PlannerDevice], manifest: Manifest) -> list[PlannerDevice]:
         asked = await self._present(manifest, candidates.tight(devices, manifest))

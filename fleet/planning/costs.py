@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from fleet.planning.storage import Storage
+from protos.chip.core import Core
 from protos.dtypes import KvDtype, WireDtype, row_bytes
 from protos.even import even_down, even_up
 from protos.ids import Digest
@@ -56,6 +57,9 @@ class PlannerDevice:
     timing_model: TimingModel | None = None
     storage: Storage | None = None  # None: its disk takes whatever it is given
     keeps_standbys: bool = False  # its agent can keep stages beside the rings that it is in
+    core: Core | None = None  # of a chip that runs compiled programs
+    timed_by_programs: bool = False  # of `core`: see fleet/planning/programs.py
+    runs_programs: bool = False  # in the place of graphs
 
     @cached_property
     def timing(self) -> TimingModel:

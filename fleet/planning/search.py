@@ -263,5 +263,7 @@ def _kind(device: PlannerDevice) -> tuple[object, ...]:
         device.memory_bytes,
         device.figures,
         device.timing_model,
+        device.core,
+        device.runs_programs,
         device.storage,
     )

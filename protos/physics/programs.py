@@ -94,6 +94,18 @@ def context_for(positions: int, most: int) -> int:
     return min(context, most)
 
 
+def contexts_for(positions: int, most: int) -> tuple[int, ...]:
+    """All that programs are compiled for, up to the one that holds so many.
+
+    >>> contexts_for(1000, 3000)
+    (256, 512, 1024)
+    """
+    found = [context_for(1, most)]
+    while found[-1] < min(positions, most):
+        found.append(context_for(found[-1] + 1, most))
+    return tuple(found)
+
+
 def _smallest(programs: Iterable[ProgramTime], wanted: Room) -> tuple[int, ProgramTime]:
     """Of programs of one context, in order of their sequences and rows, of which the first has one of each."""
     by_rows = wanted.rows > 1

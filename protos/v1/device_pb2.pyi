@@ -1,3 +1,4 @@
+from protos.v1 import chip_pb2 as _chip_pb2
 from protos.v1 import telemetry_pb2 as _telemetry_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -83,7 +84,7 @@ class HeardQuery(_message.Message):
     def __init__(self, interface: _Optional[str] = ..., sender: _Optional[str] = ..., probe: _Optional[str] = ..., seconds_ago: _Optional[float] = ...) -> None: ...
 
 class Accelerator(_message.Message):
-    __slots__ = ("profile", "description", "simulated", "pace", "threads", "figures", "thermal", "energy_source", "hollow")
+    __slots__ = ("profile", "description", "simulated", "pace", "threads", "figures", "thermal", "energy_source", "hollow", "core", "timed_by_programs")
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +94,8 @@ class Accelerator(_message.Message):
     THERMAL_FIELD_NUMBER: _ClassVar[int]
     ENERGY_SOURCE_FIELD_NUMBER: _ClassVar[int]
     HOLLOW_FIELD_NUMBER: _ClassVar[int]
+    CORE_FIELD_NUMBER: _ClassVar[int]
+    TIMED_BY_PROGRAMS_FIELD_NUMBER: _ClassVar[int]
     profile: str
     description: str
     simulated: bool
@@ -102,7 +105,9 @@ class Accelerator(_message.Message):
     thermal: Thermal
     energy_source: _telemetry_pb2.EnergySource
     hollow: bool
-    def __init__(self, profile: _Optional[str] = ..., description: _Optional[str] = ..., simulated: _Optional[bool] = ..., pace: _Optional[str] = ..., threads: _Optional[int] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ..., thermal: _Optional[_Union[Thermal, _Mapping]] = ..., energy_source: _Optional[_Union[_telemetry_pb2.EnergySource, str]] = ..., hollow: _Optional[bool] = ...) -> None: ...
+    core: _chip_pb2.Core
+    timed_by_programs: bool
+    def __init__(self, profile: _Optional[str] = ..., description: _Optional[str] = ..., simulated: _Optional[bool] = ..., pace: _Optional[str] = ..., threads: _Optional[int] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ..., thermal: _Optional[_Union[Thermal, _Mapping]] = ..., energy_source: _Optional[_Union[_telemetry_pb2.EnergySource, str]] = ..., hollow: _Optional[bool] = ..., core: _Optional[_Union[_chip_pb2.Core, _Mapping]] = ..., timed_by_programs: _Optional[bool] = ...) -> None: ...
 
 class Figures(_message.Message):
     __slots__ = ("linear_bytes_per_second", "linear_macs_per_second", "attention_bytes_per_second", "attention_macs_per_second", "chip_bytes_per_second", "launch_seconds", "operator_seconds", "idle_watts", "cap_watts", "joules_per_byte", "joules_per_chip_byte", "joules_per_mac", "joules_per_link_byte")
@@ -265,7 +270,7 @@ class RetainBlobsReply(_message.Message):
     def __init__(self, freed_bytes: _Optional[int] = ...) -> None: ...
 
 class LoadStageRequest(_message.Message):
-    __slots__ = ("generation", "pipeline_id", "manifest_digest", "epoch", "stage", "stages", "parts", "blobs", "shape", "graph", "head_graph", "next", "cost", "golden", "previous", "graph_zlib", "standby", "mirror_to", "mirror_from")
+    __slots__ = ("generation", "pipeline_id", "manifest_digest", "epoch", "stage", "stages", "parts", "blobs", "shape", "graph", "head_graph", "next", "cost", "golden", "previous", "graph_zlib", "standby", "mirror_to", "mirror_from", "times", "programs")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -285,6 +290,8 @@ class LoadStageRequest(_message.Message):
     STANDBY_FIELD_NUMBER: _ClassVar[int]
     MIRROR_TO_FIELD_NUMBER: _ClassVar[int]
     MIRROR_FROM_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
+    PROGRAMS_FIELD_NUMBER: _ClassVar[int]
     generation: Generation
     pipeline_id: str
     manifest_digest: str
@@ -304,7 +311,9 @@ class LoadStageRequest(_message.Message):
     standby: bool
     mirror_to: Hop
     mirror_from: Hop
-    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ..., golden: _Optional[_Union[Golden, _Mapping]] = ..., previous: _Optional[_Union[Hop, _Mapping]] = ..., graph_zlib: _Optional[bytes] = ..., standby: _Optional[bool] = ..., mirror_to: _Optional[_Union[Hop, _Mapping]] = ..., mirror_from: _Optional[_Union[Hop, _Mapping]] = ...) -> None: ...
+    times: _chip_pb2.StageTimes
+    programs: _chip_pb2.StagePrograms
+    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ..., golden: _Optional[_Union[Golden, _Mapping]] = ..., previous: _Optional[_Union[Hop, _Mapping]] = ..., graph_zlib: _Optional[bytes] = ..., standby: _Optional[bool] = ..., mirror_to: _Optional[_Union[Hop, _Mapping]] = ..., mirror_from: _Optional[_Union[Hop, _Mapping]] = ..., times: _Optional[_Union[_chip_pb2.StageTimes, _Mapping]] = ..., programs: _Optional[_Union[_chip_pb2.StagePrograms, _Mapping]] = ...) -> None: ...
 
 class Golden(_message.Message):
     __slots__ = ("token_ids", "scale", "hidden", "tolerance", "head_hidden", "logits", "logits_scale", "head_tolerance", "layers_graph_zlib", "layers_graph")

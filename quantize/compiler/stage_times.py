@@ -14,7 +14,7 @@ from protos.chip.core import Core
 from protos.chip.timing import Timing, dynamic_joules, time_program
 from protos.errors import InvalidInput, NoSpace
 from protos.manifest import Manifest
-from protos.physics.programs import JOULES, ROWS, SEQUENCES, SPENT, ProgramTime, Room, StageTimes, context_for
+from protos.physics.programs import JOULES, ROWS, SEQUENCES, SPENT, ProgramTime, Room, StageTimes, context_for, contexts_for
 from quantize.architectures.registry import architecture_of
 from quantize.compiler import ir
 from quantize.compiler.compile import Compiled, unverified
@@ -45,6 +45,7 @@ class Sizes:
     rows: tuple[int, ...] = ROWS
 
 
+ALL = Sizes()
 # Of a device that executes them: each row by itself, so that its result depends on no other.
 SINGLE = Sizes((1,), (1,))
 
@@ -58,7 +59,7 @@ class CompiledPrograms:
     parts: tuple[str, ...]
     core: Core
     kv_dtype: str
-    sizes: Sizes = Sizes()
+    sizes: Sizes = ALL
 
     def layers(self, wanted: Room) -> tuple[int, ProgramTime]:
         """Raises NoSpace where not even one row fits, InvalidInput for an operator without a lowering."""
@@ -92,13 +93,8 @@ class CompiledPrograms:
 
     def listed(self, context: int, sequences: int, rows: int) -> StageTimes:
         """All that runs of up to so much may take: what a device is told. Raises as `layers`."""
-        most = self.model.manifest.config.max_positions
-        reached, contexts = 0, []
-        while reached < min(context, most):
-            reached = context_for(reached + 1, most)
-            contexts.append(reached)
         found = []
-        for reached in contexts:
+        for reached in contexts_for(context, self.model.manifest.config.max_positions):
             found.append(self.program(Room(1, 1, reached)))
             rooms = [Room(size, 1, reached) for size in _up_to(self.sizes.sequences, sequences)]
             rooms += [Room(1, size, reached) for size in _up_to(self.sizes.rows, rows) if size <= reached]
@@ -178,7 +174,7 @@ def _timed(model: Model, core: Core, pieces: Pieces, shape: Shape) -> _Spent:
     found = _kept(model, core, pieces, shape)
     if isinstance(found, _Spent):
         return found
-    raise type(found)(found.detail, advice=found.advice)
+    raise type(found)(found.cause, advice=found.advice)
 
 
 @lru_cache(maxsize=_KEPT)
@@ -187,7 +183,7 @@ def _kept(model: Model, core: Core, pieces: Pieces, shape: Shape) -> _Spent | No
     try:
         compiled, timing = program_of(model, core, pieces, shape)
     except (NoSpace, InvalidInput) as error:
-        return type(error)(error.detail, advice=error.advice)
+        return type(error)(error.cause, advice=error.advice)
     seconds = dict.fromkeys(SPENT, 0.0)
     launched = {one["operator"] for one in compiled.program.instructions if one.name == "BEGIN" and one.has("launch")}
     for number, (step, operator) in enumerate(zip(compiled.legalised, timing.operators, strict=True)):

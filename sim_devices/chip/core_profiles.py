@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from protos.chip.core import LARGEST, MECHANISMS, Core, Dataflow, Mechanism
+from protos.dialects import DIALECT
 from sim_devices.figures import Figure, FigureFiles, Trust, estimated
+from sim_devices.profiles import FILES as PROFILES
+from sim_devices.profiles import Profile
 
 FILES = FigureFiles("chip profile", "chip/profiles")
 Variant = Literal["generic", "codesigned"]
@@ -119,6 +122,16 @@ def parse_core(name: str, text: str) -> CoreProfile:
         mechanisms[variant] = frozenset(cast(list[Mechanism], listed))
         own[variant] = _checked(name, {key: FILES.figure(name, key, entry, CORE_UNITS[key]) for key, entry in table.items()})
     return CoreProfile(name, description, dataflow["value"], figures, mechanisms, own)
+
+
+def core_of(profile: Profile) -> Core | None:
+    """Of a board's chip; None where nothing that the board does needs one. Raises NotFound, InvalidInput."""
+    if profile.timed_by == "roofline" and profile.dialect == DIALECT:
+        return None
+    for variant in VARIANTS:
+        if profile.variant == variant:
+            return load_core(profile.chip).core(variant)
+    raise PROFILES.bad(profile.name, f"variant {profile.variant[:40]!r} is none of {', '.join(VARIANTS)}")
 
 
 def _checked(name: str, figures: dict[str, Figure]) -> dict[str, Figure]:

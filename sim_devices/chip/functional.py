@@ -59,6 +59,11 @@ class Machine:
         self._watch = watch
         self._operator = 0
 
+    @property
+    def context(self) -> int:
+        """Positions of its caches."""
+        return self._target.context
+
     def run(self, positions: Sequence[int], inputs: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """One step: each sequence has `positions` rows in its caches already. Raises InvalidInput for what does not fit the program."""
         target = self._target

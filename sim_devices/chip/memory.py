@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.chip.program import Program, Purpose, Region
-from protos.errors import Corrupt, InvalidInput
+from protos.chip.weights import stored_weights
+from protos.errors import Corrupt
+from protos.ids import Digest
 from protos.manifest import Manifest
 
 Bytes = npt.NDArray[np.uint8]
@@ -55,21 +57,14 @@ def look(memory: Bytes, offset: int, shape: tuple[int, int], pitch: int, kind: t
 
 
 def weights_of(program: Program, manifest: Manifest, blob_folder: Path) -> dict[str, Bytes]:
-    """The tensors that a program's regions name, mapped from the artifact's blobs.
+    """The tensors that a program's regions name, mapped from the artifact's blobs. Raises as `stored_weights`."""
+    stored = stored_weights(program, manifest)
+    return {region.name: mapped(blob_folder / blob.digest, tensor.offset, tensor.size_bytes) for region, blob, tensor in stored}
 
-    Raises InvalidInput for a program of another artifact, Corrupt where a tensor has another size.
-    """
-    if program.target.artifact != manifest.digest:
-        raise InvalidInput("the program was compiled for another artifact", advice="compile it again: glmfleet compile")
-    found: dict[str, Bytes] = {}
-    for region in program.regions:
-        if region.purpose != "weights":
-            continue
-        part, _, name = region.name.partition("/")
-        variant = manifest.part(part).variants[0]
-        tensor = next((tensor for tensor in variant.tensors if tensor.name == name), None)
-        if tensor is None or tensor.size_bytes != region.size_bytes:
-            raise Corrupt(f"the artifact has no {region.name} of {region.size_bytes} bytes", advice="compile the program again")
-        path = blob_folder / variant.blobs[tensor.blob].digest
-        found[region.name] = np.memmap(path, np.uint8, "r", tensor.offset, (tensor.size_bytes,))
-    return found
+
+def mapped(path: Path, offset: int, size_bytes: int) -> Bytes:
+    """Bytes of a file. Raises Corrupt where it does not have them."""
+    try:
+        return np.memmap(path, np.uint8, "r", offset, (size_bytes,))
+    except (OSError, ValueError) as error:
+        raise Corrupt(f"weights cannot be mapped from {path.name[:12]}: {error}", digest=Digest(path.name)) from error

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from device.engine.opening import Engine, Output
+from device.engine.engine import Engine, Output, Rows, Runtime, Tokens
 from device.engine.prepacked import Prepacked
-from device.engine.stage import Rows, Tokens
 from device.stage_spec import StageSpec
+from protos.dialects import DIALECT
 from sim_devices.hollow.hardware import refusal
 
 
@@ -55,3 +55,6 @@ class HollowOutput:
 def open_hollow(spec: StageSpec, blob_folder: Path, threads: int, saved: Prepacked | None) -> tuple[Engine, Output | None]:
     """In place of device.engine.opening.open_stage. The graphs are not looked into."""
     return HollowEngine(spec), HollowOutput() if spec.is_head else None
+
+
+HOLLOW = Runtime(DIALECT, open_hollow)

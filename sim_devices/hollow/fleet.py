@@ -23,7 +23,7 @@ from protos.net.addresses import joined_address
 from protos.net.transport import Methods, Network
 from protos.v1 import device_pb2, gateway_pb2_grpc, telemetry_pb2
 from sim_devices.hollow.blobs import HollowBlobs
-from sim_devices.hollow.engine import open_hollow
+from sim_devices.hollow.engine import HOLLOW
 from sim_devices.hollow.hardware import HollowHardware
 from sim_devices.profiles import Profile
 
@@ -107,7 +107,7 @@ class HollowFleet:
                 HollowBlobs(),
                 self._credentials,
                 labels={"gateway": self._plan.name},
-                opener=open_hollow,
+                runtime=HOLLOW,
                 boot_id=self._boot_ids(),
                 process=self._process,
                 clock=self._clock,

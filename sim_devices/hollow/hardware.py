@@ -27,7 +27,7 @@ class HollowHardware:
         """`clock` in seconds, monotonic."""
         self._memory_bytes = profile.memory_bytes if memory_bytes is None else memory_bytes
         self._clock = clock
-        self._board = Board(profile.timing, profile.thermal, now=clock(), battery_joules=profile.battery_joules)
+        self._board = Board(profile.roofline, profile.thermal, now=clock(), battery_joules=profile.battery_joules)
         described = accelerator_info(profile, "", 1)
         self._info = replace(described, description=f"{profile.description} (hollow: computes nothing)", hollow=True)
 

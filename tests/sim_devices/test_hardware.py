@@ -20,7 +20,7 @@ from tests.support.turns import run_once
 
 PROFILE = load_profile("rk3588")
 RUN = StageRun(StageCost(read_bytes=90_000_000, macs_per_row=1_000_000, kv_bytes_per_token=5_000_000), Decode((0,)))
-ESTIMATE = PROFILE.timing.estimate(RUN)
+ESTIMATE = PROFILE.roofline.estimate(RUN)
 MODELLED = Modelled(ESTIMATE.seconds, PROFILE.idle_watts * ESTIMATE.seconds + ESTIMATE.joules)
 
 
@@ -152,4 +152,4 @@ async def test_closing_ends_a_wait() -> None:
     task = asyncio.create_task(run_once(hardware, minute, ran.set), name="run")
     assert await asyncio.to_thread(ran.wait, 10)
     await asyncio.wait_for(asyncio.to_thread(hardware.close), 10)
-    assert (await task).modelled_seconds == pytest.approx(PROFILE.timing.estimate(minute).seconds)
+    assert (await task).modelled_seconds == pytest.approx(PROFILE.roofline.estimate(minute).seconds)

@@ -49,7 +49,7 @@ async def test_device_and_prediction_give_one_figure(tmp_path: Path, prompt: int
 def test_what_the_planner_says_of_a_stage_is_what_its_device_takes(tmp_path: Path) -> None:
     """To the nanoseconds that each run is rounded to; of every stage of a ring, by either model."""
     manifest, _ = tiny_model(tmp_path, TinyGlm(layers=4))
-    for timing in (Paged(), Compiled(), PROFILE.timing):
+    for timing in (Paged(), Compiled(), PROFILE.roofline):
         boards = [a_board(name, timing) for name in "abc"]
         made = plan(manifest, boards, PlanRequest("tiny", stages=3, context=256))
         for place, stage in enumerate(made.stages):

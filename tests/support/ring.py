@@ -15,9 +15,13 @@ import grpc.aio
 
 from device.agent.program import Agent, AgentConfig
 from device.cpu import CpuHardware
+from device.engine.engine import Runtime
+from device.engine.opening import ONNX
 from device.hardware import Hardware
 from fleet.deploying.load_order import row_multiple
+from fleet.deploying.programs import program_files, stage_times
 from protos.dtypes import KvDtype, WireDtype
+from protos.dtypes import kv_dtype as parse_kv_dtype
 from protos.errors import FleetError
 from protos.ids import PipelineId, parse_digest
 from protos.manifest import Manifest
@@ -265,6 +269,22 @@ def load_requests(
     return requests
 
 
+def add_programs(
+    request: device_pb2.LoadStageRequest, manifest: Manifest, store: ArtifactStore, description: device_pb2.DeviceDescription
+) -> None:
+    """What a coordinator would tell a device of programs, or give it in the place of graphs."""
+    if times := stage_times(manifest, request, description):
+        request.times.CopyFrom(times)
+    shape = request.shape
+    files = program_files(manifest, tuple(request.parts), parse_kv_dtype(shape.kv_dtype), shape.context, description, store)
+    if files:
+        request.programs.CopyFrom(files.message)
+        request.blobs.extend(blob.digest for blob in files.blobs)
+        request.ClearField("graph")
+        request.ClearField("head_graph")
+        request.golden.ClearField("layers_graph")
+
+
 async def put_blob(peer: Peer, digest: str, data: bytes, offset: int = 0, stop: int | None = None) -> None:
     async def messages() -> AsyncIterator[device_pb2.PutBlobRequest]:
         yield device_pb2.PutBlobRequest(header=device_pb2.PutBlobHeader(digest=digest, size_bytes=len(data), offset=offset))
@@ -281,12 +301,17 @@ async def put_blob(peer: Peer, digest: str, data: bytes, offset: int = 0, stop: 
 
 
 @asynccontextmanager
-async def agents(folder: Path, hardware: Sequence[Hardware]) -> AsyncIterator[tuple[list[Agent], list[Peer], Credentials]]:
-    """Real agents on loopback, one on each of `hardware`, and connections to them."""
+async def agents(
+    folder: Path, hardware: Sequence[Hardware], runtimes: Sequence[Runtime] = ()
+) -> AsyncIterator[tuple[list[Agent], list[Peer], Credentials]]:
+    """Real agents on loopback, one on each of `hardware`, and connections to them; `runtimes`: what they compute by, unless it is ONNX."""
     fleet = TestFleet.open(folder)
     credentials = credentials_of(fleet.member("coordinator", "coordinator"))
     identities = [fleet.member(f"dev-{index}") for index in range(len(hardware))]
-    made = [Agent(AgentConfig(folder / f"dev-{index}", f"dev-{index}", "127.0.0.1"), item) for index, item in enumerate(hardware)]
+    made = [
+        Agent(AgentConfig(folder / f"dev-{index}", f"dev-{index}", "127.0.0.1"), item, runtime)
+        for index, (item, runtime) in enumerate(zip(hardware, runtimes or [ONNX] * len(hardware), strict=True))
+    ]
     try:
         addresses = await asyncio.gather(*(agent.__aenter__() for agent in made))
         peers = [dial(address, identity.device_id, credentials) for address, identity in zip(addresses, identities, strict=True)]
@@ -300,12 +325,21 @@ async def agents(folder: Path, hardware: Sequence[Hardware]) -> AsyncIterator[tu
 
 @asynccontextmanager
 async def ring(
-    folder: Path, manifest: Manifest, store: ArtifactStore, stages: int, *, hardware: Sequence[Hardware] = (), **shape: Any
+    folder: Path,
+    manifest: Manifest,
+    store: ArtifactStore,
+    stages: int,
+    *,
+    hardware: Sequence[Hardware] = (),
+    runtimes: Sequence[Runtime] = (),
+    **shape: Any,
 ) -> AsyncIterator[Ring]:
-    async with agents(folder, hardware or [CpuHardware(1 << 30, 1) for _ in range(stages)]) as (made, peers, _):
+    async with agents(folder, hardware or [CpuHardware(1 << 30, 1) for _ in range(stages)], runtimes) as (made, peers, _):
         hops = [device_pb2.Hop(device_id=peer.device, address=peer.address) for peer in peers]
         requests = load_requests(manifest, hops, golden_from=store.blob_folder, **shape)
         for peer, request in zip(peers, requests, strict=True):
+            description = await peer.device_stub.Describe(device_pb2.DescribeRequest(), metadata=peer.metadata)
+            add_programs(request, manifest, store, description)
             for digest in request.blobs:
                 await put_blob(peer, digest, store.blob_path(parse_digest(digest)).read_bytes())
             with remote(peer.device):

@@ -16,7 +16,7 @@ from device.agent import host as host_module
 from device.agent.host import StageHost
 from device.blobs import BlobStore
 from device.cpu import CpuHardware
-from device.engine.opening import Output
+from device.engine.engine import Output
 from device.pipeline.stage import Stage
 from device.stage_spec import DeploymentGeneration, StageSpec
 from protos.errors import Conflict, Corrupt, FleetError, InvalidInput, NoSpace, NotFound, Unavailable

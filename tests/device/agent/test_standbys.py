@@ -13,7 +13,7 @@ import pytest
 from device.agent.host import StageHost
 from device.blobs import BlobStore
 from device.cpu import CpuHardware
-from device.engine.opening import Output
+from device.engine.engine import Output
 from device.pipeline.kept import KeptRows
 from device.pipeline.stage import Stage
 from device.stage_spec import DeploymentGeneration, PreviousHop, StageSpec

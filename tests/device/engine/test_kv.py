@@ -8,6 +8,7 @@ import numpy as np
 import psutil
 
 from device.engine.kv import SlotGroup, reserved
+from device.engine.stage import bound_caches
 from device.stage_spec import StageShape
 
 SHAPE = StageShape(
@@ -26,11 +27,11 @@ SHAPE = StageShape(
 
 
 def arrays(group: SlotGroup, start: int = 0, stop: int = 4) -> dict[str, np.ndarray]:
-    return {past: value.numpy() for past, _, value in group.bound(start, stop)}
+    return {past: value.numpy() for past, _, value in bound_caches(group, start, stop)}
 
 
 def test_each_layer_has_keys_and_values_bound_for_reading_and_writing() -> None:
-    bound = [(past, present, value.shape()) for past, present, value in SlotGroup(SHAPE).bound(1, 3)]
+    bound = [(past, present, value.shape()) for past, present, value in bound_caches(SlotGroup(SHAPE), 1, 3)]
     names = [(f"past_{what}.{layer}", f"present_{what}.{layer}") for layer in (3, 4) for what in ("key", "value")]
     assert [(past, present) for past, present, _ in bound] == names
     assert {tuple(shape) for _, _, shape in bound} == {(2, 2, 8, 4)}

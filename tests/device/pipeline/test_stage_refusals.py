@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from device.engine.stage import StageEngine
+from device.engine.stage import StageEngine, bound_caches
 from device.pipeline.stage import Stage
 from protos.errors import InvalidInput
 from protos.v1 import pipeline_pb2 as pb
@@ -88,7 +88,7 @@ async def test_what_does_not_fit_is_refused_and_touches_no_other(stage: Stage, n
 
 def caches(stage: Stage) -> list[np.ndarray]:
     assert isinstance(stage.engine, StageEngine)
-    return [value.numpy().copy() for group in stage.engine.groups for _, _, value in group.bound(0, SLOTS)]
+    return [value.numpy().copy() for group in stage.engine.groups for _, _, value in bound_caches(group, 0, SLOTS)]
 
 
 small = st.integers(0, 5) | st.sampled_from([CONTEXT, 2**31, HUGE])

@@ -10,7 +10,7 @@ import pytest
 from device.agent.host import StageHost
 from device.blobs import BlobStore
 from device.cpu import CpuHardware
-from device.engine.stage import StageEngine
+from device.engine.stage import StageEngine, bound_caches
 from device.stage_spec import parse_spec
 from fleet.deploying.desired import new_desired
 from fleet.deploying.load_order import Neighbours, load_request
@@ -77,7 +77,7 @@ async def check_stage(folder: Path, manifest: Manifest, artifacts: ArtifactStore
         assert status.memory_bytes == host.memory_used_bytes == planned.weight_bytes + planned.kv_bytes
         engine = loaded.stage.engine
         assert isinstance(engine, StageEngine)
-        caches = [value.numpy() for group in engine.groups for _, _, value in group.bound(0, made.slots_per_group)]
+        caches = [value.numpy() for group in engine.groups for _, _, value in bound_caches(group, 0, made.slots_per_group)]
         # Keys that are values too are bound twice.
         assert sum({cache.ctypes.data: cache.nbytes for cache in caches}.values()) == planned.kv_bytes
 
