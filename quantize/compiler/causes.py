@@ -24,14 +24,16 @@ class Cause:
     busy: float
     stall: str
     stalled: float
-    mechanism: str | None
+    mechanism: Mechanism | None
     gain: float
 
     def __str__(self) -> str:
         found = f"its {self.unit} unit works {100 * self.busy:.0f} % of the time"
         if self.stalled >= _LEAST:
             found += f" and waits {100 * self.stalled:.0f} % for {self.stall}"
-        return found if self.mechanism is None else f"{found}; with {self.mechanism} a layer would take {100 * self.gain:.0f} % less"
+        if self.mechanism is None:
+            return found
+        return f"{found}; the mechanism {self.mechanism} ({_WORDS[self.mechanism]}) would take {100 * self.gain:.0f} % off a layer"
 
 
 def cause_of(model: Model, core: Core, layer: int, shape: Shape) -> Cause:
@@ -48,7 +50,7 @@ def cause_of(model: Model, core: Core, layer: int, shape: Shape) -> Cause:
         timing.busy[unit] / timing.cycles,
         stall,
         stalls[stall] / timing.cycles if stall else 0.0,
-        _WORDS[best] if best and gains[best] >= _LEAST else None,
+        best if best and gains[best] >= _LEAST else None,
         gains[best] if best else 0.0,
     )
 

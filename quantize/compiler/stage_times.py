@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from threading import Lock
 
 from protos.chip.core import Core
 from protos.chip.timing import Timing, dynamic_joules, time_program
@@ -23,6 +24,7 @@ from quantize.compiler.lowering import Stage
 from quantize.parts import EMBEDDING, HEAD, layer_number, layer_parts
 
 _KEPT = 1 << 14  # times of programs in memory, of some hundred bytes each
+_COMPILING = Lock()  # the stages of a ring are loaded at once, and ask for the same programs: each is compiled once
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ def _program(room: Room, spent: _Spent) -> ProgramTime:
 
 
 def _timed(model: Model, core: Core, pieces: Pieces, shape: Shape) -> _Spent:
-    found = _kept(model, core, pieces, shape)
+    with _COMPILING:
+        found = _kept(model, core, pieces, shape)
     if isinstance(found, _Spent):
         return found
     raise type(found)(found.cause, advice=found.advice)

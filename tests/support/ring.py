@@ -282,7 +282,8 @@ def add_programs(
         request.blobs.extend(blob.digest for blob in files.blobs)
         request.ClearField("graph")
         request.ClearField("head_graph")
-        request.golden.ClearField("layers_graph")
+        if request.HasField("golden"):
+            request.golden.ClearField("layers_graph")
 
 
 async def put_blob(peer: Peer, digest: str, data: bytes, offset: int = 0, stop: int | None = None) -> None:

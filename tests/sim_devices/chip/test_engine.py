@@ -1,0 +1,172 @@
+"""Rings of devices that execute programs: the same text for any cut, beside devices that run graphs, and close to theirs."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from device.cpu import CpuHardware
+from device.engine.opening import ONNX
+from device.hardware import Hardware
+from protos.dtypes import KvDtype
+from protos.errors import Corrupt, FleetError, InvalidInput
+from protos.ids import digest_of
+from protos.manifest import Manifest
+from protos.net.transport import Peer
+from protos.rpc_errors import remote
+from protos.v1 import device_pb2 as pb
+from quantize.artifact.store import ArtifactStore
+from quantize.compiler.compile import compile_stage
+from quantize.compiler.ir import Shape
+from sim_devices.chip.engine import isa_runtime
+from sim_devices.hardware import SimulatedHardware
+from sim_devices.profiles import load_profile
+from tests.support.checkpoints import TinyGlm
+from tests.support.chips import CODESIGNED, GENERIC
+from tests.support.ring import add_programs, agents, load_requests, put_blob, ring, tiny_model
+
+PROFILE = load_profile("rk3588").run_as("compiled", "glm-isa")
+PROMPTS = ([3, 1, 4, 1, 5, 9], [2, 7, 1, 8])
+ISA = isa_runtime(CODESIGNED)
+COUNT = 8
+
+
+def a_chip() -> SimulatedHardware:
+    return SimulatedHardware(PROFILE, "fast", core=CODESIGNED)
+
+
+async def texts(folder: Path, model: tuple[Manifest, ArtifactStore], executing: str, kv_dtype: KvDtype = "float32") -> list[list[int]]:
+    """Of a ring with a stage for each letter: "p" executes programs, "g" runs graphs."""
+    hardware: list[Hardware] = [a_chip() if one == "p" else CpuHardware(1 << 30, 1) for one in executing]
+    runtimes = [ISA if one == "p" else ONNX for one in executing]
+    stages = len(executing)
+    async with (
+        ring(folder, *model, stages, hardware=hardware, runtimes=runtimes, context=64, kv_dtype=kv_dtype) as made,
+        made.client() as client,
+    ):
+        answers = await asyncio.gather(*(client.ask(prompt, COUNT) for prompt in PROMPTS))
+    assert [answer.error for answer in answers] == [None] * len(PROMPTS)
+    return [answer.token_ids for answer in answers]
+
+
+@pytest.mark.parametrize(("kv_dtype", "rings"), [("float32", ("p", "pp", "ppp")), ("int8", ("p", "ppp"))])
+async def test_the_text_is_the_same_for_any_cut(tmp_path: Path, kv_dtype: KvDtype, rings: tuple[str, ...]) -> None:
+    model = tiny_model(tmp_path, TinyGlm(layers=3))
+    first, *others = [await texts(tmp_path / kind, model, kind, kv_dtype) for kind in rings]
+    assert others == [first] * len(others)
+    assert all(len(text) == COUNT for text in first)
+
+
+async def test_it_is_that_of_onnxruntime_in_a_mixed_fleet_too(tmp_path: Path) -> None:
+    """Sums of floats come in another order, so that equal logits are not asked for; these prompts' best tokens are far enough apart."""
+    model = tiny_model(tmp_path, TinyGlm(layers=3))
+    expected = await texts(tmp_path / "graphs", model, "g")
+    assert await texts(tmp_path / "first", model, "pg") == expected
+    assert await texts(tmp_path / "last", model, "gpg") == expected
+
+
+async def refused(folder: Path, change: str, kind: type[FleetError], why: str) -> None:
+    """A stage that a device with programs is asked to load, with one thing changed."""
+    manifest, store = tiny_model(folder, TinyGlm(layers=3))
+    async with agents(folder / "devices", [a_chip()], [ISA]) as (_, peers, _):
+        peer = peers[0]
+        hop = pb.Hop(device_id=peer.device, address=peer.address)
+        (request,) = load_requests(manifest, [hop], context=64, golden_from=store.blob_folder)
+        described = await peer.device_stub.Describe(pb.DescribeRequest(), metadata=peer.metadata)
+        assert list(described.dialects) == ["glm-isa"]
+        add_programs(request, manifest, store, described)
+        blobs = {digest: store.blob_path(digest).read_bytes() for digest in request.blobs}  # type: ignore[arg-type]
+        spoil(request, blobs, manifest, store, change)
+        for digest in request.blobs:
+            await put_blob(peer, digest, blobs[digest])
+        with pytest.raises(kind, match=why) as caught, remote(peer.device):
+            await peer.device_stub.LoadStage(request, metadata=peer.metadata)
+        assert "\n" not in str(caught.value)
+        assert await no_stage(peer)
+
+
+async def no_stage(peer: Peer) -> bool:
+    return not (await peer.device_stub.Describe(pb.DescribeRequest(), metadata=peer.metadata)).stages
+
+
+def spoil(request: pb.LoadStageRequest, blobs: dict[str, bytes], manifest: Manifest, store: ArtifactStore, change: str) -> None:
+    def instead(data: bytes) -> None:
+        """Of the layers' program."""
+        old, new = request.programs.layers[0], digest_of(data)
+        blobs[new] = data
+        request.blobs[list(request.blobs).index(old)] = new
+        request.programs.layers[0] = new
+
+    body = tuple(part for part in request.parts if part != "head")
+    data = blobs[request.programs.layers[0]]
+    match change:
+        case "artifact":
+            other = replace(manifest, provenance=replace(manifest.provenance, source="elsewhere"))
+            instead(compile_stage(other, body, CODESIGNED, Shape(1, 1, 64)).program.to_bytes())
+        case "core":
+            instead(compile_stage(manifest, body, GENERIC, Shape(1, 1, 64)).program.to_bytes())
+        case "cache":
+            instead(compile_stage(manifest, body, CODESIGNED, Shape(1, 1, 64, "int8")).program.to_bytes())
+        case "rows":
+            instead(compile_stage(manifest, body, CODESIGNED, Shape(1, 2, 64)).program.to_bytes())
+        case "stage":
+            instead(compile_stage(manifest, ("layers.1", "positions"), CODESIGNED, Shape(1, 1, 64)).program.to_bytes())
+        case "context":
+            instead(compile_stage(manifest, body, CODESIGNED, Shape(1, 1, 32)).program.to_bytes())
+        case "version":
+            instead(data[:8] + bytes([9]) + data[9:])
+        case "bit":
+            instead(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
+        case "cut":
+            instead(data[:-16])
+        case "graphs":
+            request.ClearField("programs")
+            request.graph, request.head_graph = b"graph", b"graph"
+        case "weights":
+            del request.programs.weights[0]
+        case "beyond":
+            request.programs.weights[0].offset = 1 << 40
+        case "elsewhere":
+            request.programs.weights[0].blob = digest_of(b"elsewhere")
+        case "golden":
+            request.golden.scale *= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "why"),
+    [
+        ("artifact", InvalidInput, "is of artifact"),
+        ("core", InvalidInput, "compiled for another core: small"),
+        ("cache", InvalidInput, "is of a int8 cache, not float32"),
+        ("rows", InvalidInput, "is of 1 x 2 rows, not one"),
+        ("stage", InvalidInput, r"is of layers\.1, positions, not"),
+        ("context", InvalidInput, "programs are for 32 positions, not 64"),
+        ("version", Corrupt, "version 9; this program reads 1"),
+        ("bit", Corrupt, "its digest is of other bytes"),
+        ("cut", Corrupt, "damaged, or cut short"),
+        ("graphs", InvalidInput, "runs programs of a chip, and was given graphs"),
+        ("weights", InvalidInput, "which was not sent"),
+        ("beyond", Corrupt, "weights cannot be mapped"),
+        ("elsewhere", InvalidInput, "lie in blobs that the stage does not have"),
+        ("golden", Corrupt, "gives other rows than its import recorded"),
+    ],
+)
+async def test_what_is_not_this_stage_is_refused_before_anything_runs(
+    tmp_path: Path, change: str, kind: type[FleetError], why: str
+) -> None:
+    await refused(tmp_path, change, kind, why)
+
+
+async def test_a_device_that_runs_graphs_refuses_programs(tmp_path: Path) -> None:
+    manifest, store = tiny_model(tmp_path, TinyGlm(layers=3))
+    async with agents(tmp_path / "devices", [CpuHardware(1 << 30, 1), a_chip()], [ONNX, ISA]) as (_, peers, _):
+        peer = peers[0]
+        (request,) = load_requests(manifest, [pb.Hop(device_id=peer.device, address=peer.address)], context=64)
+        add_programs(request, manifest, store, await peers[1].device_stub.Describe(pb.DescribeRequest(), metadata=peers[1].metadata))
+        for digest in request.blobs:
+            await put_blob(peer, digest, store.blob_path(digest).read_bytes())  # type: ignore[arg-type]
+        with pytest.raises(InvalidInput, match="runs graphs, and was given programs"), remote(peer.device):
+            await peer.device_stub.LoadStage(request, metadata=peer.metadata)
