@@ -58,13 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\n".join(line for line in why if "programs" in line))
         speeds: dict[str, list[float]] = {timing: [] for timing in TIMINGS}
         for seed in range(options.asks + 1):
-            answers = {timing: ask(client, timing, seed) for timing in TIMINGS}
+            answers = {str(timing): ask(client, timing, seed) for timing in TIMINGS}
             assert len({answer.token_ids for answer in answers.values()}) == 1, "the text depends on the timing"
-            for timing, answer in answers.items():
-                speeds[timing] += [1 / answer.tpot_seconds] if seed and answer.tpot_seconds else []
+            for name, answer in answers.items():
+                speeds[name] += [1 / answer.tpot_seconds] if seed and answer.tpot_seconds else []
         medians = {timing: statistics.median(found) for timing, found in speeds.items()}
-        for timing, speed in medians.items():
-            print(f"{timing}: {speed:.1f} tokens/s of wall time ({min(speeds[timing]):.1f} to {max(speeds[timing]):.1f})")
+        for name, speed in medians.items():
+            print(f"{name}: {speed:.1f} tokens/s of wall time ({min(speeds[name]):.1f} to {max(speeds[name]):.1f})")
         print(f"compiled / roofline: {medians['compiled'] / medians['roofline']:.3f}")
 
 

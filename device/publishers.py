@@ -25,6 +25,7 @@ from protos.publishing import KEY_BYTES, SignedStatement, Statement
 MOST_PUBLISHERS = 16
 MOST_MODELS = 256
 MOST_UNJUDGED = 16
+MOST_PROGRAM_BYTES = 64 << 20  # 30 layers have 0.3 MB
 _KEY = re.compile(rf"[0-9a-f]{{{2 * KEY_BYTES}}}")
 _JOIN_AGAIN = "glmfleet device leave --wipe, and join again"
 OTHER_PUBLISHER = "restore the home's publisher folder from a backup, or take the device out and in again: glmfleet devices remove NAME"
@@ -103,9 +104,13 @@ class Publishers:
         self._write(f"{digest}.manifest", b"".join(len(part).to_bytes(8, "big") + part for part in parts))
         self._known[digest] = known
 
-    def admits(self, digest: Digest, size_bytes: int) -> None:
-        """Raises Denied unless a blob of this digest and size belongs to something that is vouched for."""
-        if not self._keys:
+    def admits(self, digest: Digest, size_bytes: int, *, programs: bool = False) -> None:
+        """Raises Denied unless a blob of this digest and size belongs to something that is vouched for.
+
+        `programs`: it may be a program of a chip, too, which a coordinator makes of a manifest as it does a graph: what that may do, its
+        verifier says, and over which weights it runs, `check_stage`.
+        """
+        if not self._keys or (programs and self._known and size_bytes <= MOST_PROGRAM_BYTES and not self._names(digest)):
             return
         for known in self._known.values():
             blob = known.manifest.blobs().get(digest)
@@ -114,6 +119,9 @@ class Publishers:
             if blob is not None:
                 return
         raise Denied(f"blob {digest[:12]} is of no model that a publisher vouches for", advice="sign the model: glmfleet model sign NAME")
+
+    def _names(self, digest: Digest) -> bool:
+        return any(digest in known.manifest.blobs() for known in self._known.values())
 
     def check_stage(self, spec: StageSpec) -> None:
         """Raises Denied unless the stage is of a manifest that is vouched for now, and points at the blobs of its parts and no others."""
@@ -128,7 +136,9 @@ class Publishers:
         except KeyError as error:
             raise Denied(f"artifact {spec.manifest[:12]} has no part {str(error.args[0])[:80]!r}") from None
         of_parts = {blob.digest for part in parts for variant in part.variants for blob in variant.blobs}
-        if strange := set(spec.blobs) - of_parts:
+        programs = spec.programs
+        weights = set(spec.blobs) if programs is None else set(spec.blobs) - programs.files | {one.blob for one in programs.weights}
+        if strange := weights - of_parts:
             raise Denied(f"blob {min(strange)[:12]} is of no part of the stage: not all is of one artifact")
 
     def _judged(self, signed: SignedStatement, manifest: bytes) -> _Known:

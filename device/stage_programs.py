@@ -31,6 +31,11 @@ class StagePrograms:
     head: Digest | None
     weights: tuple[StoredTensor, ...]
 
+    @property
+    def files(self) -> frozenset[Digest]:
+        """All programs."""
+        return frozenset((*self.layers, *((self.head,) if self.head else ())))
+
 
 def parse_programs(message: pb.StagePrograms, blobs: Collection[Digest], *, is_head: bool) -> StagePrograms:
     """`blobs`: of the stage. Raises InvalidInput when the message contradicts itself or them."""
@@ -46,7 +51,6 @@ def parse_programs(message: pb.StagePrograms, blobs: Collection[Digest], *, is_h
         )
     except ValueError as error:
         raise InvalidInput(str(error)) from error
-    named = {*programs.layers, *((programs.head,) if programs.head else ()), *(one.blob for one in programs.weights)}
-    if not named <= set(blobs):
+    if not programs.files | {one.blob for one in programs.weights} <= set(blobs):
         raise InvalidInput("a program of the stage, or its weights, lie in blobs that the stage does not have")
     return programs

@@ -19,7 +19,7 @@ from device.publishers import Publishers
 from device.stage_spec import parse_generation, parse_spec
 from device.tasks import in_thread
 from protos.chip.wire import core_message
-from protos.dialects import DIALECT
+from protos.dialects import DIALECT, ISA_DIALECT
 from protos.errors import InvalidInput, TimedOut
 from protos.ids import DeviceId, Digest, PipelineId, parse_digest
 from protos.packing import unpacked
@@ -113,7 +113,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
                 raise InvalidInput("the first message must be the blob's header")
             header, digest = first.header, _digest(first.header.digest)
             if self.publishers is not None:
-                self.publishers.admits(digest, header.size_bytes)
+                self.publishers.admits(digest, header.size_bytes, programs=self.dialect == ISA_DIALECT)
             if self.blobs.has(digest):
                 return pb.PutBlobReply(received_bytes=header.size_bytes)
             with self.blobs.arrive(digest, header.size_bytes, header.offset) as arrival:

@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from device.publishers import MOST_PUBLISHERS, Publishers
+from device.stage_programs import StagePrograms, StoredTensor
 from device.stage_spec import StageSpec, parse_spec
 from protos.errors import Corrupt, Denied, FleetError, InvalidInput
 from protos.ids import Digest, digest_of
@@ -273,3 +274,27 @@ def test_who_has_pinned_another_publisher_says_how_to_get_out(board: Board) -> N
             refused()
         assert "restore the home's publisher folder" in caught.value.advice
         assert "glmfleet devices remove" in caught.value.advice
+
+
+def test_a_program_is_taken_of_what_is_vouched_for_and_runs_over_no_other_weights(board: Board) -> None:
+    """A coordinator makes programs of a manifest, as it does graphs: nobody signs them."""
+    program, strange = digest_of(b"program"), digest_of(b"strange")
+    with pytest.raises(Denied, match="of no model that a publisher vouches for"):
+        board.publishers.admits(program, 500, programs=True)
+    board.vouch()
+    board.publishers.admits(program, 500, programs=True)
+    for refused in (lambda: board.publishers.admits(program, 500), lambda: board.publishers.admits(program, 1 << 30, programs=True)):
+        with pytest.raises(Denied, match="of no model that a publisher vouches for"):
+            refused()
+    blob = next(iter(board.stage.blobs))
+    with pytest.raises(Denied, match="as its publisher says"):
+        board.publishers.admits(blob, 3, programs=True)
+
+    def stage(weights: Digest) -> StageSpec:
+        programs = StagePrograms((program,), None, (StoredTensor("layers.0/qkv.weight", weights, 0, 4),))
+        return dataclasses.replace(board.stage, blobs=(*board.stage.blobs, program), programs=programs)
+
+    board.publishers.check_stage(stage(blob))
+    for elsewhere in (program, strange):
+        with pytest.raises(Denied, match="is of no part of the stage"):
+            board.publishers.check_stage(stage(elsewhere))

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from device.engine.stage import OutputHead, Rows, StageEngine
+from device.engine.engine import Rows
+from device.engine.stage import OutputHead, StageEngine
 from device.stage_spec import StageSpec
 from protos.errors import InvalidInput
 from tests.support.checkpoints import TinyGlm

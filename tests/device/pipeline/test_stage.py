@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from device.engine.stage import Rows, StageEngine, Tokens
+from device.engine.engine import Rows, Tokens
+from device.engine.stage import StageEngine
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
 from device.pipeline.accounts import ModelledClock, Work
 from device.pipeline.stage import Extra, Stage
