@@ -56,6 +56,8 @@ class DeviceView:
     history: tuple[StateChange, ...] = ()  # the last changes of its state, the latest last; of a list's devices left out
     drain: DrainState = ""
     drain_detail: str = ""  # what is still there, and why, one line
+    dialect: str = ""  # what it runs: see protos/dialects.py
+    core: str = ""  # of the chip whose compiled programs it is timed by, or runs; "": it has none
 
     @property
     def holds_too_much(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from fleet.deploying.candidates import core_told
 from fleet.deploying.views import DeploymentView
 from fleet.devices.record import US, DeviceRecord
 from fleet.devices.views import DeviceView
@@ -77,6 +78,8 @@ def device_view(record: DeviceRecord, stages: Mapping[str, int], stays: Sequence
         battery_fraction=gauges.battery_fraction if gauges.HasField("battery_fraction") else None,
         hardware=" ".join(accelerator.description.split())[:LINE_LENGTH],
         history=record.history,
+        dialect=next(iter(description.dialects), "")[:LINE_LENGTH],
+        core=core.name if (core := core_told(description)) else "",
     )
 
 

@@ -85,6 +85,12 @@ def test_a_zero_is_what_was_written() -> None:
         (DEVICE + "memory = 4", r"devices\[1\].memory"),
         (DEVICE + "memory = '4 elephants'", r"devices\[1\].memory"),
         (DEVICE + "pace = 'slow'", r"devices\[1\].pace"),
+        (DEVICE + "timing = 'guessed'", r"devices\[1\].timing"),
+        (DEVICE + "dialect = 'klingon'", r"devices\[1\].dialect"),
+        (
+            "[[devices]]\nname = 'a'\nprofile = 'raspberry-pi-5'\ntiming = 'compiled'",
+            r"devices\[1\]: profile raspberry-pi-5: it names no chip",
+        ),
         (DEVICE + "ambient = nan", r"devices\[1\].ambient"),
         (DEVICE + "ambient = 'hot'", r"devices\[1\].ambient"),
         (DEVICE + "colour = 'red'", r"unknown key 'devices\[1\].colour'"),

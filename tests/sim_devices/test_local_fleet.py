@@ -13,6 +13,9 @@ import psutil
 import pytest
 
 from protos.errors import InvalidInput, NotFound, TimedOut, Unavailable
+from protos.ids import DeviceId
+from protos.net.transport import dial
+from protos.v1.device_pb2 import DescribeRequest
 from sim_devices import local_fleet as module
 from sim_devices import processes
 from sim_devices.local_fleet import DeviceSpec, LocalFleet
@@ -67,6 +70,22 @@ def test_devices_start_are_seen_and_stop(fleet: LocalFleet, tmp_path: Path) -> N
     assert fleet.down() == fleet.status() == processes_of(tmp_path) == []
     fleet.down(purge=True)
     assert [path.name for path in (tmp_path / "sim").iterdir()] == [".lock"]
+
+
+async def test_what_a_device_is_timed_by_and_runs_is_what_its_spec_says(fleet: LocalFleet) -> None:
+    """In processes of their own."""
+    made = fleet.up([replace(RK, timing="compiled"), replace(RK, dialect="glm-isa"), RK], insecure=True)
+    found = []
+    for device in made:
+        peer = dial(device.address, DeviceId(device.device_id), None)
+        described = await peer.device_stub.Describe(DescribeRequest(), metadata=peer.metadata)
+        await peer.close()
+        found.append((list(described.dialects), described.accelerator.timed_by_programs, described.accelerator.core.name))
+    assert found == [
+        (["com.microsoft.nbits"], True, "edge-npu (generic)"),
+        (["glm-isa"], True, "edge-npu (generic)"),
+        (["com.microsoft.nbits"], False, ""),
+    ]
 
 
 async def test_a_device_that_dies_is_told_from_one_that_runs(fleet: LocalFleet) -> None:

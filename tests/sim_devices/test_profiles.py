@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from protos.dialects import DIALECT
 from protos.errors import InvalidInput, NotFound
+from sim_devices.chip.core_profiles import core_of, load_core
 from sim_devices.profiles import OPTIONAL_UNITS, UNITS, list_profiles, load_profile, parse_profile
 
 SPECIAL = {"tdp": 10, "throttle": 9, "resume": 8}
@@ -47,6 +49,26 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert load_profile(str(tmp_path / "box.toml")) == parse_profile("box", GOOD)
 
 
+def test_a_board_may_name_its_chip_and_what_it_is_timed_by(tmp_path: Path) -> None:
+    words = 'chip = "mine.toml"\nvariant = "codesigned"\ntiming = "compiled"\n'
+    (tmp_path / "box.toml").write_text(words + GOOD)
+    box = load_profile(str(tmp_path / "box.toml"))
+    assert (box.chip, box.variant, box.timed_by, box.dialect) == (str(tmp_path / "mine.toml"), "codesigned", "compiled", DIALECT)
+    assert (box.run_as("roofline").timed_by, box.run_as("", "glm-isa").dialect) == ("roofline", "glm-isa")
+    chip = (Path(__file__).resolve().parents[2] / "sim_devices/chip/profiles/edge-npu.toml").read_text()
+    (tmp_path / "mine.toml").write_text(chip)
+    core = core_of(box)
+    assert core
+    assert core.name == "mine (codesigned)"
+    assert core_of(box.run_as("roofline")) is None
+    assert load_profile("rk3588").run_as("", "glm-isa").timed_by == "compiled"
+
+
+@pytest.mark.parametrize("name", sorted({one.chip for one in map(load_profile, list_profiles()) if one.chip}))
+def test_each_chip_that_a_board_names_comes_along(name: str) -> None:
+    assert load_core(name).core("generic").macs_per_second > 0
+
+
 @pytest.mark.parametrize("name", ["nope", "", "../rk3588.toml", "rk3588\0"])
 def test_an_unknown_name_lists_those_there_are(name: str) -> None:
     with pytest.raises(NotFound) as caught:
@@ -65,6 +87,10 @@ def test_the_advice_names_the_profiles() -> None:
     [
         ("description", "[", "not TOML"),
         ('description = "a box"', "", "no description"),
+        ("description", 'timing = "guessed"\ndescription', "timing 'guessed' is none of roofline, compiled"),
+        ("description", 'dialect = "klingon"\ndescription', "dialect 'klingon' is none of"),
+        ("description", 'timing = "compiled"\ndescription', "it names no chip"),
+        ("description", "chip = 3\ndescription", "chip must be a text"),
         ("[tdp]", "[tpd]", r"no \[tdp\]"),
         ("[tdp]", "[more]\n[tdp]", r"unknown \[more\]"),
         ("value = 10", "value = 1", r"\[tdp\] must be above"),

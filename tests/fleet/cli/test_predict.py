@@ -47,6 +47,22 @@ def test_json_and_a_plot(glmfleet: Command, filled: Home, tmp_path: Path) -> Non
     assert len(drawn.findall("{http://www.w3.org/2000/svg}circle")) == 2
 
 
+def test_times_of_programs_beside_the_roofline(glmfleet: Command, filled: Home) -> None:
+    words = ("sim", "predict", "mine", "--profile", "rk3588,rk3588", "--context", "256", "--home", filled.path)
+    code, out, err = glmfleet(*words, "--timing", "compiled")
+    assert code == 0
+    assert "rk3588: " in err
+    assert "by its programs" in err
+    assert "most of it is launch" in err
+    code, roofline, err = glmfleet(*words)
+    assert code == 0
+    assert roofline != out
+    assert "programs" not in err
+    code, _, err = glmfleet("sim", "predict", "mine", "--profile", "raspberry-pi-5", "--timing", "compiled", "--home", filled.path)
+    assert code == 1
+    assert "it names no chip" in err
+
+
 def test_a_fleet_of_the_gallery(glmfleet: Command, filled: Home) -> None:
     code, out, _ = glmfleet("sim", "predict", "mine", "--fleet", "street", "--context", "256", "--home", filled.path, "--json")
     assert code == 0
