@@ -11,11 +11,13 @@ from google.protobuf.message import Message
 
 from device.agent.identity import own_key, signing_request
 from fleet.trust.authority import Role
+from protos.chip.wire import times_message
 from protos.enrolment import refusal_text
 from protos.ids import DeviceId, Digest, digest_of
 from protos.packing import packed
+from protos.physics.programs import JOULES, SPENT, ProgramTime, Room, StageTimes
 from protos.publishing import Statement
-from protos.v1 import device_pb2, enrolment_pb2, gateway_pb2, member_pb2, pipeline_pb2, relay_pb2
+from protos.v1 import chip_pb2, device_pb2, enrolment_pb2, gateway_pb2, member_pb2, pipeline_pb2, relay_pb2
 from protos.versions import SPOKEN
 from tests.support.members import TestFleet, credentials_of
 from tests.support.stage_specs import TinyStages
@@ -34,6 +36,27 @@ def standby_of(load: device_pb2.LoadStageRequest, neighbour: DeviceId) -> device
     return standby
 
 
+def timed(load: device_pb2.LoadStageRequest) -> device_pb2.LoadStageRequest:
+    """The same, with what programs of the stage would take."""
+    told = device_pb2.LoadStageRequest()
+    told.CopyFrom(load)
+    seconds, joules = (1e-3,) * len(SPENT), (1e-3,) * len(JOULES)
+    one = ProgramTime(Room(1, 1, 256), seconds, joules)
+    told.times.CopyFrom(times_message(StageTimes((one,), (ProgramTime(Room(1, 1, 1), seconds, joules),))))
+    return told
+
+
+def programmed(load: device_pb2.LoadStageRequest) -> device_pb2.LoadStageRequest:
+    """The pipeline "programs", with programs in the place of graphs, which a device that runs graphs refuses."""
+    told = device_pb2.LoadStageRequest()
+    told.CopyFrom(load)
+    told.pipeline_id, told.graph, told.head_graph = "programs", b"", b""
+    blob = load.blobs[0]
+    told.programs.CopyFrom(chip_pb2.StagePrograms(layers=[blob], head=blob if load.stage == 0 else ""))
+    told.programs.weights.add(region="layers.0/qkv.weight", blob=blob, offset=64, size_bytes=64)
+    return told
+
+
 def of_a_device(
     fleet: TestFleet,
     name: str,
@@ -47,6 +70,8 @@ def of_a_device(
     made: list[Message] = [
         load,
         standby_of(load, neighbour),
+        timed(load),
+        programmed(load),
         device_pb2.DescribeRequest(),
         device_pb2.StatBlobsRequest(digests=list(blobs)[:3]),
         _manifest(stages),

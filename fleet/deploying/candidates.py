@@ -93,9 +93,8 @@ def _able(record: DeviceRecord) -> bool:
     """To run what we have: graphs, or programs of a core that we can compile for."""
     if record.description is None:
         return False
-    core, dialects = core_told(record.description), record.description.dialects
-    timed = not record.description.accelerator.timed_by_programs or core is not None
-    return timed and (DIALECT in dialects or (ISA_DIALECT in dialects and core is not None))
+    timed = not record.description.accelerator.timed_by_programs or core_told(record.description) is not None
+    return timed and bool(_known_dialects(record.description))
 
 
 def core_told(description: pb.DeviceDescription) -> Core | None:
@@ -109,8 +108,13 @@ def core_told(description: pb.DeviceDescription) -> Core | None:
 
 
 def runs_programs(description: pb.DeviceDescription) -> bool:
-    """In the place of graphs."""
-    return DIALECT not in description.dialects and ISA_DIALECT in description.dialects
+    """In the place of graphs: of what we have, a device names first what it runs best."""
+    return _known_dialects(description)[:1] == [ISA_DIALECT]
+
+
+def _known_dialects(description: pb.DeviceDescription) -> list[str]:
+    core = core_told(description)
+    return [one for one in description.dialects if one == DIALECT or (one == ISA_DIALECT and core is not None)]
 
 
 def _named(key: str, records: Sequence[DeviceRecord], online: Sequence[DeviceRecord]) -> list[DeviceRecord]:

@@ -21,6 +21,7 @@ from fleet.service.coordinator import Coordinator
 from protos.chip.core import Core
 from protos.chip.program import parse_program
 from protos.chip.wire import core_message
+from protos.dialects import DIALECT
 from protos.errors import FleetError, InvalidInput, NoSpace
 from protos.v1 import device_pb2 as pb
 from sim_devices.chip.engine import isa_runtime
@@ -146,6 +147,13 @@ def test_a_device_is_used_whose_core_we_can_compile_for() -> None:
     core = core_message(CODESIGNED)
     assert core_told(told(core=core)) == CODESIGNED
     assert runs_programs(told(core=core))
+    for dialects, programs in ((["glm-isa", DIALECT], True), ([DIALECT, "glm-isa"], False), ([DIALECT], False), (["other"], False)):
+        both = told(core=core)
+        both.dialects[:] = dialects
+        assert runs_programs(both) == programs
+    graphs = told()
+    graphs.dialects[:] = ["glm-isa", DIALECT]
+    assert not runs_programs(graphs)  # it tells of no core
     beyond = pb.DeviceDescription()
     beyond.CopyFrom(told(core=core))
     beyond.accelerator.core.arrays = 1 << 20
