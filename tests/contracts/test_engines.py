@@ -22,13 +22,16 @@ from tests.support.goldens import NAMES, import_golden
 from tests.support.ring import add_programs, load_requests, tiny_model
 
 KINDS = ("graphs", "programs")
-MODELS = ("tiny", "glm-4.5", "glm-4.7-flash")  # grouped heads; experts; a latent whose values are its keys
+# Grouped heads; experts; a latent whose values are its keys.
+MODELS = ("tiny", "glm-4.5", "glm-4.7-flash")
+ALL_MODELS = pytest.mark.parametrize("model", MODELS, indirect=True)
 IDS = np.array([3, 1, 4, 1, 5, 9, 2, 6], np.int64)
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Manifest, ArtifactStore]:
-    return tiny_model(tmp_path, TinyGlm(layers=3)) if request.param == "tiny" else import_golden(request.param, tmp_path)
+    name = getattr(request, "param", "tiny")
+    return tiny_model(tmp_path, TinyGlm(layers=2)) if name == "tiny" else import_golden(name, tmp_path)
 
 
 @pytest.fixture(params=KINDS)
@@ -39,7 +42,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def opened(kind: str, model: tuple[Manifest, ArtifactStore], *, stage: int = 0, stages: int = 1) -> tuple[Engine, Output | None, StageSpec]:
     manifest, store = model
     hops = [pb.Hop(device_id=f"{number}" * 16, address="127.0.0.1:1") for number in range(2, 2 + stages)]
-    message = load_requests(manifest, hops, context=32, golden_from=store.blob_folder)[stage]
+    message = load_requests(manifest, hops, context=32)[stage]
     if kind == "graphs":
         spec = parse_spec(message)
         return *open_stage(spec, store.blob_folder, 1, None), spec
@@ -49,6 +52,7 @@ def opened(kind: str, model: tuple[Manifest, ArtifactStore], *, stage: int = 0, 
     return *open_programs(CODESIGNED, spec, store.blob_folder, 1, None), spec
 
 
+@ALL_MODELS
 def test_chunks_of_a_prompt_give_the_rows_of_the_whole(kind: str, model: tuple[Manifest, ArtifactStore]) -> None:
     engine, _, _ = opened(kind, model)
     whole = engine.prefill(0, 0, 0, IDS).copy()
@@ -109,6 +113,7 @@ def test_stages_of_a_ring_give_what_one_gives(kind: str, model: tuple[Manifest, 
     assert np.array_equal(output.logits(expected[2:4]), logits[2:4])
 
 
+@ALL_MODELS
 def test_both_give_nearly_the_same_logits(model: tuple[Manifest, ArtifactStore]) -> None:
     """Sums of floats come in another order."""
     found = []

@@ -20,7 +20,7 @@ from tests.quantize.families import CONFIGS
 from tests.support.chips import CODESIGNED, GENERIC, unmade
 
 GLM = replace(CONFIGS["glm-edge"], layers=7, max_positions=2048)
-CORES = [GENERIC, CODESIGNED, replace(CODESIGNED, dataflow="output-stationary")]
+CORES = [GENERIC, replace(CODESIGNED, dataflow="output-stationary")]
 
 
 def programs(manifest: Manifest, parts: tuple[str, ...], core: Core = CODESIGNED, kv_dtype: str = "float32") -> CompiledPrograms:
@@ -38,11 +38,11 @@ def agrees(found: ProgramTime, expected: tuple[float, float]) -> None:
     assert (sum(found.seconds), sum(found.joules)) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("core", CORES, ids=["generic", "codesigned", "output-stationary"])
-@pytest.mark.parametrize("room", [Room(1, 1, 256), Room(1, 1, 2048), Room(4, 1, 512), Room(1, 16, 512)], ids=str)
+@pytest.mark.parametrize("core", CORES, ids=["generic", "codesigned"])
+@pytest.mark.parametrize("room", [Room(1, 1, 2048), Room(4, 1, 512), Room(1, 16, 512)], ids=str)
 def test_seven_layers_are_timed_by_three(core: Core, room: Room) -> None:
     manifest = unmade(GLM, block_size=32)
-    for first, stop, embedding in ((0, 7, True), (2, 7, False), (3, 5, False), (6, 7, False)):
+    for first, stop, embedding in ((0, 7, True), (2, 7, False), (6, 7, False)):
         stage = Stage(manifest, range(first, stop), embedding, False)
         agrees(programs(manifest, stage.parts, core).program(room), in_full(manifest, stage, core, room))
 
