@@ -141,14 +141,12 @@ class Deployer:
         """Over one connection after another: what came before a link broke stays, and the rest follows."""
         device, blobs = stage.device, await self._blobs(stage)
         failures, least_bytes = 0, sum(blob.size_bytes for blob in blobs) + 1
-        states = known.get(device)
+        states = dict(known.get(device, {}))
         while True:
             client = self._registry.client(device)
             try:
-                asked = [blob.digest for blob in blobs if states is None or blob.digest not in states]
-                if asked:
-                    states = {**(states or {}), **await client.stat_blobs(asked)}
-                assert states is not None
+                if unknown := [blob.digest for blob in blobs if blob.digest not in states]:
+                    states.update(await client.stat_blobs(unknown))
                 lacking, need_bytes = _lacking(states, blobs)
                 if need_bytes < least_bytes:
                     failures, least_bytes = 0, need_bytes
@@ -158,7 +156,7 @@ class Deployer:
                     await self._send(client, stage.spec.plan.model, lacking, need_bytes, report)
                 return
             except TemporaryError:
-                failures, states = failures + 1, None
+                failures, states = failures + 1, {}
                 back = await self._registry.wait_connected([device], RETURN_SECONDS)
                 if failures >= PUSH_TRIES or not back or self._registry.client(device) is client:
                     raise
