@@ -1,4 +1,4 @@
-"""What requests, devices, models and deployments cost."""
+"""What requests, devices, models and deployments cost, and how it went over time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.api.caller import FleetOfCaller
 from fleet.service.protocol import FleetService
-from fleet.telemetry.views import CostRow
+from fleet.telemetry.views import CostRow, History
+
+LONGEST_SECONDS = 365 * 86400.0  # of a history; nothing is kept for so long (fleet/telemetry/records.py)
 
 
 class TelemetryQuery(BaseModel):
@@ -21,6 +23,15 @@ class TelemetryQuery(BaseModel):
     by: Literal["device", "model", "deployment", "request"] = "device"
 
 
+class HistoryQuery(BaseModel):
+    """Of which period, and of which device; without one, of all together."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since: Annotated[float, Field(gt=0, le=LONGEST_SECONDS, description="how far back, in seconds")] = 600.0
+    device: Annotated[str, Field(min_length=1, description="its name or id")] | None = None
+
+
 def routes(of_caller: FleetOfCaller) -> APIRouter:
     router = APIRouter(tags=["telemetry"])
 
@@ -28,5 +39,11 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
     async def telemetry(query: Annotated[TelemetryQuery, Query()], fleet: FleetService = Depends(of_caller)) -> list[CostRow]:
         """Seconds (wall and modelled) and joules, each with its source; null where nothing was metered."""
         return await fleet.telemetry(query.since, query.by)
+
+    @router.get("/telemetry/history")
+    async def history(query: Annotated[HistoryQuery, Query()], fleet: FleetService = Depends(of_caller)) -> History:
+        """Watts, tokens a second, busy share, temperature, memory and joules a token over time, at most 500 values each; null where nothing
+        is known."""
+        return await fleet.history(query.since, query.device)
 
     return router

@@ -26,7 +26,7 @@ from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, 
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.service.views import ModelView
-from fleet.telemetry.views import CostRow
+from fleet.telemetry.views import CostRow, History
 from fleet.trust.api_key import shown
 from fleet.trust.login import certificate_der, public_der, read_login
 from protos.errors import Denied, FleetError, Internal, InvalidInput, TemporaryError, Unavailable, by_name
@@ -180,6 +180,10 @@ class CoordinatorClient:
 
     def telemetry(self, since_seconds: float, by: str) -> list[CostRow]:
         return self._get(list[CostRow], "/api/v1/telemetry", {"since": str(since_seconds), "by": by})
+
+    def history(self, since_seconds: float, device: str | None = None) -> History:
+        query = {"since": str(since_seconds), **({} if device is None else {"device": device})}
+        return self._get(History, "/api/v1/telemetry/history", query)
 
     def metrics(self) -> str:
         with _named(self._http):

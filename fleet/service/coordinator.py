@@ -40,6 +40,7 @@ from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.bound import bound
+from fleet.service.costs import Costs
 from fleet.service.device_view import device_views, find_device
 from fleet.service.key_use import KeyUse
 from fleet.service.metrics import exposition, families
@@ -50,8 +51,8 @@ from fleet.service.recorder import Recorder
 from fleet.service.views import ModelView
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
 from fleet.telemetry.meters import RequestMeters
-from fleet.telemetry.records import GROUPINGS, Registered, TelemetryRecords
-from fleet.telemetry.views import CostRow
+from fleet.telemetry.records import Registered, TelemetryRecords
+from fleet.telemetry.views import CostRow, History
 from fleet.trust.api_key import Authenticate, authenticator
 from fleet.trust.authority import MEMBER_LIFE, Authority
 from fleet.trust.keys import ApiKeys
@@ -141,6 +142,7 @@ class Coordinator:
                     standing=self._upkeep.attached if self._upkeep else lambda _member, _peer: None,
                 )
             )
+            self._costs = Costs(self._registry, self._ingest, self._telemetry, self._now)
             if self._authority is not None:
                 tokens = Tokens(self._home.authority, self._now)
                 self._enrolment = await stack.enter_async_context(
@@ -355,15 +357,12 @@ class Coordinator:
         self._generation.cancel(request_id)
 
     async def telemetry(self, since_seconds: float, by: str) -> list[CostRow]:
-        """What the last `since_seconds` cost. Raises InvalidInput for a span or a grouping that is none."""
-        if not since_seconds > 0:
-            raise InvalidInput(f"a span of {since_seconds:g} s", advice="for example --since 10m")
-        if by not in GROUPINGS:
-            raise InvalidInput(f"cannot group by {by!r}", advice=f"group by {', '.join(GROUPINGS)}")
-        if by == "device":  # its figures are the devices' counters: those of the last second count too
-            await self._registry.sample()
-        await self._ingest.flush()
-        return await asyncio.to_thread(self._telemetry.costs, since_seconds, GROUPINGS[by], self._now())
+        """As Costs.rows."""
+        return await self._costs.rows(since_seconds, by)
+
+    async def history(self, since_seconds: float, device: str | None = None) -> History:
+        """As Costs.history; `device` as of `device`."""
+        return await self._costs.history(since_seconds, None if device is None else self.device(device))
 
     def metrics(self) -> str:
         """In Prometheus' text format."""

@@ -15,7 +15,7 @@ from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, 
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.views import ModelView
-from fleet.telemetry.views import CostRow
+from fleet.telemetry.views import CostRow, History
 from protos.ids import DeviceId
 
 
@@ -135,6 +135,10 @@ class FleetService(Protocol):
     async def cancel(self, request_id: str) -> None: ...
 
     async def telemetry(self, since_seconds: float, by: str) -> list[CostRow]: ...
+
+    async def history(self, since_seconds: float, device: str | None = None) -> History:
+        """How the last so many seconds went, of one device (id or name) or of all."""
+        ...
 
     def metrics(self) -> str:
         """Devices, deployments and requests in Prometheus' text format."""

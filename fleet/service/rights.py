@@ -49,6 +49,7 @@ RULES: Mapping[str, Rule] = {
     "plan": Rule("see"),
     "requests": Rule("see"),
     "telemetry": Rule("see"),
+    "history": Rule("see"),
     "metrics": Rule("see"),
     "generate": Rule("generate"),
     "deploy": Rule("deploy", changes=True),

@@ -12,8 +12,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from fleet.store.database import Store
 from fleet.store.tables import devices, pipeline_samples, request_costs, requests, samples
-from fleet.telemetry import sums
-from fleet.telemetry.views import CostRow, FinishedRequest, Source
+from fleet.telemetry import slices, sums
+from fleet.telemetry.history import history, moments, step_seconds
+from fleet.telemetry.views import CostRow, FinishedRequest, History, Source
 from protos.errors import FleetError, InvalidInput, NoSpace, TemporaryError
 from protos.v1 import telemetry_pb2 as pb
 
@@ -139,6 +140,16 @@ class TelemetryRecords:
             if by == "device":
                 return sums.by_device(connection, start, now, spacing)
             return sums.by_request_field(connection, start, by)
+
+    def history(self, since_seconds: float, now: float, key: str = "fleet", device_id: str = "") -> History:
+        """How the last `since_seconds` before `now` (unix seconds) went, in at most 500 intervals; `device_id` "": all devices together."""
+        # Samples are thinned once they are older than a figure: a period that ends now has none in it that reaches no further back.
+        spacing = max((window for older, window in THINNING_SECONDS if since_seconds > older), default=0.0)
+        with self._store.reading() as connection:
+            step = step_seconds(since_seconds, spacing, 1 if device_id else slices.count(connection))
+            at = moments(now - since_seconds, now, step)
+            found = slices.of_device(connection, device_id, at) if device_id else slices.of_all(connection, at)
+            return history(key, device_id, at, found, slices.hollow(connection))
 
     def thin(self, now: float) -> None:
         """Bound the store: see THINNING_SECONDS and KEEP_SECONDS. To be called every few minutes.

@@ -64,3 +64,33 @@ class CostRow:
     covered_seconds: float | None = None  # by device
     lost_seconds: float | None = None  # by device
     partial: bool = False
+
+
+@dataclass(frozen=True)
+class HistorySeries:
+    """Of one device or the fleet, by source; a value for each interval of a History, None where nothing is known of it.
+
+    Of several devices watts and memory are sums, the busy share is their mean, the temperature the hottest. Watts and the busy share
+    of a simulated device are of its modelled time; tokens are of the wall's, each counted once however many stages computed it.
+    """
+
+    key: str  # the device's name; "fleet"
+    device_id: str  # "": the fleet
+    source: Source
+    hollow: bool  # devices that compute nothing
+    devices: tuple[int, ...]  # that were heard
+    watts: tuple[float | None, ...]
+    tokens_per_second: tuple[float | None, ...]
+    busy_share: tuple[float | None, ...]
+    temperature_celsius: tuple[float | None, ...]
+    memory_bytes: tuple[int | None, ...]  # promised to stages and their caches
+    joules_per_token: tuple[float | None, ...]  # busy joules per token of the answers
+
+
+@dataclass(frozen=True)
+class History:
+    """`times`: the ends of the intervals, unix seconds by the coordinator's clock, `step_seconds` apart but for the last."""
+
+    step_seconds: float
+    times: tuple[float, ...]
+    series: tuple[HistorySeries, ...]

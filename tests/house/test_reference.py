@@ -17,7 +17,7 @@ from fleet.api.openai_fields import CHAT, COMPLETION, MESSAGE, STREAM_OPTIONS
 from fleet.api.openai_messages import ChatMessage
 from fleet.api.openai_request import ChatBody, CompletionBody
 from fleet.cli.main import ENTRIES
-from fleet.telemetry.views import CostRow, DeviceCost
+from fleet.telemetry.views import CostRow, DeviceCost, History, HistorySeries
 from protos.errors import LEAVES
 from protos.manifest import Manifest
 from sim_devices.faults import KINDS
@@ -92,7 +92,7 @@ def test_every_error_is_listed() -> None:
 
 def test_every_field_of_a_cost_is_listed() -> None:
     answers = fields(GenerateResult) - {"text", "token_ids", "logprobs"}  # of the HTTP API's page
-    assert words_in_code(page("telemetry")) >= fields(CostRow) | fields(DeviceCost) | answers
+    assert words_in_code(page("telemetry")) >= fields(CostRow) | fields(DeviceCost) | fields(History) | fields(HistorySeries) | answers
 
 
 def test_every_fault_and_every_figure_of_a_profile_is_listed() -> None:

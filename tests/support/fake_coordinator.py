@@ -21,7 +21,7 @@ from fleet.service.bound import bound
 from fleet.service.device_view import find_device
 from fleet.service.protocol import FleetService
 from fleet.service.views import ModelView
-from fleet.telemetry.views import CostRow, DeviceCost
+from fleet.telemetry.views import CostRow, DeviceCost, History, HistorySeries
 from protos.errors import FleetError, NotFound
 from protos.ids import DeviceId
 
@@ -82,6 +82,25 @@ RESULT = GenerateResult(
 )
 CHUNKS = (TokenChunk("Par", (5,)), TokenChunk("", (6,)), TokenChunk("is is", (7,)))
 ROW = CostRow("dev-1", DEVICE.device_id, 1, 4, 3, 0.5, 0.25, 1.5, 2.5, 0.5, "modelled")
+PAST = History(
+    5.0,
+    (1005.0, 1010.0, 1015.0),
+    (
+        HistorySeries(
+            "fleet",
+            "",
+            "modelled",
+            False,
+            (2, 0, 2),
+            (10.5, None, 12.0),
+            (30.0, None, 25.0),
+            (0.5, None, 1.0),
+            (61.0, None, 62.5),
+            (1 << 30, None, 1 << 30),
+            (0.25, None, None),
+        ),
+    ),
+)
 EVENTS = (
     DeployEvent("plan", plan=PLAN),
     DeployEvent("push", device_name="dev-1", done_bytes=1 << 19, total_bytes=1 << 20),
@@ -154,6 +173,7 @@ class FakeCoordinator:
     chunks: Sequence[TokenChunk] = CHUNKS
     result: GenerateResult = RESULT
     rows: list[CostRow] = field(default_factory=lambda: [ROW])
+    past: History = PAST
     error: Exception | None = None
     error_at: int = 0
     hold_at: int | None = None
@@ -271,6 +291,10 @@ class FakeCoordinator:
     async def telemetry(self, since_seconds: float, by: str) -> list[CostRow]:
         self._ask((since_seconds, by))
         return self.rows
+
+    async def history(self, since_seconds: float, device: str | None = None) -> History:
+        self._ask((since_seconds, device))
+        return self.past
 
     def requests(self) -> list[RequestView]:
         return [REQUEST]

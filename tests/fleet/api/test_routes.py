@@ -66,6 +66,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/api/v1/requests"): ("viewer", None),
     ("DELETE", "/api/v1/requests/{request_id}"): ("operator", None),
     ("GET", "/api/v1/telemetry"): ("viewer", None),
+    ("GET", "/api/v1/telemetry/history"): ("viewer", None),
     ("GET", "/v1/models"): ("viewer", None),
     ("GET", "/v1/models/{name:path}"): ("viewer", None),
     ("POST", "/v1/chat/completions"): ("user", CHAT),

@@ -32,6 +32,7 @@ from tests.support.fake_coordinator import (
     LINE,
     MEMBERSHIP,
     MODEL,
+    PAST,
     PLAN,
     REQUEST,
     RESULT,
@@ -106,6 +107,7 @@ EXPECTED: dict[str, tuple[Callable[[CoordinatorClient], Any], Any, list[object]]
     "undeploy": (lambda client: client.undeploy("tiny"), None, ["tiny"]),
     "generate": (lambda client: list(client.generate(ASKED)), [*CHUNKS, RESULT], [ASKED]),
     "telemetry": (lambda client: client.telemetry(90.0, "model"), [ROW], [(90.0, "model")]),
+    "history": (lambda client: client.history(90.0, "dev 1?"), PAST, [(90.0, "dev 1?")]),
 }
 
 

@@ -28,6 +28,7 @@ LEAST: dict[str, set[str]] = {
         "plan",
         "requests",
         "telemetry",
+        "history",
         "metrics",
     },
     "user": {"generate"},
