@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -75,6 +76,9 @@ class LedgerEntry:
     state: RequestState = field(default_factory=Accepted)
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    began_at: float | None = None  # by the first ring
+    first_token_at: float | None = None
+    now: Callable[[], float] = time.time
 
     @property
     def tried(self) -> frozenset[str]:
@@ -86,12 +90,15 @@ class LedgerEntry:
         self.deployment, self.prompt_ids, self.prompt_tokens = deployment, prompt_ids, len(prompt_ids)
         self.attempts = (*self.attempts, Attempt(pipeline_id))
         self.state = Running(pipeline_id, recovering=isinstance(self.state, Recovering))
+        self.began_at = self.now() if self.began_at is None else self.began_at
 
     def give(self, token_ids: Sequence[int]) -> None:
         """The client was given these."""
         self._check_open()
         if isinstance(self.state, Running) and self.state.recovering:
             self.state = Running(self.state.pipeline_id)
+        if token_ids and self.first_token_at is None:
+            self.first_token_at = self.now()
         self.tokens.extend(token_ids)
         self.completion_tokens += len(token_ids)
 
@@ -127,6 +134,8 @@ class LedgerEntry:
             ended_at=ended.at if ended else None,
             finish_reason=ended.reason if ended else None,
             detail=ended.detail if ended else "",
+            began_at=self.began_at,
+            first_token_at=self.first_token_at,
         )
 
 
@@ -154,7 +163,7 @@ class Ledger:
             raise Busy(f"{self._most_open:,} requests are open already", advice="ask again later", retry_after_seconds=1.0)
         now = self._now()
         deadline = None if request.timeout_seconds is None else now + request.timeout_seconds
-        entry = LedgerEntry(self._new_id(), request, now, deadline)
+        entry = LedgerEntry(self._new_id(), request, now, deadline, now=self._now)
         self._open[entry.request_id] = entry
         return entry
 

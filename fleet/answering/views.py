@@ -111,3 +111,5 @@ class RequestView:
     ended_at: float | None
     finish_reason: FinishReason | None
     detail: str  # why it failed
+    began_at: float | None = None  # when a ring was given it first
+    first_token_at: float | None = None  # when its client was given the first token

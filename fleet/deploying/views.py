@@ -10,7 +10,7 @@ from fleet.deploying.deployment_phase import AllReady, WantedDeployment, deploym
 from fleet.deploying.desired import Desired, PipelineSpec
 from fleet.deploying.phase import Attaching, PipelineState, Ready, Repairing, Waiting
 from fleet.deploying.stored import Unreadable
-from fleet.planning.plan import Pause, Plan, StagePlan
+from fleet.planning.plan import Objective, Pause, Plan, StagePlan
 
 PipelineStateName = Literal["deploying", "ready", "waiting", "repairing", "attaching"]
 StandbyStateName = Literal["ready", "preparing", "away"]
@@ -60,6 +60,11 @@ class PipelineView:
     stages: tuple[StagePlan, ...]
     standbys: tuple[StandbyView, ...] = ()
     pauses: tuple[Pause, ...] = ()  # predicted, where a standby covers a stage
+    # Of its plan: what was wished, what was predicted of one stream, and why it is so.
+    objective: Objective = "latency"
+    decode_tokens_per_second: float = 0.0
+    joules_per_token: float | None = None
+    why: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,4 +146,18 @@ def _view(
 
 def _pipeline(spec: PipelineSpec, state: PipelineStateName, detail: str, standbys: tuple[StandbyView, ...] = ()) -> PipelineView:
     plan = spec.plan
-    return PipelineView(spec.pipeline_id, state, detail, plan.model, plan.manifest_digest, spec.epoch, plan.stages, standbys, plan.pauses)
+    return PipelineView(
+        pipeline_id=spec.pipeline_id,
+        state=state,
+        detail=detail,
+        model=plan.model,
+        manifest_digest=plan.manifest_digest,
+        epoch=spec.epoch,
+        stages=plan.stages,
+        standbys=standbys,
+        pauses=plan.pauses,
+        objective=plan.objective,
+        decode_tokens_per_second=plan.decode_tokens_per_second,
+        joules_per_token=plan.joules_per_token,
+        why=plan.why,
+    )

@@ -32,7 +32,8 @@ def test_a_request_s_life() -> None:
     assert (view.state, view.pipeline_id, view.attempts, view.prompt_tokens, view.completion_tokens) == ("running", TWO, 2, 3, 2)
     kept.end(entry, "stop")
     [view] = kept.views()
-    assert (view.state, view.finish_reason, view.ended_at, view.completion_tokens) == ("ended", "stop", 101.0, 2)
+    assert (view.state, view.finish_reason, view.ended_at, view.completion_tokens) == ("ended", "stop", 103.0, 2)
+    assert (view.accepted_at, view.began_at, view.first_token_at) == (100.0, 101.0, 102.0)
     assert [attempt.error for attempt in entry.attempts] == ["dev-1: gone", ""]
     assert kept.open_requests == 0
 

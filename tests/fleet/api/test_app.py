@@ -200,3 +200,10 @@ async def test_its_own_names_are_served(coordinator: FakeCoordinator, host: str)
 async def test_the_openapi_document_names_every_route(http: httpx.AsyncClient) -> None:
     paths = (await http.get("/openapi.json")).json()["paths"]
     assert {"/api/v1/devices", "/api/v1/generate", "/api/v1/deployments/{name}", "/v1/chat/completions", "/readyz"} <= set(paths)
+
+
+async def test_as_many_ended_requests_are_listed_as_are_asked_for(http: httpx.AsyncClient) -> None:
+    assert len((await http.get("/api/v1/requests")).json()) == 1
+    assert (await http.get("/api/v1/requests?ended=0")).json() == []
+    assert len((await http.get("/api/v1/requests?ended=5")).json()) == 1
+    assert (await http.get("/api/v1/requests?ended=-1")).status_code == 400

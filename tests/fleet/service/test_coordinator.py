@@ -29,6 +29,11 @@ async def test_views_of_an_empty_home(tmp_path: Path) -> None:
             await coordinator.telemetry(60, "colour")
         with pytest.raises(InvalidInput, match="span"):
             await coordinator.telemetry(0, "device")
+        assert (await coordinator.history(60)).series == ()
+        with pytest.raises(InvalidInput, match="span"):
+            await coordinator.history(0)
+        with pytest.raises(NotFound, match="no device"):
+            await coordinator.history(60, "dev-1")
 
 
 async def test_insecure_has_no_identity(tmp_path: Path) -> None:
@@ -150,6 +155,9 @@ async def test_restarted_coordinator_waits_for_a_missing_device(tmp_path: Path) 
             [view] = coordinator.deployments()
             assert view.state == "degraded"
             assert tail.name in view.detail
+            [pipeline] = view.pipelines  # as it was planned, out of the store
+            assert pipeline.decode_tokens_per_second > 0
+            assert any("--stages 2" in line for line in pipeline.why)
             await tail.start()
             await wait_ready(coordinator)
 
@@ -236,6 +244,8 @@ async def test_telemetry_by_device_counts_to_the_last_second(tmp_path: Path) -> 
         await ask(coordinator, GenerateRequest(prompt="hi"))
         [row] = await coordinator.telemetry(600, "device")
         assert (row.key, row.busy_joules, row.source) == (device.name, 3.0, "modelled")
+        told = await coordinator.history(600, device.name)
+        assert len(told.times) >= 120
 
 
 async def test_leaving_under_load_ends_everything(tmp_path: Path) -> None:
