@@ -17,6 +17,7 @@ from fleet.api import (
     metrics,
     models,
     openai,
+    page,
     plans,
     requests,
     telemetry,
@@ -28,7 +29,7 @@ from fleet.service.protocol import Fleet
 
 API = "/api/v1"
 # Whoever has no key may ask these, and no others.
-OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", f"{API}/join"})
+OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", f"{API}/join"}) | page.PATHS
 
 
 def create_app(fleet: Fleet, *, authenticate: Authenticate | None) -> FastAPI:
@@ -53,6 +54,7 @@ def create_app(fleet: Fleet, *, authenticate: Authenticate | None) -> FastAPI:
     app.add_middleware(SoundHead)  # the last that is added sees a request first
     guarded = [Depends(of_caller), Depends(only_text)]  # also a route that would need nothing of the fleet
     app.include_router(health.routes(fleet, of_caller))
+    app.include_router(page.routes())
     app.include_router(metrics.routes(of_caller), dependencies=guarded)
     app.include_router(joining.routes(fleet), prefix=API, dependencies=[Depends(only_text)])
     for noun in (devices, enrolments, models, plans, deployments, generate, requests, telemetry, keys, audit):

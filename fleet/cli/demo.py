@@ -71,6 +71,8 @@ def _show(stack: ExitStack, signals: Signals, kept: Home, prompt: str, devices: 
 
     _section(f"{count_text(devices, 'simulated device')}, each a process of its own")
     start_coordinator(stack, signals, home)
+    if (running := home.running_coordinator()) is not None:
+        say(f"to look at while it runs: {running.url}/")
     fleet = local_fleet(home)
     stack.callback(fleet.down)
     with signals.held():

@@ -153,7 +153,7 @@ async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, ho
         server = make_server(create_app(coordinator, authenticate=authenticate), Door(tls=certificate.context if certificate else None))
         serving = tasks.create_task(server.serve(sockets=[listener]), name="http")
         stopping = tasks.create_task(stop.wait(), name="signal")
-        note(f"glmfleet serves {url} for {home.path}; API: {url}/openapi.json; Ctrl-C ends it")
+        note(f"glmfleet serves {url} for {home.path}; page: {url}/, API: {url}/openapi.json; Ctrl-C ends it")
         if how.authority is not None:
             reach = how.reach[0] if how.reach else "ADDRESS"
             note(f"on another machine: glmfleet login {reach}, with a key: glmfleet keys create NAME --login")

@@ -29,7 +29,21 @@ FLOORS = {
     "quantize": ("", "layers", "architectures", "checkpoints", "hub", "quality", "artifact", "compiler", "importing"),
     "device": ("power", "", "text", "engine", "pipeline", "agent"),
     "sim_devices": ("", "chip", "hollow"),
-    "fleet": ("", "store", "planning", "trust", "telemetry", "devices", "enrolling", "deploying", "answering", "service", "api", "cli"),
+    "fleet": (
+        "",
+        "store",
+        "planning",
+        "trust",
+        "telemetry",
+        "devices",
+        "enrolling",
+        "deploying",
+        "answering",
+        "service",
+        "page",
+        "api",
+        "cli",
+    ),
 }
 # Of the folders below, those that a folder must not import all the same: each pair is two things that change for different reasons.
 NEVER = {

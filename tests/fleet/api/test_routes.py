@@ -33,6 +33,10 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/readyz"): ("anyone", None),
     ("GET", "/openapi.json"): ("anyone", None),
     ("HEAD", "/openapi.json"): ("anyone", None),
+    ("GET", "/"): ("anyone", None),
+    ("HEAD", "/"): ("anyone", None),
+    ("GET", "/page/{name:path}"): ("anyone", None),
+    ("HEAD", "/page/{name:path}"): ("anyone", None),
     ("GET", "/metrics"): ("viewer", None),
     ("GET", "/api/v1/join"): ("anyone", None),
     ("POST", "/api/v1/join"): ("anyone", JOIN),
@@ -118,6 +122,7 @@ def routes_of(app: Any) -> set[tuple[str, str]]:
 
 def filled(path: str) -> str:
     """With names in the place of its parameters."""
+    path = path.replace("/page/{name:path}", "/page/app.js")
     return re.sub(r"\{\w+(:path)?\}", "tiny", re.sub(r"\{(key|board)\}", "dev-1", path))
 
 
