@@ -72,6 +72,7 @@ ENTRIES = (
     Command("chat", "fleet.cli.chat", "chat", "Talk with the deployed model."),
     Command("requests", "fleet.cli.requests", "requests", "List the requests on their way and the last that have ended, or cancel one."),
     Command("telemetry", "fleet.cli.telemetry", "telemetry", "What it cost: seconds (wall and modelled) and joules, each with its source."),
+    Command("top", "fleet.cli.top", "top", "The fleet as it is, each second: devices, pipelines, watts, heat, tokens a second, requests."),
     Command("bench", "fleet.cli.bench", "app", "Measure this machine, in a checkout of the source: speed, quality."),
 )
 
