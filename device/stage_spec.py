@@ -128,6 +128,7 @@ class StageSpec:
     mirror_from: PreviousHop | None = None  # of a standby: who sends them
     times: StageTimes | None = None  # for a device that is timed by programs
     programs: StagePrograms | None = None  # in the place of the graphs
+    norm_graph: bytes = b""  # of a head; empty: a coordinator of the release before does not tell
 
     @property
     def is_head(self) -> bool:
@@ -178,6 +179,7 @@ def parse_spec(message: pb.LoadStageRequest) -> StageSpec:
         mirror_from=_previous(message.mirror_from) if message.HasField("mirror_from") else None,
         times=times_of(message.times) if message.HasField("times") else None,
         programs=parse_programs(message.programs, blobs, is_head=message.stage == 0) if message.HasField("programs") else None,
+        norm_graph=message.norm_graph,
     )
     _check(spec)
     for hop in (spec.next, spec.mirror_to):

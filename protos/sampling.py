@@ -9,6 +9,7 @@ from typing import Annotated, get_args, get_type_hints
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from protos.errors import InvalidInput
+from protos.told import TOKENS_ALONE, Told
 from protos.v1 import pipeline_pb2 as pb
 
 
@@ -67,7 +68,6 @@ MOST_ALLOWED_TOKENS = 1 << 20  # more than any vocabulary has
 MOST_STOP_TOKENS = 1024
 MOST_BIASED_TOKENS = 1 << 14
 MOST_GRAMMAR_CHARACTERS = 1 << 18
-MOST_LOGPROBS = 20  # likeliest tokens that are told of beside the chosen one, as OpenAI has it
 LOGIT_BIAS = Bounds(-100, 100, "Added to a token's logit.")
 
 
@@ -114,8 +114,8 @@ def _parameters() -> Iterator[SamplingParameter]:
 PARAMETERS: Mapping[str, SamplingParameter] = {parameter.name: parameter for parameter in _parameters()}
 
 
-def to_message(sampling: Sampling, rules: TokenRules = ANY_TOKEN, logprobs: int | None = None) -> pb.Sampling:
-    """`logprobs`: tell each token's log probability, and those of so many likeliest.
+def to_message(sampling: Sampling, rules: TokenRules = ANY_TOKEN, told: Told = TOKENS_ALONE) -> pb.Sampling:
+    """What a head is asked by.
 
     Only what differs from the defaults is set: a device that knows fewer parameters runs every request that needs no others."""
     given = {name: getattr(sampling, name) for name in PARAMETERS}
@@ -126,7 +126,9 @@ def to_message(sampling: Sampling, rules: TokenRules = ANY_TOKEN, logprobs: int 
         bad_words=[pb.TokenRun(ids=run) for run in rules.bad_words],
         logit_bias=[pb.TokenBias(id=token_id, bias=bias) for token_id, bias in rules.logit_bias],
         grammar=rules.grammar,
-        logprobs=logprobs,
+        logprobs=told.logprobs,
+        prompt_logprobs=told.prompt_logprobs,
+        embedding=told.embedding,
     )
 
 
@@ -141,22 +143,6 @@ def from_message(message: pb.Sampling) -> Sampling:
     sampling = Sampling(**{name: getattr(message, name) for name in PARAMETERS if message.HasField(name)})
     sampling.check()
     return sampling
-
-
-def check_logprobs(count: int) -> None:
-    """Raises InvalidInput for more than are told."""
-    if not 0 <= count <= MOST_LOGPROBS:
-        raise InvalidInput(
-            f"logprobs is {count}: it must be at least 0 and at most {MOST_LOGPROBS}", advice="ask for fewer, or leave it out"
-        )
-
-
-def logprobs_from_message(message: pb.Sampling) -> int | None:
-    """How many likeliest tokens to tell of beside each; None: of none, nor of the token. Raises InvalidInput."""
-    if not message.HasField("logprobs"):
-        return None
-    check_logprobs(message.logprobs)
-    return message.logprobs
 
 
 def check_counts(bad_words: Sequence[int], allowed_token_ids: int, stop_token_ids: int, logit_bias: int = 0) -> None:

@@ -51,6 +51,10 @@ class Output(Protocol):
         """[n, vocab] of hidden [n, hidden]; what is given may be overwritten by the next call."""
         ...
 
+    def normed(self, hidden: Rows) -> Rows:
+        """hidden [n, hidden] behind the final norm, of a stage whose spec has a `norm_graph`."""
+        ...
+
 
 class OpenStage(Protocol):
     """Blocks: call it in an executor. Raises InvalidInput for graphs that do not fit the stage, Corrupt."""

@@ -117,6 +117,9 @@ class OutputHead:
         self._session = Session(spec.head_graph, blob_folder, threads, prepacked, blobs=spec.blobs)
         self._session.expect({"hidden_in": (None, spec.shape.hidden_size)}, {"logits": (None, spec.shape.vocab_size)})
         self._shape = spec.shape
+        self._norm = Session(spec.norm_graph, blob_folder, threads, blobs=spec.blobs) if spec.norm_graph else None
+        if self._norm:
+            self._norm.expect({"hidden_in": (None, spec.shape.hidden_size)}, {"normed": (None, spec.shape.hidden_size)})
         self._runs: dict[int, tuple[Rows, Rows, Binding]] = {}
 
     def logits(self, hidden: Rows) -> Rows:
@@ -132,6 +135,13 @@ class OutputHead:
         rows[:count] = hidden
         binding.run()
         return logits[:count]
+
+    def normed(self, hidden: Rows) -> Rows:
+        """hidden [n, hidden] behind the final norm, of a stage that was given its graph."""
+        assert self._norm is not None
+        rows, normed = np.ascontiguousarray(hidden), np.empty(hidden.shape, np.float32)
+        self._norm.bind([("hidden_in", share(rows))], [("normed", share(normed))]).run()
+        return normed
 
 
 def bound_caches(group: SlotGroup, start: int, stop: int) -> Iterator[tuple[str, str, ort.OrtValue]]:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 from device.pipeline.kept import MOST_KEY_BYTES
 from device.pipeline.logprobs import Logprobs
-from device.pipeline.sequences import Ending, Request, SampledToken, Sequence, Span
+from device.pipeline.sequences import Ending, Request, SampledToken, Sequence, Span, Step
 from device.stage_spec import StageShape
 from protos.errors import FleetError, InvalidInput
 from protos.rpc_errors import to_failure
-from protos.sampling import check_counts, from_message, logprobs_from_message, rules_from_message
+from protos.sampling import check_counts, from_message, rules_from_message
+from protos.told import told_from_message
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 
@@ -139,11 +140,26 @@ def send_tokens(sampled: Iterable[SampledToken], tracks: Mapping[int, Track], lo
         event = events.setdefault(track.client, pb.GenerateEvent())
         told = event.tokens.add(sequence=track.client_number, index=item.index, token_id=item.token)
         if (found := logprobs.get(item.sequence)) is not None:
-            told.logprobs.CopyFrom(pb.Logprobs(chosen=found.chosen, ids=found.ids, values=found.values))
+            told.logprobs.CopyFrom(_logprobs(found))
         if item.index == len(item.sequence.request.forced_ids):
             first.add(track.client)
     for client, event in events.items():
         client.send(event, urgent=client in first)
+
+
+def send_read(step: Step, prompt_logprobs: Iterable[Logprobs], track: Track) -> None:
+    """What a chunk of a prompt gave beside its rows: see Told."""
+    (sequence,) = step.sequences
+    event, number = pb.GenerateEvent(), track.client_number
+    if rows := [_logprobs(one) for one in prompt_logprobs]:
+        event.prompt_logprobs.add(sequence=number, start=step.positions[0] + 1, rows=rows)
+    if sequence.request.told.embedding and step.positions[0] + len(step.tokens) == len(sequence.request.prompt_ids):
+        event.embeddings.add(sequence=number, values=sequence.pooled.mean.tolist())
+    track.client.send(event, urgent=False)
+
+
+def _logprobs(found: Logprobs) -> pb.Logprobs:
+    return pb.Logprobs(chosen=found.chosen, ids=found.ids, values=found.values)
 
 
 def parse_submit(message: pb.Submit, shape: StageShape) -> Request:
@@ -155,9 +171,7 @@ def parse_submit(message: pb.Submit, shape: StageShape) -> Request:
         raise InvalidInput(f"the prompt has {len(prompt) + len(forced)} tokens; the context of this deployment is {shape.context}")
     if (highest := max(prompt + forced)) >= shape.vocab_size:
         raise InvalidInput(f"token id {highest} is outside the vocabulary of {shape.vocab_size}")
-    if message.max_tokens < 1:
-        raise InvalidInput("max_tokens must be at least 1")
-    if len(forced) >= message.max_tokens:
+    if forced and len(forced) >= message.max_tokens:
         raise InvalidInput(f"{len(forced)} forced tokens leave nothing of max_tokens {message.max_tokens}")
     spans = tuple(Span(span.start, span.anchor) for span in message.spans)
     _check_prefix(message.prefix, spans, len(prompt), shape)
@@ -166,7 +180,9 @@ def parse_submit(message: pb.Submit, shape: StageShape) -> Request:
     stops = frozenset(message.stop_token_ids)
     if (highest := max(rules.token_ids, default=0)) >= shape.vocab_size:
         raise InvalidInput(f"token id {highest} is outside the vocabulary of {shape.vocab_size}")
-    logprobs = logprobs_from_message(message.sampling)
+    told = told_from_message(message.sampling)
+    if told.of_prompt and shape.prefix_whole:
+        raise InvalidInput("this model reads a prompt in both directions: nothing is told of its tokens")
     if len(message.key) > MOST_KEY_BYTES:
         raise InvalidInput(f"a key of {len(message.key)} bytes; at most {MOST_KEY_BYTES}")
     return Request(
@@ -180,7 +196,7 @@ def parse_submit(message: pb.Submit, shape: StageShape) -> Request:
         message.reuse_decoded,
         rules,
         message.key,
-        logprobs,
+        told,
         message.most_replayed if message.HasField("most_replayed") else None,
     )
 

@@ -13,7 +13,7 @@ from types import TracebackType
 import numpy as np
 
 from device.engine.engine import Output, Rows, Tokens
-from device.pipeline.clients import TOGETHER_SECONDS, Client, Track, parse_submit, send_tokens
+from device.pipeline.clients import TOGETHER_SECONDS, Client, Track, parse_submit, send_read, send_tokens
 from device.pipeline.guides import Guide, Guides
 from device.pipeline.inbound import Inbound
 from device.pipeline.kept import KeptRows
@@ -25,7 +25,7 @@ from device.pipeline.sequences import SampledToken, Step
 from device.pipeline.stage import Extra, Stage
 from device.pipeline.wire import decode, encode
 from protos.dtypes import row_bytes
-from protos.errors import Conflict, FleetError, Unavailable
+from protos.errors import Conflict, FleetError, InvalidInput, Unavailable
 from protos.ids import DeviceId
 from protos.net.transport import Credentials
 from protos.route import Hop
@@ -113,6 +113,9 @@ class Head:
             if message.sequence in client.sequences:
                 raise Conflict(f"sequence {message.sequence} is open already")
             request = parse_submit(message, self.stage.spec.shape)
+            if request.told.embedding and not self.stage.spec.norm_graph:
+                why = "the final norm is not loaded apart here, as by a coordinator of the release before, or on a chip that runs programs"
+                raise InvalidInput(f"{why}: deploy the model anew, or elsewhere")
             guide = self._guides.guide(request.rules.grammar) if request.rules.grammar else None
             sequence = self._scheduler.submit(request)
         except FleetError as error:
@@ -236,10 +239,12 @@ class Head:
             return self._wake.is_set() or time.perf_counter() - started > BURST_SECONDS
 
         def sample(hidden: Rows) -> None:
-            rounds.sample(hidden[-1:] if step.prefill else hidden[[step.sequences.index(sequence) for sequence in step.wanted]])
+            if not step.prefill:
+                hidden = hidden[[step.sequences.index(sequence) for sequence in step.wanted]]
+            rounds.sample(hidden[len(hidden) - step.returned_rows :])
 
         rounds = Rounds(step, message, self._output, self._made, most=self._scheduler.rounds(step), enough=enough)
-        extra = Extra(len(step.wanted), sample) if step.wanted else None
+        extra = Extra(step.head_rows, sample) if step.returned_rows else None
         await self.stage.step(message, tokens, extra, rounds.following)
         self._measure(step, started)
         for each in rounds.done:
@@ -265,16 +270,16 @@ class Head:
             raise Conflict(f"step {message.step} came back, which is not in flight")
         shape = self.stage.spec.shape
         check_returned(message, step, row_bytes(shape.hidden_size, shape.wire_dtype))
-        if not step.wanted:
+        if not step.returned_rows:
             self._round_done(Round(step, message, ended_at=time.perf_counter()))
             return
-        received = decode(message.hidden, len(step.wanted), shape.hidden_size, shape.wire_dtype)
+        received = decode(message.hidden, step.returned_rows, shape.hidden_size, shape.wire_dtype)
         link = self._link
         assert link
         # While another group's rows are on their way out, what comes back is still read, and its tokens are sent.
         most, enough = min(2, self._scheduler.rounds(step)), lambda: link.busy
         rounds = Rounds(step, message, self._output, self._made, most=most, enough=enough)
-        hidden = await self.stage.extra(message, len(step.wanted), lambda: rounds.sample(received), rounds.following)  # nosec B610 # no database
+        hidden = await self.stage.extra(message, step.head_rows, lambda: rounds.sample(received), rounds.following)  # nosec B610 # no database
         if self.stage.ring_id != ring_id:
             raise Conflict("the ring was given up while its step was computed")
         first = rounds.done[0]
@@ -299,6 +304,8 @@ class Head:
         modelled = done.message.modelled_at if done.message.HasField("modelled_at") else None
         for sequence in done.step.sequences:
             self._tracks[sequence.number].note(done.ended_at, modelled)
+        if done.step.read_whole:
+            send_read(done.step, done.prompt_logprobs, self._tracks[done.step.sequences[0].number])
         send_tokens(sampled, self._tracks, done.logprobs)
         for released in done.message.released:
             self._tracks.pop(released.sequence).finish(released.usage)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-def largest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
+def largest(values: npt.NDArray[np.float64] | npt.NDArray[np.float32], count: int) -> npt.NDArray[np.intp]:
     """Indices of the `count` largest, largest first, equal ones by index: the order must not depend on the partition's whims."""
     if count < len(values):
         threshold = np.partition(values, len(values) - count)[len(values) - count]

@@ -18,7 +18,7 @@ def microbatch(step: Step) -> pb.Microbatch:
         slots=[sequence.slot for sequence in step.sequences],
         positions=step.positions,
         rows=len(step.tokens),
-        all_wanted=not step.prefill and len(step.wanted) == len(step.sequences),
+        all_wanted=step.read_whole or (not step.prefill and len(step.wanted) == len(step.sequences)),
         released=[pb.Released(slot=slot, sequence=one.number, keep=one.kept_for_another) for slot, one in step.released],
         swapped=[pb.Swapped(from_slot=source, to_slot=target) for source, target in step.swapped],
         opened=[pb.Opened(slot=slot, sequence=one.number, kept=kept, key=one.request.key) for slot, one, kept in step.opened],
@@ -45,7 +45,7 @@ def placed_tokens(step: Step) -> Tokens:
 
 def check_returned(message: pb.Microbatch, step: Step, row_bytes: int) -> None:
     """Raises InvalidInput for a microbatch that is not what the ring's end makes of `step`: hidden rows of `row_bytes` each."""
-    size = len(step.wanted) * row_bytes
+    size = step.returned_rows * row_bytes
     same = message.group == step.group and list(message.slots) == [sequence.slot for sequence in step.sequences]
     released = [item.sequence for item in message.released] == [sequence.number for _, sequence in step.released]
     if not (same and released and len(message.hidden) == size):

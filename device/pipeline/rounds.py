@@ -16,6 +16,10 @@ from device.pipeline.sequences import Sequence, Step
 from protos.errors import FleetError
 from protos.v1 import pipeline_pb2 as pb
 
+# Of a prompt's rows so many go through the output head at once: each takes the room of a vocabulary's logits, 0.6 MB for 150,000 tokens. A
+# run is always so wide, since each width has arrays of its own.
+RATED_ROWS = 16
+
 
 @dataclass
 class Round:
@@ -25,6 +29,7 @@ class Round:
     message: pb.Microbatch
     sampled: dict[Sequence, int] = field(default_factory=dict)
     logprobs: dict[Sequence, Logprobs] = field(default_factory=dict)  # of those that asked
+    prompt_logprobs: list[Logprobs] = field(default_factory=list)  # of the step's `rated`
     ended_at: float = 0.0
 
 
@@ -52,12 +57,33 @@ class Rounds:
         self._enough = enough
 
     def sample(self, hidden: Rows) -> None:
-        """One token for each of the running step's `wanted`, whose answers are as many tokens longer than told as there were rounds."""
-        logits, this = self._output.logits(hidden), self.done[-1]
+        """One token for each of the running step's `wanted`, whose answers are as many tokens longer than told as there were rounds.
+
+        `hidden`: the step's `returned_rows`. What the head tells of a prompt's rows is taken from them first.
+        """
+        this = self.done[-1]
+        if this.step.read_whole:
+            self._read(this, hidden)
+            hidden = hidden[-1:]
+        if not this.step.wanted:
+            return
+        logits = self._output.logits(hidden)
         for sequence, row in zip(this.step.wanted, logits, strict=True):
             token = this.sampled[sequence] = self._next(sequence, row)
-            if (count := sequence.request.logprobs) is not None:
+            if (count := sequence.request.told.logprobs) is not None:
                 this.logprobs[sequence] = logprobs(row, token, count)
+
+    def _read(self, this: Round, hidden: Rows) -> None:
+        (sequence,) = this.step.sequences
+        told, rated = sequence.request.told, this.step.rated
+        if told.embedding:
+            sequence.pooled.add(self._output.normed(hidden))
+        for first in range(0, len(rated), RATED_ROWS):
+            tokens = rated[first : first + RATED_ROWS]
+            rows = np.zeros((RATED_ROWS, hidden.shape[1]), np.float32)
+            rows[: len(tokens)] = hidden[first : first + len(tokens)]
+            logits = self._output.logits(rows)
+            this.prompt_logprobs += [logprobs(row, token, told.prompt_logprobs or 0) for row, token in zip(logits, tokens, strict=False)]
 
     def _next(self, sequence: Sequence, logits: npt.NDArray[np.float32]) -> int:
         request, before = sequence.request, self.done[:-1]

@@ -126,6 +126,9 @@ class Scheduler:
 
     def _append(self, sequence: Sequence, sampled: dict[Sequence, int]) -> list[SampledToken]:
         request, index = sequence.request, len(sequence.answer)
+        if not request.max_tokens:  # the prompt was to be read, and no more
+            self._end(sequence, Ending.LENGTH)
+            return []
         forced = sequence.next_is_forced
         token = request.forced_ids[index] if forced else sampled[sequence]
         if token in request.stop_token_ids:
@@ -185,7 +188,7 @@ class Scheduler:
             stop = first.request.prefix or first.length + rows
             tokens = first.input_ids[first.length : stop]
             last = first.length + len(tokens) == len(first.input_ids)
-            wanted = (first,) if last and not first.next_is_forced else ()
+            wanted = (first,) if last and first.request.max_tokens and not first.next_is_forced else ()
             return Step(index, True, (first,), tokens, (first.length,), wanted, released, swapped, opened, copied)
         group.prefilled_last = False
         sequences = tuple(sorted(decoding, key=lambda sequence: sequence.slot))

@@ -7,10 +7,12 @@ from enum import Enum
 from functools import cached_property
 
 from device.pipeline.guides import Guide
+from device.pipeline.pooling import Pooled
 from device.pipeline.token_rules import LogitRules, logit_rules
 from protos.errors import FleetError
 from protos.even import even_down
 from protos.sampling import ANY_TOKEN, GREEDY, Sampling, TokenRules
+from protos.told import TOKENS_ALONE, Told
 
 
 class Ending(Enum):
@@ -46,7 +48,7 @@ class Request:
     reuse_decoded: bool = False
     rules: TokenRules = ANY_TOKEN
     key: bytes = b""  # the same in each attempt at one request; empty: none of its rows are kept
-    logprobs: int | None = None  # tell each token's, and those of so many likeliest
+    told: Told = TOKENS_ALONE
     most_replayed: int | None = None
 
     @cached_property
@@ -65,7 +67,10 @@ class Request:
         return self.most_replayed is not None and not self.prefix and left > self.most_replayed
 
     def kept(self, rows: int) -> int:
-        """Of `rows` first rows of an attempt before, how many may stay: those of known tokens, but for the one whose logits are wanted."""
+        """Of `rows` first rows of an attempt before, how many may stay: those of known tokens, but for the one whose logits are wanted.
+        None where all are wanted."""
+        if self.told.of_prompt:
+            return 0
         prompt, known = len(self.prompt_ids), len(self.forced_ids)
         rows = min(rows, prompt + known - 1)
         if rows >= self.prefilled:
@@ -91,6 +96,7 @@ class Sequence:
     length: int = 0  # positions in the cache
     reused: int = 0  # of them, rows that others made
     answer: list[int] = field(default_factory=list)
+    pooled: Pooled = field(default_factory=Pooled)  # where the embedding is asked for
     paused: bool = False
     in_flight: bool = False
     cancelled: bool = False
@@ -162,11 +168,34 @@ class Step:
     sequences: tuple[Sequence, ...]
     tokens: tuple[int, ...]
     positions: tuple[int, ...]  # prefill: the first only
-    wanted: tuple[Sequence, ...]  # whose last row's logits are needed
+    wanted: tuple[Sequence, ...]  # whose last row gives a token
     released: tuple[tuple[int, Sequence], ...]  # (slot, sequence); the rows stay in the slot
     swapped: tuple[tuple[int, int], ...]  # (from, to): all that the two slots hold, `to` being free
     opened: tuple[tuple[int, Sequence, int], ...]  # (slot, sequence, first rows of the slot that are its own)
     copied: tuple[tuple[int, int, int], ...]  # (from, to, rows): the first rows of another slot
+
+    @property
+    def read_whole(self) -> bool:
+        """The head needs all rows of this prefill."""
+        return self.prefill and self.sequences[0].request.told.of_prompt
+
+    @property
+    def returned_rows(self) -> int:
+        """Of hidden rows that the head needs."""
+        return len(self.tokens) if self.read_whole else len(self.wanted)
+
+    @property
+    def rated(self) -> tuple[int, ...]:
+        """Tokens of the prompt whose log probabilities its first rows give, one a row."""
+        request = self.sequences[0].request
+        if not self.prefill or request.told.prompt_logprobs is None:
+            return ()
+        return request.prompt_ids[self.positions[0] + 1 :][: len(self.tokens)]
+
+    @property
+    def head_rows(self) -> int:
+        """That go through the output head."""
+        return len(self.rated) + len(self.wanted)
 
     def following(self, sampled: dict[Sequence, int]) -> Step | None:
         """The decode step that feeds what this one gave, when nothing else changes; None when what it gave ends one of them."""

@@ -39,6 +39,8 @@ class Held:
         """How many of a prompt's first rows can be taken over: even (so that chunks begin as they would), short of the whole prompt (whose
         last row's logits are wanted), and 0 where it is not worth the while."""
         prompt = request.prompt_ids
+        if request.told.of_prompt:  # what is told of a row is not kept with it
+            return 0
         if request.prefix:  # each row depends on all: the same prefix, as a prefill made it, or nothing
             return request.prefix if self.tokens[: self.exact] == prompt[: request.prefix] else 0
         tokens = self.usable(request)

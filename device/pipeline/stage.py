@@ -220,7 +220,7 @@ class Stage:
             report,
             prefill_tokens=message.rows if message.prefill else 0,
             decode_tokens=0 if message.prefill else message.rows,
-            answer_tokens=message.rows if message.all_wanted else len(message.wanted),
+            answer_tokens=message.rows if message.all_wanted and not message.prefill else len(message.wanted),
         )
         return result[0], report
 

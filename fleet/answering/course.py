@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from device.text.words import Words
-from fleet.answering import logprobs, prompts
+from fleet.answering import logprobs, prompts, request_costs
 from fleet.answering.answer import Answer
+from fleet.answering.ledger import LedgerEntry
 from fleet.answering.prompt_making import MadePrompt
-from fleet.answering.views import GenerateRequest, Recovery, TokenChunk, TokenLogprobs
-from fleet.deploying.stream import Token
+from fleet.answering.views import GenerateRequest, GenerateResult, PromptChunk, PromptToken, Recovery, TokenChunk, TokenLogprobs
+from fleet.deploying.pipeline import Pipeline
+from fleet.deploying.stream import Token, TokenStream
 from fleet.telemetry.views import FinishReason
-from protos.errors import FleetError, InvalidInput, TemporaryError
+from protos.errors import FleetError, Internal, InvalidInput, TemporaryError
 from protos.ids import Digest
 from protos.manifest import Manifest
 from protos.v1 import pipeline_pb2 as pb
@@ -59,6 +63,7 @@ class Course:
     recoveries: int = 0  # breaks after which tokens came again
     recovery_seconds: float = 0.0  # from such breaks to the next token
     broke_at: float | None = None  # None: it goes on
+    prompt: tuple[PromptToken, ...] = ()  # once it was told
     _breaks_since_token: int = 0  # breaks since the last token
     _may_differ: bool = False  # this attempt
     _differs: bool = False
@@ -71,6 +76,7 @@ class Course:
         """What a head is told: the tokens that came are forced, which is exact (pipeline.proto, Submit), unless more than `most_replayed`
         would have to be decoded again. Raises InvalidInput."""
         begun = replace(request, forced_ids=tuple(self.answer.token_ids)) if self.answer.token_ids else request
+        begun = replace(begun, prompt_logprobs=None) if self.prompt else begun  # they have come
         message = prompts.submit(begun, self.made.token_ids, self.manifest, context, self.seed, self.made.rules)
         message.key = self.key
         self._may_differ = False
@@ -82,6 +88,12 @@ class Course:
     def recovery(self, forced_prefilled: int = 0) -> Recovery | None:
         """How it went on where its ring broke. `fast`: some of its tokens were prefilled, in the last attempt so many, or may have been."""
         return ("fast" if self._differs or forced_prefilled else "exact") if self.recoveries else None
+
+    def of_prompt(self, request: GenerateRequest, came: TokenStream) -> Iterator[TokenChunk]:
+        """A chunk with the prompt's tokens, once, where they are asked for. Raises Internal where not all has come that was asked for."""
+        if not self.prompt and (request.echo or request.prompt_logprobs is not None):
+            self.prompt = logprobs.of_prompt(self.words, self.made.token_ids, came.prompt_logprobs)
+            yield PromptChunk("", (), self.answer.in_thought, prompt=self.prompt)
 
     def came(self, tokens: Sequence[Token], cut_after: int) -> Iterator[TokenChunk]:
         """The answer grows by these; none of its chunks begins before its token `cut_after` and ends behind."""
@@ -100,7 +112,42 @@ class Course:
             return "stop"
         room = context - len(self.made.token_ids)
         most = room if request.max_tokens is None else min(request.max_tokens, room)
-        return "length" if self.recovering and len(self.answer.token_ids) >= most else None
+        return "length" if self.recovering and most and len(self.answer.token_ids) >= most else None
+
+    def result(
+        self, entry: LedgerEntry, pipeline: Pipeline, came: TokenStream, finished: pb.Finished, reason: FinishReason
+    ) -> GenerateResult:
+        """Of what came of an attempt, and ended so. Raises Internal for what cannot be an embedding."""
+        finished.usage.extend(self.spent)
+        if came.embedding and not (len(came.embedding) == self.manifest.config.hidden_size and all(map(math.isfinite, came.embedding))):
+            raise Internal("the embedding is not of finite numbers, one for each of the model's hidden size")
+        told = replace(
+            request_costs.result(
+                pipeline.desired.name,
+                pipeline.spec,
+                finished,
+                request_id=entry.request_id,
+                text=self.answer.text,
+                token_ids=self.answer.token_ids,
+                prompt_tokens=entry.prompt_tokens,
+                reason=reason,
+                in_thought=self.answer.in_thought,
+                logprobs=self.answer.logprobs,
+            ),
+            prompt=self.prompt,
+            embedding=came.embedding,
+        )
+        if not (self.recoveries or self.spent) or self.first_token_at is None:
+            return told
+        # The head's seconds are those of the last attempt.
+        return replace(
+            told,
+            ttft_seconds=self.first_token_at - self.began_at,
+            total_seconds=asyncio.get_running_loop().time() - self.began_at,
+            recoveries=self.recoveries,
+            recovery_seconds=self.recovery_seconds,
+            recovery=self.recovery(finished.timing.forced_prefilled),
+        )
 
     @property
     def recovering(self) -> bool:

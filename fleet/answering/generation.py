@@ -21,7 +21,7 @@ from fleet.answering.course import MOVING_SECONDS, Course, seed_of
 from fleet.answering.endings import Alarm, GaveWay, check_solid, failed, failure_of, overdue, wait_end
 from fleet.answering.ledger import Ledger, LedgerEntry
 from fleet.answering.prompt_making import MadePrompt, PromptMaking
-from fleet.answering.request_costs import REASONS, result
+from fleet.answering.request_costs import REASONS
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.background import Background
 from fleet.deploying.deployments import Deployments
@@ -62,9 +62,8 @@ class _Account:
     tokens: TokenStream
     course: Course
 
-    @property
-    def spec(self) -> PipelineSpec:
-        return self.pipeline.spec
+    def result(self, finished: pb.Finished, reason: FinishReason) -> GenerateResult:
+        return self.course.result(self.entry, self.pipeline, self.tokens, finished, reason)
 
 
 class GenerationService:
@@ -255,7 +254,7 @@ class GenerationService:
                     yield _given(entry, chunk)
             while not answer.stopped and (tokens := await account.tokens.take()) is not None:
                 course.goes_on(asyncio.get_running_loop().time())
-                for chunk in course.came(tokens, request.resume_after):
+                for chunk in (*course.of_prompt(request, account.tokens), *course.came(tokens, request.resume_after)):
                     yield _given(entry, chunk)
             account.tokens.cancel()  # of use only when a stop string ended the text
             finished = await wait_end(account.tokens)
@@ -270,9 +269,12 @@ class GenerationService:
                 raise GaveWay
             if problem := implausible(finished):
                 raise Internal(f"{spec.plan.stages[0].device_name}: its account of the request cannot be true: {problem}")
+            if finished.reason == pb.FINISH_REASON_LENGTH:  # maybe of no tokens
+                for chunk in course.of_prompt(request, account.tokens):
+                    yield _given(entry, chunk)
             if last := answer.finish():
                 yield _given(entry, last)
-            ended = _result(account, finished, "stop" if answer.stopped else REASONS.get(finished.reason, "error"))
+            ended = account.result(finished, "stop" if answer.stopped else REASONS.get(finished.reason, "error"))
             await self._record(ended.request_id, ended)
             if alarm.is_set() and ended.finish_reason == "cancelled":
                 raise overdue(entry)
@@ -300,6 +302,7 @@ class GenerationService:
             token_ids=tuple(answer.token_ids),
             in_thought=answer.in_thought,
             logprobs=tuple(answer.logprobs),
+            prompt=course.prompt,
             recoveries=course.recoveries,
             recovery_seconds=course.recovery_seconds,
             recovery=course.recovery(),
@@ -344,7 +347,7 @@ class GenerationService:
         except FleetError:
             return  # the devices have freed it, and nobody will tell what it cost
         if finished.reason != pb.FINISH_REASON_ERROR and not implausible(finished):
-            ended = _result(account, finished, "cancelled")
+            ended = account.result(finished, "cancelled")
             # With the joules of tokens that nobody waited for go those tokens.
             tokens = max(ended.completion_tokens, finished.timing.completion_tokens)
             await self._record(ended.request_id, replace(ended, completion_tokens=tokens))
@@ -369,31 +372,3 @@ class GenerationService:
 def _given(entry: LedgerEntry, chunk: TokenChunk) -> TokenChunk:
     entry.give(chunk.token_ids)
     return chunk
-
-
-def _result(account: _Account, finished: pb.Finished, reason: FinishReason) -> GenerateResult:
-    course = account.course
-    finished.usage.extend(course.spent)
-    told = result(
-        account.pipeline.desired.name,
-        account.spec,
-        finished,
-        request_id=account.entry.request_id,
-        text=course.answer.text,
-        token_ids=course.answer.token_ids,
-        prompt_tokens=account.entry.prompt_tokens,
-        reason=reason,
-        in_thought=course.answer.in_thought,
-        logprobs=course.answer.logprobs,
-    )
-    if not (course.recoveries or course.spent) or course.first_token_at is None:
-        return told
-    # The head's seconds are those of the last attempt.
-    return replace(
-        told,
-        ttft_seconds=course.first_token_at - course.began_at,
-        total_seconds=asyncio.get_running_loop().time() - course.began_at,
-        recoveries=course.recoveries,
-        recovery_seconds=course.recovery_seconds,
-        recovery=course.recovery(finished.timing.forced_prefilled),
-    )

@@ -17,9 +17,11 @@ def fills_blanks(config: ModelConfig) -> bool:
 
 
 def blank_prompt(text: PromptMaker, request: GenerateRequest, config: ModelConfig, context: int | None = None) -> list[int]:
-    """The prefix, the fills that are known, and the token that begins the next. A text without a blank gets one behind it.
+    """The prefix, the fills that are known, and the token that begins the next. A text without a blank gets one behind it, and one with a
+    suffix the blank before that.
 
-    Raises InvalidInput for a conversation, which such a model does not have, and where every blank's fill is known.
+    Raises InvalidInput for a conversation, which such a model does not have, where every blank's fill is known, and for a text with a
+    suffix that has another blank.
     """
     if request.messages:
         raise InvalidInput("this model has no chat template: it fills blanks", advice='use `glmfleet generate "text with a [MASK]"`')
@@ -32,7 +34,10 @@ def blank_prompt(text: PromptMaker, request: GenerateRequest, config: ModelConfi
         given = request.text if request.prompt is None else request.prompt
         if not (given or "").strip():
             raise InvalidInput("the prompt is empty", advice="say something")
-        ids = text.encode(given or "", context)
+        whole = given or "" if request.suffix is None else f"{given}{text.token(config.mask_token_ids[0])}{request.suffix}"
+        ids = text.encode(whole, context)
+        if request.suffix is not None and sum(token in config.mask_token_ids for token in ids) != 1:
+            raise InvalidInput("the text or its suffix has a blank of its own", advice="leave the suffix out, or the blank")
         if not any(token in config.mask_token_ids for token in ids):
             ids = text.encode(f"{given} {text.token(config.mask_token_ids[-1])}", context)
     if config.start_token_id in (*ids, *(token for fill in request.fills for token in fill)):

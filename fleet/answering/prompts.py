@@ -16,7 +16,8 @@ from fleet.answering.infill import blank_prompt, fills_blanks, mark_blank
 from fleet.answering.views import GenerateRequest
 from protos.errors import Corrupt, InvalidInput
 from protos.manifest import Manifest, ModelConfig, TextFile
-from protos.sampling import ANY_TOKEN, PARAMETERS, TokenRules, check_bias, check_counts, check_logprobs, to_message
+from protos.sampling import ANY_TOKEN, PARAMETERS, TokenRules, check_bias, check_counts, to_message
+from protos.told import Told
 from protos.v1 import pipeline_pb2 as pb
 from quantize.artifact.store import ArtifactStore
 
@@ -47,6 +48,7 @@ def characters(request: GenerateRequest) -> int:
     texts = [
         request.prompt,
         request.text,
+        request.suffix,
         request.json_schema,
         request.chat_template_kwargs,
         *request.tools,
@@ -65,8 +67,14 @@ def prompt_ids(text: PromptMaker, request: GenerateRequest, config: ModelConfig,
     raw = fills_blanks(config) or (request.prompt is None and not request.messages)
     if raw and (unseen := [name for name in _FOR_THE_TEMPLATE if getattr(request, name) != getattr(_PLAIN, name)]):
         raise InvalidInput(f"{unseen[0]} is for the chat template, which this request does not go through", advice=f"leave {unseen[0]} out")
+    if request.forced_ids and (request.echo or request.prompt_logprobs is not None):
+        raise InvalidInput("forced_ids are given, and the prompt is to be told", advice="leave one out")
+    if request.suffix is not None and request.text is None and request.prompt is None:
+        raise InvalidInput("a suffix is for a text, and the prompt is none", advice="send the prompt as a text, or leave suffix out")
     if fills_blanks(config):
         return blank_prompt(text, request, config, context)
+    if request.suffix is not None:
+        raise InvalidInput("suffix: this model fills no blanks, it only goes on behind a prompt", advice="leave suffix out")
     if request.infill or request.fills:
         raise InvalidInput("this model fills no blanks", advice="ask it without infill and fills")
     try:
@@ -131,11 +139,15 @@ def submit(
     if room < 1:
         error = too_long(len(prompt), context)
         raise InvalidInput(error.detail, advice=error.advice + _or_larger(context, manifest.config))
-    if request.max_tokens is not None and request.max_tokens < 1:
+    told = Told(request.logprobs, request.prompt_logprobs, request.embedding)
+    told.check()
+    if told.of_prompt and manifest.config.prefix_whole:
+        raise InvalidInput("this model reads a prompt in both directions: its tokens have no log probabilities, and it no embedding")
+    if request.max_tokens is not None and request.max_tokens < (0 if told.of_prompt or request.echo else 1):
         raise InvalidInput(f"max_tokens is {request.max_tokens}", advice="ask for at least 1")
     max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
     more_room = _or_larger(context, manifest.config) if max_tokens == room else ", or raise max_tokens"
-    if len(forced) >= max_tokens:
+    if forced and len(forced) >= max_tokens:
         raise InvalidInput(f"{len(forced)} forced tokens leave nothing to generate of {max_tokens}", advice=f"force fewer{more_room}")
     if request.min_tokens > max_tokens:
         raise InvalidInput(
@@ -154,12 +166,10 @@ def submit(
     said = {name: value for name, value in manifest.sampling.said.items() if name in request.left_to_model and name in PARAMETERS}
     sampling = replace(request.sampling, **{**said, "seed": seed})
     sampling.check()
-    if request.logprobs is not None:
-        check_logprobs(request.logprobs)
     message = pb.Submit(
         prompt_ids=prompt,
         forced_ids=forced,
-        sampling=to_message(sampling, rules, request.logprobs),
+        sampling=to_message(sampling, rules, told),
         max_tokens=max_tokens,
         stop_token_ids=stops,
         reuse_decoded=request.reuse_decoded,

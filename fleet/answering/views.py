@@ -24,7 +24,7 @@ class GenerateRequest:
     parallel_tool_calls: bool = True  # or several
     prompt_ids: tuple[int, ...] = ()
     forced_ids: tuple[int, ...] = ()
-    max_tokens: int | None = None  # None: what the context leaves
+    max_tokens: int | None = None  # None: what the context leaves; 0, where something of the prompt is asked for: no answer
     sampling: Sampling = GREEDY
     left_to_model: tuple[str, ...] = ()  # sampling parameters that are the model's own, where its maker has said any
     stop: tuple[str, ...] = ()
@@ -36,9 +36,13 @@ class GenerateRequest:
     chat_template_kwargs: str = ""  # for `prompt` and `messages`: a JSON object, whose values the template sees as variables
     add_generation_prompt: bool = True  # for `prompt` and `messages`
     logprobs: int | None = None  # tell each token's log probability, and those of so many likeliest
+    echo: bool = False  # tell the prompt's tokens, before the answer's
+    prompt_logprobs: int | None = None  # tell them with their log probabilities, and those of so many likeliest
+    embedding: bool = False  # tell the prompt's
     ignore_eos: bool = False  # go on behind an end-of-sequence token, to max_tokens: for measurements
     reuse_decoded: bool = False  # inexact: see Request in device/pipeline/sequences.py
     infill: bool = False  # refuse a model that fills no blanks
+    suffix: str | None = None  # of `text` or `prompt`, whose blank is before it: of models that fill blanks
     fills: tuple[tuple[int, ...], ...] = ()  # of the first blanks, known already: the one behind them is filled
     timeout_seconds: float | None = None  # from acceptance; what has not ended by then is cancelled
     # Names the request wherever and whenever it is asked again: the same name gives the same seed, and so the same answer.
@@ -67,6 +71,17 @@ Recovery: TypeAlias = Literal["exact", "fast"]
 
 
 @dataclass(frozen=True)
+class PromptToken:
+    """A token of the prompt; `logprob` and `likeliest` as in TokenLogprobs, where they were asked for and there is one before it."""
+
+    token_id: int
+    text: str
+    bytes: tuple[int, ...]
+    logprob: float | None = None
+    likeliest: tuple[LikelyToken, ...] = ()
+
+
+@dataclass(frozen=True)
 class TokenChunk:
     """Text that became certain (whole UTF-8 characters, stop strings held back) and the tokens it took."""
 
@@ -74,6 +89,13 @@ class TokenChunk:
     token_ids: tuple[int, ...]
     in_thought: bool = False  # the prompt has opened the model's thought: the answer, of which this is a piece, begins inside
     logprobs: tuple[TokenLogprobs, ...] = ()  # of its tokens, where they were asked for
+
+
+@dataclass(frozen=True)
+class PromptChunk(TokenChunk):
+    """Before all others, where the prompt's tokens are asked for: it has them, and none of the answer's."""
+
+    prompt: tuple[PromptToken, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +107,8 @@ class GenerateResult(FinishedRequest):
     token_ids: tuple[int, ...]
     in_thought: bool = False  # see TokenChunk
     logprobs: tuple[TokenLogprobs, ...] = ()  # of the tokens, but for the request's own forced ones, where they were asked for
+    prompt: tuple[PromptToken, ...] = ()  # where it was asked for
+    embedding: tuple[float, ...] = ()  # the mean of the prompt's normed last hidden rows [hidden size], where it was asked for
     reused_tokens: int = 0  # of the prompt, whose cache rows an earlier prompt had made
     # Times that its pipeline broke and another, or the same when its device was back, went on, after so many seconds without a token.
     recoveries: int = 0

@@ -17,6 +17,7 @@ from fleet.api import (
     metrics,
     models,
     openai,
+    openai_embeddings,
     page,
     plans,
     requests,
@@ -59,5 +60,6 @@ def create_app(fleet: Fleet, *, authenticate: Authenticate | None) -> FastAPI:
     app.include_router(joining.routes(fleet), prefix=API, dependencies=[Depends(only_text)])
     for noun in (devices, enrolments, models, plans, deployments, generate, requests, telemetry, keys, audit):
         app.include_router(noun.routes(of_caller), prefix=API, dependencies=guarded)
-    app.include_router(openai.routes(of_caller), prefix="/v1", dependencies=guarded)
+    for part in (openai, openai_embeddings):
+        app.include_router(part.routes(of_caller), prefix="/v1", dependencies=guarded)
     return app

@@ -11,18 +11,19 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, WrapValidator
 
 from device.text.messages import Message, ToolCall
-from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
+from fleet.answering.views import GenerateRequest, GenerateResult, PromptChunk, TokenChunk
 from fleet.api.caller import FleetOfCaller
 from fleet.api.closing import closing
 from fleet.api.deployments import failed
 from fleet.api.encode import line, plain
-from fleet.api.errors import CLIENT_CLOSED_REQUEST
+from fleet.api.errors import CLIENT_CLOSED_REQUEST, InvalidParameter
 from fleet.api.resuming import Resumed, resumed_by
 from fleet.api.sampling import left_to_model, sampling_of, telling, with_sampling
 from fleet.api.sse import EVENTS, ClientGone, EventStream, ServerSentEvent, unless_gone
 from fleet.service.protocol import FleetService
 from protos.errors import Internal
-from protos.sampling import LOGIT_BIAS, MOST_ALLOWED_TOKENS, MOST_BIASED_TOKENS, MOST_LOGPROBS, MOST_STOP_TOKENS, PARAMETERS
+from protos.sampling import LOGIT_BIAS, MOST_ALLOWED_TOKENS, MOST_BIASED_TOKENS, MOST_STOP_TOKENS, PARAMETERS
+from protos.told import MOST_LOGPROBS
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
 TokenIds = tuple[TokenId, ...]
@@ -37,6 +38,7 @@ LogitBias = Annotated[
 CalledTools = Annotated[tuple[str, ...], Field(max_length=128)]
 MostLogprobs = Annotated[int, Field(ge=0, le=MOST_LOGPROBS)]
 MaxTokens = Annotated[int, Field(ge=1, lt=1 << 32)]
+MaxTokensOrNone = Annotated[int, Field(ge=0, lt=1 << 32)]  # 0: see `check_max_tokens`
 MinTokens = Annotated[int, Field(ge=0, lt=1 << 32)]
 # Each is looked for in each piece of the answer, or at each token.
 StopString = Annotated[str, Field(max_length=1000)]
@@ -90,7 +92,7 @@ class GenerateBody(BaseModel):
     add_generation_prompt: bool = True
     prompt_ids: TokenIds = ()
     forced_ids: TokenIds = ()
-    max_tokens: MaxTokens | None = None
+    max_tokens: MaxTokensOrNone | None = None
     stop: StopStrings = ()
     stop_token_ids: StopTokenIds = ()
     min_tokens: MinTokens = 0
@@ -98,14 +100,19 @@ class GenerateBody(BaseModel):
     bad_words: BadWords = ()
     logit_bias: LogitBias = {}
     logprobs: MostLogprobs | None = None
+    echo: bool = False
+    prompt_logprobs: MostLogprobs | None = None
     ignore_eos: bool = False
     reuse_decoded: bool = False
     infill: bool = False
+    suffix: str | None = None
     fills: tuple[TokenIds, ...] = ()
     timeout_seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] | None = None
     stream: bool = True
 
     def request(self) -> GenerateRequest:
+        """Raises InvalidParameter."""
+        check_max_tokens(self.max_tokens, of_prompt=self.echo or self.prompt_logprobs is not None)
         others = {"stream", "messages", "chat_template_kwargs", "json_schema", "logit_bias", *PARAMETERS}
         fields = {name: getattr(self, name) for name in type(self).model_fields if name not in others}
         return GenerateRequest(
@@ -119,6 +126,12 @@ class GenerateBody(BaseModel):
         )
 
 
+def check_max_tokens(max_tokens: int | None, *, of_prompt: bool) -> None:
+    """An answer of no tokens is asked for only where something is told of the prompt. Raises InvalidParameter."""
+    if max_tokens == 0 and not of_prompt:
+        raise InvalidParameter("max_tokens", "max_tokens is 0: it must be at least 1", advice="0 is for what is told of a prompt")
+
+
 def routes(of_caller: FleetOfCaller) -> APIRouter:
     router = APIRouter(tags=["generate"])
 
@@ -126,7 +139,7 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
     async def generate(
         body: GenerateBody, http: Request, resumed: Resumed = Depends(resumed_by), fleet: FleetService = Depends(of_caller)
     ) -> Response:
-        """Events `token`, then `done` (or `error`); with `stream` false one JSON object, what `done` holds."""
+        """Events `prompt` (where it is asked for) and `token`, then `done` (or `error`); with `stream` false what `done` holds."""
         request = resumed.of(body.request())
         if body.stream:
             return EventStream(_tokens(fleet, request), failed)
@@ -155,5 +168,7 @@ async def _tokens(fleet: FleetService, request: GenerateRequest) -> AsyncGenerat
                 tokens += len(part.token_ids)
                 if tokens > request.resume_after:
                     yield ServerSentEvent(line(part), "token", tokens)
+                elif isinstance(part, PromptChunk) and not request.resume_after:
+                    yield ServerSentEvent(line(part), "prompt")
             else:
                 yield ServerSentEvent(line(part), "done")

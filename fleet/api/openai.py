@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
-from fleet.answering.views import GenerateRequest, GenerateResult
+from fleet.answering.views import GenerateRequest, GenerateResult, PromptChunk
 from fleet.api.caller import FleetOfCaller
 from fleet.api.closing import closing
 from fleet.api.encode import line
@@ -64,7 +64,7 @@ async def _answer(fleet: FleetService, http: Request, requests: Sequence[Generat
     if stream:
         return EventStream(_chunks(fleet, requests, reply), _failed)
     try:
-        with _told_unready(fleet, requests[0].model):
+        with told_unready(fleet, requests[0].model):
             return JSONResponse(reply.whole(await unless_gone(http.receive, results(fleet, requests))))
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -74,7 +74,7 @@ async def _chunks(fleet: FleetService, requests: Sequence[GenerateRequest], repl
     opening = reply.opening()  # sent with the first token, so that an error before it still has its status
     tokens, known = 0, requests[0].resume_after  # of one answer: several are not resumed
     ended: dict[int, GenerateResult] = {}
-    with _told_unready(fleet, requests[0].model):
+    with told_unready(fleet, requests[0].model):
         async with closing(together(fleet, requests)) as parts:
             async for index, part in parts:
                 for chunk in () if known else opening:
@@ -87,15 +87,15 @@ async def _chunks(fleet: FleetService, requests: Sequence[GenerateRequest], repl
                     tokens += len(part.token_ids)
                     said = reply.piece(index, part)  # also of what the client has: calls and thoughts begin there
                 for chunk in said:
-                    if tokens > known or isinstance(part, GenerateResult):
-                        yield ServerSentEvent(line(chunk), number=tokens if len(requests) == 1 else None)
+                    if tokens > known or isinstance(part, GenerateResult) or (isinstance(part, PromptChunk) and not known):
+                        yield ServerSentEvent(line(chunk), number=tokens if tokens and len(requests) == 1 else None)
     for chunk in reply.ending([ended[index] for index in sorted(ended)]):
         yield ServerSentEvent(line(chunk))
     yield ServerSentEvent(DONE)
 
 
 @contextmanager
-def _told_unready(fleet: FleetService, model: str | None) -> Iterator[None]:
+def told_unready(fleet: FleetService, model: str | None) -> Iterator[None]:
     """A deployment that is listed is not told to be missing: OpenAI's clients try again after a 503, and give up at model_not_found."""
     try:
         yield

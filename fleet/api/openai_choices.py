@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from device.text.calls import Tools, read_calls
 from device.text.thoughts import Piece, Thoughts, thought_and_said
-from fleet.answering.views import GenerateResult, TokenChunk, TokenLogprobs
+from fleet.answering.views import GenerateResult, PromptChunk, PromptToken, TokenChunk, TokenLogprobs
 from fleet.api.openai_logprobs import TextLogprobs, chat_logprobs
 
 
@@ -91,26 +92,38 @@ class ChatChoice:
 
 @dataclass
 class TextChoice:
-    """Of a plain completion."""
+    """Of a plain completion. `echo`: the prompt as it was given, to be told before the answer; "" of one that was token ids."""
 
     index: int = 0
     logprobs: bool = False
-    _logprobs: TextLogprobs = field(default_factory=TextLogprobs)  # of the stream
-    _untold: list[TokenLogprobs] = field(default_factory=list)
+    echo: str | None = None
+    _logprobs: TextLogprobs = field(default_factory=TextLogprobs)  # of what was told
+    _untold: list[TokenLogprobs | PromptToken] = field(default_factory=list)
 
     def whole(self, result: GenerateResult) -> dict[str, Any]:
+        echoed = self._echoed(result.prompt)
         self._untold += result.logprobs
-        return self._choice(result.text, _finish(result))
+        return self._choice(echoed + result.text, _finish(result))
 
     def opening(self) -> list[dict[str, Any]]:
         return []
 
     def piece(self, chunk: TokenChunk) -> list[dict[str, Any]]:
+        text = self._echoed(chunk.prompt if isinstance(chunk, PromptChunk) else ()) + chunk.text
         self._untold += chunk.logprobs
-        return [self._choice(chunk.text)] if chunk.text else []
+        return [self._choice(text)] if text else []
 
     def closing(self, result: GenerateResult) -> list[dict[str, Any]]:
         return [self._choice("", _finish(result))]
+
+    def _echoed(self, prompt: Sequence[PromptToken]) -> str:
+        if self.echo is None or not prompt:
+            return ""
+        written = b"".join(bytes(one.bytes) for one in prompt).decode(errors="replace")
+        if written.endswith(self.echo) and self.echo:
+            self._logprobs.skip(len(written) - len(self.echo))
+        self._untold += prompt
+        return self.echo or written
 
     def _choice(self, text: str, finish_reason: str | None = None) -> dict[str, Any]:
         untold, self._untold = self._untold, []

@@ -60,6 +60,7 @@ _INSTEAD = {
     "prompt": "send it to /v1/completions",
     "functions": "use tools",
     "function_call": "use tool_choice",
+    "prompt_logprobs": "send echo and logprobs to /v1/completions",
 }
 
 _HARMLESS = frozenset(
@@ -80,13 +81,12 @@ _HARMLESS = frozenset(
 )
 _REFUSED: dict[str, AsksForNothing] = {
     # OpenAI's.
-    **_each(("audio", "functions", "suffix"), _empty),
+    **_each(("audio", "functions"), _empty),
     "function_call": _only("none", "auto"),
     "modalities": _only(["text"], []),
     "web_search_options": _never,
     "moderation": _never,
     "verbosity": _only("medium"),
-    "echo": _only(False),
     # vLLM's.
     **_each(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "structural_tag"), _empty),
     **_each(("documents", "logprob_token_ids", "kv_transfer_params", "ec_transfer_params", "vllm_xargs", "logits_processors"), _empty),
@@ -112,7 +112,7 @@ _REFUSED: dict[str, AsksForNothing] = {
 _OF_CHAT = ("tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs", "enable_thinking", "thinking", "reasoning_effort")
 
 # A template writes special tokens itself; a plain text gets those that its tokenizer puts around it.
-CHAT = Others(_HARMLESS, {**_REFUSED, "add_special_tokens": _only(False)})
+CHAT = Others(_HARMLESS, {**_REFUSED, "add_special_tokens": _only(False), "suffix": _empty, "echo": _only(False)})
 COMPLETION = Others(
     _HARMLESS,
     {
@@ -121,6 +121,20 @@ COMPLETION = Others(
         **_each(_OF_CHAT, _empty),
         "add_special_tokens": _only(True),
         "response_format": _only({"type": "text"}),
+    },
+)
+
+EMBEDDINGS = Others(
+    frozenset({"user", "priority", "request_id", "truncation_side", "mm_processor_kwargs"}),
+    {
+        # vLLM's.
+        "messages": _empty,
+        "add_special_tokens": _only(True),
+        **_each(("normalize", "use_activation"), _only(True)),
+        **_each(("truncate_prompt_tokens", "chat_template", "chat_template_kwargs", "instruction"), _never),
+        "embed_dtype": _only("float32"),
+        "endianness": _only("native", "little"),
+        "prompt": _empty,
     },
 )
 

@@ -32,7 +32,7 @@ class Reply:
     def whole(self, results: Sequence[GenerateResult]) -> dict[str, Any]:
         """`results` are of the choices, in their order."""
         choices = [choice.whole(result) for choice, result in zip(self.choices, results, strict=True)]
-        return {**self._head(self.kind), "choices": choices, "usage": self._usage(results)}
+        return {**self._head(self.kind), "choices": choices, "usage": usage_of(results, self.choices_of_prompt)}
 
     def opening(self) -> list[dict[str, Any]]:
         return [self._chunk(one) for choice in self.choices for one in choice.opening()]
@@ -45,7 +45,11 @@ class Reply:
 
     def ending(self, results: Sequence[GenerateResult]) -> list[dict[str, Any]]:
         """Behind the last choice's end."""
-        return [{**self._head(self.chunk_kind), "choices": [], "usage": self._usage(results)}] if self.include_usage else []
+        return (
+            [{**self._head(self.chunk_kind), "choices": [], "usage": usage_of(results, self.choices_of_prompt)}]
+            if self.include_usage
+            else []
+        )
 
     def _chunk(self, choice: Mapping[str, Any]) -> dict[str, Any]:
         tail = {"usage": None} if self.include_usage else {}
@@ -54,26 +58,27 @@ class Reply:
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _usage(self, results: Sequence[GenerateResult]) -> dict[str, Any]:
-        """A prompt counts once, however many answers it has.
 
-        Beyond OpenAI's: the seconds that the longest took, and the energy of all by how it is known; figures that are known in different
-        ways are never added.
-        """
-        prompts = results[:: self.choices_of_prompt]
-        prompt, completion = sum(one.prompt_tokens for one in prompts), sum(one.completion_tokens for one in results)
-        joules: dict[str, float | None] = {}
-        for cost in (cost for result in results for cost in result.devices):
-            so_far = joules.get(cost.source, 0.0)
-            joules[cost.source] = None if cost.joules is None or so_far is None else so_far + cost.joules
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": sum(one.reused_tokens for one in prompts)},
-            "seconds": max(one.total_seconds for one in results),
-            "energy": [{"joules": value, "source": source} for source, value in joules.items()],
-        }
+def usage_of(results: Sequence[GenerateResult], answers_of_prompt: int = 1) -> dict[str, Any]:
+    """A prompt counts once, however many answers it has: each has `answers_of_prompt`, one after the other.
+
+    Beyond OpenAI's: the seconds that the longest took, and the energy of all by how it is known; figures that are known in different
+    ways are never added.
+    """
+    prompts = results[::answers_of_prompt]
+    prompt, completion = sum(one.prompt_tokens for one in prompts), sum(one.completion_tokens for one in results)
+    joules: dict[str, float | None] = {}
+    for cost in (cost for result in results for cost in result.devices):
+        so_far = joules.get(cost.source, 0.0)
+        joules[cost.source] = None if cost.joules is None or so_far is None else so_far + cost.joules
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(one.reused_tokens for one in prompts)},
+        "seconds": max(one.total_seconds for one in results),
+        "energy": [{"joules": value, "source": source} for source, value in joules.items()],
+    }
 
 
 def model_entry(deployment: DeploymentView) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fleet.api.generate import (
     BadWords,
     LogitBias,
     MaxTokens,
+    MaxTokensOrNone,
     MinTokens,
     MostLogprobs,
     SomeTokenIds,
@@ -22,6 +23,7 @@ from fleet.api.generate import (
     StopStrings,
     StopTokenIds,
     TokenId,
+    check_max_tokens,
 )
 from fleet.api.openai_fields import CHAT, COMPLETION, STREAM_OPTIONS, Others
 from fleet.api.openai_formats import ResponseFormat, called_tools, schema_of
@@ -32,6 +34,8 @@ from protos.sampling import PARAMETERS, Sampling
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default of /v1/completions; chat has none
 
 MOST_CHOICES = 16  # of one request: each holds a slot of the pipeline
+MOST_RATED = 256  # prompts of one request that are read and not answered: they run a few at a time
+Inputs = str | list[TokenId] | list[str] | list[list[TokenId]]
 _SEED_SPACE = 1 << 64
 # Where OpenAI's API, or what vLLM's and llama.cpp's clients send to it (top_k -1 for all), differs from ours.
 _DEFAULT = Sampling(temperature=1.0)
@@ -182,8 +186,10 @@ class CompletionBody(_Sampled):
 
     OTHERS = COMPLETION
 
-    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
-    max_tokens: MaxTokens | None = None
+    prompt: Inputs
+    suffix: str | None = None
+    echo: bool | None = None
+    max_tokens: MaxTokensOrNone | None = None
     logprobs: Annotated[MostLogprobs | None, BeforeValidator(lambda given: None if given is False else given)] = None
 
     def requests(self) -> list[GenerateRequest]:
@@ -193,16 +199,35 @@ class CompletionBody(_Sampled):
     @property
     def prompts(self) -> Sequence[str | list[int]]:
         """Each a text or token ids."""
-        given: Any = self.prompt
-        alone = isinstance(given, str) or not given or isinstance(given[0], int)
-        found: Sequence[str | list[int]] = [given] if alone else given
-        return found
+        return each_input(self.prompt)
 
     def _of_prompts(self) -> list[GenerateRequest]:
-        if len(self.prompts) * (self.n or 1) > MOST_CHOICES:
-            raise InvalidParameter("prompt", f"prompts and n make more than {MOST_CHOICES} answers", advice="send fewer at once")
+        most = MOST_RATED if self.max_tokens == 0 else MOST_CHOICES
+        if len(self.prompts) * (self.n or 1) > most:
+            raise InvalidParameter("prompt", f"prompts and n make more than {most} answers", advice="send fewer at once")
         if not all(self.prompts):
             raise InvalidParameter("prompt", "prompt is empty: it must be a string or a list of token ids, with something in it")
-        most = COMPLETION_MAX_TOKENS if self.max_tokens is None else self.max_tokens
-        forms = [{"text": one} if isinstance(one, str) else {"prompt_ids": tuple(one)} for one in self.prompts]
-        return [self._request(most, logprobs=self.logprobs, **form) for form in forms]
+        check_max_tokens(self.max_tokens, of_prompt=bool(self.echo))
+        told = {"echo": True, "prompt_logprobs": self.logprobs} if self.echo else {}
+        return [
+            self._request(
+                COMPLETION_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
+                logprobs=self.logprobs,
+                suffix=self.suffix or None,
+                **told,
+                **form_of(one),
+            )
+            for one in self.prompts
+        ]
+
+
+def each_input(given: Any) -> Sequence[str | list[int]]:
+    """Of `Inputs`, each a text or token ids."""
+    alone = isinstance(given, str) or not given or isinstance(given[0], int)
+    found: Sequence[str | list[int]] = [given] if alone else given
+    return found
+
+
+def form_of(one: str | list[int]) -> dict[str, Any]:
+    """The field of GenerateRequest that it is."""
+    return {"text": one} if isinstance(one, str) else {"prompt_ids": tuple(one)}

@@ -22,6 +22,7 @@ def chat_reply(body: ChatBody, told: Iterable[str]) -> Reply:
 
 
 def text_reply(body: CompletionBody) -> Reply:
-    choices = [TextChoice(index, body.logprobs is not None) for index in range(len(body.prompts) * (body.n or 1))]
+    echoes = [(one if isinstance(one, str) else "") if body.echo else None for one in body.prompts for _ in range(body.n or 1)]
+    choices = [TextChoice(index, body.logprobs is not None, echo) for index, echo in enumerate(echoes)]
     kind, name = "text_completion", f"cmpl-{uuid.uuid4().hex}"
     return Reply(name, kind, kind, int(time.time()), body.model, choices, body.n or 1, body.include_usage)

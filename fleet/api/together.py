@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
 from fleet.api.closing import closing
@@ -13,9 +13,12 @@ from protos.errors import Internal
 Part = TokenChunk | GenerateResult
 
 
+MOST_AT_ONCE = 16  # of one client's answers: each holds a slot of the pipeline
+
+
 async def together(fleet: FleetService, requests: Sequence[GenerateRequest]) -> AsyncGenerator[tuple[int, Part]]:
-    """(which request, part of its answer). The first error ends all; leaving early cancels all. None runs ahead of who takes the parts by
-    more than a part."""
+    """(which request, part of its answer), of MOST_AT_ONCE at a time. The first error ends all; leaving early cancels all. None runs ahead
+    of who takes the parts by more than a part."""
     if len(requests) == 1:
         async with closing(fleet.generate(requests[0])) as parts:
             async for part in parts:
@@ -23,12 +26,14 @@ async def together(fleet: FleetService, requests: Sequence[GenerateRequest]) -> 
         return
     ready: asyncio.Queue[tuple[int, Part]] = asyncio.Queue(1)
 
-    async def answer(index: int, parts: AsyncIterator[Part]) -> None:
-        async with closing(parts):
+    room = asyncio.Semaphore(MOST_AT_ONCE)
+
+    async def answer(index: int, request: GenerateRequest) -> None:
+        async with room, closing(fleet.generate(request)) as parts:
             async for part in parts:
                 await ready.put((index, part))
 
-    tasks = {asyncio.create_task(answer(index, fleet.generate(one)), name=f"choice {index}") for index, one in enumerate(requests)}
+    tasks = {asyncio.create_task(answer(index, one), name=f"choice {index}") for index, one in enumerate(requests)}
     try:
         running = set(tasks)
         while running or not ready.empty():

@@ -16,7 +16,7 @@ from protos.v1 import device_pb2 as pb
 from quantize import parts
 from quantize.artifact.costs import stage_cost
 from quantize.artifact.golden import StageGolden, stage_golden
-from quantize.artifact.graph import build_stage_graph
+from quantize.artifact.graph import build_norm_graph, build_stage_graph
 
 HEAD = "head"
 
@@ -84,6 +84,7 @@ def load_request(
         graph=graph,
         graph_zlib=graph_zlib,
         head_graph=build_stage_graph(manifest, [HEAD]) if HEAD in planned.parts and not programs else b"",
+        norm_graph=build_norm_graph(manifest) if HEAD in planned.parts and not programs else b"",
         next=ring.after if ring else None,
         previous=ring.before if ring else None,
         cost=pb.StageCost(**dataclasses.asdict(stage_cost(manifest, planned.parts, plan.kv_dtype))),

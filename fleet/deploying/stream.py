@@ -49,6 +49,9 @@ class TokenStream:
     def __init__(self, number: int, send: Callable[[pb.GenerateRequest], None]) -> None:
         self.number = number
         self.finished: pb.Finished | None = None
+        # Of the prompt, where they are asked for: whole before the first token, and before the end.
+        self.prompt_logprobs: list[pb.Logprobs] = []
+        self.embedding: tuple[float, ...] = ()
         self._send = send
         self._waiting: list[Token] = []
         self._error: FleetError | None = None
@@ -296,6 +299,12 @@ class PipelineStream:
     def _route(self, event: pb.GenerateEvent) -> None:
         if event.tokens:
             self._ring_stands()
+        for rated in event.prompt_logprobs:
+            if sequence := self._sequences.get(rated.sequence):
+                sequence.prompt_logprobs += rated.rows
+        for found in event.embeddings:
+            if sequence := self._sequences.get(found.sequence):
+                sequence.embedding = tuple(found.values)
         for token in event.tokens:
             if sequence := self._sequences.get(token.sequence):
                 sequence.deliver(token)

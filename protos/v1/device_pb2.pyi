@@ -270,7 +270,7 @@ class RetainBlobsReply(_message.Message):
     def __init__(self, freed_bytes: _Optional[int] = ...) -> None: ...
 
 class LoadStageRequest(_message.Message):
-    __slots__ = ("generation", "pipeline_id", "manifest_digest", "epoch", "stage", "stages", "parts", "blobs", "shape", "graph", "head_graph", "next", "cost", "golden", "previous", "graph_zlib", "standby", "mirror_to", "mirror_from", "times", "programs")
+    __slots__ = ("generation", "pipeline_id", "manifest_digest", "epoch", "stage", "stages", "parts", "blobs", "shape", "graph", "head_graph", "norm_graph", "next", "cost", "golden", "previous", "graph_zlib", "standby", "mirror_to", "mirror_from", "times", "programs")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -282,6 +282,7 @@ class LoadStageRequest(_message.Message):
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     GRAPH_FIELD_NUMBER: _ClassVar[int]
     HEAD_GRAPH_FIELD_NUMBER: _ClassVar[int]
+    NORM_GRAPH_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     GOLDEN_FIELD_NUMBER: _ClassVar[int]
@@ -303,6 +304,7 @@ class LoadStageRequest(_message.Message):
     shape: StageShape
     graph: bytes
     head_graph: bytes
+    norm_graph: bytes
     next: Hop
     cost: StageCost
     golden: Golden
@@ -313,7 +315,7 @@ class LoadStageRequest(_message.Message):
     mirror_from: Hop
     times: _chip_pb2.StageTimes
     programs: _chip_pb2.StagePrograms
-    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ..., golden: _Optional[_Union[Golden, _Mapping]] = ..., previous: _Optional[_Union[Hop, _Mapping]] = ..., graph_zlib: _Optional[bytes] = ..., standby: _Optional[bool] = ..., mirror_to: _Optional[_Union[Hop, _Mapping]] = ..., mirror_from: _Optional[_Union[Hop, _Mapping]] = ..., times: _Optional[_Union[_chip_pb2.StageTimes, _Mapping]] = ..., programs: _Optional[_Union[_chip_pb2.StagePrograms, _Mapping]] = ...) -> None: ...
+    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[int] = ..., stages: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blobs: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[StageShape, _Mapping]] = ..., graph: _Optional[bytes] = ..., head_graph: _Optional[bytes] = ..., norm_graph: _Optional[bytes] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., cost: _Optional[_Union[StageCost, _Mapping]] = ..., golden: _Optional[_Union[Golden, _Mapping]] = ..., previous: _Optional[_Union[Hop, _Mapping]] = ..., graph_zlib: _Optional[bytes] = ..., standby: _Optional[bool] = ..., mirror_to: _Optional[_Union[Hop, _Mapping]] = ..., mirror_from: _Optional[_Union[Hop, _Mapping]] = ..., times: _Optional[_Union[_chip_pb2.StageTimes, _Mapping]] = ..., programs: _Optional[_Union[_chip_pb2.StagePrograms, _Mapping]] = ...) -> None: ...
 
 class Golden(_message.Message):
     __slots__ = ("token_ids", "scale", "hidden", "tolerance", "head_hidden", "logits", "logits_scale", "head_tolerance", "layers_graph_zlib", "layers_graph")

@@ -86,7 +86,7 @@ class Span(_message.Message):
     def __init__(self, start: _Optional[int] = ..., anchor: _Optional[int] = ...) -> None: ...
 
 class Sampling(_message.Message):
-    __slots__ = ("temperature", "top_k", "top_p", "seed", "min_p", "repetition_penalty", "typical_p", "min_tokens", "allowed_token_ids", "bad_words", "presence_penalty", "frequency_penalty", "logit_bias", "grammar", "logprobs")
+    __slots__ = ("temperature", "top_k", "top_p", "seed", "min_p", "repetition_penalty", "typical_p", "min_tokens", "allowed_token_ids", "bad_words", "presence_penalty", "frequency_penalty", "logit_bias", "grammar", "logprobs", "prompt_logprobs", "embedding")
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,8 @@ class Sampling(_message.Message):
     LOGIT_BIAS_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     temperature: float
     top_k: int
     top_p: float
@@ -117,7 +119,9 @@ class Sampling(_message.Message):
     logit_bias: _containers.RepeatedCompositeFieldContainer[TokenBias]
     grammar: str
     logprobs: int
-    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., typical_p: _Optional[float] = ..., min_tokens: _Optional[int] = ..., allowed_token_ids: _Optional[_Iterable[int]] = ..., bad_words: _Optional[_Iterable[_Union[TokenRun, _Mapping]]] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[_Iterable[_Union[TokenBias, _Mapping]]] = ..., grammar: _Optional[str] = ..., logprobs: _Optional[int] = ...) -> None: ...
+    prompt_logprobs: int
+    embedding: bool
+    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., typical_p: _Optional[float] = ..., min_tokens: _Optional[int] = ..., allowed_token_ids: _Optional[_Iterable[int]] = ..., bad_words: _Optional[_Iterable[_Union[TokenRun, _Mapping]]] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[_Iterable[_Union[TokenBias, _Mapping]]] = ..., grammar: _Optional[str] = ..., logprobs: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., embedding: _Optional[bool] = ...) -> None: ...
 
 class TokenRun(_message.Message):
     __slots__ = ("ids",)
@@ -162,16 +166,20 @@ class Pause(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., paused: _Optional[bool] = ...) -> None: ...
 
 class GenerateEvent(_message.Message):
-    __slots__ = ("attached", "tokens", "finished", "takes_beats")
+    __slots__ = ("attached", "tokens", "finished", "prompt_logprobs", "embeddings", "takes_beats")
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
     TAKES_BEATS_FIELD_NUMBER: _ClassVar[int]
     attached: bool
     tokens: _containers.RepeatedCompositeFieldContainer[TokenEvent]
     finished: _containers.RepeatedCompositeFieldContainer[Finished]
+    prompt_logprobs: _containers.RepeatedCompositeFieldContainer[PromptLogprobs]
+    embeddings: _containers.RepeatedCompositeFieldContainer[Embedding]
     takes_beats: bool
-    def __init__(self, attached: _Optional[bool] = ..., tokens: _Optional[_Iterable[_Union[TokenEvent, _Mapping]]] = ..., finished: _Optional[_Iterable[_Union[Finished, _Mapping]]] = ..., takes_beats: _Optional[bool] = ...) -> None: ...
+    def __init__(self, attached: _Optional[bool] = ..., tokens: _Optional[_Iterable[_Union[TokenEvent, _Mapping]]] = ..., finished: _Optional[_Iterable[_Union[Finished, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[PromptLogprobs, _Mapping]]] = ..., embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., takes_beats: _Optional[bool] = ...) -> None: ...
 
 class TokenEvent(_message.Message):
     __slots__ = ("sequence", "index", "token_id", "logprobs")
@@ -194,6 +202,24 @@ class Logprobs(_message.Message):
     ids: _containers.RepeatedScalarFieldContainer[int]
     values: _containers.RepeatedScalarFieldContainer[float]
     def __init__(self, chosen: _Optional[float] = ..., ids: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class PromptLogprobs(_message.Message):
+    __slots__ = ("sequence", "start", "rows")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    start: int
+    rows: _containers.RepeatedCompositeFieldContainer[Logprobs]
+    def __init__(self, sequence: _Optional[int] = ..., start: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Logprobs, _Mapping]]] = ...) -> None: ...
+
+class Embedding(_message.Message):
+    __slots__ = ("sequence", "values")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, sequence: _Optional[int] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("sequence", "reason", "timing", "usage", "failure")

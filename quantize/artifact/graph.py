@@ -5,7 +5,7 @@ With layers it also takes `seqlens_k` int32 [batch] (length after this step, min
 longest length after this step); for each layer i of the model it takes `past_key.i` and `past_value.i`, float32 or int8
 [batch, kv_heads, capacity, head_dim], and gives `present_key.i` and `present_value.i`, to be bound to the same memory.
 It gives `hidden_out` float32 [batch, sequence, H], the residual stream: a cut anywhere leaves the result the same to the bit.
-The graph of ["head"] takes `hidden_in` float32 [rows, H] and gives `logits` float32 [rows, V].
+The graph of ["head"] takes `hidden_in` float32 [rows, H] and gives `logits` float32 [rows, V]; that of its norm alone `normed` [rows, H].
 
 Load the bytes with onnxruntime's session option `session.model_external_initializers_file_folder_path` set to the blob folder.
 """
@@ -22,6 +22,7 @@ from protos.manifest import Manifest
 from quantize.architectures.registry import architecture_of
 from quantize.layers.graph_builder import GraphBuilder
 from quantize.layers.onnx_nodes import Residual, add_block, add_layer
+from quantize.layers.operators import Block, Linear
 from quantize.parts import EMBEDDING, HEAD, KV_SCALES, find_part, layer_number, layer_part, layer_parts, stage_parts
 
 
@@ -80,6 +81,18 @@ def build_stage_graph(
         builder.add_node("Identity", [hidden], ["hidden_out"])
     builder.add_output("hidden_out", TensorProto.FLOAT, ["batch", "sequence", hidden_size])
     return builder.serialize("stage")
+
+
+def build_norm_graph(manifest: Manifest) -> bytes:
+    """A serialized ONNX model of the head's part before its matrix: what the last layer gives, normed, as embeddings take it."""
+    builder, hidden_size = GraphBuilder(manifest, 4, "float32"), manifest.config.hidden_size
+    head = architecture_of(manifest.config).head(manifest.config)
+    *before, last = head.operators
+    assert isinstance(last, Linear), "a head ends in its matrix"
+    builder.add_input("hidden_in", TensorProto.FLOAT, ["rows", hidden_size])
+    add_block(builder, HEAD, Block(tuple(before), last.input), "hidden_in", {last.input: "normed"})
+    builder.add_output("normed", TensorProto.FLOAT, ["rows", hidden_size])
+    return builder.serialize("norm")
 
 
 def check_kv_dtype(manifest: Manifest, kv_dtype: KvDtype) -> None:

@@ -130,6 +130,9 @@ class ProgramOutput:
             found.append(self._machine.output("logits", self._shape.vocab_size))
         return np.concatenate(found)
 
+    def normed(self, hidden: Rows) -> Rows:
+        raise InvalidInput("the programs of a chip have no norm of their own")  # see Head.submit
+
 
 def _weights(programs: StagePrograms, blob_folder: Path) -> dict[str, Bytes]:
     """By region. Raises Corrupt."""

@@ -51,6 +51,9 @@ class HollowOutput:
     def logits(self, hidden: Rows) -> Rows:
         raise refusal()
 
+    def normed(self, hidden: Rows) -> Rows:
+        raise refusal()
+
 
 def open_hollow(spec: StageSpec, blob_folder: Path, threads: int, saved: Prepacked | None) -> tuple[Engine, Output | None]:
     """In place of device.engine.opening.open_stage. The graphs are not looked into."""

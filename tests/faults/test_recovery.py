@@ -45,6 +45,8 @@ GUIDED = dataclasses.replace(
     logit_bias=((120, 3.0),),
     logprobs=2,
 )
+# Whose prompt was told before the ring broke.
+READ = dataclasses.replace(LONG, prompt_logprobs=2, echo=True)
 
 
 async def deploy(fleet: ProxiedFleet, stages: int, **how: Any) -> None:
@@ -98,7 +100,10 @@ class Reader:
     [
         (0, LONG),
         (1, GUIDED),
-        *(pytest.param(stage, request, marks=pytest.mark.long) for stage, request in ((0, SAMPLED), (1, LONG), (2, LONG), (2, GUIDED))),
+        *(
+            pytest.param(stage, request, marks=pytest.mark.long)
+            for stage, request in ((0, SAMPLED), (1, LONG), (2, LONG), (2, GUIDED), (1, READ), (2, READ))
+        ),
     ],
 )
 async def test_whichever_stage_dies_the_answer_is_what_would_have_come(tmp_path: Path, stage: int, request_: GenerateRequest) -> None:
@@ -116,6 +121,7 @@ async def test_whichever_stage_dies_the_answer_is_what_would_have_come(tmp_path:
         for result in await asyncio.gather(*ends):
             assert (result.token_ids, result.text, result.finish_reason) == (whole.token_ids, whole.text, whole.finish_reason)
             assert result.logprobs == whole.logprobs
+            assert result.prompt == whole.prompt
             assert not request_.json_schema or result.text.startswith('["')
             assert len(result.logprobs) == (0 if request_.logprobs is None else len(result.token_ids))
             assert result.recoveries == 1

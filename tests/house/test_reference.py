@@ -13,7 +13,8 @@ from fleet.answering.views import GenerateResult
 from fleet.api.app import create_app
 from fleet.api.deployments import DeployBody
 from fleet.api.generate import GenerateBody
-from fleet.api.openai_fields import CHAT, COMPLETION, MESSAGE, STREAM_OPTIONS
+from fleet.api.openai_embeddings import EmbeddingsBody
+from fleet.api.openai_fields import CHAT, COMPLETION, EMBEDDINGS, MESSAGE, STREAM_OPTIONS
 from fleet.api.openai_messages import ChatMessage
 from fleet.api.openai_request import ChatBody, CompletionBody
 from fleet.cli.main import ENTRIES
@@ -82,8 +83,14 @@ def test_what_becomes_of_each_field_of_openais_api_is_listed(begin: str) -> None
         assert listed == {*ChatBody.model_fields, *CompletionBody.model_fields, *ChatMessage.model_fields}
         return
     places = (CHAT, COMPLETION, MESSAGE, STREAM_OPTIONS)
-    names = {name for place in places for name in (place.harmless if begin == "Harmless" else place.refused)} - ChatBody.model_fields.keys()
+    honoured = ChatBody.model_fields.keys() | CompletionBody.model_fields.keys()
+    names = {name for place in places for name in (place.harmless if begin == "Harmless" else place.refused)} - honoured
     assert listed - {"unsupported_parameter", "n", "stream_options"} == names
+
+
+def test_each_field_of_embeddings_is_listed() -> None:
+    (paragraph,) = [text for text in page("http-api").split("\n\n") if text.startswith("**Embeddings**")]
+    assert words_in_code(" ".join(paragraph.split())) == {*EmbeddingsBody.model_fields, *EMBEDDINGS.harmless, *EMBEDDINGS.refused}
 
 
 def test_every_error_is_listed() -> None:
@@ -91,7 +98,7 @@ def test_every_error_is_listed() -> None:
 
 
 def test_every_field_of_a_cost_is_listed() -> None:
-    answers = fields(GenerateResult) - {"text", "token_ids", "logprobs"}  # of the HTTP API's page
+    answers = fields(GenerateResult) - {"text", "token_ids", "logprobs", "prompt", "embedding"}  # of the HTTP API's page
     assert words_in_code(page("telemetry")) >= fields(CostRow) | fields(DeviceCost) | fields(History) | fields(HistorySeries) | answers
 
 

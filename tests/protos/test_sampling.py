@@ -15,10 +15,10 @@ from protos.sampling import (
     Sampling,
     TokenRules,
     from_message,
-    logprobs_from_message,
     rules_from_message,
     to_message,
 )
+from protos.told import Told
 from protos.v1 import pipeline_pb2 as pb
 
 WISH = Sampling(
@@ -38,8 +38,8 @@ UNKNOWN = b"\xf8\x06\x01"  # field 111, a varint
 
 def test_the_message_has_the_same_parameters() -> None:
     on_the_wire = pb.Sampling.DESCRIPTOR.fields
-    rules = {field.name for field in fields(TokenRules)}
-    assert {field.name for field in on_the_wire} - rules - {"logprobs"} == {field.name for field in fields(Sampling)} == set(PARAMETERS)
+    rules, told = ({field.name for field in fields(kind)} for kind in (TokenRules, Told))
+    assert {field.name for field in on_the_wire} - rules - told == {field.name for field in fields(Sampling)} == set(PARAMETERS)
     assert rules <= {field.name for field in on_the_wire}
     scalar = [field for field in on_the_wire if field.name in PARAMETERS]
     assert all(field.has_presence for field in scalar), "a zero that was asked for must be told from what was left out"
@@ -85,13 +85,6 @@ def test_a_run_that_cannot_be_kept_is_refused(run: pb.TokenRun) -> None:
 def test_a_bias_that_cannot_be_meant_is_refused(bias: list[pb.TokenBias], why: str) -> None:
     with pytest.raises(InvalidInput, match=f"^{why}"):
         rules_from_message(pb.Sampling(logit_bias=bias))
-
-
-def test_log_probabilities_are_asked_for_within_bounds() -> None:
-    assert logprobs_from_message(to_message(WISH, RULES)) is None
-    assert [logprobs_from_message(to_message(WISH, RULES, count)) for count in (0, 20)] == [0, 20]
-    with pytest.raises(InvalidInput, match=r"^logprobs is 21: it must be at least 0 and at most 20$"):
-        logprobs_from_message(pb.Sampling(logprobs=21))
 
 
 def test_a_seed_of_zero_is_a_seed() -> None:

@@ -32,7 +32,7 @@ from protos.v1 import device_pb2, pipeline_pb2
 from protos.versions import SPOKEN
 from quantize.artifact.costs import stage_cost
 from quantize.artifact.golden import stage_golden
-from quantize.artifact.graph import build_stage_graph
+from quantize.artifact.graph import build_norm_graph, build_stage_graph
 from quantize.artifact.store import ArtifactStore
 from quantize.checkpoints.huggingface import open_huggingface
 from quantize.importing.importer import import_model
@@ -61,6 +61,8 @@ class Answer:
     token_ids: list[int] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     logprobs: list[pipeline_pb2.Logprobs] = field(default_factory=list)  # of those that have some
+    prompt_logprobs: list[pipeline_pb2.Logprobs] = field(default_factory=list)  # from the prompt's second token on
+    embedding: list[float] = field(default_factory=list)
     finished: pipeline_pb2.Finished | None = None
     error: FleetError | None = None
 
@@ -150,6 +152,13 @@ class Client:
 
     async def _read(self) -> None:
         while isinstance(event := await self._call.read(), pipeline_pb2.GenerateEvent):
+            for read in event.prompt_logprobs:
+                answer = self._answers[read.sequence]
+                assert read.start == len(answer.prompt_logprobs) + 1
+                assert not answer.token_ids
+                answer.prompt_logprobs += read.rows
+            for found in event.embeddings:
+                self._answers[found.sequence].embedding = list(found.values)
             for token in event.tokens:
                 answer = self._answers[token.sequence]
                 answer.token_ids.append(token.token_id)
@@ -260,6 +269,7 @@ def load_requests(
                 ),
                 graph=build_stage_graph(manifest, body, kv_dtype=kv_dtype),
                 head_graph=build_stage_graph(manifest, ["head"]) if stage == 0 else b"",
+                norm_graph=build_norm_graph(manifest) if stage == 0 else b"",
                 next=hops[(stage + 1) % len(hops)] if len(hops) > 1 else None,
                 previous=hops[stage - 1] if len(hops) > 1 else None,
                 cost=device_pb2.StageCost(**dataclasses.asdict(stage_cost(manifest, parts, kv_dtype))),

@@ -45,6 +45,25 @@ def test_a_text_without_a_blank_gets_one_behind_it(model: tuple[TextModel, Model
     assert prompt_ids(text, GenerateRequest(text="the cat"), config) == prompt_ids(text, GenerateRequest(prompt="the cat [gMASK]"), config)
 
 
+def test_a_suffix_stands_behind_the_blank(model: tuple[TextModel, ModelConfig]) -> None:
+    text, config = model
+    ids = prompt_ids(text, GenerateRequest(text="the cat", suffix=" on the mat"), config)
+    assert ids == prompt_ids(text, GenerateRequest(text="the cat[MASK] on the mat"), config)
+    for request in (GenerateRequest(text="the [MASK]", suffix="x"), GenerateRequest(text="the", suffix="[gMASK]")):
+        with pytest.raises(InvalidInput, match="blank of its own"):
+            prompt_ids(text, request, config)
+    with pytest.raises(InvalidInput, match="suffix is for a text"):
+        prompt_ids(text, GenerateRequest(prompt_ids=(503, 5, 500), suffix="x"), config)
+
+
+def test_nothing_is_told_of_a_prompt_that_is_read_both_ways(model: tuple[TextModel, ModelConfig]) -> None:
+    text, config = model
+    manifest = Manifest(config, Quantization(8, 32, True), Provenance("", "", ""), ())
+    for request in (GenerateRequest(text="the cat", prompt_logprobs=0), GenerateRequest(text="the cat", embedding=True)):
+        with pytest.raises(InvalidInput, match="both directions"):
+            submit(request, prompt_ids(text, request, config), manifest, 64, 0)
+
+
 def test_token_ids_are_taken_with_and_without_the_start(model: tuple[TextModel, ModelConfig]) -> None:
     text, config = model
     for case in expected():

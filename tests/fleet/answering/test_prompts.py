@@ -16,6 +16,7 @@ from fleet.answering.views import GenerateRequest
 from protos.errors import InvalidInput
 from protos.manifest import Manifest, Provenance, Quantization
 from protos.sampling import TokenRules, rules_from_message
+from protos.told import Told, told_from_message
 from quantize.checkpoints.huggingface import open_huggingface
 from tests.support import tokenizer_files as files
 from tests.support.blanks import GOLDEN
@@ -111,11 +112,34 @@ def test_rules_and_ends_are_sent(text: TextModel, manifest: Manifest) -> None:
     assert list(submit(replace(request, ignore_eos=True), [5], manifest, 64, 0).stop_token_ids) == [7, 8]
 
 
+def test_an_answer_of_nothing_is_for_what_is_told_of_the_prompt(manifest: Manifest) -> None:
+    for request in (GenerateRequest(echo=True), GenerateRequest(prompt_logprobs=3), GenerateRequest(embedding=True)):
+        message = submit(replace(request, max_tokens=0), [5], manifest, 64, 0)
+        assert message.max_tokens == 0
+        assert told_from_message(message.sampling) == Told(None, request.prompt_logprobs, request.embedding)
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        (GenerateRequest(text="a", suffix="b"), "suffix: this model fills no blanks"),
+        (GenerateRequest(prompt_ids=(5,), suffix="b"), "a suffix is for a text"),
+        (GenerateRequest(text="a", forced_ids=(5,), echo=True), "forced_ids are given"),
+        (GenerateRequest(text="a", forced_ids=(5,), prompt_logprobs=0), "forced_ids are given"),
+    ],
+)
+def test_what_does_not_go_with_a_prompt_is_refused(text: TextModel, manifest: Manifest, request_: GenerateRequest, why: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{why}"):
+        prompt_ids(text, request_, manifest.config)
+
+
 @pytest.mark.parametrize(
     ("request_", "rules", "why"),
     [
         (GenerateRequest(min_tokens=6, max_tokens=5), TokenRules(6), "min_tokens is 6, and the answer has at most 5"),
         (GenerateRequest(min_tokens=64), TokenRules(64), "min_tokens is 64, and the answer has at most 63"),
+        (GenerateRequest(prompt_logprobs=21), TokenRules(), "prompt_logprobs is 21: it must be at least 0 and at most 20"),
+        (GenerateRequest(max_tokens=-1, embedding=True), TokenRules(), "max_tokens is -1"),
         (GenerateRequest(stop_token_ids=(9999,)), TokenRules(), "token id 9999 is not in the vocabulary"),
         (GenerateRequest(), TokenRules(allowed_token_ids=(9999,)), "token id 9999 is not in the vocabulary"),
         (GenerateRequest(), TokenRules(logit_bias=((9999, 1.0),)), "token id 9999 is not in the vocabulary"),

@@ -158,15 +158,15 @@ async def test_prompts_of_plain_completions(
     ("path", "field", "value"),
     [
         (CHAT, "modalities", ["text", "audio"]),
-        (TEXT, "echo", True),
-        (TEXT, "suffix", "end"),
+        (CHAT, "echo", True),
+        (CHAT, "suffix", "end"),
         (TEXT, "best_of", 3),
     ],
 )
 async def test_what_would_change_the_answer_is_refused(
     coordinator: FakeCoordinator, http: httpx.AsyncClient, path: str, field: str, value: object
 ) -> None:
-    answer = await http.post(path, json={"model": "tiny", "messages": HELLO, "prompt": "x", field: value})
+    answer = await http.post(path, json={"model": "tiny", **({"messages": HELLO} if path == CHAT else {"prompt": "x"}), field: value})
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", field, "unsupported_parameter")
