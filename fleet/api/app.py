@@ -16,6 +16,7 @@ from fleet.api import (
     keys,
     metrics,
     models,
+    ollama,
     openai,
     openai_embeddings,
     page,
@@ -24,7 +25,7 @@ from fleet.api import (
     telemetry,
 )
 from fleet.api.caller import Authenticate, FleetOfCaller
-from fleet.api.guard import BoundedBody, KeyFirst, OwnNamesOnly, OwnPagesOnly, SoundHead
+from fleet.api.guard import BoundedBody, JsonAnyway, KeyFirst, OwnNamesOnly, OwnPagesOnly, SoundHead
 from fleet.api.text import only_text
 from fleet.service.protocol import Fleet
 
@@ -47,6 +48,7 @@ def create_app(fleet: Fleet, *, authenticate: Authenticate | None) -> FastAPI:
     )
     errors.install(app)
     of_caller = FleetOfCaller(fleet, authenticate)
+    app.add_middleware(JsonAnyway, [f"/api/{name}" for name in ("chat", "generate", "embed", "show")])
     app.add_middleware(BoundedBody, of_path={f"{API}/join": joining.MOST_BODY_BYTES})
     app.add_middleware(KeyFirst, of_caller, OPEN)
     if authenticate is None:  # with it, no page of another site can have what it asks for
@@ -60,6 +62,7 @@ def create_app(fleet: Fleet, *, authenticate: Authenticate | None) -> FastAPI:
     app.include_router(joining.routes(fleet), prefix=API, dependencies=[Depends(only_text)])
     for noun in (devices, enrolments, models, plans, deployments, generate, requests, telemetry, keys, audit):
         app.include_router(noun.routes(of_caller), prefix=API, dependencies=guarded)
+    app.include_router(ollama.routes(of_caller), prefix="/api", dependencies=guarded)
     for part in (openai, openai_embeddings):
         app.include_router(part.routes(of_caller), prefix="/v1", dependencies=guarded)
     return app

@@ -1,9 +1,10 @@
-"""Errors over HTTP: one table of status codes, two shapes of body (ours, and OpenAI's under /v1)."""
+"""Errors over HTTP: one table of status codes, three shapes of body: ours, OpenAI's under /v1, Ollama's under /api but not /api/v1."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,6 +19,7 @@ from protos.errors import Busy, Conflict, Corrupt, Denied, FleetError, Internal,
 from protos.rpc_errors import as_fleet_error
 
 OPENAI_PREFIX = "/v1/"
+OWN_PREFIX, OLLAMA_PREFIX = "/api/v1/", "/api/"
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it, access logs do
 
 _STATUS: dict[type[FleetError], int] = {
@@ -89,8 +91,13 @@ def openai_body(error: FleetError) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def ollama_body(error: FleetError) -> dict[str, Any]:
+    """{"error": "…"}."""
+    return {"error": f"{error.detail} ({error.advice})" if error.advice else error.detail}
+
+
 def install(app: FastAPI) -> None:
-    """Every error of every route leaves as one of the two shapes, never as a traceback."""
+    """Every error of every route leaves as one of the three shapes, never as a traceback."""
     app.add_exception_handler(FleetError, _on_fleet_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
@@ -100,13 +107,19 @@ def install(app: FastAPI) -> None:
 
 def respond(request: Request, error: FleetError, status: int | None = None) -> Response:
     """The error in the shape that its path's clients know."""
-    body = openai_body(error) if request.url.path.startswith(OPENAI_PREFIX) else fleet_body(error)
+    body = _shape(request.url.path)(error)
     headers: dict[str, str] = {}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, Busy | Unavailable):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
     return JSONResponse(body, status or status_of(error), headers)
+
+
+def _shape(path: str) -> Callable[[FleetError], dict[str, Any]]:
+    if path.startswith(OPENAI_PREFIX):
+        return openai_body
+    return ollama_body if path.startswith(OLLAMA_PREFIX) and not path.startswith(OWN_PREFIX) else fleet_body
 
 
 async def _on_fleet_error(request: Request, error: Exception) -> Response:

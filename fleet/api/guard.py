@@ -130,6 +130,20 @@ class BoundedBody:
         await self._app(scope, bounded, send)
 
 
+class JsonAnyway:
+    """Has the body of these paths read as JSON whatever its sender calls it: Ollama's users send what curl sends by itself."""
+
+    def __init__(self, app: ASGIApp, paths: Collection[str]) -> None:
+        self._app = app
+        self._paths = frozenset(paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in self._paths:
+            others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+            scope = {**scope, "headers": [*others, (b"content-type", b"application/json")]}
+        await self._app(scope, receive, send)
+
+
 def _host_name(host: str) -> str | None:
     """Of a Host header, without the port; None when it is not one."""
     try:

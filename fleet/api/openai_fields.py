@@ -36,12 +36,12 @@ class Others:
             raise UnsupportedParameter(place[:100], f"{place} is not a field that is known here", _INSTEAD.get(place, ""))
 
 
-def _only(*values: Any) -> AsksForNothing:
+def asks_only(*values: Any) -> AsksForNothing:
     """0 and false are not the same: a `logprobs` of 0 asks for one of each token, a false one for none."""
     return lambda given: any(given == value and isinstance(given, bool) == isinstance(value, bool) for value in values)
 
 
-def _never(_given: Any) -> bool:
+def never(_given: Any) -> bool:
     return False
 
 
@@ -49,7 +49,7 @@ def _each(names: Iterable[str], nothing: AsksForNothing) -> dict[str, AsksForNot
     return dict.fromkeys(names, nothing)
 
 
-_empty = _only({}, [], "", False)
+_empty = asks_only({}, [], "", False)
 _INSTEAD = {
     "repeat_penalty": "use repetition_penalty, which counts the whole prompt and answer",
     "n_predict": "use max_tokens",
@@ -82,45 +82,44 @@ _HARMLESS = frozenset(
 _REFUSED: dict[str, AsksForNothing] = {
     # OpenAI's.
     **_each(("audio", "functions"), _empty),
-    "function_call": _only("none", "auto"),
-    "modalities": _only(["text"], []),
-    "web_search_options": _never,
-    "moderation": _never,
-    "verbosity": _only("medium"),
+    "function_call": asks_only("none", "auto"),
+    "modalities": asks_only(["text"], []),
+    "web_search_options": never,
+    "moderation": never,
+    "verbosity": asks_only("medium"),
     # vLLM's.
     **_each(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "structural_tag"), _empty),
     **_each(("documents", "logprob_token_ids", "kv_transfer_params", "ec_transfer_params", "vllm_xargs", "logits_processors"), _empty),
     **_each(("repetition_detection", "prompt_embeds", "cache_salt"), _empty),
-    **_each(("chat_template", "truncate_prompt_tokens", "prompt_logprobs"), _never),
-    **_each(("use_beam_search", "include_stop_str_in_output", "continue_final_message", "watermarking"), _only(False)),
-    **_each(("return_token_ids", "return_token_offsets", "return_prompt_text"), _only(False)),
-    **_each(("skip_special_tokens", "include_reasoning"), _only(True)),
-    "length_penalty": _only(1),
-    "thinking_token_budget": _only(-1),
+    **_each(("chat_template", "truncate_prompt_tokens", "prompt_logprobs"), never),
+    **_each(("use_beam_search", "include_stop_str_in_output", "continue_final_message", "watermarking"), asks_only(False)),
+    **_each(("return_token_ids", "return_token_offsets", "return_prompt_text"), asks_only(False)),
+    **_each(("skip_special_tokens", "include_reasoning"), asks_only(True)),
+    "length_penalty": asks_only(1),
+    "thinking_token_budget": asks_only(-1),
     # llama.cpp's.
-    **_each(("repeat_penalty", "tfs_z", "n_cmpl"), _only(1)),
-    **_each(
-        ("dynatemp_range", "dry_multiplier", "xtc_probability", "mirostat", "min_keep", "n_probs", "n_indent", "n_cache_reuse"), _only(0)
-    ),
-    **_each(("top_n_sigma", "adaptive_target", "t_max_predict_ms"), _only(0, -1)),
+    **_each(("repeat_penalty", "tfs_z", "n_cmpl"), asks_only(1)),
+    **_each(("dynatemp_range", "dry_multiplier", "xtc_probability", "mirostat", "min_keep"), asks_only(0)),
+    **_each(("n_probs", "n_indent", "n_cache_reuse"), asks_only(0)),
+    **_each(("top_n_sigma", "adaptive_target", "t_max_predict_ms"), asks_only(0, -1)),
     **_each(("grammar", "grammar_triggers", "preserved_tokens", "lora", "response_fields", "multimodal_data"), _empty),
-    **_each(("n_predict", "json_schema", "samplers"), _never),
-    **_each(("grammar_lazy", "post_sampling_probs", "return_tokens", "reasoning_control", "thinking_forced_open"), _only(False)),
-    "parse_tool_calls": _only(True),
-    "reasoning_format": _only("auto", "deepseek"),
+    **_each(("n_predict", "json_schema", "samplers"), never),
+    **_each(("grammar_lazy", "post_sampling_probs", "return_tokens", "reasoning_control", "thinking_forced_open"), asks_only(False)),
+    "parse_tool_calls": asks_only(True),
+    "reasoning_format": asks_only("auto", "deepseek"),
 }
 _OF_CHAT = ("tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs", "enable_thinking", "thinking", "reasoning_effort")
 
 # A template writes special tokens itself; a plain text gets those that its tokenizer puts around it.
-CHAT = Others(_HARMLESS, {**_REFUSED, "add_special_tokens": _only(False), "suffix": _empty, "echo": _only(False)})
+CHAT = Others(_HARMLESS, {**_REFUSED, "add_special_tokens": asks_only(False), "suffix": _empty, "echo": asks_only(False)})
 COMPLETION = Others(
     _HARMLESS,
     {
         **_REFUSED,
-        "top_logprobs": _only(0),
+        "top_logprobs": asks_only(0),
         **_each(_OF_CHAT, _empty),
-        "add_special_tokens": _only(True),
-        "response_format": _only({"type": "text"}),
+        "add_special_tokens": asks_only(True),
+        "response_format": asks_only({"type": "text"}),
     },
 )
 
@@ -129,22 +128,22 @@ EMBEDDINGS = Others(
     {
         # vLLM's.
         "messages": _empty,
-        "add_special_tokens": _only(True),
-        **_each(("normalize", "use_activation"), _only(True)),
-        **_each(("truncate_prompt_tokens", "chat_template", "chat_template_kwargs", "instruction"), _never),
-        "embed_dtype": _only("float32"),
-        "endianness": _only("native", "little"),
+        "add_special_tokens": asks_only(True),
+        **_each(("normalize", "use_activation"), asks_only(True)),
+        **_each(("truncate_prompt_tokens", "chat_template", "chat_template_kwargs", "instruction"), never),
+        "embed_dtype": asks_only("float32"),
+        "endianness": asks_only("native", "little"),
         "prompt": _empty,
     },
 )
 
-STREAM_OPTIONS = Others(frozenset({"include_obfuscation"}), {"continuous_usage_stats": _only(False)})
+STREAM_OPTIONS = Others(frozenset({"include_obfuscation"}), {"continuous_usage_stats": asks_only(False)})
 MESSAGE = Others(
     frozenset({"cache_control", "id"}),
     {
         **_each(("refusal", "audio", "annotations", "function_call", "reasoning_details", "provider_specific_fields"), _empty),
         **_each(("images", "videos", "audios", "files"), _empty),  # as Ollama's clients send them with every message
-        **_each(("prefix", "partial"), _only(False)),
+        **_each(("prefix", "partial"), asks_only(False)),
     },
 )
 CONTENT_PART = Others(frozenset({"cache_control"}))

@@ -36,13 +36,13 @@ COMPLETION_MAX_TOKENS = 16  # OpenAI's default of /v1/completions; chat has none
 MOST_CHOICES = 16  # of one request: each holds a slot of the pipeline
 MOST_RATED = 256  # prompts of one request that are read and not answered: they run a few at a time
 Inputs = str | list[TokenId] | list[str] | list[list[TokenId]]
-_SEED_SPACE = 1 << 64
+SEED_SPACE = 1 << 64
 # Where OpenAI's API, or what vLLM's and llama.cpp's clients send to it (top_k -1 for all), differs from ours.
 _DEFAULT = Sampling(temperature=1.0)
 _BOUNDS = {
     "temperature": replace(PARAMETERS["temperature"].bounds, most=2),
     "top_k": replace(PARAMETERS["top_k"].bounds, least=-1),
-    "seed": replace(PARAMETERS["seed"].bounds, least=1 - _SEED_SPACE),
+    "seed": replace(PARAMETERS["seed"].bounds, least=1 - SEED_SPACE),
 }
 
 
@@ -81,7 +81,7 @@ class _Sampled(BaseModel):
     def _choices(self, request: GenerateRequest) -> list[GenerateRequest]:
         """One for each of `n` answers: with a seed, the next choice has the next one."""
         seed = request.sampling.seed
-        seeds = [None if seed is None else (seed + index) % _SEED_SPACE for index in range(self.n or 1)]
+        seeds = [None if seed is None else (seed + index) % SEED_SPACE for index in range(self.n or 1)]
         return [replace(request, sampling=replace(request.sampling, seed=one)) for one in seeds]
 
     def _request(self, max_tokens: int | None, **prompt: Any) -> GenerateRequest:
@@ -95,7 +95,7 @@ class _Sampled(BaseModel):
         return GenerateRequest(
             model=self.model,
             max_tokens=max_tokens,
-            sampling=replace(sampling, top_k=max(0, sampling.top_k), seed=None if sampling.seed is None else sampling.seed % _SEED_SPACE),
+            sampling=replace(sampling, top_k=max(0, sampling.top_k), seed=None if sampling.seed is None else sampling.seed % SEED_SPACE),
             left_to_model=left_to_model(self),
             stop=tuple(text for text in stop if text),
             stop_token_ids=self.stop_token_ids or (),

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -21,6 +21,7 @@ STALL_SECONDS = 60.0
 KEEP_ALIVE_SECONDS = 10.0
 # For a route's OpenAPI entry.
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}}
+LINES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {}}, "description": "Lines of JSON"}}
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -44,6 +45,12 @@ class ServerSentEvent:
         return f"{head}data: {self.data}\n\n".encode()
 
 
+class Part(Protocol):
+    """Of what a stream sends."""
+
+    def encode(self) -> bytes: ...
+
+
 class EventStream(StreamingResponse):
     """Sends what `events` yields.
 
@@ -53,15 +60,18 @@ class EventStream(StreamingResponse):
     `stall_seconds`.
     """
 
+    kind = "text/event-stream"
+    pulse = b": still at it\n\n"  # what a silent stream is sent
+
     def __init__(
         self,
-        events: AsyncGenerator[ServerSentEvent],
-        failed: Callable[[FleetError], ServerSentEvent],
+        events: AsyncGenerator[Part],
+        failed: Callable[[FleetError], Part],
         *,
         stall_seconds: float = STALL_SECONDS,
         keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
     ) -> None:
-        super().__init__(iter(()), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__(iter(()), media_type=self.kind, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         self._events = events
         self._failed = failed
         self._stall_seconds = stall_seconds
@@ -84,7 +94,7 @@ class EventStream(StreamingResponse):
                     if not started:
                         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                         started, self._sent_at = True, asyncio.get_running_loop().time()
-                        pulse = asyncio.create_task(self._keep_alive(send), name="keep alive")
+                        pulse = asyncio.create_task(self._keep_alive(send), name="keep alive") if self.pulse else None
                     await self._send_part(send, event.encode())
             except (ClientGone, OSError):
                 raise
@@ -108,7 +118,7 @@ class EventStream(StreamingResponse):
                 await asyncio.sleep(max(left, self._keep_alive_seconds / 10))
                 continue
             with suppress(ClientGone, OSError):  # the next event finds out
-                await self._send_part(send, b": still at it\n\n")
+                await self._send_part(send, self.pulse)
 
     async def _send_part(self, send: Send, body: bytes) -> None:
         try:
@@ -117,6 +127,13 @@ class EventStream(StreamingResponse):
         except TimeoutError:
             raise ClientGone from None
         self._sent_at = asyncio.get_running_loop().time()
+
+
+class LineStream(EventStream):
+    """Of lines of JSON, in which nothing can stand that says nothing."""
+
+    kind = "application/x-ndjson"
+    pulse = b""
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:

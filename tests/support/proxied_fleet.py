@@ -70,11 +70,13 @@ class ProxiedFleet:
 
 
 @asynccontextmanager
-async def proxied_fleet(folder: Path, count: int, certificate_life: timedelta = MEMBER_LIFE) -> AsyncIterator[ProxiedFleet]:
+async def proxied_fleet(
+    folder: Path, count: int, certificate_life: timedelta = MEMBER_LIFE, shape: TinyGlm = TinyGlm(layers=4)
+) -> AsyncIterator[ProxiedFleet]:
     """At the end no device may have an open sequence."""
     home = Home.open(folder / "home")
     members = TestFleet.open(home.path)
-    tiny_model(home.path, TinyGlm(layers=4))
+    tiny_model(home.path, shape)
     async with AsyncExitStack() as stack:
         boxes = []
         for number in range(count):

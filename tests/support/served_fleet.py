@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fleet.api.app import create_app
 from fleet.planning.plan import PlanRequest
+from tests.support.checkpoints import TinyGlm
 from tests.support.http_server import serving
 from tests.support.proxied_fleet import proxied_fleet
 
@@ -15,7 +16,7 @@ from tests.support.proxied_fleet import proxied_fleet
 @asynccontextmanager
 async def served_fleet(folder: Path, stages: int = 2) -> AsyncIterator[str]:
     """The base URL; the deployment is "tiny"."""
-    async with proxied_fleet(folder, stages) as fleet:
+    async with proxied_fleet(folder, stages, shape=TinyGlm(layers=4, max_positions=2048)) as fleet:
         async for _ in fleet.coordinator.deploy(PlanRequest("tiny", stages=stages)):
             pass
         async with serving(create_app(fleet.coordinator, authenticate=None)) as url:
