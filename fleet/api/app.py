@@ -19,6 +19,7 @@ from fleet.api import (
     ollama,
     openai,
     openai_embeddings,
+    openai_responses,
     page,
     plans,
     requests,
@@ -63,6 +64,6 @@ def create_app(fleet: Fleet, *, authenticate: Authenticate | None) -> FastAPI:
     for noun in (devices, enrolments, models, plans, deployments, generate, requests, telemetry, keys, audit):
         app.include_router(noun.routes(of_caller), prefix=API, dependencies=guarded)
     app.include_router(ollama.routes(of_caller), prefix="/api", dependencies=guarded)
-    for part in (openai, openai_embeddings):
+    for part in (openai, openai_embeddings, openai_responses):
         app.include_router(part.routes(of_caller), prefix="/v1", dependencies=guarded)
     return app

@@ -59,6 +59,8 @@ _INSTEAD = {
     "messages": "send it to /v1/chat/completions",
     "prompt": "send it to /v1/completions",
     "functions": "use tools",
+    "previous_response_id": "no answer is kept: send the conversation as input",
+    "conversation": "no answer is kept: send the conversation as input",
     "function_call": "use tool_choice",
     "prompt_logprobs": "send echo and logprobs to /v1/completions",
 }
@@ -135,6 +137,33 @@ EMBEDDINGS = Others(
         "endianness": asks_only("native", "little"),
         "prompt": _empty,
     },
+)
+
+_ACCOUNTS = ("user", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options")
+# Nothing is kept. `store` is told to be false with the answer, as in vLLM (entrypoints/openai/responses/serving.py): most send it since it
+# is the default. An answer that is named, to go on from, is refused, as in llama.cpp (tools/server/server-common.cpp). `max_tool_calls`
+# counts calls that OpenAI runs itself.
+RESPONSES = Others(
+    frozenset({*_ACCOUNTS, "max_tool_calls", "priority", "request_id"}),
+    {
+        **_each(("previous_response_id", "conversation", "prompt", "context_management", "moderation", "background_options"), never),
+        **_each(("access_programs", "image", "cache_salt", "mm_processor_kwargs", "previous_input_messages", "previous_response"), never),
+        **_each(("structured_outputs", "vllm_xargs", "logit_bias"), _empty),
+        **_each(("background", "enable_response_messages", "include_stop_str_in_output", "ignore_eos"), asks_only(False)),
+        "skip_special_tokens": asks_only(True),
+        "truncation": asks_only("disabled"),
+        "stop": _empty,
+        **_each(("messages", "n", "max_tokens", "max_completion_tokens", "response_format", "functions", "logprobs"), never),
+    },
+)
+RESPONSE_ITEM = Others(frozenset({"id", "status", "summary", "phase"}), {"namespace": _empty, "caller": _empty, "async": asks_only(False)})
+RESPONSE_PART = Others(frozenset({"annotations", "logprobs", "cache_control", "prompt_cache_breakpoint"}))
+RESPONSE_TEXT = Others(frozenset(), {"verbosity": asks_only("medium")})
+RESPONSE_STREAM_OPTIONS = Others(frozenset({"include_obfuscation"}))
+REASONING = Others(frozenset({"summary", "generate_summary"}), {"context": asks_only("auto"), "mode": asks_only("standard")})
+FUNCTION_TOOL = Others(
+    frozenset(),
+    {"defer_loading": asks_only(False), "allowed_callers": asks_only(["direct"]), "output_schema": never, "async": asks_only(False)},
 )
 
 STREAM_OPTIONS = Others(frozenset({"include_obfuscation"}), {"continuous_usage_stats": asks_only(False)})

@@ -39,7 +39,7 @@ Inputs = str | list[TokenId] | list[str] | list[list[TokenId]]
 SEED_SPACE = 1 << 64
 # Where OpenAI's API, or what vLLM's and llama.cpp's clients send to it (top_k -1 for all), differs from ours.
 _DEFAULT = Sampling(temperature=1.0)
-_BOUNDS = {
+BOUNDS = {
     "temperature": replace(PARAMETERS["temperature"].bounds, most=2),
     "top_k": replace(PARAMETERS["top_k"].bounds, least=-1),
     "seed": replace(PARAMETERS["seed"].bounds, least=1 - SEED_SPACE),
@@ -52,7 +52,7 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-@with_sampling(_BOUNDS, nullable=True)
+@with_sampling(BOUNDS, nullable=True)
 class _Sampled(BaseModel):
     """What chat and plain completions have in common. Other fields are kept, for `fleet.api.openai_fields` to judge."""
 

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
+from openai.types.responses import response_create_params
 from pydantic import BaseModel
 
 from fleet.api.openai_embeddings import EmbeddingsBody
-from fleet.api.openai_fields import CHAT, COMPLETION, EMBEDDINGS, Others
+from fleet.api.openai_fields import CHAT, COMPLETION, EMBEDDINGS, RESPONSES, Others
 from fleet.api.openai_request import ChatBody, CompletionBody
+from fleet.api.openai_responses_request import ResponsesBody
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "openai.md").read_text()
 
@@ -29,6 +31,7 @@ def rows_of(*routes: str) -> dict[str, tuple[str, ...]]:
 CHATS = completion_create_params.CompletionCreateParamsBase.__annotations__ | chat_create_params.CompletionCreateParamsBase.__annotations__
 TABLES: dict[tuple[str, ...], tuple[list[tuple[type[BaseModel], Others]], dict[str, Any]]] = {
     ("/v1/chat/completions", "/v1/completions"): ([(ChatBody, CHAT), (CompletionBody, COMPLETION)], {**CHATS, "stream": bool}),
+    ("/v1/responses",): ([(ResponsesBody, RESPONSES)], {**response_create_params.ResponseCreateParamsBase.__annotations__, "stream": bool}),
     ("/v1/embeddings",): ([(EmbeddingsBody, EMBEDDINGS)], embedding_create_params.EmbeddingCreateParams.__annotations__),
 }
 ROWS = [(routes, name) for routes in TABLES for name in rows_of(*routes)]

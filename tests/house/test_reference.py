@@ -14,9 +14,10 @@ from fleet.api.app import create_app
 from fleet.api.deployments import DeployBody
 from fleet.api.generate import GenerateBody
 from fleet.api.openai_embeddings import EmbeddingsBody
-from fleet.api.openai_fields import CHAT, COMPLETION, EMBEDDINGS, MESSAGE, STREAM_OPTIONS
+from fleet.api.openai_fields import CHAT, COMPLETION, EMBEDDINGS, MESSAGE, RESPONSES, STREAM_OPTIONS
 from fleet.api.openai_messages import ChatMessage
 from fleet.api.openai_request import ChatBody, CompletionBody
+from fleet.api.openai_responses_request import ResponsesBody
 from fleet.cli.main import ENTRIES
 from fleet.telemetry.views import CostRow, DeviceCost, History, HistorySeries
 from protos.errors import LEAVES
@@ -91,6 +92,12 @@ def test_what_becomes_of_each_field_of_openais_api_is_listed(begin: str) -> None
 def test_each_field_of_embeddings_is_listed() -> None:
     (paragraph,) = [text for text in page("http-api").split("\n\n") if text.startswith("**Embeddings**")]
     assert words_in_code(" ".join(paragraph.split())) == {*EmbeddingsBody.model_fields, *EMBEDDINGS.harmless, *EMBEDDINGS.refused}
+
+
+def test_each_field_of_responses_is_listed() -> None:
+    (paragraph,) = [text for text in page("http-api").split("\n\n") if text.startswith("**Responses**")]
+    listed = words_in_code(" ".join(paragraph.split())) | words_in_code(page("openai"))
+    assert listed >= {*ResponsesBody.model_fields, *RESPONSES.harmless, *RESPONSES.refused}
 
 
 def test_every_error_is_listed() -> None:

@@ -25,6 +25,7 @@ from tests.support.ring import tiny_model
 from tests.support.waiting import wait_online
 
 MEMORY_BYTES = 1 << 30
+FOUR_LAYERS = TinyGlm(layers=4)
 LONG = GenerateRequest(prompt_ids=(3, 1, 4, 1, 5), max_tokens=200)
 
 
@@ -71,7 +72,7 @@ class ProxiedFleet:
 
 @asynccontextmanager
 async def proxied_fleet(
-    folder: Path, count: int, certificate_life: timedelta = MEMBER_LIFE, shape: TinyGlm = TinyGlm(layers=4)
+    folder: Path, count: int, certificate_life: timedelta = MEMBER_LIFE, shape: TinyGlm = FOUR_LAYERS
 ) -> AsyncIterator[ProxiedFleet]:
     """At the end no device may have an open sequence."""
     home = Home.open(folder / "home")

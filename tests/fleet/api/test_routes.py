@@ -82,6 +82,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/v1/models/{name:path}"): ("viewer", None),
     ("POST", "/v1/chat/completions"): ("user", CHAT),
     ("POST", "/v1/completions"): ("user", {**MODEL, "prompt": "hi"}),
+    ("POST", "/v1/responses"): ("user", {**MODEL, "input": "hi"}),
     ("POST", "/v1/embeddings"): ("user", {**MODEL, "input": "hi"}),
 }
 BAD = ["no key", "wrong", "expired", "revoked"]
