@@ -10,7 +10,7 @@ HOW := $(if $(LOCKED),locked,installed)
 RUN_EXTRAS := coordinator device text sim
 PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: demo test long installed soak chaos schedules lint format types protos check-protos house audit board-wheels lock clean
+.PHONY: demo test long clients installed soak chaos schedules lint format types protos check-protos house audit board-wheels lock clean
 demo: export QUESTION := $(value PROMPT)
 demo: $(VENV)/demo.$(HOW)
 	@$(BIN)/glmfleet demo --prompt "$$QUESTION"
@@ -23,6 +23,16 @@ test: $(VENV)/dev.$(HOW)
 # What `make test` leaves out: most examples of properties, hosts with firewalls, clocks and bad links, faults that take a minute to be noticed, installing. Ten minutes.
 long: $(VENV)/dev.$(HOW)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest tests -m 'long or hypothesis' --hypothesis-profile thorough -n 2 --dist loadfile --timeout 300
+
+# Real clients of OpenAI's and Ollama's APIs, in an environment of their own, asked of a small fleet: docs/clients.md. Half a gigabyte, the package
+# indices of Python and of npm, and node.
+CLIENTS := .clients
+clients: $(VENV)/dev.$(HOW)
+	$(PYTHON) -m venv $(CLIENTS)/venv
+	$(CLIENTS)/venv/bin/python -m pip install -q --disable-pip-version-check 'openai>=3,<4' openai-agents langchain-openai litellm llm ollama
+	$(CLIENTS)/venv/bin/python -m pip install -q --disable-pip-version-check --target $(CLIENTS)/before --upgrade 'openai>=2,<3'
+	npm install --silent --prefix $(CLIENTS)/npm openai
+	$(BIN)/python -m tests.clients.table
 
 # As people install it: wheel and sdist, by pip, pipx and uv, each in an environment of its own. Minutes, and the package index.
 installed: $(VENV)/dev.$(HOW)

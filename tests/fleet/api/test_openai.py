@@ -320,3 +320,13 @@ async def test_a_body_that_cannot_be_read_says_why(http: httpx.AsyncClient, body
     answer = await http.post(CHAT, content=body, headers={"Content-Type": kind})
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
+
+
+async def test_open_webui_finds_what_it_reads_of_models(http: httpx.AsyncClient) -> None:
+    """Its backend takes `data`, unless there is an `error`, and of each model `id` (open_webui/routers/openai.py, merge_models_lists)."""
+    found = (await http.get("/v1/models")).json()
+    assert "error" not in found
+    assert found["object"] == "list"
+    assert [(model["id"], model["object"], type(model["created"]), model["owned_by"]) for model in found["data"]] == [
+        ("tiny", "model", int, "glmfleet")
+    ]
