@@ -20,19 +20,23 @@ from fleet.api.openai import told_unready
 from fleet.api.openai_choices import ChatChoice
 from fleet.api.openai_responses_reply import Event, ResponsesReply
 from fleet.api.openai_responses_request import ResponsesBody, told_again
+from fleet.api.resuming import Resumed, resumed_by
 from fleet.api.sse import EVENTS, ClientGone, EventStream, ServerSentEvent, unless_gone
 from fleet.service.protocol import FleetService
-from protos.errors import FleetError
+from protos.errors import FleetError, InvalidInput
 
 
 def routes(of_caller: FleetOfCaller) -> APIRouter:
     router = APIRouter(tags=["openai"])
 
     @router.post("/responses", responses=EVENTS)
-    async def responses(body: ResponsesBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
+    async def responses(
+        body: ResponsesBody, http: Request, resumed: Resumed = Depends(resumed_by), fleet: FleetService = Depends(of_caller)
+    ) -> Response:
         """An answer as items, streamed or whole."""
-        chat = body.chat()
-        request = chat.request()
+        if resumed.tokens:
+            raise InvalidInput("a stream of responses is not resumed: its events are numbered, not its tokens", advice="ask for it anew")
+        request = resumed.of(body.chat().request())
         name = uuid.uuid4().hex
         choice = ChatChoice(name, 0, tools_told(request.tools), body.parallel_tool_calls is False, body.logprobs)
         reply = ResponsesReply(name, body.model, int(time.time()), told_again(body), choice)

@@ -73,6 +73,20 @@ async def test_a_prediction_is_the_modelled_time(tmp_path: Path) -> None:
     assert per_token == pytest.approx(expected.token_seconds, rel=0.05)
 
 
+@pytest.mark.parametrize("stages", [1, 3])
+async def test_a_prompt_that_is_rated_takes_modelled_time_at_the_head_alone(tmp_path: Path, stages: int) -> None:
+    model = tiny_model(tmp_path, TinyGlm(layers=4))
+    hardware = [SimulatedHardware(profile, "fast") for profile in PROFILES[:stages]]
+    prompts = [list(range(first, first + 40)) for first in (3, 60, 120)]
+    wishes = ({}, {"embedding": True}, {"prompt_logprobs": 1})
+    async with ring(tmp_path / "ring", *model, stages, hardware=hardware, chunk=64) as made, made.client() as client:
+        ends = [(await client.ask(prompt, 0, **wish)).finished for prompt, wish in zip(prompts, wishes, strict=True)]
+    plain, embedded, rated = ([usage.modelled_busy_seconds for usage in end.usage] for end in ends)
+    assert embedded[1:] == pytest.approx(plain[1:])
+    assert rated[1:] == pytest.approx(plain[1:])
+    assert plain[0] <= embedded[0] < rated[0], "the head has the output matrix"
+
+
 async def test_a_head_that_was_started_later_counts_no_more_than_the_others(tmp_path: Path) -> None:
     """Its modelled clock begins anew, and theirs are ahead: a request must not seem to have waited for what they did before."""
     model = tiny_model(tmp_path, TinyGlm(layers=4))

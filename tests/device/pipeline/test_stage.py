@@ -216,6 +216,13 @@ async def test_the_device_s_joules_and_tokens_are_of_the_same_runs(stage: Stage)
     assert stage.work.total == Work(5, 2, 2, 10.0, 15.0, 25.0)
 
 
+async def test_of_a_prompt_that_is_read_whole_only_the_last_row_is_an_answer_s(stage: Stage) -> None:
+    for message, answers in ((prefill(0, 1, 4), 0), (prefill(0, 1, 2, start=4, wanted=[1]), 1)):
+        message.all_wanted = True
+        await stage.step(message)
+        assert stage.work.total.answer_tokens == answers
+
+
 async def test_what_failed_requests_took_is_counted_with_their_tokens(stage: Stage) -> None:
     def given_up(_: Rows) -> None:
         stage.free_all()

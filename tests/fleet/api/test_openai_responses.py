@@ -215,6 +215,14 @@ async def test_what_is_not_done_is_refused_by_name(
     assert coordinator.asked == []
 
 
+async def test_a_key_names_the_request_and_nothing_is_resumed(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
+    body = {"model": "tiny", "input": "hello"}
+    assert (await http.post(ROUTE, json=body, headers={"Idempotency-Key": "k"})).status_code == 200
+    assert asked(coordinator).idempotency_key == "k"
+    answer = await http.post(ROUTE, json=body, headers={"Idempotency-Key": "k", "Last-Event-ID": "3"})
+    assert (answer.status_code, len(coordinator.asked)) == (400, 1)
+
+
 async def test_an_error_before_the_first_token_has_its_status_and_a_later_one_is_an_event(
     peer: openai.AsyncOpenAI, coordinator: FakeCoordinator
 ) -> None:
