@@ -20,7 +20,7 @@ from fleet.api.encode import line
 from fleet.api.errors import CLIENT_CLOSED_REQUEST, ollama_body
 from fleet.api.generate import collect
 from fleet.api.ollama_reply import OllamaReply, message_of, response_of
-from fleet.api.ollama_request import ChatBody, EmbedBody, GenerateBody, ShowBody, model_name
+from fleet.api.ollama_request import OllamaChatBody, OllamaEmbedBody, OllamaGenerateBody, OllamaShowBody, model_name
 from fleet.api.openai import told_unready
 from fleet.api.openai_embeddings import vectors
 from fleet.api.openai_reply import usage_of
@@ -60,24 +60,24 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
         return {"models": ollama_models.running(fleet)}
 
     @router.post("/show")
-    async def show(body: ShowBody, fleet: FleetService = Depends(of_caller)) -> dict[str, Any]:
+    async def show(body: OllamaShowBody, fleet: FleetService = Depends(of_caller)) -> dict[str, Any]:
         """One deployment, as a model."""
         return ollama_models.shown(fleet, model_name(body.model or body.name))
 
     @router.post("/chat", responses=LINES)
-    async def chat(body: ChatBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
+    async def chat(body: OllamaChatBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
         """Chat, streamed or whole."""
         request = body.request()
         reply = OllamaReply(body.model, message_of, tools_told(request.tools if request else ()))
         return await _answer(fleet, http, request, reply, body.streams)
 
     @router.post("/generate", responses=LINES)
-    async def generate(body: GenerateBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
+    async def generate(body: OllamaGenerateBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
         """A prompt through the template, or raw, streamed or whole."""
         return await _answer(fleet, http, body.request(), OllamaReply(body.model, response_of, plain=body.plain), body.streams)
 
     @router.post("/embed")
-    async def embed(body: EmbedBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
+    async def embed(body: OllamaEmbedBody, http: Request, fleet: FleetService = Depends(of_caller)) -> Response:
         """A vector for each text."""
         began, requests = time.perf_counter_ns(), body.requests()
         try:

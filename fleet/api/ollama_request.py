@@ -34,7 +34,7 @@ _ROLES = {"system": "system", "user": "user", "assistant": "assistant", "tool": 
 
 
 @with_sampling(_BOUNDS, nullable=True)
-class Options(BaseModel):
+class OllamaOptions(BaseModel):
     """`num_predict` below 1 is what the context leaves. A `repeat_penalty` counts the whole prompt and answer: `repeat_last_n` is -1 for
     that, or 0 for none."""
 
@@ -74,7 +74,7 @@ class _Body(BaseModel):
 
     model: str
     stream: bool | None = None
-    options: Options | None = None
+    options: OllamaOptions | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
     think: bool | Literal["low", "medium", "high", "max"] | None = None
     logprobs: bool | None = None
@@ -94,7 +94,7 @@ class _Body(BaseModel):
             model=model_name(self.model),
             json_schema=json.dumps(schema) if schema else "",
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            **(self.options or Options()).part(),
+            **(self.options or OllamaOptions()).part(),
             **prompt,
         )
 
@@ -106,17 +106,17 @@ class _Body(BaseModel):
         return json.dumps(variables) if variables else ""
 
 
-class Function(BaseModel):
+class CalledFunction(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     name: str
     arguments: dict[str, Any] | None = None
 
 
-class Call(BaseModel):
+class OllamaCall(BaseModel):
     model_config = ConfigDict(extra="allow")
 
-    function: Function
+    function: CalledFunction
 
 
 class OllamaMessage(BaseModel):
@@ -128,7 +128,7 @@ class OllamaMessage(BaseModel):
     content: str | None = None
     thinking: str | None = None
     tool_name: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: list[OllamaCall] | None = None
 
     def message(self, number: int) -> Message:
         """Raises InvalidParameter."""
@@ -144,7 +144,7 @@ class OllamaMessage(BaseModel):
         return Message(_ROLES[self.role], self.content or "", calls, self.thinking, None, self.tool_name)
 
 
-class ChatBody(_Body):
+class OllamaChatBody(_Body):
     """POST /api/chat. Without messages it asks whether the model is loaded."""
 
     OTHERS = CHAT
@@ -163,7 +163,7 @@ class ChatBody(_Body):
         )
 
 
-class GenerateBody(_Body):
+class OllamaGenerateBody(_Body):
     """POST /api/generate. Without a prompt it asks whether the model is loaded."""
 
     OTHERS = GENERATE
@@ -191,7 +191,7 @@ class GenerateBody(_Body):
         return self._request(text=self.prompt, suffix=self.suffix or None)
 
 
-class EmbedBody(BaseModel):
+class OllamaEmbedBody(BaseModel):
     """POST /api/embed."""
 
     model_config = ConfigDict(extra="allow")
@@ -210,7 +210,7 @@ class EmbedBody(BaseModel):
         return embedding_requests(model_name(self.model), list(inputs))
 
 
-class ShowBody(BaseModel):
+class OllamaShowBody(BaseModel):
     """POST /api/show. `name` is an older name of `model`; what is `verbose` is not here."""
 
     model_config = ConfigDict(extra="forbid")

@@ -40,21 +40,21 @@ class _Open(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class Part(_Open):
+class ResponsePart(_Open):
     type: str
     text: str | None = None
 
 
-class Item(_Open):
+class ResponseItem(_Open):
     """Of the conversation. A message may leave out its `type`."""
 
     type: str = "message"
     role: str | None = None
-    content: str | list[Part] | None = None
+    content: str | list[ResponsePart] | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    output: str | list[Part] | None = None
+    output: str | list[ResponsePart] | None = None
     encrypted_content: str | None = None
 
 
@@ -66,7 +66,7 @@ class FunctionTool(_Open):
     strict: bool | None = None
 
 
-class Format(_Open):
+class ResponseTextFormat(_Open):
     """Of the answer; the schema stands beside its name, where chat completions have it in an object."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -76,11 +76,15 @@ class Format(_Open):
     strict: bool | None = None
 
 
-class Text(_Open):
-    format: Format | None = None
+class ResponseText(_Open):
+    format: ResponseTextFormat | None = None
 
 
-class Reasoning(_Open):
+class ResponseStreamOptions(_Open):
+    pass
+
+
+class ResponseReasoning(_Open):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
 
@@ -91,18 +95,18 @@ class ResponsesBody(_Open):
     OTHERS: ClassVar[Others] = RESPONSES
 
     model: str
-    input: str | list[Item]
+    input: str | list[ResponseItem]
     instructions: str | None = None
     max_output_tokens: MaxTokens | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    text: Text | None = None
-    reasoning: Reasoning | None = None
+    text: ResponseText | None = None
+    reasoning: ResponseReasoning | None = None
     include: list[str] | None = None
     top_logprobs: MostLogprobs | None = None
     stream: bool | None = None
-    stream_options: _Open | None = None
+    stream_options: ResponseStreamOptions | None = None
     metadata: dict[str, Any] | None = None  # told again with the answer
 
     @property
@@ -149,7 +153,7 @@ class ResponsesBody(_Open):
         return _conversation(self.input)
 
 
-def _conversation(items: Sequence[Item]) -> list[ChatMessage]:
+def _conversation(items: Sequence[ResponseItem]) -> list[ChatMessage]:
     """What a model thought, said and called in one turn is one message of an assistant's."""
     found: list[ChatMessage] = []
     for number, item in enumerate(items):
@@ -187,7 +191,7 @@ def _conversation(items: Sequence[Item]) -> list[ChatMessage]:
     return found
 
 
-def _text(content: str | Sequence[Part] | None, where: str) -> str:
+def _text(content: str | Sequence[ResponsePart] | None, where: str) -> str:
     if isinstance(content, str):
         return content
     for place, part in enumerate(_given(content, where)):
@@ -224,7 +228,7 @@ def _choice(choice: Any) -> Any:
     return choice
 
 
-def _format(wish: Format | None) -> PlainFormat | SchemaFormat | None:
+def _format(wish: ResponseTextFormat | None) -> PlainFormat | SchemaFormat | None:
     if wish is None:
         return None
     if wish.type != "json_schema":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,7 @@ async def test_a_prompt_that_is_rated_takes_modelled_time_at_the_head_alone(tmp_
     model = tiny_model(tmp_path, TinyGlm(layers=4))
     hardware = [SimulatedHardware(profile, "fast") for profile in PROFILES[:stages]]
     prompts = [list(range(first, first + 40)) for first in (3, 60, 120)]
-    wishes = ({}, {"embedding": True}, {"prompt_logprobs": 1})
+    wishes: tuple[dict[str, Any], ...] = ({}, {"embedding": True}, {"prompt_logprobs": 1})
     async with ring(tmp_path / "ring", *model, stages, hardware=hardware, chunk=64) as made, made.client() as client:
         ends = [(await client.ask(prompt, 0, **wish)).finished for prompt, wish in zip(prompts, wishes, strict=True)]
     plain, embedded, rated = ([usage.modelled_busy_seconds for usage in end.usage] for end in ends)

@@ -57,7 +57,7 @@ def test_rules_for_tokens_are_taken_as_they_are() -> None:
         ({"prompt_ids": [1] * 18, "forced_ids": [1, 2]}, "20 tokens"),
         ({"prompt_ids": [50]}, "token id 50"),
         ({"forced_ids": [2**32 - 1]}, "token id"),
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 0, "forced_ids": [1]}, "max_tokens"),
         ({"forced_ids": [1, 2, 3]}, "forced"),
         ({"sampling": pb.Sampling(temperature=-0.1)}, "temperature"),
         ({"sampling": pb.Sampling(temperature=float("nan"))}, "temperature"),

@@ -261,7 +261,7 @@ async def test_refusals_do_not_harm_others(tmp_path: Path, model: tuple[Manifest
             client.ask([], 5),
             client.ask(list(range(1, 41)), 5),
             client.ask([10**6], 5),
-            client.ask([1], 0),
+            client.ask([1], 0, forced=[2]),
             client.ask([1], 3, forced=[2, 3, 4]),
             client.ask([1], 3, temperature=-1.0),
             client.ask([1], 3, min_p=1.5),

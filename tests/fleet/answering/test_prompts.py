@@ -113,6 +113,7 @@ def test_rules_and_ends_are_sent(text: TextModel, manifest: Manifest) -> None:
 
 
 def test_an_answer_of_nothing_is_for_what_is_told_of_the_prompt(manifest: Manifest) -> None:
+    manifest = replace(manifest, config=replace(manifest.config, prefix_whole=False))
     for request in (GenerateRequest(echo=True), GenerateRequest(prompt_logprobs=3), GenerateRequest(embedding=True)):
         message = submit(replace(request, max_tokens=0), [5], manifest, 64, 0)
         assert message.max_tokens == 0
@@ -139,7 +140,7 @@ def test_what_does_not_go_with_a_prompt_is_refused(text: TextModel, manifest: Ma
         (GenerateRequest(min_tokens=6, max_tokens=5), TokenRules(6), "min_tokens is 6, and the answer has at most 5"),
         (GenerateRequest(min_tokens=64), TokenRules(64), "min_tokens is 64, and the answer has at most 63"),
         (GenerateRequest(prompt_logprobs=21), TokenRules(), "prompt_logprobs is 21: it must be at least 0 and at most 20"),
-        (GenerateRequest(max_tokens=-1, embedding=True), TokenRules(), "max_tokens is -1"),
+        (GenerateRequest(max_tokens=-1, echo=True), TokenRules(), "max_tokens is -1"),
         (GenerateRequest(stop_token_ids=(9999,)), TokenRules(), "token id 9999 is not in the vocabulary"),
         (GenerateRequest(), TokenRules(allowed_token_ids=(9999,)), "token id 9999 is not in the vocabulary"),
         (GenerateRequest(), TokenRules(logit_bias=((9999, 1.0),)), "token id 9999 is not in the vocabulary"),
