@@ -292,6 +292,7 @@ def add_programs(
         request.blobs.extend(blob.digest for blob in files.blobs)
         request.ClearField("graph")
         request.ClearField("head_graph")
+        request.ClearField("norm_graph")
         if request.HasField("golden"):
             request.golden.ClearField("layers_graph")
 

@@ -69,6 +69,22 @@ async def test_it_is_that_of_onnxruntime_in_a_mixed_fleet_too(tmp_path: Path) ->
     assert await texts(tmp_path / "mixed", model, "pgp") == expected
 
 
+async def test_a_prompt_is_rated_as_by_onnxruntime_and_embedded_by_a_head_of_graphs_alone(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path, TinyGlm(layers=3))
+    found = []
+    for head in ("g", "p"):
+        hardware: list[Hardware] = [a_chip() if one == "p" else CpuHardware(1 << 30, 1) for one in (head, "p")]
+        runtimes = [ISA if one == "p" else ONNX for one in (head, "p")]
+        async with ring(tmp_path / head, *model, 2, hardware=hardware, runtimes=runtimes, context=64) as made, made.client() as client:
+            rated = await client.ask([3, 1, 4, 1], 0, prompt_logprobs=1)
+            found.append([one.chosen for one in rated.prompt_logprobs])
+            embedded = await client.ask([3, 1, 4, 1], 0, embedding=True)
+            assert (embedded.error is None, bool(embedded.embedding)) == (head == "g", head == "g")
+            assert len((await client.ask(PROMPTS[0], COUNT)).token_ids) == COUNT, "a refusal harms nobody"
+    assert len(found[0]) == 3
+    assert found[1] == pytest.approx(found[0], abs=0.05)
+
+
 @dataclass
 class Sent:
     """What a coordinator would send for the only stage, and the files that it would be of."""
