@@ -290,6 +290,7 @@ def _generate_body(request: GenerateRequest) -> dict[str, Any]:
     of an object is one."""
     body: dict[str, Any] = plain(request)
     del body["idempotency_key"], body["resume_after"]  # they are headers
+    del body["embedding"]  # which has a route of its own
     left, sampling = body.pop("left_to_model"), body.pop("sampling")
     given = {name: value for name, value in sampling.items() if name not in left}
     bias = dict(request.logit_bias)

@@ -12,7 +12,8 @@ import pytest
 from device.text.messages import Message, ToolCall
 from fleet.access import NewKey
 from fleet.answering.views import GenerateRequest
-from fleet.cli.client import CoordinatorClient, connect
+from fleet.api.generate import GenerateBody
+from fleet.cli.client import CoordinatorClient, _generate_body, connect
 from fleet.enrolling.views import DepartureView, JoinRequest
 from fleet.home import Home
 from fleet.planning.plan import PlanRequest
@@ -142,3 +143,21 @@ def test_the_library_s_words_reach_nobody(failure: httpx.TransportError, told: s
         CoordinatorClient(http).devices()
     assert caught.value.detail == f"the coordinator at http://coordinator {told}"
     assert caught.value.advice
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GenerateRequest(prompt="hi"),
+        GenerateRequest(
+            messages=(Message("user", "hi"),), tools=('{"name": "f"}',), json_schema='{"type": "object"}', logit_bias=((5, 1.5),)
+        ),
+        GenerateRequest(
+            prompt_ids=(1, 2), echo=True, prompt_logprobs=3, sampling=Sampling(temperature=0.5, seed=7), stop=("x",), logit_bias=((5, 1.5),)
+        ),
+    ],
+)
+def test_every_field_that_is_sent_is_known_there(request_: GenerateRequest) -> None:
+    """Whatever a request gets more is either a field of the API, or none of this one's."""
+    asked = GenerateBody.model_validate(_generate_body(request_)).request()
+    assert replace(asked, left_to_model=frozenset(), json_schema=None) == replace(request_, left_to_model=frozenset(), json_schema=None)
