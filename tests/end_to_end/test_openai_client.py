@@ -12,6 +12,7 @@ from tests.support.served_fleet import served_fleet
 TEXT = "the quick brown fox jumps over the lazy dog"
 
 
+@pytest.mark.long
 async def test_prompts_are_rated_and_embedded_alike_on_one_device_and_on_three(tmp_path: Path) -> None:
     found = []
     for stages in (1, 3):

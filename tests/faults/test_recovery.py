@@ -131,7 +131,7 @@ async def test_whichever_stage_dies_the_answer_is_what_would_have_come(tmp_path:
         assert whole.recoveries == whole.recovery_seconds == 0
 
 
-@pytest.mark.parametrize(("within", "recovery"), [(0.0, "fast"), (1e30, "exact")])
+@pytest.mark.parametrize(("within", "recovery"), [(0.0, "fast"), pytest.param(1e30, "exact", marks=pytest.mark.long)])
 async def test_what_was_lost_is_prefilled_where_the_policy_says_so(tmp_path: Path, within: float, recovery: str) -> None:
     async with proxied_fleet(tmp_path, 2) as fleet:
         await deploy(fleet, 2, policy=Policy(exact_within_seconds=within))

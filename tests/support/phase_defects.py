@@ -73,6 +73,7 @@ STANDBYS = {
 
 # Those that take a second and more to be met with.
 RARE = {
+    "a stale stream counts as ready",
     "lost is not seen in the state",
     "never tries again",
     "moved is never repaired",

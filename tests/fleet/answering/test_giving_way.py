@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from fleet.deploying import stream
 from fleet.deploying.stream import TokenStream, who_gives_way
 from fleet.planning.plan import PlanRequest
 from tests.support.fake_fleet import ask
-from tests.support.proxied_fleet import LONG, proxied_fleet
+from tests.support.proxied_fleet import LONG as USUAL
+from tests.support.proxied_fleet import proxied_fleet
+
+LONG = replace(USUAL, max_tokens=60)
 
 
 def reader(number: int, since: float | None) -> TokenStream:

@@ -74,6 +74,18 @@ async def board(desk: Desk, name: str = "hidden") -> AsyncIterator[DeviceId]:
     hardware.close()
 
 
+async def refusal(desk: Desk, device: DeviceId, who: str) -> Denied:
+    """A tunnel whose beats came late, as on a machine with too much to do, is dialled anew."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                raise AssertionError(await desk.name_of(device, who))
+            except Unavailable:
+                await asyncio.sleep(0.05)
+            except Denied as denied:
+                return denied
+
+
 async def test_one_is_reached_through_the_coordinator_and_proves_who_it_is(desk: Desk) -> None:
     async with board(desk) as device, board(desk, "other") as other:
         assert await asyncio.gather(desk.name_of(device), desk.name_of(other)) == ["hidden", "other"]
@@ -81,8 +93,7 @@ async def test_one_is_reached_through_the_coordinator_and_proves_who_it_is(desk:
         assert own.rpartition(":")[2] == far.rpartition(":")[2]
         assert far.startswith("10.0.0.7:")
         # Whoever is let through is nobody for that: the device itself judges.
-        with pytest.raises(Denied, match="is for a coordinator"):
-            await desk.name_of(device, "other")
+        assert "is for a coordinator" in (await refusal(desk, device, "other")).detail
         desk.found[device] = desk.found[other]
         with pytest.raises(FleetError):
             await desk.name_of(device)
