@@ -9,7 +9,7 @@ from features import FUNCTION, HELLO, MODEL, SCHEMA, SEEN, check_call, refused, 
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 
-SERVER: Any = {"base_url": f"{sys.argv[1]}/v1", "api_key": "none", "max_retries": 0}
+SERVER: Any = {"base_url": f"{sys.argv[1]}/v1", "api_key": "none", "max_retries": 0}  # pragma: allowlist secret
 TOOL: Any = {"type": "function", "function": FUNCTION}
 
 

@@ -13,7 +13,7 @@ from features import FUNCTION, HELLO, MODEL, SCHEMA, SEEN, check_call, check_sch
 
 litellm.telemetry = False
 litellm.suppress_debug_info = True
-SERVER: Any = {"api_base": f"{sys.argv[1]}/v1", "api_key": "none", "num_retries": 0}
+SERVER: Any = {"api_base": f"{sys.argv[1]}/v1", "api_key": "none", "num_retries": 0}  # pragma: allowlist secret
 TOOL: Any = {"type": "function", "function": FUNCTION}
 
 

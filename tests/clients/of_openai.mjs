@@ -1,7 +1,7 @@
 // OpenAI's client for JavaScript; features.py in small.
 import OpenAI from "openai";
 
-const client = new OpenAI({ baseURL: `${process.argv[2]}/v1`, apiKey: "none", maxRetries: 0 });
+const client = new OpenAI({ baseURL: `${process.argv[2]}/v1`, apiKey: "none", maxRetries: 0 }); // pragma: allowlist secret
 const model = "tiny", messages = [{ role: "user", content: "hello" }];
 const schema = { type: "object", properties: { answer: { enum: ["yes", "no"] } }, required: ["answer"], additionalProperties: false };
 const parameters = { type: "object", properties: { city: { type: "string", maxLength: 8 } }, required: ["city"] };

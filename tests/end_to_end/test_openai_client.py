@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.served_fleet import served_fleet
 
+NO_KEY = "none"  # the client wants one  # pragma: allowlist secret
 TEXT = "the quick brown fox jumps over the lazy dog"
 
 
@@ -19,7 +20,7 @@ async def test_prompts_are_rated_and_embedded_alike_on_one_device_and_on_three(t
         async with (
             served_fleet(tmp_path / str(stages), stages) as url,
             openai.DefaultAsyncHttpxClient(trust_env=False) as plain,
-            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=plain) as client,
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=NO_KEY, max_retries=0, http_client=plain) as client,
         ):
             read = (await client.completions.create(model="tiny", prompt=TEXT, echo=True, logprobs=2, max_tokens=0)).choices[0]
             assert (read.text, read.finish_reason) == (TEXT, "length")
