@@ -87,7 +87,7 @@ def run_once(graph: bytes, inputs: Mapping[str, Array]) -> None:
     session = _open(graph, _options(Path(), 1))
     try:
         session.run(None, dict(inputs))
-    except Exception as error:
+    except Exception as error:  # as in _open: types without a common base
         raise Internal(f"onnxruntime: {_first_line(error)}") from error
 
 
