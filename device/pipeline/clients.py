@@ -186,18 +186,18 @@ def parse_submit(message: pb.Submit, shape: StageShape) -> Request:
     if len(message.key) > MOST_KEY_BYTES:
         raise InvalidInput(f"a key of {len(message.key)} bytes; at most {MOST_KEY_BYTES}")
     return Request(
-        prompt,
-        forced,
-        sampling,
-        message.max_tokens,
-        stops,
-        message.prefix,
-        spans,
-        message.reuse_decoded,
-        rules,
-        message.key,
-        told,
-        message.most_replayed if message.HasField("most_replayed") else None,
+        prompt_ids=prompt,
+        forced_ids=forced,
+        sampling=sampling,
+        max_tokens=message.max_tokens,
+        stop_token_ids=stops,
+        prefix=message.prefix,
+        spans=spans,
+        reuse_decoded=message.reuse_decoded,
+        rules=rules,
+        key=message.key,
+        told=told,
+        most_replayed=message.most_replayed if message.HasField("most_replayed") else None,
     )
 
 

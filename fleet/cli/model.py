@@ -29,7 +29,7 @@ from protos.manifest import Manifest
 from protos.sizes import bytes_text
 from quantize.artifact.journal import source_identity
 from quantize.artifact.records import Source
-from quantize.artifact.schemes import Scheme
+from quantize.artifact.schemes import Bits, Scheme, checked_bits
 from quantize.artifact.store import ArtifactStore
 from quantize.blocks import BLOCK_SIZES
 from quantize.checkpoints.checkpoint import Checkpoint
@@ -97,7 +97,7 @@ def pull(
     if revision is not None and not _on_hub(model):
         raise typer.BadParameter("--revision is for models of a hub, ORG/NAME")
     opened = open_home(home)
-    how = How(bits, block_size, not asymmetric, rotate)
+    how = How(checked_bits(bits), block_size, not asymmetric, rotate)
     _tell(opened, pull_model(opened, model, name or model.rpartition("/")[2].lower(), how, revision), evaluate, as_json)
 
 
@@ -123,7 +123,7 @@ def import_(
     Example: glmfleet model import ./glm-edge-1.5b-chat --name glm-edge
     """
     opened = open_home(home)
-    how = How(bits, block_size, not asymmetric, rotate)
+    how = How(checked_bits(bits), block_size, not asymmetric, rotate)
     how.check()
     _tell(opened, _quantize(opened, path, name, how, adapter=adapter), evaluate, as_json)
 
@@ -169,7 +169,7 @@ def rm(name: Annotated[str, typer.Argument(help="The model's name here.")], home
 class How:
     """To quantize a model; `block_size` None: what suits it."""
 
-    bits: int = 8
+    bits: Bits = 8
     block_size: int | None = None
     symmetric: bool = True
     rotate: bool | None = None
@@ -201,7 +201,7 @@ def _quantize(home: Home, path: Path, name: str, how: How, pulled: str = "", ada
             checkpoint,
             store,
             name,
-            bits=4 if how.bits == 4 else 8,
+            bits=how.bits,
             symmetric=how.symmetric,
             block_size=how.block_size,
             rotate=how.rotate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 from fleet.planning.costs import HOP_SECONDS, LINK_BYTES_PER_SECOND, hop_bytes, idle_watts, stage_run
 from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
@@ -16,7 +16,7 @@ from protos.physics.chunks import ChunkSizes
 from protos.physics.thermal import Sustained, Thermal, sustained
 from protos.physics.timing import Decode, Estimate, Prefill, StageRun
 
-OBJECTIVES: tuple[Objective, ...] = ("latency", "throughput", "energy")
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 YEAR_SECONDS = 365.25 * 86400
 JOULES_PER_KWH = 3.6e6
 

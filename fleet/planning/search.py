@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from typing import assert_never
 
 import numpy as np
 
@@ -103,12 +104,16 @@ class Search:
         return Layout(shape, self._positions, tuple((devices[index], first, stop) for index, first, stop in cut.stages))
 
     def _cut(self, devices: Sequence[PlannerDevice], options: Sequence[Option], stages: int) -> Cut | None:
-        if self._request.objective == "latency":
-            return cheapest(options, stages)
-        if self._request.objective == "throughput":
-            slowest = fastest_slowest_stage_ns(options, stages)
-            return None if slowest is None else cheapest(options, stages, limit_ns=slowest)
-        return self._least_energy(devices, options, stages)
+        match self._request.objective:
+            case "latency":
+                return cheapest(options, stages)
+            case "throughput":
+                slowest = fastest_slowest_stage_ns(options, stages)
+                return None if slowest is None else cheapest(options, stages, limit_ns=slowest)
+            case "energy":
+                return self._least_energy(devices, options, stages)
+            case never:
+                assert_never(never)
 
     def _least_energy(self, devices: Sequence[PlannerDevice], options: Sequence[Option], stages: int) -> Cut | None:
         """Every used device idles for the whole token, so joules are (sum of idle watts) x (sum of times) + dynamic: no sum over stages.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import assert_never
 
 from fleet.planning.costs import REFERENCE_POSITIONS, PlannerDevice, layer_share, part_share, run_ns, shape_for, stage_need
 from fleet.planning.plan import Plan, PlanRequest
@@ -98,11 +99,15 @@ def _cuts(manifest: Manifest, plan: Plan, devices: Sequence[PlannerDevice]) -> l
 
 
 def _aim(plan: Plan) -> str:
-    return {
-        "latency": "the fastest way through for one stream, then even stages",
-        "throughput": "so that the slowest stage is as fast as can be",
-        "energy": "the fewest joules per token",
-    }[plan.objective]
+    match plan.objective:
+        case "latency":
+            return "the fastest way through for one stream, then even stages"
+        case "throughput":
+            return "so that the slowest stage is as fast as can be"
+        case "energy":
+            return "the fewest joules per token"
+        case never:
+            assert_never(never)
 
 
 def _grown(manifest: Manifest, plan: Plan, place: int) -> int:

@@ -7,6 +7,7 @@ multiplied with in calibration. Measured, with what each step gains: benchmarks/
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,18 @@ from protos.manifest import Quantization
 from quantize.blocks import SMALLEST_ABSMAX, Bytes, Floats, check_block_size, check_finite, dequantize, padded, quantize
 from quantize.parts import EMBEDDING, HEAD
 
-BITS = (4, 8)
+Bits: TypeAlias = Literal[4, 8]
+BITS: tuple[Bits, ...] = get_args(Bits)
 # Of a 4-bit block's widest range: what is tried, and the one with the least square error taken.
 _SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
+
+
+def checked_bits(bits: int) -> Bits:
+    """Raises InvalidInput unless the kernels have weights of so many."""
+    for known in BITS:
+        if bits == known:
+            return known
+    raise InvalidInput(f"weights of {bits} bits are not supported", advice=f"choose {' or '.join(map(str, BITS))}")
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,7 @@ class Scheme:
     def check(self) -> None:
         """Raises InvalidInput unless the kernels have it."""
         check_block_size(self.block_size)
-        if self.bits not in BITS:
-            raise InvalidInput(f"weights of {self.bits} bits are not supported", advice="choose 4 or 8")
+        checked_bits(self.bits)
 
     def shapes(self, rows: int, columns: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """(dtype, shape) by the tensor's name, in the order of storing; weight first."""
