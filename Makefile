@@ -10,7 +10,7 @@ HOW := $(if $(LOCKED),locked,installed)
 RUN_EXTRAS := coordinator device text sim
 PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
 
-.PHONY: demo test long clients installed soak chaos schedules lint format types protos check-protos house audit board-wheels lock clean
+.PHONY: demo test long browser clients installed soak chaos schedules lint format types protos check-protos house audit board-wheels lock clean
 demo: export QUESTION := $(value PROMPT)
 demo: $(VENV)/demo.$(HOW)
 	@$(BIN)/glmfleet demo --prompt "$$QUESTION"
@@ -23,6 +23,10 @@ test: $(VENV)/dev.$(HOW)
 # What `make test` leaves out: most examples of properties, hosts with firewalls, clocks and bad links, faults that take a minute to be noticed, installing. Ten minutes.
 long: $(VENV)/dev.$(HOW)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest tests -m 'long or hypothesis' --hypothesis-profile thorough -n 2 --dist loadfile --timeout 300
+
+# The page in a headless browser; nothing else looks at its scripts.
+browser: $(VENV)/dev.$(HOW)
+	$(BIN)/python -m pytest tests/fleet/page -m long
 
 # Real clients of OpenAI's and Ollama's APIs, in an environment of their own, asked of a small fleet: docs/clients.md. Half a gigabyte, the package
 # indices of Python and of npm, and node.
