@@ -11,21 +11,18 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 import timeit
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
+from benchmarks.boards import throwaway_boards
 from benchmarks.codesign import EDGE
 from benchmarks.product import serve
 from benchmarks.simulator import ask
 from fleet.cli.client import CoordinatorClient
-from fleet.cli.sim_fleet import local_fleet
-from fleet.home import Home
 from fleet.planning.plan import PlanRequest
 from protos.manifest import Quantization
 from protos.physics.timing import Decode, StageRun
@@ -82,12 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.compile:
         compiling()
         return
-    artifacts = Home.open(None).artifacts
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        home = Home.open(Path(folder) / "home")
-        home.artifacts.symlink_to(artifacts.resolve(), target_is_directory=True)
-        boards = local_fleet(home)
-        stack.callback(boards.down)
+    with throwaway_boards() as (home, boards), ExitStack() as stack:
         specs = [DeviceSpec(options.profile, prefix=timing, timing=timing) for timing in TIMINGS for _ in range(options.stages)]
         client = stack.enter_context(serve(home, len(boards.up(specs))))
         for again in ("", ", again"):

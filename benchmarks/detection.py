@@ -15,19 +15,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from benchmarks.boards import deploy, throwaway_boards
 from benchmarks.figures import Spread, spread
 from benchmarks.product import serve
 from fleet.answering.views import GenerateRequest
 from fleet.cli.client import CoordinatorClient, connect
-from fleet.cli.sim_fleet import local_fleet
 from fleet.devices.views import StateChange
 from fleet.home import Home
 from fleet.planning.plan import PlanRequest
@@ -180,17 +178,13 @@ def asking(home: Home, client: CoordinatorClient) -> Iterator[None]:
         thread.join()
 
 
-def deployed(home: Home, stack: ExitStack, model: str, links: str = "") -> Trial:
+def deployed(home: Home, boards: LocalFleet, stack: ExitStack, model: str, links: str = "") -> Trial:
     """`links`: of a fleet file, how they are from before the model's blobs are sent."""
-    boards = local_fleet(home)
-    stack.callback(boards.down)
     boards.up([DeviceSpec("rk3588", linked=True)] * BOARDS)
     client = stack.enter_context(serve(home, BOARDS))
     if links:
         boards.world.ask("links", "links", "/", links)
-    with closing(client.deploy(PlanRequest(model, stages=BOARDS, context=CONTEXT, slots=2), "trial")) as events:
-        for _ in events:
-            pass
+    deploy(client, PlanRequest(model, stages=BOARDS, context=CONTEXT, slots=2), "trial")
     stages = client.deployments()[0].stages
     return Trial(boards, client, home, [stage.device_name for stage in stages])
 
@@ -227,10 +221,10 @@ def slow(boards: LocalFleet, name: str) -> Iterator[None]:
         thread.join()
 
 
-def stay_calm(home: Home, stack: ExitStack, model: str, minutes: float) -> None:
+def stay_calm(home: Home, boards: LocalFleet, stack: ExitStack, model: str, minutes: float) -> None:
     """Raises SystemExit when a device was taken for dead, or a ring broke."""
     begun, start = time.time(), time.perf_counter()
-    trial = deployed(home, stack, model, LOSSY)
+    trial = deployed(home, boards, stack, model, LOSSY)
     print(f"deployed over these links in {time.perf_counter() - start:.0f} s", flush=True)
     until, asked = time.monotonic() + 60 * minutes, 0
     with slow(trial.boards, trial.devices[1]):
@@ -253,14 +247,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--calm", action="store_true", help="nothing fails")
     parser.add_argument("--minutes", type=float, default=10.0, help="with --calm")
     options = parser.parse_args(arguments)
-    artifacts = Home.open(None).artifacts
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        home = Home.open(Path(folder) / "home")
-        home.artifacts.symlink_to(artifacts.resolve(), target_is_directory=True)
+    with throwaway_boards() as (home, boards), ExitStack() as stack:
         if options.calm:
-            stay_calm(home, stack, options.model, options.minutes)
+            stay_calm(home, boards, stack, options.model, options.minutes)
         else:
-            detect(deployed(home, stack, options.model), options.runs)
+            detect(deployed(home, boards, stack, options.model), options.runs)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,16 @@ in turn, on fresh prompts. On one machine the standby's own work is paid for too
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
-from pathlib import Path
+from contextlib import ExitStack
 from statistics import median
 
+from benchmarks.boards import deploy, throwaway_boards
 from benchmarks.product import serve
 from fleet.answering.views import GenerateRequest, GenerateResult
 from fleet.cli.client import CoordinatorClient
-from fleet.cli.sim_fleet import local_fleet
 from fleet.deploying.desired import Policy
-from fleet.home import Home
 from fleet.planning.plan import PlanRequest
 from protos.errors import TimedOut
 from sim_devices.local_fleet import DeviceSpec
@@ -60,19 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=160, help="of each answer")
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args(arguments)
-    artifacts = Home.open(None).artifacts
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        home = Home.open(Path(folder) / "home")
-        home.artifacts.symlink_to(artifacts.resolve(), target_is_directory=True)
-        boards = local_fleet(home)
-        stack.callback(boards.down)
+    with throwaway_boards() as (home, boards), ExitStack() as stack:
         names = [board.name for board in boards.up([DeviceSpec(options.profile)] * (2 * STAGES + 1))]
         client = stack.enter_context(serve(home, len(names)))
         for name, devices, standby in (("bare", names[:STAGES], 0), ("mirrored", names[STAGES:], 1)):
             request = PlanRequest(options.model, stages=STAGES, context=512, slots=4, devices=tuple(devices))
-            with closing(client.deploy(request, name, 1, Policy(standby=standby))) as events:
-                for _ in events:
-                    pass
+            deploy(client, request, name, policy=Policy(standby=standby))
         ready(client, "mirrored")
         measured: dict[str, list[float]] = {"bare": [], "mirrored": []}
         for number in range(options.rounds + 1):  # the first of each is not counted

@@ -16,20 +16,18 @@ from __future__ import annotations
 import argparse
 import random
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 
+from benchmarks.boards import deploy, throwaway_boards
 from benchmarks.product import serve
 from fleet.answering.views import GenerateRequest, GenerateResult
 from fleet.cli.client import CoordinatorClient, connect
-from fleet.cli.sim_fleet import local_fleet
 from fleet.deploying.desired import Policy
 from fleet.deploying.views import DeploymentView
 from fleet.home import Home
@@ -160,39 +158,77 @@ def start_again(boards: LocalFleet, lost: str) -> None:
         time.sleep(0.005)
 
 
-def kill(
-    home: Home,
-    client: CoordinatorClient,
-    boards: LocalFleet,
-    place: int,
-    left_alone: Sequence[tuple[int, ...]],
-    after: int,
-    *,
-    restart: bool = False,
-) -> Run:
-    """`after`: chunks of the first stream."""
-    lost = stands(client, 0 if restart else 1).stages[place].device_name
-    tokens = len(left_alone[0])
-    with streams(home, len(left_alone), tokens) as running, Watch(home, lost, moves=not restart) as watch:
-        deadline = time.monotonic() + STANDS_SECONDS
-        while len(running[0].came) < after and time.monotonic() < deadline:
-            time.sleep(0.005)
-        killed_at = time.monotonic()
-        given = sum(len(stream.came) for stream in running) / len(running)
-        boards.send(lost, signal.SIGKILL)
-        if restart:
-            start_again(boards, lost)
-        while not all(stream.result or stream.error for stream in running):
-            time.sleep(0.05)
-    if not restart:
-        start_again(boards, lost)
-    for stream in running:
-        if stream.error:
-            print(f"an answer ended with an error: {stream.error}")
-    firsts = [next((at for at in stream.came if at > max(watch.attached, killed_at)), killed_at) for stream in running]
-    parts = Parts(*(at - killed_at for at in (watch.detected, watch.moved, watch.attached, median(firsts))))
-    wrong = sum(stream.result is None or stream.result.token_ids != ids for stream, ids in zip(running, left_alone, strict=True))
-    return Run(parts, tuple(stream.pause(killed_at) for stream in running), round(given), wrong)
+@dataclass(frozen=True)
+class Setting:
+    """`restart`: no standby, the device that was killed is started again at once."""
+
+    model: str = "smollm2-135m"
+    profile: str = "raspberry-pi-5"
+    streams: int = 8
+    tokens: int = 96
+    context: int = 512
+    restart: bool = False
+    fast: bool = False
+
+    @property
+    def standbys(self) -> int:
+        return 0 if self.restart else 1
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A pipeline over three boards, and what it answered while nothing failed: the token ids of each stream."""
+
+    setting: Setting
+    home: Home
+    client: CoordinatorClient
+    boards: LocalFleet
+    left_alone: Sequence[tuple[int, ...]]
+
+    def kill(self, place: int, after: int, tokens: int | None = None) -> Run:
+        """The device of a stage, when the first stream has had so many chunks. `tokens`: of each answer (all of them)."""
+        lost = stands(self.client, self.setting.standbys).stages[place].device_name
+        expected = [ids[:tokens] for ids in self.left_alone]
+        watch = Watch(self.home, lost, moves=not self.setting.restart)
+        with streams(self.home, len(expected), len(expected[0])) as running, watch:
+            deadline = time.monotonic() + STANDS_SECONDS
+            while len(running[0].came) < after and time.monotonic() < deadline:
+                time.sleep(0.005)
+            killed_at = time.monotonic()
+            given = sum(len(stream.came) for stream in running) / len(running)
+            self.boards.send(lost, signal.SIGKILL)
+            if self.setting.restart:
+                start_again(self.boards, lost)
+            while not all(stream.result or stream.error for stream in running):
+                time.sleep(0.05)
+        if not self.setting.restart:
+            start_again(self.boards, lost)
+        for stream in running:
+            if stream.error:
+                print(f"an answer ended with an error: {stream.error}")
+        firsts = [next((at for at in stream.came if at > max(watch.attached, killed_at)), killed_at) for stream in running]
+        parts = Parts(*(at - killed_at for at in (watch.detected, watch.moved, watch.attached, median(firsts))))
+        wrong = sum(stream.result is None or stream.result.token_ids != ids for stream, ids in zip(running, expected, strict=True))
+        return Run(parts, tuple(stream.pause(killed_at) for stream in running), round(given), wrong)
+
+
+@contextmanager
+def standing(setting: Setting) -> Iterator[Standing]:
+    """Boards, coordinator and deployment; the streams have run once."""
+    with throwaway_boards() as (home, boards), ExitStack() as stack:
+        boards.up([DeviceSpec(setting.profile)] * (len(STAGES) + setting.standbys))
+        client = stack.enter_context(serve(home, len(STAGES) + setting.standbys))
+        request = PlanRequest(setting.model, stages=len(STAGES), context=setting.context, slots=setting.streams)
+        policy = Policy(standby=setting.standbys, exact_within_seconds=0.0 if setting.fast else None)
+        deploy(client, request, policy=policy)
+        for pause in stands(client, setting.standbys).pipelines[0].pauses:
+            print(f"predicted for the {STAGES[pause.stage]}, in modelled time: {pause.seconds:.1f} s")
+        with streams(home, setting.streams, setting.tokens) as undisturbed:
+            pass
+        left_alone = [stream.result.token_ids if stream.result else () for stream in undisturbed]
+        began, ended = min(stream.came[0] for stream in undisturbed), max(stream.came[-1] for stream in undisturbed)
+        print(f"left alone: {setting.streams} streams, {setting.streams * setting.tokens / (ended - began):.0f} tokens/s together\n")
+        yield Standing(setting, home, client, boards, left_alone)
 
 
 def report(name: str, runs: Sequence[Run]) -> None:
@@ -217,32 +253,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recovery", choices=("exact", "fast"), default="exact")
     options = parser.parse_args(arguments)
     chance = random.Random(options.seed)  # nosec B311 # where to kill, not a secret
-    artifacts = Home.open(None).artifacts
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        home = Home.open(Path(folder) / "home")
-        home.artifacts.symlink_to(artifacts.resolve(), target_is_directory=True)
-        boards = local_fleet(home)
-        stack.callback(boards.down)
-        standbys = 0 if options.restart else 1
-        boards.up([DeviceSpec(options.profile)] * (len(STAGES) + standbys))
-        client = stack.enter_context(serve(home, len(STAGES) + standbys))
-        request = PlanRequest(options.model, stages=len(STAGES), context=512, slots=options.streams)
-        policy = Policy(standby=standbys, exact_within_seconds=0.0 if options.recovery == "fast" else None)
-        with closing(client.deploy(request, None, 1, policy)) as events:
-            for _ in events:
-                pass
-        for pause in stands(client, standbys).pipelines[0].pauses:
-            print(f"predicted for the {STAGES[pause.stage]}, in modelled time: {pause.seconds:.1f} s")
-        with streams(home, options.streams, options.tokens) as undisturbed:
-            pass
-        left_alone = [stream.result.token_ids if stream.result else () for stream in undisturbed]
-        began, ended = min(stream.came[0] for stream in undisturbed), max(stream.came[-1] for stream in undisturbed)
-        print(f"left alone: {options.streams} streams, {options.streams * options.tokens / (ended - began):.0f} tokens/s together\n")
+    setting = Setting(
+        options.model, options.profile, options.streams, options.tokens, restart=options.restart, fast=options.recovery == "fast"
+    )
+    with standing(setting) as stand:
         print("| killed | runs | same answers | chunks given | pause s | worst | detected | moved | attached | replayed |")
         print("|---|---|---|---|---|---|---|---|---|---|")
         for place, name in enumerate(STAGES):
             points = [chance.randrange(options.tokens * 4 // 5) for _ in range(options.runs)]
-            report(name, [kill(home, client, boards, place, left_alone, after, restart=options.restart) for after in points])
+            report(name, [stand.kill(place, after) for after in points])
 
 
 if __name__ == "__main__":

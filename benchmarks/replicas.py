@@ -9,17 +9,15 @@ tokens over the longest modelled time of a stream, waiting for a slot included. 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
+from benchmarks.boards import deploy, throwaway_boards
 from benchmarks.product import serve
 from fleet.answering.views import GenerateRequest, GenerateResult
 from fleet.cli.client import CoordinatorClient, connect
-from fleet.cli.sim_fleet import local_fleet
 from fleet.home import Home
 from fleet.planning.plan import PlanRequest
 from sim_devices.local_fleet import DeviceSpec
@@ -57,9 +55,7 @@ def ask(home: Home, deployment: str, load: Load, stream: int) -> GenerateResult:
 def measure(home: Home, client: CoordinatorClient, model: str, load: Load, stages: int, replicas: int, streams: int) -> Measured:
     name = f"{load.key}-{replicas}"
     request = PlanRequest(model, stages=stages, context=CONTEXT, slots=load.slots)
-    with closing(client.deploy(request, name, replicas)) as events:
-        for _ in events:
-            pass
+    deploy(client, request, name, replicas)
     with ThreadPoolExecutor(streams) as pool:
         results = list(pool.map(lambda stream: ask(home, name, load, stream), range(streams)))
     used = {view.pipeline_id for view in client.requests() if view.deployment == name}
@@ -82,12 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Load("half", "decode, slots for half the streams", 32, 64, options.streams // 2),
         Load("prompts", "prompts of 512 tokens, a slot for every stream", 512, 8, options.streams),
     ]
-    artifacts = Home.open(None).artifacts
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        home = Home.open(Path(folder) / "home")
-        home.artifacts.symlink_to(artifacts.resolve(), target_is_directory=True)
-        boards = local_fleet(home)
-        stack.callback(boards.down)
+    with throwaway_boards() as (home, boards), ExitStack() as stack:
         boards.up([DeviceSpec(options.profile)] * BOARDS)
         client = stack.enter_context(serve(home, BOARDS))
         print(f"{options.streams} streams, {options.stages} stages a pipeline, {BOARDS} {options.profile}")

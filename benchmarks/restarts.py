@@ -14,18 +14,16 @@ import argparse
 import signal
 import subprocess  # nosec B404 # our own programs
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
+from benchmarks.boards import deploy, throwaway_boards
 from benchmarks.worker import ROOT
 from fleet.answering.views import GenerateRequest
 from fleet.cli.client import connect
-from fleet.cli.sim_fleet import local_fleet
 from fleet.home import Home
 from fleet.planning.plan import PlanRequest
 from protos.errors import FleetError, TimedOut
@@ -115,12 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--stages", type=int, default=3)
     parser.add_argument("--runs", type=int, default=5, help="of each trouble")
     options = parser.parse_args(arguments)
-    artifacts = Home.open(None).artifacts
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        home = Home.open(Path(folder) / "home")
-        home.artifacts.symlink_to(artifacts.resolve(), target_is_directory=True)
-        boards = local_fleet(home)
-        stack.callback(boards.down)
+    with throwaway_boards() as (home, boards), ExitStack() as stack:
         boards.up([DeviceSpec(options.profile)] * options.stages)
         site = Site(home, boards)
         site.serve()
@@ -128,9 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         wait(lambda: home.running_coordinator() is not None)
         with connect(home) as client:
             wait(lambda: sum(view.state == "online" for view in client.devices()) == options.stages)
-            with closing(client.deploy(PlanRequest(options.model, stages=options.stages, context=512, slots=8))) as events:
-                for _ in events:
-                    pass
+            deploy(client, PlanRequest(options.model, stages=options.stages, context=512, slots=8))
         print("| killed | runs | first token s | worst | ready s | worst |")
         print("|---|---|---|---|---|---|")
         for name, trouble in TROUBLES.items():

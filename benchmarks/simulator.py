@@ -11,15 +11,14 @@ from __future__ import annotations
 import argparse
 import re
 import statistics
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from benchmarks.boards import throwaway_boards
 from benchmarks.product import serve
 from fleet.answering.views import GenerateRequest, GenerateResult
 from fleet.cli.client import CoordinatorClient
-from fleet.cli.sim_fleet import local_fleet
 from fleet.home import Home
 from fleet.planning.costs import LINK_BYTES_PER_SECOND
 from fleet.planning.plan import Plan, PlanRequest
@@ -70,14 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--delay", type=int, default=0, metavar="MS", help="of the links between devices")
     parser.add_argument("--rate", type=int, default=0, metavar="KBIT", help="of the links between devices, per second")
     options = parser.parse_args(arguments)
-    artifacts = Home.open(None).artifacts
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        home = Home.open(Path(folder) / "home")
-        home.artifacts.symlink_to(artifacts.resolve(), target_is_directory=True)
-        path = Path(folder) / "slow-board.toml"
+    with throwaway_boards() as (home, boards), ExitStack() as stack:
+        path = home.path / "slow-board.toml"
         path.write_text(slower("raspberry-pi-5", options.slower))
-        profile, boards = load_profile(str(path)), local_fleet(home)
-        stack.callback(boards.down)
+        profile = load_profile(str(path))
         linked = bool(options.delay or options.rate)
         rate = f'rate = "{options.rate}kbit"' if options.rate else ""
         links = f'[[links]]\nbetween = ["dev-*", "dev-*"]\ndelay = "{options.delay}ms"\n{rate}\n'
@@ -85,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         specs = [DeviceSpec(str(path), pace="realtime", linked=linked)] * options.stages
         made = boards.up(
             specs,
-            world=[["links", "links", folder, f'[[devices]]\nname = "dev"\ncount = {options.stages}\nprofile = "rk3588"\n{links}']]
+            world=[["links", "links", str(home.path), f'[[devices]]\nname = "dev"\ncount = {options.stages}\nprofile = "rk3588"\n{links}']]
             if linked
             else [],
         )
