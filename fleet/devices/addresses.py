@@ -10,6 +10,7 @@ from protos.link_failure import LinkFailure
 from protos.net.addresses import without_zone
 
 MOST = 16  # remembered of one device: several interfaces, a new lease, and somebody's forgeries
+MOST_TRUSTED = 8  # of these, of what has proven right or was named: a board with another port at each start proves one after the other
 _NOT_ITS = (LinkFailure.ANOTHER_MEMBER, LinkFailure.ANOTHER_AUTHORITY)
 
 
@@ -73,9 +74,17 @@ class Addresses:
 
 
 def _bounded(known: tuple[Address, ...]) -> tuple[Address, ...]:
-    """Without those that are the least use: neither proven nor named, failing, heard of long ago."""
+    """Without those that are the least use.
+
+    Forged adverts never take the place of what is trusted: named first, then proven, what does not fail before what does. Nor do proofs of
+    long ago take the place of what was heard just now.
+    """
     if len(known) <= MOST:
         return known
-    places = sorted(range(len(known)), key=lambda n: (not known[n].proven, known[n].found_by == "mdns", known[n].failures, n))
-    kept = set(places[:MOST])
+    order = range(len(known))  # the latest heard first
+    trusted = [n for n in order if known[n].proven or known[n].found_by != "mdns"]
+    trusted.sort(key=lambda n: (known[n].found_by == "mdns", known[n].failures > 0, n))
+    kept = set(trusted[:MOST_TRUSTED])
+    others = sorted(set(order) - kept, key=lambda n: (known[n].failures, n))
+    kept.update(others[: MOST - len(kept)])
     return tuple(one for n, one in enumerate(known) if n in kept)

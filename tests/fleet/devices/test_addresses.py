@@ -41,6 +41,18 @@ def test_forged_adverts_never_push_out_what_was_proven_or_named() -> None:
     assert book.to_try[:2] == ("real:1", "seed:1")
 
 
+def test_a_board_with_another_port_at_each_start_is_found_each_time() -> None:
+    """All that it proved before fails: the new one is kept, and the first to be tried."""
+    book = Addresses().heard(["seed:1"], "seed")
+    for n in range(3 * MOST):
+        now = f"board:{5000 + n}"
+        book = book.failed({text: AWAY for text in book.to_try}).heard([now], "mdns")
+        assert book.to_try[0] == now
+        assert "seed:1" in book.to_try
+        assert len(book.known) <= MOST
+        book = book.worked(now)
+
+
 def test_forged_adverts_before_anything_was_proven_fail_and_make_room() -> None:
     """The device was heard, then somebody else in its name: what is dialled in vain goes before what has not been dialled."""
     book = Addresses().heard(["real:1"], "mdns")
