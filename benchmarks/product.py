@@ -92,6 +92,10 @@ class LocalFleet:
         return self._client
 
     @property
+    def home(self) -> Home:
+        return self._home
+
+    @property
     def url(self) -> str:
         running = self._home.running_coordinator()
         if running is None:

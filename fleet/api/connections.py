@@ -1,12 +1,10 @@
-"""Who may hold a connection to the HTTP server, and for how long without asking something."""
+"""For how long a connection to the HTTP server may be held without asking something."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import ssl
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -16,6 +14,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from fleet.api.malformed import HttpProtocol
+from fleet.api.places import Place, Places
 
 _Phase: TypeAlias = Literal["", "head", "body", "rest"]
 
@@ -24,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """`of_one`: connections of one address beyond loopback (of IPv6 one network of 64 bits, which is one machine's to choose from)."""
+    """`of_all` and `of_one`: connections, as of `Places`."""
 
     of_all: int = 512
     of_one: int = 128
@@ -45,36 +44,12 @@ class Door:
     def __init__(self, limits: Limits = USUAL, tls: ssl.SSLContext | None = None) -> None:
         self.limits = limits
         self.tls = tls
-        self._by_address: Counter[str] = Counter()
+        self.places = Places(limits.of_all, limits.of_one)
 
     def __call__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
     ) -> asyncio.Protocol:
         return _Arrival(self, PacedProtocol(config, server_state, app_state, _loop, limits=self.limits))
-
-    @property
-    def open(self) -> int:
-        """Connections there are."""
-        return self._by_address.total()
-
-    def enter(self, host: str) -> Callable[[], None] | None:
-        """What to call when it leaves; None: there are too many."""
-        key, local = _key(host)
-        if self.open >= self.limits.of_all or (not local and self._by_address[key] >= self.limits.of_one):
-            _log.debug("too many connections: %s is not let in", host)
-            return None
-        self._by_address[key] += 1
-        inside = True
-
-        def leave() -> None:  # several say so of one that failed in its handshake
-            nonlocal inside
-            if inside:
-                inside = False
-                self._by_address[key] -= 1
-                if not self._by_address[key]:
-                    del self._by_address[key]
-
-        return leave
 
 
 class PacedProtocol(HttpProtocol):
@@ -82,6 +57,7 @@ class PacedProtocol(HttpProtocol):
 
     def __init__(self, *given: Any, limits: Limits = USUAL) -> None:
         super().__init__(*given)
+        self.asked: Callable[[], None] = lambda: None  # told when its first request is there
         self.left: Callable[[], None] = lambda: None
         self._limits = limits
         self._phase: _Phase = ""
@@ -121,6 +97,8 @@ class PacedProtocol(HttpProtocol):
 
     def _watch(self) -> None:
         phase = self._phase_now()
+        if self._phase == "head" and phase != "head":
+            self.asked()
         if phase != self._phase:
             self._turn_to(phase)
 
@@ -165,15 +143,16 @@ class _Arrival(asyncio.Protocol):
         self._handshake: asyncio.Task[None] | None = None
         self._early = b""
         self._gone = False
+        self._place: Place | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         peer = transport.get_extra_info("peername")
-        left = self._door.enter(peer[0] if peer else "")
-        if left is None:
+        self._place = self._door.places.take(peer[0] if peer else "", lambda: self._hang_up(transport))
+        if self._place is None:
             transport.abort()
             return
-        self._http.left = left
+        self._http.asked, self._http.left = self._asked, self._left
         if self._door.tls is None:
             transport.set_protocol(self._http)
             self._http.connection_made(transport)
@@ -181,12 +160,25 @@ class _Arrival(asyncio.Protocol):
             transport.pause_reading()  # what comes is for the handshake
             self._handshake = self._http.loop.create_task(self._shake_hands(transport, self._door.tls), name="TLS handshake")
 
+    def _asked(self) -> None:
+        if self._place is not None:
+            self._door.places.asked(self._place)
+
+    def _left(self) -> None:  # several say so of one that failed in its handshake
+        if self._place is not None:
+            self._door.places.leave(self._place)
+            self._place = None
+
+    def _hang_up(self, transport: asyncio.Transport) -> None:
+        transport.abort()
+        self._left()  # its place is another's now, and not when the loop comes to tell that it is lost
+
     def data_received(self, data: bytes) -> None:
         self._early += data
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone = True
-        self._http.left()
+        self._left()
 
     async def _shake_hands(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
         try:
@@ -198,24 +190,13 @@ class _Arrival(asyncio.Protocol):
             secure = None
         except BaseException:
             transport.abort()
-            self._http.left()
+            self._left()
             raise
         if secure is None or self._gone:
             transport.abort()
-            self._http.left()
+            self._left()
             return
         secure.set_protocol(self._http)
         self._http.connection_made(secure)
         if self._early:
             self._http.data_received(self._early)
-
-
-def _key(host: str) -> tuple[str, bool]:
-    """What a connection is counted by, and whether it comes from this machine."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0].removeprefix("::ffff:"))
-    except ValueError:
-        return host, False
-    if address.version == 6 and not address.is_loopback:
-        return str(ipaddress.ip_network((address, 64), strict=False)), False
-    return str(address), address.is_loopback

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from fleet.api.app import create_app
-from fleet.api.connections import Door, Limits, _key
+from fleet.api.connections import Door, Limits
 from fleet.api.guard import HEAD_BYTES
 from fleet.cli import serve
 from fleet.trust.authority import MEMBER_LIFE, Authority, utc_now
@@ -120,7 +120,7 @@ async def test_who_does_not_finish_a_head_is_hung_up_on(url: str, door: Door, se
     async with wire(url) as client:
         client.writer.write(sent)
         assert await client.ended() == b""
-    await wait_until(lambda: door.open == 0)
+    await wait_until(lambda: door.places.taken == 0)
 
 
 async def test_drops_of_a_head_do_not_extend_its_time(url: str) -> None:
@@ -176,8 +176,8 @@ async def test_who_takes_nothing_of_an_answer_is_hung_up_on(coordinator: FakeCoo
     async with serving(create_app(coordinator, authenticate=None), door) as url, wire(url) as client:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         client.writer.write(GET + b"\r\n")
-        await wait_until(lambda: door.open == 1)
-        await wait_until(lambda: door.open == 0, 30)
+        await wait_until(lambda: door.places.taken == 1)
+        await wait_until(lambda: door.places.taken == 0, 30)
 
 
 async def test_connections_are_counted_and_given_back(coordinator: FakeCoordinator) -> None:
@@ -185,27 +185,40 @@ async def test_connections_are_counted_and_given_back(coordinator: FakeCoordinat
     async with serving(create_app(coordinator, authenticate=None), door) as url:
         wires = [wire(url) for _ in range(8)]
         opened = [await one.__aenter__() for one in wires]
-        await wait_until(lambda: door.open == 6)
-        assert [await one.ended() for one in opened[6:]] == [b"", b""]
+        assert [await one.ended() for one in opened[:2]] == [b"", b""]  # nobody has asked: the oldest make way
+        await wait_until(lambda: door.places.taken == 6)
         for one in wires:
             await one.__aexit__(None, None, None)
-        await wait_until(lambda: door.open == 0)
+        await wait_until(lambda: door.places.taken == 0)
         async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
             assert (await http.get("/healthz")).status_code == 200
 
 
-def test_one_address_has_its_share_and_an_ipv6_network_counts_as_one() -> None:
+@pytest.mark.parametrize("secure", [False, True])
+async def test_who_holds_connections_and_says_nothing_keeps_nobody_out(
+    coordinator: FakeCoordinator, certificate: ServerCertificate, tmp_path: Path, secure: bool
+) -> None:
+    door = Door(FEW, certificate.context if secure else None)
+    async with serving(create_app(coordinator, authenticate=None), door) as url, AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(wire(url.replace("https", "http"))) for _ in range(FEW.of_all)]
+        await wait_until(lambda: door.places.taken == FEW.of_all)
+        async with httpx.AsyncClient(base_url=url, trust_env=False, verify=trusting(tmp_path)) as http:
+            assert (await http.get("/healthz")).status_code == 200
+            assert await silent[0].ended() == b""  # the oldest has made way
+            assert (await http.get("/healthz")).status_code == 200
+        assert door.places.taken <= FEW.of_all
+
+
+async def test_who_has_asked_keeps_its_place(coordinator: FakeCoordinator) -> None:
     door = Door(FEW)
-    left = [door.enter("192.168.7.9") for _ in range(4)]
-    assert [bool(one) for one in left] == [True, True, True, False]
-    assert door.enter("192.168.7.8")
-    for one in left[:3]:
-        assert one is not None
-        one()
-        one()  # told twice
-    assert door.open == 1
-    assert _key("fd00:7::1%eth0") == _key("fd00:7::ffff") != _key("fd00:8::1")
-    assert (_key("::1")[1], _key("127.0.0.1")[1], _key("::ffff:127.0.0.1")[1], _key("10.0.0.1")[1]) == (True, True, True, False)
+    async with serving(create_app(coordinator, authenticate=None), door) as url, AsyncExitStack() as stack:
+        asking = await stack.enter_async_context(wire(url))
+        asking.writer.write(POST + b"Content-Length: 1000\r\n\r\n")  # its body is still to come
+        await wait_until(lambda: door.places.taken == 1)
+        for _ in range(3 * FEW.of_all):
+            await stack.enter_async_context(wire(url))
+        await asyncio.sleep(0.1)
+        assert not asking.reader.at_eof()
 
 
 @pytest.fixture
@@ -225,7 +238,7 @@ async def test_who_does_not_shake_hands_is_hung_up_on(coordinator: FakeCoordinat
         babbling.writer.write(b"GET / HTTP/1.1\r\n\r\n")
         assert await silent.ended() == b""
         await babbling.ended()
-        await wait_until(lambda: door.open == 0)
+        await wait_until(lambda: door.places.taken == 0)
 
 
 async def test_https(coordinator: FakeCoordinator, certificate: ServerCertificate, tmp_path: Path) -> None:
@@ -238,7 +251,7 @@ async def test_https(coordinator: FakeCoordinator, certificate: ServerCertificat
         async with wire(url, trusting(tmp_path), "localhost") as client:
             client.writer.write(GET + b"Connection: close\r\n\r\n")
             assert (await client.ended()).startswith(b"HTTP/1.1 200")
-        await wait_until(lambda: door.open == 0)
+        await wait_until(lambda: door.places.taken == 0)
 
 
 async def test_a_certificate_is_renewed_while_connections_last(

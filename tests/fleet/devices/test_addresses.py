@@ -46,7 +46,7 @@ def test_a_board_with_another_port_at_each_start_is_found_each_time() -> None:
     book = Addresses().heard(["seed:1"], "seed")
     for n in range(3 * MOST):
         now = f"board:{5000 + n}"
-        book = book.failed({text: AWAY for text in book.to_try}).heard([now], "mdns")
+        book = book.failed(dict.fromkeys(book.to_try, AWAY)).heard([now], "mdns")
         assert book.to_try[0] == now
         assert "seed:1" in book.to_try
         assert len(book.known) <= MOST
