@@ -2,8 +2,9 @@
 
     python -m benchmarks.history --devices 1000
 
-The store holds what thinning leaves of DAYS: each second of the last hour, each minute of a day, each quarter of an hour before. Times
-are the median of several queries, of the wall and of this process' CPU; that of the first, which finds nothing in memory, is beside it.
+The store holds what thinning leaves of DAYS (fleet.telemetry.records.THINNING_SECONDS): each second of the last minutes, each hour of
+the last weeks. Times are the median of several queries, of the wall and of this process' CPU; that of the first, which finds nothing in
+memory, is beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,9 @@ ANSWERING = 10
 
 def ages(days: float) -> Iterator[tuple[float, float]]:
     """Of the samples of one device, oldest first, each with the window of which it was left: seconds."""
-    (hour, minute), (day, quarter) = THINNING_SECONDS
-    for begin, end, step in ((days * 86400.0, day, quarter), (day, hour, minute), (hour, 0.0, 1.0)):
+    older, windows = zip(*THINNING_SECONDS, strict=True)
+    bounds = [0.0, *(min(age, days * 86400.0) for age in older), days * 86400.0]
+    for (end, begin), step in reversed(list(zip(pairwise(bounds), [1.0, *windows], strict=True))):
         yield from ((begin - step * number, step) for number in range(max(0, round((begin - end) / step))))
 
 

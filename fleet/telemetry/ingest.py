@@ -20,7 +20,7 @@ from protos.v1 import telemetry_pb2
 BATCH_SECONDS = 1.0
 # Five seconds of ten thousand devices, some 50 MB; what the store cannot take in that time is dropped, oldest first.
 WAITING_SAMPLES = 50_000
-THIN_SECONDS = 300.0
+THIN_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 
