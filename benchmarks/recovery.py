@@ -248,6 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=96, help="of each answer")
     parser.add_argument("--runs", type=int, default=3, help="of each stage")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="whose devices are killed (default: each)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--restart", action="store_true", help="no standby: the device that was killed is started again at once")
     parser.add_argument("--recovery", choices=("exact", "fast"), default="exact")
@@ -259,9 +260,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with standing(setting) as stand:
         print("| killed | runs | same answers | chunks given | pause s | worst | detected | moved | attached | replayed |")
         print("|---|---|---|---|---|---|---|---|---|---|")
-        for place, name in enumerate(STAGES):
+        for name in options.stages:
             points = [chance.randrange(options.tokens * 4 // 5) for _ in range(options.runs)]
-            report(name, [stand.kill(place, after) for after in points])
+            report(name, [stand.kill(STAGES.index(name), after) for after in points])
 
 
 if __name__ == "__main__":
