@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -16,15 +17,16 @@ from fleet.answering.views import GenerateRequest, GenerateResult
 from fleet.cli.answers import stream_answer
 from fleet.cli.client import CoordinatorClient, connect
 from fleet.cli.costs import combined, print_devices_cost, summary
+from fleet.cli.demo_picture import picture
 from fleet.cli.deploy import follow, print_plan
 from fleet.cli.devices import print_devices
-from fleet.cli.options import HomeOption, open_home
+from fleet.cli.options import DEFAULT_PORT, HomeOption, open_home
 from fleet.cli.output import count_text, figure, say
 from fleet.cli.signals import Signals
 from fleet.cli.sim_fleet import device_specs, local_fleet
 from fleet.cli.throwaway import ensure_model, start_coordinator, temporary_home, wait_for_devices
-from fleet.home import Home
-from fleet.planning.plan import PlanRequest
+from fleet.home import Home, write_private
+from fleet.planning.plan import Plan, PlanRequest
 from fleet.service.models import model_view
 from protos.sizes import bytes_text
 from quantize.hub.catalog import DEFAULT_MODEL
@@ -32,6 +34,7 @@ from quantize.hub.catalog import DEFAULT_MODEL
 FIRST_PROMPT = "What is the capital of France?"
 CONTEXT = 1024
 MAX_TOKENS = 128
+PICTURE = "demo.svg"
 
 
 def demo(
@@ -50,7 +53,7 @@ def demo(
         stack = ExitStack()
         try:
             try:
-                _show(stack, signals, kept, prompt, devices)
+                plan, asked = _show(stack, signals, kept, prompt, devices)
             finally:
                 signals.ignore()
                 stack.close()
@@ -58,13 +61,15 @@ def demo(
             stack.close()
     command = _command()
     _section("Yours now")
-    say(f"Everything is stopped again, after {time.monotonic() - began:.0f} s; only the model was kept. Go on with:")
+    say(f"Everything is stopped again, after {time.monotonic() - began:.0f} s; the model was kept, and a picture:")
+    say(f"  {_draw(kept, plan, asked)}")
+    say("Go on with:")
     say(f"  {command} sim up --devices 3 && {command} serve")
     say(f"  {command} deploy {DEFAULT_MODEL}      (in another terminal)")
-    say(f"  {command} chat")
+    say(f"  {command} chat          (or on the page: http://127.0.0.1:{DEFAULT_PORT}/)")
 
 
-def _show(stack: ExitStack, signals: Signals, kept: Home, prompt: str, devices: int) -> None:
+def _show(stack: ExitStack, signals: Signals, kept: Home, prompt: str, devices: int) -> tuple[Plan, list[tuple[str, GenerateResult]]]:
     _section("A model")
     _show_model(kept)
     home = temporary_home(stack, signals, kept, "demo")
@@ -86,16 +91,30 @@ def _show(stack: ExitStack, signals: Signals, kept: Home, prompt: str, devices: 
     _section("The plan, and the model on its way")
     events = coordinator.deploy(PlanRequest(DEFAULT_MODEL, objective="throughput", stages=devices, context=CONTEXT), None)
     stack.callback(events.close)
-    follow(events, on_plan=print_plan)
+    plans: list[Plan] = []
 
-    results = []
+    def planned(made: Plan) -> None:
+        plans.append(made)
+        print_plan(made)
+
+    follow(events, on_plan=planned)
+
+    asked = []
     for question in (FIRST_PROMPT, prompt):
         _section(question)
-        results.append(_ask(coordinator, question))
+        asked.append((question, _ask(coordinator, question)))
 
     _section("What it cost")
-    print_devices_cost(combined(results))
+    print_devices_cost(combined([result for _, result in asked]))
     say("wall: seconds of this machine; modelled: seconds and joules of the real accelerators (glmfleet sim profiles)")
+    return plans[-1], asked
+
+
+def _draw(kept: Home, plan: Plan, asked: Sequence[tuple[str, GenerateResult]]) -> Path:
+    """Raises NoSpace."""
+    file = kept.path / PICTURE
+    write_private(file, picture(plan, asked).encode())
+    return file
 
 
 def _section(title: str) -> None:

@@ -13,7 +13,7 @@ from device.agent.identity import is_member
 from device.agent.joining import join as join_fleet
 from device.agent.membership import leave as leave_fleet
 from device.agent.only import only_agent
-from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home, parse_size
+from fleet.cli.options import DEFAULT_PORT, HomeOption, InsecureOption, InterfaceOption, open_home, parse_size
 from fleet.cli.output import note
 from fleet.home import Home
 from fleet.trust.authority import Authority
@@ -23,7 +23,6 @@ from protos.net.addresses import address_of
 
 app = typer.Typer(name="device", rich_markup_mode="rich")
 
-DEFAULT_PORT = 7400  # of `glmfleet serve`
 
 MemoryOption = Annotated[
     str | None, typer.Option("--memory", metavar="SIZE", help="What models may take, for example 2GiB.", show_default=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fleet.cli.options import HomeOption, open_home
+from fleet.cli.options import DEFAULT_PORT, HomeOption, open_home
 from fleet.cli.output import note
 from fleet.home import Home
 from fleet.trust.login import Login, LoginCode, certificate_der, is_code, is_named, parse_code, public_der, write_login
@@ -17,7 +17,6 @@ from protos.ids import fleet_id
 from protos.net import https
 from protos.net.addresses import address_of
 
-DEFAULT_PORT = 7400
 KEY_VARIABLE = "GLMFLEET_KEY"
 
 

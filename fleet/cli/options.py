@@ -33,6 +33,7 @@ InterfaceOption = Annotated[
     typer.Option("--interface", metavar="NAME|IP", help="Network interface for mDNS (default: all); may be repeated.", show_default=False),
 ]
 
+DEFAULT_PORT = 7400  # of `glmfleet serve`
 LONGEST_SECONDS = 36500 * 86400.0
 MOST_BYTES = (1 << 63) - 1  # that a program can count
 

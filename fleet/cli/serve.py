@@ -18,7 +18,7 @@ import typer
 from fleet.api.app import create_app
 from fleet.api.connections import Door
 from fleet.api.server import make_server
-from fleet.cli.options import HomeOption, InsecureOption, InterfaceOption, open_home, parse_duration
+from fleet.cli.options import DEFAULT_PORT, HomeOption, InsecureOption, InterfaceOption, open_home, parse_duration
 from fleet.cli.output import note
 from fleet.home import Home
 from fleet.service.coordinator import Coordinator
@@ -34,7 +34,6 @@ from protos.net.door import raise_limit
 from protos.net.listening import bound
 from protos.net.transport import is_loopback
 
-DEFAULT_PORT = 7400
 RENEW_SECONDS = 60.0  # between two looks at whether the certificate has to be another
 
 _log = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def assert_nothing_left(demo: Glmfleet) -> None:
     temporary = Path(demo.environment["TMPDIR"])
     wait_for(lambda: processes_naming(str(temporary)) == [], 5)
     assert os.listdir(temporary) == []
-    assert {path.name for path in demo.home.iterdir()} <= {"artifacts", "downloads", "publisher"}
+    assert {path.name for path in demo.home.iterdir()} <= {"artifacts", "demo.svg", "downloads", "publisher"}
 
 
 def test_it_shows_everything_and_leaves_nothing(demo: Glmfleet) -> None:
@@ -48,6 +49,8 @@ def test_it_shows_everything_and_leaves_nothing(demo: Glmfleet) -> None:
     assert at == sorted(at)
     cost = done.stdout[at[-2] :]
     assert cost.count("modelled") >= 3
+    assert f"{demo.home / 'demo.svg'}\n" in cost
+    assert ElementTree.parse(demo.home / "demo.svg").getroot().tag.endswith("svg")
     assert_nothing_left(demo)
 
 
