@@ -73,6 +73,7 @@ def of_a_device(
         timed(load),
         programmed(load),
         device_pb2.DescribeRequest(),
+        device_pb2.ReadLogRequest(after=1, most=20),
         device_pb2.StatBlobsRequest(digests=list(blobs)[:3]),
         _manifest(stages),
         device_pb2.PutBlobRequest(header=device_pb2.PutBlobHeader(digest=digest_of(b"x" * 500), size_bytes=500)),

@@ -24,6 +24,7 @@ from protos.errors import InvalidInput, TimedOut
 from protos.ids import DeviceId, Digest, PipelineId, parse_digest
 from protos.packing import unpacked
 from protos.publishing import SignedStatement
+from protos.recent_log import MOST_LINES, recent_log
 from protos.rpc_errors import answered
 from protos.silence import announced_seconds, beats_between, milliseconds
 from protos.v1 import device_pb2 as pb
@@ -86,6 +87,15 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             if self.blobs.problem or not self.blobs.free_bytes():  # mended, or come about, since it was last looked for
                 await in_thread(self.blobs.look)
             return self.describe()
+
+    async def ReadLog(  # noqa: N802
+        self, request: pb.ReadLogRequest, context: grpc.aio.ServicerContext[pb.ReadLogRequest, pb.ReadLogReply]
+    ) -> pb.ReadLogReply:
+        async with answered(context):
+            log = recent_log()
+            lines = log.lines(request.after, request.most or MOST_LINES)
+            told = [pb.LogLine(number=one.number, at=one.at, level=one.level, logger=one.logger, text=one.text) for one in lines]
+            return pb.ReadLogReply(boot_id=log.boot_id, lines=told)
 
     async def StatBlobs(  # noqa: N802
         self, request: pb.StatBlobsRequest, context: grpc.aio.ServicerContext[pb.StatBlobsRequest, pb.StatBlobsReply]

@@ -38,6 +38,7 @@ from protos.enrolment import Token
 from protos.net import transport
 from protos.net.addresses import joined_address
 from protos.net.credentials import Credentials
+from protos.recent_log import recent_log
 
 # A stream that is being written gets this long to end by itself.
 GRACE_SECONDS = 0.5
@@ -79,6 +80,7 @@ async def run_agent(
     """Serve until SIGTERM or SIGINT; `ready` is called with "host:port" when it does, `waiting` before that while the board belongs to no
     fleet, `refused` when its token lets it into none, `removed` when its fleet has taken it out. One that is told to leave its fleet is
     a board of none, and waits; so does one whose certificate ended while nobody could renew it. Raises FleetError when it cannot start."""
+    recent_log()
     use_one_heap()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

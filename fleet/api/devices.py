@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
 
 from fleet.api.caller import FleetOfCaller
 from fleet.devices.diagnosis import FleetDiagnosis
-from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.devices.views import DeviceView, DiscoveryReport, LogView
 from fleet.enrolling.views import DepartureView
 from fleet.service.protocol import FleetService
+from protos.recent_log import MOST_LINES
 
 
 def routes(of_caller: FleetOfCaller) -> APIRouter:
@@ -48,6 +51,16 @@ def routes(of_caller: FleetOfCaller) -> APIRouter:
     async def discovery(fleet: FleetService = Depends(of_caller)) -> DiscoveryReport:
         """Where devices were looked for and what went wrong."""
         return fleet.discovery()
+
+    @router.get("/logs")
+    async def logs(
+        device: str = "",
+        after: Annotated[int, Query(ge=0, le=1 << 62)] = 0,
+        most: Annotated[int, Query(ge=1, le=MOST_LINES)] = 100,
+        fleet: FleetService = Depends(of_caller),
+    ) -> LogView:
+        """The last lines of a device's log (its name or id), or of the coordinator's: `most` of those with a number above `after`."""
+        return await fleet.logs(device, after, most)
 
     @router.get("/diagnosis")
     async def diagnosis(fleet: FleetService = Depends(of_caller)) -> FleetDiagnosis:

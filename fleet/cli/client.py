@@ -21,7 +21,7 @@ from fleet.api.encode import plain
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.diagnosis import FleetDiagnosis
-from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.devices.views import DeviceView, DiscoveryReport, LogView
 from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, JoinRequest, MembershipView, TokenView
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
@@ -106,6 +106,9 @@ class CoordinatorClient:
 
     def discovery(self) -> DiscoveryReport:
         return self._get(DiscoveryReport, "/api/v1/discovery")
+
+    def logs(self, device: str = "", after: int = 0, most: int = 100) -> LogView:
+        return self._get(LogView, "/api/v1/logs", {"device": device, "after": str(after), "most": str(most)})
 
     def diagnosis(self) -> FleetDiagnosis:
         return self._get(FleetDiagnosis, "/api/v1/diagnosis")

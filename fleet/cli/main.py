@@ -73,6 +73,7 @@ ENTRIES = (
     Command("requests", "fleet.cli.requests", "requests", "List the requests on their way and the last that have ended, or cancel one."),
     Command("telemetry", "fleet.cli.telemetry", "telemetry", "What it cost: seconds (wall and modelled) and joules, each with its source."),
     Command("top", "fleet.cli.top", "top", "The fleet as it is, each second: devices, pipelines, watts, heat, tokens a second, requests."),
+    Command("logs", "fleet.cli.logs", "logs", "The last lines of the log of a device, or of the coordinator."),
     Command("bench", "fleet.cli.bench", "app", "Measure this machine, in a checkout of the source: speed, quality."),
 )
 

@@ -33,6 +33,7 @@ from protos.net.addresses import joined_address
 from protos.net.door import raise_limit
 from protos.net.listening import bound
 from protos.net.transport import is_loopback
+from protos.recent_log import recent_log
 
 RENEW_SECONDS = 60.0  # between two looks at whether the certificate has to be another
 
@@ -96,7 +97,10 @@ def serve(
     Example: glmfleet serve --port 7400
     """
     raise_limit()
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(logging.INFO if verbose else logging.WARNING)
+    recent_log()  # it has what a terminal is spared: `glmfleet logs`
     opened = open_home(home)
     beyond = not is_loopback(host)
     if beyond and insecure:

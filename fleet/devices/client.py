@@ -12,12 +12,14 @@ from typing import BinaryIO
 
 import grpc.aio
 
+from fleet.devices.views import LogView
 from protos.errors import Conflict, Corrupt, InvalidInput, TemporaryError, TimedOut, Unavailable
 from protos.ids import Digest, PipelineId
 from protos.net.transport import CHUNK_BYTES, Peer
 from protos.net.verdict import Verdict
 from protos.packing import packed
 from protos.publishing import SignedStatement
+from protos.recent_log import LogLine
 from protos.rpc_errors import remote
 from protos.silence import milliseconds
 from protos.v1 import device_pb2 as pb
@@ -45,6 +47,14 @@ class DeviceClient:
     async def describe(self) -> pb.DeviceDescription:
         with remote(self.name):
             return await self.peer.device_stub.Describe(pb.DescribeRequest(), metadata=self.peer.metadata, timeout=QUICK_SECONDS)
+
+    async def read_log(self, after: int, most: int) -> LogView:
+        """Its last lines. Raises InvalidInput for a device whose agent keeps none."""
+        with remote(self.name):
+            request = pb.ReadLogRequest(after=after, most=most)
+            reply = await self.peer.device_stub.ReadLog(request, metadata=self.peer.metadata, timeout=QUICK_SECONDS)
+        lines = tuple(LogLine(one.number, one.at, one.level, one.logger, one.text) for one in reply.lines)
+        return LogView(self.name, reply.boot_id, lines)
 
     async def stat_blobs(self, digests: Sequence[Digest]) -> dict[Digest, BlobState]:
         """How much of each blob is there; what the device does not mention is absent."""

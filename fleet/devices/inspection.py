@@ -15,7 +15,9 @@ from fleet.devices.diagnosis import FleetDiagnosis
 from fleet.devices.discovery import Discovery
 from fleet.devices.probing import look_closely
 from fleet.devices.registry import Registry
+from fleet.devices.views import LogView
 from protos.net.credentials import Credentials
+from protos.recent_log import recent_log
 from protos.versions import SPOKEN
 
 
@@ -45,6 +47,15 @@ class Inspection:
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look(), name="look closely at the fleet")
         return await asyncio.shield(self._looking)
+
+    async def log(self, device: str, after: int, most: int) -> LogView:
+        """Of a device by name or id, or of this coordinator (""). Raises NotFound, InvalidInput, Unavailable, and Conflict for a device
+        whose agent is of a release that keeps none."""
+        if not device:
+            own = recent_log()
+            return LogView("", own.boot_id, tuple(own.lines(after, most)))
+        record = self._registry.find(device)
+        return await self._registry.client(record.device_id).read_log(after, most)
 
     async def _look(self) -> FleetDiagnosis:
         probed_on, found = await look_closely(self._registry, self._discovery, self._credentials, self._now)

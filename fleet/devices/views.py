@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fleet.telemetry.views import Source
+from protos.recent_log import LogLine
 
 DeviceState = Literal["online", "suspect", "offline"]
 # "": it is used. What has nothing left of any deployment may be switched off.
@@ -23,6 +24,16 @@ class StateChange:
     before: DeviceState
     state: DeviceState
     why: str
+
+
+@dataclass(frozen=True)
+class LogView:
+    """The last lines of a program's log, oldest first; `source`: a device's name, "" for the coordinator. Lines are counted within a
+    `boot_id`, which is another after each start."""
+
+    source: str
+    boot_id: str
+    lines: tuple[LogLine, ...]
 
 
 @dataclass(frozen=True)

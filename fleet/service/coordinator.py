@@ -30,7 +30,7 @@ from fleet.devices.liveness import Liveness
 from fleet.devices.registry import DEFAULT_LIVENESS, Registry
 from fleet.devices.relays import Relays
 from fleet.devices.remembered import Remembered
-from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.devices.views import DeviceView, DiscoveryReport, LogView
 from fleet.enrolling.departures import Departures
 from fleet.enrolling.enrolment import Enrolment
 from fleet.enrolling.joining import Joining
@@ -44,7 +44,7 @@ from fleet.service.costs import Costs
 from fleet.service.device_view import device_views, find_device
 from fleet.service.key_use import KeyUse
 from fleet.service.metrics import exposition, families
-from fleet.service.models import model_view
+from fleet.service.models import model_view, model_views
 from fleet.service.opening import of_members, open_identity, open_relays, open_store
 from fleet.service.protocol import FleetService
 from fleet.service.recorder import Recorder
@@ -58,9 +58,10 @@ from fleet.trust.authority import MEMBER_LIFE, Authority
 from fleet.trust.keys import ApiKeys
 from fleet.trust.publisher import Publisher
 from fleet.trust.tokens import Tokens
-from protos.errors import Conflict, FleetError, InvalidInput, NotFound
+from protos.errors import Conflict, InvalidInput, NotFound
 from protos.ids import DeviceId, FleetId
 from protos.net.transport import Credentials
+from protos.recent_log import MOST_LINES
 from protos.silence import RECOVERY_SECONDS
 from quantize.artifact.store import ArtifactStore
 
@@ -233,6 +234,10 @@ class Coordinator:
         look = await self._inspection.diagnosis()
         return self._upkeep.explained(look) if self._upkeep else look
 
+    async def logs(self, device: str = "", after: int = 0, most: int = MOST_LINES) -> LogView:
+        """As Inspection.log."""
+        return await self._inspection.log(device, after, most)
+
     def enrolments(self) -> list[EnrolmentView]:
         """Boards that ask to be of the fleet, by name."""
         return self._enrolment.views() if self._enrolment else []
@@ -302,14 +307,8 @@ class Coordinator:
         return await self._departing().expel(device)
 
     def models(self) -> list[ModelView]:
-        """By name; a model whose manifest is damaged is left out, and logged."""
-        views = []
-        for name in self._artifacts.list():
-            try:
-                views.append(self.model(name))
-            except FleetError as error:
-                _log.warning("%s (%s)", error.detail, error.advice)
-        return views
+        """As `model_views`."""
+        return model_views(self._artifacts)
 
     def model(self, name: str) -> ModelView:
         """Raises NotFound listing the models there are."""

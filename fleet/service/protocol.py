@@ -10,13 +10,14 @@ from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, 
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.devices.diagnosis import FleetDiagnosis
-from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.devices.views import DeviceView, DiscoveryReport, LogView
 from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, JoinRequest, MembershipView, TokenView
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.views import ModelView
 from fleet.telemetry.views import CostRow, History
 from protos.ids import DeviceId
+from protos.recent_log import MOST_LINES
 
 
 class Fleet(Protocol):
@@ -47,6 +48,10 @@ class FleetService(Protocol):
         ...
 
     def discovery(self) -> DiscoveryReport: ...
+
+    async def logs(self, device: str = "", after: int = 0, most: int = MOST_LINES) -> LogView:
+        """The last lines with a number above `after` of a device's log, or of the coordinator's ("")."""
+        ...
 
     async def diagnosis(self) -> FleetDiagnosis:
         """A closer look at every device, which takes seconds."""

@@ -30,7 +30,7 @@ _ADDED: Mapping[Role, tuple[Right, ...]] = {
 _IN_WORDS: Mapping[Right, str] = {
     "see": "see the fleet",
     "generate": "ask the models",
-    "deploy": "deploy, undeploy, cancel or drain",
+    "deploy": "deploy, undeploy, cancel, drain or read logs",
     "enrol": "take boards in",
     "administer": "see and change keys, tokens and the audit log, or take devices out",
 }
@@ -42,6 +42,7 @@ RULES: Mapping[str, Rule] = {
     "device": Rule("see"),
     "discovery": Rule("see"),
     "diagnosis": Rule("see"),
+    "logs": Rule("deploy"),  # addresses and names of others are in it
     "enrolments": Rule("see"),
     "models": Rule("see"),
     "model": Rule("see"),

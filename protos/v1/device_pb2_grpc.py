@@ -75,6 +75,11 @@ class DeviceStub:
                 request_serializer=protos_dot_v1_dot_device__pb2.WatchTelemetryRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_telemetry__pb2.TelemetrySample.FromString,
                 _registered_method=True)
+        self.ReadLog = channel.unary_unary(
+                '/glmfleet.v1.Device/ReadLog',
+                request_serializer=protos_dot_v1_dot_device__pb2.ReadLogRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_device__pb2.ReadLogReply.FromString,
+                _registered_method=True)
 
 
 class DeviceServicer:
@@ -134,6 +139,13 @@ class DeviceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadLog(self, request, context):
+        """The last lines of its log, which it keeps in memory.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeviceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -176,6 +188,11 @@ def add_DeviceServicer_to_server(servicer, server):
                     servicer.WatchTelemetry,
                     request_deserializer=protos_dot_v1_dot_device__pb2.WatchTelemetryRequest.FromString,
                     response_serializer=protos_dot_v1_dot_telemetry__pb2.TelemetrySample.SerializeToString,
+            ),
+            'ReadLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadLog,
+                    request_deserializer=protos_dot_v1_dot_device__pb2.ReadLogRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_device__pb2.ReadLogReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -394,6 +411,33 @@ class Device:
             '/glmfleet.v1.Device/WatchTelemetry',
             protos_dot_v1_dot_device__pb2.WatchTelemetryRequest.SerializeToString,
             protos_dot_v1_dot_telemetry__pb2.TelemetrySample.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glmfleet.v1.Device/ReadLog',
+            protos_dot_v1_dot_device__pb2.ReadLogRequest.SerializeToString,
+            protos_dot_v1_dot_device__pb2.ReadLogReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,8 @@ class DeviceStub:
     UnloadStage: _grpc.UnaryUnaryMultiCallable[_device_pb2.UnloadStageRequest, _device_pb2.UnloadStageReply]
     WatchTelemetry: _grpc.UnaryStreamMultiCallable[_device_pb2.WatchTelemetryRequest, _telemetry_pb2.TelemetrySample]
     """A sample at once, then one each interval until the caller leaves."""
+    ReadLog: _grpc.UnaryUnaryMultiCallable[_device_pb2.ReadLogRequest, _device_pb2.ReadLogReply]
+    """The last lines of its log, which it keeps in memory."""
 
 @_typing.type_check_only
 class DeviceAsyncStub(DeviceStub):
@@ -68,6 +70,8 @@ class DeviceAsyncStub(DeviceStub):
     UnloadStage: _aio.UnaryUnaryMultiCallable[_device_pb2.UnloadStageRequest, _device_pb2.UnloadStageReply]  # type: ignore[assignment]
     WatchTelemetry: _aio.UnaryStreamMultiCallable[_device_pb2.WatchTelemetryRequest, _telemetry_pb2.TelemetrySample]  # type: ignore[assignment]
     """A sample at once, then one each interval until the caller leaves."""
+    ReadLog: _aio.UnaryUnaryMultiCallable[_device_pb2.ReadLogRequest, _device_pb2.ReadLogReply]  # type: ignore[assignment]
+    """The last lines of its log, which it keeps in memory."""
 
 class DeviceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -132,5 +136,13 @@ class DeviceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_telemetry_pb2.TelemetrySample], _abc.AsyncIterator[_telemetry_pb2.TelemetrySample]]:
         """A sample at once, then one each interval until the caller leaves."""
+
+    @_abc_1.abstractmethod
+    def ReadLog(
+        self,
+        request: _device_pb2.ReadLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_device_pb2.ReadLogReply, _abc.Awaitable[_device_pb2.ReadLogReply]]:
+        """The last lines of its log, which it keeps in memory."""
 
 def add_DeviceServicer_to_server(servicer: DeviceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -13,7 +13,7 @@ from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, 
 from fleet.deploying.desired import DEFAULT_POLICY, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView, PipelineView
 from fleet.devices.diagnosis import DeviceDiagnosis, FleetDiagnosis
-from fleet.devices.views import DeviceView, DiscoveryReport
+from fleet.devices.views import DeviceView, DiscoveryReport, LogView
 from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, JoinRequest, MembershipView, TokenView
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
 from fleet.principal import Principal
@@ -24,6 +24,7 @@ from fleet.service.views import ModelView
 from fleet.telemetry.views import CostRow, DeviceCost, History, HistorySeries
 from protos.errors import FleetError, NotFound
 from protos.ids import DeviceId
+from protos.recent_log import LogLine
 
 _T = TypeVar("_T")
 
@@ -174,6 +175,7 @@ class FakeCoordinator:
     result: GenerateResult = RESULT
     rows: list[CostRow] = field(default_factory=lambda: [ROW])
     past: History = PAST
+    logged: list[LogLine] = field(default_factory=lambda: [LogLine(1, 1e9, "INFO", "device.agent", "it is here")])
     error: Exception | None = None
     error_at: int = 0
     hold_at: int | None = None
@@ -225,6 +227,10 @@ class FakeCoordinator:
 
     def discovery(self) -> DiscoveryReport:
         return DiscoveryReport("fleetfleetfleet1", ("127.0.0.1",), ("10.0.0.9:7420",), 2, ("10.0.0.9:7420 does not answer",))
+
+    async def logs(self, device: str = "", after: int = 0, most: int = 1000) -> LogView:
+        self._ask((device, after, most))
+        return LogView(device, "boot", tuple(line for line in self.logged if line.number > after)[-most:])
 
     async def diagnosis(self) -> FleetDiagnosis:
         self._ask("diagnosis")

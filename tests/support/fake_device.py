@@ -158,6 +158,10 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
     async def PutManifest(self, request: pb.PutManifestRequest, context: Context) -> pb.PutManifestReply:  # noqa: N802
         return pb.PutManifestReply()
 
+    async def ReadLog(self, request: pb.ReadLogRequest, context: Context) -> pb.ReadLogReply:  # noqa: N802
+        async with self._called("ReadLog", context):
+            return pb.ReadLogReply(boot_id="boot", lines=[pb.LogLine(number=1, at=1e9, level="INFO", logger="it", text=self.name)])
+
     async def StatBlobs(self, request: pb.StatBlobsRequest, context: Context) -> pb.StatBlobsReply:  # noqa: N802
         async with self._called("StatBlobs", context):
             return pb.StatBlobsReply(

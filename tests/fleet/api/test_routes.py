@@ -49,6 +49,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/api/v1/devices/{key}/undrain"): ("operator", None),
     ("GET", "/api/v1/discovery"): ("viewer", None),
     ("GET", "/api/v1/diagnosis"): ("viewer", None),
+    ("GET", "/api/v1/logs"): ("operator", None),
     ("GET", "/api/v1/enrolments"): ("viewer", None),
     ("POST", "/api/v1/enrolments/{board}"): ("operator", None),
     ("DELETE", "/api/v1/enrolments/{board}"): ("operator", None),

@@ -14,6 +14,7 @@ from fleet.access import NewKey
 from fleet.answering.views import GenerateRequest
 from fleet.api.generate import GenerateBody
 from fleet.cli.client import CoordinatorClient, _generate_body, connect
+from fleet.devices.views import LogView
 from fleet.enrolling.views import DepartureView, JoinRequest
 from fleet.home import Home
 from fleet.planning.plan import PlanRequest
@@ -78,6 +79,7 @@ EXPECTED: dict[str, tuple[Callable[[CoordinatorClient], Any], Any, list[object]]
     "models": (lambda client: client.models(), [MODEL], []),
     "model": (lambda client: client.model("tiny"), MODEL, []),
     "diagnosis": (lambda client: client.diagnosis(), DIAGNOSIS, ["diagnosis"]),
+    "logs": (lambda client: client.logs("dev 1?", 0, 7), LogView("dev 1?", "boot", tuple(FakeCoordinator().logged)), [("dev 1?", 0, 7)]),
     "enrolments": (lambda client: client.enrolments(), [BOARD], []),
     "accept": (lambda client: client.accept("diamond machine"), BOARD, [("accept", "diamond machine")]),
     "reject": (lambda client: client.reject("gate 7?c"), BOARD, [("reject", "gate 7?c")]),

@@ -32,7 +32,7 @@ LEAST: dict[str, set[str]] = {
         "metrics",
     },
     "user": {"generate"},
-    "operator": {"deploy", "undeploy", "cancel", "drain", "undrain", "accept", "reject"},
+    "operator": {"logs", "deploy", "undeploy", "cancel", "drain", "undrain", "accept", "reject"},
     "admin": {"decommission", "expel", "tokens", "new_token", "revoke_token", "keys", "new_key", "revoke_key", "audit", "verify_audit"},
 }
 

@@ -42,6 +42,8 @@ async def call(peer: Peer, method: str) -> None:
         match method:
             case "Describe":
                 await stub.Describe(pb.DescribeRequest(), metadata=metadata, timeout=timeout)
+            case "ReadLog":
+                await stub.ReadLog(pb.ReadLogRequest(), metadata=metadata, timeout=timeout)
             case "StatBlobs":
                 await stub.StatBlobs(pb.StatBlobsRequest(), metadata=metadata, timeout=timeout)
             case "PutBlob":
@@ -73,7 +75,7 @@ async def call(peer: Peer, method: str) -> None:
                 await mirror.read()
 
 
-COMMANDS = ["Describe", "StatBlobs", "PutBlob", "RetainBlobs", "LoadStage", "UnloadStage", "WatchTelemetry", "Generate"]
+COMMANDS = ["Describe", "ReadLog", "StatBlobs", "PutBlob", "RetainBlobs", "LoadStage", "UnloadStage", "WatchTelemetry", "Generate"]
 
 
 @pytest.mark.parametrize("method", COMMANDS)
@@ -125,7 +127,7 @@ def test_every_method_of_the_contract_is_for_somebody() -> None:
         for service in file.services_by_name.values()
         for method in service.methods
     ]
-    assert len(methods) == 17
+    assert len(methods) == 18
     assert {roles_for(method) for method in methods} == {("coordinator",), ("device", "gateway")}
 
 

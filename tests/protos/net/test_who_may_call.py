@@ -32,6 +32,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "Device.LoadStage": {"coordinator"},
     "Device.UnloadStage": {"coordinator"},
     "Device.WatchTelemetry": {"coordinator"},
+    "Device.ReadLog": {"coordinator"},
     "Enrolment.Apply": set(),  # a member is asked nothing more
     "Enrolment.Join": set(),
     "Enrolment.Refuse": set(),
