@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from protos.v1 import device_pb2, pipeline_pb2
 
 # How long sequences that no ring reaches keep their cache: as long as a request whose ring broke waits for another (fleet/answering).
 ORPHAN_SECONDS = RECOVERY_SECONDS
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -241,6 +244,9 @@ class StageHost:
             raise
         finally:
             self._loading = None
+        _log.info(
+            "stage %d of %s is loaded: layers %d to %d", spec.stage, spec.pipeline, spec.shape.layers.start, spec.shape.layers.stop - 1
+        )
         if self._sweeper is None:
             self._sweeper = asyncio.create_task(self._sweep(), name="orphan sweeper")
         return Loaded(stage, output, self._save(spec))
@@ -289,6 +295,7 @@ class StageHost:
             gone.append(loaded)
         for one in gone:
             await _end(one)
+            _log.info("stage %d of %s is unloaded", one.stage.spec.stage, pipeline)
         return bool(gone)
 
     async def _sweep(self) -> None:

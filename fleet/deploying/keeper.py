@@ -135,6 +135,10 @@ class Keeper:
         pipeline.history = noticed(pipeline.history, observed, now)
         replan_after = pipeline.desired.policy.replan_after_seconds
         phase = pipeline_phase(observed, pipeline.history, now, replan_after=replan_after)
+        if type(phase.state) is not type(pipeline.told):
+            pipeline.told = phase.state
+            what = phase.state.detail or "it answers"
+            _log.info("%s is %s: %s", pipeline.spec.pipeline_id, type(phase.state).__name__.lower(), what)
         for action in phase.actions:
             match action:
                 case Reattach():

@@ -40,6 +40,7 @@ class Pipeline:
         self.desired = desired
         self.spec = spec
         self.history = History()
+        self.told: PipelineState | None = None  # as the log has it
         self.repair: asyncio.Task[None] | None = None
         self.look: asyncio.Task[None] | None = None
         self.preparing: dict[DeviceId, asyncio.Task[None]] = {}  # its standbys

@@ -216,3 +216,5 @@ class Watched:
 
     def _remember(self, before: DeviceState, why: str) -> None:
         self._history.append(StateChange(time.time(), before, self._state.name, why))
+        if before != self._state.name:
+            _log.info("device %s is %s: %s", self.record.name, self._state.name, why)
