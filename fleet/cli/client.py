@@ -32,6 +32,7 @@ from fleet.trust.login import certificate_der, public_der, read_login
 from protos.errors import Denied, FleetError, Internal, InvalidInput, TemporaryError, Unavailable, by_name
 from protos.ids import DeviceId, FleetId, api_host_name, fleet_id
 from protos.net import https
+from protos.recent_log import MOST_LINES
 
 _T = TypeVar("_T")
 # A step of a deployment or a long prompt may take minutes; an answer that never comes ends with Ctrl-C.
@@ -107,7 +108,7 @@ class CoordinatorClient:
     def discovery(self) -> DiscoveryReport:
         return self._get(DiscoveryReport, "/api/v1/discovery")
 
-    def logs(self, device: str = "", after: int = 0, most: int = 100) -> LogView:
+    def logs(self, device: str = "", after: int = 0, most: int = MOST_LINES) -> LogView:
         return self._get(LogView, "/api/v1/logs", {"device": device, "after": str(after), "most": str(most)})
 
     def diagnosis(self) -> FleetDiagnosis:
