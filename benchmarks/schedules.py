@@ -30,6 +30,7 @@ from benchmarks.small_fleet import Asked, Board, SmallCoordinator
 from benchmarks.toy_model import VOCABULARY, answer_of
 from device.agent.identity import Identity
 from device.pipeline import mirror, reaching
+from protos.decoding import DecodeMode
 from protos.errors import FleetError
 from protos.sampling import Sampling
 from sim_devices.virtual_time import NothingLeft, run_virtual
@@ -86,7 +87,8 @@ async def schedule(seed: int, members: Members) -> Told:
         for board in boards:
             await board.start()
             stack.push_async_callback(_stop, board)
-        coordinator = SmallCoordinator(boards, stages, network, members.coordinator)
+        decode: DecodeMode = chance.choice(("rows", "pairs"))
+        coordinator = SmallCoordinator(boards, stages, network, members.coordinator, decode)
         keeping = asyncio.create_task(coordinator.keep())
         stack.push_async_callback(_end, keeping)
         all_asked = [_asked(chance, number) for number in range(chance.randint(1, 8))]
@@ -98,7 +100,7 @@ async def schedule(seed: int, members: Members) -> Told:
         except TimeoutError:
             raise Violation(f"not answered in time: {[(len(one.got), one.tokens, one.attempts) for one in all_asked]}") from None
         for asked in all_asked:
-            whole = answer_of(stages, asked.prompt, asked.tokens, asked.sampling)
+            whole = answer_of(stages, asked.prompt, asked.tokens, asked.sampling, decode)
             if asked.got != whole[: len(asked.got)] or (asked.leaves_after is None and asked.got != whole):
                 raise Violation(f"{asked.got} in place of {whole}, prompt of {len(asked.prompt)}, attempts {asked.attempts}")
         await _nothing_is_open(boards)

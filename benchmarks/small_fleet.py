@@ -16,6 +16,7 @@ from device.agent.identity import Identity
 from device.agent.telemetry import ProcessReading
 from fleet.deploying.stream import BROKEN_RING, PipelineStream, TokenStream
 from fleet.devices.client import DeviceClient
+from protos.decoding import DecodeMode
 from protos.errors import FleetError, TemporaryError, Unavailable
 from protos.ids import PipelineId
 from protos.net.transport import Credentials
@@ -99,10 +100,11 @@ class Asked:
 class SmallCoordinator:
     """Holds the ring together: repairs, takes over, mirrors; and asks again what broke."""
 
-    def __init__(self, boards: Sequence[Board], stages: int, network: FaultyNetwork, identity: Identity) -> None:
+    def __init__(self, boards: Sequence[Board], stages: int, network: FaultyNetwork, identity: Identity, decode: DecodeMode) -> None:
         self.boards = boards
         self.ring = list(boards[:stages])
         self.epoch = 1
+        self._decode = decode
         self._network = network
         self._credentials: Credentials = credentials_of(identity)
         network.know("coordinator", self._credentials)
@@ -231,6 +233,7 @@ class SmallCoordinator:
                 row_multiple=1,
                 kv_dtype="float32",
                 wire_dtype="float32",
+                decode=self._decode,
             ),
             graph=b"toy",
             head_graph=b"toy" if number == 0 else b"",

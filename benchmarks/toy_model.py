@@ -19,6 +19,7 @@ from device.engine.prepacked import Prepacked
 from device.hardware import AcceleratorInfo, Condition, EnergyReading, RunReport, T
 from device.pipeline.sampler import sample
 from device.stage_spec import StageSpec
+from protos.decoding import DecodeMode
 from protos.dialects import DIALECT
 from protos.errors import InvalidInput
 from protos.physics.timing import StageRun
@@ -47,18 +48,21 @@ class ToyGroup:
 
     def __init__(self, slots: int) -> None:
         self.lengths = [0] * slots
+        self.drafted = [0] * slots
         self.cache: list[list[int]] = [[] for _ in range(slots)]
 
     def free_all(self) -> None:
         self.lengths = [0] * len(self.lengths)
+        self.drafted = [0] * len(self.drafted)
 
     def swap(self, one: int, other: int, group: ToyGroup | None = None) -> None:
         group = group or self
         self.cache[one], group.cache[other] = group.cache[other], self.cache[one]
         self.lengths[one], group.lengths[other] = group.lengths[other], self.lengths[one]
+        self.drafted[one], group.drafted[other] = group.drafted[other], self.drafted[one]
 
     def copy(self, source: int, target: int, rows: int) -> None:
-        self.cache[target], self.lengths[target] = self.cache[source][:rows], rows
+        self.cache[target], self.lengths[target], self.drafted[target] = self.cache[source][:rows], rows, 0
 
     def rows(self, slot: int, start: int, stop: int) -> bytes:
         return b"".join(map(_ROW.pack, self.cache[slot][start:stop]))
@@ -67,7 +71,7 @@ class ToyGroup:
         if start > self.lengths[slot] or len(data) != count * _ROW.size:
             raise InvalidInput("rows that do not follow")
         self.cache[slot][start:] = [value for (value,) in _ROW.iter_unpack(data)]
-        self.lengths[slot] = start + count
+        self.lengths[slot], self.drafted[slot] = start + count, 0
 
 
 class ToyEngine:
@@ -76,6 +80,7 @@ class ToyEngine:
         self.groups = [ToyGroup(spec.shape.slots_per_group) for _ in range(spec.shape.groups)]
 
     def prefill(self, group: int, slot: int, start: int, rows: Rows | Tokens) -> Rows:
+        self.groups[group].drafted[slot] = 0
         if start % 2:
             raise InvalidInput("a chunk at an odd position, whose rows would not be those of a cold run")
         return _to_rows([self._row(group, slot, start + index, value, "prefill") for index, value in enumerate(self._given(rows))])
@@ -83,6 +88,17 @@ class ToyEngine:
     def decode(self, group: int, slots: Sequence[int], positions: Sequence[int], rows: Rows | Tokens) -> Rows:
         fed = zip(slots, positions, self._given(rows), strict=True)
         return _to_rows([self._row(group, slot, position, value, "decode") for slot, position, value in fed])
+
+    def extend(self, group: int, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], rows: Rows | Tokens) -> Rows:
+        held, given, made = self.groups[group], self._given(rows), list[int]()
+        for slot, start, count in zip(slots, starts, counts, strict=True):
+            if start > held.lengths[slot] + held.drafted[slot]:
+                raise InvalidInput(f"a run at {start} of a slot that holds {held.lengths[slot]} and {held.drafted[slot]} drafts")
+            for ahead in range(count):
+                held.lengths[slot] = start + ahead
+                made.append(self._row(group, slot, start + ahead, given[len(made)], "prefill"))
+            held.lengths[slot], held.drafted[slot] = start + 1, count - 1
+        return _to_rows(made)
 
     def _given(self, rows: Rows | Tokens) -> list[int]:
         return [int(token) for token in rows] if self._stage == 0 else _from_rows(np.asarray(rows, np.float32))
@@ -111,7 +127,8 @@ class ToyOutput:
 
 
 def logits_of(value: int) -> list[float]:
-    return [_hash(value, token) / 2**38 for token in range(VOCABULARY)]
+    """Of few kinds, so that a text repeats itself, and drafts hold now and then."""
+    return [_hash(value % 4, token) / 2**38 for token in range(VOCABULARY)]
 
 
 def open_toy(spec: StageSpec, blob_folder: Path, threads: int, saved: Prepacked | None) -> tuple[Engine, Output | None]:
@@ -119,14 +136,14 @@ def open_toy(spec: StageSpec, blob_folder: Path, threads: int, saved: Prepacked 
     return ToyEngine(spec), ToyOutput() if spec.is_head else None
 
 
-def answer_of(stages: int, prompt: Sequence[int], tokens: int, sampling: Sampling) -> list[int]:
+def answer_of(stages: int, prompt: Sequence[int], tokens: int, sampling: Sampling, decode: DecodeMode) -> list[int]:
     """What a request is to be answered, by a run that nothing disturbs."""
     cache: list[list[int]] = [[] for _ in range(stages)]
     given, answer = list(prompt), list[int]()
     for position in range(len(prompt) + tokens - 1):
         value = given[position]
         for stage, before in enumerate(cache):
-            value = row_of(stage, before, value, "prefill" if position < len(prompt) else "decode")
+            value = row_of(stage, before, value, "prefill" if position < len(prompt) or decode == "pairs" else "decode")
             before.append(value)
         if position >= len(prompt) - 1:
             token = sample(np.array(logits_of(value), np.float32), sampling, len(prompt) + len(answer))

@@ -75,14 +75,25 @@ class Matcher:
         Follows from grammar and answer alone, so another matcher that is given the same goes on as this would have.
         Raises InvalidInput where the answer does not fit the grammar, or the next token takes more work than the limits allow.
         """
+        self._take(answer)
+        self.check()
+        bits = self._matcher.compute_bitmask()
+        self.check()
+        return np.unpackbits(np.frombuffer(bits, np.uint8), count=self._vocab_size, bitorder="little").astype(np.bool_)
+
+    def forced(self, answer: Sequence[int]) -> list[int]:
+        """Tokens of the text that alone may come behind `answer`, as `allowed` takes it; none where there is a choice, or it has failed.
+
+        They are a guess: the model may write the same text in other tokens.
+        """
+        self._take(answer)
+        return [] if self._matcher.is_error() else self._tokenizer.greedy_tokenize_bytes(self._matcher.compute_ff_bytes())
+
+    def _take(self, answer: Sequence[int]) -> None:
         news = list(answer[self._taken :])
         self._taken = len(answer)
         if news:
             self._matcher.consume_tokens(news)
-            self.check()
-        bits = self._matcher.compute_bitmask()
-        self.check()
-        return np.unpackbits(np.frombuffer(bits, np.uint8), count=self._vocab_size, bitorder="little").astype(np.bool_)
 
     def check(self) -> None:
         """Raises InvalidInput once it has failed: it stays so."""

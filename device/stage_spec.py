@@ -8,6 +8,7 @@ from functools import cached_property
 
 from device.stage_programs import StagePrograms, parse_programs
 from protos.chip.wire import times_of
+from protos.decoding import DecodeMode, decode_mode
 from protos.dtypes import KvDtype, WireDtype, kv_dtype, row_bytes, wire_dtype
 from protos.errors import InvalidInput
 from protos.ids import DeviceId, Digest, PipelineId, parse_device_id, parse_digest
@@ -43,6 +44,8 @@ class StageShape:
     prefix_whole: bool = False
     learned_positions: int = 0
     values_are_keys: bool = False
+    decode: DecodeMode = "rows"
+    attention_slots: int = 0
 
     @property
     def capacity(self) -> int:
@@ -204,7 +207,7 @@ def _previous(message: pb.Hop) -> PreviousHop:
 def _shape(message: pb.StageShape) -> StageShape:
     """Raises ValueError for a type that this program does not know."""
     plain = {name: getattr(message, name) for name in StageShape.__dataclass_fields__}
-    return StageShape(**{**plain, "kv_dtype": kv_dtype(message.kv_dtype), "wire_dtype": wire_dtype(message.wire_dtype)})
+    return StageShape(**{**plain, "kv_dtype": kv_dtype(message.kv_dtype), "wire_dtype": wire_dtype(message.wire_dtype), "decode": decode_mode(message.decode)})
 
 
 def _golden(message: pb.Golden, most_bytes: int) -> Golden:
@@ -252,6 +255,9 @@ def _check(spec: StageSpec) -> None:
         "the prefill chunk must be even": shape.prefill_chunk % 2,
         f"a step's rows take {message_bytes} bytes, {MESSAGE_ROWS_BYTES} at most": spec.stages > 1 and message_bytes > MESSAGE_ROWS_BYTES,
         "its context is longer than its learned positions": 0 < shape.learned_positions < shape.context,
+        "a prefix that sees all of itself is decoded row by row": shape.decode == "pairs" and shape.prefix_whole,
+        "a graph of several slots has them all, and is for runs": shape.attention_slots not in (0, shape.slots_per_group)
+        or (shape.attention_slots > 0 and shape.decode != "pairs"),
         "rows are padded to a multiple of 1 or 2": shape.row_multiple not in (1, 2),
         "its golden rows are not of its shape": spec.golden is not None and not _golden_fits(spec.golden, shape),
     }

@@ -77,6 +77,7 @@ class DeviceService(device_pb2_grpc.DeviceServicer):
             memory_available_bytes=self.knowledge.memory_available_bytes,
             hearing=self.knowledge.heard,
             keeps_standbys=True,
+            decodes_pairs=True,
         )
 
     async def Describe(  # noqa: N802 (gRPC's names)

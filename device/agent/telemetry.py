@@ -106,6 +106,7 @@ def _counters(loaded: Loaded, doubts: Doubts) -> pb.PipelineCounters:
         manifest_digest=spec.manifest,
         prefill_tokens=counters.prefill_tokens,
         decode_tokens=counters.decode_tokens,
+        rejected_tokens=counters.rejected_tokens,
         steps=counters.steps,
         busy_seconds=counters.busy_seconds,
         modelled_busy_seconds=counters.modelled_busy_seconds,

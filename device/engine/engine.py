@@ -20,7 +20,8 @@ Tokens: TypeAlias = npt.NDArray[np.int64]  # [rows], or [rows, 3] with the two p
 class Group(Protocol):
     """One slot group's cache; see SlotGroup."""
 
-    lengths: list[int]
+    lengths: list[int]  # rows that stay
+    drafted: list[int]  # rows behind them, each of which a run may overwrite
 
     def free_all(self) -> None: ...
     def swap(self, one: int, other: int, group: Self | None = None) -> None: ...
@@ -41,6 +42,11 @@ class Engine(Protocol):
 
     def decode(self, group: int, slots: Sequence[int], positions: Sequence[int], rows: Rows | Tokens) -> Rows:
         """One row for each of `slots` (ascending) at its position, which is as many as it holds; hidden [len(slots), hidden]."""
+        ...
+
+    def extend(self, group: int, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], rows: Rows | Tokens) -> Rows:
+        """`counts[i]` rows for each of `slots` (ascending) at positions from `starts[i]` on, where it holds that many, drafts included;
+        hidden [sum of counts, hidden], with the bits of a prefill. The first row of each stays, the others are drafts."""
         ...
 
 

@@ -11,9 +11,11 @@ from typing import TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from device.engine.engine import Group
 from device.stage_spec import StageShape
 from protos.dtypes import KvDtype
 from protos.errors import InvalidInput
+from protos.even import even_up
 
 Cache: TypeAlias = "npt.NDArray[np.float32 | np.int8]"
 
@@ -22,7 +24,7 @@ _NUMPY_TYPES: dict[KvDtype, type[np.float32] | type[np.int8]] = {"float32": np.f
 
 class SlotGroup:
     """Keys and values [slots, kv_heads, capacity, head_dim] per layer, one array where they are the same, and how many positions of each
-    slot hold something.
+    slot hold something: rows that stay, and behind them drafts.
 
     The arrays are reserved, not touched: the system gives pages as rows are written.
     """
@@ -36,6 +38,7 @@ class SlotGroup:
             keys = reserved(size, dtype)
             self._layers.append((layer, keys, keys if shape.values_are_keys else reserved(size, dtype)))
         self.lengths = [0] * shape.slots_per_group
+        self.drafted = [0] * shape.slots_per_group
 
     def layers(self) -> Iterator[tuple[int, Cache, Cache]]:
         """(layer, keys, values): the arrays themselves."""
@@ -44,22 +47,24 @@ class SlotGroup:
     def free_all(self) -> None:
         """A new list, not the old one cleared: a run that was given up may still end, and writes its lengths into what it began with."""
         self.lengths = [0] * len(self.lengths)
+        self.drafted = [0] * len(self.drafted)
 
     def swap(self, one: int, other: int, group: SlotGroup | None = None) -> None:
         """Let the rows of slot `one` and of slot `other` (of another group of the stage, where one is named) change places."""
         group = group or self
-        rows = max(self.lengths[one], group.lengths[other])
+        rows = max(self.lengths[one] + self.drafted[one], group.lengths[other] + group.drafted[other])
         for here, there in zip(self._caches(), group._caches(), strict=True):
             kept = here[one, :, :rows].copy()
             here[one, :, :rows] = there[other, :, :rows]
             there[other, :, :rows] = kept
         self.lengths[one], group.lengths[other] = group.lengths[other], self.lengths[one]
+        self.drafted[one], group.drafted[other] = group.drafted[other], self.drafted[one]
 
     def copy(self, source: int, target: int, rows: int) -> None:
         """Give a slot the first `rows` rows of another, and no more."""
         for cache in self._caches():
             cache[target, :, :rows] = cache[source, :, :rows]
-        self.lengths[target] = rows
+        self.lengths[target], self.drafted[target] = rows, 0
 
     def rows(self, slot: int, start: int, stop: int) -> bytes:
         """Of positions [start, stop) of a slot, for `put`: [caches, kv_heads, stop - start, head_dim]."""
@@ -75,13 +80,20 @@ class SlotGroup:
         given = np.frombuffer(data, caches[0].dtype).reshape(len(caches), heads, count, size)
         for cache, rows in zip(caches, given, strict=True):
             cache[slot, :, start : start + count] = rows
-        self.lengths[slot] = start + count
+        self.lengths[slot], self.drafted[slot] = start + count, 0
 
     def _caches(self) -> Iterator[Cache]:
         for _, keys, values in self._layers:
             yield keys
             if values is not keys:
                 yield values
+
+
+def check_run(group: Group, slot: int, start: int, count: int, context: int) -> None:
+    """Raises InvalidInput for a run that leaves a gap behind what the slot holds, or has no room for the row that pads it."""
+    held = group.lengths[slot] + group.drafted[slot]
+    if start > held or start + even_up(count) > context:
+        raise InvalidInput(f"a run of [{start}, {start + count}) in a slot that holds {held} of {context}")
 
 
 def reserved(size: tuple[int, ...], dtype: type[np.float32] | type[np.int8]) -> Cache:

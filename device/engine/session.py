@@ -60,12 +60,9 @@ class Session:
                     raise InvalidInput(f"the stage graph's {name} is {found[name]}, which is not this stage's shape")
 
     def bind(self, inputs: Iterable[tuple[str, ort.OrtValue]], outputs: Iterable[tuple[str, ort.OrtValue]]) -> Binding:
-        binding = self._session.io_binding()
-        for name, value in inputs:
-            binding.bind_ortvalue_input(name, value)
-        for name, value in outputs:
-            binding.bind_ortvalue_output(name, value)
-        return Binding(self._session, binding)
+        binding = Binding(self._session, self._session.io_binding())
+        binding.replace(inputs, outputs)
+        return binding
 
 
 class Binding:
@@ -74,6 +71,13 @@ class Binding:
     def __init__(self, session: ort.InferenceSession, binding: ort.IOBinding) -> None:
         self._session = session
         self._binding = binding
+
+    def replace(self, inputs: Iterable[tuple[str, ort.OrtValue]], outputs: Iterable[tuple[str, ort.OrtValue]]) -> None:
+        """Bind these to other arrays, or for the first time."""
+        for name, value in inputs:
+            self._binding.bind_ortvalue_input(name, value)
+        for name, value in outputs:
+            self._binding.bind_ortvalue_output(name, value)
 
     def run(self) -> None:
         try:

@@ -10,11 +10,15 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from device.engine.engine import Rows, Tokens
-from device.engine.kv import SlotGroup
+from device.engine.kv import SlotGroup, check_run
 from device.engine.session import Binding, Dimensions, Session, scalar_like, share
+from device.engine.slots_run import Run, SlotsRun
 from device.stage_spec import StageShape, StageSpec
 from protos.errors import InvalidInput
 from protos.even import even_up
+
+# Bindings of runs that are kept: some widths of each slot.
+MOST_RUNS = 64
 
 
 class StageEngine:
@@ -30,6 +34,8 @@ class StageEngine:
         _check_graph(self._session, spec)
         self.groups = [SlotGroup(spec.shape) for _ in range(spec.shape.groups)]
         self._decode: dict[tuple[int, int], _Run] = {}
+        self._runs: dict[tuple[int, int, int], _Run] = {}
+        self._at_once_runs: dict[int, SlotsRun] = {}  # by group
 
     def prefill(self, group: int, slot: int, start: int, rows: Rows | Tokens) -> Rows:
         """Rows at positions [start, start + n) of one slot; returns hidden [n, hidden]."""
@@ -39,12 +45,16 @@ class StageEngine:
         width = count if self.shape.prefix_whole else even_up(count)
         if start != lengths[slot] or start + width > self.shape.context:
             raise InvalidInput(f"prefill of [{start}, {start + count}) into a slot that holds {lengths[slot]} of {self.shape.context}")
+        if self.shape.attention_slots:
+            hidden = self._at_once(group, [Run(slot, start, count)], rows)
+            lengths[slot], self.groups[group].drafted[slot] = start + count, 0
+            return hidden
         run = self._bind(group, slot, slot + 1, width)
         run.fill(slice(0, count), rows)
         run.last[0] = start + run.width - 1
         run.total[...] = start + run.width
         run.binding.run()
-        lengths[slot] = start + count
+        lengths[slot], self.groups[group].drafted[slot] = start + count, 0
         return run.hidden_out[0, :count]
 
     def decode(self, group: int, slots: Sequence[int], positions: Sequence[int], rows: Rows | Tokens) -> Rows:
@@ -68,6 +78,43 @@ class StageEngine:
         for slot in slots:
             lengths[slot] += 1
         return run.hidden_out[index, 0]
+
+    def extend(self, group: int, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], rows: Rows | Tokens) -> Rows:
+        """See Engine.extend. All slots at once where the graph has an attention for each; else one after the other, since the kernel takes
+        a batch of them for one row each alone."""
+        own, first = self.groups[group], 0
+        runs = [Run(slot, start, count) for slot, start, count in zip(slots, starts, counts, strict=True)]
+        for run in runs:
+            check_run(own, run.slot, run.start, run.count, self.shape.context)
+        if self.shape.attention_slots:
+            hidden = self._at_once(group, runs, rows)
+        else:
+            hidden = np.empty((len(rows), self.shape.hidden_size), np.float32)
+            for run in runs:
+                hidden[first : first + run.count] = self._alone(group, run, rows[first : first + run.count])
+                first += run.count
+        for run in runs:
+            own.lengths[run.slot], own.drafted[run.slot] = run.start + 1, run.count - 1
+        return hidden
+
+    def _alone(self, group: int, run: Run, rows: Rows | Tokens) -> Rows:
+        """A view that the next such run overwrites."""
+        key = (group, run.slot, run.width)
+        # Binding the caches anew takes 8 % of a small model's step.
+        bound = self._runs.pop(key, None) or self._bind(group, run.slot, run.slot + 1, run.width)
+        self._runs[key] = bound  # the last used is the last
+        if len(self._runs) > MOST_RUNS:
+            del self._runs[next(iter(self._runs))]
+        bound.fill(slice(0, run.count), rows)
+        bound.last[0] = run.stop - 1
+        bound.total[...] = run.stop
+        bound.binding.run()
+        return bound.hidden_out[0, : run.count]
+
+    def _at_once(self, group: int, runs: Sequence[Run], rows: Rows | Tokens) -> Rows:
+        if group not in self._at_once_runs:
+            self._at_once_runs[group] = SlotsRun(self._session, self.groups[group], self.shape, self._takes_tokens)
+        return self._at_once_runs[group].run(runs, rows)
 
     def _bind(self, group: int, start: int, stop: int, width: int) -> _Run:
         return _Run(self._session, self.groups[group], (start, stop), width, self.shape, self._takes_tokens)
@@ -155,12 +202,15 @@ def _check_graph(session: Session, spec: StageSpec) -> None:
     """Raises InvalidInput unless the graph is of this stage: arrays of another shape must not be bound to it."""
     shape = spec.shape
     hidden, cache = (None, None, shape.hidden_size), (None, shape.kv_heads, None, shape.head_dim)
-    pairs = [(f"key.{layer}", f"value.{layer}") for layer in shape.layers]
+    places = [f"{layer}.{slot}" for layer in shape.layers for slot in range(shape.attention_slots)] or list(shape.layers)
+    pairs = [(f"key.{place}", f"value.{place}") for place in places]
     names = [name for pair in pairs for name in pair]
     rows: dict[str, Dimensions] = {"input_ids": (None, None)} if spec.is_head else {"hidden_in": hidden}
     if spec.is_head and shape.learned_positions:
         rows["position_ids"] = (None, None, 2)
     lengths: dict[str, Dimensions] = {"seqlens_k": (None,), "total_sequence_length": (None,)}
+    if shape.attention_slots:
+        lengths |= {"row_counts": (shape.attention_slots,), "row_pads": (6,), "row_total": (1,)}
     session.expect(
         {**rows, **lengths, **{f"past_{name}": cache for name in names}},
         {"hidden_out": hidden, **{f"present_{name}": cache for name in names}},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from device.hardware import RunReport
 
@@ -36,6 +36,25 @@ class Usage:
     joules: float | None = None
     prefill_rows: int = 0
     decode_rows: int = 0
+    rejected_rows: int = 0  # of decode_rows
+    joules_rejected: float = 0.0
+    _run: tuple[int, int, float] | None = None  # its last: first position, rows, joules; which of its drafts held, the next one tells
+
+    def ran(self, report: RunReport, start: int, rows: int, of: int) -> None:
+        """Add its share of a decode run with drafts: `rows` rows from position `start` on, of `of` of all sequences."""
+        self.add(report, rows / of)
+        self.decode_rows += rows
+        self._run = (start, rows, (report.joules or 0.0) * rows / of)
+
+    def settled(self, length: int) -> tuple[int, int]:
+        """So many rows are of its tokens: of its last run's drafts, how many held and how many did not, where it is asked first."""
+        if self._run is None:
+            return 0, 0
+        (start, rows, joules), self._run = self._run, None
+        rejected = min(max(0, start + rows - length), rows - 1)
+        self.rejected_rows += rejected
+        self.joules_rejected += joules * rejected / rows
+        return rows - 1 - rejected, rejected
 
     def add(self, report: RunReport, share: float) -> None:
         """Add this sequence's share of a run."""
@@ -52,6 +71,7 @@ class StageCounters:
 
     prefill_tokens: int = 0
     decode_tokens: int = 0
+    rejected_tokens: int = 0  # of decode_tokens
     steps: int = 0
     busy_seconds: float = 0.0
     modelled_busy_seconds: float = 0.0
@@ -87,6 +107,11 @@ class WorkCounter:
     @property
     def total(self) -> Work:
         return self._total
+
+    def took(self, drafts: int) -> None:
+        """So many rows that were drafts when they ran gave a token each."""
+        with self._adding:
+            self._total = replace(self._total, answer_tokens=self._total.answer_tokens + drafts)
 
     def add(self, report: RunReport, *, prefill_tokens: int = 0, decode_tokens: int = 0, answer_tokens: int = 0) -> None:
         with self._adding:

@@ -84,6 +84,7 @@ class Track:
     sequence: Sequence
     arrived_at: float  # wall, monotonic
     modelled_arrival: float
+    exact: bool = False  # what is prefilled is what would have been decoded
     started_at: float | None = None
     first_token_at: float | None = None
     ended_at: float | None = None
@@ -120,7 +121,9 @@ class Track:
             completion_tokens=len(self.sequence.answer),
             told_tokens=max(0, len(self.sequence.answer) - len(self.sequence.request.forced_ids)),
             reused_tokens=self.sequence.reused,
-            forced_prefilled=self.sequence.forced_prefilled,
+            forced_prefilled=0 if self.exact else self.sequence.forced_prefilled,
+            drafted_tokens=self.sequence.speculation.drafted if self.sequence.speculation else 0,
+            accepted_tokens=self.sequence.speculation.accepted if self.sequence.speculation else 0,
         )
         if self.modelled_first_token is not None and self.modelled_end is not None:
             timing.modelled_first_token_seconds = self.modelled_first_token - self.modelled_arrival
@@ -131,7 +134,7 @@ class Track:
         self.client.send(pb.GenerateEvent(finished=[finished]), urgent=True)
 
 
-def send_tokens(sampled: Iterable[SampledToken], tracks: Mapping[int, Track], logprobs: Mapping[Sequence, Logprobs]) -> None:
+def send_tokens(sampled: Iterable[SampledToken], tracks: Mapping[int, Track], logprobs: Mapping[tuple[Sequence, int], Logprobs]) -> None:
     """Send a step's tokens, in one event for each client. `tracks`: by the sequence's number on the ring."""
     events: dict[Client, pb.GenerateEvent] = {}
     first: set[Client] = set()
@@ -139,7 +142,7 @@ def send_tokens(sampled: Iterable[SampledToken], tracks: Mapping[int, Track], lo
         track = tracks[item.sequence.number]
         event = events.setdefault(track.client, pb.GenerateEvent())
         told = event.tokens.add(sequence=track.client_number, index=item.index, token_id=item.token)
-        if (found := logprobs.get(item.sequence)) is not None:
+        if (found := logprobs.get((item.sequence, item.index))) is not None:
             told.logprobs.CopyFrom(_logprobs(found))
         if item.index == len(item.sequence.request.forced_ids):
             first.add(track.client)
@@ -198,6 +201,7 @@ def parse_submit(message: pb.Submit, shape: StageShape) -> Request:
         key=message.key,
         told=told,
         most_replayed=message.most_replayed if message.HasField("most_replayed") else None,
+        undrafted=message.undrafted,
     )
 
 

@@ -26,6 +26,7 @@ from device.pipeline.stage import Extra, Stage
 from device.pipeline.wire import decode, encode
 from protos.dtypes import row_bytes
 from protos.errors import Conflict, FleetError, InvalidInput, Unavailable
+from protos.even import even_up
 from protos.ids import DeviceId
 from protos.net.transport import Credentials
 from protos.route import Hop
@@ -50,7 +51,7 @@ class Head:
         self._credentials = credentials
         self._scheduler = self._new_scheduler()
         self._tracks: dict[int, Track] = {}  # by the sequence's number on the ring
-        self._in_flight: dict[int, Step] = {}
+        self._in_flight: dict[int, tuple[Step, float]] = {}  # with when it began
         self._steps = 0
         self._group_ready = [0.0] * stage.spec.shape.groups  # modelled time at which a group's last step was back
         self._wake = asyncio.Event()
@@ -122,7 +123,9 @@ class Head:
             client.refuse(message.sequence, error)
             return
         client.sequences[message.sequence] = sequence
-        self._tracks[sequence.number] = Track(client, message.sequence, sequence, time.perf_counter(), self.stage.clock.free_at)
+        self._tracks[sequence.number] = Track(
+            client, message.sequence, sequence, time.perf_counter(), self.stage.clock.free_at, self.stage.spec.shape.decode == "pairs"
+        )
         if guide is not None:
             sequence.guide = guide
             guide.when_ready(partial(asyncio.get_running_loop().call_soon_threadsafe, self._guided, client, message.sequence, guide))
@@ -217,15 +220,15 @@ class Head:
         started = time.perf_counter()
         hidden = await self.stage.step(message, tokens)
         self._measure(step, started)
-        await self._send(step, message, hidden)
+        await self._send(step, message, hidden, started)
 
-    async def _send(self, step: Step, message: pb.Microbatch, hidden: Rows | None) -> None:
+    async def _send(self, step: Step, message: pb.Microbatch, hidden: Rows | None, began: float) -> None:
         assert self._link
         if hidden is not None:
             message.hidden = encode(hidden, self.stage.spec.shape.wire_dtype)
         self._steps += 1
         message.step = self._steps
-        self._in_flight[message.step] = step
+        self._in_flight[message.step] = step, began
         sent = await self._link.send(message)  # two tasks send: the sum is taken afterwards
         self.stage.counters.sent_bytes += sent
 
@@ -239,6 +242,9 @@ class Head:
             return self._wake.is_set() or time.perf_counter() - started > BURST_SECONDS
 
         def sample(hidden: Rows) -> None:
+            if step.counts:
+                rounds.sample(hidden)
+                return
             if not step.prefill:
                 hidden = hidden[[step.sequences.index(sequence) for sequence in step.wanted]]
             rounds.sample(hidden[len(hidden) - step.returned_rows :])
@@ -248,6 +254,8 @@ class Head:
         await self.stage.step(message, tokens, extra, rounds.following)
         self._measure(step, started)
         for each in rounds.done:
+            self._measure_runs(each.step, started, each.ended_at)
+            started = each.ended_at
             self._round_done(each)
 
     def _made(self, step: Step) -> tuple[pb.Microbatch, Tokens]:
@@ -262,10 +270,15 @@ class Head:
         if step.prefill:
             self._scheduler.chunks = self._scheduler.chunks.measured(len(step.tokens), time.perf_counter() - started)
 
+    def _measure_runs(self, step: Step, began: float, ended: float) -> None:
+        """With the hops round the ring: they are a part of what a step costs however many rows it has."""
+        if step.counts:
+            self._scheduler.steps = self._scheduler.steps.measured(sum(map(even_up, step.counts)), ended - began)
+
     async def _returned(self, message: pb.Microbatch, ring_id: str) -> None:
         """End a step's round. Where nothing else is to be decided, its next begins in the same turn: one of its own is half a hop
         more for each token."""
-        step = self._in_flight.pop(message.step, None)
+        step, began = self._in_flight.pop(message.step, (None, 0.0))
         if step is None:
             raise Conflict(f"step {message.step} came back, which is not in flight")
         shape = self.stage.spec.shape
@@ -283,11 +296,12 @@ class Head:
         if self.stage.ring_id != ring_id:
             raise Conflict("the ring was given up while its step was computed")
         first = rounds.done[0]
+        self._measure_runs(step, began, first.ended_at)
         sampled = self._completed(first)
         try:
             for after in rounds.done[1:]:
                 self._scheduler.launched(after.step)
-                await self._send(after.step, after.message, hidden)  # before any token is sent: the other stages wait for it
+                await self._send(after.step, after.message, hidden, first.ended_at)  # before any token is sent: the other stages wait for it
         finally:
             if self.stage.ring_id == ring_id:  # else all are told that it broke
                 self._finish_round(first, sampled)
@@ -318,7 +332,7 @@ class Head:
 
     def _new_scheduler(self) -> Scheduler:
         shape = self.stage.spec.shape
-        return Scheduler(shape.groups, shape.slots_per_group, shape.context, shape.prefill_chunk)
+        return Scheduler(shape.groups, shape.slots_per_group, shape.context, shape.prefill_chunk, shape.decode)
 
     async def _watch_link(self, link: Link) -> None:
         ring_id = self.stage.ring_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from device.engine.engine import Tokens
-from device.pipeline.sequences import Step
+from device.pipeline.sequences import Sequence, Step
 from protos.errors import InvalidInput
 from protos.v1 import pipeline_pb2 as pb
 
@@ -18,17 +18,23 @@ def microbatch(step: Step) -> pb.Microbatch:
         slots=[sequence.slot for sequence in step.sequences],
         positions=step.positions,
         rows=len(step.tokens),
-        all_wanted=step.read_whole or (not step.prefill and len(step.wanted) == len(step.sequences)),
-        released=[pb.Released(slot=slot, sequence=one.number, keep=one.kept_for_another) for slot, one in step.released],
+        all_wanted=step.read_whole or bool(step.counts) or (not step.prefill and len(step.wanted) == len(step.sequences)),
+        released=[_released(slot, one) for slot, one in step.released],
         swapped=[pb.Swapped(from_slot=source, to_slot=target) for source, target in step.swapped],
         opened=[pb.Opened(slot=slot, sequence=one.number, kept=kept, key=one.request.key) for slot, one, kept in step.opened],
         copied=[pb.Copied(from_slot=source, to_slot=target, rows=rows) for source, target, rows in step.copied],
+        counts=step.counts,
     )
     if step.prefill and step.wanted:
         message.wanted.append(len(step.tokens) - 1)
     elif not message.all_wanted:
         message.wanted.extend(index for index, sequence in enumerate(step.sequences) if sequence in step.wanted)
     return message
+
+
+def _released(slot: int, sequence: Sequence) -> pb.Released:
+    drafted = sequence.speculation is not None
+    return pb.Released(slot=slot, sequence=sequence.number, keep=sequence.kept_for_another, rows=sequence.length if drafted else 0)
 
 
 def placed_tokens(step: Step) -> Tokens:

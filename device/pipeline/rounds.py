@@ -27,8 +27,8 @@ class Round:
 
     step: Step
     message: pb.Microbatch
-    sampled: dict[Sequence, int] = field(default_factory=dict)
-    logprobs: dict[Sequence, Logprobs] = field(default_factory=dict)  # of those that asked
+    sampled: dict[Sequence, list[int]] = field(default_factory=dict)
+    logprobs: dict[tuple[Sequence, int], Logprobs] = field(default_factory=dict)  # of those that asked, by the token's index in the answer
     prompt_logprobs: list[Logprobs] = field(default_factory=list)  # of the step's `rated`
     ended_at: float = 0.0
 
@@ -57,7 +57,8 @@ class Rounds:
         self._enough = enough
 
     def sample(self, hidden: Rows) -> None:
-        """One token for each of the running step's `wanted`, whose answers are as many tokens longer than told as there were rounds.
+        """One token for each of the running step's `wanted`, whose answers are longer than told by what the rounds before gave; where a
+        draft is the token that was chosen, another behind it.
 
         `hidden`: the step's `returned_rows`. What the head tells of a prompt's rows is taken from them first.
         """
@@ -67,11 +68,38 @@ class Rounds:
             hidden = hidden[-1:]
         if not this.step.wanted:
             return
+        if this.step.counts:
+            self._verify(this, hidden)
+            return
         logits = self._output.logits(hidden)
         for sequence, row in zip(this.step.wanted, logits, strict=True):
-            token = this.sampled[sequence] = self._next(sequence, row)
-            if (count := sequence.request.told.logprobs) is not None:
-                this.logprobs[sequence] = logprobs(row, token, count)
+            this.sampled[sequence] = []
+            self._take(this, sequence, row)
+
+    def _verify(self, this: Round, hidden: Rows) -> None:
+        """A draft's row counts only behind drafts that are the tokens which were chosen: it was computed for them."""
+        first, logits, ahead = 0, np.empty((0, 0), np.float32), 0
+        for sequence, fed in this.step.fed.items():
+            tokens = this.sampled[sequence] = []
+            for index in range(len(fed)):
+                row = ahead + index
+                if not first <= row < first + len(logits):
+                    first = row
+                    logits = self._output.logits(hidden[first : first + RATED_ROWS])
+                token = self._take(this, sequence, logits[row - first])
+                if token in sequence.request.stop_token_ids or index + 1 == len(fed) or fed[index + 1] != token:
+                    break
+            ahead += len(fed)
+            if sequence.speculation:
+                sequence.speculation.came(tokens, len(fed) - 1)
+
+    def _take(self, this: Round, sequence: Sequence, row: npt.NDArray[np.float32]) -> int:
+        before = sum(len(one.sampled[sequence]) for one in self.done)
+        token = self._next(sequence, row)
+        this.sampled[sequence].append(token)
+        if (count := sequence.request.told.logprobs) is not None:
+            this.logprobs[sequence, len(sequence.answer) + before] = logprobs(row, token, count)
+        return token
 
     def _read(self, this: Round, hidden: Rows) -> None:
         (sequence,) = this.step.sequences
@@ -86,9 +114,9 @@ class Rounds:
             this.prompt_logprobs += [logprobs(row, token, told.prompt_logprobs or 0) for row, token in zip(logits, tokens, strict=False)]
 
     def _next(self, sequence: Sequence, logits: npt.NDArray[np.float32]) -> int:
-        request, before = sequence.request, self.done[:-1]
+        request, before = sequence.request, [token for one in self.done for token in one.sampled[sequence]]
         if not request.logit_rules.idle:
-            answer = [*sequence.answer, *(one.sampled[sequence] for one in before)]
+            answer = [*sequence.answer, *before]
             try:
                 fitting = sequence.guide.fitting(answer) if sequence.guide else None
             except FleetError as error:  # whatever token comes now, nobody is told of it

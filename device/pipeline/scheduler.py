@@ -6,11 +6,16 @@ Decides only; never touches a tensor, a clock or a queue of messages.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Items
+from dataclasses import replace
 
 from device.pipeline.kept import KeptRows
-from device.pipeline.sequences import Ending, Request, SampledToken, Sequence, Step
+from device.pipeline.drafter import SuffixMatches
+from device.pipeline.sequences import Ending, Request, Runs, SampledToken, Sequence, Step, step_of_runs
 from device.pipeline.slots import Resumable, Slots
+from device.pipeline.speculation import Speculation, Steps
+from protos.decoding import DecodeMode
 from protos.errors import Busy
 from protos.physics.chunks import ChunkSizes
 
@@ -20,9 +25,13 @@ WAITING_SEQUENCES = 256
 class Scheduler:
     """State of all sequences of one pipeline at its head."""
 
-    def __init__(self, groups: int, slots_per_group: int, context: int, prefill_chunk: int) -> None:
-        self._groups = [Slots(slots_per_group) for _ in range(groups)]
-        self._context = context
+    def __init__(self, groups: int, slots_per_group: int, context: int, prefill_chunk: int, decode: DecodeMode = "rows") -> None:
+        self._by_runs = decode == "pairs"
+        self._groups = [Slots(slots_per_group, decoded_exact=self._by_runs) for _ in range(groups)]
+        # A run has a second row behind its first: no sequence's last row is at the last position.
+        self._context = context - self._by_runs
+        self._most_rows = max(prefill_chunk, slots_per_group)  # that a message has room for
+        self.steps = Steps()
         self.chunks = ChunkSizes(prefill_chunk)
         self._waiting: deque[Sequence] = deque()
         self._turn = 0
@@ -34,6 +43,8 @@ class Scheduler:
         if len(self._waiting) >= WAITING_SEQUENCES:
             raise Busy(f"{len(self._waiting)} requests are waiting already", retry_after_seconds=1.0)
         self._numbers += 1
+        if self._by_runs:
+            request = replace(request, most_replayed=0)  # what is prefilled is what was decoded
         sequence = Sequence(self._numbers, request)
         self._waiting.append(sequence)
         self._admit()
@@ -99,8 +110,9 @@ class Scheduler:
         for sequence in step.sequences:
             sequence.in_flight = True
 
-    def complete(self, step: Step, sampled: dict[Sequence, int]) -> list[SampledToken]:
-        """Take a step's result: `sampled` has a token for each of `step.wanted`. What ends is released with its group's next step.
+    def complete(self, step: Step, sampled: Mapping[Sequence, Items[int]]) -> list[SampledToken]:
+        """Take a step's result: `sampled` has a token for each of `step.wanted`, and further ones where drafts held. What ends is released
+        with its group's next step.
 
         Of several rounds that ran on end, the results are taken one by one; who was cancelled meanwhile ends with the first.
         """
@@ -116,7 +128,7 @@ class Scheduler:
             if sequence.ending:
                 continue
             if not step.prefill:
-                sequence.length += 1
+                sequence.length += max(1, len(sampled.get(sequence, ())))
             if sequence.cancelled:
                 self._end(sequence, Ending.CANCELLED)
             elif sequence.length >= len(sequence.input_ids):
@@ -124,20 +136,25 @@ class Scheduler:
         self._admit()
         return told
 
-    def _append(self, sequence: Sequence, sampled: dict[Sequence, int]) -> list[SampledToken]:
-        request, index = sequence.request, len(sequence.answer)
+    def _append(self, sequence: Sequence, sampled: Mapping[Sequence, Items[int]]) -> list[SampledToken]:
+        request, told = sequence.request, []
         if not request.max_tokens:  # the prompt was to be read, and no more
             self._end(sequence, Ending.LENGTH)
             return []
         forced = sequence.next_is_forced
-        token = request.forced_ids[index] if forced else sampled[sequence]
-        if token in request.stop_token_ids:
-            self._end(sequence, Ending.STOP)
-            return []
-        sequence.answer.append(token)
-        if len(sequence.answer) >= request.max_tokens or sequence.length >= self._context:
+        for token in [request.forced_ids[len(sequence.answer)]] if forced else sampled[sequence]:
+            if token in request.stop_token_ids:
+                self._end(sequence, Ending.STOP)
+                break
+            if not forced:
+                told.append(SampledToken(sequence, len(sequence.answer), token))
+            sequence.answer.append(token)
+            if len(sequence.answer) >= request.max_tokens:
+                self._end(sequence, Ending.LENGTH)
+                break
+        if sequence.ending is None and sequence.length >= self._context:
             self._end(sequence, Ending.LENGTH)
-        return [] if forced else [SampledToken(sequence, index, token)]
+        return told
 
     def _end(self, sequence: Sequence, ending: Ending) -> None:
         sequence.ending = ending
@@ -192,6 +209,8 @@ class Scheduler:
             return Step(index, True, (first,), tokens, (first.length,), wanted, released, swapped, opened, copied)
         group.prefilled_last = False
         sequences = tuple(sorted(decoding, key=lambda sequence: sequence.slot))
+        if self._by_runs:
+            return self._step_of_runs(index, sequences, released, swapped, opened)
         return Step(
             index,
             False,
@@ -204,6 +223,23 @@ class Scheduler:
             opened=opened,
             copied=(),
         )
+
+    def _step_of_runs(
+        self,
+        group: int,
+        sequences: tuple[Sequence, ...],
+        released: tuple[tuple[int, Sequence], ...],
+        swapped: tuple[tuple[int, int], ...],
+        opened: tuple[tuple[int, Sequence, int], ...],
+    ) -> Step:
+        for sequence in sequences:
+            if sequence.speculation is None and not sequence.request.undrafted:
+                sequence.speculation = Speculation(SuffixMatches())
+                sequence.speculation.drafter.extend((*sequence.request.prompt_ids, *sequence.answer))
+        known, positions = tuple(s.next_row for s in sequences), tuple(s.length for s in sequences)
+        runs = Runs(self._context, self._most_rows, self.steps.fixed_rows)
+        answered = tuple(len(sequence.answer) for sequence in sequences)
+        return step_of_runs(group, sequences, known, positions, answered, runs, released, swapped, opened)
 
     def _anybody_decodes(self) -> bool:
         return any(slot and not slot.prefilling for group in self._groups for slot in group.slots)

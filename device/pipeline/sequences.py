@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
+from itertools import accumulate
 
 from device.pipeline.guides import Guide
 from device.pipeline.pooling import Pooled
+from device.pipeline.speculation import Speculation
 from device.pipeline.token_rules import LogitRules, logit_rules
+from protos.decoding import MOST_RUN_ROWS
 from protos.errors import FleetError
-from protos.even import even_down
+from protos.even import even_down, even_up
 from protos.sampling import ANY_TOKEN, GREEDY, Sampling, TokenRules
 from protos.told import TOKENS_ALONE, Told
 
@@ -50,6 +55,7 @@ class Request:
     key: bytes = b""  # the same in each attempt at one request; empty: none of its rows are kept
     told: Told = TOKENS_ALONE
     most_replayed: int | None = None
+    undrafted: bool = False
 
     @cached_property
     def logit_rules(self) -> LogitRules:
@@ -102,6 +108,7 @@ class Sequence:
     cancelled: bool = False
     abandoned: bool = False  # cancelled since its reader was lost, who may ask again
     guide: Guide | None = None
+    speculation: Speculation | None = None  # where it is decoded by runs, unless it is to be undrafted
     error: FleetError | None = None  # why it was cancelled by us
     ending: Ending | None = None
     input_ids: tuple[int, ...] = ()  # the prompt's; behind them the answer's forced tokens, where prefill takes these too
@@ -155,12 +162,29 @@ class Sequence:
     def next_is_forced(self) -> bool:
         return len(self.answer) < len(self.request.forced_ids)
 
+    def drafts(self, start: int, answered: int, others: int, room: int, runs: Runs) -> tuple[int, ...]:
+        """To feed behind its last token, which is `answered`'s of the answer and goes to position `start`. `others`: rows of other sequences
+        in the step, which has `room` for more."""
+        left = min(runs.limit - start, self.request.max_tokens - answered, MOST_RUN_ROWS, room) - 1
+        return self.speculation.drafts(left, others, runs.fixed_rows) if self.speculation and left > 0 else ()
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What bounds the decode steps of a deployment that decodes by runs: no row is at `limit` or behind, a step has at most `most_rows`, and
+    its time is as of `fixed_rows` more (see device/pipeline/speculation.py)."""
+
+    limit: int
+    most_rows: int
+    fixed_rows: float
+
 
 @dataclass(frozen=True)
 class Step:
     """One microbatch of `group`. Changes of slots come first, in the order released, swapped, opened, copied; then the rows run.
 
-    Prefill: one sequence, several tokens at [start, …). Decode: a token of each sequence, in slot order.
+    Prefill: one sequence, several tokens at [start, …). Decode: a token of each sequence, in slot order; by `runs` so many (`counts`), of
+    which the first is known, at consecutive positions from each of `positions` on.
     """
 
     group: int
@@ -173,6 +197,9 @@ class Step:
     swapped: tuple[tuple[int, int], ...]  # (from, to): all that the two slots hold, `to` being free
     opened: tuple[tuple[int, Sequence, int], ...]  # (slot, sequence, first rows of the slot that are its own)
     copied: tuple[tuple[int, int, int], ...]  # (from, to, rows): the first rows of another slot
+    counts: tuple[int, ...] = ()
+    answered: tuple[int, ...] = ()  # by runs: tokens of each answer, the known one included
+    runs: Runs | None = None
 
     @property
     def read_whole(self) -> bool:
@@ -182,7 +209,7 @@ class Step:
     @property
     def returned_rows(self) -> int:
         """Of hidden rows that the head needs."""
-        return len(self.tokens) if self.read_whole else len(self.wanted)
+        return len(self.tokens) if self.read_whole or self.counts else len(self.wanted)
 
     @property
     def rated(self) -> tuple[int, ...]:
@@ -195,15 +222,53 @@ class Step:
     @property
     def head_rows(self) -> int:
         """That go through the output head."""
-        return len(self.rated) + len(self.wanted)
+        return len(self.rated) + (len(self.tokens) if self.counts else len(self.wanted))
 
-    def following(self, sampled: dict[Sequence, int]) -> Step | None:
+    @property
+    def fed(self) -> dict[Sequence, tuple[int, ...]]:
+        """By runs: the tokens of each sequence, of which all but the first are drafts."""
+        ends = list(accumulate(self.counts))
+        return {
+            sequence: self.tokens[end - count : end]
+            for sequence, count, end in zip(self.sequences, self.counts, ends, strict=True)
+        }
+
+    def following(self, sampled: Mapping[Sequence, Items[int]]) -> Step | None:
         """The decode step that feeds what this one gave, when nothing else changes; None when what it gave ends one of them."""
-        if any(token in sequence.request.stop_token_ids for sequence, token in sampled.items()):
+        if any(tokens[-1] in sequence.request.stop_token_ids for sequence, tokens in sampled.items()):
             return None
-        tokens = tuple(sampled[sequence] for sequence in self.sequences)
-        positions = tuple(position + 1 for position in self.positions)
-        return Step(self.group, False, self.sequences, tokens, positions, self.sequences, (), (), (), ())
+        tokens = tuple(sampled[sequence][-1] for sequence in self.sequences)
+        positions = tuple(at + len(sampled[sequence]) for sequence, at in zip(self.sequences, self.positions, strict=True))
+        if self.runs is None:
+            return Step(self.group, False, self.sequences, tokens, positions, self.sequences, (), (), (), ())
+        answered = tuple(count + len(sampled[sequence]) for sequence, count in zip(self.sequences, self.answered, strict=True))
+        ended = (at >= self.runs.limit or count >= s.request.max_tokens for s, at, count in zip(self.sequences, positions, answered, strict=True))
+        return None if any(ended) else step_of_runs(self.group, self.sequences, tokens, positions, answered, self.runs)
+
+
+def step_of_runs(
+    group: int,
+    sequences: tuple[Sequence, ...],
+    known: tuple[int, ...],
+    positions: tuple[int, ...],
+    answered: tuple[int, ...],
+    runs: Runs,
+    released: tuple[tuple[int, Sequence], ...] = (),
+    swapped: tuple[tuple[int, int], ...] = (),
+    opened: tuple[tuple[int, Sequence, int], ...] = (),
+) -> Step:
+    """The decode step that feeds each of `sequences` its `known` token, and what is drafted behind it."""
+    tokens: list[int] = []
+    counts: list[int] = []
+    padded = 0  # rows that are computed, of those before
+    for index, (sequence, token, start, count) in enumerate(zip(sequences, known, positions, answered, strict=True)):
+        after = len(sequences) - index - 1
+        drafts = sequence.drafts(start, count, padded + 2 * after, runs.most_rows - len(tokens) - after, runs)
+        tokens += [token, *drafts]
+        counts.append(1 + len(drafts))
+        padded += even_up(counts[-1])
+    step = Step(group, False, sequences, tuple(tokens), positions, sequences, released, swapped, opened, ())
+    return replace(step, counts=tuple(counts), answered=answered, runs=runs)
 
 
 @dataclass(frozen=True)

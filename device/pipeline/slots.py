@@ -63,7 +63,9 @@ class Resumable:
 class Slots:
     """Decides only; the changes it gives are carried out by every stage, in order."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, *, decoded_exact: bool = False) -> None:
+        """`decoded_exact`: what decoding makes is what prefill would make (protos/decoding.py, "pairs")."""
+        self._decoded_exact = decoded_exact
         self.slots: list[Sequence | None] = [None] * slots
         self.held = [Held()] * slots
         self.resumable: list[Resumable | None] = [None] * slots
@@ -162,7 +164,7 @@ class Slots:
     def close(self, sequence: Sequence) -> None:
         """It has ended, and its slot keeps its rows until somebody else needs the room."""
         tokens = (*sequence.request.prompt_ids, *sequence.answer)[: sequence.length]
-        self.held[sequence.slot] = Held(tokens, self.held[sequence.slot].exact)
+        self.held[sequence.slot] = Held(tokens, len(tokens) if self._decoded_exact else self.held[sequence.slot].exact)
         if sequence.kept_for_another:
             self.resumable[sequence.slot] = Resumable(sequence.request.key, sequence.length)
         self.releasing.append((sequence.slot, sequence))
@@ -176,6 +178,10 @@ class Slots:
 
     def _resume(self, sequence: Sequence) -> None:
         request = sequence.request
+        if self._decoded_exact:
+            tokens = (*request.prompt_ids, *request.forced_ids)[: sequence.length]
+            self.held[sequence.slot] = Held(tokens, len(tokens))
+            return
         exact = min(sequence.length, request.prefilled)
         tokens = sequence.input_ids[: sequence.length if sequence.forced_prefilled else exact]
         self.held[sequence.slot] = Held(tokens, 0 if request.reuse_decoded else exact)

@@ -16,8 +16,10 @@ from device.pipeline.doubts import Doubts
 from device.pipeline.kept import MOST_KEY_BYTES, Kept, KeptRows
 from device.pipeline.wire import decode
 from device.stage_spec import NextHop, StageSpec
+from protos.decoding import MOST_RUN_ROWS
 from protos.dtypes import row_bytes
 from protos.errors import Conflict, InvalidInput, Unavailable
+from protos.even import even_up
 from protos.ids import DeviceId
 from protos.physics.timing import Decode, Prefill, StageRun
 from protos.v1 import pipeline_pb2, telemetry_pb2
@@ -33,7 +35,8 @@ Following = Callable[[], tuple[pipeline_pb2.Microbatch, Rows | Tokens] | None]
 
 @dataclass(frozen=True)
 class Extra:
-    """The output head's computation on `rows` of a run's hidden rows, where it belongs to the run."""
+    """The output head's computation on `rows` of a run's hidden rows, where it belongs to the run; of runs with drafts on all that there
+    are."""
 
     rows: int
     compute: Callable[[Rows], None]
@@ -214,13 +217,14 @@ class Stage:
             if extra:
                 extra.compute(result[0])
 
-        report = self.hardware.run(self._described(message, extra.rows if extra else 0), compute)
+        head_rows = 0 if extra is None else message.rows if message.counts else extra.rows
+        report = self.hardware.run(self._described(message, head_rows), compute)
         # Here, and not when the turn is over: whoever waits for it may have left.
         self.work.add(
             report,
             prefill_tokens=message.rows if message.prefill else 0,
             decode_tokens=0 if message.prefill else message.rows,
-            answer_tokens=message.rows if message.all_wanted and not message.prefill else len(message.wanted),
+            answer_tokens=_answer_tokens(message),
         )
         return result[0], report
 
@@ -232,6 +236,10 @@ class Stage:
             usage = self._slots.pop((message.group, released.slot), None)
             if usage is None or usage.number != released.sequence:
                 raise InvalidInput(f"stage {self.spec.stage} holds no sequence {released.sequence} in slot {released.slot}")
+            if released.rows:
+                self._settle(usage, released.rows)
+                group.lengths[released.slot] = min(released.rows, group.lengths[released.slot] + group.drafted[released.slot])
+                group.drafted[released.slot] = 0
             released.usage.append(self._usage(usage))
             if released.keep and usage.key:
                 self.kept.put(usage.key, message.group, released.slot, None)
@@ -246,7 +254,7 @@ class Stage:
             self._check_free(message.group, opened.slot)
             if opened.kept > group.lengths[opened.slot]:
                 raise InvalidInput(f"stage {self.spec.stage} has no {opened.kept} rows in slot {opened.slot}")
-            group.lengths[opened.slot] = opened.kept
+            group.lengths[opened.slot], group.drafted[opened.slot] = opened.kept, 0
             self._slots[message.group, opened.slot] = self._opened(message.group, opened)
         for copied in message.copied:
             self._check_slots(copied.from_slot, copied.to_slot)
@@ -276,8 +284,12 @@ class Stage:
         slots, rows = list(message.slots), message.rows
         if message.prefill:
             fits = len(slots) == len(message.positions) == 1 and rows <= self.spec.shape.prefill_chunk
+        elif message.counts:
+            counts, runs = list(message.counts), self.spec.shape.decode == "pairs"
+            same = len(slots) == len(message.positions) == len(counts) and _ascending(slots) and sum(counts) == rows
+            fits = runs and same and all(1 <= count <= MOST_RUN_ROWS for count in counts)
         else:
-            fits = len(slots) == len(message.positions) == rows and _ascending(slots)
+            fits = len(slots) == len(message.positions) == rows and _ascending(slots) and self.spec.shape.decode == "rows"
         if not (fits and _ascending(message.wanted) and all(row < rows for row in message.wanted)):
             raise InvalidInput(f"stage {self.spec.stage} was sent a microbatch whose rows, slots and positions contradict each other")
         for slot in slots:
@@ -290,11 +302,13 @@ class Stage:
     def _compute(self, message: pipeline_pb2.Microbatch, rows: Rows | Tokens) -> Rows:
         if message.prefill:
             return self.engine.prefill(message.group, message.slots[0], message.positions[0], rows)
+        if message.counts:
+            return self.engine.extend(message.group, message.slots, message.positions, message.counts, rows)
         return self.engine.decode(message.group, message.slots, message.positions, rows)
 
     def _described(self, message: pipeline_pb2.Microbatch, head_rows: int) -> StageRun:
         positions = message.positions
-        body = Prefill(positions[0], message.rows) if message.prefill else Decode(tuple(positions))
+        body = Prefill(positions[0], message.rows) if message.prefill else _decode(message)
         sent = self._sent_bytes(message)
         return StageRun(self.spec.cost, body, head_rows, sent, stage=self.spec.identity, programs=self.spec.times)
 
@@ -314,15 +328,25 @@ class Stage:
             self.counters.prefill_tokens += message.rows
         elif counted:
             self.counters.decode_tokens += message.rows
-        for slot in message.slots:
+        for index, slot in enumerate(message.slots):
             usage = self._slots.get((message.group, slot))
             if usage is None:
                 raise Unavailable(f"stage {self.spec.stage}: the ring was given up while its step was computed")
+            if counted and message.counts:
+                self._settle(usage, message.positions[index])
+                usage.ran(report, message.positions[index], message.counts[index], message.rows)
+                continue
             usage.add(report, 1 / len(message.slots))
             if counted and message.prefill:
                 usage.prefill_rows += message.rows
             elif counted:
                 usage.decode_rows += 1
+
+    def _settle(self, usage: Usage, length: int) -> None:
+        held, rejected = usage.settled(length)
+        self.counters.rejected_tokens += rejected
+        if held:
+            self.work.took(held)
 
     def _usage(self, usage: Usage) -> telemetry_pb2.StageUsage:
         # A sequence that never ran took nothing of a metered device: that is 0 joules, counted.
@@ -335,7 +359,24 @@ class Stage:
             source=self.hardware.info.energy_source,
             prefill_rows=usage.prefill_rows,
             decode_rows=usage.decode_rows,
+            rejected_rows=usage.rejected_rows,
+            joules_rejected=usage.joules_rejected,
         )
+
+
+def _decode(message: pipeline_pb2.Microbatch) -> Decode:
+    """Of runs, each row that is computed, the one that pads an odd run too, with the positions before it: a run's rows share what they read
+    of the cache, so its time is a little less."""
+    runs = zip(message.positions, message.counts or [1] * len(message.positions), strict=True)
+    padded = even_up if message.counts else int
+    return Decode(tuple(start + row for start, count in runs for row in range(padded(count))))
+
+
+def _answer_tokens(message: pipeline_pb2.Microbatch) -> int:
+    """Rows from which a token is chosen for certain: of a run the first alone."""
+    if message.counts:
+        return len(message.counts)
+    return message.rows if message.all_wanted and not message.prefill else len(message.wanted)
 
 
 def _ascending(values: Sequence[int]) -> bool:

@@ -306,6 +306,7 @@ class GenerationService:
             recoveries=course.recoveries,
             recovery_seconds=course.recovery_seconds,
             recovery=course.recovery(),
+            decode=pipeline.spec.plan.decode,
         )
 
     async def _made(self, entry: LedgerEntry, text: _Text, spec: PipelineSpec) -> MadePrompt:

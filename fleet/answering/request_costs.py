@@ -62,6 +62,9 @@ def result(
         total_seconds=total_seconds,
         devices=device_costs(spec.plan.stages, finished.usage, len(token_ids)),
         reused_tokens=timing.reused_tokens,
+        decode=spec.plan.decode,
+        drafted_tokens=timing.drafted_tokens,
+        accepted_tokens=timing.accepted_tokens,
     )
 
 
@@ -92,4 +95,6 @@ def _device_cost(device: str, stage: StagePlan | None, usage: Sequence[telemetry
         joules=joules,
         source=source,
         joules_per_token=joules / tokens if joules is not None and tokens else None,
+        rejected_rows=sum(one.rejected_rows for one in usage),
+        joules_rejected=None if joules is None else sum(one.joules_rejected for one in usage),
     )

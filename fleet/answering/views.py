@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from device.text.messages import Message
 from fleet.telemetry.views import FinishedRequest, FinishReason
+from protos.decoding import DecodeMode
 from protos.sampling import GREEDY, Sampling
 
 
@@ -115,6 +116,9 @@ class GenerateResult(FinishedRequest):
     recovery_seconds: float = 0.0
     # `exact`: with the very tokens that would have come; `fast`: what follows may differ by rounding (Policy); None: nothing broke.
     recovery: Recovery | None = None
+    decode: DecodeMode = "rows"
+    drafted_tokens: int = 0  # proposed, and computed beside the known ones
+    accepted_tokens: int = 0  # of them, those that the model chose: so many steps were saved
 
 
 @dataclass(frozen=True)

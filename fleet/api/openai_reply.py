@@ -71,11 +71,13 @@ def usage_of(results: Sequence[GenerateResult], answers_of_prompt: int = 1) -> d
     for cost in (cost for result in results for cost in result.devices):
         so_far = joules.get(cost.source, 0.0)
         joules[cost.source] = None if cost.joules is None or so_far is None else so_far + cost.joules
+    drafted = sum(one.drafted_tokens for one in results)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(one.reused_tokens for one in prompts)},
+        **({"drafts": {"drafted": drafted, "accepted": sum(one.accepted_tokens for one in results)}} if drafted else {}),
         "seconds": max(one.total_seconds for one in results),
         "energy": [{"joules": value, "source": source} for source, value in joules.items()],
     }

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fleet.api.caller import FleetOfCaller
 from fleet.planning.plan import Objective, Plan, PlanRequest
 from fleet.service.protocol import FleetService
+from protos.decoding import DecodeMode
 from protos.dtypes import KvDtype, WireDtype
 
 
@@ -26,10 +27,13 @@ class PlanBody(BaseModel):
     devices: tuple[str, ...] = ()
     kv_dtype: KvDtype = "float32"
     wire_dtype: WireDtype = "float32"
+    decode: DecodeMode = "rows"
     standby: Annotated[int, Field(ge=0, le=64)] = 0
 
     def request(self) -> PlanRequest:
-        return PlanRequest(self.model, self.objective, self.stages, self.context, self.slots, self.devices, self.kv_dtype, self.wire_dtype)
+        return PlanRequest(
+            self.model, self.objective, self.stages, self.context, self.slots, self.devices, self.kv_dtype, self.wire_dtype, self.decode
+        )
 
 
 def routes(of_caller: FleetOfCaller) -> APIRouter:

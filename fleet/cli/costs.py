@@ -20,6 +20,9 @@ def answer_json(result: GenerateResult) -> dict[str, Any]:
         "finish_reason": result.finish_reason,
         "prompt_tokens": result.prompt_tokens,
         "reused_tokens": result.reused_tokens,
+        "decode": result.decode,
+        "drafted_tokens": result.drafted_tokens,
+        "accepted_tokens": result.accepted_tokens,
         "completion_tokens": result.completion_tokens,
         "ttft_seconds": {"wall": result.ttft_seconds, "modelled": result.modelled_ttft_seconds},
         "tpot_seconds": {"wall": result.tpot_seconds, "modelled": result.modelled_tpot_seconds},
@@ -35,6 +38,8 @@ def answer_json(result: GenerateResult) -> dict[str, Any]:
                 "joules": cost.joules,
                 "source": cost.source,
                 "joules_per_token": cost.joules_per_token,
+                "rejected_rows": cost.rejected_rows,
+                "joules_rejected": cost.joules_rejected,
             }
             for cost in result.devices
         ],
@@ -68,6 +73,8 @@ def summary(result: GenerateResult) -> str:
         parts[1] += f" ({result.reused_tokens} of {result.prompt_tokens} prompt tokens were known)"
     if result.tpot_seconds:
         parts.append(f"{figure(1 / result.tpot_seconds)} tokens/s")
+    if result.drafted_tokens:
+        parts.append(f"{result.accepted_tokens} of {result.drafted_tokens} drafted tokens held")
     line = ", ".join(parts)
     if result.modelled_ttft_seconds is not None:
         modelled = f"first after {figure(result.modelled_ttft_seconds)} s"
@@ -100,6 +107,8 @@ def combined(results: Sequence[GenerateResult]) -> tuple[DeviceCost, ...]:
             else _add(before.modelled_busy_seconds, cost.modelled_busy_seconds),
             joules=joules,
             joules_per_token=joules / tokens if joules is not None and tokens else None,
+            rejected_rows=cost.rejected_rows + (before.rejected_rows if before else 0),
+            joules_rejected=cost.joules_rejected if before is None else _add(before.joules_rejected, cost.joules_rejected),
         )
     return tuple(sums.values())
 

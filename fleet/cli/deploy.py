@@ -20,6 +20,7 @@ from fleet.deploying.desired import REPLAN_AFTER_SECONDS, Policy
 from fleet.deploying.views import DeployEvent, DeploymentView
 from fleet.planning.plan import Objective, Plan, PlanRequest, StagePlan
 from fleet.planning.standby import lines as standby_lines
+from protos.decoding import DecodeMode
 from protos.dtypes import KvDtype, WireDtype
 from protos.errors import Internal, NotFound
 from protos.sizes import bytes_text
@@ -41,6 +42,9 @@ KvOption = Annotated[KvDtype, typer.Option("--kv", help="Type of the KV cache; i
 WireOption = Annotated[
     WireDtype, typer.Option("--wire", help="Type of rows between devices; smaller than float32, the text may depend on the cut.")
 ]
+DecodeOption = Annotated[
+    DecodeMode, typer.Option("--decode", help="By single rows, or by runs of two and more, where drafts are verified exactly.")
+]
 StandbyOption = Annotated[
     int, typer.Option("--standby", min=0, max=64, help="So many spare devices keep stages loaded, to take over from one that is lost.")
 ]
@@ -58,6 +62,7 @@ def plan(
     devices: DevicesOption = None,
     kv: KvOption = "float32",
     wire: WireOption = "float32",
+    decode: DecodeOption = "rows",
     standby: StandbyOption = 0,
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -66,7 +71,7 @@ def plan(
 
     Example: glmfleet plan smollm2-135m --stages 3
     """
-    request = PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire)
+    request = PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire, decode)
     with connect(open_home(home)) as coordinator:
         made = coordinator.plan(request, standby)
     if as_json:
@@ -85,6 +90,7 @@ def deploy(
     devices: DevicesOption = None,
     kv: KvOption = "float32",
     wire: WireOption = "float32",
+    decode: DecodeOption = "rows",
     replicas: Annotated[int, typer.Option("--replicas", min=1, help="So many pipelines, each on devices of its own.")] = 1,
     replan_after: Annotated[
         str, typer.Option("--replan-after", help="Seconds without a device until its pipeline is moved to others, or: never.")
@@ -103,7 +109,7 @@ def deploy(
 
     Example: glmfleet deploy smollm2-135m --stages 3 --context 2048
     """
-    request = PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire)
+    request = PlanRequest(model, objective, stages, context, slots, parse_names(devices), kv, wire, decode)
     policy = Policy(replan_after_seconds=_replan_after(replan_after), standby=standby, exact_within_seconds=_exact_within(recovery))
     with connect(open_home(home)) as coordinator, closing(coordinator.deploy(request, name, replicas, policy)) as events:
         if not as_json:

@@ -42,6 +42,7 @@ def predict(
     slots: SlotsOption = 16,
     kv: KvOption = "float32",
     wire: WireOption = "float32",
+    decode: DecodeOption = "rows",
     timing: TimingOption = "",
     price_energy: Annotated[
         str | None, typer.Option("--price-energy", metavar="PRICE", help="Of a kWh: 0.30 or 0.30/kWh.", show_default=False)
@@ -68,7 +69,7 @@ def predict(
     manifest = ArtifactStore(open_home(home).artifacts).load(model)
     devices, profiles, links = _devices(fleet, names, timing)
     devices, left_out = with_programs(devices, manifest, kv)
-    request = PlanRequest(model, context=context, slots=max(slots, streams), kv_dtype=kv, wire_dtype=wire)
+    request = PlanRequest(model, context=context, slots=max(slots, streams), kv_dtype=kv, wire_dtype=wire, decode=decode)
     if prompt + answer > (longest := context or manifest.config.max_positions):
         raise typer.BadParameter(f"--prompt {prompt} and --answer {answer} are more than the context of {longest}")
     prices = Prices(_energy(price_energy), _hardware(price_hardware, profiles), years)

@@ -147,6 +147,7 @@ def _planner_device(device: DeviceId, description: pb.DeviceDescription, replace
         else None,
         storage=_storage(description),
         keeps_standbys=description.keeps_standbys,
+        decodes_pairs=description.decodes_pairs,
         core=core_told(description),
         timed_by_programs=accelerator.timed_by_programs,
         runs_programs=runs_programs(description),

@@ -40,6 +40,8 @@ class Policy:
     def most_replayed(self, plan: Plan) -> int | None:
         """So many tokens of an answer are decoded again; None: all."""
         seconds = self.exact_within_seconds
+        if plan.decode == "pairs":  # they are prefilled, which gives the same rows
+            return None
         return None if seconds is None else int(seconds * plan.decode_tokens_per_second)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from fleet.deploying.desired import Desired, PipelineSpec
 from fleet.deploying.programs import ProgramFiles
+from protos.decoding import DecodeMode
+from protos.dtypes import KvDtype
 from protos.errors import InvalidInput
 from protos.manifest import Blob, Manifest
 from protos.net.transport import MESSAGE_BYTES
@@ -17,6 +19,7 @@ from quantize import parts
 from quantize.artifact.costs import stage_cost
 from quantize.artifact.golden import StageGolden, stage_golden
 from quantize.artifact.graph import build_norm_graph, build_stage_graph
+from quantize.layers.onnx_attention import has_slots
 
 HEAD = "head"
 
@@ -52,7 +55,8 @@ def load_request(
     plan, planned, config = spec.plan, spec.plan.stages[stage], manifest.config
     body = [part for part in planned.parts if part != HEAD]
     first, stop = planned.first_layer, planned.stop_layer
-    graph, graph_zlib = (b"", b"") if programs else packed(build_stage_graph(manifest, body, kv_dtype=plan.kv_dtype))
+    slots = 0 if programs else attention_slots(manifest, plan.decode, plan.kv_dtype, plan.slots_per_group)
+    graph, graph_zlib = (b"", b"") if programs else packed(build_stage_graph(manifest, body, kv_dtype=plan.kv_dtype, slots=slots))
     golden = stage_golden(manifest, planned.parts, first, stop, plan.context, plan.kv_dtype, blob_folder) if blob_folder else None
     request = pb.LoadStageRequest(
         generation=pb.Generation(deployment=desired.name, number=desired.generation),
@@ -80,6 +84,8 @@ def load_request(
             prefix_whole=config.prefix_whole,
             learned_positions=config.learned_positions,
             values_are_keys=config.latent is not None,
+            decode=plan.decode,
+            attention_slots=slots,
         ),
         graph=graph,
         graph_zlib=graph_zlib,
@@ -97,6 +103,11 @@ def load_request(
             advice=f"deploy the model in more stages: --stages {len(plan.stages) + 1}",
         )
     return request
+
+
+def attention_slots(manifest: Manifest, decode: DecodeMode, kv_dtype: KvDtype, slots: int) -> int:
+    """Of a stage's graph: as many as it has slots, where its sequences are decoded by runs and the model allows it. See device.proto."""
+    return slots if decode == "pairs" and has_slots(manifest.config, kv_dtype) else 0
 
 
 def _golden(golden: StageGolden, *, with_graph: bool) -> pb.Golden:

@@ -15,6 +15,7 @@ from typing import NoReturn, TypeAlias, cast, get_args
 
 from fleet.deploying.desired import DEFAULT_POLICY, Desired, PipelineSpec, Policy, new_desired
 from fleet.planning.plan import Covered, Objective, Pause, Plan, PlanRequest, StagePlan, Standby
+from protos.decoding import DecodeMode
 from protos.dtypes import KvDtype, WireDtype
 from protos.ids import PipelineId
 
@@ -94,6 +95,7 @@ def _plan_out(plan: Plan) -> dict[str, _Json]:
         "why": list(plan.why),
         "kv_dtype": plan.kv_dtype,
         "wire_dtype": plan.wire_dtype,
+        "decode": plan.decode,
         "standbys": [_standby_out(one) for one in plan.standbys],
         "pauses": [_pause_out(one) for one in plan.pauses],
     }
@@ -143,6 +145,7 @@ def _request_out(request: PlanRequest) -> dict[str, _Json]:
         "devices": list(request.devices),
         "kv_dtype": request.kv_dtype,
         "wire_dtype": request.wire_dtype,
+        "decode": request.decode,
     }
 
 
@@ -166,6 +169,7 @@ def _plan_in(plan: _Reader) -> Plan:
         why=plan.texts("why"),
         kv_dtype=_kv_dtype(plan),
         wire_dtype=_wire_dtype(plan),
+        decode=_decode(plan),
         standbys=tuple(_standby_in(one) for one in plan.inners("standbys", least=0)),
         pauses=tuple(_pause_in(one) for one in plan.inners("pauses", least=0)),
     )
@@ -215,6 +219,7 @@ def _request_in(request: _Reader) -> PlanRequest:
         devices=request.texts("devices"),
         kv_dtype=_kv_dtype(request),
         wire_dtype=_wire_dtype(request),
+        decode=_decode(request),
     )
 
 
@@ -233,6 +238,10 @@ def _objective(of: _Reader) -> Objective:
 
 def _kv_dtype(of: _Reader) -> KvDtype:
     return cast(KvDtype, of.one_of("kv_dtype", get_args(KvDtype), "float32"))
+
+
+def _decode(of: _Reader) -> DecodeMode:
+    return cast(DecodeMode, of.one_of("decode", get_args(DecodeMode), "rows"))
 
 
 def _wire_dtype(of: _Reader) -> WireDtype:

@@ -11,6 +11,7 @@ from fleet.deploying.desired import Desired, PipelineSpec
 from fleet.deploying.phase import Attaching, PipelineState, Ready, Repairing, Waiting
 from fleet.deploying.stored import Unreadable
 from fleet.planning.plan import Objective, Pause, Plan, StagePlan
+from protos.decoding import DecodeMode
 
 PipelineStateName = Literal["deploying", "ready", "waiting", "repairing", "attaching"]
 StandbyStateName = Literal["ready", "preparing", "away"]
@@ -62,6 +63,7 @@ class PipelineView:
     pauses: tuple[Pause, ...] = ()  # predicted, where a standby covers a stage
     # Of its plan: what was wished, what was predicted of one stream, and why it is so.
     objective: Objective = "latency"
+    decode: DecodeMode = "rows"
     decode_tokens_per_second: float = 0.0
     joules_per_token: float | None = None
     why: tuple[str, ...] = ()
@@ -157,6 +159,7 @@ def _pipeline(spec: PipelineSpec, state: PipelineStateName, detail: str, standby
         standbys=standbys,
         pauses=plan.pauses,
         objective=plan.objective,
+        decode=plan.decode,
         decode_tokens_per_second=plan.decode_tokens_per_second,
         joules_per_token=plan.joules_per_token,
         why=plan.why,

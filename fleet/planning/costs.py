@@ -8,6 +8,7 @@ from functools import cached_property
 
 from fleet.planning.storage import Storage
 from protos.chip.core import Core
+from protos.decoding import DecodeMode
 from protos.dtypes import KvDtype, WireDtype, row_bytes
 from protos.even import even_down, even_up
 from protos.ids import Digest
@@ -57,6 +58,7 @@ class PlannerDevice:
     timing_model: TimingModel | None = None
     storage: Storage | None = None  # None: its disk takes whatever it is given
     keeps_standbys: bool = False  # its agent can keep stages beside the rings that it is in
+    decodes_pairs: bool = True  # False: its agent is of the release before, and decodes row by row
     core: Core | None = None  # of a chip that runs compiled programs
     timed_by_programs: bool = False  # of `core`: see fleet/planning/programs.py
     runs_programs: bool = False  # in the place of graphs
@@ -195,10 +197,12 @@ def decode_cost(
     positions: int,
     kv_dtype: KvDtype,
     wire_dtype: WireDtype,
+    decode: DecodeMode = "rows",
 ) -> tuple[int, int]:
-    """Nanoseconds, and nanojoules above idling, of one token of one stream on stage `place` of so many, `positions` long."""
+    """Nanoseconds, and nanojoules above idling, of one token of one stream on stage `place` of so many, `positions` long, none drafted."""
     sent = hop_bytes(manifest, wire_dtype) if stages > 1 else 0
-    run = stage_run(manifest, parts, kv_dtype, Decode((positions,)), head_rows=int(place == 0), link_bytes=sent, launches=0)
+    body = Decode((positions,) if decode == "rows" else (positions, positions + 1))
+    run = stage_run(manifest, parts, kv_dtype, body, head_rows=int(place == 0), link_bytes=sent, launches=0)
     runs = head_runs(stages) if place == 0 else 1
     return run_ns(device, run) + runs * launch_ns(device), run_nj(device, run)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from protos.decoding import DecodeMode
 from protos.dtypes import KvDtype, WireDtype
 from protos.ids import DeviceId
 
@@ -21,6 +22,7 @@ class PlanRequest:
     devices: tuple[str, ...] = ()  # names or ids to use; empty: any
     kv_dtype: KvDtype = "float32"
     wire_dtype: WireDtype = "float32"  # of rows between stages; only float32 makes the text independent of the cut
+    decode: DecodeMode = "rows"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Plan:
     why: tuple[str, ...]  # one line each, for people
     kv_dtype: KvDtype = "float32"
     wire_dtype: WireDtype = "float32"
+    decode: DecodeMode = "rows"
     standbys: tuple[Standby, ...] = ()
     pauses: tuple[Pause, ...] = ()  # of the stages that a standby covers
 

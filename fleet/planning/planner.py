@@ -20,7 +20,6 @@ from fleet.planning.costs import (
 from fleet.planning.plan import Plan, PlanRequest, StagePlan
 from fleet.planning.search import Layout, Search
 from fleet.planning.storage import Storage, words_of
-from protos.dtypes import WireDtype
 from protos.errors import InvalidInput, NoSpace, NotFound
 from protos.manifest import Manifest
 from protos.sizes import bytes_text
@@ -45,7 +44,7 @@ def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequ
     >>> [(stage.device_name, stage.first_layer, stage.stop_layer) for stage in plan(manifest, boards, PlanRequest("tiny")).stages]
     [('a', 0, 3)]
     """
-    usable = _chosen(sorted(devices, key=lambda device: device.device_id), request.devices)
+    usable = _able(_chosen(sorted(devices, key=lambda device: device.device_id), request.devices), manifest, request)
     context = _context(manifest, request)
     check_kv_dtype(manifest, request.kv_dtype)
     _check_stages(manifest, request, len(usable))
@@ -59,7 +58,7 @@ def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequ
     fewest = layout
     if request.stages:
         fewest = next(filter(None, map(search.layout, range(1, request.stages))), layout)
-    costs = _Costs.of(manifest, layout, request.wire_dtype)
+    costs = _Costs.of(manifest, layout, request)
     stages = tuple(_stage(manifest, layout, costs, place) for place in range(len(layout.stages)))
     joules = [stage.decode_joules for stage in stages]
     result = Plan(
@@ -77,8 +76,9 @@ def plan(manifest: Manifest, devices: Sequence[PlannerDevice], request: PlanRequ
         why=(),
         kv_dtype=request.kv_dtype,
         wire_dtype=request.wire_dtype,
+        decode=request.decode,
     )
-    fewest_ns = _Costs.of(manifest, fewest, request.wire_dtype).token_ns
+    fewest_ns = _Costs.of(manifest, fewest, request).token_ns
     lines = why.lines(manifest, result, usable, request, fewest_ns=fewest_ns, fewest=len(fewest.stages))
     lines += tuple(words_of(_tight(usable)))
     lines += why.hollow_lines(result, sum(device.hollow for device in devices))
@@ -94,11 +94,13 @@ class _Costs:
     token_ns: int
 
     @staticmethod
-    def of(manifest: Manifest, layout: Layout, wire_dtype: WireDtype) -> _Costs:
-        ns, nj = [], []
+    def of(manifest: Manifest, layout: Layout, request: PlanRequest) -> _Costs:
+        ns, nj, wire_dtype = [], [], request.wire_dtype
         for place, (device, first, stop) in enumerate(layout.stages):
             parts = stage_parts(manifest, first, stop, head=place == 0)
-            cost = decode_cost(manifest, device, parts, place, len(layout.stages), layout.positions, layout.shape.kv_dtype, wire_dtype)
+            cost = decode_cost(
+                manifest, device, parts, place, len(layout.stages), layout.positions, layout.shape.kv_dtype, wire_dtype, request.decode
+            )
             ns.append(cost[0])
             nj.append(cost[1])
         return _Costs(tuple(ns), tuple(nj), sum(ns) + hops_ns(manifest, len(ns), wire_dtype))
@@ -139,6 +141,18 @@ def _chosen(devices: Sequence[PlannerDevice], wanted: Sequence[str]) -> list[Pla
         return [device for device in devices if device.device_id in wanted or device.name in wanted]
     # Beside devices that compute, those that do not are taken only by name.
     return [device for device in devices if not device.hollow] or list(devices)
+
+
+def _able(devices: list[PlannerDevice], manifest: Manifest, request: PlanRequest) -> list[PlannerDevice]:
+    """Those that decode as it is asked for. Raises InvalidInput where no device could, or none of these can."""
+    if request.decode == "rows":
+        return devices
+    if manifest.config.prefix_whole:
+        raise InvalidInput("this model reads a prompt in both directions: it is decoded row by row", advice="deploy it without --decode pairs")
+    able = [device for device in devices if device.decodes_pairs]
+    if not able:
+        raise InvalidInput("no agent of these devices decodes by pairs: they are of the release before", advice="update them")
+    return able
 
 
 def _context(manifest: Manifest, request: PlanRequest) -> int:

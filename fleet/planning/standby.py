@@ -29,7 +29,9 @@ def with_standbys(manifest: Manifest, plans: Sequence[Plan], spares: Sequence[Pl
     first, and of these the largest: their loss would take longest. The spare is taken that adds most, of equals the one with the lowest id.
     """
     made = list(plans)
-    left = sorted((spare for spare in spares if spare.keeps_standbys and not spare.hollow), key=lambda one: one.device_id)
+    by_pairs = any(one.decode == "pairs" for one in plans)
+    able = (spare for spare in spares if spare.keeps_standbys and not spare.hollow and (spare.decodes_pairs or not by_pairs))
+    left = sorted(able, key=lambda one: one.device_id)
     for _ in range(count):
         offers = [(spare, _covers(manifest, made, spare)) for spare in left]
         if not (offers := [(spare, covers) for spare, covers in offers if any(covers)]):
@@ -151,7 +153,7 @@ def _buffer_bytes(manifest: Manifest, plan: Plan) -> int:
 def _as_on(manifest: Manifest, plan: Plan, number: int, spare: PlannerDevice) -> StagePlan:
     """The stage, as this device would run it."""
     stage, positions = plan.stages[number], min(plan.context, REFERENCE_POSITIONS)
-    ns, nj = decode_cost(manifest, spare, stage.parts, number, len(plan.stages), positions, plan.kv_dtype, plan.wire_dtype)
+    ns, nj = decode_cost(manifest, spare, stage.parts, number, len(plan.stages), positions, plan.kv_dtype, plan.wire_dtype, plan.decode)
     joules = nj / 1e9 + idle_watts(spare) / plan.decode_tokens_per_second
     return replace(
         stage,

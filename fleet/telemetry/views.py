@@ -22,6 +22,8 @@ class DeviceCost:
     joules: float | None  # None: unmetered
     source: Source
     joules_per_token: float | None  # per token of the answer
+    rejected_rows: int = 0  # computed for drafts that were not taken
+    joules_rejected: float | None = None  # of joules, their share
 
 
 @dataclass(frozen=True, kw_only=True)

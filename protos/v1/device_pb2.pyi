@@ -43,7 +43,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DeviceDescription(_message.Message):
-    __slots__ = ("protocol_version", "device_id", "name", "agent_version", "boot_id", "accelerator", "memory_bytes", "memory_used_bytes", "storage_free_bytes", "dialects", "stages", "labels", "memory_held_bytes", "storage_droppable_bytes", "storage_problem", "oldest_protocol_version", "clock_seconds", "certificate_not_after", "memory_available_bytes", "hearing", "keeps_standbys")
+    __slots__ = ("protocol_version", "device_id", "name", "agent_version", "boot_id", "accelerator", "memory_bytes", "memory_used_bytes", "storage_free_bytes", "dialects", "stages", "labels", "memory_held_bytes", "storage_droppable_bytes", "storage_problem", "oldest_protocol_version", "clock_seconds", "certificate_not_after", "memory_available_bytes", "hearing", "decodes_pairs", "keeps_standbys")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,7 @@ class DeviceDescription(_message.Message):
     CERTIFICATE_NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
     MEMORY_AVAILABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
     HEARING_FIELD_NUMBER: _ClassVar[int]
+    DECODES_PAIRS_FIELD_NUMBER: _ClassVar[int]
     KEEPS_STANDBYS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     device_id: str
@@ -92,8 +93,9 @@ class DeviceDescription(_message.Message):
     certificate_not_after: float
     memory_available_bytes: int
     hearing: Hearing
+    decodes_pairs: bool
     keeps_standbys: bool
-    def __init__(self, protocol_version: _Optional[int] = ..., device_id: _Optional[str] = ..., name: _Optional[str] = ..., agent_version: _Optional[str] = ..., boot_id: _Optional[str] = ..., accelerator: _Optional[_Union[Accelerator, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., storage_free_bytes: _Optional[int] = ..., dialects: _Optional[_Iterable[str]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., memory_held_bytes: _Optional[int] = ..., storage_droppable_bytes: _Optional[int] = ..., storage_problem: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ..., clock_seconds: _Optional[float] = ..., certificate_not_after: _Optional[float] = ..., memory_available_bytes: _Optional[int] = ..., hearing: _Optional[_Union[Hearing, _Mapping]] = ..., keeps_standbys: _Optional[bool] = ...) -> None: ...
+    def __init__(self, protocol_version: _Optional[int] = ..., device_id: _Optional[str] = ..., name: _Optional[str] = ..., agent_version: _Optional[str] = ..., boot_id: _Optional[str] = ..., accelerator: _Optional[_Union[Accelerator, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., storage_free_bytes: _Optional[int] = ..., dialects: _Optional[_Iterable[str]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., memory_held_bytes: _Optional[int] = ..., storage_droppable_bytes: _Optional[int] = ..., storage_problem: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ..., clock_seconds: _Optional[float] = ..., certificate_not_after: _Optional[float] = ..., memory_available_bytes: _Optional[int] = ..., hearing: _Optional[_Union[Hearing, _Mapping]] = ..., decodes_pairs: _Optional[bool] = ..., keeps_standbys: _Optional[bool] = ...) -> None: ...
 
 class Hearing(_message.Message):
     __slots__ = ("queries",)
@@ -372,7 +374,7 @@ class Golden(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., scale: _Optional[float] = ..., hidden: _Optional[bytes] = ..., tolerance: _Optional[float] = ..., head_hidden: _Optional[bytes] = ..., logits: _Optional[bytes] = ..., logits_scale: _Optional[float] = ..., head_tolerance: _Optional[float] = ..., layers_graph_zlib: _Optional[bytes] = ..., layers_graph: _Optional[bytes] = ...) -> None: ...
 
 class StageShape(_message.Message):
-    __slots__ = ("hidden_size", "vocab_size", "first_layer", "stop_layer", "kv_heads", "head_dim", "context", "groups", "slots_per_group", "prefill_chunk", "row_multiple", "kv_dtype", "prefix_whole", "learned_positions", "wire_dtype", "values_are_keys")
+    __slots__ = ("hidden_size", "vocab_size", "first_layer", "stop_layer", "kv_heads", "head_dim", "context", "groups", "slots_per_group", "prefill_chunk", "row_multiple", "kv_dtype", "prefix_whole", "learned_positions", "wire_dtype", "values_are_keys", "decode", "attention_slots")
     HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
@@ -389,6 +391,8 @@ class StageShape(_message.Message):
     LEARNED_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     VALUES_ARE_KEYS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_SLOTS_FIELD_NUMBER: _ClassVar[int]
     hidden_size: int
     vocab_size: int
     first_layer: int
@@ -405,7 +409,9 @@ class StageShape(_message.Message):
     learned_positions: int
     wire_dtype: str
     values_are_keys: bool
-    def __init__(self, hidden_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., first_layer: _Optional[int] = ..., stop_layer: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., context: _Optional[int] = ..., groups: _Optional[int] = ..., slots_per_group: _Optional[int] = ..., prefill_chunk: _Optional[int] = ..., row_multiple: _Optional[int] = ..., kv_dtype: _Optional[str] = ..., prefix_whole: _Optional[bool] = ..., learned_positions: _Optional[int] = ..., wire_dtype: _Optional[str] = ..., values_are_keys: _Optional[bool] = ...) -> None: ...
+    decode: str
+    attention_slots: int
+    def __init__(self, hidden_size: _Optional[int] = ..., vocab_size: _Optional[int] = ..., first_layer: _Optional[int] = ..., stop_layer: _Optional[int] = ..., kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., context: _Optional[int] = ..., groups: _Optional[int] = ..., slots_per_group: _Optional[int] = ..., prefill_chunk: _Optional[int] = ..., row_multiple: _Optional[int] = ..., kv_dtype: _Optional[str] = ..., prefix_whole: _Optional[bool] = ..., learned_positions: _Optional[int] = ..., wire_dtype: _Optional[str] = ..., values_are_keys: _Optional[bool] = ..., decode: _Optional[str] = ..., attention_slots: _Optional[int] = ...) -> None: ...
 
 class StageCost(_message.Message):
     __slots__ = ("weight_bytes", "read_bytes", "macs_per_row", "kv_bytes_per_token", "head_read_bytes", "head_macs_per_row", "attention_macs_per_position", "embedding_bytes_per_row", "activation_bytes_per_row", "operators", "head_activation_bytes_per_row", "head_operators")

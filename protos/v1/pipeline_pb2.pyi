@@ -52,7 +52,7 @@ class Attach(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., epoch: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ..., beat_milliseconds: _Optional[int] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("sequence", "prompt_ids", "forced_ids", "sampling", "max_tokens", "stop_token_ids", "reuse_decoded", "prefix", "spans", "key", "most_replayed")
+    __slots__ = ("sequence", "prompt_ids", "forced_ids", "sampling", "max_tokens", "stop_token_ids", "reuse_decoded", "prefix", "spans", "key", "most_replayed", "undrafted")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
     FORCED_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +64,7 @@ class Submit(_message.Message):
     SPANS_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     MOST_REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    UNDRAFTED_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
     forced_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -75,7 +76,8 @@ class Submit(_message.Message):
     spans: _containers.RepeatedCompositeFieldContainer[Span]
     key: bytes
     most_replayed: int
-    def __init__(self, sequence: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., forced_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., reuse_decoded: _Optional[bool] = ..., prefix: _Optional[int] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., key: _Optional[bytes] = ..., most_replayed: _Optional[int] = ...) -> None: ...
+    undrafted: bool
+    def __init__(self, sequence: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., forced_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., reuse_decoded: _Optional[bool] = ..., prefix: _Optional[int] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., key: _Optional[bytes] = ..., most_replayed: _Optional[int] = ..., undrafted: _Optional[bool] = ...) -> None: ...
 
 class Span(_message.Message):
     __slots__ = ("start", "anchor")
@@ -263,7 +265,7 @@ class Route(_message.Message):
     def __init__(self, hops: _Optional[_Iterable[_Union[Route.Hop, _Mapping]]] = ..., text_length: _Optional[int] = ...) -> None: ...
 
 class SequenceTiming(_message.Message):
-    __slots__ = ("queue_seconds", "first_token_seconds", "total_seconds", "modelled_first_token_seconds", "modelled_total_seconds", "prompt_tokens", "completion_tokens", "told_tokens", "reused_tokens", "forced_prefilled")
+    __slots__ = ("queue_seconds", "first_token_seconds", "total_seconds", "modelled_first_token_seconds", "modelled_total_seconds", "prompt_tokens", "completion_tokens", "told_tokens", "reused_tokens", "forced_prefilled", "drafted_tokens", "accepted_tokens")
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +276,8 @@ class SequenceTiming(_message.Message):
     TOLD_TOKENS_FIELD_NUMBER: _ClassVar[int]
     REUSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     FORCED_PREFILLED_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     queue_seconds: float
     first_token_seconds: float
     total_seconds: float
@@ -284,7 +288,9 @@ class SequenceTiming(_message.Message):
     told_tokens: int
     reused_tokens: int
     forced_prefilled: int
-    def __init__(self, queue_seconds: _Optional[float] = ..., first_token_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., modelled_first_token_seconds: _Optional[float] = ..., modelled_total_seconds: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., told_tokens: _Optional[int] = ..., reused_tokens: _Optional[int] = ..., forced_prefilled: _Optional[int] = ...) -> None: ...
+    drafted_tokens: int
+    accepted_tokens: int
+    def __init__(self, queue_seconds: _Optional[float] = ..., first_token_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., modelled_first_token_seconds: _Optional[float] = ..., modelled_total_seconds: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., told_tokens: _Optional[int] = ..., reused_tokens: _Optional[int] = ..., forced_prefilled: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ...) -> None: ...
 
 class FlowMessage(_message.Message):
     __slots__ = ("open", "microbatch", "hidden_part", "beat_milliseconds")
@@ -353,7 +359,7 @@ class FlowReply(_message.Message):
     def __init__(self, accepted: _Optional[bool] = ..., credit: _Optional[int] = ..., protocol_version: _Optional[int] = ..., oldest_protocol_version: _Optional[int] = ..., modelled_clock: _Optional[float] = ..., beat_milliseconds: _Optional[int] = ...) -> None: ...
 
 class Microbatch(_message.Message):
-    __slots__ = ("step", "group", "prefill", "slots", "positions", "rows", "wanted", "all_wanted", "released", "swapped", "opened", "copied", "modelled_at", "hidden")
+    __slots__ = ("step", "group", "prefill", "slots", "positions", "rows", "wanted", "all_wanted", "released", "swapped", "opened", "copied", "counts", "modelled_at", "hidden")
     STEP_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     PREFILL_FIELD_NUMBER: _ClassVar[int]
@@ -366,6 +372,7 @@ class Microbatch(_message.Message):
     SWAPPED_FIELD_NUMBER: _ClassVar[int]
     OPENED_FIELD_NUMBER: _ClassVar[int]
     COPIED_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
     MODELLED_AT_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_FIELD_NUMBER: _ClassVar[int]
     step: int
@@ -380,21 +387,24 @@ class Microbatch(_message.Message):
     swapped: _containers.RepeatedCompositeFieldContainer[Swapped]
     opened: _containers.RepeatedCompositeFieldContainer[Opened]
     copied: _containers.RepeatedCompositeFieldContainer[Copied]
+    counts: _containers.RepeatedScalarFieldContainer[int]
     modelled_at: float
     hidden: bytes
-    def __init__(self, step: _Optional[int] = ..., group: _Optional[int] = ..., prefill: _Optional[bool] = ..., slots: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., rows: _Optional[int] = ..., wanted: _Optional[_Iterable[int]] = ..., all_wanted: _Optional[bool] = ..., released: _Optional[_Iterable[_Union[Released, _Mapping]]] = ..., swapped: _Optional[_Iterable[_Union[Swapped, _Mapping]]] = ..., opened: _Optional[_Iterable[_Union[Opened, _Mapping]]] = ..., copied: _Optional[_Iterable[_Union[Copied, _Mapping]]] = ..., modelled_at: _Optional[float] = ..., hidden: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, step: _Optional[int] = ..., group: _Optional[int] = ..., prefill: _Optional[bool] = ..., slots: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., rows: _Optional[int] = ..., wanted: _Optional[_Iterable[int]] = ..., all_wanted: _Optional[bool] = ..., released: _Optional[_Iterable[_Union[Released, _Mapping]]] = ..., swapped: _Optional[_Iterable[_Union[Swapped, _Mapping]]] = ..., opened: _Optional[_Iterable[_Union[Opened, _Mapping]]] = ..., copied: _Optional[_Iterable[_Union[Copied, _Mapping]]] = ..., counts: _Optional[_Iterable[int]] = ..., modelled_at: _Optional[float] = ..., hidden: _Optional[bytes] = ...) -> None: ...
 
 class Released(_message.Message):
-    __slots__ = ("slot", "sequence", "usage", "keep")
+    __slots__ = ("slot", "sequence", "usage", "keep", "rows")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
     slot: int
     sequence: int
     usage: _containers.RepeatedCompositeFieldContainer[_telemetry_pb2.StageUsage]
     keep: bool
-    def __init__(self, slot: _Optional[int] = ..., sequence: _Optional[int] = ..., usage: _Optional[_Iterable[_Union[_telemetry_pb2.StageUsage, _Mapping]]] = ..., keep: _Optional[bool] = ...) -> None: ...
+    rows: int
+    def __init__(self, slot: _Optional[int] = ..., sequence: _Optional[int] = ..., usage: _Optional[_Iterable[_Union[_telemetry_pb2.StageUsage, _Mapping]]] = ..., keep: _Optional[bool] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class Swapped(_message.Message):
     __slots__ = ("from_slot", "to_slot")

@@ -89,7 +89,7 @@ class Gauges(_message.Message):
     def __init__(self, power_watts: _Optional[float] = ..., temperature_celsius: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., process_rss_bytes: _Optional[int] = ..., process_cpu_seconds: _Optional[float] = ..., throttled: _Optional[bool] = ..., battery_fraction: _Optional[float] = ..., storage_problem: _Optional[str] = ..., memory_held_bytes: _Optional[int] = ...) -> None: ...
 
 class PipelineCounters(_message.Message):
-    __slots__ = ("pipeline_id", "manifest_digest", "prefill_tokens", "decode_tokens", "steps", "busy_seconds", "modelled_busy_seconds", "busy_joules", "sent_bytes", "open_sequences", "silent_neighbours")
+    __slots__ = ("pipeline_id", "manifest_digest", "prefill_tokens", "decode_tokens", "steps", "busy_seconds", "modelled_busy_seconds", "busy_joules", "sent_bytes", "open_sequences", "rejected_tokens", "silent_neighbours")
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
     PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,7 @@ class PipelineCounters(_message.Message):
     BUSY_JOULES_FIELD_NUMBER: _ClassVar[int]
     SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     OPEN_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SILENT_NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
     pipeline_id: str
     manifest_digest: str
@@ -111,11 +112,12 @@ class PipelineCounters(_message.Message):
     busy_joules: float
     sent_bytes: int
     open_sequences: int
+    rejected_tokens: int
     silent_neighbours: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., prefill_tokens: _Optional[int] = ..., decode_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., busy_seconds: _Optional[float] = ..., modelled_busy_seconds: _Optional[float] = ..., busy_joules: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., open_sequences: _Optional[int] = ..., silent_neighbours: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, pipeline_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., prefill_tokens: _Optional[int] = ..., decode_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., busy_seconds: _Optional[float] = ..., modelled_busy_seconds: _Optional[float] = ..., busy_joules: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., open_sequences: _Optional[int] = ..., rejected_tokens: _Optional[int] = ..., silent_neighbours: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StageUsage(_message.Message):
-    __slots__ = ("device_id", "stage", "busy_seconds", "modelled_busy_seconds", "joules", "source", "prefill_rows", "decode_rows")
+    __slots__ = ("device_id", "stage", "busy_seconds", "modelled_busy_seconds", "joules", "source", "prefill_rows", "decode_rows", "rejected_rows", "joules_rejected")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     BUSY_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +126,8 @@ class StageUsage(_message.Message):
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     PREFILL_ROWS_FIELD_NUMBER: _ClassVar[int]
     DECODE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    JOULES_REJECTED_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     stage: int
     busy_seconds: float
@@ -132,4 +136,6 @@ class StageUsage(_message.Message):
     source: EnergySource
     prefill_rows: int
     decode_rows: int
-    def __init__(self, device_id: _Optional[str] = ..., stage: _Optional[int] = ..., busy_seconds: _Optional[float] = ..., modelled_busy_seconds: _Optional[float] = ..., joules: _Optional[float] = ..., source: _Optional[_Union[EnergySource, str]] = ..., prefill_rows: _Optional[int] = ..., decode_rows: _Optional[int] = ...) -> None: ...
+    rejected_rows: int
+    joules_rejected: float
+    def __init__(self, device_id: _Optional[str] = ..., stage: _Optional[int] = ..., busy_seconds: _Optional[float] = ..., modelled_busy_seconds: _Optional[float] = ..., joules: _Optional[float] = ..., source: _Optional[_Union[EnergySource, str]] = ..., prefill_rows: _Optional[int] = ..., decode_rows: _Optional[int] = ..., rejected_rows: _Optional[int] = ..., joules_rejected: _Optional[float] = ...) -> None: ...

@@ -4,6 +4,9 @@ A graph with "embedding" takes `input_ids` int64 [batch, sequence], one without 
 With layers it also takes `seqlens_k` int32 [batch] (length after this step, minus 1) and `total_sequence_length` int32 [1] (the
 longest length after this step); for each layer i of the model it takes `past_key.i` and `past_value.i`, float32 or int8
 [batch, kv_heads, capacity, head_dim], and gives `present_key.i` and `present_value.i`, to be bound to the same memory.
+With `slots` the batch is 1 and its sequence the rows of all slots, one slot after the other, `row_total` int64 [1] in all: `row_counts` int64
+[slots] has how many of each; slots without rows come last, and have 1 each, which `row_pads` int64 [6] adds (as Pad takes it). The lengths are of
+each slot, and caches have names with the slot behind, `past_key.i.s`, each [1, kv_heads, its capacity, head_dim].
 It gives `hidden_out` float32 [batch, sequence, H], the residual stream: a cut anywhere leaves the result the same to the bit.
 The graph of ["head"] takes `hidden_in` float32 [rows, H] and gives `logits` float32 [rows, V]; that of its norm alone `normed` [rows, H].
 
@@ -33,6 +36,7 @@ def build_stage_graph(
     accuracy_level: int = 4,
     kv_dtype: KvDtype = "float32",
     layer_outputs: bool = False,
+    slots: int = 0,
 ) -> bytes:
     """A serialized ONNX model for these parts; its inputs and outputs are told at the top of this module.
 
@@ -46,12 +50,13 @@ def build_stage_graph(
         are stored as float32 are multiplied in it.
     kv_dtype: of the caches, the int8 ones with a scale for each channel.
     layer_outputs: the stream [batch, sequence, H] after each layer i is an output, "layers.i.out", too.
+    slots: not 0 for a graph that runs rows of so many slots at once; of models that `has_slots`.
 
     The same arguments give the same bytes. Raises InvalidInput for a list that is no stage of this model, and as `check_kv_dtype`.
     """
     check_kv_dtype(manifest, kv_dtype)
     architecture = architecture_of(manifest.config)
-    builder = GraphBuilder(manifest, accuracy_level, kv_dtype)
+    builder = GraphBuilder(manifest, accuracy_level, kv_dtype, slots)
     config, hidden_size = manifest.config, manifest.config.hidden_size
     if list(parts) == [HEAD]:
         builder.add_input("hidden_in", TensorProto.FLOAT, ["rows", hidden_size])
@@ -68,8 +73,12 @@ def build_stage_graph(
         builder.add_input("hidden_in", TensorProto.FLOAT, ["batch", "sequence", hidden_size])
         hidden = "hidden_in"
     if layers:
-        builder.add_input("seqlens_k", TensorProto.INT32, ["batch"])
-        builder.add_input("total_sequence_length", TensorProto.INT32, [1])
+        builder.add_input("seqlens_k", TensorProto.INT32, [slots or "batch"])
+        builder.add_input("total_sequence_length", TensorProto.INT32, [slots or 1])
+        if slots:
+            builder.add_input("row_counts", TensorProto.INT64, [slots])
+            builder.add_input("row_pads", TensorProto.INT64, [6])
+            builder.add_input("row_total", TensorProto.INT64, [1])
         residual = Residual.begin(builder, hidden)
         for layer in layers:
             residual = add_layer(builder, layer_part(layer), architecture.layer(config, layer), residual)

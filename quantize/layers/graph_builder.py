@@ -16,10 +16,12 @@ _IR_VERSION, _OPSET = 10, 21
 
 
 class GraphBuilder:
-    def __init__(self, manifest: Manifest, accuracy_level: int, kv_dtype: KvDtype) -> None:
+    def __init__(self, manifest: Manifest, accuracy_level: int, kv_dtype: KvDtype, slots: int = 0) -> None:
+        """`slots`: so many attentions in each layer, each over its own cache; 0: one, over the caches of a batch."""
         self.block_size = manifest.quantization.block_size
         self.accuracy_level = accuracy_level
         self.kv_dtype = kv_dtype
+        self.slots = slots
         self._manifest = manifest
         self._graph = GraphProto()
         self._scope = self._graph  # that nodes go into

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from onnx import TensorProto
 
 from protos.dtypes import KvDtype
+from protos.manifest import ModelConfig
 from quantize.layers.graph_builder import GraphBuilder
 from quantize.layers.operators import Attention, Rotary, TensorParameter
 from quantize.layers.positions import columns_of
@@ -34,8 +35,6 @@ def add_attention(builder: GraphBuilder, place: str, attention: Attention, heads
     """
     int8, lengthened = builder.kv_dtype == "int8", is_lengthened(attention.head_dim, builder.kv_dtype, causal=attention.causal)
     layer = place.removeprefix("layers.")
-    past, present = [[f"{time}_{what}.{layer}" for what in ("key", "value")] for time in ("past", "present")]
-    _add_caches(builder, attention, past, present, TensorProto.INT8 if int8 else TensorProto.FLOAT)
     # Tables narrower than head_dim / 2 make the rotation partial, as in GLM.
     turning: dict[str, int | str] = {"do_rotary": 1, "rotary_interleaved": 0 if rotary.halves else 1} if rotary else {}
     tables = _tables(builder, rotary)
@@ -45,28 +44,68 @@ def add_attention(builder: GraphBuilder, place: str, attention: Attention, heads
     scale: dict[str, float] = {} if attention.scale is None else {"scale": attention.scale}
     lengths, attended = ["seqlens_k", "total_sequence_length"], output
     if lengthened:
-        heads, lengths, attended = _lengthened(builder, heads, past[0]), ["padding.seqlens_k", "padding.total"], f"{output}.lengthened"
+        heads, attended = _lengthened(builder, heads, f"past_key.{layer}"), f"{output}.lengthened"
+        lengths = ["padding.seqlens_k", "padding.total"]
     # With sinks the kernel takes all keys at once.
     sinks = [builder.float_constant("attention.sinks", [_NEVER] * attention.heads)] if lengthened else []
     # Inputs 9 to 11 are positions, bias and sinks. Per channel costs no more time than per tensor, and less accuracy.
     scales = [_weight(builder, place, each) for each in (attention.cache.key_scale, attention.cache.value_scale)] if int8 else []
     quantized: dict[str, int | str] = {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
-    builder.add_node(
-        "GroupQueryAttention",
-        [*heads, *past, *lengths, *tables, *(["", "", *(sinks or [""]), *scales] if int8 or sinks else [])],
-        [attended, *present],
-        fused=True,
-        num_heads=attention.heads,
-        kv_num_heads=attention.kv_heads,
-        **turning,
-        **mask,
-        **scale,
-        **(quantized if int8 else {}),
-    )
+
+    def attend(heads: Sequence[str], lengths: Sequence[str], cache: str, attended: str) -> None:
+        past, present = [[f"{time}_{what}.{cache}" for what in ("key", "value")] for time in ("past", "present")]
+        _add_caches(builder, attention, past, present, TensorProto.INT8 if int8 else TensorProto.FLOAT)
+        builder.add_node(
+            "GroupQueryAttention",
+            [*heads, *past, *lengths, *tables, *(["", "", *(sinks or [""]), *scales] if int8 or sinks else [])],
+            [attended, *present],
+            fused=True,
+            num_heads=attention.heads,
+            kv_num_heads=attention.kv_heads,
+            **turning,
+            **mask,
+            **scale,
+            **(quantized if int8 else {}),
+        )
+
+    if not builder.slots:
+        attend(heads, lengths, layer, attended)
+    else:
+        by_slot, lengths_by_slot = _by_slot(builder, heads), _lengths_by_slot(builder)
+        for slot in range(builder.slots):
+            attend(by_slot[slot], lengths_by_slot[slot], f"{layer}.{slot}", f"{output}.{slot}")
+        builder.add_node("Concat", [f"{output}.{slot}" for slot in range(builder.slots)], [f"{output}.all"], axis=1)
+        first, axis = builder.constant("slots.first", [0]), builder.constant("slots.axis", [1])
+        builder.add_node("Slice", [f"{output}.all", first, "row_total", axis], [output])
     if lengthened:
         first, axis = builder.constant("padding.none", [0]), builder.constant("padding.axis", [1])
         builder.add_node("Slice", [attended, first, "padding.rows", axis], [output])
     return output
+
+
+def has_slots(config: ModelConfig, kv_dtype: KvDtype) -> bool:
+    """Whether a graph may have an attention for each slot: not where the operator's inputs are made for one sequence, as those of a latent
+    are and of heads that get rows after their last."""
+    return config.latent is None and not config.prefix_whole and not is_lengthened(config.head_dim, kv_dtype, causal=True)
+
+
+def _by_slot(builder: GraphBuilder, heads: Sequence[str]) -> list[list[str]]:
+    """The operator's first inputs for each slot: of the rows of all, which follow each other, its own. The operator takes no run without a
+    row, so a row of zeros is added for each slot that has none."""
+    slots = range(builder.slots)
+    for name in filter(None, dict.fromkeys(heads)):
+        builder.add_node("Pad", [name, "row_pads"], [f"{name}.padded"])
+        builder.add_node("Split", [f"{name}.padded", "row_counts"], [f"{name}.{slot}" for slot in slots], axis=1)
+    return [[f"{name}.{slot}" if name else "" for name in heads] for slot in slots]
+
+
+def _lengths_by_slot(builder: GraphBuilder) -> list[list[str]]:
+    """"seqlens_k" and "total_sequence_length" int32 [1] of each slot."""
+    slots, names = range(builder.slots), ("seqlens_k", "total_sequence_length")
+    if builder.first("slots"):
+        for name in names:
+            builder.add_node("Split", [name], [f"{name}.{slot}" for slot in slots], axis=0, num_outputs=builder.slots)
+    return [[f"{name}.{slot}" for name in names] for slot in slots]
 
 
 def _lengthened(builder: GraphBuilder, heads: Sequence[str], past_key: str) -> list[str]:

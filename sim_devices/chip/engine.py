@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from device.engine.engine import Engine, Output, Rows, Runtime, Tokens
 from device.engine.golden import check_head, check_stage
-from device.engine.kv import SlotGroup
+from device.engine.kv import SlotGroup, check_run
 from device.engine.prepacked import Prepacked
 from device.stage_programs import StagePrograms
 from device.stage_spec import StageSpec
@@ -87,6 +87,17 @@ class ProgramEngine:
         hidden = [self._row(self.groups[group], slot, position, row) for slot, position, row in pairs]
         for slot in slots:
             lengths[slot] += 1
+        return np.concatenate(hidden)
+
+    def extend(self, group: int, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], rows: Rows | Tokens) -> Rows:
+        """A program computes each row by itself, so a row is the same in any run."""
+        own, first = self.groups[group], 0
+        hidden = []
+        for slot, start, count in zip(slots, starts, counts, strict=True):
+            check_run(own, slot, start, count, self._shape.context)
+            hidden += [self._row(own, slot, start + number, row) for number, row in enumerate(rows[first : first + count])]
+            own.lengths[slot], own.drafted[slot] = start + 1, count - 1
+            first += count
         return np.concatenate(hidden)
 
     def _row(self, group: SlotGroup, slot: int, position: int, row: npt.NDArray[np.generic]) -> Rows:

@@ -16,6 +16,7 @@ from sim_devices.hollow.hardware import refusal
 @dataclass
 class HollowGroup:
     lengths: list[int]
+    drafted: list[int]
 
     def free_all(self) -> None:
         self.lengths = [0] * len(self.lengths)
@@ -38,12 +39,15 @@ class HollowEngine:
     """Every run raises InvalidInput, which nobody tries again: nothing that a hollow device says can pass for an answer."""
 
     def __init__(self, spec: StageSpec) -> None:
-        self.groups = [HollowGroup([0] * spec.shape.slots_per_group) for _ in range(spec.shape.groups)]
+        self.groups = [HollowGroup([0] * spec.shape.slots_per_group, [0] * spec.shape.slots_per_group) for _ in range(spec.shape.groups)]
 
     def prefill(self, group: int, slot: int, start: int, rows: Rows | Tokens) -> Rows:
         raise refusal()
 
     def decode(self, group: int, slots: Sequence[int], positions: Sequence[int], rows: Rows | Tokens) -> Rows:
+        raise refusal()
+
+    def extend(self, group: int, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], rows: Rows | Tokens) -> Rows:
         raise refusal()
 
 

@@ -11,6 +11,7 @@ from device.engine.engine import Engine, Output, Rows, Tokens
 from device.engine.opening import open_stage
 from device.stage_spec import StageSpec, parse_spec
 from protos.chip.wire import core_message
+from protos.decoding import DecodeMode
 from protos.errors import InvalidInput
 from protos.manifest import Manifest
 from protos.v1 import device_pb2 as pb
@@ -39,10 +40,12 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def opened(kind: str, model: tuple[Manifest, ArtifactStore], *, stage: int = 0, stages: int = 1) -> tuple[Engine, Output | None, StageSpec]:
+def opened(
+    kind: str, model: tuple[Manifest, ArtifactStore], *, stage: int = 0, stages: int = 1, decode: DecodeMode = "rows"
+) -> tuple[Engine, Output | None, StageSpec]:
     manifest, store = model
     hops = [pb.Hop(device_id=f"{number}" * 16, address="127.0.0.1:1") for number in range(2, 2 + stages)]
-    message = load_requests(manifest, hops, context=32)[stage]
+    message = load_requests(manifest, hops, context=32, decode=decode)[stage]
     if kind == "graphs":
         spec = parse_spec(message)
         return *open_stage(spec, store.blob_folder, 1, None), spec
@@ -87,6 +90,33 @@ def test_rows_of_a_cache_are_swapped_copied_and_carried_elsewhere(kind: str, mod
     assert np.array_equal(other.decode(0, [3], [8], IDS[:1]), expected)
     group.free_all()
     assert group.lengths == [0] * 4
+
+
+@ALL_MODELS
+def test_runs_of_several_slots_give_the_rows_of_a_prefill(kind: str, model: tuple[Manifest, ArtifactStore]) -> None:
+    """Whatever their lengths, in company and alone, and over rows of drafts that were not taken."""
+    engine, _, _ = opened(kind, model, decode="pairs")
+    texts = [np.array([*IDS, 7, 1, 8, 2, 8, 1], np.int64), np.array([*IDS[::-1], 3, 3, 5, 9, 4, 4], np.int64)]
+    whole = [engine.prefill(0, slot, 0, text).copy() for slot, text in enumerate(texts)]
+    engine.groups[0].free_all()
+    group, done = engine.groups[0], [3, 4]
+    for slot, text, count in zip((0, 2), texts, done, strict=True):
+        engine.prefill(0, slot, 0, text[:count])
+    for counts in ([1, 3], [2, 1], [3, 3], [1, 1]):
+        fed = np.concatenate([text[at : at + count] for text, at, count in zip(texts, done, counts, strict=True)])
+        wrong = fed.copy()
+        wrong[[counts[0] - 1, -1]] += 1
+        engine.extend(0, [0, 2], done, counts, wrong)
+        rows = engine.extend(0, [0, 2], done, counts, fed)
+        expected = [before[at : at + count] for before, at, count in zip(whole, done, counts, strict=True)]
+        assert np.array_equal(rows, np.concatenate(expected))
+        assert [group.lengths[slot] for slot in (0, 2)] == [at + 1 for at in done]
+        done = [at + count for at, count in zip(done, counts, strict=True)]
+    assert np.array_equal(engine.extend(0, [2], [done[1]], [1], texts[1][done[1] :][:1]), whole[1][done[1] :][:1])
+    with pytest.raises(InvalidInput, match="a run of"):
+        engine.extend(0, [0], [done[0] + 1], [2], IDS[:2])
+    with pytest.raises(InvalidInput, match="a run of"):
+        engine.extend(0, [0], [1], [33], np.ones(33, np.int64))
 
 
 @pytest.mark.parametrize(("slot", "start", "count"), [(0, 1, 2), (1, 0, 40)], ids=["behind its rows", "beyond the context"])

@@ -18,8 +18,9 @@ from device.cpu import CpuHardware
 from device.engine.engine import Runtime
 from device.engine.opening import ONNX
 from device.hardware import Hardware
-from fleet.deploying.load_order import row_multiple
+from fleet.deploying.load_order import attention_slots, row_multiple
 from fleet.deploying.programs import program_files, stage_times
+from protos.decoding import DecodeMode
 from protos.dtypes import KvDtype, WireDtype
 from protos.dtypes import kv_dtype as parse_kv_dtype
 from protos.errors import FleetError
@@ -99,6 +100,7 @@ class Client:
         reuse_decoded: bool = False,
         key: bytes = b"",
         most_replayed: int | None = None,
+        undrafted: bool = False,
         **sampling: Any,
     ) -> int:
         self._numbers = number = self._numbers + 1
@@ -114,6 +116,7 @@ class Client:
             reuse_decoded=reuse_decoded,
             key=key,
             most_replayed=most_replayed,
+            undrafted=undrafted,
             sampling=pipeline_pb2.Sampling(**sampling),
         )
         await self._write(pipeline_pb2.GenerateRequest(submit=submit))
@@ -229,11 +232,12 @@ def load_requests(
     epoch: int = 1,
     kv_dtype: KvDtype = "float32",
     wire_dtype: WireDtype = "float32",
+    decode: DecodeMode = "rows",
     golden_from: Path | None = None,
 ) -> list[device_pb2.LoadStageRequest]:
     """What a coordinator would send to the devices of `hops`, layers cut evenly. `golden_from`: the blob folder, for devices to check
     themselves."""
-    requests, config = [], manifest.config
+    requests, config, at_once = [], manifest.config, attention_slots(manifest, decode, kv_dtype, slots)
     for stage, (first, stop) in enumerate(cuts(config.layers, len(hops))):
         parts = stage_parts(manifest, first, stop, head=stage == 0)
         body = [part for part in parts if part != "head"]
@@ -266,8 +270,10 @@ def load_requests(
                     prefix_whole=config.prefix_whole,
                     learned_positions=config.learned_positions,
                     values_are_keys=config.latent is not None,
+                    decode=decode,
+                    attention_slots=at_once,
                 ),
-                graph=build_stage_graph(manifest, body, kv_dtype=kv_dtype),
+                graph=build_stage_graph(manifest, body, kv_dtype=kv_dtype, slots=at_once),
                 head_graph=build_stage_graph(manifest, ["head"]) if stage == 0 else b"",
                 norm_graph=build_norm_graph(manifest) if stage == 0 else b"",
                 next=hops[(stage + 1) % len(hops)] if len(hops) > 1 else None,

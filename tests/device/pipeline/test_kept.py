@@ -154,7 +154,7 @@ class Ring:
                 self._apply(step)
                 flying.append(step)
             for step in flying:
-                said = {one: told(one.request.prompt_ids, len(one.request.prompt_ids) + len(one.answer)) for one in step.wanted}
+                said = {one: [told(one.request.prompt_ids, len(one.request.prompt_ids) + len(one.answer))] for one in step.wanted}
                 self.scheduler.complete(step, said)
 
     def _apply(self, step: Step) -> None:

@@ -32,7 +32,7 @@ def run_all(scheduler: Scheduler) -> list[Step]:
         if not flying:
             return steps
         done = flying.popleft()
-        scheduler.complete(done, {s: next_token(s.number, len(s.request.prompt_ids) + len(s.answer)) for s in done.wanted})
+        scheduler.complete(done, {s: [next_token(s.number, len(s.request.prompt_ids) + len(s.answer))] for s in done.wanted})
 
 
 def request(prompt: int = 4, tokens: int = 3) -> Request:
@@ -125,11 +125,11 @@ def test_rounds_follow_each_other_only_where_nothing_else_is_to_do() -> None:
     assert prefill is not None
     assert scheduler.rounds(prefill) == 1
     (sequence,) = prefill.sequences
-    scheduler.complete(prefill, {sequence: 7})
+    scheduler.complete(prefill, {sequence: [7]})
     decode = scheduler.next_step()
     assert decode is not None
     assert scheduler.rounds(decode) == 8  # one token of nine was the prefill's
-    assert (after := decode.following({sequence: 5})) is not None
+    assert (after := decode.following({sequence: [5]})) is not None
     assert (after.tokens, after.positions) == ((5,), (3,))
     other = scheduler.submit(Request((3, 4)))
     assert scheduler.rounds(decode) == 1  # somebody waits for a prefill
@@ -146,9 +146,9 @@ def test_who_was_paused_is_not_left_behind_by_rounds_that_follow() -> None:
     scheduler = Scheduler(1, 4, CONTEXT, 64)
     one, other = (scheduler.submit(Request((1, 2), max_tokens=9)) for _ in range(2))
     while (step := scheduler.next_step()) and other.prefilling:
-        scheduler.complete(step, dict.fromkeys(step.wanted, 7))
+        scheduler.complete(step, dict.fromkeys(step.wanted, [7]))
     assert step is not None
-    scheduler.complete(step, dict.fromkeys(step.wanted, 7))
+    scheduler.complete(step, dict.fromkeys(step.wanted, [7]))
     other.paused = True
     decode = scheduler.next_step()
     assert decode is not None

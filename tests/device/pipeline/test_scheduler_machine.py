@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from device.pipeline.drafter import Draft
 from device.pipeline.scheduler import Scheduler
 from device.pipeline.sequences import Ending, Request, SampledToken, Sequence, Step
+from device.pipeline.speculation import Speculation
+from protos.decoding import MOST_RUN_ROWS
+from protos.even import even_up
 from tests.device.pipeline.test_scheduler import CONTEXT, STOP, next_token
 
 
-def expected_answer(sequence: Sequence) -> tuple[list[int], Ending]:
+def expected_answer(sequence: Sequence, context: int) -> tuple[list[int], Ending]:
     """Tokens (forced ones included) and the end of a sequence that is left alone."""
     request, answer = sequence.request, list[int]()
     while True:
@@ -23,8 +28,23 @@ def expected_answer(sequence: Sequence) -> tuple[list[int], Ending]:
         if token in request.stop_token_ids:
             return answer, Ending.STOP
         answer.append(token)
-        if len(answer) >= request.max_tokens or position >= CONTEXT:
+        if len(answer) >= request.max_tokens or position >= context:
             return answer, Ending.LENGTH
+
+
+class Guesses:
+    """Knows what comes, and errs now and then."""
+
+    def __init__(self, sequence: Sequence, known: int) -> None:
+        self._number = sequence.number
+        self._known = known
+
+    def extend(self, tokens: Iterable[int]) -> None:
+        self._known += len(list(tokens))
+
+    def propose(self) -> Draft:
+        places = range(self._known, self._known + self._known % 7)
+        return Draft(tuple(next_token(self._number, place) + (place % 5 == 4) for place in places), 8)
 
 
 @dataclass
@@ -40,7 +60,8 @@ class Kept:
 
 
 class StageModel:
-    def __init__(self, groups: int, slots: int) -> None:
+    def __init__(self, groups: int, slots: int, *, by_runs: bool) -> None:
+        self.by_runs = by_runs
         self.slots = [[Kept() for _ in range(slots)] for _ in range(groups)]
 
     def apply(self, step: Step) -> None:
@@ -65,6 +86,9 @@ class StageModel:
         for index, sequence in enumerate(step.sequences):
             held = group[sequence.slot]
             assert held.owner is sequence
+            if step.counts:
+                self._run(sequence, held, step.positions[index], step.fed[sequence])
+                continue
             assert len(held.tokens) == step.positions[0 if step.prefill else index]
             all_exact = held.exact == len(held.tokens)
             held.tokens.extend(step.tokens if step.prefill else [step.tokens[index]])
@@ -74,16 +98,29 @@ class StageModel:
             assert tuple(held.tokens[: len(prompt)]) == prompt[: len(held.tokens)]
             assert sequence.request.reuse_decoded or held.exact == min(len(held.tokens), len(sequence.input_ids))
 
+    def _run(self, sequence: Sequence, held: Kept, start: int, fed: tuple[int, ...]) -> None:
+        """What it holds behind `start` were drafts."""
+        assert start <= len(held.tokens)
+        assert 1 <= len(fed) <= MOST_RUN_ROWS
+        assert start + even_up(len(fed)) <= CONTEXT
+        del held.tokens[start:]
+        known = len(sequence.request.prompt_ids) + len(sequence.answer)
+        ahead = [next_token(sequence.number, place) for place in range(known, start)]  # of rounds that are not told yet
+        assert held.tokens == [*sequence.request.prompt_ids, *sequence.answer, *ahead][:start]
+        held.tokens.extend(fed)
+        held.exact = len(held.tokens)
+
     @property
     def owners(self) -> list[Sequence]:
         return [held.owner for group in self.slots for held in group if held.owner]
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    @initialize(groups=st.integers(1, 4), slots=st.sampled_from([2, 4]), chunk=st.sampled_from([2, 4, 8]))
-    def begin(self, groups: int, slots: int, chunk: int) -> None:
-        self.scheduler = Scheduler(groups, slots, CONTEXT, chunk)
-        self.stage = StageModel(groups, slots)
+    @initialize(groups=st.integers(1, 4), slots=st.sampled_from([2, 4]), chunk=st.sampled_from([2, 4, 8]), by_runs=st.booleans())
+    def begin(self, groups: int, slots: int, chunk: int, by_runs: bool) -> None:
+        self.scheduler = Scheduler(groups, slots, CONTEXT, chunk, "pairs" if by_runs else "rows")
+        self.by_runs = by_runs
+        self.stage = StageModel(groups, slots, by_runs=by_runs)
         self.chunk = chunk
         self.flying: dict[int, Step] = {}
         self.rounds: dict[int, int] = {}
@@ -131,6 +168,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             most_replayed=most_replayed,
         )
         sequence = self.scheduler.submit(request)
+        if self.by_runs and prompt % 2:
+            sequence.speculation = Speculation(Guesses(sequence, len(tokens)))
         self.live.append(sequence)
         self.told[sequence] = []
 
@@ -189,7 +228,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.stage.owners == []
         assert len(self.gone) == len(self.told) == len(set(self.gone))
         for sequence, told in self.told.items():
-            answer, ending = expected_answer(sequence)
+            answer, ending = expected_answer(sequence, CONTEXT - self.by_runs)
             forced = len(sequence.request.forced_ids)
             assert [item.index for item in told] == list(range(forced, forced + len(told)))
             assert (sequence.ending is Ending.CANCELLED) == (sequence in self.cancelled)
@@ -228,7 +267,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert missed < 3  # by turns; a pause or an end in between may cost one
             self.passed_over[oldest] = missed
         else:
-            for sequence, token, position in zip(step.sequences, step.tokens, step.positions, strict=True):
+            known = [step.fed[sequence][0] for sequence in step.sequences] if step.counts else step.tokens
+            for sequence, token, position in zip(step.sequences, known, step.positions, strict=True):
                 assert token == sequence.answer[-1]
                 assert position == len(sequence.request.prompt_ids) + len(sequence.answer) - 1 < CONTEXT
         for sequence in self._running(step.group):
@@ -247,7 +287,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         known = {sequence: len(sequence.request.prompt_ids) + len(sequence.answer) for sequence in step.wanted}
         results = []
         for ahead in range(rounds):
-            sampled = {sequence: next_token(sequence.number, known[sequence] + ahead) for sequence in step.wanted}
+            sampled = {sequence: self._sampled(this, sequence, known[sequence]) for sequence in step.wanted}
+            known = {sequence: known[sequence] + len(tokens) for sequence, tokens in sampled.items()}
             results.append((this, sampled))
             last = ahead + 1 == rounds
             after = None if last and not follow else this.following(sampled)
@@ -268,6 +309,17 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert not others & self.left_out  # at most one round follows before who came meanwhile
             self.left_out |= others
         self._take_unseen()
+
+    def _sampled(self, step: Step, sequence: Sequence, place: int) -> list[int]:
+        """As device/pipeline/rounds.py verifies drafts."""
+        drafts, tokens = step.fed[sequence][1:] if step.counts else (), list[int]()
+        for draft in (*drafts, None):
+            tokens.append(next_token(sequence.number, place + len(tokens)))
+            if tokens[-1] != draft or tokens[-1] in sequence.request.stop_token_ids:
+                break
+        if sequence.speculation:
+            sequence.speculation.came(tokens, len(drafts))
+        return tokens
 
     def _take_unseen(self) -> None:
         for sequence in self.scheduler.take_unseen():
