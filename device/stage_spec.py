@@ -256,8 +256,8 @@ def _check(spec: StageSpec) -> None:
         f"a step's rows take {message_bytes} bytes, {MESSAGE_ROWS_BYTES} at most": spec.stages > 1 and message_bytes > MESSAGE_ROWS_BYTES,
         "its context is longer than its learned positions": 0 < shape.learned_positions < shape.context,
         "a prefix that sees all of itself is decoded row by row": shape.decode == "pairs" and shape.prefix_whole,
-        "a graph of several slots has them all, and is for runs": shape.attention_slots not in (0, shape.slots_per_group)
-        or (shape.attention_slots > 0 and shape.decode != "pairs"),
+        "a graph for several slots at once is for runs, and for no more than there are": shape.attention_slots
+        > (shape.slots_per_group if shape.decode == "pairs" else 0),
         "rows are padded to a multiple of 1 or 2": shape.row_multiple not in (1, 2),
         "its golden rows are not of its shape": spec.golden is not None and not _golden_fits(spec.golden, shape),
     }

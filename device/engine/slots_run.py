@@ -1,4 +1,4 @@
-"""Runs of several slots at once, by a graph that has an attention for each slot."""
+"""Runs of several slots at once, by a graph that has several attentions in each layer."""
 
 from __future__ import annotations
 

@@ -80,8 +80,8 @@ class StageEngine:
         return run.hidden_out[index, 0]
 
     def extend(self, group: int, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], rows: Rows | Tokens) -> Rows:
-        """See Engine.extend. All slots at once where the graph has an attention for each; else one after the other, since the kernel takes
-        a batch of them for one row each alone."""
+        """See Engine.extend. As many slots at once as the graph has attentions for, else one after the other, since the kernel takes a batch
+        of them for one row each alone."""
         own, first = self.groups[group], 0
         runs = [Run(slot, start, count) for slot, start, count in zip(slots, starts, counts, strict=True)]
         for run in runs:
@@ -114,7 +114,13 @@ class StageEngine:
     def _at_once(self, group: int, runs: Sequence[Run], rows: Rows | Tokens) -> Rows:
         if group not in self._at_once_runs:
             self._at_once_runs[group] = SlotsRun(self._session, self.groups[group], self.shape, self._takes_tokens)
-        return self._at_once_runs[group].run(runs, rows)
+        most, parts, first = self.shape.attention_slots, [], 0
+        for start in range(0, len(runs), most):
+            some = runs[start : start + most]
+            count = sum(run.count for run in some)
+            parts.append(self._at_once_runs[group].run(some, rows[first : first + count]))
+            first += count
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _bind(self, group: int, start: int, stop: int, width: int) -> _Run:
         return _Run(self._session, self.groups[group], (start, stop), width, self.shape, self._takes_tokens)

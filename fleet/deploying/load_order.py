@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fleet.deploying.desired import Desired, PipelineSpec
 from fleet.deploying.programs import ProgramFiles
+from fleet.planning.plan import Objective
 from protos.decoding import DecodeMode
 from protos.dtypes import KvDtype
 from protos.errors import InvalidInput
@@ -22,6 +23,7 @@ from quantize.artifact.graph import build_norm_graph, build_stage_graph
 from quantize.layers.onnx_attention import has_slots
 
 HEAD = "head"
+ATTENTION_SLOTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ def load_request(
     plan, planned, config = spec.plan, spec.plan.stages[stage], manifest.config
     body = [part for part in planned.parts if part != HEAD]
     first, stop = planned.first_layer, planned.stop_layer
-    slots = 0 if programs else attention_slots(manifest, plan.decode, plan.kv_dtype, plan.slots_per_group)
+    slots = 0 if programs else attention_slots(manifest, plan.decode, plan.kv_dtype, plan.slots_per_group, plan.objective)
     graph, graph_zlib = (b"", b"") if programs else packed(build_stage_graph(manifest, body, kv_dtype=plan.kv_dtype, slots=slots))
     golden = stage_golden(manifest, planned.parts, first, stop, plan.context, plan.kv_dtype, blob_folder) if blob_folder else None
     request = pb.LoadStageRequest(
@@ -105,9 +107,17 @@ def load_request(
     return request
 
 
-def attention_slots(manifest: Manifest, decode: DecodeMode, kv_dtype: KvDtype, slots: int) -> int:
-    """Of a stage's graph: as many as it has slots, where its sequences are decoded by runs and the model allows it. See device.proto."""
-    return slots if decode == "pairs" and has_slots(manifest.config, kv_dtype) else 0
+def attention_slots(
+    manifest: Manifest, decode: DecodeMode, kv_dtype: KvDtype, slots: int, objective: Objective = "latency"
+) -> int:
+    """Of a stage's graph (device.proto): how many sequences that are decoded by runs share a run, where the model allows it.
+
+    Each attention without a sequence takes 17 µs of every layer, so all slots have one only where nothing but throughput counts
+    (benchmarks/README.md, "Speculation").
+    """
+    if decode != "pairs" or not has_slots(manifest.config, kv_dtype):
+        return 0
+    return slots if objective == "throughput" else min(slots, ATTENTION_SLOTS)
 
 
 def _golden(golden: StageGolden, *, with_graph: bool) -> pb.Golden:

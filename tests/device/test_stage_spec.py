@@ -92,6 +92,13 @@ def test_capacity_is_even_and_has_room_for_padding(context: int, capacity: int) 
     assert parse_spec(request).shape.capacity == capacity
 
 
+def test_a_release_before_decodes_row_by_row() -> None:
+    request = message()
+    assert (parse_spec(request).shape.decode, parse_spec(request).shape.attention_slots) == ("rows", 0)
+    request.shape.decode, request.shape.attention_slots = "pairs", 2
+    assert (parse_spec(request).shape.decode, parse_spec(request).shape.attention_slots) == ("pairs", 2)
+
+
 def a_tail(request: pb.LoadStageRequest) -> None:
     request.stage = 1
 
@@ -120,6 +127,10 @@ WRONG: dict[str, Callable[[pb.LoadStageRequest], object]] = {
     "prefill chunk": lambda m: setattr(m.shape, "prefill_chunk", 15),
     "no type of KV cache": lambda m: setattr(m.shape, "kv_dtype", "int4"),
     "no type of rows": lambda m: setattr(m.shape, "wire_dtype", "float64"),
+    "no way to decode": lambda m: setattr(m.shape, "decode", "triples"),
+    "decoded row by row": lambda m: m.shape.MergeFrom(pb.StageShape(decode="pairs", prefix_whole=True)),
+    "is for runs": lambda m: setattr(m.shape, "attention_slots", 2),
+    "no more than there are": lambda m: m.shape.MergeFrom(pb.StageShape(decode="pairs", attention_slots=9)),
     "multiple": lambda m: setattr(m.shape, "row_multiple", 3),
     "bytes": lambda m: setattr(m.shape, "prefill_chunk", MESSAGE_ROWS_BYTES // 32 + 2),
     "bytes (slots)": lambda m: setattr(m.shape, "slots_per_group", MESSAGE_ROWS_BYTES // 32 + 2),

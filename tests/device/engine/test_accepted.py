@@ -20,6 +20,7 @@ from protos.errors import InvalidInput
 from protos.manifest import Manifest
 from quantize.artifact.graph import build_stage_graph
 from quantize.artifact.store import ArtifactStore
+from quantize.layers.onnx_attention import has_slots
 from quantize.parts import EMBEDDING, HEAD, stage_parts
 from tests.support.blanks import blank_model
 from tests.support.checkpoints import TinyGlm
@@ -48,6 +49,8 @@ def graphs_of(manifest: Manifest) -> Iterator[bytes]:
         for parts in ([HEAD], [EMBEDDING], [EMBEDDING, *stage_parts(manifest, 0, manifest.config.layers)], stage_parts(manifest, 1, 2)):
             for layer_outputs in (False, True):
                 yield build_stage_graph(manifest, parts, kv_dtype=kv_dtype, layer_outputs=layer_outputs)
+        if has_slots(manifest.config, kv_dtype):
+            yield build_stage_graph(manifest, stage_parts(manifest, 1, 2), kv_dtype=kv_dtype, slots=4)
 
 
 def operators(graph: GraphProto) -> Iterator[tuple[str, str]]:

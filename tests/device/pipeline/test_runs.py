@@ -41,7 +41,7 @@ async def undrafted(folder: Path, model: tuple[Manifest, ArtifactStore], **shape
 @pytest.mark.parametrize("stages", [1, 2, pytest.param(3, marks=pytest.mark.long)])
 async def test_drafts_cut_and_company_do_not_change_the_text(tmp_path: Path, model: tuple[Manifest, ArtifactStore], stages: int) -> None:
     expected = await undrafted(tmp_path / "one", model)
-    async with ring(tmp_path / "many", *model, stages, decode="pairs") as many, many.client() as client:
+    async with ring(tmp_path / "many", *model, stages, decode="pairs", slots=6) as many, many.client() as client:
         answers = await asyncio.gather(*asked(client))
         assert [answer.token_ids for answer in answers] == expected
         assert [answer.indices for answer in answers] == [list(range(TOKENS))] * len(answers)
