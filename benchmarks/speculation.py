@@ -15,7 +15,7 @@ import random
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -36,7 +36,7 @@ from sim_devices.proxy import Door, Lane, Way
 from sim_devices.shaping import Line
 from tests.support.ring import Client, agents, load_requests, put_blob
 
-CODE = '''def total(items, tax):
+CODE = """def total(items, tax):
     result = 0
     for item in items:
         price = item["price"]
@@ -45,7 +45,7 @@ CODE = '''def total(items, tax):
             result = result + price * count
     result = result + result * tax
     return round(result, 2)
-'''
+"""
 PASSAGE = (
     "The lighthouse was built in 1871 on the northern cape. Its lamp was first lit by oil and could be seen for eleven miles. "
     "In 1934 the keepers were given an electric lamp, and the old lens was moved to the museum in the harbour. "
@@ -87,7 +87,7 @@ async def delayed(address: str, delay_seconds: float) -> AsyncIterator[str]:
     lanes = [Lane(Line(shape, 2 * delay_seconds, random.Random(seed))) for seed in (1, 2)]  # nosec B311 # a link
 
     async def find(_reader: asyncio.StreamReader) -> Way:
-        return Way(host, port, *lanes)
+        return Way(host, port, lanes[0], lanes[1])
 
     async with Door(find) as door:
         yield door.address
@@ -106,7 +106,9 @@ async def pipelines(
         clients: dict[DecodeMode, Client] = {}
         modes: tuple[DecodeMode, ...] = ("rows", "pairs")
         for mode in modes:
-            for peer, request in zip(peers, load_requests(manifest, hops, context=CONTEXT, slots=slots, chunk=128, decode=mode), strict=True):
+            for peer, request in zip(
+                peers, load_requests(manifest, hops, context=CONTEXT, slots=slots, chunk=128, decode=mode), strict=True
+            ):
                 request.pipeline_id = request.generation.deployment = mode
                 for digest in request.blobs:
                     await put_blob(peer, digest, store.blob_path(parse_digest(digest)).read_bytes())
@@ -177,9 +179,9 @@ def print_kinds(stages: int, delay: float, found: dict[tuple[str, str], Told]) -
 async def measure(options: argparse.Namespace) -> None:
     store = ArtifactStore(Home.open(None).artifacts)
     manifest = store.load(options.model)
-    text = load_text(store, manifest)
     form = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"  # ChatML
-    prompts = {kind: [text.encode(form.format(one)) for one in texts] for kind, texts in PROMPTS.items()}
+    with closing(load_text(store, manifest)) as text, text.maker(len(CODE)) as maker:
+        prompts = {kind: [maker.encode(form.format(one)) for one in texts] for kind, texts in PROMPTS.items()}
     stops = manifest.config.eos_token_ids
     for stages in map(int, options.stages.split(",")):
         for delay in map(float, options.delays.split(",")) if stages > 1 else [0.0]:
@@ -187,11 +189,10 @@ async def measure(options: argparse.Namespace) -> None:
                 async with pipelines(Path(folder), manifest, store, stages, delay / 1000, options.slots) as clients:
                     print_kinds(stages, delay, await compare(clients, prompts, options.tokens, stops, options.turns))
                     if options.streams:
-                        many = [prompts["chat"][0][:-1] + [number + 100] for number in range(options.streams)]
+                        many = [[*prompts["chat"][0][:-1], number + 100] for number in range(options.streams)]
                         speeds = await batches(clients, many, options.tokens, options.turns)
                         told = ", ".join(f"{way} {speed:.1f}" for way, speed in speeds.items())
                         print(f"{stages} stages, {delay:g} ms, {options.streams} streams: {told} tokens/s in all", flush=True)
-    text.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -51,7 +51,7 @@ class Grammars:
         """
         if len(grammar) > MOST_GRAMMAR_CHARACTERS:
             raise InvalidInput(f"the grammar has {len(grammar):,} characters: {MOST_GRAMMAR_CHARACTERS:,} are the most", advice=_ADVICE)
-        found = Matcher(llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS), self._tokenizer.vocab_size)
+        found = Matcher(llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS), self._tokenizer)
         found.check()
         return found
 
@@ -59,15 +59,15 @@ class Grammars:
 class Matcher:
     """Of one answer; used by one thread at a time."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, tokenizer: llguidance.LLTokenizer) -> None:
         self._matcher = matcher
-        self._vocab_size = vocab_size
+        self._tokenizer = tokenizer
         self._taken = 0
 
     def fresh(self) -> Matcher:
         """For another answer: of one that has taken no token."""
         assert not self._taken
-        return Matcher(self._matcher.deep_copy(), self._vocab_size)
+        return Matcher(self._matcher.deep_copy(), self._tokenizer)
 
     def allowed(self, answer: Sequence[int]) -> Mask:
         """[vocab]: what may come behind `answer`, which is the one of the call before, or a longer one.
@@ -79,7 +79,7 @@ class Matcher:
         self.check()
         bits = self._matcher.compute_bitmask()
         self.check()
-        return np.unpackbits(np.frombuffer(bits, np.uint8), count=self._vocab_size, bitorder="little").astype(np.bool_)
+        return np.unpackbits(np.frombuffer(bits, np.uint8), count=self._tokenizer.vocab_size, bitorder="little").astype(np.bool_)
 
     def forced(self, answer: Sequence[int]) -> list[int]:
         """Tokens of the text that alone may come behind `answer`, as `allowed` takes it; none where there is a choice, or it has failed.
@@ -87,7 +87,10 @@ class Matcher:
         They are a guess: the model may write the same text in other tokens.
         """
         self._take(answer)
-        return [] if self._matcher.is_error() else self._tokenizer.greedy_tokenize_bytes(self._matcher.compute_ff_bytes())
+        if self._matcher.is_error():
+            return []
+        # What ends within a character goes on with the next proposal.
+        return list(self._tokenizer.greedy_tokenize(self._matcher.compute_ff_bytes().decode(errors="ignore")))
 
     def _take(self, answer: Sequence[int]) -> None:
         news = list(answer[self._taken :])

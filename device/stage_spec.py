@@ -207,7 +207,14 @@ def _previous(message: pb.Hop) -> PreviousHop:
 def _shape(message: pb.StageShape) -> StageShape:
     """Raises ValueError for a type that this program does not know."""
     plain = {name: getattr(message, name) for name in StageShape.__dataclass_fields__}
-    return StageShape(**{**plain, "kv_dtype": kv_dtype(message.kv_dtype), "wire_dtype": wire_dtype(message.wire_dtype), "decode": decode_mode(message.decode)})
+    return StageShape(
+        **{
+            **plain,
+            "kv_dtype": kv_dtype(message.kv_dtype),
+            "wire_dtype": wire_dtype(message.wire_dtype),
+            "decode": decode_mode(message.decode),
+        }
+    )
 
 
 def _golden(message: pb.Golden, most_bytes: int) -> Golden:

@@ -80,8 +80,8 @@ class StageEngine:
         return run.hidden_out[index, 0]
 
     def extend(self, group: int, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], rows: Rows | Tokens) -> Rows:
-        """See Engine.extend. As many slots at once as the graph has attentions for, else one after the other, since the kernel takes a batch
-        of them for one row each alone."""
+        """See Engine.extend. As many slots at once as the graph has attentions for, else one after the other, since the kernel takes a
+        batch of them for one row each alone."""
         own, first = self.groups[group], 0
         runs = [Run(slot, start, count) for slot, start, count in zip(slots, starts, counts, strict=True)]
         for run in runs:
@@ -208,7 +208,7 @@ def _check_graph(session: Session, spec: StageSpec) -> None:
     """Raises InvalidInput unless the graph is of this stage: arrays of another shape must not be bound to it."""
     shape = spec.shape
     hidden, cache = (None, None, shape.hidden_size), (None, shape.kv_heads, None, shape.head_dim)
-    places = [f"{layer}.{slot}" for layer in shape.layers for slot in range(shape.attention_slots)] or list(shape.layers)
+    places = [f"{layer}.{place}" for layer in shape.layers for place in range(shape.attention_slots)] or [str(one) for one in shape.layers]
     pairs = [(f"key.{place}", f"value.{place}") for place in places]
     names = [name for pair in pairs for name in pair]
     rows: dict[str, Dimensions] = {"input_ids": (None, None)} if spec.is_head else {"hidden_in": hidden}

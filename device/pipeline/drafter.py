@@ -9,6 +9,8 @@ from typing import Protocol
 from protos.decoding import MOST_RUN_ROWS
 
 MOST_DRAFTED = MOST_RUN_ROWS - 1
+# As Draft.match of what nothing else could stand in the place of: surer than any match.
+FORCED_MATCH = MOST_RUN_ROWS
 # Earlier places of the text's last two tokens that are compared; the latest first, which in code and lists is mostly the longest too.
 _PLACES = 8
 _TOKEN_BITS = 32

@@ -43,6 +43,11 @@ class Guide:
         """[vocab]: what may come behind `answer`. Once it is ready; raises InvalidInput as `Matcher.allowed`."""
         return self._compiled.result().allowed(answer)
 
+    def forced(self, answer: Sequence[int]) -> list[int]:
+        """As `Matcher.forced`; none where the grammar cannot be kept, which `fitting` says."""
+        failed = not self._compiled.done() or self._compiled.cancelled() or self._compiled.exception() is not None
+        return [] if failed else self._compiled.result().forced(answer)
+
 
 class Guides:
     """Of one pipeline, at its head. Grammars are compiled one after the other in a thread of its own, so that no step waits for them."""

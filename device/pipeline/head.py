@@ -301,7 +301,9 @@ class Head:
         try:
             for after in rounds.done[1:]:
                 self._scheduler.launched(after.step)
-                await self._send(after.step, after.message, hidden, first.ended_at)  # before any token is sent: the other stages wait for it
+                await self._send(
+                    after.step, after.message, hidden, first.ended_at
+                )  # before any token is sent: the other stages wait for it
         finally:
             if self.stage.ring_id == ring_id:  # else all are told that it broke
                 self._finish_round(first, sampled)

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import replace
 
+from device.pipeline.drafter import Drafter, SuffixMatches
+from device.pipeline.forced import ForcedText
 from device.pipeline.kept import KeptRows
-from device.pipeline.drafter import SuffixMatches
 from device.pipeline.sequences import Ending, Request, Runs, SampledToken, Sequence, Step, step_of_runs
 from device.pipeline.slots import Resumable, Slots
 from device.pipeline.speculation import Speculation, Steps
@@ -234,8 +235,7 @@ class Scheduler:
     ) -> Step:
         for sequence in sequences:
             if sequence.speculation is None and not sequence.request.undrafted:
-                sequence.speculation = Speculation(SuffixMatches())
-                sequence.speculation.drafter.extend((*sequence.request.prompt_ids, *sequence.answer))
+                sequence.speculation = Speculation(_drafter(sequence))
         known, positions = tuple(s.next_row for s in sequences), tuple(s.length for s in sequences)
         runs = Runs(self._context, self._most_rows, self.steps.fixed_rows)
         answered = tuple(len(sequence.answer) for sequence in sequences)
@@ -243,3 +243,9 @@ class Scheduler:
 
     def _anybody_decodes(self) -> bool:
         return any(slot and not slot.prefilling for group in self._groups for slot in group.slots)
+
+
+def _drafter(sequence: Sequence) -> Drafter:
+    matches = SuffixMatches()
+    matches.extend((*sequence.request.prompt_ids, *sequence.answer))
+    return ForcedText(sequence.guide, sequence.answer, matches) if sequence.guide else matches

@@ -163,16 +163,16 @@ class Sequence:
         return len(self.answer) < len(self.request.forced_ids)
 
     def drafts(self, start: int, answered: int, others: int, room: int, runs: Runs) -> tuple[int, ...]:
-        """To feed behind its last token, which is `answered`'s of the answer and goes to position `start`. `others`: rows of other sequences
-        in the step, which has `room` for more."""
+        """To feed behind its last token, which is `answered`'s of the answer and goes to position `start`. `others`: rows of other
+        sequences in the step, which has `room` for more."""
         left = min(runs.limit - start, self.request.max_tokens - answered, MOST_RUN_ROWS, room) - 1
         return self.speculation.drafts(left, others, runs.fixed_rows) if self.speculation and left > 0 else ()
 
 
 @dataclass(frozen=True)
 class Runs:
-    """What bounds the decode steps of a deployment that decodes by runs: no row is at `limit` or behind, a step has at most `most_rows`, and
-    its time is as of `fixed_rows` more (see device/pipeline/speculation.py)."""
+    """What bounds the decode steps of a deployment that decodes by runs: no row is at `limit` or behind, a step has at most `most_rows`,
+    and its time is as of `fixed_rows` more (see device/pipeline/speculation.py)."""
 
     limit: int
     most_rows: int
@@ -228,10 +228,7 @@ class Step:
     def fed(self) -> dict[Sequence, tuple[int, ...]]:
         """By runs: the tokens of each sequence, of which all but the first are drafts."""
         ends = list(accumulate(self.counts))
-        return {
-            sequence: self.tokens[end - count : end]
-            for sequence, count, end in zip(self.sequences, self.counts, ends, strict=True)
-        }
+        return {sequence: self.tokens[end - count : end] for sequence, count, end in zip(self.sequences, self.counts, ends, strict=True)}
 
     def following(self, sampled: Mapping[Sequence, Items[int]]) -> Step | None:
         """The decode step that feeds what this one gave, when nothing else changes; None when what it gave ends one of them."""
@@ -242,7 +239,9 @@ class Step:
         if self.runs is None:
             return Step(self.group, False, self.sequences, tokens, positions, self.sequences, (), (), (), ())
         answered = tuple(count + len(sampled[sequence]) for sequence, count in zip(self.sequences, self.answered, strict=True))
-        ended = (at >= self.runs.limit or count >= s.request.max_tokens for s, at, count in zip(self.sequences, positions, answered, strict=True))
+        ended = (
+            at >= self.runs.limit or count >= s.request.max_tokens for s, at, count in zip(self.sequences, positions, answered, strict=True)
+        )
         return None if any(ended) else step_of_runs(self.group, self.sequences, tokens, positions, answered, self.runs)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from device.pipeline.drafter import MOST_DRAFTED, NOTHING, Draft, Drafter
+from device.pipeline.drafter import FORCED_MATCH, MOST_DRAFTED, NOTHING, Draft, Drafter
 from protos.even import even_up
 
 # A step's time is that of its rows and of so many more, which the weights' own traffic takes: fitted to runs of 2 to 128 rows of a 1.5B and
 # a 135M model on two cores (benchmarks/README.md, "Speculation"), both within 10 %. A ring's hops come on top (see `Steps`).
 FIXED_ROWS = 9.2
 # By the match's length, so often a draft's token is expected to hold before any was tried, as if seen `_PRIOR` times.
-_EXPECTED = ((8, 0.85), (4, 0.7), (2, 0.4), (1, 0.2))
+_EXPECTED = ((FORCED_MATCH, 0.97), (8, 0.85), (4, 0.7), (2, 0.4), (1, 0.2))
 _PRIOR = 2.0
 # What lies further back counts less by this factor with each token that was judged: a text's habits change within some 20 tokens.
 _FADES = 0.95
@@ -51,7 +51,7 @@ def worth(probability: float, proposed: int, others: int, fixed_rows: float = FI
     its time, in a step with `others` rows of other sequences. The second row of a run is computed whether it is a draft or not.
 
     >>> worth(0.9, 15, 0), worth(0.5, 15, 0), worth(0.1, 15, 0)
-    (13, 3, 1)
+    (9, 3, 1)
     """
     best, most, expected, chance = 0, 0.0, 1.0, 1.0
     for drafts in range(proposed + 1):

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fleet.cli.deploy import ContextOption, KvOption, SlotsOption, WireOption
+from fleet.cli.deploy import ContextOption, DecodeOption, KvOption, SlotsOption, WireOption
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_names
 from fleet.cli.output import count_text, figure, note, print_json
 from fleet.cli.scatter import Dot, scatter

@@ -107,9 +107,7 @@ def load_request(
     return request
 
 
-def attention_slots(
-    manifest: Manifest, decode: DecodeMode, kv_dtype: KvDtype, slots: int, objective: Objective = "latency"
-) -> int:
+def attention_slots(manifest: Manifest, decode: DecodeMode, kv_dtype: KvDtype, slots: int, objective: Objective = "latency") -> int:
     """Of a stage's graph (device.proto): how many sequences that are decoded by runs share a run, where the model allows it.
 
     Each attention without a sequence takes 17 µs of every layer, so all slots have one only where nothing but throughput counts

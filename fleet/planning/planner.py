@@ -148,7 +148,9 @@ def _able(devices: list[PlannerDevice], manifest: Manifest, request: PlanRequest
     if request.decode == "rows":
         return devices
     if manifest.config.prefix_whole:
-        raise InvalidInput("this model reads a prompt in both directions: it is decoded row by row", advice="deploy it without --decode pairs")
+        raise InvalidInput(
+            "this model reads a prompt in both directions: it is decoded row by row", advice="deploy it without --decode pairs"
+        )
     able = [device for device in devices if device.decodes_pairs]
     if not able:
         raise InvalidInput("no agent of these devices decodes by pairs: they are of the release before", advice="update them")

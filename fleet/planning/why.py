@@ -147,7 +147,9 @@ def _prediction(plan: Plan, devices: Sequence[PlannerDevice]) -> list[str]:
         silent = [stage.device_name for stage in plan.stages if stage.decode_joules is None]
         found.append(f"no prediction of energy: {', '.join(silent)} {'states' if len(silent) == 1 else 'state'} no power figures")
     if plan.decode == "pairs":
-        found.append("decoded by runs of two rows and more: drafts that hold make it faster than predicted, and a prefill gives the same text")
+        found.append(
+            "decoded by runs of two rows and more: drafts that hold make it faster than predicted, and a prefill gives the same text"
+        )
     if any(stage.simulated for stage in plan.stages):
         found.append("predictions for simulated devices are of their modelled time and power")
     unknown = {device.device_id for device in devices if not device.figures.linear_bytes_per_second}

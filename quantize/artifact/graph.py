@@ -4,9 +4,9 @@ A graph with "embedding" takes `input_ids` int64 [batch, sequence], one without 
 With layers it also takes `seqlens_k` int32 [batch] (length after this step, minus 1) and `total_sequence_length` int32 [1] (the
 longest length after this step); for each layer i of the model it takes `past_key.i` and `past_value.i`, float32 or int8
 [batch, kv_heads, capacity, head_dim], and gives `present_key.i` and `present_value.i`, to be bound to the same memory.
-With `slots` the batch is 1 and its sequence the rows of all slots, one slot after the other, `row_total` int64 [1] in all: `row_counts` int64
-[slots] has how many of each; slots without rows come last, and have 1 each, which `row_pads` int64 [6] adds (as Pad takes it). The lengths are of
-each slot, and caches have names with the slot behind, `past_key.i.s`, each [1, kv_heads, its capacity, head_dim].
+With `slots` the batch is 1 and its sequence the rows of all slots, one slot after the other, `row_total` int64 [1] in all: `row_counts`
+int64 [slots] has how many of each; slots without rows come last, and have 1 each, which `row_pads` int64 [6] adds (as Pad takes it). The
+lengths are of each slot, and caches have names with the slot behind, `past_key.i.s`, each [1, kv_heads, its capacity, head_dim].
 It gives `hidden_out` float32 [batch, sequence, H], the residual stream: a cut anywhere leaves the result the same to the bit.
 The graph of ["head"] takes `hidden_in` float32 [rows, H] and gives `logits` float32 [rows, V]; that of its norm alone `normed` [rows, H].
 

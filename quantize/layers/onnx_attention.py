@@ -100,7 +100,7 @@ def _by_slot(builder: GraphBuilder, heads: Sequence[str]) -> list[list[str]]:
 
 
 def _lengths_by_slot(builder: GraphBuilder) -> list[list[str]]:
-    """"seqlens_k" and "total_sequence_length" int32 [1] of each slot."""
+    """ "seqlens_k" and "total_sequence_length" int32 [1] of each slot."""
     slots, names = range(builder.slots), ("seqlens_k", "total_sequence_length")
     if builder.first("slots"):
         for name in names:

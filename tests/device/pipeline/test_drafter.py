@@ -13,9 +13,7 @@ texts = st.lists(st.integers(0, 3), max_size=40)
 def longest(text: list[int]) -> int:
     """Of all suffixes that are found before the text's end, at most MOST_DRAFTED."""
     ends = range(len(text) - 1)
-    lengths = (
-        next((length for length in range(end + 1) if text[end - length] != text[len(text) - 1 - length]), end + 1) for end in ends
-    )
+    lengths = (next((length for length in range(end + 1) if text[end - length] != text[len(text) - 1 - length]), end + 1) for end in ends)
     return min(max(lengths, default=0), MOST_DRAFTED)
 
 

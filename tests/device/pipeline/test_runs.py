@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from protos.manifest import Manifest
 from quantize.artifact.store import ArtifactStore
 from tests.support.checkpoints import TinyGlm
 from tests.support.goldens import import_golden
+from tests.support.grammars import END, lark, told
 from tests.support.ring import Client, ring, tiny_model
 
 SHAPE = TinyGlm(layers=4)
@@ -96,6 +98,24 @@ async def test_other_models_and_caches_are_as_exact(
         assert [answer.token_ids for answer in answers] == expected
 
 
+async def test_a_grammars_forced_text_goes_in_without_a_step_for_each_token(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
+    call = {"name": {"const": "get_weather"}, "unit": {"enum": ["celsius", "fahrenheit"]}, "days": {"type": "boolean"}}
+    schema = {"type": "object", "properties": call, "required": list(call), "additionalProperties": False}
+    way = {"grammar": lark(schema), "stops": [END, END + 1], "temperature": 1.0}
+    async with ring(tmp_path, *model, 2, decode="pairs") as two, two.client() as client:
+        await client.tell(told())
+        steps = tokens = 0
+        for seed in range(4):
+            plain = await client.ask([1, 2, 3], 100, undrafted=True, seed=seed, **way)
+            drafted = await client.ask([1, 2, 3], 100, seed=seed, **way)
+            assert drafted.token_ids == plain.token_ids
+            assert json.loads(bytes(drafted.token_ids))["name"] == "get_weather"
+            assert drafted.finished
+            tokens += len(drafted.token_ids)
+            steps += len(drafted.token_ids) - drafted.finished.timing.accepted_tokens
+        assert tokens > 3 * steps
+
+
 async def test_ends_are_where_they_would_be(tmp_path: Path, model: tuple[Manifest, ArtifactStore]) -> None:
     """By a stop token, by the count of tokens, and at the context's end, also in the midst of a draft."""
     prompt = PROMPTS[0]
@@ -107,6 +127,6 @@ async def test_ends_are_where_they_would_be(tmp_path: Path, model: tuple[Manifes
             assert (await client.ask(prompt, count)).token_ids == whole[:count]
         for stop in sorted(set(whole))[:8]:
             assert (await client.ask(prompt, 1000, stops=[stop])).token_ids == whole[: whole.index(stop)]
-        told = await client.ask(prompt, 30, logprobs=2)
-        assert told.token_ids == whole[:30]
-        assert [one.ids[0] for one in told.logprobs] == whole[:30]
+        rated = await client.ask(prompt, 30, logprobs=2)
+        assert rated.token_ids == whole[:30]
+        assert [one.ids[0] for one in rated.logprobs] == whole[:30]

@@ -146,9 +146,9 @@ def test_who_was_paused_is_not_left_behind_by_rounds_that_follow() -> None:
     scheduler = Scheduler(1, 4, CONTEXT, 64)
     one, other = (scheduler.submit(Request((1, 2), max_tokens=9)) for _ in range(2))
     while (step := scheduler.next_step()) and other.prefilling:
-        scheduler.complete(step, dict.fromkeys(step.wanted, [7]))
+        scheduler.complete(step, {sequence: [7] for sequence in step.wanted})
     assert step is not None
-    scheduler.complete(step, dict.fromkeys(step.wanted, [7]))
+    scheduler.complete(step, {sequence: [7] for sequence in step.wanted})
     other.paused = True
     decode = scheduler.next_step()
     assert decode is not None
