@@ -89,9 +89,9 @@ class Plan:
     why: tuple[str, ...]  # one line each, for people
     kv_dtype: KvDtype = "float32"
     wire_dtype: WireDtype = "float32"
-    decode: DecodeMode = "rows"
     standbys: tuple[Standby, ...] = ()
     pauses: tuple[Pause, ...] = ()  # of the stages that a standby covers
+    decode: DecodeMode = "rows"
 
     def standby_of(self, stage: int) -> DeviceId | None:
         """The first device that stands by for it: it has the rows of its cache."""

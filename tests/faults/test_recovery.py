@@ -19,6 +19,7 @@ from fleet.answering.views import GenerateRequest, GenerateResult, TokenChunk
 from fleet.deploying import stream
 from fleet.deploying.desired import Policy
 from fleet.planning.plan import PlanRequest
+from protos.decoding import DecodeMode
 from protos.errors import FleetError, TimedOut, Unavailable
 from protos.sampling import Sampling
 from tests.support.fake_fleet import ask
@@ -49,8 +50,8 @@ GUIDED = dataclasses.replace(
 READ = dataclasses.replace(LONG, prompt_logprobs=2, echo=True)
 
 
-async def deploy(fleet: ProxiedFleet, stages: int, **how: Any) -> None:
-    async for _ in fleet.coordinator.deploy(PlanRequest("tiny", stages=stages), **how):
+async def deploy(fleet: ProxiedFleet, stages: int, *, decode: DecodeMode = "rows", **how: Any) -> None:
+    async for _ in fleet.coordinator.deploy(PlanRequest("tiny", stages=stages, decode=decode), **how):
         pass
 
 
@@ -149,6 +150,24 @@ async def test_what_was_lost_is_prefilled_where_the_policy_says_so(tmp_path: Pat
         assert len(result.logprobs) == len(result.token_ids)
         if recovery == "exact":
             assert result.token_ids == whole.token_ids
+
+
+async def test_by_pairs_what_was_lost_is_prefilled_and_the_answer_is_what_would_have_come(tmp_path: Path) -> None:
+    async with proxied_fleet(tmp_path, 2) as fleet:
+        await deploy(fleet, 2, decode="pairs", policy=Policy(exact_within_seconds=0.0))
+        assert [view.pipelines[0].decode for view in fleet.coordinator.deployments()] == ["pairs"]
+        _, whole = await ask(fleet.coordinator, GUIDED)
+        assert whole.drafted_tokens > whole.accepted_tokens > 0
+        reader = Reader(fleet, GUIDED)
+        await reader.some(40)
+        await die(lost := holder(fleet, 1))
+        end = asyncio.create_task(reader.rest())
+        await wait_until(lambda: any(view.state == "recovering" for view in fleet.coordinator.requests()))
+        await come_back(lost)
+        result = await end
+        assert (result.decode, result.recovery, result.recoveries) == ("pairs", "exact", 1)
+        assert result.token_ids == whole.token_ids
+        assert [cost.rejected_rows > 0 for cost in result.devices] == [True, True]
 
 
 @pytest.mark.long

@@ -153,6 +153,7 @@ class FakeDevice(device_pb2_grpc.DeviceServicer, pipeline_pb2_grpc.PipelineServi
                     for stage in (*self.stages.values(), *self.standbys.values())
                 ],
                 keeps_standbys=self.is_told.keeps_standbys,
+                decodes_pairs=True,
             )
 
     async def PutManifest(self, request: pb.PutManifestRequest, context: Context) -> pb.PutManifestReply:  # noqa: N802

@@ -26,6 +26,7 @@ class Rows:
 
     slots: list[list[int]]
     lengths: list[int] = field(default_factory=list)
+    drafted: list[int] = field(default_factory=list)  # none are
 
     def free_all(self) -> None:
         self.lengths = [0] * len(self.lengths)

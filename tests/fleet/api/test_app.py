@@ -56,7 +56,7 @@ async def test_discovery_models_and_deployments(http: httpx.AsyncClient) -> None
 
 async def test_a_plan_is_asked_for_with_every_wish(coordinator: FakeCoordinator, http: httpx.AsyncClient) -> None:
     body = {"model": "tiny", "objective": "energy", "stages": 2, "context": 64, "slots": 4, "devices": ["dev-1"]}
-    body |= {"kv_dtype": "int8", "wire_dtype": "float16"}
+    body |= {"kv_dtype": "int8", "wire_dtype": "float16", "decode": "pairs"}
     answer = await http.post("/api/v1/plans", json=body)
     assert answer.json()["why"] == list(PLAN.why)
     (request,) = coordinator.asked

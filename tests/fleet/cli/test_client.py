@@ -44,7 +44,9 @@ from tests.support.fake_coordinator import (
     FakeCoordinator,
 )
 
-WISH = PlanRequest("tiny", "energy", stages=2, context=64, slots=4, devices=("dev-1",), kv_dtype="int8", wire_dtype="float16")
+WISH = PlanRequest(
+    "tiny", "energy", stages=2, context=64, slots=4, devices=("dev-1",), kv_dtype="int8", wire_dtype="float16", decode="pairs"
+)
 ASKED = GenerateRequest(
     model="tiny",
     messages=(Message("user", "hi", name="Ann"), Message("assistant", "", (ToolCall("f", "{}"),), "so", "meta")),

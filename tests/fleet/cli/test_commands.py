@@ -170,6 +170,9 @@ def test_generate_as_json_has_exactly_the_documented_fields(glmfleet: Command, s
         "finish_reason": "stop",
         "prompt_tokens": 4,
         "reused_tokens": 0,
+        "decode": "rows",
+        "drafted_tokens": 0,
+        "accepted_tokens": 0,
         "completion_tokens": 3,
         "ttft_seconds": {"wall": 0.125, "modelled": 0.1},
         "tpot_seconds": {"wall": 0.0625, "modelled": 0.05},
@@ -185,6 +188,8 @@ def test_generate_as_json_has_exactly_the_documented_fields(glmfleet: Command, s
                 "joules": 1.5,
                 "source": "modelled",
                 "joules_per_token": 0.5,
+                "rejected_rows": 0,
+                "joules_rejected": None,
             }
         ],
     }

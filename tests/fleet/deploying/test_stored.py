@@ -35,8 +35,9 @@ PLAN = Plan(
     "float16",
     STANDBYS,
     (Pause(1, 3.25, 0.5, 0.25, 2.5),),
+    "pairs",
 )
-REQUEST = PlanRequest("tiny", "throughput", 2, 64, 6, ("dev-1", "site=a"), "int8", "float16")
+REQUEST = PlanRequest("tiny", "throughput", 2, 64, 6, ("dev-1", "site=a"), "int8", "float16", "pairs")
 DESIRED = Desired(
     "chat",
     7,
@@ -74,12 +75,13 @@ def test_the_first_form_is_one_pipeline_under_the_id_its_devices_hold() -> None:
 
 
 def test_the_oldest_plans_of_the_first_form_lack_what_was_added_to_it() -> None:
-    old = dataclasses.asdict(replace(PLAN, kv_dtype="float32", wire_dtype="float32", stages=(replace(STAGE, hollow=False),)))
-    del old["kv_dtype"], old["wire_dtype"], old["stages"][0]["hollow"]
+    before = replace(PLAN, kv_dtype="float32", wire_dtype="float32", decode="rows", stages=(replace(STAGE, hollow=False),))
+    old = dataclasses.asdict(before)
+    del old["kv_dtype"], old["wire_dtype"], old["decode"], old["stages"][0]["hollow"]
     found = read("chat", 3, json.dumps({"plan": old}))
     assert isinstance(found, Desired)
     plan = found.pipelines[0].plan
-    assert (plan.kv_dtype, plan.wire_dtype, plan.stages[0].hollow) == ("float32", "float32", False)
+    assert (plan.kv_dtype, plan.wire_dtype, plan.decode, plan.stages[0].hollow) == ("float32", "float32", "rows", False)
 
 
 def test_an_unknown_key_is_passed_over() -> None:

@@ -131,7 +131,7 @@ def test_prompts_are_cut_as_devices_cut_them() -> None:
         rows = len(step.tokens)
         run = StageRun(StageCost(), Prefill(sum(made), rows), head_rows=len(step.wanted))
         scheduler.chunks = scheduler.chunks.measured(rows, timing.estimate(run).seconds)
-        scheduler.complete(step, dict.fromkeys(step.wanted, 0))
+        scheduler.complete(step, {sequence: [0] for sequence in step.wanted})
         made.append(rows)
     assert predicted == made
     assert len(set(made)) > 4  # neither the most nor the least all along
