@@ -2,9 +2,9 @@
 
     python -m benchmarks.speculation --model smollm2-135m --stages 1,4 --delays 0,1,5      (of the home that GLMFLEET_HOME names)
 
-Real agents and streams in this process, each stage with one thread (a lone one with two), links that delay each way as the simulator's do.
+Real agents and streams in this process, links that delay each way as the simulator's do. On a busy machine the processor's time says more.
 Greedy answers to three kinds of prompts; tokens a second behind the first, as its client sees them. Each turn asks in all ways, the first
-turn is not counted; what is told are medians, and their ratio to `rows` of the same prompt in the same turn.
+turn is not counted; what is told are medians, and their ratios to those of `rows`.
 """
 
 from __future__ import annotations
@@ -68,9 +68,10 @@ CONTEXT, SLOTS = 1024, 4
 
 @dataclass
 class Told:
-    """Of one kind of prompt in one way: tokens a second, and what drafts did."""
+    """Of one kind of prompt in one way: tokens a second, what they took of the processor, and what drafts did."""
 
     speeds: list[float] = field(default_factory=list)
+    work: list[float] = field(default_factory=list)  # processor seconds a token, of all agents
     drafted: int = 0
     accepted: int = 0
     tokens: int = 0
@@ -95,10 +96,10 @@ async def delayed(address: str, delay_seconds: float) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def pipelines(
-    folder: Path, manifest: Manifest, store: ArtifactStore, stages: int, delay_seconds: float, slots: int = SLOTS
+    folder: Path, manifest: Manifest, store: ArtifactStore, stages: int, delay_seconds: float, slots: int, threads: int
 ) -> AsyncIterator[dict[DecodeMode, Client]]:
     """The same model in both modes on the same agents."""
-    hardware = [CpuHardware(8 << 30, 2 if stages == 1 else 1) for _ in range(stages)]
+    hardware = [CpuHardware(8 << 30, threads) for _ in range(stages)]
     async with AsyncExitStack() as stack:
         _, peers, _ = await stack.enter_async_context(agents(folder, hardware))
         addresses = [await stack.enter_async_context(delayed(peer.address, delay_seconds)) for peer in peers]
@@ -122,13 +123,15 @@ async def pipelines(
 
 
 async def asked(client: Client, prompt: Sequence[int], tokens: int, stops: Sequence[int], told: Told, *, undrafted: bool) -> None:
-    began = time.perf_counter()
+    answer = await client.ask(prompt, 1, stops=stops, undrafted=undrafted)  # so that the prompt's rows are there
+    began, used = time.perf_counter(), time.process_time()
     answer = await client.ask(prompt, tokens, stops=stops, undrafted=undrafted)
-    seconds = time.perf_counter() - began
+    seconds, used = time.perf_counter() - began, time.process_time() - used
     assert answer.finished
     timing = answer.finished.timing
     if len(answer.token_ids) > 8:
         told.speeds.append((len(answer.token_ids) - 1) / (seconds - timing.first_token_seconds))
+        told.work.append(used / len(answer.token_ids))
     told.drafted += timing.drafted_tokens
     told.accepted += timing.accepted_tokens
     told.tokens += len(answer.token_ids)
@@ -171,7 +174,8 @@ def print_kinds(stages: int, delay: float, found: dict[tuple[str, str], Told]) -
         rows = found[kind, "rows"].speeds
         line = f"{stages} stages, {delay:g} ms, {kind:9}: rows {median(rows):6.1f} tokens/s"
         for way in ("pairs", "drafts"):
-            line += f", {way} x{median(found[kind, way].speeds) / median(rows):.2f}"
+            speed, work = median(found[kind, way].speeds) / median(rows), median(found[kind, "rows"].work) / median(found[kind, way].work)
+            line += f", {way} x{speed:.2f} (by processor time x{work:.2f})"
         told = found[kind, "drafts"]
         print(f"{line}; {told.accepted} of {told.drafted} drafts held, in {told.tokens} tokens", flush=True)
 
@@ -186,7 +190,7 @@ async def measure(options: argparse.Namespace) -> None:
     for stages in map(int, options.stages.split(",")):
         for delay in map(float, options.delays.split(",")) if stages > 1 else [0.0]:
             with tempfile.TemporaryDirectory() as folder:
-                async with pipelines(Path(folder), manifest, store, stages, delay / 1000, options.slots) as clients:
+                async with pipelines(Path(folder), manifest, store, stages, delay / 1000, options.slots, options.threads) as clients:
                     print_kinds(stages, delay, await compare(clients, prompts, options.tokens, stops, options.turns))
                     if options.streams:
                         many = [[*prompts["chat"][0][:-1], number + 100] for number in range(options.streams)]
@@ -203,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=96, help="of each answer at most")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--slots", type=int, default=SLOTS, help="of each stage")
+    parser.add_argument("--threads", type=int, default=1, help="of each stage")
     parser.add_argument("--streams", type=int, default=0, help="also so many at once")
     asyncio.run(measure(parser.parse_args(arguments)))
 
