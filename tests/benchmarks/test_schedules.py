@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from benchmarks.schedules import Members, Violation, made_members, run
+from benchmarks.toy_model import ToyEngine
 from device.pipeline import mirrored
 from device.pipeline.kept import KeptRows
 from device.pipeline.stage import Stage
@@ -66,10 +67,18 @@ async def _join_ring(stage: Stage, ring_id: str, wanted: Iterable[KeptRows] | No
     return tuple(wanted) if wanted is not None else stage.kept.arrange(stage.engine.groups, None)
 
 
+def _extend(engine: ToyEngine, group: int, slots: Sequence[int], *more: Any, of: Callable[..., Any] = ToyEngine.extend) -> Any:
+    """Drafts count as rows that stay, whether they were taken or not."""
+    made, held = of(engine, group, slots, *more), engine.groups[group]
+    for slot in slots:
+        held.lengths[slot], held.drafted[slot] = held.lengths[slot] + held.drafted[slot], 0
+    return made
+
+
 @pytest.mark.parametrize(
     ("where", "name", "defect"),
-    [(mirrored, "take_rows", _take_rows), (Stage, "join_ring", _join_ring)],
-    ids=["rows", "places"],
+    [(mirrored, "take_rows", _take_rows), (Stage, "join_ring", _join_ring), (ToyEngine, "extend", _extend)],
+    ids=["rows", "places", "drafts"],
 )
 @pytest.mark.long
 def test_defects_are_found(members: Members, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, defect: Callable[..., Any]) -> None:
