@@ -11,6 +11,8 @@ from protos.even import even_up
 # A step's time is that of its rows and of so many more, which the weights' own traffic takes: fitted to runs of 2 to 128 rows of a 1.5B and
 # a 135M model on two cores (benchmarks/README.md, "Speculation"), both within 10 %. A ring's hops come on top (see `Steps`).
 FIXED_ROWS = 9.2
+# What may be learned of it: a busy machine's hiccups say anything.
+LEAST_FIXED_ROWS, MOST_FIXED_ROWS = 4.0, 60.0
 # By the match's length, so often a draft's token is expected to hold before any was tried, as if seen `_PRIOR` times.
 _EXPECTED = ((FORCED_MATCH, 0.97), (8, 0.85), (4, 0.7), (2, 0.4), (1, 0.2))
 _PRIOR = 2.0
@@ -79,7 +81,7 @@ class Steps:
         if most[0] < least[0] + 4 or most[1] <= least[1]:
             return replace(self, least=least, most=most)
         each = (most[1] - least[1]) / (most[0] - least[0])
-        return Steps(each, min(max(least[1] / each - least[0], 1.0), 1000.0), least, most)
+        return Steps(each, min(max(least[1] / each - least[0], LEAST_FIXED_ROWS), MOST_FIXED_ROWS), least, most)
 
 
 def _nearer(before: tuple[int, float] | None, rows: int, seconds: float, *, fewer: bool) -> tuple[int, float]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device.pipeline.drafter import Draft
-from device.pipeline.speculation import FIXED_ROWS, Acceptance, Speculation, Steps, worth
+from device.pipeline.speculation import FIXED_ROWS, LEAST_FIXED_ROWS, MOST_FIXED_ROWS, Acceptance, Speculation, Steps, worth
 
 
 @given(probability=st.floats(0.01, 0.99), proposed=st.integers(0, 15), others=st.integers(0, 32))
@@ -67,10 +67,12 @@ def test_what_was_not_fed_is_judged_too() -> None:
     assert acceptance.after(Draft(), [5]) == acceptance
 
 
-@given(each=st.floats(0.0005, 0.1), fixed=st.integers(2, 100))
+@given(each=st.floats(0.0005, 0.1), fixed=st.integers(5, 59))
 def test_what_a_step_costs_is_learned_from_steps(each: float, fixed: int) -> None:
     steps = Steps()
     for rows in (2, 4, 2, 8, 16, 2):
         steps = steps.measured(rows, each * (fixed + rows))
     assert steps.fixed_rows == pytest.approx(fixed, rel=0.01)
     assert Steps().measured(2, 0.1).fixed_rows == FIXED_ROWS
+    assert Steps().measured(2, 5.0).measured(16, 5.01).fixed_rows == MOST_FIXED_ROWS
+    assert Steps().measured(2, 0.01).measured(16, 5.0).fixed_rows == LEAST_FIXED_ROWS

@@ -155,20 +155,6 @@ def test_the_wire_type_is_counted_and_its_effect_stated(wire: WireDtype, hop_byt
     assert any("may depend on where the model is cut" in line for line in result.why) == (wire != "float32")
 
 
-def test_pairs_are_planned_on_devices_that_know_them_and_cost_a_second_row() -> None:
-    devices = [replace(a_device(1), decodes_pairs=False), a_device(2)]
-    rows, pairs = plan(a_model(), devices[1:], PlanRequest("m")), plan(a_model(), devices, PlanRequest("m", decode="pairs"))
-    assert (pairs.decode, [stage.device_name for stage in pairs.stages]) == ("pairs", ["dev-2"])
-    assert 0.5 < pairs.decode_tokens_per_second / rows.decode_tokens_per_second < 1.0
-    assert any("runs of two rows" in line for line in pairs.why)
-    with pytest.raises(InvalidInput, match="release before"):
-        plan(a_model(), devices[:1], PlanRequest("m", decode="pairs"))
-    both_ways = a_model()
-    both_ways = replace(both_ways, config=replace(both_ways.config, prefix_whole=True))
-    with pytest.raises(InvalidInput, match="both directions"):
-        plan(both_ways, devices, PlanRequest("m", decode="pairs"))
-
-
 def test_only_blobs_that_are_missing_are_pushed() -> None:
     manifest = a_model()
     present = frozenset({a_blob("embedding", 0).digest, a_blob("layer 3", 0).digest})
