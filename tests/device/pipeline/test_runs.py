@@ -19,10 +19,10 @@ from tests.support.ring import Client, ring, tiny_model
 
 SHAPE = TinyGlm(layers=4)
 CONTEXT = 128
-# A prompt that repeats itself, one that does not, and short ones.
-PROMPTS = [[*range(5, 25), *range(5, 17)], list(range(5, 12)), [9], [7, 7, 7, 7, 8, 7, 7, 7]]
+# Prompts that repeat themselves, and a short one.
+PROMPTS = [[*range(5, 25), *range(5, 17)], [9], [7, 7, 7, 7, 8, 7, 7, 7]]
 WAYS: list[dict[str, Any]] = [{}, {"temperature": 0.3, "seed": 11}, {"repetition_penalty": 1.1, "logit_bias": []}]
-TOKENS = 40
+TOKENS = 30
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ async def test_drafts_cut_and_company_do_not_change_the_text(tmp_path: Path, mod
         assert [answer.token_ids for answer in answers] == expected
         assert [answer.indices for answer in answers] == [list(range(TOKENS))] * len(answers)
         timings = [answer.finished.timing for answer in answers]
-        assert sum(timing.accepted_tokens for timing in timings) > 20, "else nothing was tried"
+        assert sum(timing.accepted_tokens for timing in timings) > 10, "else nothing was tried"
         for answer in answers:
             timing, rows = answer.finished.timing, {one.decode_rows for one in answer.finished.usage}
             assert rows == {TOKENS - 1 - timing.accepted_tokens + timing.drafted_tokens}
@@ -65,7 +65,7 @@ async def test_what_was_decoded_serves_as_if_it_were_prefilled(tmp_path: Path, m
     turn = [*prompt, *answer, 3, 4, 5]
     async with ring(tmp_path / "cold again", *model, 1, decode="pairs") as cold, cold.client() as client:
         expected = (await client.ask(turn, 20)).token_ids
-        for known in (1, 2, 17, 39):
+        for known in (1, 2, 17, 29):
             replayed = await client.ask(prompt, TOKENS, forced=answer[:known])
             assert replayed.token_ids == answer[known:]
             assert replayed.finished
