@@ -72,7 +72,7 @@ class LogitRules:
         wish = self.sampling
         said, counts = np.unique(np.asarray(answer, np.int64), return_counts=True)
         if wish.repetition_penalty != 1.0:
-            all_said = np.union1d(self.in_prompt, said)
+            all_said = np.concatenate([self.in_prompt, said])  # what is in both is set twice, to the same
             before = found[all_said]
             with np.errstate(over="ignore"):
                 found[all_said] = np.where(before > 0, before / wish.repetition_penalty, before * wish.repetition_penalty)
@@ -81,11 +81,16 @@ class LogitRules:
 
 def logit_rules(rules: TokenRules, sampling: Sampling, prompt: Sequence[int], ends: Iterable[int]) -> LogitRules:
     """`ends`: the tokens that end an answer. All other ids have to be in the vocabulary."""
-    allowed = np.unique(np.asarray(rules.allowed_token_ids, np.int64)) if rules.allowed_token_ids else None
-    in_prompt = np.unique(np.asarray(prompt if sampling.repetition_penalty != 1.0 else (), np.int64))
+    allowed = _distinct(rules.allowed_token_ids) if rules.allowed_token_ids else None
+    in_prompt = _distinct(prompt if sampling.repetition_penalty != 1.0 else ())
     biased = np.asarray([token_id for token_id, _ in rules.logit_bias], np.int64)
     biases = np.asarray([bias for _, bias in rules.logit_bias], np.float64)
     return LogitRules(rules, sampling, in_prompt, allowed, np.asarray(sorted(ends), np.int64), biased, biases)
+
+
+def _distinct(ids: Iterable[int]) -> _Ids:
+    """Ascending. np.unique without counts imports numpy.ma, 1.6 MiB that stay, and 9 ms of the first request."""
+    return np.array(sorted(set(ids)), np.int64)
 
 
 def _completing(runs: Sequence[Sequence[int]], answer: Sequence[int]) -> Iterable[int]:
