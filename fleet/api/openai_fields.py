@@ -62,6 +62,7 @@ _INSTEAD = {
     "previous_response_id": "no answer is kept: send the conversation as input",
     "conversation": "no answer is kept: send the conversation as input",
     "function_call": "use tool_choice",
+    "guided_json": "use response_format with a json_schema",
     "prompt_logprobs": "send echo and logprobs to /v1/completions",
 }
 
@@ -89,8 +90,9 @@ _REFUSED: dict[str, AsksForNothing] = {
     "web_search_options": never,
     "moderation": never,
     "verbosity": asks_only("medium"),
-    # vLLM's.
-    **_each(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "structural_tag"), _empty),
+    # vLLM's. An empty schema asks for JSON of any kind, and for nothing but JSON.
+    **_each(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), never),
+    **_each(("structured_outputs", "structural_tag"), _empty),
     **_each(("documents", "logprob_token_ids", "kv_transfer_params", "ec_transfer_params", "vllm_xargs", "logits_processors"), _empty),
     **_each(("repetition_detection", "prompt_embeds", "cache_salt"), _empty),
     **_each(("chat_template", "truncate_prompt_tokens", "prompt_logprobs"), never),
