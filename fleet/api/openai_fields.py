@@ -73,7 +73,7 @@ _HARMLESS = frozenset(
         "prompt_cache_options",
         # vLLM's: names, scheduling, how often a stream tells; what only counts with a field that is refused.
         *("request_id", "session_id", "priority", "stream_interval", "guided_decoding_backend", "guided_whitespace_pattern"),
-        *("truncation_side", "spaces_between_special_tokens", "return_tokens_as_token_ids", "media_io_kwargs", "mm_processor_kwargs"),
+        *("truncation_side", "spaces_between_special_tokens", "media_io_kwargs", "mm_processor_kwargs"),
         *("return_mm_kwargs", "routed_experts_prompt_start"),
         # llama.cpp's: slots, caches, progress; what only counts with a field that is refused, or where the context is shifted.
         *("cache_prompt", "id_slot", "n_keep", "n_discard", "timings_per_token", "return_progress", "sse_ping_interval", "verbose"),
@@ -97,7 +97,7 @@ _REFUSED: dict[str, AsksForNothing] = {
     **_each(("repetition_detection", "prompt_embeds", "cache_salt"), _empty),
     **_each(("chat_template", "truncate_prompt_tokens", "prompt_logprobs"), never),
     **_each(("use_beam_search", "include_stop_str_in_output", "continue_final_message", "watermarking"), asks_only(False)),
-    **_each(("return_token_ids", "return_token_offsets", "return_prompt_text"), asks_only(False)),
+    **_each(("return_token_ids", "return_token_offsets", "return_tokens_as_token_ids", "return_prompt_text"), asks_only(False)),
     **_each(("skip_special_tokens", "include_reasoning"), asks_only(True)),
     "length_penalty": asks_only(1),
     "thinking_token_budget": asks_only(-1),

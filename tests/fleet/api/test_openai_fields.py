@@ -109,6 +109,8 @@ async def test_a_field_that_nobody_knows_is_refused(coordinator: FakeCoordinator
         (CHATS, {"mirostat": 0, "dry_multiplier": 0.0, "top_n_sigma": -1}, None),
         (CHATS, {"json_schema": {}}, "json_schema"),
         (CHATS, {"guided_choice": ["a", "b"]}, "guided_choice"),
+        (CHATS, {"logprobs": True, "return_tokens_as_token_ids": True}, "return_tokens_as_token_ids"),
+        (TEXTS, {"logprobs": 1, "return_tokens_as_token_ids": False}, None),
         (CHATS, {"guided_json": {}}, "guided_json"),  # any JSON, and nothing but JSON
         (TEXTS, {"guided_regex": ""}, "guided_regex"),
         (CHATS, {"structured_outputs": {"json": {}}}, "structured_outputs"),
