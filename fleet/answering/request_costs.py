@@ -60,6 +60,7 @@ def result(
         modelled_ttft_seconds=timing.modelled_first_token_seconds if modelled else None,
         modelled_tpot_seconds=modelled_tpot,
         total_seconds=total_seconds,
+        queue_seconds=timing.queue_seconds,
         devices=device_costs(spec.plan.stages, finished.usage, len(token_ids)),
         reused_tokens=timing.reused_tokens,
         decode=spec.plan.decode,

@@ -40,6 +40,7 @@ class FinishedRequest:
     modelled_ttft_seconds: float | None
     modelled_tpot_seconds: float | None
     total_seconds: float
+    queue_seconds: float | None = None  # wall, at the head, before its first row was computed; None: nobody told
     devices: tuple[DeviceCost, ...] = ()
 
 

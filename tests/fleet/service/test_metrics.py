@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from fleet.answering.views import GenerateRequest
 from fleet.service.metrics import exposition, families
 from fleet.telemetry.meters import RequestMeters
-from fleet.telemetry.views import DeviceCost, FinishedRequest
+from fleet.telemetry.views import DeviceCost, FinishedRequest, FinishReason, Source
 from protos.v1 import telemetry_pb2 as pb
 from tests.support.fake_coordinator import DEPLOYMENT, DEVICE
 from tests.support.fake_fleet import ask, fake_fleet
+from tests.support.prometheus import MISSING, dashboard
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -97,6 +96,7 @@ ENDED = FinishedRequest(
     modelled_ttft_seconds=None,
     modelled_tpot_seconds=None,
     total_seconds=0.05,
+    queue_seconds=0.02,
     devices=(
         DeviceCost("a", "dev-1", "rk3588", True, 0.1, 0.2, 1.5, "modelled", 0.3),
         DeviceCost("b", "dev-2", "board", False, 0.1, None, None, "unmetered", None),
@@ -120,6 +120,7 @@ def test_requests_are_counted_by_deployment() -> None:
     assert value(found, "gen_ai_server_time_per_output_token_seconds_bucket", le="0.0025", **gen_ai) == 2
     assert value(found, "gen_ai_server_time_to_first_token_seconds_count", **gen_ai) == 2
     assert value(found, "gen_ai_server_request_duration_seconds_count", error_type="error", **gen_ai) == 1
+    assert value(found, "glmfleet_request_queue_seconds_bucket", deployment="prod", le="0.05") == 3
 
 
 async def test_a_coordinator_exports_what_it_answered(tmp_path: Path) -> None:
@@ -131,6 +132,32 @@ async def test_a_coordinator_exports_what_it_answered(tmp_path: Path) -> None:
         assert value(found, "glmfleet_open_requests", state="running") == 0
 
 
+def test_series_are_bounded_by_devices_and_deployments() -> None:
+    """As docs/telemetry.md says: 20 a device, 130 a deployment, of as many as are kept."""
+    one = replace(DEVICE, power_watts=1.0, temperature_celsius=1.0, memory_held_bytes=1, energy_source="modelled", battery_fraction=1.0)
+    devices = [replace(one, name=f"dev-{number}", device_id=f"id-{number}") for number in range(50)]
+    work = pb.WorkCounter(prefill_tokens=3, decode_tokens=4, busy_seconds=0.5, modelled_busy_seconds=0.5)
+    samples = {view.device_id: pb.TelemetrySample(energy=SAMPLE.energy, work=work) for view in devices}
+    fixed, whole = (len(read(exposition(families(some, [], [], samples), RequestMeters().registry))) for some in ([], devices))
+    assert fixed < 20
+    assert whole - fixed <= 20 * len(devices)
+
+    meters, sizes = RequestMeters(most_deployments=5), []
+    sources: tuple[Source, ...] = ("measured", "modelled", "estimated")
+    reasons: tuple[FinishReason, ...] = ("stop", "length", "cancelled", "error")
+    costs = tuple(DeviceCost(f"d-{source}", "x", "y", True, 0.1, 0.2, 1.5, source, 0.3) for source in sources)
+    for number in range(12):
+        for reason in reasons:
+            each = replace(ENDED, deployment=f"try-{number}", model=f"m-{number}", finish_reason=reason, devices=costs)
+            meters.ended(each, recoveries=1, recovery_seconds=1.0)
+        meters.ended(replace(ENDED, deployment="prod"))
+        sizes.append(len(read(exposition([], meters.registry))))
+    assert sizes[0] <= 2 * 130
+    assert sizes[4] == sizes[-1] <= 5 * 130
+    found = read(exposition([], meters.registry))
+    assert value(found, "glmfleet_requests_total", deployment="prod", finish_reason="stop") == 12
+
+
 def full() -> str:
     meters = RequestMeters()
     meters.ended(ENDED, recoveries=1, recovery_seconds=1.0)
@@ -138,7 +165,7 @@ def full() -> str:
     return exposition(families([view], [DEPLOYMENT], [], {view.device_id: SAMPLE}), meters.registry)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian: prometheus)")
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
 def test_prometheus_own_linter_finds_nothing() -> None:
     done = subprocess.run(["promtool", "check", "metrics"], input=full(), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -147,7 +174,7 @@ def test_prometheus_own_linter_finds_nothing() -> None:
 def test_the_dashboard_asks_for_what_there_is() -> None:
     root = Path(__file__).resolve().parents[3]
     there = {name for name, _ in read(full())}
-    panels = json.loads((root / "docs" / "grafana.json").read_text())["panels"]
+    panels = dashboard()["panels"]
     asked = {
         name for panel in panels for target in panel["targets"] for name in re.findall(r"(?:glmfleet|gen_ai_server)_\w+", target["expr"])
     }
