@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
@@ -21,7 +21,7 @@ from fleet.answering.course import MOVING_SECONDS, Course, seed_of
 from fleet.answering.endings import Alarm, GaveWay, check_solid, failed, failure_of, overdue, wait_end
 from fleet.answering.ledger import Ledger, LedgerEntry
 from fleet.answering.prompt_making import MadePrompt, PromptMaking
-from fleet.answering.request_costs import REASONS
+from fleet.answering.request_costs import REASONS, stage_shares
 from fleet.answering.views import GenerateRequest, GenerateResult, RequestView, TokenChunk
 from fleet.background import Background
 from fleet.deploying.deployments import Deployments
@@ -29,9 +29,8 @@ from fleet.deploying.desired import PipelineSpec
 from fleet.deploying.phase import Ready, Repairing
 from fleet.deploying.pipeline import Pipeline
 from fleet.deploying.stream import COMES_BACK, Token, TokenStream
-from fleet.telemetry.meters import RequestMeters
 from fleet.telemetry.records import TelemetryRecords, may_pass
-from fleet.telemetry.views import FinishedRequest, FinishReason
+from fleet.telemetry.views import EndedRequest, FinishedRequest, FinishReason, RequestObserver, StageShare
 from protos.errors import Busy, FleetError, Internal, InvalidInput, TimedOut, Unavailable
 from protos.ids import Digest
 from protos.manifest import Manifest
@@ -65,6 +64,9 @@ class _Account:
     def result(self, finished: pb.Finished, reason: FinishReason) -> GenerateResult:
         return self.course.result(self.entry, self.pipeline, self.tokens, finished, reason)
 
+    def shares(self, finished: pb.Finished) -> tuple[StageShare, ...]:
+        return stage_shares(self.pipeline.spec.plan.stages, finished.usage)
+
 
 class GenerationService:
     """An async context manager; on exit, requests whose clients have left are settled."""
@@ -78,11 +80,11 @@ class GenerationService:
         now: Callable[[], float] = time.time,
         fresh_seed: Callable[[], int] = lambda: secrets.randbits(63),
         recovery_seconds: float = RECOVERY_SECONDS,
-        meters: RequestMeters | None = None,
+        observers: Sequence[RequestObserver] = (),
     ) -> None:
         """`now` in unix seconds; `recovery_seconds` without a pipeline that answers end a request whose ring broke."""
         self._recovery_seconds = recovery_seconds
-        self._meters = meters
+        self._observers = observers
         self._deployments = deployments
         self._artifacts = artifacts
         self._telemetry = telemetry
@@ -156,7 +158,7 @@ class GenerationService:
                 other = await self._goes_on(entry, course, error) if entry.fail(error) else None
                 if other is None:
                     if entry.ran:
-                        await self._record(entry.request_id, failed(entry, pipeline, self._now()))
+                        await self._record(entry, failed(entry, pipeline, self._now()))
                     if course is None or not course.recovering:
                         raise
                     if entry.deadline is not None and self._now() >= entry.deadline:
@@ -275,7 +277,7 @@ class GenerationService:
             if last := answer.finish():
                 yield _given(entry, last)
             ended = account.result(finished, "stop" if answer.stopped else REASONS.get(finished.reason, "error"))
-            await self._record(ended.request_id, ended)
+            await self._record(entry, ended, account.shares(finished))
             if alarm.is_set() and ended.finish_reason == "cancelled":
                 raise overdue(entry)
             self._ledger.end(entry, ended.finish_reason)
@@ -351,14 +353,15 @@ class GenerationService:
             ended = account.result(finished, "cancelled")
             # With the joules of tokens that nobody waited for go those tokens.
             tokens = max(ended.completion_tokens, finished.timing.completion_tokens)
-            await self._record(ended.request_id, replace(ended, completion_tokens=tokens))
+            await self._record(account.entry, replace(ended, completion_tokens=tokens), account.shares(finished))
 
-    async def _record(self, request_id: str, ended: FinishedRequest) -> None:
+    async def _record(self, entry: LedgerEntry, ended: FinishedRequest, stages: tuple[StageShare, ...] = ()) -> None:
         """A store that fails must not fail the request; what it did not take is given to it again with the next one's end."""
-        if self._meters is not None:
-            recoveries = (ended.recoveries, ended.recovery_seconds) if isinstance(ended, GenerateResult) else ()
-            self._meters.ended(ended, *recoveries)
-        self._unrecorded.append((request_id, self._now(), ended))
+        recoveries = (ended.recoveries, ended.recovery_seconds) if isinstance(ended, GenerateResult) else (0, 0.0)
+        told = EndedRequest(entry.request_id, entry.accepted_at, self._now(), ended, stages, *recoveries)
+        for observer in self._observers:
+            observer.ended(told)
+        self._unrecorded.append((told.request_id, told.ended_at, ended))
         while self._unrecorded:
             record = self._unrecorded.popleft()
             try:

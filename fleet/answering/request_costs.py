@@ -8,7 +8,7 @@ from fleet.answering.views import GenerateResult, TokenLogprobs
 from fleet.deploying.desired import PipelineSpec
 from fleet.planning.plan import StagePlan
 from fleet.telemetry.records import source_of
-from fleet.telemetry.views import DeviceCost, FinishReason
+from fleet.telemetry.views import DeviceCost, FinishReason, StageShare
 from protos.v1 import pipeline_pb2 as pb
 from protos.v1 import telemetry_pb2
 
@@ -79,6 +79,25 @@ def device_costs(stages: Sequence[StagePlan], usage: Sequence[telemetry_pb2.Stag
     return tuple(
         _device_cost(device, planned.get(device), by_device[device], tokens)
         for device in sorted(by_device, key=lambda device: (order.get(device, len(order)), device))
+    )
+
+
+def stage_shares(stages: Sequence[StagePlan], usage: Sequence[telemetry_pb2.StageUsage]) -> tuple[StageShare, ...]:
+    """In the order of the stages; of attempts that gave way to others, too."""
+    names = {stage.device_id: stage.device_name for stage in stages}
+    return tuple(
+        StageShare(
+            one.stage,
+            one.device_id,
+            names.get(one.device_id, one.device_id),
+            one.busy_seconds,
+            one.modelled_busy_seconds if one.HasField("modelled_busy_seconds") else None,
+            None if (source := source_of(one.source)) == "unmetered" else one.joules,
+            source,
+            one.prefill_rows,
+            one.decode_rows,
+        )
+        for one in sorted(usage, key=lambda one: one.stage)
     )
 
 

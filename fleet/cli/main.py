@@ -23,6 +23,7 @@ from protos.errors import FleetError
 
 DEBUG = "GLMFLEET_DEBUG"
 OURS = {"protos", "quantize", "device", "sim_devices", "fleet"}
+OF_EXTRAS = {"opentelemetry": "otlp", "mlperf_loadgen": "loadgen"}  # what only some want, and the extra that brings it
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 # typer carries its own click and exports only leaves of click's tree: the parent is the class of every mistake on a command line.
@@ -103,10 +104,11 @@ def main(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in OURS:
+        missing = (error.name or "").partition(".")[0]
+        if missing in OURS:
             return _defect(error)
         detail = f"this command needs {error.name}, which is not installed"
-        return _failed(error, detail, f"install glmfleet with its parts: pipx install --force '{_parts(arguments)}'", EXIT_FAILED)
+        return _failed(error, detail, f"install glmfleet with its parts: pipx install --force '{_parts(arguments, missing)}'", EXIT_FAILED)
     except BrokenPipeError:
         streams.silence(sys.stdout)  # the reader left (`| head`): nothing to say
         return EXIT_FAILED
@@ -197,8 +199,10 @@ def _not_loaded() -> None:
     raise AssertionError("a command was called that its arguments do not name")
 
 
-def _parts(arguments: Sequence[str]) -> str:
+def _parts(arguments: Sequence[str], missing: str) -> str:
     """What to install for this command: a board needs the agent alone."""
+    if missing in OF_EXTRAS:
+        return f"glmfleet[coordinator,device,text,sim,{OF_EXTRAS[missing]}]"
     return "glmfleet[device]" if "device" in arguments else "glmfleet[coordinator,device,text,sim]"
 
 

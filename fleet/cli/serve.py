@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +25,7 @@ from fleet.cli.output import note
 from fleet.home import Home
 from fleet.service.coordinator import Coordinator
 from fleet.store.engine import parse_url
+from fleet.telemetry.otlp_settings import OtlpSettings, otlp_settings
 from fleet.trust.api_key import ensure_key
 from fleet.trust.authority import LONGEST_LIFE, SHORTEST_LIFE, Authority, utc_now
 from fleet.trust.login import read_login
@@ -89,6 +92,15 @@ def serve(
     certificate_life: Annotated[
         str, typer.Option("--certificate-life", metavar="DURATION", help="Of members' certificates, 10m to 365d; renewed by themselves.")
     ] = "24h",
+    otlp: Annotated[
+        str | None,
+        typer.Option(
+            "--otlp",
+            metavar="URL",
+            help="Send metrics and traces to this OpenTelemetry receiver, by HTTP (default: OTEL_EXPORTER_OTLP_ENDPOINT, else none).",
+            show_default=False,
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, to stderr.")] = False,
     home: HomeOption = None,
 ) -> None:
@@ -101,7 +113,7 @@ def serve(
     for handler in logging.getLogger().handlers:
         handler.setLevel(logging.INFO if verbose else logging.WARNING)
     recent_log()  # it has what a terminal is spared: `glmfleet logs`
-    opened = open_home(home)
+    told, opened = otlp_settings(otlp, os.environ), open_home(home)
     beyond = not is_loopback(host)
     if beyond and insecure:
         raise Denied(f"--insecure is for loopback only, not for {host}", advice="leave --insecure out: TLS needs no set-up")
@@ -126,7 +138,7 @@ def serve(
                 store=store,
                 certificate_life=life,
             )
-            asyncio.run(_serve(coordinator, listener, url, opened, _Listening(authority, key, tuple(name or ()), reach)))
+            asyncio.run(_serve(coordinator, listener, url, opened, _Listening(authority, key, tuple(name or ()), reach), told))
 
 
 def _file_of(store: str | None) -> Path | None:
@@ -135,7 +147,9 @@ def _file_of(store: str | None) -> Path | None:
     return Path(url.database).absolute() if url is not None and url.get_backend_name() == "sqlite" and url.database else None
 
 
-async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, home: Home, how: _Listening) -> None:
+async def _serve(
+    coordinator: Coordinator, listener: socket.socket, url: str, home: Home, how: _Listening, told: OtlpSettings | None
+) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -147,7 +161,7 @@ async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, ho
 
     for number in signals:
         loop.add_signal_handler(number, on_signal)
-    async with coordinator, asyncio.TaskGroup() as tasks:
+    async with coordinator, _exporting(coordinator, told), asyncio.TaskGroup() as tasks:
         certificate, renewing = None, None
         if how.authority is not None:
             certificate = ServerCertificate(how.authority, home.coordinator, names_of_this_machine(how.names))
@@ -167,6 +181,18 @@ async def _serve(coordinator: Coordinator, listener: socket.socket, url: str, ho
             renewing.cancel()
         server.should_exit = True
     note("stopped")
+
+
+def _exporting(coordinator: Coordinator, told: OtlpSettings | None) -> AbstractAsyncContextManager[object]:
+    """To an OpenTelemetry receiver, where one is named: only then its library has to be there."""
+    if told is None:
+        return nullcontext()
+    from fleet.telemetry.otlp import OtlpExport
+
+    export = OtlpExport(coordinator.metrics, told)
+    if told.traces:
+        coordinator.observe(export)
+    return export
 
 
 async def _renew(certificate: ServerCertificate, names: Sequence[str]) -> None:

@@ -52,7 +52,7 @@ from fleet.service.views import ModelView
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
 from fleet.telemetry.meters import RequestMeters
 from fleet.telemetry.records import Registered, TelemetryRecords
-from fleet.telemetry.views import CostRow, History
+from fleet.telemetry.views import CostRow, History, RequestObserver
 from fleet.trust.api_key import Authenticate, authenticator
 from fleet.trust.authority import MEMBER_LIFE, Authority
 from fleet.trust.keys import ApiKeys
@@ -92,17 +92,13 @@ class Coordinator:
     ) -> None:
         """`seeds` and `interfaces` as of Discovery; `relay`: "host:port" for devices that dial us, "" for none; `store` a database's URL
         (None: the home's file); `certificate_life` of members; `now` in unix seconds. The other figures are for tests."""
-        self._home = home
-        self._seeds = tuple(seeds)
-        self._interfaces = interfaces
+        self._home, self._store = home, store
+        self._seeds, self._interfaces = tuple(seeds), interfaces
         self._insecure, self._relay = insecure, relay
-        self._store = store
         self._certificate_life = certificate_life
-        self._rules = rules
+        self._rules, self._now = rules, now
         self._period_seconds, self._batch_seconds = period_seconds, batch_seconds
-        self._discovery_seconds = discovery_seconds
-        self._recovery_seconds = recovery_seconds
-        self._now = now
+        self._discovery_seconds, self._recovery_seconds = discovery_seconds, recovery_seconds
         self._authority: Authority | None = None  # of a fleet with TLS
         self._enrolment: Enrolment | None = None
         self._joining: Joining | None = None
@@ -110,6 +106,7 @@ class Coordinator:
         self._relays: Relays | None = None
         self._credentials: Credentials | None = None
         self._meters = RequestMeters()
+        self._observers: list[RequestObserver] = [self._meters]
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -186,7 +183,7 @@ class Coordinator:
                     self._telemetry,
                     now=self._now,
                     recovery_seconds=self._recovery_seconds,
-                    meters=self._meters,
+                    observers=self._observers,
                 )
             )
             if self._relay:
@@ -197,6 +194,10 @@ class Coordinator:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._stack.__aexit__(kind, error, trace)
+
+    def observe(self, observer: RequestObserver) -> None:
+        """It is told of each request that ends from now on."""
+        self._observers.append(observer)
 
     def as_(self, caller: Principal) -> FleetService:
         """Its calls as the caller makes them."""

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from fleet.telemetry.views import FinishedRequest
+from fleet.telemetry.views import EndedRequest
 
-PROVIDER = "glmfleet"
+PROVIDER, OPERATION = "glmfleet", "text_completion"
 # As OpenTelemetry's semantic conventions of generative AI recommend. Of the time per token theirs begin at 10 ms:
 # small models take less, so finer ones come before them.
 TTFT_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -73,12 +73,12 @@ class RequestMeters:
             "glmfleet_recovery_seconds", "Seconds without a token while a pipeline was broken.", ("deployment",), registry=registry
         )
 
-    def ended(self, request: FinishedRequest, recoveries: int = 0, recovery_seconds: float = 0.0) -> None:
-        name = request.deployment
+    def ended(self, ended: EndedRequest) -> None:
+        request, name = ended.request, ended.request.deployment
         self._keep(name)
-        labels = ("text_completion", PROVIDER, name)
+        labels = (OPERATION, PROVIDER, name)
         self._of(self._duration, *labels, "error" if request.finish_reason == "error" else "").observe(request.total_seconds)
-        if request.completion_tokens:
+        if request.completion_tokens and request.finish_reason != "error":  # nobody tells when its first token came
             self._of(self._ttft, *labels).observe(request.ttft_seconds)
         if request.tpot_seconds is not None:
             self._of(self._tpot, *labels).observe(request.tpot_seconds)
@@ -90,9 +90,9 @@ class RequestMeters:
         for cost in request.devices:
             if cost.joules is not None:
                 self._of(self._joules, name, cost.source).inc(cost.joules)
-        if recoveries:
-            self._of(self._recoveries, name).inc(recoveries)
-            self._of(self._paused, name).inc(recovery_seconds)
+        if ended.recoveries:
+            self._of(self._recoveries, name).inc(ended.recoveries)
+            self._of(self._paused, name).inc(ended.recovery_seconds)
 
     def _keep(self, deployment: str) -> None:
         self._labels.setdefault(deployment, set())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 Source = Literal["unmetered", "measured", "modelled", "estimated", "none"]  # none: of a request for which no device worked
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -42,6 +42,40 @@ class FinishedRequest:
     total_seconds: float
     queue_seconds: float | None = None  # wall, at the head, before its first row was computed; None: nobody told
     devices: tuple[DeviceCost, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageShare:
+    """What one stage of the ring spent on one request. Rows of the prompt and of tokens that it computed for it."""
+
+    stage: int
+    device_id: str
+    device_name: str
+    busy_seconds: float
+    modelled_busy_seconds: float | None
+    joules: float | None  # None: unmetered
+    source: Source
+    prefill_rows: int
+    decode_rows: int
+
+
+@dataclass(frozen=True)
+class EndedRequest:
+    """What is told of a request when it has ended, by the coordinator's clock (unix seconds). No `stages`: nobody told what it cost."""
+
+    request_id: str
+    accepted_at: float
+    ended_at: float
+    request: FinishedRequest
+    stages: tuple[StageShare, ...] = ()
+    recoveries: int = 0
+    recovery_seconds: float = 0.0
+
+
+class RequestObserver(Protocol):
+    """Is told of each request that a ring has begun. Raises nothing, and takes no time."""
+
+    def ended(self, ended: EndedRequest) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fleet.answering.views import GenerateRequest
 from fleet.service.metrics import exposition, families
 from fleet.telemetry.meters import RequestMeters
-from fleet.telemetry.views import DeviceCost, FinishedRequest, FinishReason, Source
+from fleet.telemetry.views import DeviceCost, EndedRequest, FinishedRequest, FinishReason, Source
 from protos.v1 import telemetry_pb2 as pb
 from tests.support.fake_coordinator import DEPLOYMENT, DEVICE
 from tests.support.fake_fleet import ask, fake_fleet
@@ -104,11 +104,15 @@ ENDED = FinishedRequest(
 )
 
 
+def ended(request: FinishedRequest = ENDED, recoveries: int = 0, recovery_seconds: float = 0.0) -> EndedRequest:
+    return EndedRequest("r1", 100.0, 101.0, request, (), recoveries, recovery_seconds)
+
+
 def test_requests_are_counted_by_deployment() -> None:
     meters = RequestMeters()
-    meters.ended(ENDED)
-    meters.ended(ENDED, recoveries=2, recovery_seconds=1.5)
-    meters.ended(replace(ENDED, finish_reason="error", completion_tokens=0, tpot_seconds=None))
+    meters.ended(ended())
+    meters.ended(ended(recoveries=2, recovery_seconds=1.5))
+    meters.ended(ended(replace(ENDED, finish_reason="error", completion_tokens=0, tpot_seconds=None)))
     found = read(exposition([], meters.registry))
     assert value(found, "glmfleet_requests_total", deployment="prod", finish_reason="stop") == 2
     assert value(found, "glmfleet_requests_total", deployment="prod", finish_reason="error") == 1
@@ -149,8 +153,8 @@ def test_series_are_bounded_by_devices_and_deployments() -> None:
     for number in range(12):
         for reason in reasons:
             each = replace(ENDED, deployment=f"try-{number}", model=f"m-{number}", finish_reason=reason, devices=costs)
-            meters.ended(each, recoveries=1, recovery_seconds=1.0)
-        meters.ended(replace(ENDED, deployment="prod"))
+            meters.ended(ended(each, recoveries=1, recovery_seconds=1.0))
+        meters.ended(ended(replace(ENDED, deployment="prod")))
         sizes.append(len(read(exposition([], meters.registry))))
     assert sizes[0] <= 2 * 130
     assert sizes[4] == sizes[-1] <= 5 * 130
@@ -160,7 +164,7 @@ def test_series_are_bounded_by_devices_and_deployments() -> None:
 
 def full() -> str:
     meters = RequestMeters()
-    meters.ended(ENDED, recoveries=1, recovery_seconds=1.0)
+    meters.ended(ended(recoveries=1, recovery_seconds=1.0))
     view = replace(DEVICE, power_watts=1.0, temperature_celsius=1.0, memory_held_bytes=1, energy_source="modelled", battery_fraction=1.0)
     return exposition(families([view], [DEPLOYMENT], [], {view.device_id: SAMPLE}), meters.registry)
 
