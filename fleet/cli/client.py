@@ -7,7 +7,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -26,7 +26,7 @@ from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, 
 from fleet.home import Home
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.service.views import ModelView
-from fleet.telemetry.views import CostRow, History
+from fleet.telemetry.views import CostRow, History, Percentiles
 from fleet.trust.api_key import shown
 from fleet.trust.login import certificate_der, public_der, read_login
 from protos.errors import Denied, FleetError, Internal, InvalidInput, TemporaryError, Unavailable, by_name
@@ -189,6 +189,10 @@ class CoordinatorClient:
         query = {"since": str(since_seconds), **({} if device is None else {"device": device})}
         return self._get(History, "/api/v1/telemetry/history", query)
 
+    def percentiles(self, since_seconds: float, by: str, wanted: Sequence[float]) -> Percentiles:
+        query = {"since": str(since_seconds), "by": by, "percentile": [str(one) for one in wanted]}
+        return self._get(Percentiles, "/api/v1/telemetry/percentiles", query)
+
     def metrics(self) -> str:
         with _named(self._http):
             response = self._http.get("/metrics")
@@ -246,7 +250,7 @@ class CoordinatorClient:
         if running is not None:
             self._http.base_url = running.url
 
-    def _get(self, shape: type[_T], path: str, query: dict[str, str] | None = None) -> _T:
+    def _get(self, shape: type[_T], path: str, query: Mapping[str, str | Sequence[str]] | None = None) -> _T:
         return _decode(shape, self._call("GET", path, params=query))
 
     def _call(self, method: str, path: str, **how: Any) -> Any:

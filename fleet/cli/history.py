@@ -29,14 +29,14 @@ def print_history(history: History) -> None:
     if not history.series:
         note("no device was heard of in that time")
         return
-    width = max(10, shutil.get_terminal_size((80, 24)).columns - _LABEL - _NUMBERS)
+    width = spark_width()
     for series in history.series:
         say(_title(series))
         say(f"{'':{_LABEL}}{'':{min(width, len(history.times))}}{'least':>10}{'mean':>11}{'most':>11}")
         for title, name, factor in FIGURES:
             values = [None if value is None else factor * value for value in getattr(series, name)]
             if any(value is not None for value in values):
-                say(_line(title, values, width))
+                say(spark_line(title, values, width))
         say()
     begin, end = history.times[0] - history.step_seconds, history.times[-1]
     say(f"from {time_text(begin, of_day='%H:%M:%S')} to {time_text(end, of_day='%H:%M:%S')}; {figure(history.step_seconds)} s each value")
@@ -62,13 +62,19 @@ def history_rows(history: History) -> list[dict[str, Any]]:
     return rows
 
 
+def spark_width() -> int:
+    """Of a line's blocks, in this terminal."""
+    return max(10, shutil.get_terminal_size((80, 24)).columns - _LABEL - _NUMBERS)
+
+
 def _title(series: HistorySeries) -> str:
     most = max(series.devices, default=0)
     devices = "" if series.device_id else f" of {count_text(most, 'hollow device' if series.hollow else 'device')}"
     return f"{series.key}{devices}, {series.source}"
 
 
-def _line(title: str, values: Sequence[float | None], width: int) -> str:
+def spark_line(title: str, values: Sequence[float | None], width: int) -> str:
+    """And the least, the mean and the greatest."""
     known = [value for value in values if value is not None]
     numbers = (figure(min(known)), figure(sum(known) / len(known)), figure(max(known))) if known else (NONE,) * 3
     return f"{title:{_LABEL}}{spark(values, width, blocks=blocks_of_stdout())}" + "".join(f"{number:>11}" for number in numbers)

@@ -23,7 +23,7 @@ from protos.errors import FleetError
 
 DEBUG = "GLMFLEET_DEBUG"
 OURS = {"protos", "quantize", "device", "sim_devices", "fleet"}
-OF_EXTRAS = {"opentelemetry": "otlp", "mlperf_loadgen": "loadgen"}  # what only some want, and the extra that brings it
+OF_EXTRAS = {"arro3": "parquet", "opentelemetry": "otlp", "mlperf_loadgen": "loadgen"}  # what only some want, and the extra that brings it
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 # typer carries its own click and exports only leaves of click's tree: the parent is the class of every mistake on a command line.

@@ -191,7 +191,7 @@ def _exporting(coordinator: Coordinator, told: OtlpSettings | None) -> AbstractA
 
     export = OtlpExport(coordinator.metrics, told)
     if told.traces:
-        coordinator.observe(export)
+        coordinator.observers.append(export)
     return export
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,11 +14,12 @@ from fleet.cli.devices import FEW
 from fleet.cli.history import history_rows, print_csv, print_history
 from fleet.cli.options import HomeOption, JsonOption, open_home, parse_duration
 from fleet.cli.output import NONE, count_text, figure, note, print_json
+from fleet.cli.percentiles import parse_percentiles, percentile_rows, print_percentiles
 from fleet.cli.tables import Column, print_table
 from fleet.deploying.balancing import not_deployed
-from fleet.telemetry.views import CostRow, History
+from fleet.telemetry.views import CostRow
 
-Form = Literal["table", "json", "csv"]
+TelemetryForm = Literal["table", "json", "csv", "parquet"]
 By = Literal["device", "model", "deployment", "request"]
 
 # Of a request's id: enough to tell them apart in a list; --json has it whole.
@@ -27,14 +30,23 @@ PARTIAL = " ~"  # a word would not fit in a terminal's 80 columns
 
 def telemetry(
     since: Annotated[str, typer.Option("--since", metavar="TIME", help="How far back: 90s, 10m, 2h, 1d.")] = "10m",
-    by: Annotated[By, typer.Option("--by", help="One line for each.")] = "device",
+    by: Annotated[By | None, typer.Option("--by", help="One line for each (default: device; of percentiles deployment).")] = None,
     history: Annotated[
         bool, typer.Option("--history", help="How it went instead: watts, tokens a second, joules a token, heat over the time.")
     ] = False,
     device: Annotated[
         str | None, typer.Option("--device", metavar="DEVICE", help="The history of this one alone (its name or id).", show_default=False)
     ] = None,
-    form: Annotated[Form, typer.Option("--format", help="How to print it.")] = "table",
+    percentile: Annotated[
+        str | None,
+        typer.Option(
+            "--percentile",
+            metavar="P,P",
+            help="Of requests: time in the queue, to the first token, a token, in all, and joules a token, such as 50,90,99.",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[TelemetryForm, typer.Option("--format", help="How to print it; parquet into a file or a pipe.")] = "table",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -42,33 +54,42 @@ def telemetry(
 
     Example: glmfleet telemetry --since 10m --by device --json
     """
-    seconds = parse_duration(since)
-    as_json = as_json or form == "json"
+    seconds, form = parse_duration(since), "json" if as_json else form
+    wanted = None if percentile is None else parse_percentiles(percentile)
+    if wanted is not None and (device is not None or by in ("device", "request")):
+        raise typer.BadParameter("percentiles are of the requests of a model or deployment: --by model or deployment")
     with connect(open_home(home)) as coordinator:
-        if history or device is not None:
-            _show_history(coordinator.history(seconds, device), form, as_json=as_json)
+        if wanted is not None:
+            grouped = by or "deployment"
+            found = coordinator.percentiles(seconds, grouped, wanted)
+            table = partial(print_percentiles, found, by=grouped, over_time=history)
+            _print(found, percentile_rows(found, over_time=history), form, table)
             return
-        rows = coordinator.telemetry(seconds, by)
-        if not rows and not as_json and form == "table":
+        if history or device is not None:
+            past = coordinator.history(seconds, device)
+            _print(past, history_rows(past), form, partial(print_history, past))
+            return
+        rows = coordinator.telemetry(seconds, by or "device")
+        if not rows and form == "table":
             asking = 'ask something: glmfleet generate "What is the capital of France?"'
             models = [] if (deployed := bool(coordinator.deployments())) else [each.name for each in coordinator.models()]
             note(f"nothing in the last {since}; {asking if deployed else not_deployed(None, (), models).advice}")
             return
-    if as_json:
-        print_json(rows)
-    elif form == "csv":
-        print_csv(plain(row) for row in rows)
-    else:
-        print_costs(rows, by)
+    _print(rows, map(plain, rows), form, partial(print_costs, rows, by or "device"))
 
 
-def _show_history(found: History, form: Form, *, as_json: bool) -> None:
-    if as_json:
+def _print(found: object, rows: Iterable[dict[str, Any]], form: TelemetryForm, table: Callable[[], None]) -> None:
+    """`rows`: what `found` has, for programs that read lines."""
+    if form == "json":
         print_json(found)
     elif form == "csv":
-        print_csv(history_rows(found))
+        print_csv(rows)
+    elif form == "parquet":
+        from fleet.cli.parquet import print_parquet  # of an extra
+
+        print_parquet(rows)
     else:
-        print_history(found)
+        table()
 
 
 def print_costs(rows: list[CostRow], by: By) -> None:

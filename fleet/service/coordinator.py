@@ -41,7 +41,7 @@ from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.bound import bound
 from fleet.service.costs import Costs
-from fleet.service.device_view import device_views, find_device
+from fleet.service.device_view import device_views, find_device, registered
 from fleet.service.key_use import KeyUse
 from fleet.service.metrics import exposition, families
 from fleet.service.models import model_view, model_views
@@ -51,8 +51,8 @@ from fleet.service.recorder import Recorder
 from fleet.service.views import ModelView
 from fleet.telemetry.ingest import BATCH_SECONDS, Ingest
 from fleet.telemetry.meters import RequestMeters
-from fleet.telemetry.records import Registered, TelemetryRecords
-from fleet.telemetry.views import CostRow, History, RequestObserver
+from fleet.telemetry.records import TelemetryRecords
+from fleet.telemetry.views import CostRow, History, Percentiles, RequestObserver
 from fleet.trust.api_key import Authenticate, authenticator
 from fleet.trust.authority import MEMBER_LIFE, Authority
 from fleet.trust.keys import ApiKeys
@@ -106,7 +106,7 @@ class Coordinator:
         self._relays: Relays | None = None
         self._credentials: Credentials | None = None
         self._meters = RequestMeters()
-        self._observers: list[RequestObserver] = [self._meters]
+        self.observers: list[RequestObserver] = [self._meters]  # are told of each request that ends
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -122,7 +122,9 @@ class Coordinator:
             self._keys = await asyncio.to_thread(ApiKeys, self._home.coordinator, self._now)
             await stack.enter_async_context(KeyUse(self._keys))
             self._telemetry = TelemetryRecords(store)
-            ingest = Ingest(self._telemetry, self._registered, now=self._now, batch_seconds=self._batch_seconds)
+            ingest = Ingest(
+                self._telemetry, lambda device: registered(self._registry, device), now=self._now, batch_seconds=self._batch_seconds
+            )
             self._ingest = await stack.enter_async_context(ingest)
             remembered = await asyncio.to_thread(Remembered, self._home.coordinator / "addresses.json")
             await stack.enter_async_context(remembered)
@@ -183,7 +185,7 @@ class Coordinator:
                     self._telemetry,
                     now=self._now,
                     recovery_seconds=self._recovery_seconds,
-                    observers=self._observers,
+                    observers=self.observers,
                 )
             )
             if self._relay:
@@ -194,10 +196,6 @@ class Coordinator:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._stack.__aexit__(kind, error, trace)
-
-    def observe(self, observer: RequestObserver) -> None:
-        """It is told of each request that ends from now on."""
-        self._observers.append(observer)
 
     def as_(self, caller: Principal) -> FleetService:
         """Its calls as the caller makes them."""
@@ -364,6 +362,10 @@ class Coordinator:
         """As Costs.history; `device` as of `device`."""
         return await self._costs.history(since_seconds, None if device is None else self.device(device))
 
+    async def percentiles(self, since_seconds: float, by: str, wanted: Sequence[float]) -> Percentiles:
+        """As Costs.percentiles."""
+        return await self._costs.percentiles(since_seconds, by, wanted)
+
     def metrics(self) -> str:
         """In Prometheus' text format."""
         now = families(self.devices(), self._deployments.views(), self._generation.requests(), self._ingest.latest)
@@ -393,7 +395,3 @@ class Coordinator:
 
     def _moved(self, pipeline: str, devices: str) -> None:
         self._recorder.note("pipeline moved", {"pipeline_id": pipeline}, after=f"on {devices}")
-
-    def _registered(self, device: str) -> Registered:
-        description = self._registry.description(DeviceId(device))
-        return Registered(description.name or device, description.accelerator.hollow) if description else Registered(device)

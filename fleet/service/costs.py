@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fleet.devices.registry import Registry
 from fleet.devices.views import DeviceView
+from fleet.telemetry.distributions import MOST_PERCENTILES, PERCENTILES_BY
 from fleet.telemetry.ingest import Ingest
 from fleet.telemetry.records import GROUPINGS, TelemetryRecords
-from fleet.telemetry.views import CostRow, History
+from fleet.telemetry.views import CostRow, History, Percentiles
 from protos.errors import InvalidInput
 
 
@@ -39,6 +40,16 @@ class Costs:
         await self._ingest.flush()
         of = (device.name, device.device_id) if device else ()
         return await asyncio.to_thread(self._records.history, since_seconds, self._now(), *of)
+
+    async def percentiles(self, since_seconds: float, by: str, wanted: Sequence[float]) -> Percentiles:
+        """How the figures of the requests of the last `since_seconds` were distributed. Raises InvalidInput for what is no span, no
+        grouping or no percentile."""
+        _check(since_seconds)
+        if by not in PERCENTILES_BY:
+            raise InvalidInput(f"no percentiles by {by!r}", advice=f"by {' or '.join(PERCENTILES_BY)}: a request has no distribution")
+        if not 1 <= len(wanted) <= MOST_PERCENTILES or not all(0 <= one <= 100 for one in wanted):
+            raise InvalidInput(f"{len(wanted)} percentiles", advice=f"1 to {MOST_PERCENTILES} of them, each from 0 to 100")
+        return await asyncio.to_thread(self._records.percentiles, since_seconds, self._now(), PERCENTILES_BY[by], wanted)
 
 
 def _check(since_seconds: float) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fleet.deploying.candidates import core_told
 from fleet.deploying.views import DeploymentView
 from fleet.devices.record import US, DeviceRecord
+from fleet.devices.registry import Registry
 from fleet.devices.views import DeviceView
-from fleet.telemetry.records import source_of
+from fleet.telemetry.records import Registered, source_of
 from protos.errors import Conflict, NotFound
 from protos.ids import DeviceId
 from protos.v1 import device_pb2 as pb
@@ -81,6 +82,12 @@ def device_view(record: DeviceRecord, stages: Mapping[str, int], stays: Sequence
         dialect=next(iter(description.dialects), "")[:LINE_LENGTH],
         core=core.name if (core := core_told(description)) else "",
     )
+
+
+def registered(registry: Registry, device: str) -> Registered:
+    """As which its telemetry is kept."""
+    description = registry.description(DeviceId(device))
+    return Registered(description.name or device, description.accelerator.hollow) if description else Registered(device)
 
 
 def _stage_line(stage: pb.StageStatus, stages: int | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from fleet.access import AuditEntry, AuditVerdict, KeyView, NewKey
@@ -15,7 +15,7 @@ from fleet.enrolling.views import DepartureView, EnrolmentView, InvitationView, 
 from fleet.planning.plan import Plan, PlanRequest
 from fleet.principal import Principal
 from fleet.service.views import ModelView
-from fleet.telemetry.views import CostRow, History
+from fleet.telemetry.views import CostRow, History, Percentiles
 from protos.ids import DeviceId
 from protos.recent_log import MOST_LINES
 
@@ -143,6 +143,10 @@ class FleetService(Protocol):
 
     async def history(self, since_seconds: float, device: str | None = None) -> History:
         """How the last so many seconds went, of one device (id or name) or of all."""
+        ...
+
+    async def percentiles(self, since_seconds: float, by: str, wanted: Sequence[float]) -> Percentiles:
+        """How the figures of the requests of the last so many seconds were distributed, by model or deployment."""
         ...
 
     def metrics(self) -> str:

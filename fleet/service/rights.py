@@ -51,6 +51,7 @@ RULES: Mapping[str, Rule] = {
     "requests": Rule("see"),
     "telemetry": Rule("see"),
     "history": Rule("see"),
+    "percentiles": Rule("see"),
     "metrics": Rule("see"),
     "generate": Rule("generate"),
     "deploy": Rule("deploy", changes=True),

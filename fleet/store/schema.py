@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert, inspect, select, text
 from fleet.store.tables import alembic_version, metadata, schema_info
 from protos.errors import Conflict
 
-REVISIONS = ("2", "3", "4", "5")  # those of migrations/versions, oldest first
+REVISIONS = ("2", "3", "4", "5", "6")  # those of migrations/versions, oldest first
 NEWEST = REVISIONS[-1]
 MARK = 3  # see tables.py: schema_info
 _LOCK = 0x676C6D66  # of PostgreSQL: whoever migrates holds it

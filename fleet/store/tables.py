@@ -11,6 +11,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     String,
@@ -113,7 +114,21 @@ requests = Table(
     Column("modelled_ttft_seconds", Float),
     Column("modelled_tpot_seconds", Float),
     Column("total_seconds", Float, nullable=False),
+    Column("queue_seconds", Float),
     Index("requests_by_time", "finished_at"),
+)
+
+# Of the requests that ended in a window, how one figure was distributed (fleet/telemetry/distributions.py).
+request_sketches = Table(
+    "request_sketches",
+    metadata,
+    Column("window_seconds", Float, primary_key=True),
+    Column("begins_at", Float, primary_key=True),  # unix seconds
+    Column("model", String(128), primary_key=True),
+    Column("deployment", String(128), primary_key=True),
+    Column("figure", String(32), primary_key=True),
+    Column("source", String(16), primary_key=True),
+    Column("sketch", LargeBinary, nullable=False),
 )
 
 request_costs = Table(

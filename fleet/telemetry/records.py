@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +12,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from fleet.store.database import Store
 from fleet.store.tables import devices, pipeline_samples, request_costs, requests, samples
-from fleet.telemetry import slices, sums
+from fleet.telemetry import distributions, slices, sums
+from fleet.telemetry.distributions import PercentilesBy
 from fleet.telemetry.history import history, moments, step_seconds
-from fleet.telemetry.views import CostRow, FinishedRequest, History, Source
+from fleet.telemetry.views import CostRow, FinishedRequest, History, Percentiles, Source
 from protos.errors import FleetError, InvalidInput, NoSpace, TemporaryError
 from protos.v1 import telemetry_pb2 as pb
 
@@ -107,6 +108,7 @@ class TelemetryRecords:
             "modelled_ttft_seconds": ended.modelled_ttft_seconds,
             "modelled_tpot_seconds": ended.modelled_tpot_seconds,
             "total_seconds": ended.total_seconds,
+            "queue_seconds": ended.queue_seconds,
         }
         costs = [
             {
@@ -144,13 +146,18 @@ class TelemetryRecords:
 
     def history(self, since_seconds: float, now: float, key: str = "fleet", device_id: str = "") -> History:
         """How the last `since_seconds` before `now` (unix seconds) went, in at most 500 intervals; `device_id` "": all devices together."""
-        # Samples are thinned once they are older than a figure: a period that ends now has none in it that reaches no further back.
-        spacing = max((window for older, window in THINNING_SECONDS if since_seconds > older), default=0.0)
         with self._store.reading() as connection:
-            step = step_seconds(since_seconds, spacing, 1 if device_id else slices.count(connection))
+            step = step_seconds(since_seconds, _spacing(since_seconds), 1 if device_id else slices.count(connection))
             at = moments(now - since_seconds, now, step)
             found = slices.of_device(connection, device_id, at) if device_id else slices.of_all(connection, at)
             return history(key, device_id, at, found, slices.hollow(connection))
+
+    def percentiles(self, since_seconds: float, now: float, by: PercentilesBy, wanted: Sequence[float]) -> Percentiles:
+        """How the figures of requests were distributed that ended in the last `since_seconds` before `now` (unix seconds), in all and in at
+        most 500 intervals. `wanted`: percentiles, 0 to 100."""
+        step = step_seconds(since_seconds, _spacing(since_seconds), 1)
+        with self._store.reading() as connection:
+            return distributions.percentiles(connection, distributions.edges(now - since_seconds, now, step), by, wanted)
 
     def thin(self, now: float) -> None:
         """Bound the store: see THINNING_SECONDS and KEEP_SECONDS. To be called every minute.
@@ -160,6 +167,7 @@ class TelemetryRecords:
         with self._store.writing() as connection:
             connection.execute(delete(requests).where(requests.c.finished_at < now - KEEP_SECONDS))
             connection.execute(delete(samples).where(samples.c.received_at < now - KEEP_SECONDS))
+        distributions.condense(self._store, now, KEEP_SECONDS)
         for older, window in THINNING_SECONDS:
             horizon = now - older
             # What was thinned before is thin already; the window that the last horizon cut in two is looked at again.
@@ -189,6 +197,11 @@ def _last_of_a_pipeline() -> Exists:
         here.c.device_id == samples.c.device_id, here.c.boot_id == samples.c.boot_id, here.c.sample_index == samples.c.sample_index
     )
     return exists().where(of_sample, ~goes_on)
+
+
+def _spacing(since_seconds: float) -> float:
+    """What is older than a figure is thinned: a period that ends now has nothing of it in it where it reaches no further back."""
+    return max((window for older, window in THINNING_SECONDS if since_seconds > older), default=0.0)
 
 
 def _insert(table: Table, dialect: str) -> sqlite.Insert | postgresql.Insert:

@@ -131,3 +131,27 @@ class History:
     step_seconds: float
     times: tuple[float, ...]
     series: tuple[HistorySeries, ...]
+
+
+@dataclass(frozen=True)
+class PercentileSeries:
+    """One figure of the requests of a model or deployment, as its source has it: seconds measured by the wall's clock or modelled, joules
+    as they are. Values are in the order of the percentiles that were asked for; None where no request had the figure."""
+
+    key: str
+    figure: str  # queue_seconds, ttft_seconds, tpot_seconds, total_seconds, joules_per_token
+    source: Source
+    requests: int  # that had it
+    whole: tuple[float | None, ...]  # of the whole period
+    requests_each: tuple[int, ...]  # by interval
+    values: tuple[tuple[float | None, ...], ...]  # for each percentile one of each interval
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """`times`: the ends of the intervals, unix seconds by the coordinator's clock, `step_seconds` apart; the last may be still to come."""
+
+    step_seconds: float
+    times: tuple[float, ...]
+    percentiles: tuple[float, ...]  # 0 to 100
+    series: tuple[PercentileSeries, ...]

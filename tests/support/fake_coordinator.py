@@ -21,7 +21,7 @@ from fleet.service.bound import bound
 from fleet.service.device_view import find_device
 from fleet.service.protocol import FleetService
 from fleet.service.views import ModelView
-from fleet.telemetry.views import CostRow, DeviceCost, History, HistorySeries
+from fleet.telemetry.views import CostRow, DeviceCost, History, HistorySeries, Percentiles, PercentileSeries
 from protos.errors import FleetError, NotFound
 from protos.ids import DeviceId
 from protos.recent_log import LogLine
@@ -102,6 +102,15 @@ PAST = History(
         ),
     ),
 )
+PERCENTILES = Percentiles(
+    300.0,
+    (1300.0, 1600.0),
+    (50.0, 99.5),
+    (
+        PercentileSeries("tiny", "ttft_seconds", "measured", 12, (0.125, 0.5), (0, 12), ((None, 0.125), (None, 0.5))),
+        PercentileSeries("tiny", "joules_per_token", "modelled", 12, (0.25, 0.75), (2, 10), ((0.5, 0.25), (0.5, 0.75))),
+    ),
+)
 EVENTS = (
     DeployEvent("plan", plan=PLAN),
     DeployEvent("push", device_name="dev-1", done_bytes=1 << 19, total_bytes=1 << 20),
@@ -176,6 +185,7 @@ class FakeCoordinator:
     rows: list[CostRow] = field(default_factory=lambda: [ROW])
     past: History = PAST
     logged: list[LogLine] = field(default_factory=lambda: [LogLine(1, 1e9, "INFO", "device.agent", "it is here")])
+    distributed: Percentiles = PERCENTILES
     error: Exception | None = None
     error_at: int = 0
     hold_at: int | None = None
@@ -301,6 +311,10 @@ class FakeCoordinator:
     async def history(self, since_seconds: float, device: str | None = None) -> History:
         self._ask((since_seconds, device))
         return self.past
+
+    async def percentiles(self, since_seconds: float, by: str, wanted: Sequence[float]) -> Percentiles:
+        self._ask((since_seconds, by, tuple(wanted)))
+        return self.distributed
 
     def requests(self) -> list[RequestView]:
         return [REQUEST]

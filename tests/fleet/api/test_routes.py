@@ -72,6 +72,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("DELETE", "/api/v1/requests/{request_id}"): ("operator", None),
     ("GET", "/api/v1/telemetry"): ("viewer", None),
     ("GET", "/api/v1/telemetry/history"): ("viewer", None),
+    ("GET", "/api/v1/telemetry/percentiles"): ("viewer", None),
     ("GET", "/api/version"): ("viewer", None),
     ("GET", "/api/tags"): ("viewer", None),
     ("GET", "/api/ps"): ("viewer", None),

@@ -35,6 +35,7 @@ from tests.support.fake_coordinator import (
     MEMBERSHIP,
     MODEL,
     PAST,
+    PERCENTILES,
     PLAN,
     REQUEST,
     RESULT,
@@ -112,6 +113,11 @@ EXPECTED: dict[str, tuple[Callable[[CoordinatorClient], Any], Any, list[object]]
     "undeploy": (lambda client: client.undeploy("tiny"), None, ["tiny"]),
     "generate": (lambda client: list(client.generate(ASKED)), [*CHUNKS, RESULT], [ASKED]),
     "telemetry": (lambda client: client.telemetry(90.0, "model"), [ROW], [(90.0, "model")]),
+    "percentiles": (
+        lambda client: client.percentiles(90.0, "model", (50.0, 99.5)),
+        PERCENTILES,
+        [(90.0, "model", (50.0, 99.5))],
+    ),
     "history": (lambda client: client.history(90.0, "dev 1?"), PAST, [(90.0, "dev 1?")]),
 }
 

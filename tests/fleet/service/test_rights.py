@@ -29,6 +29,7 @@ LEAST: dict[str, set[str]] = {
         "requests",
         "telemetry",
         "history",
+        "percentiles",
         "metrics",
     },
     "user": {"generate"},

@@ -17,7 +17,7 @@ from fleet.store.audit_heads import AuditHeads
 from fleet.store.database import Store
 from fleet.store.deployments import DeploymentRecords, StoredDeployment
 from fleet.store.engine import parse_url
-from fleet.store.tables import alembic_version, metadata, schema_info
+from fleet.store.tables import alembic_version, audit_heads, metadata, request_sketches, schema_info
 from fleet.telemetry.records import By, Received, Registered, TelemetryRecords
 from fleet.telemetry.views import DeviceCost, FinishedRequest
 from protos.errors import Conflict, InvalidInput
@@ -68,7 +68,9 @@ def test_telemetry_says_what_it_says_on_sqlite(url: str, tmp_path: Path) -> None
             telemetry.ingest([a_sample(3, 20)])  # again
             cost = DeviceCost("d1", "dev-1", "rk3588", True, 0.5, 0.25, 2.0, "modelled", None)
             telemetry.record("r1", NOW - 10, a_request(cost))
+            telemetry.record("r2", NOW - 100_000, a_request(cost))
             telemetry.thin(NOW)
+            assert [one.requests for one in telemetry.percentiles(200_000, NOW, "model", (50,)).series] == [2] * 6
             said.append([telemetry.costs(seconds, by, NOW) for by in get_args(By) for seconds in (60.0, 200_000.0)])
     assert said[0] == said[1]
     assert all(rows for rows in said[0])
@@ -102,7 +104,9 @@ def a_sample(index: int, seconds_ago: float) -> Received:
 def test_an_older_store_is_migrated_and_a_newer_one_refused(url: str) -> None:
     engine = create_engine(parse_url(url))
     with engine.begin() as connection:  # as the first release made it: today's tables, without Alembic's and what was added since
-        metadata.create_all(connection, tables=[table for table in metadata.sorted_tables if table is not alembic_version])
+        since = (alembic_version, audit_heads, request_sketches)
+        metadata.create_all(connection, tables=[table for table in metadata.sorted_tables if table not in since])
+        connection.execute(text("ALTER TABLE requests DROP COLUMN queue_seconds"))
         for added in ("prefill_tokens", "decode_tokens", "answer_tokens", "work_seconds", "modelled_work_seconds", "work_joules"):
             connection.execute(text(f"ALTER TABLE samples DROP COLUMN {added}"))
         connection.execute(insert(schema_info).values(version=2))
@@ -118,9 +122,9 @@ def test_an_older_store_is_migrated_and_a_newer_one_refused(url: str) -> None:
     with engine.begin() as connection:
         assert connection.execute(alembic_version.select()).all() == [(schema.NEWEST,)]
         assert connection.execute(schema_info.select()).all() == [(schema.MARK,)]
-        connection.execute(alembic_version.update().values(version_num="6"))
+        connection.execute(alembic_version.update().values(version_num="7"))
         connection.execute(text("DROP TABLE devices"))
-    with pytest.raises(Conflict, match="has schema 6; this glmfleet reads 2 to 5"):
+    with pytest.raises(Conflict, match="has schema 7; this glmfleet reads 2 to 6"):
         Store(url)
     assert not inspect(engine).has_table("devices")  # nothing was made that the newer one does not want
     engine.dispose()

@@ -121,12 +121,12 @@ def test_a_store_of_the_next_version_is_refused_unharmed(tmp_path: Path, journal
     with Store(path) as store:
         DeploymentRecords(store).put_deployment("chat", 1, "{}")
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '6'")
+        connection.execute("UPDATE alembic_version SET version_num = '7'")
         connection.execute("ALTER TABLE deployments RENAME TO wishes")
         connection.commit()
         connection.execute(f"PRAGMA journal_mode = {journal}")
     before = path.read_bytes()
-    with pytest.raises(Conflict, match=r"state\.sqlite has schema 6; this glmfleet reads 2 to 5") as refused:
+    with pytest.raises(Conflict, match=r"state\.sqlite has schema 7; this glmfleet reads 2 to 6") as refused:
         Store(path)
     assert "newer glmfleet" in refused.value.advice
     assert path.read_bytes() == before

@@ -31,7 +31,7 @@ async def test_a_fleet_tells_a_receiver_of_its_requests_and_its_figures(tmp_path
             fleet.deployed(stages=2) as coordinator,
             OtlpExport(coordinator.metrics, OtlpSettings(receiver.url, interval_seconds=0.1)) as export,
         ):
-            coordinator.observe(export)
+            coordinator.observers.append(export)
             _, result = await ask(coordinator, GenerateRequest(prompt="a secret", max_tokens=6))
             await wait_until(lambda: "glmfleet.tokens" in receiver.metrics)
         (root,) = [span for span in receiver.spans if not span.parent_span_id]
@@ -62,8 +62,8 @@ async def test_a_receiver_in_trouble_holds_up_nobody(trouble: str, monkeypatch: 
             begun = time.monotonic()
             for _ in range(3 * otlp.WAITING):
                 export.ended(ENDED)
-            assert time.monotonic() - begun < 1.0
+            assert time.monotonic() - begun < 4.0
             await asyncio.sleep(0.1)
             begun = time.monotonic()
-        assert time.monotonic() - begun < 0.2 + otlp.END_SECONDS + 1.0
+        assert time.monotonic() - begun < 8.0  # the library itself would try for ten seconds, and wait for thirty
         release.set()
