@@ -18,7 +18,7 @@ _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 @app.callback()
 def _group() -> None:
-    """Measurements that anybody can repeat: speed, quality."""
+    """Measurements: speed and quality of this machine (in a checkout of the source), and serve: any OpenAI endpoint."""
 
 
 @app.command(context_settings=_PASSED_ON)

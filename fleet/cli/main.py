@@ -75,7 +75,20 @@ ENTRIES = (
     Command("telemetry", "fleet.cli.telemetry", "telemetry", "What it cost: seconds (wall and modelled) and joules, each with its source."),
     Command("top", "fleet.cli.top", "top", "The fleet as it is, each second: devices, pipelines, watts, heat, tokens a second, requests."),
     Command("logs", "fleet.cli.logs", "logs", "The last lines of the log of a device, or of the coordinator."),
-    Command("bench", "fleet.cli.bench", "app", "Measure this machine, in a checkout of the source: speed, quality."),
+    Command(
+        "bench",
+        "fleet.cli.bench",
+        "app",
+        "Measurements: speed and quality of this machine (in a checkout of the source), and serve: any OpenAI endpoint.",
+        (
+            Command(
+                "serve",
+                "fleet.cli.bench_serve",
+                "serve",
+                "Measure any OpenAI endpoint by MLPerf's scenarios.",
+            ),
+        ),
+    ),
 )
 
 
