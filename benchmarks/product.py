@@ -161,11 +161,12 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def serve(home: Home, devices: int) -> Iterator[CoordinatorClient]:
-    """`glmfleet serve` in that home until the end, once it has found so many devices by mDNS on loopback."""
+def serve(home: Home, devices: int, seeds: Sequence[str] = ()) -> Iterator[CoordinatorClient]:
+    """`glmfleet serve` in that home until the end, once it has found so many devices: at `seeds`, else by mDNS on loopback."""
     log = home.path / "coordinator.log"
     with log.open("wb") as sink, ExitStack() as stack:
         command = [sys.executable, "-m", "fleet.cli", "serve", "--home", str(home.path), "--port", "0", "--interface", "127.0.0.1"]
+        command += [word for seed in seeds for word in ("--seed", seed)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=environment, start_new_session=True)
         stack.callback(_stop, child)
