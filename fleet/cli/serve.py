@@ -8,25 +8,23 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 
-from fleet.api.app import create_app
-from fleet.api.connections import Door
-from fleet.api.server import make_server
 from fleet.cli.options import DEFAULT_PORT, HomeOption, InsecureOption, InterfaceOption, open_home, parse_duration
 from fleet.cli.output import note
 from fleet.home import Home
 from fleet.service.coordinator import Coordinator
 from fleet.store.engine import parse_url
 from fleet.telemetry.otlp_settings import OtlpSettings, otlp_settings
-from fleet.trust.api_key import ensure_key
+from fleet.trust.api_key import Authenticate, ensure_key
 from fleet.trust.authority import LONGEST_LIFE, SHORTEST_LIFE, Authority, utc_now
 from fleet.trust.login import read_login
 from fleet.trust.server_certificate import ServerCertificate, names_of_this_machine
@@ -147,6 +145,14 @@ def _file_of(store: str | None) -> Path | None:
     return Path(url.database).absolute() if url is not None and url.get_backend_name() == "sqlite" and url.database else None
 
 
+class _Server(Protocol):
+    """As fleet.api.server has it."""
+
+    should_exit: bool
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None: ...
+
+
 async def _serve(
     coordinator: Coordinator, listener: socket.socket, url: str, home: Home, how: _Listening, told: OtlpSettings | None
 ) -> None:
@@ -161,13 +167,16 @@ async def _serve(
 
     for number in signals:
         loop.add_signal_handler(number, on_signal)
+    # The HTTP side is a third of what this program reads at its start. It is read while devices are looked for, which is mostly waiting.
+    reading = loop.run_in_executor(None, _read_http_side)
     async with coordinator, _exporting(coordinator, told), asyncio.TaskGroup() as tasks:
         certificate, renewing = None, None
         if how.authority is not None:
             certificate = ServerCertificate(how.authority, home.coordinator, names_of_this_machine(how.names))
             renewing = tasks.create_task(_renew(certificate, how.names), name="renew the certificate")
         authenticate = coordinator.authenticator(how.key) if how.key else None
-        server = make_server(create_app(coordinator, authenticate=authenticate), Door(tls=certificate.context if certificate else None))
+        made = await reading
+        server = made(coordinator, authenticate, certificate.context if certificate else None)
         serving = tasks.create_task(server.serve(sockets=[listener]), name="http")
         stopping = tasks.create_task(stop.wait(), name="signal")
         note(f"glmfleet serves {url} for {home.path}; page: {url}/, API: {url}/openapi.json; Ctrl-C ends it")
@@ -193,6 +202,17 @@ def _exporting(coordinator: Coordinator, told: OtlpSettings | None) -> AbstractA
     if told.traces:
         coordinator.observers.append(export)
     return export
+
+
+def _read_http_side() -> Callable[[Coordinator, Authenticate | None, ssl.SSLContext | None], _Server]:
+    from fleet.api.app import create_app
+    from fleet.api.connections import Door
+    from fleet.api.server import make_server
+
+    def made(coordinator: Coordinator, authenticate: Authenticate | None, tls: ssl.SSLContext | None) -> _Server:
+        return make_server(create_app(coordinator, authenticate=authenticate), Door(tls=tls))
+
+    return made
 
 
 async def _renew(certificate: ServerCertificate, names: Sequence[str]) -> None:
