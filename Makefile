@@ -15,8 +15,8 @@ demo: export QUESTION := $(value PROMPT)
 demo: $(VENV)/demo.$(HOW)
 	@$(BIN)/glmfleet demo --prompt "$$QUESTION"
 
-# One more than a small machine has cores: much of the time tests wait for processes and links.
-WORKERS ?= 3
+# Two more than a small machine has cores: much of the time tests wait for processes and links.
+WORKERS ?= 4
 test: $(VENV)/dev.$(HOW)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

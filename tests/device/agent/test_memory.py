@@ -133,7 +133,7 @@ async def failures(folder: Path) -> None:
 
 
 @LINUX
-@pytest.mark.parametrize("count", [4, pytest.param(9, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [3, pytest.param(9, marks=pytest.mark.long)])
 def test_memory_is_back_after_any_number_of_cycles_and_shapes(tmp_path: Path, count: int) -> None:
     pairs = alone("cycles", tmp_path, count)
     assert len(pairs) == count + 1

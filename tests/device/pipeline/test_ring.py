@@ -36,7 +36,7 @@ async def alone(folder: Path, manifest: Manifest, store: ArtifactStore, kv_dtype
         return [(await client.ask(prompt, 20)).token_ids for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("stages", [2, pytest.param(3, marks=pytest.mark.long), 5])
+@pytest.mark.parametrize("stages", [pytest.param(2, marks=pytest.mark.long), 3, pytest.param(5, marks=pytest.mark.long)])
 async def test_cut_company_and_replay_do_not_change_the_text(tmp_path: Path, model: tuple[Manifest, ArtifactStore], stages: int) -> None:
     expected = await alone(tmp_path / "one", *model)
     async with ring(tmp_path / "many", *model, stages) as many, many.client() as client:
