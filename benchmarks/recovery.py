@@ -49,6 +49,7 @@ class Stream:
     result: GenerateResult | None = None
     error: str = ""
     came: list[float] = field(default_factory=list)
+    tokens: int = 0
 
     def pause(self, killed_at: float) -> float:
         """The longest wait for a token, of those that ended after the kill."""
@@ -87,6 +88,7 @@ def ask(home: Home, stream: Stream, number: int, tokens: int) -> None:
                     stream.result = part
                 else:
                     stream.came.append(time.monotonic())
+                    stream.tokens += len(part.token_ids)
     except FleetError as error:
         stream.error = error.detail
 
@@ -186,13 +188,13 @@ class Standing:
     left_alone: Sequence[tuple[int, ...]]
 
     def kill(self, place: int, after: int, tokens: int | None = None) -> Run:
-        """The device of a stage, when the first stream has had so many chunks. `tokens`: of each answer (all of them)."""
+        """The device of a stage, when the first stream has had so many tokens. `tokens`: of each answer (all of them)."""
         lost = stands(self.client, self.setting.standbys).stages[place].device_name
         expected = [ids[:tokens] for ids in self.left_alone]
         watch = Watch(self.home, lost, moves=not self.setting.restart)
         with streams(self.home, len(expected), len(expected[0])) as running, watch:
             deadline = time.monotonic() + STANDS_SECONDS
-            while len(running[0].came) < after and time.monotonic() < deadline:
+            while running[0].tokens < after and time.monotonic() < deadline:
                 time.sleep(0.005)
             killed_at = time.monotonic()
             given = sum(len(stream.came) for stream in running) / len(running)
